@@ -1,0 +1,27 @@
+//! The wire contract of mökv: what clients, operators and Raft peers say, and what the log stores.
+//!
+//! Generated against plain tonic, so that the same bytes flow in production and in simulation.
+
+/// Package `api`: the services `KV` and `Admin`.
+#[allow(missing_docs, clippy::all)]
+pub mod api {
+    tonic::include_proto!("api");
+    /// The descriptors of package `api`, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.descriptors.bin"));
+}
+
+/// Package `log`: payloads of log entries and snapshots.
+#[allow(missing_docs, clippy::all)]
+pub mod log {
+    tonic::include_proto!("log");
+}
+
+/// Package `raft`: frames between peers.
+#[allow(missing_docs, clippy::all)]
+pub mod raft {
+    tonic::include_proto!("raft");
+}
+
+pub use tonic;
+pub use tonic_health;
+pub use tonic_reflection;

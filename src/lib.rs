@@ -1,0 +1,3 @@
+//! mökv, a distributed key-value store whose worst day can be replayed.
+
+pub mod rt;

@@ -1,0 +1,3 @@
+//! The `mokv` command.
+
+fn main() {}

@@ -1,0 +1,15 @@
+//! The seam between worlds: time, tasks, TCP, UDP, disk, randomness.
+//!
+//! In production these are tokio, the kernel's sockets and files, and the operating system's randomness; in
+//! simulation (`--cfg madsim`) they are a seeded world. Node code above this module never asks which: this
+//! is the only place in `src` where `cfg(madsim)` stands.
+
+pub mod net;
+pub mod random;
+pub mod task;
+pub mod time;
+pub mod trace;
+pub mod watch;
+
+pub use task::{spawn, spawn_blocking};
+pub use time::{Instant, now, sleep, sleep_until, timeout};

@@ -1,0 +1,411 @@
+//! TCP, UDP and name resolution.
+//!
+//! The simulator's TCP differs from a kernel's in ways that would teach the node wrong habits (DESIGN of the
+//! simulation: empty flushes send packets, connections over a cut link are refused at once, ends of streams
+//! leak through partitions). The wrappers here make both worlds behave alike.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// Resolves `host:port` (a name or an address) anew, in a fixed order.
+///
+/// # Errors
+/// If the text has no port or the name does not resolve now.
+pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(host_port).await?.collect();
+    addresses.sort();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("'{host_port}' resolves to no address")));
+    }
+    Ok(addresses)
+}
+
+/// Listens for TCP connections.
+pub struct TcpListener(tokio::net::TcpListener);
+
+impl TcpListener {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// If the address is in use or not of this machine.
+    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        tokio::net::TcpListener::bind(address).await.map(TcpListener)
+    }
+
+    /// The next connection and where it comes from.
+    ///
+    /// # Errors
+    /// If the kernel has no more file descriptors, among others: try again a little later.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        Ok((TcpStream::new(stream)?, peer))
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// A TCP connection with its first byte readable ahead.
+pub struct TcpStream {
+    stream: tokio::net::TcpStream,
+    peeked: Option<u8>,
+    /// Bytes were written since the last flush. The simulator sends a packet at every flush, even an empty one,
+    /// and two HTTP/2 peers would answer each other's for ever.
+    dirty: bool,
+    link: world::Link,
+}
+
+impl TcpStream {
+    fn new(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+        stream.set_nodelay(true)?;
+        let link = world::Link::new(&stream)?;
+        Ok(TcpStream { stream, peeked: None, dirty: false, link })
+    }
+
+    /// Connects to the first of the addresses of `host_port` that answers. No bound in time: give it a timeout.
+    ///
+    /// # Errors
+    /// If the name does not resolve or no address answers; the last address's error.
+    pub async fn connect(host_port: &str) -> io::Result<TcpStream> {
+        let mut last = None;
+        for address in resolve(host_port).await? {
+            match world::connect(address).await {
+                Ok(stream) => return TcpStream::new(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("resolve() returns at least one address"))
+    }
+
+    /// Waits for the first byte and leaves it readable; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn peek_byte(&mut self) -> io::Result<Option<u8>> {
+        if self.peeked.is_none() {
+            let mut byte = [0];
+            if self.read(&mut byte).await? == 0 {
+                return Ok(None);
+            }
+            self.peeked = Some(byte[0]);
+        }
+        Ok(self.peeked)
+    }
+
+    /// The other end.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(byte) = self.peeked.take() {
+            buf.put_slice(&[byte]);
+            return Poll::Ready(Ok(()));
+        }
+        let this = &mut *self;
+        let before = buf.filled().len();
+        ready!(this.link.poll_readable(cx));
+        let result = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        if result.is_ok() && buf.filled().len() == before {
+            // A partition holds back the end of the stream like everything else.
+            ready!(this.link.poll_end(cx));
+        }
+        this.link.record_read(&buf.filled()[before..]);
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.dirty = true;
+        self.link.record_write(&bytes[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if cfg!(madsim) {
+            // One slice at a time, so that the trace sees the bytes.
+            let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+            return self.poll_write(cx, first);
+        }
+        self.dirty = true;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.dirty {
+            return Poll::Ready(Ok(()));
+        }
+        let result = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.dirty = false;
+        match result {
+            // A reset does not travel over a cut link either: the sender only learns by its own timeouts.
+            Err(_) if self.link.is_cut_outwards() => Poll::Ready(Ok(())),
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The simulator's shutdown does not even flush.
+        ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A UDP socket.
+pub struct UdpSocket(tokio::net::UdpSocket);
+
+impl UdpSocket {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// If the address is in use or not of this machine.
+    pub async fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+        tokio::net::UdpSocket::bind(address).await.map(UdpSocket)
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// If the kernel refuses it; a datagram that gets lost is no error.
+    #[allow(clippy::let_unit_value, clippy::unit_arg)] // The simulator's send_to returns nothing.
+    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        world::record_datagram("udp-send", to, datagram);
+        world::send_to(&self.0, datagram, to).await
+    }
+
+    /// Receives one datagram into `buffer`: its length and where it comes from.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (length, from) = self.0.recv_from(buffer).await?;
+        world::record_datagram("udp-receive", from, &buffer[..length]);
+        Ok((length, from))
+    }
+}
+
+#[cfg(not(madsim))]
+mod world {
+    use super::*;
+
+    /// Nothing to add to a kernel's connection.
+    pub(super) struct Link;
+
+    impl Link {
+        pub(super) fn new(_stream: &tokio::net::TcpStream) -> io::Result<Link> {
+            Ok(Link)
+        }
+
+        pub(super) fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        pub(super) fn poll_end(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        pub(super) fn is_cut_outwards(&self) -> bool {
+            false
+        }
+
+        pub(super) fn record_read(&self, _bytes: &[u8]) {}
+
+        pub(super) fn record_write(&self, _bytes: &[u8]) {}
+    }
+
+    pub(super) async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        tokio::net::TcpStream::connect(address).await
+    }
+
+    pub(super) async fn send_to(
+        socket: &tokio::net::UdpSocket,
+        datagram: &[u8],
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        socket.send_to(datagram, to).await.map(|_| ())
+    }
+
+    pub(super) fn record_datagram(_kind: &'static str, _peer: SocketAddr, _datagram: &[u8]) {}
+}
+
+#[cfg(madsim)]
+mod world {
+    use super::partition::is_cut;
+    use super::*;
+    use crate::rt::{sleep, time::Sleep, trace};
+    use std::future::Future;
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    const POLL_CUT: Duration = Duration::from_millis(20);
+
+    /// The two ends of a simulated connection.
+    pub(super) struct Link {
+        me: SocketAddr,
+        peer: SocketAddr,
+        held: Option<Sleep>,
+    }
+
+    impl Link {
+        pub(super) fn new(stream: &tokio::net::TcpStream) -> io::Result<Link> {
+            Ok(Link { me: stream.local_addr()?, peer: stream.peer_addr()?, held: None })
+        }
+
+        pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            // While an end of stream is held back the stream is not read again.
+            if self.held.is_some() { self.poll_end(cx) } else { Poll::Ready(()) }
+        }
+
+        pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            while is_cut(self.peer.ip(), self.me.ip()) {
+                let held = self.held.get_or_insert_with(|| sleep(POLL_CUT));
+                ready!(Pin::new(held).poll(cx));
+                self.held = None;
+            }
+            self.held = None;
+            Poll::Ready(())
+        }
+
+        pub(super) fn is_cut_outwards(&self) -> bool {
+            is_cut(self.me.ip(), self.peer.ip())
+        }
+
+        pub(super) fn record_read(&self, bytes: &[u8]) {
+            record("tcp-read", self.me, self.peer, bytes);
+        }
+
+        pub(super) fn record_write(&self, bytes: &[u8]) {
+            record("tcp-write", self.me, self.peer, bytes);
+        }
+    }
+
+    fn record(kind: &'static str, me: SocketAddr, peer: SocketAddr, bytes: &[u8]) {
+        let mut event = endpoint(me).to_vec();
+        event.extend_from_slice(&endpoint(peer));
+        event.extend_from_slice(bytes);
+        trace::record(kind, &event);
+    }
+
+    fn endpoint(address: SocketAddr) -> [u8; 6] {
+        let mut bytes = [0; 6];
+        if let IpAddr::V4(ip) = address.ip() {
+            bytes[..4].copy_from_slice(&ip.octets());
+        }
+        bytes[4..].copy_from_slice(&address.port().to_le_bytes());
+        bytes
+    }
+
+    pub(super) async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        loop {
+            let result = tokio::net::TcpStream::connect(address).await;
+            trace::record("tcp-connect", &endpoint(address));
+            let me = super::partition::own_address();
+            match result {
+                // A kernel hears nothing over a cut link and goes on asking.
+                Err(_) if me.is_some_and(|me| is_cut(me, address.ip()) || is_cut(address.ip(), me)) => {
+                    sleep(POLL_CUT).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    pub(super) async fn send_to(
+        socket: &tokio::net::UdpSocket,
+        datagram: &[u8],
+        to: SocketAddr,
+    ) -> io::Result<()> {
+        // The simulator knows whether anybody listens and says so; a datagram would just be lost.
+        let _ = socket.send_to(to, datagram).await;
+        Ok(())
+    }
+
+    pub(super) fn record_datagram(kind: &'static str, peer: SocketAddr, datagram: &[u8]) {
+        let mut event = endpoint(peer).to_vec();
+        event.extend_from_slice(datagram);
+        trace::record(kind, &event);
+    }
+}
+
+/// Which simulated links are cut, told by the simulation beside the simulator's own knowledge, which it does not
+/// give away.
+#[cfg(madsim)]
+pub mod partition {
+    use madsim::task::NodeId;
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::IpAddr;
+
+    #[derive(Default)]
+    struct State {
+        cut: BTreeSet<(IpAddr, IpAddr)>,
+        addresses: BTreeMap<NodeId, IpAddr>,
+    }
+
+    thread_local!(static STATE: RefCell<State> = RefCell::default());
+
+    /// Names the address of a simulated host.
+    pub fn set_address(node: NodeId, address: IpAddr) {
+        STATE.with_borrow_mut(|state| state.addresses.insert(node, address));
+    }
+
+    /// Cuts or heals one direction of a link.
+    pub fn set_cut(from: IpAddr, to: IpAddr, cut: bool) {
+        STATE.with_borrow_mut(|state| {
+            if cut {
+                state.cut.insert((from, to))
+            } else {
+                state.cut.remove(&(from, to))
+            };
+        });
+    }
+
+    /// Whether nothing arrives from `from` at `to`.
+    pub fn is_cut(from: IpAddr, to: IpAddr) -> bool {
+        STATE.with_borrow(|state| state.cut.contains(&(from, to)))
+    }
+
+    pub(super) fn own_address() -> Option<IpAddr> {
+        STATE.with_borrow(|state| state.addresses.get(&madsim::plugin::node()).copied())
+    }
+}

@@ -1,0 +1,84 @@
+//! The trace of a simulated run: one hash over everything that crossed the seam, in order and with its time.
+//!
+//! Two runs of the same seed must end with the same hash; the determinism check compares them across processes.
+//! In production recording does nothing.
+
+/// Adds an event to the trace.
+#[cfg(not(madsim))]
+#[inline(always)]
+pub fn record(_kind: &'static str, _bytes: &[u8]) {}
+
+#[cfg(madsim)]
+pub use simulated::{Trace, record, snapshot, start};
+
+#[cfg(madsim)]
+mod simulated {
+    use std::cell::RefCell;
+
+    /// What has been recorded so far.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Trace {
+        /// FNV-1a over 64-bit words of all events, their kinds and their times.
+        pub hash: u64,
+        /// How many events there were.
+        pub events: u64,
+    }
+
+    const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+    struct State {
+        trace: Trace,
+        start: Option<std::time::Instant>,
+        dump: bool,
+    }
+
+    thread_local!(static STATE: RefCell<State> = const {
+        RefCell::new(State { trace: Trace { hash: FNV_OFFSET, events: 0 }, start: None, dump: false })
+    });
+
+    /// Begins a new trace. With `MOKV_TRACE` set every event is also printed, for finding where two runs part.
+    pub fn start() {
+        STATE.with_borrow_mut(|state| {
+            state.trace = Trace { hash: FNV_OFFSET, events: 0 };
+            state.start = Some(super::super::time::now());
+            state.dump = std::env::var_os("MOKV_TRACE").is_some();
+        });
+    }
+
+    /// The trace so far.
+    pub fn snapshot() -> Trace {
+        STATE.with_borrow(|state| state.trace)
+    }
+
+    /// Adds an event to the trace.
+    pub fn record(kind: &'static str, bytes: &[u8]) {
+        STATE.with_borrow_mut(|state| {
+            let Some(start) = state.start else { return };
+            let at = start.elapsed().as_nanos() as u64;
+            let hash = &mut state.trace.hash;
+            let mut mix = |word: u64| *hash = (*hash ^ word).wrapping_mul(FNV_PRIME).rotate_left(23);
+            mix(at);
+            let words = |bytes: &[u8], mix: &mut dyn FnMut(u64)| {
+                mix(bytes.len() as u64);
+                for chunk in bytes.chunks(8) {
+                    let mut word = [0; 8];
+                    word[..chunk.len()].copy_from_slice(chunk);
+                    mix(u64::from_le_bytes(word));
+                }
+            };
+            words(kind.as_bytes(), &mut mix);
+            words(bytes, &mut mix);
+            state.trace.events += 1;
+            if state.dump {
+                let shown = &bytes[..bytes.len().min(96)];
+                eprintln!(
+                    "trace {} {at} {kind} {:016x} {}",
+                    state.trace.events,
+                    state.trace.hash,
+                    shown.escape_ascii()
+                );
+            }
+        });
+    }
+}
