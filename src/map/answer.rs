@@ -1,0 +1,144 @@
+//! What applying a command answers.
+//!
+//! An answer is small, holds no key and no value, and is the same on every node. A session remembers its answers, a
+//! forward carries them back, a snapshot keeps them: [`log::Answer`] is the form they have in bytes.
+
+use mokv_proto::log::{self, answer::Outcome};
+
+/// The answer to one applied command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The value was written and the store is at `revision` by it.
+    Written {
+        /// The revision that the write made.
+        revision: u64,
+    },
+    /// The key is not there any more.
+    Deleted {
+        /// The store's revision after the delete; an absent key took none.
+        revision: u64,
+        /// Whether there was a key to delete.
+        existed: bool,
+    },
+    /// `if_revision` named another revision; nothing was written.
+    ConditionFailed {
+        /// The key's mod revision; 0: it does not exist.
+        present_revision: u64,
+    },
+    /// A session begins.
+    SessionOpened {
+        /// Its id: the log index of the entry that opened it.
+        session: u64,
+    },
+    /// The session is over.
+    SessionClosed {
+        /// False if it was closed or evicted before, or never opened.
+        existed: bool,
+    },
+    /// The write names a session that is unknown, closed or evicted; nothing was written.
+    SessionExpired,
+    /// The write's sequence lies below its session's window or beyond it; nothing was written.
+    OutOfWindow {
+        /// The lowest sequence in the window.
+        lowest: u64,
+    },
+    /// The write would grow the store past its replicated bound; nothing was written.
+    StoreFull {
+        /// The bound, in bytes of keys and values.
+        max_store_bytes: u64,
+    },
+    /// The replicated settings as they are now.
+    Configured {
+        /// Most sessions kept at a time.
+        max_sessions: u64,
+        /// Most bytes of keys and values; 0: no bound.
+        max_store_bytes: u64,
+    },
+    /// Applied, and there is nothing to say about it.
+    Done,
+}
+
+/// The bytes hold an answer of a kind that this version does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an answer is of a kind this version of mokv does not know; upgrade this node to its peers' version")]
+pub struct UnknownAnswer;
+
+impl From<Answer> for log::Answer {
+    fn from(answer: Answer) -> log::Answer {
+        let outcome = match answer {
+            Answer::Written { revision } => Outcome::Written(log::Written { revision }),
+            Answer::Deleted { revision, existed } => Outcome::Deleted(log::Deleted { revision, existed }),
+            Answer::ConditionFailed { present_revision } => {
+                Outcome::ConditionFailed(log::ConditionFailed { present_revision })
+            }
+            Answer::SessionOpened { session } => Outcome::SessionOpened(log::SessionOpened { session }),
+            Answer::SessionClosed { existed } => Outcome::SessionClosed(log::SessionClosed { existed }),
+            Answer::SessionExpired => Outcome::SessionExpired(log::SessionExpired {}),
+            Answer::OutOfWindow { lowest } => Outcome::OutOfWindow(log::OutOfWindow { lowest }),
+            Answer::StoreFull { max_store_bytes } => Outcome::StoreFull(log::StoreFull { max_store_bytes }),
+            Answer::Configured { max_sessions, max_store_bytes } => {
+                Outcome::Configured(log::Configured { max_sessions, max_store_bytes })
+            }
+            Answer::Done => Outcome::Done(log::Done {}),
+        };
+        log::Answer { outcome: Some(outcome) }
+    }
+}
+
+impl TryFrom<log::Answer> for Answer {
+    type Error = UnknownAnswer;
+
+    fn try_from(answer: log::Answer) -> Result<Answer, UnknownAnswer> {
+        Ok(match answer.outcome.ok_or(UnknownAnswer)? {
+            Outcome::Written(log::Written { revision }) => Answer::Written { revision },
+            Outcome::Deleted(log::Deleted { revision, existed }) => Answer::Deleted { revision, existed },
+            Outcome::ConditionFailed(log::ConditionFailed { present_revision }) => {
+                Answer::ConditionFailed { present_revision }
+            }
+            Outcome::SessionOpened(log::SessionOpened { session }) => Answer::SessionOpened { session },
+            Outcome::SessionClosed(log::SessionClosed { existed }) => Answer::SessionClosed { existed },
+            Outcome::SessionExpired(log::SessionExpired {}) => Answer::SessionExpired,
+            Outcome::OutOfWindow(log::OutOfWindow { lowest }) => Answer::OutOfWindow { lowest },
+            Outcome::StoreFull(log::StoreFull { max_store_bytes }) => Answer::StoreFull { max_store_bytes },
+            Outcome::Configured(log::Configured { max_sessions, max_store_bytes }) => {
+                Answer::Configured { max_sessions, max_store_bytes }
+            }
+            Outcome::Done(log::Done {}) => Answer::Done,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[test]
+    fn every_answer_survives_its_bytes() {
+        let answers = [
+            Answer::Written { revision: 7 },
+            Answer::Deleted { revision: 8, existed: true },
+            Answer::Deleted { revision: 8, existed: false },
+            Answer::ConditionFailed { present_revision: 0 },
+            Answer::SessionOpened { session: u64::MAX },
+            Answer::SessionClosed { existed: true },
+            Answer::SessionExpired,
+            Answer::OutOfWindow { lowest: 3 },
+            Answer::StoreFull { max_store_bytes: 1 << 40 },
+            Answer::Configured { max_sessions: 1, max_store_bytes: 0 },
+            Answer::Done,
+        ];
+        for answer in answers {
+            let bytes = log::Answer::from(answer).encode_to_vec();
+            let read = log::Answer::decode(bytes.as_slice()).unwrap();
+            assert_eq!(Answer::try_from(read), Ok(answer));
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_future_is_refused() {
+        let field_99_empty = [0x9a, 0x06, 0x00];
+        let read = log::Answer::decode(field_99_empty.as_slice()).unwrap();
+        assert_eq!(Answer::try_from(read), Err(UnknownAnswer));
+    }
+}

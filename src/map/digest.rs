@@ -1,0 +1,103 @@
+//! A number that says whether two replicas are equal.
+//!
+//! The digest is the sum, modulo 2^128, of one hash for each item of the state: each entry, each session, each
+//! remembered answer, each tombstone, and the counters and settings together. A change subtracts the item that was
+//! and adds the item that is, so it costs the same in a store of ten keys and of ten million; and since addition
+//! forgets order, a map that was restored has the digest of the map that lived through it all.
+//!
+//! Why a sum is enough: the hashes behave like random numbers that know nothing of each other, so two states that
+//! differ by an accident (a lost entry, a bit flipped in memory, a command applied twice or in another order) differ
+//! by a sum of random numbers, and that is zero once in 2^128. A sum rather than an exclusive or, because there an item
+//! counted twice would vanish. Why it is not more: xxh3 is no cryptographic hash, and even for one that is, whoever may
+//! choose the items finds a second set with the same sum (Wagner's generalized birthday attack). The digest finds
+//! broken replicas; it proves nothing about a replica that lies.
+//!
+//! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the format.
+
+use super::{Answer, Entry, Settings};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// A sum of items.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Digest(u128);
+
+impl Digest {
+    pub(super) fn add(&mut self, item: Item) {
+        self.0 = self.0.wrapping_add(item.0);
+    }
+
+    pub(super) fn remove(&mut self, item: Item) {
+        self.0 = self.0.wrapping_sub(item.0);
+    }
+
+    /// Both sums and one item more, as the number to compare.
+    pub(super) fn total(self, other: Digest, item: Item) -> u128 {
+        self.0.wrapping_add(other.0).wrapping_add(item.0)
+    }
+}
+
+/// The hash of one item of the state.
+///
+/// An item is encoded as a row of numbers of 16 bytes: first what kind of item it is, then its fields, a byte string
+/// by its own hash. Rows of one kind have one length, so no two items are encoded alike.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item(u128);
+
+const STATE: u128 = 1;
+const ENTRY: u128 = 2;
+const SESSION: u128 = 3;
+const ANSWER: u128 = 4;
+const TOMBSTONE: u128 = 5;
+
+impl Item {
+    pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
+        let Settings { max_sessions, max_store_bytes } = *settings;
+        Item::hash([
+            STATE,
+            revision.into(),
+            max_sessions.into(),
+            max_store_bytes.into(),
+            cluster_version.into(),
+        ])
+    }
+
+    pub(super) fn entry(key: &[u8], entry: &Entry) -> Item {
+        let Entry { value, create_revision, mod_revision, version } = entry;
+        Item::hash([
+            ENTRY,
+            xxh3_128(key),
+            xxh3_128(value),
+            (*create_revision).into(),
+            (*mod_revision).into(),
+            (*version).into(),
+        ])
+    }
+
+    pub(super) fn session(id: u64, last_applied: u64, lowest_unanswered: u64) -> Item {
+        Item::hash([SESSION, id.into(), last_applied.into(), lowest_unanswered.into()])
+    }
+
+    pub(super) fn answer(session: u64, sequence: u64, answer: Answer) -> Item {
+        let (kind, first, second) = match answer {
+            Answer::Written { revision } => (1, revision, 0),
+            Answer::Deleted { revision, existed } => (2, revision, existed.into()),
+            Answer::ConditionFailed { present_revision } => (3, present_revision, 0),
+            Answer::SessionOpened { session } => (4, session, 0),
+            Answer::SessionClosed { existed } => (5, existed.into(), 0),
+            Answer::SessionExpired => (6, 0, 0),
+            Answer::OutOfWindow { lowest } => (7, lowest, 0),
+            Answer::StoreFull { max_store_bytes } => (8, max_store_bytes, 0),
+            Answer::Configured { max_sessions, max_store_bytes } => (9, max_sessions, max_store_bytes),
+            Answer::Done => (10, 0, 0),
+        };
+        Item::hash([ANSWER, session.into(), sequence.into(), kind, first.into(), second.into()])
+    }
+
+    pub(super) fn tombstone(node_id: u64, name: &str) -> Item {
+        Item::hash([TOMBSTONE, node_id.into(), xxh3_128(name.as_bytes())])
+    }
+
+    fn hash<const FIELDS: usize>(row: [u128; FIELDS]) -> Item {
+        Item(xxh3_128(row.map(u128::to_le_bytes).as_flattened()))
+    }
+}

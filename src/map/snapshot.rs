@@ -1,0 +1,221 @@
+//! The whole state as a row of blocks, and back.
+//!
+//! Blocks come in one order: the counters and settings, the entries by rising key, the sessions by rising id. A map
+//! has one row of blocks, whatever it lived through. Restoring trusts none of it: the order is checked block by
+//! block, and the digest, summed up anew from what was read, must be the one the snapshot's header promises. No files
+//! here, and no checksums of bytes: those are the storage's.
+
+use super::sessions::Session;
+use super::{Answer, Entry, Key, Map, Settings};
+use bytes::Bytes;
+use mokv_proto::log;
+use prost::Message;
+use std::collections::VecDeque;
+
+/// No block is larger, in bytes, unless it holds a single item that is.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
+    let entries = map.entries.iter().map(|(key, entry)| log::SnapshotEntry {
+        key: Bytes::copy_from_slice(key),
+        value: entry.value.clone(),
+        create_revision: entry.create_revision,
+        mod_revision: entry.mod_revision,
+        version: entry.version,
+    });
+    let sessions = map.sessions.iter().map(|(id, session)| log::SnapshotSession {
+        id,
+        last_applied: session.last_applied,
+        lowest_unanswered: session.lowest_unanswered,
+        answers: session
+            .answers
+            .iter()
+            .map(|(sequence, answer)| log::SnapshotAnswer {
+                sequence: *sequence,
+                answer: Some((*answer).into()),
+            })
+            .collect(),
+    });
+    let state = log::SnapshotBlock { state: Some(state(map)), ..Default::default() };
+    std::iter::once(state.encode_to_vec().into())
+        .chain(batches(entries, |entries| log::SnapshotBlock { entries, ..Default::default() }))
+        .chain(batches(sessions, |sessions| log::SnapshotBlock { sessions, ..Default::default() }))
+}
+
+fn state(map: &Map) -> log::SnapshotState {
+    log::SnapshotState {
+        revision: map.revision,
+        max_sessions: map.settings.max_sessions,
+        max_store_bytes: map.settings.max_store_bytes,
+        cluster_version: map.cluster_version,
+        tombstones: map
+            .tombstones()
+            .map(|(node_id, name)| log::Tombstone { node_id, name: name.to_owned() })
+            .collect(),
+    }
+}
+
+/// Puts as many items into each block as fit.
+fn batches<T: Message>(
+    items: impl Iterator<Item = T>,
+    block: impl Fn(Vec<T>) -> log::SnapshotBlock,
+) -> impl Iterator<Item = Bytes> {
+    // One byte for the field and up to five for the length come before each item.
+    const FRAME_BYTES: usize = 6;
+    let mut items = items.peekable();
+    std::iter::from_fn(move || {
+        let mut batch = vec![items.next()?];
+        let mut bytes = FRAME_BYTES + batch[0].encoded_len();
+        while let Some(item) = items.next_if(|item| {
+            bytes += FRAME_BYTES + item.encoded_len();
+            bytes <= BLOCK_BYTES
+        }) {
+            batch.push(item);
+        }
+        Some(block(batch).encode_to_vec().into())
+    })
+}
+
+/// A map on its way back out of its blocks.
+#[derive(Debug, Default)]
+pub struct Restore {
+    map: Map,
+    blocks: u64,
+    stage: Stage,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    #[default]
+    State,
+    Entries,
+    Sessions,
+}
+
+/// The blocks are not those of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// A block cannot follow what came before it.
+    #[error(
+        "cannot restore a snapshot: block {block} {reason}; use an older snapshot or restore this node from its peers"
+    )]
+    Block {
+        /// Which one, from 0.
+        block: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The first block never came.
+    #[error(
+        "cannot restore a snapshot: it is empty; use an older snapshot or restore this node from its peers"
+    )]
+    Empty,
+    /// Every block is well formed, but they are not those that were written.
+    #[error(
+        "cannot restore a snapshot: its content has digest {found:032x}, not {expected:032x}; use an older snapshot or restore this node from its peers"
+    )]
+    Digest {
+        /// What the snapshot promised.
+        expected: u128,
+        /// What its blocks sum up to.
+        found: u128,
+    },
+}
+
+impl Restore {
+    /// Nothing restored yet.
+    pub fn new() -> Restore {
+        Restore::default()
+    }
+
+    /// Takes the next block.
+    ///
+    /// # Errors
+    /// [`RestoreError::Block`] if it is malformed or cannot come here. The restore is of no use after that.
+    pub fn add_block(&mut self, block: &Bytes) -> Result<(), RestoreError> {
+        let added = self.add(block);
+        added.map_err(|reason| RestoreError::Block { block: self.blocks, reason })?;
+        self.blocks += 1;
+        Ok(())
+    }
+
+    /// The map, after the last block.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if blocks are missing or are not those of the map with this digest.
+    pub fn finish(self, expected: u128) -> Result<Map, RestoreError> {
+        if self.stage == Stage::State {
+            return Err(RestoreError::Empty);
+        }
+        let found = self.map.digest();
+        if found != expected {
+            return Err(RestoreError::Digest { expected, found });
+        }
+        Ok(self.map)
+    }
+
+    fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
+        // Out of a plain slice, not out of `Bytes`: a value that shared the block's memory would keep all of it alive.
+        let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "cannot be decoded")?;
+        match (block.state, block.entries.is_empty(), block.sessions.is_empty()) {
+            (Some(state), true, true) => self.add_state(state),
+            (None, false, true) => block.entries.into_iter().try_for_each(|entry| self.add_entry(entry)),
+            (None, true, false) => {
+                block.sessions.into_iter().try_for_each(|session| self.add_session(session))
+            }
+            _ => Err("does not hold one kind of content"),
+        }
+    }
+
+    fn add_state(&mut self, state: log::SnapshotState) -> Result<(), &'static str> {
+        check(self.stage == Stage::State, "holds the state a second time")?;
+        check(state.max_sessions > 0, "allows no sessions")?;
+        self.stage = Stage::Entries;
+        self.map.revision = state.revision;
+        self.map.settings =
+            Settings { max_sessions: state.max_sessions, max_store_bytes: state.max_store_bytes };
+        self.map.cluster_version = state.cluster_version;
+        let mut last = None;
+        for log::Tombstone { node_id, name } in state.tombstones {
+            check(last < Some(node_id), "holds tombstones out of order")?;
+            last = Some(node_id);
+            self.map.bury(node_id, &name);
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, entry: log::SnapshotEntry) -> Result<(), &'static str> {
+        check(self.stage == Stage::Entries, "holds entries out of place")?;
+        let log::SnapshotEntry { key, value, create_revision, mod_revision, version } = entry;
+        let last = self.map.entries.get_max();
+        check(last.is_none_or(|(last, _)| **last < *key), "holds keys out of order")?;
+        check(0 < create_revision && create_revision <= mod_revision, "holds an impossible revision")?;
+        check(mod_revision <= self.map.revision, "holds a revision of the future")?;
+        check(version > 0, "holds an impossible version")?;
+        self.map.insert(Key::from(&*key), Entry { value, create_revision, mod_revision, version });
+        Ok(())
+    }
+
+    fn add_session(&mut self, session: log::SnapshotSession) -> Result<(), &'static str> {
+        check(self.stage != Stage::State, "holds sessions out of place")?;
+        self.stage = Stage::Sessions;
+        let log::SnapshotSession { id, last_applied, lowest_unanswered, answers } = session;
+        let last = self.map.sessions.last_id();
+        check(last < Some(id), "holds sessions out of order")?;
+        check(id <= last_applied, "holds a session used before it was opened")?;
+        check(self.map.sessions() < self.map.settings.max_sessions, "holds too many sessions")?;
+        let mut session = Session { last_applied, lowest_unanswered, answers: VecDeque::new() };
+        for log::SnapshotAnswer { sequence, answer } in answers {
+            let last = session.answers.back().map(|(sequence, _)| *sequence);
+            check(last < Some(sequence), "holds answers out of order")?;
+            check(session.window_contains(sequence), "holds an answer outside of its window")?;
+            let answer = answer.and_then(|answer| Answer::try_from(answer).ok());
+            session.answers.push_back((sequence, answer.ok_or("holds an unknown answer")?));
+        }
+        check(self.map.sessions.insert(id, session), "holds two sessions of one last use")
+    }
+}
+
+fn check(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(otherwise) }
+}
