@@ -182,3 +182,112 @@ impl fmt::Debug for Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..50).prop_map(Bytes::from)
+    }
+
+    fn session() -> impl Strategy<Value = Option<log::SessionWrite>> {
+        option::of(any::<(u64, u64, u64)>().prop_map(|(session, sequence, lowest_unanswered)| {
+            log::SessionWrite { session, sequence, lowest_unanswered }
+        }))
+    }
+
+    fn membership() -> impl Strategy<Value = log::Membership> {
+        let member = any::<(String, String)>().prop_map(|(name, rpc_addr)| log::Member { name, rpc_addr });
+        let voters = vec(any::<u64>(), 0..4).prop_map(|ids| log::NodeSet { ids });
+        (vec(voters, 0..3), prop::collection::btree_map(any::<u64>(), member, 0..4))
+            .prop_map(|(voter_sets, nodes)| log::Membership { voter_sets, nodes })
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let if_revision = || option::of(any::<u64>());
+        prop_oneof![
+            Just(Command::Blank),
+            membership().prop_map(Command::Membership),
+            (bytes(), bytes(), if_revision(), session()).prop_map(|(key, value, if_revision, session)| {
+                Command::Set(log::Set { key, value, if_revision, session })
+            }),
+            (bytes(), if_revision(), session()).prop_map(|(key, if_revision, session)| {
+                Command::Delete(log::Delete { key, if_revision, session })
+            }),
+            Just(Command::OpenSession),
+            any::<u64>().prop_map(|session| Command::CloseSession { session }),
+            any::<(Option<u64>, Option<u64>)>().prop_map(|(max_sessions, max_store_bytes)| {
+                Command::Configure { max_sessions, max_store_bytes }
+            }),
+            any::<(u64, String)>().prop_map(|(node_id, name)| Command::Tombstone { node_id, name }),
+            any::<u32>().prop_map(Command::ClusterVersion),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(command in command()) {
+            prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+
+        #[test]
+        fn what_is_read_would_be_written_with_as_many_bytes(bytes in vec(any::<u8>(), 0..40)) {
+            let bytes = Bytes::from(bytes);
+            if let Ok(command) = Command::decode(&bytes) {
+                prop_assert_eq!(command.encode().len(), bytes.len());
+            }
+        }
+
+        #[test]
+        fn a_field_of_the_future_is_refused(command in command(), number in 100..1000u32, value in any::<u64>()) {
+            let mut bytes = command.encode().to_vec();
+            prost::encoding::uint64::encode(number, &value, &mut bytes);
+            prop_assert_eq!(Command::decode(&bytes.clone().into()), Err(UnknownCommand::Payload(bytes[0])));
+        }
+
+        #[test]
+        fn a_type_of_the_future_is_refused(type_byte in 9..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
+            let bytes = [&[type_byte], payload.as_slice()].concat();
+            prop_assert_eq!(Command::decode(&bytes.into()), Err(UnknownCommand::Type(type_byte)));
+        }
+    }
+
+    #[test]
+    fn an_empty_entry_is_refused() {
+        assert_eq!(Command::decode(&Bytes::new()), Err(UnknownCommand::Empty));
+    }
+
+    #[test]
+    fn the_format_is_for_ever() {
+        let set = Command::Set(log::Set {
+            key: "k".into(),
+            value: "v".into(),
+            if_revision: Some(0),
+            session: Some(log::SessionWrite { session: 1, sequence: 2, lowest_unanswered: 1 }),
+        });
+        assert_eq!(&set.encode()[..], b"\x02\x0a\x01k\x12\x01v\x18\x00\x22\x06\x08\x01\x10\x02\x18\x01");
+        assert_eq!(&Command::Blank.encode()[..], [0]);
+        assert_eq!(&Command::OpenSession.encode()[..], [4]);
+        assert_eq!(&Command::ClusterVersion(2).encode()[..], [8, 8, 2]);
+    }
+
+    #[test]
+    fn key_and_value_are_not_copied() {
+        let set = log::Set { key: vec![1; 100].into(), value: vec![2; 1000].into(), ..Default::default() };
+        let entry = Command::Set(set).encode();
+        let Ok(Command::Set(read)) = Command::decode(&entry) else { panic!("a set") };
+        let lies_in_the_entry = |slice: &Bytes| entry.as_ptr_range().contains(&slice.as_ptr());
+        assert!(lies_in_the_entry(&read.key) && lies_in_the_entry(&read.value));
+    }
+
+    #[test]
+    fn a_value_never_shows() {
+        let set = log::Set { key: "name".into(), value: "secret".into(), ..Default::default() };
+        let shown = format!("{:?}", Command::Set(set));
+        assert!(shown.contains("name") && !shown.contains("secret"), "{shown}");
+    }
+}

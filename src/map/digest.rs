@@ -101,3 +101,87 @@ impl Item {
         Item(xxh3_128(row.map(u128::to_le_bytes).as_flattened()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes of different versions compare these numbers, so they never change.
+    #[test]
+    fn the_numbers_are_for_ever() {
+        assert_eq!(xxh3_128(b""), 0x99aa06d3014798d86001c324468d497f, "the vector of the xxHash authors");
+        let entry = Entry { value: "value".into(), create_revision: 1, mod_revision: 3, version: 2 };
+        let settings = Settings { max_sessions: 10_000, max_store_bytes: 0 };
+        let items = [
+            Item::state(3, &settings, 1),
+            Item::entry(b"key", &entry),
+            Item::entry(b"key", &Entry { value: vec![b'v'; 1000].into(), ..entry }), // xxh3's wide path
+            Item::session(7, 9, 1),
+            Item::answer(7, 1, Answer::Written { revision: 3 }),
+            Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
+            Item::tombstone(5, "node-a"),
+        ];
+        let golden = [
+            0xe054c275ccaa8df4dcd947c96604a72e,
+            0x1597af91002a0ece86dd586a2e616c79,
+            0x0d5fba3f7c424796fa7f3ef53ed3d5ca,
+            0x103b7caea77ac52a888edf3a91ef5f44,
+            0xfe6bcfa2c9235c46ea038f13241c301c,
+            0xb12ce42bfeb4a32e8ba035701e20423f,
+            0x40bc36514c229defe8940073e30cfee0,
+        ];
+        assert_eq!(items.map(|item| item.0), golden);
+    }
+
+    #[test]
+    fn a_sum_forgets_order_and_what_was_removed_but_not_what_is_there_twice() {
+        let [a, b] = [Item::tombstone(1, "a"), Item::tombstone(2, "b")];
+        let sum = |added: &[Item], removed: &[Item]| {
+            let mut digest = Digest::default();
+            added.iter().for_each(|item| digest.add(*item));
+            removed.iter().for_each(|item| digest.remove(*item));
+            digest
+        };
+        assert_eq!(sum(&[a, b], &[]), sum(&[b, a], &[]));
+        assert_eq!(sum(&[a, b], &[b]), sum(&[a], &[]));
+        assert_ne!(sum(&[a, b, b], &[]), sum(&[a], &[]));
+    }
+
+    #[test]
+    fn every_field_counts() {
+        let entry = |value: &'static str, create_revision, mod_revision, version| Entry {
+            value: value.into(),
+            create_revision,
+            mod_revision,
+            version,
+        };
+        let settings = |max_sessions, max_store_bytes| Settings { max_sessions, max_store_bytes };
+        let items = [
+            Item::entry(b"k", &entry("v", 1, 2, 3)),
+            Item::entry(b"v", &entry("k", 1, 2, 3)),
+            Item::entry(b"k", &entry("v", 2, 2, 3)),
+            Item::entry(b"k", &entry("v", 1, 3, 3)),
+            Item::entry(b"k", &entry("v", 1, 2, 4)),
+            Item::entry(b"kv", &entry("", 1, 2, 3)),
+            Item::state(1, &settings(2, 3), 4),
+            Item::state(9, &settings(2, 3), 4),
+            Item::state(1, &settings(9, 3), 4),
+            Item::state(1, &settings(2, 9), 4),
+            Item::state(1, &settings(2, 3), 9),
+            Item::session(1, 2, 3),
+            Item::session(9, 2, 3),
+            Item::session(1, 9, 3),
+            Item::session(1, 2, 9),
+            Item::answer(1, 2, Answer::Done),
+            Item::answer(9, 2, Answer::Done),
+            Item::answer(1, 9, Answer::Done),
+            Item::answer(1, 2, Answer::Written { revision: 3 }),
+            Item::answer(1, 2, Answer::ConditionFailed { present_revision: 3 }),
+            Item::answer(1, 2, Answer::Deleted { revision: 3, existed: true }),
+            Item::answer(1, 2, Answer::Deleted { revision: 3, existed: false }),
+            Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
+        ];
+        let distinct: std::collections::BTreeSet<u128> = items.iter().map(|item| item.0).collect();
+        assert_eq!(distinct.len(), items.len());
+    }
+}

@@ -17,8 +17,12 @@ mod answer;
 mod command;
 mod digest;
 mod key;
+#[cfg(test)]
+mod model;
 mod sessions;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, UnknownAnswer};
 pub use command::{Command, UnknownCommand};
@@ -199,7 +203,7 @@ impl Map {
             version: present.map_or(1, |old| old.version + 1),
         };
         let key = Key::from(&*set.key);
-        let old = self.insert(key.clone(), new.clone());
+        let old = self.insert(&key, new.clone());
         self.revision = revision;
         Applied {
             answer: Answer::Written { revision },
@@ -245,16 +249,11 @@ impl Map {
 
     // The two doors to `entries`, which keep bytes and digest true.
 
-    fn insert(&mut self, key: Key, new: Entry) -> Option<Entry> {
-        self.digest.add(Item::entry(&key, &new));
+    fn insert(&mut self, key: &Key, new: Entry) -> Option<Entry> {
+        self.digest.add(Item::entry(key, &new));
         self.bytes += (key.len() + new.value.len()) as u64;
-        // A key that exists keeps its place in the tree and its bytes.
-        let Some(present) = self.entries.get_mut(&*key) else {
-            self.entries.insert(key, new);
-            return None;
-        };
-        let old = std::mem::replace(present, new);
-        self.digest.remove(Item::entry(&key, &old));
+        let old = self.entries.insert(key.clone(), new)?;
+        self.digest.remove(Item::entry(key, &old));
         self.bytes -= (key.len() + old.value.len()) as u64;
         Some(old)
     }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many writes of one session may be unanswered at a time. It decides what `apply` answers and is therefore a
-/// constant, not a setting: it bounds a session's memory to about 40 KiB.
+/// constant, not a setting: it bounds a session's answers to 32 KiB of memory.
 pub(super) const WINDOW: u64 = 1024;
 
 /// All sessions, by id and by their last use. Clones in O(1).

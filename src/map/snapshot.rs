@@ -192,7 +192,7 @@ impl Restore {
         check(0 < create_revision && create_revision <= mod_revision, "holds an impossible revision")?;
         check(mod_revision <= self.map.revision, "holds a revision of the future")?;
         check(version > 0, "holds an impossible version")?;
-        self.map.insert(Key::from(&*key), Entry { value, create_revision, mod_revision, version });
+        self.map.insert(&Key::from(&*key), Entry { value, create_revision, mod_revision, version });
         Ok(())
     }
 
@@ -218,4 +218,165 @@ impl Restore {
 
 fn check(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(otherwise) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::Command;
+    use proptest::prelude::*;
+
+    fn set(key: &str, value_bytes: usize, session: Option<log::SessionWrite>) -> Command {
+        Command::Set(log::Set {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: vec![b'v'; value_bytes].into(),
+            if_revision: None,
+            session,
+        })
+    }
+
+    /// Values of several blocks, sessions of two, and something of everything else.
+    fn large_map() -> Map {
+        let mut map = Map::new();
+        let mut index = 0;
+        let mut apply = |command| {
+            index += 1;
+            map.apply(index, &command);
+            index
+        };
+        for number in 0..10 {
+            apply(set(&format!("key-{number}"), 100_000, None));
+        }
+        apply(set("larger than a block", BLOCK_BYTES, None));
+        apply(Command::Tombstone { node_id: 3, name: "node-a".into() });
+        apply(Command::Tombstone { node_id: 5, name: "node-b".into() });
+        apply(Command::Configure { max_sessions: Some(30), max_store_bytes: Some(1 << 30) });
+        for _ in 0..22 {
+            let session = apply(Command::OpenSession);
+            for sequence in 1..=1024 {
+                apply(set("key-0", 9, Some(log::SessionWrite { session, sequence, lowest_unanswered: 1 })));
+            }
+        }
+        map
+    }
+
+    fn small_map() -> Map {
+        let mut map = Map::new();
+        map.apply(1, &Command::OpenSession);
+        map.apply(2, &set("a", 3, Some(log::SessionWrite { session: 1, sequence: 1, lowest_unanswered: 1 })));
+        map.apply(3, &set("b", 0, None));
+        map.apply(4, &Command::Tombstone { node_id: 9, name: "gone".into() });
+        map
+    }
+
+    fn restore<'a>(blocks: impl IntoIterator<Item = &'a Bytes>, digest: u128) -> Result<Map, RestoreError> {
+        let mut restore = Restore::new();
+        for block in blocks {
+            restore.add_block(block)?;
+        }
+        restore.finish(digest)
+    }
+
+    #[test]
+    fn blocks_are_bounded_and_a_larger_value_stands_alone() {
+        let blocks: Vec<Bytes> = large_map().blocks().collect();
+        let large: Vec<&Bytes> = blocks.iter().filter(|block| block.len() > BLOCK_BYTES).collect();
+        assert_eq!(large.len(), 1);
+        assert_eq!(log::SnapshotBlock::decode(large[0].as_ref()).unwrap().entries.len(), 1);
+        assert_eq!(blocks.len(), 1 + 5 + 1 + 2, "state, two large values a block, the largest, sessions");
+    }
+
+    #[test]
+    fn an_empty_map_is_restored_from_its_state_alone() {
+        let map = Map::new();
+        let blocks: Vec<Bytes> = map.blocks().collect();
+        assert_eq!(blocks.len(), 1);
+        assert_eq!(restore(&blocks, map.digest()), Ok(map));
+    }
+
+    #[test]
+    fn blocks_missing_doubled_or_out_of_order_are_refused() {
+        let map = large_map();
+        let (blocks, digest) = (map.blocks().collect::<Vec<_>>(), map.digest());
+        assert_eq!(restore(&blocks, digest), Ok(map));
+        assert_eq!(restore([], digest), Err(RestoreError::Empty));
+        for at in 0..blocks.len() {
+            let mut missing = blocks.clone();
+            missing.remove(at);
+            assert!(restore(&missing, digest).is_err(), "without block {at}");
+
+            let mut doubled = blocks.clone();
+            doubled.insert(at, blocks[at].clone());
+            let refused = restore(&doubled, digest);
+            assert!(
+                matches!(refused, Err(RestoreError::Block { block, .. }) if block == at as u64 + 1),
+                "block {at} twice: {refused:?}"
+            );
+
+            for other in 0..at {
+                let mut swapped = blocks.clone();
+                swapped.swap(at, other);
+                let refused = restore(&swapped, digest);
+                assert!(matches!(refused, Err(RestoreError::Block { .. })), "{other} and {at}: {refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_of_two_kinds_or_of_none_is_refused() {
+        let [state, entries, ..] = &small_map().blocks().collect::<Vec<_>>()[..] else {
+            panic!("two blocks")
+        };
+        let both = Bytes::from([state.as_ref(), entries.as_ref()].concat());
+        for block in [both, Bytes::new()] {
+            let refused = Restore::new().add_block(&block);
+            assert!(matches!(refused, Err(RestoreError::Block { block: 0, .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_state_is_refused_by_its_digest() {
+        let (ours, mut theirs) = (small_map(), small_map());
+        theirs.apply(5, &Command::ClusterVersion(2));
+        let blocks: Vec<Bytes> = theirs.blocks().collect();
+        assert_eq!(
+            restore(&blocks, ours.digest()),
+            Err(RestoreError::Digest { expected: ours.digest(), found: theirs.digest() })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_truncated_block_is_refused(block in 0..3usize, cut in any::<prop::sample::Index>()) {
+            let map = small_map();
+            let mut blocks: Vec<Bytes> = map.blocks().collect();
+            let length = cut.index(blocks[block].len());
+            blocks[block].truncate(length);
+            prop_assert!(restore(&blocks, map.digest()).is_err());
+        }
+
+        // A flipped bit that changes nothing (a field nobody reads) may pass; another map never does.
+        #[test]
+        fn an_altered_block_never_makes_another_map(
+            block in 0..3usize,
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let map = small_map();
+            let mut blocks: Vec<Bytes> = map.blocks().collect();
+            let mut bytes = blocks[block].to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            blocks[block] = bytes.into();
+            if let Ok(restored) = restore(&blocks, map.digest()) {
+                prop_assert_eq!(restored, map);
+            }
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..4)) {
+            let blocks: Vec<Bytes> = blocks.into_iter().map(Bytes::from).collect();
+            prop_assert!(restore(&blocks, 0).is_err());
+        }
+    }
 }

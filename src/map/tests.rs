@@ -1,0 +1,317 @@
+//! The rules, one story each.
+
+use super::*;
+
+/// A map with a log: entries get the next index, and tests speak in keys and values.
+#[derive(Default)]
+struct Life {
+    map: Map,
+    index: u64,
+}
+
+impl Life {
+    fn apply(&mut self, command: Command) -> Answer {
+        self.index += 1;
+        self.map.apply(self.index, &command).answer
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Answer {
+        self.apply(set(key, value))
+    }
+
+    fn delete(&mut self, key: &str) -> Answer {
+        self.apply(delete(key))
+    }
+
+    fn open(&mut self) -> u64 {
+        match self.apply(Command::OpenSession) {
+            Answer::SessionOpened { session } => session,
+            other => panic!("a session opens, not {other:?}"),
+        }
+    }
+
+    /// A set of value `value` to key "k" as the session's write number `sequence`.
+    fn send(&mut self, session: u64, sequence: u64, lowest_unanswered: u64, value: &str) -> Answer {
+        self.apply(set("k", value).of(session, sequence, lowest_unanswered))
+    }
+
+    fn configure(&mut self, max_sessions: Option<u64>, max_store_bytes: Option<u64>) -> Answer {
+        self.apply(Command::Configure { max_sessions, max_store_bytes })
+    }
+
+    fn value(&self, key: &str) -> Option<&[u8]> {
+        self.map.get(key.as_bytes()).map(|entry| &entry.value[..])
+    }
+
+    fn revisions(&self, key: &str) -> (u64, u64, u64) {
+        let entry = self.map.get(key.as_bytes()).expect("the key exists");
+        (entry.create_revision, entry.mod_revision, entry.version)
+    }
+}
+
+fn set(key: &str, value: &str) -> Command {
+    let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
+    Command::Set(log::Set { key, value, ..Default::default() })
+}
+
+fn delete(key: &str) -> Command {
+    Command::Delete(log::Delete { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() })
+}
+
+impl Command {
+    fn of(mut self, session: u64, sequence: u64, lowest_unanswered: u64) -> Command {
+        let write = Some(SessionWrite { session, sequence, lowest_unanswered });
+        match &mut self {
+            Command::Set(set) => set.session = write,
+            Command::Delete(delete) => delete.session = write,
+            other => panic!("{other:?} is no write"),
+        }
+        self
+    }
+
+    fn if_revision(mut self, revision: u64) -> Command {
+        match &mut self {
+            Command::Set(set) => set.if_revision = Some(revision),
+            Command::Delete(delete) => delete.if_revision = Some(revision),
+            other => panic!("{other:?} is no write"),
+        }
+        self
+    }
+}
+
+#[test]
+fn a_key_counts_its_writes_until_it_is_deleted() {
+    let mut life = Life::default();
+    assert_eq!(life.set("a", "1"), Answer::Written { revision: 1 });
+    assert_eq!(life.set("b", "1"), Answer::Written { revision: 2 });
+    assert_eq!(life.set("a", "2"), Answer::Written { revision: 3 });
+    assert_eq!(life.revisions("a"), (1, 3, 2));
+    assert_eq!(life.delete("a"), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(life.value("a"), None);
+    assert_eq!(life.set("a", "3"), Answer::Written { revision: 5 });
+    assert_eq!(life.revisions("a"), (5, 5, 1));
+}
+
+#[test]
+fn deleting_an_absent_key_takes_no_revision() {
+    let mut life = Life::default();
+    life.set("a", "1");
+    assert_eq!(life.delete("b"), Answer::Deleted { revision: 1, existed: false });
+    assert_eq!(life.map.revision(), 1);
+}
+
+#[test]
+fn a_condition_that_fails_says_the_present_revision_and_takes_none() {
+    let mut life = Life::default();
+    assert_eq!(life.apply(set("a", "1").if_revision(7)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(life.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 1 });
+    assert_eq!(life.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
+    assert_eq!(life.apply(delete("a").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
+    assert_eq!(life.apply(set("a", "2").if_revision(1)), Answer::Written { revision: 2 });
+    assert_eq!(life.apply(delete("a").if_revision(1)), Answer::ConditionFailed { present_revision: 2 });
+    assert_eq!(life.apply(delete("a").if_revision(2)), Answer::Deleted { revision: 3, existed: true });
+    assert_eq!(life.apply(delete("a").if_revision(2)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(life.apply(delete("a").if_revision(0)), Answer::Deleted { revision: 3, existed: false });
+}
+
+#[test]
+fn a_change_tells_what_was_and_what_is() {
+    let mut map = Map::new();
+    let created = map.apply(1, &set("a", "1")).change.unwrap();
+    assert_eq!((created.revision, &created.key[..], &created.old), (1, &b"a"[..], &None));
+    let changed = map.apply(2, &set("a", "2")).change.unwrap();
+    assert_eq!((changed.revision, &changed.old), (2, &created.new));
+    let deleted = map.apply(3, &delete("a")).change.unwrap();
+    assert_eq!((deleted.revision, &deleted.old, &deleted.new), (3, &changed.new, &None));
+    assert_eq!(map.apply(4, &delete("a")).change, None);
+    assert_eq!(map.apply(5, &set("a", "3").if_revision(9)).change, None);
+}
+
+#[test]
+fn a_write_sent_twice_is_applied_once_and_answered_alike() {
+    let mut life = Life::default();
+    let session = life.open();
+    assert_eq!(life.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    life.set("k", "theirs");
+    assert_eq!(life.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    assert_eq!(life.value("k"), Some(&b"theirs"[..]));
+    assert_eq!(life.map.revision(), 2);
+}
+
+#[test]
+fn a_repeated_write_makes_no_change_to_listen_to() {
+    let mut map = Map::new();
+    map.apply(1, &Command::OpenSession);
+    assert!(map.apply(2, &set("k", "v").of(1, 1, 1)).change.is_some());
+    assert_eq!(map.apply(3, &set("k", "v").of(1, 1, 1)).change, None);
+}
+
+#[test]
+fn refusals_are_remembered_too() {
+    let mut life = Life::default();
+    let session = life.open();
+    let create = || set("k", "v").if_revision(0);
+    life.set("k", "theirs");
+    let refused = life.apply(create().of(session, 1, 1));
+    assert_eq!(refused, Answer::ConditionFailed { present_revision: 1 });
+    life.delete("k");
+    assert_eq!(life.apply(create().of(session, 1, 1)), refused, "though today it would succeed");
+
+    life.configure(None, Some(1));
+    let full = life.send(session, 2, 1, "too much");
+    assert_eq!(full, Answer::StoreFull { max_store_bytes: 1 });
+    life.configure(None, Some(0));
+    assert_eq!(life.send(session, 2, 1, "too much"), full);
+    assert_eq!(life.map.keys(), 0);
+}
+
+#[test]
+fn writes_of_a_session_may_arrive_in_any_order() {
+    let mut life = Life::default();
+    let session = life.open();
+    assert_eq!(life.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
+    assert_eq!(life.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
+    assert_eq!(life.send(session, 2, 1, "two"), Answer::Written { revision: 3 });
+    assert_eq!(life.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
+    assert_eq!(life.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
+}
+
+#[test]
+fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
+    let mut life = Life::default();
+    let session = life.open();
+    life.send(session, 1, 1, "one");
+    life.send(session, 2, 1, "two");
+    assert_eq!(life.send(session, 3, 3, "three"), Answer::Written { revision: 3 });
+    // A late copy of an old entry tells an old lowest; the window does not move back for it.
+    assert_eq!(life.send(session, 2, 1, "two"), Answer::OutOfWindow { lowest: 3 });
+    assert_eq!(life.send(session, 0, 0, "zero"), Answer::OutOfWindow { lowest: 3 });
+    assert_eq!(life.value("k"), Some(&b"three"[..]));
+}
+
+#[test]
+fn a_sequence_beyond_the_window_is_refused_until_the_window_has_moved() {
+    let mut life = Life::default();
+    let window = life.map.session_window();
+    let session = life.open();
+    assert_eq!(life.send(session, window, 1, "last"), Answer::Written { revision: 1 });
+    assert_eq!(life.send(session, window + 1, 1, "next"), Answer::OutOfWindow { lowest: 1 });
+    assert_eq!(life.send(session, u64::MAX, 1, "far"), Answer::OutOfWindow { lowest: 1 });
+    assert_eq!(life.send(session, window + 1, 2, "next"), Answer::Written { revision: 2 });
+}
+
+#[test]
+fn a_session_unknown_or_closed_is_expired_and_nothing_is_applied() {
+    let mut life = Life::default();
+    assert_eq!(life.send(99, 1, 1, "v"), Answer::SessionExpired);
+    let session = life.open();
+    life.send(session, 1, 1, "v");
+    assert_eq!(life.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: true });
+    assert_eq!(life.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: false });
+    assert_eq!(life.send(session, 1, 1, "v"), Answer::SessionExpired);
+    assert_eq!(life.send(session, 2, 1, "v"), Answer::SessionExpired);
+    assert_eq!(life.apply(delete("k").of(session, 3, 1)), Answer::SessionExpired);
+    assert_eq!((life.map.revision(), life.map.sessions()), (1, 0));
+}
+
+#[test]
+fn of_too_many_sessions_the_least_recently_applied_goes() {
+    let mut life = Life::default();
+    life.configure(Some(2), None);
+    let (first, second) = (life.open(), life.open());
+    life.send(first, 1, 1, "v"); // Used again: now the second is the oldest.
+    let third = life.open();
+    assert_eq!(life.send(second, 1, 1, "lost"), Answer::SessionExpired);
+    assert_eq!(life.send(first, 1, 1, "v"), Answer::Written { revision: 1 });
+    assert_eq!(life.send(third, 1, 1, "v"), Answer::Written { revision: 2 });
+}
+
+#[test]
+fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
+    let mut life = Life::default();
+    let sessions = [life.open(), life.open(), life.open()];
+    assert_eq!(life.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
+    assert_eq!(life.map.sessions(), 1);
+    assert_eq!(life.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 1 });
+}
+
+#[test]
+fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
+    let mut life = Life::default();
+    life.set("a", "12345");
+    life.configure(None, Some(8));
+    assert_eq!(life.map.bytes(), 6);
+    assert_eq!(life.set("b", "12"), Answer::StoreFull { max_store_bytes: 8 });
+    assert_eq!(life.set("b", "1"), Answer::Written { revision: 2 });
+    assert_eq!(life.set("a", "123456"), Answer::StoreFull { max_store_bytes: 8 });
+
+    life.configure(None, Some(3));
+    assert_eq!(life.set("a", "54321"), Answer::Written { revision: 3 }, "no larger than before");
+    assert_eq!(life.delete("b"), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(life.set("a", "1"), Answer::Written { revision: 5 });
+    assert_eq!(life.map.bytes(), 2);
+    assert_eq!(life.set("c", "1"), Answer::StoreFull { max_store_bytes: 3 });
+}
+
+#[test]
+fn absent_settings_stay_as_they_are() {
+    let mut life = Life::default();
+    let defaults = Answer::Configured { max_sessions: 10_000, max_store_bytes: 0 };
+    assert_eq!(life.configure(None, None), defaults);
+    life.configure(None, Some(9));
+    assert_eq!(life.configure(Some(5), None), Answer::Configured { max_sessions: 5, max_store_bytes: 9 });
+}
+
+#[test]
+fn a_tombstone_stays_and_the_cluster_version_only_rises() {
+    let mut life = Life::default();
+    life.apply(Command::Tombstone { node_id: 7, name: "node-a".into() });
+    life.apply(Command::Tombstone { node_id: 7, name: "another".into() });
+    assert!(life.map.is_tombstoned(7) && !life.map.is_tombstoned(8));
+    assert_eq!(life.map.tombstones().collect::<Vec<_>>(), [(7, "node-a")]);
+
+    life.apply(Command::ClusterVersion(3));
+    life.apply(Command::ClusterVersion(2));
+    assert_eq!(life.map.cluster_version(), 3);
+    assert_eq!(life.map.revision(), 0, "none of these is a write");
+}
+
+#[test]
+fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
+    let mut life = Life::default();
+    for key in ["b", "ab", "a\u{ff}", "a", "aa", "c"] {
+        life.set(key, "");
+    }
+    let keys = |prefix: &str, start_after: &str| -> Vec<String> {
+        let range = life.map.range(prefix.as_bytes(), start_after.as_bytes());
+        range.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+    };
+    assert_eq!(keys("", ""), ["a", "aa", "ab", "a\u{ff}", "b", "c"]);
+    assert_eq!(keys("a", ""), ["a", "aa", "ab", "a\u{ff}"]);
+    assert_eq!(keys("a", "aa"), ["ab", "a\u{ff}"]);
+    assert_eq!(keys("b", "a"), ["b"], "a start before the prefix adds nothing");
+    assert_eq!(keys("a", "b"), [""; 0]);
+}
+
+#[test]
+fn a_session_with_a_full_window_of_answers_outlives_a_clone() {
+    let mut life = Life::default();
+    let session = life.open();
+    for sequence in 1..=life.map.session_window() {
+        life.send(session, sequence, 1, "v");
+    }
+    let (before, digest) = (life.map.clone(), life.map.digest());
+    life.send(session, 1025, 1025, "w");
+    assert_eq!(before.digest(), digest);
+    assert_ne!(before, life.map);
+    assert_eq!(life.send(session, 1024, 1, "v"), Answer::OutOfWindow { lowest: 1025 });
+}
+
+#[test]
+#[should_panic(expected = "was applied before")]
+fn applying_an_entry_of_a_session_twice_is_our_own_bug() {
+    let mut map = Map::new();
+    map.apply(1, &Command::OpenSession);
+    map.apply(2, &set("k", "v").of(1, 1, 1));
+    map.apply(2, &set("k", "v").of(1, 1, 1));
+}
