@@ -1,7 +1,8 @@
 //! What applying a command answers.
 //!
-//! An answer is small, holds no key and no value, and is the same on every node. A session remembers its answers, a
-//! forward carries them back, a snapshot keeps them: [`log::Answer`] is the form they have in bytes.
+//! An answer is small, holds no key and no value, and is the same on every node. A session remembers its
+//! answers, a forward carries them back, a snapshot keeps them: [`log::Answer`] is the form they have in
+//! bytes.
 
 use mokv_proto::log::{self, answer::Outcome};
 

@@ -1,9 +1,10 @@
 //! What a log entry says: one type byte, then a protobuf message (`proto/log.proto`).
 //!
-//! Two nodes that read the same entry differently would grow apart for ever, so reading is strict: an unknown type, a
-//! broken payload, and also a payload with a field this version does not know are refused, and the node stops
-//! *before* it applies. New semantics get a new type byte, sent only once the cluster version allows it. The bytes are
-//! stored and forwarded verbatim; nothing here ever writes an entry anew that it has read.
+//! Two nodes that read the same entry differently would grow apart for ever, so reading is strict: an unknown
+//! type, a broken payload, and also a payload with a field this version does not know are refused, and the
+//! node stops *before* it applies. New semantics get a new type byte, sent only once the cluster version
+//! allows it. The bytes are stored and forwarded verbatim; nothing here ever writes an entry anew that it has
+//! read.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mokv_proto::log;
@@ -54,12 +55,14 @@ pub enum UnknownCommand {
     Empty,
     /// The type byte is not one of ours.
     #[error(
-        "cannot apply a log entry: its type {0} is unknown to this version of mokv; upgrade this node to its peers' version"
+        "cannot apply a log entry: its type {0} is unknown to this version of mokv; \
+         upgrade this node to its peers' version"
     )]
     Type(u8),
     /// The payload is broken, or holds what this version does not know.
     #[error(
-        "cannot apply a log entry of type {0}: this version of mokv does not understand its payload; upgrade this node to its peers' version, or restore it from them"
+        "cannot apply a log entry of type {0}: this version of mokv does not understand its \
+         payload; upgrade this node to its peers' version, or restore it from them"
     )]
     Payload(u8),
 }
@@ -99,8 +102,8 @@ impl Command {
         }
     }
 
-    /// Reads an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer alive
-    /// that its entry lies in, so that buffer should hold one entry.
+    /// Reads an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer
+    /// alive that its entry lies in, so that buffer should hold one entry.
     ///
     /// # Errors
     /// [`UnknownCommand`] for whatever [`encode`](Command::encode) of this version would not write.
@@ -148,8 +151,8 @@ fn entry(type_byte: u8, payload: &impl Message) -> Bytes {
 fn message<M: Message + Default>(type_byte: u8, payload: Bytes) -> Result<M, UnknownCommand> {
     let length = payload.len();
     let message = M::decode(payload).map_err(|_| UnknownCommand::Payload(type_byte))?;
-    // Protobuf skips fields it does not know. Skipping means applying something else than the writer meant, and
-    // shows in the length: what was understood would take fewer bytes.
+    // Protobuf skips fields it does not know. Skipping means applying something else than the writer meant,
+    // and shows in the length: what was understood would take fewer bytes.
     if message.encoded_len() != length {
         return Err(UnknownCommand::Payload(type_byte));
     }
@@ -243,7 +246,11 @@ mod tests {
         }
 
         #[test]
-        fn a_field_of_the_future_is_refused(command in command(), number in 100..1000u32, value in any::<u64>()) {
+        fn a_field_of_the_future_is_refused(
+            command in command(),
+            number in 100..1000u32,
+            value in any::<u64>(),
+        ) {
             let mut bytes = command.encode().to_vec();
             prost::encoding::uint64::encode(number, &value, &mut bytes);
             prop_assert_eq!(Command::decode(&bytes.clone().into()), Err(UnknownCommand::Payload(bytes[0])));

@@ -1,18 +1,24 @@
 //! A number that says whether two replicas are equal.
 //!
-//! The digest is the sum, modulo 2^128, of one hash for each item of the state: each entry, each session, each
-//! remembered answer, each tombstone, and the counters and settings together. A change subtracts the item that was
-//! and adds the item that is, so it costs the same in a store of ten keys and of ten million; and since addition
-//! forgets order, a map that was restored has the digest of the map that lived through it all.
+//! The digest is the sum, modulo 2^128, of one hash for each item of the state: each entry, each session,
+//! each remembered answer, each tombstone, and the counters and settings together. A change subtracts the
+//! item that was and adds the item that is, so it costs the same in a store of ten keys and of ten million;
+//! and since addition forgets order, a map that was restored has the digest of the map that lived through it
+//! all.
 //!
-//! Why a sum is enough: the hashes behave like random numbers that know nothing of each other, so two states that
-//! differ by an accident (a lost entry, a bit flipped in memory, a command applied twice or in another order) differ
-//! by a sum of random numbers, and that is zero once in 2^128. A sum rather than an exclusive or, because there an item
-//! counted twice would vanish. Why it is not more: xxh3 is no cryptographic hash, and even for one that is, whoever may
-//! choose the items finds a second set with the same sum (Wagner's generalized birthday attack). The digest finds
-//! broken replicas; it proves nothing about a replica that lies.
+//! Why a sum is enough: the hashes behave like random numbers that know nothing of each other, so two states
+//! that differ by an accident (a lost entry, a command applied twice or in another order) differ by a sum of
+//! random numbers, and that is zero once in 2^128. A sum rather than an exclusive or, because there an item
+//! counted twice would vanish. Why it is not more: xxh3 is no cryptographic hash, and even for one that is,
+//! whoever may choose the items finds a second set with the same sum (Wagner's generalized birthday attack).
+//! The digest finds broken replicas; it proves nothing about a replica that lies.
 //!
-//! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the format.
+//! What it is late to see: the sum is carried along and not taken anew, so a bit that flips in memory shows
+//! only when its item is next replaced (the sum then subtracts what it never added), or when a snapshot of it
+//! is read and summed up from nothing.
+//!
+//! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the
+//! format.
 
 use super::{Answer, Entry, Settings};
 use xxhash_rust::xxh3::xxh3_128;
@@ -38,8 +44,8 @@ impl Digest {
 
 /// The hash of one item of the state.
 ///
-/// An item is encoded as a row of numbers of 16 bytes: first what kind of item it is, then its fields, a byte string
-/// by its own hash. Rows of one kind have one length, so no two items are encoded alike.
+/// An item is encoded as a row of numbers of 16 bytes: first what kind of item it is, then its fields, a byte
+/// string by its own hash. Rows of one kind have one length, so no two items are encoded alike.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item(u128);
 

@@ -1,8 +1,8 @@
 //! A key as the tree holds it: bytes, ordered as bytes, short ones inline.
 //!
 //! Comparing keys is what a search in the tree spends its time on, and most keys are short: up to
-//! [`Key::INLINE_BYTES`] lie in the tree's node itself, where a comparison follows no pointer. Never UTF-8, never
-//! a limit on the length: those are rules of the front doors.
+//! [`Key::INLINE_BYTES`] lie in the tree's node itself, where a comparison follows no pointer. Never UTF-8,
+//! never a limit on the length: those are rules of the front doors.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -15,8 +15,9 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Key(Place);
 
-// The length is kept plus one: the zero that a `NonZeroU8` never has marks the other variant, and a key of 39 bytes
-// takes 40. Long keys are copies, not slices of a log entry, or an old key would keep an old value in memory.
+// The length is kept plus one: the zero that a `NonZeroU8` never has marks the other variant, and a key of 39
+// bytes takes 40. Long keys are copies, not slices of a log entry, or an old key would keep an old value in
+// memory.
 #[derive(Clone)]
 enum Place {
     Inline { length_plus_one: NonZeroU8, bytes: [u8; Key::INLINE_BYTES] },

@@ -1,17 +1,18 @@
 //! The state machine: every node applies the same entries to it and holds the same map.
 //!
-//! Data in, data out: [`Map::apply`] takes a log index and a [`Command`] and yields the answer and the change it made.
-//! Beside keys and values the state has what decides answers: the store's revision, the sessions with their first
-//! answers, the replicated settings, the tombstones of removed nodes and the cluster version. All of it is in the
-//! [digest](Map::digest) and in the [snapshot](Map::blocks).
+//! Data in, data out: [`Map::apply`] takes a log index and a [`Command`] and yields the answer and the change
+//! it made. Beside keys and values the state has what decides answers: the store's revision, the sessions
+//! with their first answers, the replicated settings, the tombstones of removed nodes and the cluster
+//! version. All of it is in the [digest](Map::digest) and in the [snapshot](Map::blocks).
 //!
 //! What holds at all times:
-//! - Equal entries make equal maps: no decision depends on anything but the entry and the state. A node that refuses
-//!   a request by a flag of its own does so before the request becomes an entry.
+//! - Equal entries make equal maps: no decision depends on anything but the entry and the state. A node that
+//!   refuses a request by a flag of its own does so before the request becomes an entry.
 //! - Each write that changes the store takes the next revision, and nothing else does.
 //! - A write of a session changes the store once, however many entries repeat it.
 //!
-//! There is no IO here, no clock, no task, no randomness, and no Raft: terms, votes and members are not its business.
+//! There is no IO here, no clock, no task, no randomness, and no Raft: terms, votes and members are not its
+//! business.
 
 mod answer;
 mod command;
@@ -128,8 +129,8 @@ impl Map {
         Map::default()
     }
 
-    /// Applies the entry at a log index. The index becomes the id of a session that the entry opens, and is the time
-    /// by which sessions are old or young.
+    /// Applies the entry at a log index. The index becomes the id of a session that the entry opens, and is
+    /// the time by which sessions are old or young.
     ///
     /// # Panics
     /// If the index shows that an entry is applied for the second time.
@@ -163,8 +164,8 @@ impl Map {
         Applied::unchanged(answer)
     }
 
-    /// Applies a write unless its session has settled it. The session is asked first, before any condition or bound:
-    /// a repeated write gets its first answer even where today's would be another.
+    /// Applies a write unless its session has settled it. The session is asked first, before any condition or
+    /// bound: a repeated write gets its first answer even where today's would be another.
     fn once(
         &mut self,
         index: u64,

@@ -1,4 +1,5 @@
-//! The map against a model so plain that it can be believed: sorted maps, lists, and everything computed anew.
+//! The map against a model so plain that it can be believed: sorted maps, lists, and everything computed
+//! anew.
 
 use super::digest::{Digest, Item};
 use super::{Answer, Command, Entry, Map, Restore, Settings};
@@ -145,7 +146,8 @@ impl Model {
     }
 }
 
-/// One step of a random life. Sessions and revisions are named by how they stand to the state, so that they hit.
+/// One step of a random life. Sessions and revisions are named by how they stand to the state, so that they
+/// hit.
 #[derive(Debug, Clone)]
 enum Step {
     Set { key: Vec<u8>, value: Vec<u8>, condition: Condition, session: Option<Write> },

@@ -1,9 +1,10 @@
 //! The table of sessions: who has already been answered what, so that a write sent twice is applied once.
 //!
-//! A session numbers its writes and tells with each the lowest number it still awaits an answer for. The table keeps
-//! the answers from there on, [`WINDOW`] of them at most, and forgets what lies below. Too many sessions: the one
-//! whose last use lies furthest back in the log goes, which every node finds to be the same one, because "when" is a log
-//! index. Never a clock, never a timeout: a session that nobody closes lives until it is evicted.
+//! A session numbers its writes and tells with each the lowest number it still awaits an answer for. The
+//! table keeps the answers from there on, [`WINDOW`] of them at most, and forgets what lies below. Too many
+//! sessions: the one whose last use lies furthest back in the log goes, which every node finds to be the same
+//! one, because "when" is a log index. Never a clock, never a timeout: a session that nobody closes lives
+//! until it is evicted.
 
 use super::Answer;
 use super::digest::{Digest, Item};
@@ -12,14 +13,15 @@ use mokv_proto::log::SessionWrite;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many writes of one session may be unanswered at a time. It decides what `apply` answers and is therefore a
-/// constant, not a setting: it bounds a session's answers to 32 KiB of memory.
+/// How many writes of one session may be unanswered at a time. It decides what `apply` answers and is
+/// therefore a constant, not a setting: it bounds a session's answers to 32 KiB of memory.
 pub(super) const WINDOW: u64 = 1024;
 
 /// All sessions, by id and by their last use. Clones in O(1).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sessions {
-    // Behind an `Arc`, so that a write after a clone copies one session's answers, not those of a whole tree node.
+    // Behind an `Arc`, so that a write after a clone copies one session's answers, not those of a whole tree
+    // node.
     by_id: OrdMap<u64, Arc<Session>>,
     // `last_applied` to id: the first is the next to be evicted.
     by_last_applied: OrdMap<u64, u64>,
@@ -111,8 +113,9 @@ impl Sessions {
         }
     }
 
-    /// What a session's write is answered without being applied: the first answer again if it had one, a refusal if
-    /// the session or the sequence is out. `None`: apply it, and [`remember`](Sessions::remember) the answer.
+    /// What a session's write is answered without being applied: the first answer again if it had one, a
+    /// refusal if the session or the sequence is out. `None`: apply it, and [`remember`](Sessions::remember)
+    /// the answer.
     ///
     /// # Panics
     /// If `index` is not above the session's last: entries are applied once and in order.
@@ -146,7 +149,8 @@ impl Sessions {
         self.digest.add(Item::answer(write.session, write.sequence, answer));
     }
 
-    /// Adds a session as it stood; false, and nothing is added, if its id or its last use is another session's.
+    /// Adds a session as it stood; false, and nothing is added, if its id or its last use is another
+    /// session's.
     pub(super) fn insert(&mut self, id: u64, session: Session) -> bool {
         if self.by_id.contains_key(&id) || self.by_last_applied.contains_key(&session.last_applied) {
             return false;

@@ -1,9 +1,9 @@
 //! The whole state as a row of blocks, and back.
 //!
-//! Blocks come in one order: the counters and settings, the entries by rising key, the sessions by rising id. A map
-//! has one row of blocks, whatever it lived through. Restoring trusts none of it: the order is checked block by
-//! block, and the digest, summed up anew from what was read, must be the one the snapshot's header promises. No files
-//! here, and no checksums of bytes: those are the storage's.
+//! Blocks come in one order: the counters and settings, the entries by rising key, the sessions by rising id.
+//! A map has one row of blocks, whatever it lived through. Restoring trusts none of it: the order is checked
+//! block by block, and the digest, summed up anew from what was read, must be the one the snapshot's header
+//! promises. No files here, and no checksums of bytes: those are the storage's.
 
 use super::sessions::Session;
 use super::{Answer, Entry, Key, Map, Settings};
@@ -97,7 +97,8 @@ enum Stage {
 pub enum RestoreError {
     /// A block cannot follow what came before it.
     #[error(
-        "cannot restore a snapshot: block {block} {reason}; use an older snapshot or restore this node from its peers"
+        "cannot restore a snapshot: block {block} {reason}; \
+         use an older snapshot or restore this node from its peers"
     )]
     Block {
         /// Which one, from 0.
@@ -112,7 +113,8 @@ pub enum RestoreError {
     Empty,
     /// Every block is well formed, but they are not those that were written.
     #[error(
-        "cannot restore a snapshot: its content has digest {found:032x}, not {expected:032x}; use an older snapshot or restore this node from its peers"
+        "cannot restore a snapshot: its content has digest {found:032x}, not {expected:032x}; \
+         use an older snapshot or restore this node from its peers"
     )]
     Digest {
         /// What the snapshot promised.
@@ -155,7 +157,8 @@ impl Restore {
     }
 
     fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
-        // Out of a plain slice, not out of `Bytes`: a value that shared the block's memory would keep all of it alive.
+        // Out of a plain slice, not out of `Bytes`: a value that shared the block's memory would keep all of
+        // it alive.
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "cannot be decoded")?;
         match (block.state, block.entries.is_empty(), block.sessions.is_empty()) {
             (Some(state), true, true) => self.add_state(state),
@@ -224,6 +227,7 @@ fn check(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
 mod tests {
     use super::*;
     use crate::map::Command;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn set(key: &str, value_bytes: usize, session: Option<log::SessionWrite>) -> Command {
@@ -374,7 +378,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_without_a_panic(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..4)) {
+        fn garbage_is_refused_without_a_panic(blocks in vec(vec(any::<u8>(), 0..60), 0..4)) {
             let blocks: Vec<Bytes> = blocks.into_iter().map(Bytes::from).collect();
             prop_assert!(restore(&blocks, 0).is_err());
         }
