@@ -1,4 +1,5 @@
 //! mökv, a distributed key-value store whose worst day can be replayed.
 
+pub mod client;
 pub mod config;
 pub mod rt;

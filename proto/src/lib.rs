@@ -22,6 +22,14 @@ pub mod raft {
     tonic::include_proto!("raft");
 }
 
+/// Package `google.rpc`: the envelope of typed error details.
+#[allow(missing_docs, clippy::all)]
+pub mod rpc {
+    tonic::include_proto!("google.rpc");
+}
+
+pub mod status;
+
 pub use tonic;
 pub use tonic_health;
 pub use tonic_reflection;

@@ -1,0 +1,249 @@
+//! How failures travel: one place where a node builds a gRPC status and a client reads it again.
+//!
+//! A client must be able to tell three things apart: *failed* (a definite answer), *never executed* and *unknown*.
+//! gRPC's codes alone cannot, so a status also carries metadata, named here. Knows nothing of who asks or answers.
+
+use prost::Message as _;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+use crate::{api, rpc};
+
+/// Metadata of an error: whether the request was executed. See [`Outcome`].
+pub const HEADER_OUTCOME: &str = "mokv-outcome";
+/// Metadata of an error: `host:port` of the leader's gRPC address, where a write should go.
+pub const HEADER_LEADER: &str = "mokv-leader";
+/// Metadata of a reply or an error: the store's revision it was made at, in decimal.
+pub const HEADER_REVISION: &str = "mokv-revision";
+/// Metadata of an error: why, for programs. See [`Reason`].
+pub const HEADER_REASON: &str = "mokv-reason";
+
+const CONDITION_FAILED_TYPE: &str = "type.googleapis.com/api.ConditionFailed";
+
+/// What is certain about a request that brought no answer of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// `none`: certainly not executed, now or later. Only ever said with `UNAVAILABLE`.
+    None,
+    /// `unknown`: it may have been executed, or may yet be.
+    Unknown,
+}
+
+impl Outcome {
+    /// What `status` says for certain, if anything.
+    pub fn of(status: &Status) -> Option<Outcome> {
+        match text(status.metadata(), HEADER_OUTCOME)? {
+            "none" if status.code() == Code::Unavailable => Some(Outcome::None),
+            "unknown" => Some(Outcome::Unknown),
+            _ => None,
+        }
+    }
+}
+
+/// Why a write was refused when it was applied: the log's own answer, the same on every node and at every repetition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// `condition-failed`: `if_revision` did not match.
+    ConditionFailed,
+    /// `session-expired`: the session is unknown, closed or evicted; nothing was applied.
+    SessionExpired,
+    /// `out-of-window`: the sequence lies outside the session's window; nothing was applied.
+    OutOfWindow,
+    /// `store-full`: the store is over its replicated bound; nothing was applied.
+    StoreFull,
+}
+
+impl Reason {
+    const ALL: [Reason; 4] =
+        [Reason::ConditionFailed, Reason::SessionExpired, Reason::OutOfWindow, Reason::StoreFull];
+
+    /// Its text in the metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::ConditionFailed => "condition-failed",
+            Reason::SessionExpired => "session-expired",
+            Reason::OutOfWindow => "out-of-window",
+            Reason::StoreFull => "store-full",
+        }
+    }
+
+    /// The reason `status` gives, if it gives one that is known here.
+    pub fn of(status: &Status) -> Option<Reason> {
+        let given = text(status.metadata(), HEADER_REASON)?;
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == given)
+    }
+}
+
+/// `FAILED_PRECONDITION` with the key's present mod revision (0: it does not exist) as a typed detail.
+pub fn condition_failed(present_revision: u64) -> Status {
+    let message = if present_revision == 0 {
+        "condition failed: the key does not exist".to_owned()
+    } else {
+        format!("condition failed: the key is at revision {present_revision}")
+    };
+    let detail = api::ConditionFailed { present_revision };
+    let envelope = rpc::Status {
+        code: Code::FailedPrecondition as i32,
+        message: message.clone(),
+        details: vec![prost_types::Any {
+            type_url: CONDITION_FAILED_TYPE.to_owned(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    let status = Status::with_details(Code::FailedPrecondition, message, envelope.encode_to_vec().into());
+    with_reason(status, Reason::ConditionFailed)
+}
+
+/// `FAILED_PRECONDITION`: the session is unknown, closed or evicted, and nothing was applied.
+pub fn session_expired() -> Status {
+    let message = "the session has expired and nothing was applied; open a new session";
+    with_reason(Status::failed_precondition(message), Reason::SessionExpired)
+}
+
+/// `FAILED_PRECONDITION`: the write's sequence lies outside the session's window, which begins at `lowest`.
+pub fn out_of_window(lowest: u64) -> Status {
+    let message = format!("the sequence lies outside the session's window, which begins at {lowest}");
+    with_reason(Status::failed_precondition(message), Reason::OutOfWindow)
+}
+
+/// `RESOURCE_EXHAUSTED`: the store is over its replicated bound.
+pub fn store_full(max_store_bytes: u64) -> Status {
+    let message = format!(
+        "the store is full: it holds at most {max_store_bytes} bytes of keys and values; delete some"
+    );
+    with_reason(Status::resource_exhausted(message), Reason::StoreFull)
+}
+
+/// `NOT_FOUND`: the key does not exist at `revision` of the store.
+pub fn key_not_found(revision: u64) -> Status {
+    with_revision(Status::not_found("the key does not exist"), revision)
+}
+
+/// `ABORTED`: the revision a listing wants to go on with is no longer retained.
+pub fn revision_gone(at_revision: u64) -> Status {
+    Status::aborted(format!("revision {at_revision} is no longer retained; list again from the start"))
+}
+
+/// `UNAVAILABLE` and certainly not executed. `leader` is where to go instead, as `host:port`.
+///
+/// Also the answer to a request that came at a bad moment (overload, an election): clients try again.
+pub fn not_executed(message: impl Into<String>, leader: Option<&str>) -> Status {
+    let mut status = with_text(Status::unavailable(message), HEADER_OUTCOME, "none");
+    if let Some(leader) = leader {
+        status = with_text(status, HEADER_LEADER, leader);
+    }
+    status
+}
+
+/// `UNKNOWN`: the request may have been executed, or may yet be.
+pub fn unknown(message: impl Into<String>) -> Status {
+    with_text(Status::unknown(message), HEADER_OUTCOME, "unknown")
+}
+
+/// Adds the store's revision to an error.
+pub fn with_revision(status: Status, revision: u64) -> Status {
+    with_text(status, HEADER_REVISION, &revision.to_string())
+}
+
+/// Adds the store's revision to a reply's metadata.
+pub fn set_revision(metadata: &mut MetadataMap, revision: u64) {
+    metadata.insert(HEADER_REVISION, MetadataValue::from(revision));
+}
+
+/// The store's revision, from the metadata of a reply or an error.
+pub fn revision_of(metadata: &MetadataMap) -> Option<u64> {
+    text(metadata, HEADER_REVISION)?.parse().ok()
+}
+
+/// Where the leader is, as `host:port`, if the error knows.
+pub fn leader_of(status: &Status) -> Option<&str> {
+    text(status.metadata(), HEADER_LEADER).filter(|leader| leader.contains(':'))
+}
+
+/// The key's present mod revision, from the typed detail of a failed condition.
+pub fn present_revision_of(status: &Status) -> Option<u64> {
+    let envelope = rpc::Status::decode(status.details()).ok()?;
+    let detail = envelope.details.iter().find(|detail| detail.type_url == CONDITION_FAILED_TYPE)?;
+    api::ConditionFailed::decode(detail.value.as_slice()).ok().map(|detail| detail.present_revision)
+}
+
+fn with_reason(status: Status, reason: Reason) -> Status {
+    with_text(status, HEADER_REASON, reason.as_str())
+}
+
+fn with_text(mut status: Status, header: &'static str, value: &str) -> Status {
+    // A host name that is no header value is left out: the hint is a help, not a promise.
+    if let Ok(value) = value.parse() {
+        status.metadata_mut().insert(header, value);
+    }
+    status
+}
+
+fn text<'a>(metadata: &'a MetadataMap, header: &str) -> Option<&'a str> {
+    metadata.get(header)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the other end sees: the status after a journey through HTTP headers.
+    fn travelled(status: Status) -> Status {
+        Status::from_header_map(status.into_http::<tonic::body::Body>().headers()).unwrap()
+    }
+
+    #[test]
+    fn a_failed_condition_carries_the_present_revision_as_a_typed_detail() {
+        for present in [0, 1, 7, u64::MAX] {
+            let status = travelled(condition_failed(present));
+            assert_eq!(status.code(), Code::FailedPrecondition);
+            assert_eq!(Reason::of(&status), Some(Reason::ConditionFailed));
+            assert_eq!(present_revision_of(&status), Some(present));
+            assert_eq!(Outcome::of(&status), None);
+        }
+    }
+
+    #[test]
+    fn every_reason_survives_the_journey() {
+        let all = [condition_failed(1), session_expired(), out_of_window(3), store_full(9)];
+        let read: Vec<_> = all.into_iter().map(|status| Reason::of(&travelled(status)).unwrap()).collect();
+        assert_eq!(read, Reason::ALL);
+        assert_eq!(Reason::of(&Status::failed_precondition("of another kind")), None);
+    }
+
+    #[test]
+    fn not_executed_names_the_leader_and_unknown_does_not_claim_anything() {
+        let status = travelled(not_executed("not the leader", Some("node-2.mokv:5690")));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(
+            (Outcome::of(&status), leader_of(&status)),
+            (Some(Outcome::None), Some("node-2.mokv:5690"))
+        );
+        assert_eq!(leader_of(&travelled(not_executed("no leader", None))), None);
+        assert_eq!(Outcome::of(&travelled(unknown("the forward broke"))), Some(Outcome::Unknown));
+    }
+
+    #[test]
+    fn none_is_believed_with_unavailable_only() {
+        let odd = with_text(Status::internal("oops"), HEADER_OUTCOME, "none");
+        assert_eq!(Outcome::of(&travelled(odd)), None);
+        assert_eq!(Outcome::of(&Status::unavailable("a proxy says so")), None);
+    }
+
+    #[test]
+    fn revisions_travel_with_errors_and_with_replies() {
+        assert_eq!(revision_of(travelled(key_not_found(42)).metadata()), Some(42));
+        let mut metadata = MetadataMap::new();
+        set_revision(&mut metadata, u64::MAX);
+        assert_eq!(revision_of(&metadata), Some(u64::MAX));
+    }
+
+    #[test]
+    fn garbage_in_details_and_headers_reads_as_nothing() {
+        let status = Status::with_details(Code::FailedPrecondition, "?", vec![0xff; 9].into());
+        assert_eq!(present_revision_of(&status), None);
+        let hint = not_executed("?", Some("line\nbreak:1"));
+        assert_eq!(leader_of(&hint), None);
+        assert_eq!(revision_of(with_text(unknown("?"), HEADER_REVISION, "ten").metadata()), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! One call from beginning to end: which node, how often, until when, and what it came to.
+//!
+//! Invariants: no call outlives its deadline; every request tells the node how long it may take; a write without a
+//! name is never sent again once its first byte may have left. What to conclude is decided in `retry`, whom to ask
+//! in `picker`; this is the loop around them.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mokv_proto::api::admin_client::AdminClient;
+use mokv_proto::api::kv_client::KvClient;
+use mokv_proto::api::{self, SessionWrite};
+use mokv_proto::status;
+use mokv_proto::tonic::{Request, Response, Status, Streaming};
+
+use super::Inner;
+use super::connection::{Channel, Endpoint};
+use super::error::Error;
+use super::picker::Purpose;
+use super::retry::{self, Backoff, Next, Resend, Verdict};
+use crate::rt::time::timeout_at;
+use crate::rt::{self, random};
+
+/// The largest message taken from a node.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// A request that knows its method.
+pub(super) trait Call: Clone + Send + Sync + 'static {
+    /// What it is answered with.
+    type Reply: Send;
+
+    /// Sends it.
+    fn send(
+        channel: Channel,
+        request: Request<Self>,
+    ) -> impl Future<Output = Result<Response<Self::Reply>, Status>> + Send;
+}
+
+/// A write that can be named.
+pub(super) trait NamedWrite: Call {
+    /// Gives it its name.
+    fn set_name(&mut self, name: SessionWrite);
+}
+
+macro_rules! calls {
+    ($($stub:ident :: $method:ident ($request:ty) -> $reply:ty;)*) => {$(
+        impl Call for $request {
+            type Reply = $reply;
+
+            async fn send(
+                channel: Channel,
+                request: Request<Self>,
+            ) -> Result<Response<Self::Reply>, Status> {
+                let origin = http::Uri::from_static("http://mokv");
+                let mut stub = $stub::with_origin(channel, origin)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES);
+                stub.$method(request).await
+            }
+        }
+    )*};
+}
+
+calls! {
+    KvClient::get(api::GetRequest) -> api::GetResponse;
+    KvClient::set(api::SetRequest) -> api::SetResponse;
+    KvClient::delete(api::DeleteRequest) -> api::DeleteResponse;
+    KvClient::list(api::ListRequest) -> Streaming<api::GetResponse>;
+    KvClient::get_servers(api::GetServersRequest) -> api::GetServersResponse;
+    KvClient::open_session(api::OpenSessionRequest) -> api::OpenSessionResponse;
+    KvClient::close_session(api::CloseSessionRequest) -> api::CloseSessionResponse;
+    AdminClient::status(api::StatusRequest) -> api::StatusResponse;
+    AdminClient::transfer_leader(api::TransferLeaderRequest) -> api::TransferLeaderResponse;
+    AdminClient::remove_member(api::RemoveMemberRequest) -> api::RemoveMemberResponse;
+    AdminClient::snapshot(api::SnapshotRequest) -> api::SnapshotResponse;
+    AdminClient::configure(api::ConfigureRequest) -> api::ConfigureResponse;
+}
+
+impl NamedWrite for api::SetRequest {
+    fn set_name(&mut self, name: SessionWrite) {
+        self.session = Some(name);
+    }
+}
+
+impl NamedWrite for api::DeleteRequest {
+    fn set_name(&mut self, name: SessionWrite) {
+        self.session = Some(name);
+    }
+}
+
+/// Until when a call may go on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    total: Duration,
+}
+
+impl Deadline {
+    /// From now on.
+    pub(super) fn after(total: Duration) -> Deadline {
+        Deadline { at: rt::now() + total, total }
+    }
+
+    /// The instant.
+    pub(super) fn at(self) -> Instant {
+        self.at
+    }
+
+    /// For one attempt of several: a part of the whole, so that a silent node leaves time for another.
+    fn share(self) -> Instant {
+        self.at.min(rt::now() + self.total / 3)
+    }
+}
+
+/// The rounds of one call over the nodes.
+struct Rounds<'a> {
+    inner: &'a Inner,
+    purpose: Purpose,
+    deadline: Deadline,
+    tried: BTreeSet<String>,
+    rounds: u32,
+    /// What the last attempt came to, in words.
+    last: String,
+}
+
+impl<'a> Rounds<'a> {
+    fn new(inner: &'a Inner, purpose: Purpose, deadline: Deadline) -> Rounds<'a> {
+        let last = "no node was asked".to_owned();
+        Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last }
+    }
+
+    /// The next node; waits a little when all have been asked. `None` when the deadline has passed.
+    async fn next(&mut self) -> Option<Arc<Endpoint>> {
+        loop {
+            let now = rt::now();
+            if now >= self.deadline.at {
+                return None;
+            }
+            if let Some(endpoint) = self.inner.topology.pick(self.purpose, &self.tried) {
+                self.tried.insert(endpoint.address().to_owned());
+                return Some(endpoint);
+            }
+            self.tried.clear();
+            self.rounds += 1;
+            let wait = Backoff::ROUND.after(self.rounds, random::random_u64());
+            rt::sleep_until((now + wait).min(self.deadline.at)).await;
+        }
+    }
+
+    fn failed(&mut self, endpoint: &Endpoint, status: &Status) {
+        self.last = describe(endpoint, status);
+        self.inner.refresh_soon();
+    }
+
+    fn exhausted(&self, what: &str) -> String {
+        format!("{what} within {:?}; the last attempt: {}", self.deadline.total, self.last)
+    }
+}
+
+fn describe(endpoint: &Endpoint, status: &Status) -> String {
+    format!("{}: {}", endpoint.address(), status.message())
+}
+
+/// How a write to the leader ended without success.
+pub(super) enum WriteFailure {
+    /// Tell the caller.
+    Error(Error),
+    /// The session is gone and the write was certainly not executed under it.
+    SessionLost,
+}
+
+impl Inner {
+    /// One request to one node. `until` bounds the wait here; the node is told `allowed`.
+    pub(super) async fn attempt<C: Call>(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        call: C,
+        until: Instant,
+        allowed: Instant,
+    ) -> Result<Response<C::Reply>, Status> {
+        let channel = match timeout_at(until, endpoint.channel()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(why)) => {
+                endpoint.failed();
+                return Err(status::not_executed(format!("cannot connect: {why}"), None));
+            }
+            Err(rt::time::Elapsed) => {
+                endpoint.failed();
+                return Err(status::not_executed("cannot connect in time", None));
+            }
+        };
+        let since = rt::now();
+        let _in_flight = endpoint.begin();
+        let mut request = Request::new(call);
+        request.set_timeout(allowed.saturating_duration_since(since));
+        match timeout_at(until, C::send(channel, request)).await {
+            Ok(Ok(response)) => {
+                endpoint.answered(since);
+                if let Some(revision) = status::revision_of(response.metadata()) {
+                    self.saw(revision);
+                }
+                Ok(response)
+            }
+            Ok(Err(status)) => {
+                if retry::is_node_failure(&status) {
+                    endpoint.failed();
+                } else {
+                    endpoint.answered(since);
+                }
+                if let Some(revision) = status::revision_of(status.metadata()) {
+                    self.saw(revision);
+                }
+                Err(status)
+            }
+            Err(rt::time::Elapsed) => {
+                endpoint.timed_out(since);
+                Err(status::unknown("no answer in time"))
+            }
+        }
+    }
+
+    /// A read: asks one node after the other until one answers. `allowed`: how long the answer itself may take, if
+    /// that is longer than the deadline (a stream).
+    pub(super) async fn read<C: Call>(
+        &self,
+        call: &C,
+        purpose: Purpose,
+        deadline: Deadline,
+        allowed: Option<Instant>,
+    ) -> Result<Response<C::Reply>, ReadFailure> {
+        let mut rounds = Rounds::new(self, purpose, deadline);
+        while let Some(endpoint) = rounds.next().await {
+            let until = deadline.share();
+            match self.attempt(&endpoint, call.clone(), until, allowed.unwrap_or(until)).await {
+                Ok(response) => return Ok(response),
+                Err(status) => {
+                    self.hear_of_leader(&status);
+                    if let Some(error) = retry::after_read(&status) {
+                        return Err(ReadFailure { error, status: Some(status) });
+                    }
+                    rounds.failed(&endpoint, &status);
+                }
+            }
+        }
+        let error = Error::Unavailable(rounds.exhausted("no node served the read"));
+        Err(ReadFailure { error, status: None })
+    }
+
+    /// A write, or anything else that is the leader's to do. `in_doubt` says at every moment, also when this future
+    /// is dropped, whether the write may have been executed unnoticed.
+    pub(super) async fn write<C: Call>(
+        &self,
+        call: &C,
+        resend: Resend,
+        deadline: Deadline,
+        in_doubt: &mut bool,
+    ) -> Result<C::Reply, WriteFailure> {
+        let mut rounds = Rounds::new(self, Purpose::Write, deadline);
+        while let Some(endpoint) = rounds.next().await {
+            let until = match resend {
+                Resend::Safe => deadline.share(),
+                Resend::Never => deadline.at,
+            };
+            let doubt_before = std::mem::replace(in_doubt, true);
+            let status = match self.attempt(&endpoint, call.clone(), until, until).await {
+                Ok(response) => {
+                    *in_doubt = false;
+                    if !self.topology.knows_leader() {
+                        self.refresh_soon();
+                    }
+                    return Ok(response.into_inner());
+                }
+                Err(status) => status,
+            };
+            let verdict = Verdict::of(&status);
+            if matches!(verdict, Verdict::NotExecuted | Verdict::Unknown) {
+                self.topology.doubt_leader(endpoint.address());
+                self.hear_of_leader(&status);
+                rounds.failed(&endpoint, &status);
+            }
+            match retry::after_write(verdict, doubt_before, resend, &describe(&endpoint, &status)) {
+                Next::Return(error) => {
+                    *in_doubt = error.is_unknown();
+                    return Err(WriteFailure::Error(error));
+                }
+                Next::NewSession => {
+                    *in_doubt = false;
+                    return Err(WriteFailure::SessionLost);
+                }
+                Next::Again { in_doubt: now } => *in_doubt = now,
+            }
+        }
+        let why = rounds.exhausted("no node answered the write");
+        Err(WriteFailure::Error(if *in_doubt { Error::Unknown(why) } else { Error::NotExecuted(why) }))
+    }
+
+    /// A write by the name that the session gives it, if the client uses sessions.
+    pub(super) async fn named_write<C: NamedWrite>(
+        self: &Arc<Self>,
+        mut call: C,
+        deadline: Deadline,
+    ) -> Result<C::Reply, Error> {
+        loop {
+            let result = if self.use_sessions {
+                let mut ticket = self.ticket(deadline).await?;
+                call.set_name(ticket.name());
+                let result = self.write(&call, Resend::Safe, deadline, &mut ticket.in_doubt).await;
+                if matches!(result, Err(WriteFailure::SessionLost)) {
+                    self.forget_session(ticket.session());
+                }
+                result
+            } else {
+                self.write(&call, Resend::Never, deadline, &mut false).await
+            };
+            match result {
+                Ok(reply) => return Ok(reply),
+                Err(WriteFailure::Error(error)) => return Err(error),
+                Err(WriteFailure::SessionLost) if self.use_sessions => {}
+                Err(WriteFailure::SessionLost) => {
+                    return Err(Error::Refused("the node asks for a session the write did not name".into()));
+                }
+            }
+        }
+    }
+
+    /// A command for the leader that has no name.
+    pub(super) async fn command<C: Call>(
+        &self,
+        call: &C,
+        resend: Resend,
+        deadline: Deadline,
+    ) -> Result<C::Reply, Error> {
+        match self.write(call, resend, deadline, &mut false).await {
+            Ok(reply) => Ok(reply),
+            Err(WriteFailure::Error(error)) => Err(error),
+            Err(WriteFailure::SessionLost) => Err(Error::NotFound("the session has expired".into())),
+        }
+    }
+
+    /// A question to one particular node, asked once.
+    pub(super) async fn ask<C: Call>(
+        &self,
+        address: &str,
+        call: C,
+        deadline: Deadline,
+    ) -> Result<C::Reply, Error> {
+        let endpoint = self.topology.endpoint(address);
+        match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(retry::after_read(&status)
+                .unwrap_or_else(|| Error::Unavailable(describe(&endpoint, &status)))),
+        }
+    }
+
+    /// Remembers the highest revision seen, for stale reads that never go back.
+    pub(super) fn saw(&self, revision: u64) {
+        self.seen_revision.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    fn hear_of_leader(&self, status: &Status) {
+        if let Some(leader) = status::leader_of(status) {
+            self.topology.learn_leader(leader);
+        }
+    }
+}
+
+/// Why a read failed, with the status of the definite answer if there was one.
+pub(super) struct ReadFailure {
+    pub(super) error: Error,
+    pub(super) status: Option<Status>,
+}

@@ -1,0 +1,228 @@
+//! One node's address and the connection to it: HTTP/2 over the runtime's TCP, shared by all tasks.
+//!
+//! Invariants: at most one attempt to connect at a time, however many calls wait for it; the address is resolved
+//! anew at every attempt; a call that fails here says truthfully whether its first byte may have left. Never retries
+//! and never chooses: that is for the layers above.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use http_body_util::combinators::MapErr;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use mokv_proto::status;
+use mokv_proto::tonic::{Status, body::Body};
+
+use super::retry::Backoff;
+use crate::rt::net::TcpStream;
+use crate::rt::task::HyperExecutor;
+use crate::rt::time::HyperTimer;
+use crate::rt::{self, random, watch};
+
+/// A connection attempt, name resolution included, is given up after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A silent connection is probed after this, and dropped if the probe is not answered in the same time again.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// An older measurement of a node's latency is forgotten, so that it is measured anew.
+const LATENCY_HORIZON: Duration = Duration::from_secs(10);
+
+/// An address with its connection and its health. Cheap while unused.
+pub(super) struct Endpoint {
+    address: String,
+    link: Mutex<Link>,
+    health: Mutex<Health>,
+}
+
+type Connecting = watch::Receiver<Option<Result<Channel, String>>>;
+
+enum Link {
+    Idle,
+    Connecting(Connecting),
+    Ready(Channel),
+}
+
+#[derive(Default)]
+struct Health {
+    failures: u32,
+    set_aside_until: Option<Instant>,
+    in_flight: u32,
+    latency: Option<(Duration, Instant)>,
+    last_answer: Option<Instant>,
+}
+
+impl Endpoint {
+    /// Does not connect yet.
+    pub(super) fn new(address: String) -> Endpoint {
+        Endpoint { address, link: Mutex::new(Link::Idle), health: Mutex::default() }
+    }
+
+    /// `host:port`.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The connection, made if there is none. Waits for an attempt that is under way already.
+    ///
+    /// # Errors
+    /// In words, if the attempt fails: nothing was sent.
+    pub(super) async fn channel(self: &Arc<Self>) -> Result<Channel, String> {
+        let mut connecting = match &mut *self.link() {
+            Link::Ready(channel) if !channel.sender.is_closed() => return Ok(channel.clone()),
+            Link::Connecting(connecting) => connecting.clone(),
+            link => {
+                let (done, connecting) = watch::channel(None);
+                *link = Link::Connecting(connecting.clone());
+                // A task of its own: the caller may give up, the others still wait.
+                rt::spawn(self.clone().connect(done));
+                connecting
+            }
+        };
+        let _ = connecting.wait_for(Option::is_some).await;
+        let result = connecting.borrow().clone();
+        result.unwrap_or_else(|| {
+            // Its runtime dropped the task.
+            *self.link() = Link::Idle;
+            Err("the attempt to connect was abandoned".to_owned())
+        })
+    }
+
+    async fn connect(self: Arc<Self>, done: watch::Sender<Option<Result<Channel, String>>>) {
+        let result = match rt::timeout(CONNECT_TIMEOUT, Channel::connect(&self.address)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(rt::time::Elapsed) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+        };
+        *self.link() = result.clone().map_or(Link::Idle, Link::Ready);
+        done.send(Some(result));
+    }
+
+    /// A call begins; it ends when the guard is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.health().in_flight += 1;
+        InFlight(self.clone())
+    }
+
+    /// A call that began at `since` was answered, well or badly.
+    pub(super) fn answered(&self, since: Instant) {
+        let now = rt::now();
+        let took = now.duration_since(since);
+        let mut health = self.health();
+        health.failures = 0;
+        health.set_aside_until = None;
+        health.last_answer = Some(now);
+        let smoothed = health.recent_latency(now).map_or(took, |before| (before * 7 + took) / 8);
+        health.latency = Some((smoothed, now));
+    }
+
+    /// The node failed: it is left alone for a while, longer at every failure in a row.
+    pub(super) fn failed(&self) {
+        let mut health = self.health();
+        health.failures = health.failures.saturating_add(1);
+        let wait = Backoff::NODE.after(health.failures, random::random_u64());
+        health.set_aside_until = Some(rt::now() + wait);
+    }
+
+    /// A call that began at `since` got no answer in time. A connection that has been silent all the while is not
+    /// used again: after a cut it may take long to come back to life, if ever.
+    pub(super) fn timed_out(&self, since: Instant) {
+        self.failed();
+        if self.health().last_answer.is_none_or(|answer| answer < since) {
+            let mut link = self.link();
+            if matches!(*link, Link::Ready(_)) {
+                *link = Link::Idle;
+            }
+        }
+    }
+
+    /// Until when the node is left alone, how many calls are under way, how fast it answered of late.
+    pub(super) fn condition(&self, now: Instant) -> (Option<Instant>, u32, Option<Duration>) {
+        let health = self.health();
+        (health.set_aside_until, health.in_flight, health.recent_latency(now))
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Health {
+    fn recent_latency(&self, now: Instant) -> Option<Duration> {
+        self.latency.filter(|(_, at)| now.duration_since(*at) < LATENCY_HORIZON).map(|(latency, _)| latency)
+    }
+}
+
+/// A call under way.
+pub(super) struct InFlight(Arc<Endpoint>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.health().in_flight -= 1;
+    }
+}
+
+/// An established connection; what the generated stubs send their requests over.
+#[derive(Clone)]
+pub(crate) struct Channel {
+    sender: SendRequest<Body>,
+}
+
+impl Channel {
+    async fn connect(address: &str) -> std::io::Result<Channel> {
+        let stream = TcpStream::connect(address).await?;
+        let (sender, connection) = Builder::new(HyperExecutor)
+            .timer(HyperTimer)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        // Ends when the connection breaks or the last sender is gone. Its error reaches every call under way.
+        rt::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Channel { sender })
+    }
+}
+
+type ResponseBody = MapErr<Incoming, fn(hyper::Error) -> Status>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<http::Response<ResponseBody>, Status>> + Send>>;
+
+impl tower_service::Service<http::Request<Body>> for Channel {
+    type Response = http::Response<ResponseBody>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    /// Always ready: a closed connection is told by [`Self::call`], which can say that nothing was sent.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
+        let response = self.sender.try_send_request(request);
+        Box::pin(async move {
+            match response.await {
+                Ok(response) => Ok(response.map(|body| body.map_err(broken as fn(_) -> _))),
+                // hyper hands the request back only if it was never put on the connection.
+                Err(error) if error.message().is_some() => {
+                    Err(status::not_executed("the connection was closed before the request was sent", None))
+                }
+                Err(error) => Err(broken(error.into_error())),
+            }
+        })
+    }
+}
+
+/// The connection broke after the request left, or may have.
+fn broken(error: hyper::Error) -> Status {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    status::unknown(format!("the connection broke before the answer was complete: {error}{cause}"))
+}

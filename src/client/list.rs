@@ -1,0 +1,129 @@
+//! A listing: keys and values of one revision, streamed in byte order of the keys.
+//!
+//! Invariants: all entries of a [`Listing`] belong to one revision, each comes once and in order, also when the node
+//! that streams them fails half way: the rest is asked from another node at the same revision, or the listing fails.
+
+use std::time::Instant;
+
+use mokv_proto::api;
+use mokv_proto::status;
+use mokv_proto::tonic::Streaming;
+
+use super::call::Deadline;
+use super::error::Error;
+use super::{Client, Consistency, KeyValue, retry, text};
+use crate::rt;
+use crate::rt::time::timeout_at;
+
+/// What to list; everything by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListOptions {
+    /// Only keys that begin with this.
+    pub prefix: Vec<u8>,
+    /// Only keys after this one, in byte order: the last key of the page before.
+    pub start_after: Vec<u8>,
+    /// At most this many keys; 0: no limit.
+    pub limit: u64,
+    /// Leave the values out.
+    pub keys_only: bool,
+    /// How fresh; linearizable by default.
+    pub consistency: Consistency,
+    /// Go on with the revision of an earlier page; 0: the newest.
+    pub at_revision: u64,
+}
+
+/// A listing under way. Dropping it ends it.
+pub struct Listing {
+    client: Client,
+    request: api::ListRequest,
+    consistency: Consistency,
+    revision: u64,
+    end: Instant,
+    /// `None`: the end was reached.
+    stream: Option<Streaming<api::GetResponse>>,
+}
+
+impl Listing {
+    pub(super) async fn open(client: Client, options: ListOptions) -> Result<Listing, Error> {
+        let request = api::ListRequest {
+            prefix: text("the prefix", &options.prefix)?,
+            start_after: text("the key to start after", &options.start_after)?,
+            limit: options.limit,
+            keys_only: options.keys_only,
+            consistency: options.consistency.wire(),
+            min_revision: client.min_revision(options.consistency),
+            at_revision: options.at_revision,
+        };
+        let end = rt::now() + client.list_timeout;
+        let consistency = options.consistency;
+        let mut listing = Listing { client, request, consistency, revision: 0, end, stream: None };
+        listing.revision = listing.connect().await?;
+        Ok(listing)
+    }
+
+    /// The revision of the store that is listed; give it as `at_revision` for the next page.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The next entry; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::RevisionGone`] if the listing was interrupted and no node retains its revision any more,
+    /// [`Error::Unavailable`] if no node went on with it in time. A listing that failed has no more entries.
+    pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
+        loop {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let until = self.end.min(rt::now() + self.client.timeout);
+            let status = match timeout_at(until, stream.message()).await {
+                Ok(Ok(Some(entry))) => return Ok(Some(self.deliver(entry))),
+                Ok(Ok(None)) => {
+                    self.stream = None;
+                    return Ok(None);
+                }
+                Ok(Err(status)) => status,
+                Err(rt::time::Elapsed) => status::unknown("the listing stalled"),
+            };
+            self.stream = None;
+            if let Some(error) = retry::after_read(&status) {
+                return Err(error);
+            }
+            if rt::now() >= self.end {
+                let within = self.client.list_timeout;
+                return Err(Error::Unavailable(format!("the listing was not complete within {within:?}")));
+            }
+            self.request.at_revision = self.revision;
+            self.connect().await?;
+        }
+    }
+
+    fn deliver(&mut self, entry: api::GetResponse) -> KeyValue {
+        self.request.start_after.clone_from(&entry.key);
+        if self.request.limit > 0 {
+            self.request.limit -= 1;
+            if self.request.limit == 0 {
+                self.stream = None; // A limit of 0 would mean no limit.
+            }
+        }
+        entry.into()
+    }
+
+    /// Opens the stream at what is still wanted; the revision it has.
+    async fn connect(&mut self) -> Result<u64, Error> {
+        let inner = &self.client.inner;
+        let deadline = Deadline::after(self.client.timeout);
+        let response = inner
+            .read(&self.request, self.consistency.purpose(), deadline, Some(self.end))
+            .await
+            .map_err(|failure| failure.error)?;
+        let revision = status::revision_of(response.metadata()).unwrap_or(0);
+        self.stream = Some(response.into_inner());
+        Ok(revision)
+    }
+}
+
+impl std::fmt::Debug for Listing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listing").field("revision", &self.revision).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,423 @@
+//! The client library: the only way into a node for the command line and for every simulated client.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), mokv::client::Error> {
+//! use mokv::client::{Client, ReadOptions, WriteOptions};
+//!
+//! let client = Client::builder().endpoints(["127.0.0.1:5690"]).build()?;
+//! let written = client.set("greeting", "hello", WriteOptions::default()).await?;
+//! let read = client.get("greeting", ReadOptions::default()).await?;
+//! assert!(read.revision >= written.revision);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It knows the members and the leader, sends writes to the leader and reads to the followers, tries again what
+//! is safe to try again until the deadline, and tells apart what failed, what was never executed and what is
+//! unknown (SAFETY B). By default writes belong to a session and are applied exactly once, however often they had
+//! to be sent. One client's stale reads never go back in time.
+//!
+//! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is
+//! what is known of the cluster, `connection` a node's address and the connection to it; `session` names writes;
+//! `refresh` asks for news of the cluster; `list` pages through a listing.
+//!
+//! Stands on `rt` and the wire contract alone: it knows nothing of nodes, logs or maps.
+
+mod call;
+mod connection;
+mod error;
+mod list;
+mod opening;
+mod picker;
+mod refresh;
+mod retry;
+mod session;
+mod topology;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+pub use error::Error;
+pub use list::{ListOptions, Listing};
+use mokv_proto::api;
+use mokv_proto::status;
+use mokv_proto::tonic::Code;
+
+/// A change of replicated settings; absent fields stay as they are.
+pub use mokv_proto::api::ConfigureRequest as SettingsChange;
+/// Replicated settings, as they stand.
+pub use mokv_proto::api::ConfigureResponse as Settings;
+/// A member of the cluster: name, gRPC address, role.
+pub use mokv_proto::api::Server;
+/// How one node is, seen from itself.
+pub use mokv_proto::api::StatusResponse as NodeStatus;
+
+use call::Deadline;
+use opening::Sessions;
+use picker::Purpose;
+use refresh::Refresher;
+use retry::Resend;
+use topology::Topology;
+
+/// How fresh a read has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// Sees every write that was answered before the read was sent.
+    #[default]
+    Linearizable,
+    /// Answered at once from one node's memory: may be old, without bound, but never older than what this client
+    /// has seen before.
+    Stale,
+}
+
+impl Consistency {
+    fn purpose(self) -> Purpose {
+        match self {
+            Consistency::Linearizable => Purpose::LinearizableRead,
+            Consistency::Stale => Purpose::StaleRead,
+        }
+    }
+
+    fn wire(self) -> i32 {
+        match self {
+            Consistency::Linearizable => api::Consistency::Linearizable as i32,
+            Consistency::Stale => api::Consistency::Stale as i32,
+        }
+    }
+}
+
+/// How to read one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    /// How fresh; linearizable by default.
+    pub consistency: Consistency,
+}
+
+/// How to write one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteOptions {
+    /// Write only if the key's mod revision is this; 0: only if the key does not exist. `None`: whatever is there.
+    pub if_revision: Option<u64>,
+}
+
+/// A key with its value and its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// Empty in a listing of keys only.
+    pub value: Bytes,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// The revision that wrote this value; what `if_revision` is compared with.
+    pub mod_revision: u64,
+    /// How often the key was written since it was created, starting at 1.
+    pub version: u64,
+}
+
+impl From<api::GetResponse> for KeyValue {
+    fn from(entry: api::GetResponse) -> KeyValue {
+        KeyValue {
+            key: entry.key.into(),
+            value: entry.value,
+            create_revision: entry.create_revision,
+            mod_revision: entry.mod_revision,
+            version: entry.version,
+        }
+    }
+}
+
+/// The answer to a read of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The store's revision the read was made at.
+    pub revision: u64,
+    /// `None`: the key does not exist.
+    pub entry: Option<KeyValue>,
+}
+
+/// The answer to a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The store's revision that this write made; the key's new mod revision.
+    pub revision: u64,
+}
+
+/// The answer to a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deleted {
+    /// The store's revision after it; deleting an absent key takes none.
+    pub revision: u64,
+    /// Whether a key was there to be deleted.
+    pub existed: bool,
+}
+
+/// Makes a [`Client`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    endpoints: Vec<String>,
+    timeout: Duration,
+    list_timeout: Duration,
+    sessions: bool,
+}
+
+impl Builder {
+    /// Addresses to begin with, `host:port`; one node that answers is enough. Names are resolved anew at every
+    /// connection.
+    pub fn endpoints<I>(mut self, endpoints: I) -> Builder
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// How long one call may take in all, retries included; 5 s by default. A listing may be silent for as long.
+    pub fn timeout(mut self, timeout: Duration) -> Builder {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long a whole listing may take; 60 s by default.
+    pub fn list_timeout(mut self, timeout: Duration) -> Builder {
+        self.list_timeout = timeout;
+        self
+    }
+
+    /// Whether writes belong to a session and are applied exactly once; true by default. Without, a write is sent
+    /// once, and [`Error::Unknown`] is more frequent.
+    pub fn sessions(mut self, sessions: bool) -> Builder {
+        self.sessions = sessions;
+        self
+    }
+
+    /// The client. Connects to nobody yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without an endpoint, or if one is not `host:port`.
+    pub fn build(self) -> Result<Client, Error> {
+        if self.endpoints.is_empty() {
+            return Err(Error::Invalid("a client needs at least one endpoint, as host:port".into()));
+        }
+        for endpoint in &self.endpoints {
+            let port = endpoint.rsplit_once(':').and_then(|(host, port)| {
+                port.parse::<u16>().ok().filter(|port| !host.is_empty() && *port > 0)
+            });
+            if port.is_none() {
+                return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port")));
+            }
+        }
+        let inner = Inner {
+            topology: Topology::new(self.endpoints),
+            seen_revision: AtomicU64::new(0),
+            use_sessions: self.sessions,
+            sessions: Mutex::new(Sessions::default()),
+            refresher: Refresher::default(),
+        };
+        Ok(Client { inner: Arc::new(inner), timeout: self.timeout, list_timeout: self.list_timeout })
+    }
+}
+
+/// A client of one cluster. Clones share connections, session and everything learned; they are cheap.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+    timeout: Duration,
+    list_timeout: Duration,
+}
+
+/// What clones share.
+struct Inner {
+    topology: Topology,
+    seen_revision: AtomicU64,
+    use_sessions: bool,
+    sessions: Mutex<Sessions>,
+    refresher: Refresher,
+}
+
+impl Client {
+    /// Begins to describe a client.
+    pub fn builder() -> Builder {
+        Builder {
+            endpoints: Vec::new(),
+            timeout: Duration::from_secs(5),
+            list_timeout: Duration::from_secs(60),
+            sessions: true,
+        }
+    }
+
+    /// The same client with another deadline per call.
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client { timeout, ..self.clone() }
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that cannot exist, [`Error::Unavailable`] if no node could serve it in time.
+    pub async fn get(&self, key: impl AsRef<[u8]>, options: ReadOptions) -> Result<Read, Error> {
+        let request = api::GetRequest {
+            key: text("the key", key.as_ref())?,
+            consistency: options.consistency.wire(),
+            min_revision: self.min_revision(options.consistency),
+        };
+        self.inner.keep_informed();
+        let deadline = Deadline::after(self.timeout);
+        match self.inner.read(&request, options.consistency.purpose(), deadline, None).await {
+            Ok(response) => {
+                let entry = response.into_inner();
+                self.inner.saw(entry.revision);
+                Ok(Read { revision: entry.revision, entry: Some(entry.into()) })
+            }
+            Err(failure) => match failure.status {
+                Some(status) if status.code() == Code::NotFound => {
+                    Ok(Read { revision: status::revision_of(status.metadata()).unwrap_or(0), entry: None })
+                }
+                _ => Err(failure.error),
+            },
+        }
+    }
+
+    /// Writes one key.
+    ///
+    /// # Errors
+    /// [`Error::ConditionFailed`], [`Error::Invalid`] and [`Error::ResourceExhausted`] are definite;
+    /// [`Error::NotExecuted`] is safe to send again; [`Error::Unknown`] may have been executed.
+    pub async fn set(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        options: WriteOptions,
+    ) -> Result<Written, Error> {
+        let request = api::SetRequest {
+            key: text("the key", key.as_ref())?,
+            value: value.into(),
+            if_revision: options.if_revision,
+            session: None,
+        };
+        self.inner.keep_informed();
+        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        self.inner.saw(reply.revision);
+        Ok(Written { revision: reply.revision })
+    }
+
+    /// Deletes one key; deleting an absent key is fine.
+    ///
+    /// # Errors
+    /// As [`Client::set`].
+    pub async fn delete(&self, key: impl AsRef<[u8]>, options: WriteOptions) -> Result<Deleted, Error> {
+        let request = api::DeleteRequest {
+            key: text("the key", key.as_ref())?,
+            if_revision: options.if_revision,
+            session: None,
+        };
+        self.inner.keep_informed();
+        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        self.inner.saw(reply.revision);
+        Ok(Deleted { revision: reply.revision, existed: reply.existed })
+    }
+
+    /// Lists keys and values of one revision, in byte order of the keys.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a prefix that cannot exist, [`Error::RevisionGone`] if `at_revision` is no longer
+    /// retained, [`Error::Unavailable`] if no node could serve it in time.
+    pub async fn list(&self, options: ListOptions) -> Result<Listing, Error> {
+        self.inner.keep_informed();
+        Listing::open(self.clone(), options).await
+    }
+
+    /// The members of the cluster, as a node knows them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node answered in time.
+    pub async fn servers(&self) -> Result<Vec<Server>, Error> {
+        self.inner.keep_informed();
+        self.inner.ask_for_members(Deadline::after(self.timeout)).await
+    }
+
+    /// How the node at `address` (`host:port`) is, seen from itself. Asked once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it did not answer in time.
+    pub async fn status(&self, address: &str) -> Result<NodeStatus, Error> {
+        self.inner.ask(address, api::StatusRequest {}, Deadline::after(self.timeout)).await
+    }
+
+    /// Lets the node at `address` (`host:port`) write a snapshot now; the log index it covers. Asked once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it did not answer in time; it may be writing it all the same.
+    pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
+        let reply = self.inner.ask(address, api::SnapshotRequest {}, Deadline::after(self.timeout)).await?;
+        Ok(reply.index)
+    }
+
+    /// Hands leadership to the member named `to`, or to the most up-to-date voter; the new leader's name.
+    ///
+    /// # Errors
+    /// As [`Client::set`]; [`Error::NotFound`] if there is no such member.
+    pub async fn transfer_leader(&self, to: Option<&str>) -> Result<String, Error> {
+        let request = api::TransferLeaderRequest { to: to.unwrap_or_default().to_owned() };
+        Ok(self.command(request, Resend::Never).await?.leader)
+    }
+
+    /// Takes the member `name` out of the cluster for good; its node id, which is never admitted again.
+    ///
+    /// # Errors
+    /// As [`Client::set`]; [`Error::NotFound`] if there is no such member.
+    pub async fn remove_member(&self, name: &str) -> Result<u64, Error> {
+        Ok(self.command(api::RemoveMemberRequest { name: name.to_owned() }, Resend::Never).await?.node_id)
+    }
+
+    /// Changes replicated settings; as they stand afterwards.
+    ///
+    /// # Errors
+    /// As [`Client::set`].
+    pub async fn configure(&self, change: SettingsChange) -> Result<Settings, Error> {
+        self.command(change, Resend::Never).await
+    }
+
+    /// Closes the session, so that the cluster need not remember its answers. Call it when all writes have
+    /// returned; the client can still be used, and opens another session at its next write.
+    ///
+    /// # Errors
+    /// If no node confirmed it in time: the cluster will forget the session by itself, later.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.inner.close_session(Deadline::after(self.timeout)).await
+    }
+
+    /// The highest revision of the store this client has seen.
+    pub fn seen_revision(&self) -> u64 {
+        self.inner.seen_revision.load(Ordering::Relaxed)
+    }
+
+    async fn command<C: call::Call>(&self, request: C, resend: Resend) -> Result<C::Reply, Error> {
+        self.inner.keep_informed();
+        self.inner.command(&request, resend, Deadline::after(self.timeout)).await
+    }
+
+    fn min_revision(&self, consistency: Consistency) -> u64 {
+        match consistency {
+            Consistency::Linearizable => 0,
+            Consistency::Stale => self.seen_revision(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// Keys are bytes in the store; UTF-8 is a rule of `api.KV`.
+fn text(what: &str, bytes: &[u8]) -> Result<String, Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(Error::Invalid(format!("{what} is not UTF-8, which api.KV asks for"))),
+    }
+}

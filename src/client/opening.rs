@@ -1,0 +1,139 @@
+//! Opens, renews and closes the client's session on the wire.
+//!
+//! Invariants: at most one session is being opened at a time; it is opened by the first write, not before. A session
+//! that lost its use is closed when its last write has returned, and forgotten whether that succeeds or not: the
+//! cluster evicts what nobody uses.
+
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use mokv_proto::api;
+
+use super::Inner;
+use super::call::Deadline;
+use super::error::Error;
+use super::retry::Resend;
+use super::session::{Begin, Session, Ticket};
+use crate::rt::time::timeout_at;
+use crate::rt::{self, watch};
+
+/// Opening and closing take at most this long.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+type Opening = watch::Receiver<Option<Result<(), Error>>>;
+
+/// The session in use and the one being opened.
+#[derive(Default)]
+pub(super) struct Sessions {
+    current: Option<Arc<Session>>,
+    opening: Option<Opening>,
+}
+
+enum Step {
+    Begin(Arc<Session>),
+    Wait(Opening),
+}
+
+impl Inner {
+    /// Names a write: opens a session if there is none, and waits for room in it.
+    pub(super) async fn ticket(self: &Arc<Self>, deadline: Deadline) -> Result<Ticket, Error> {
+        let late = |what: &str| Error::NotExecuted(format!("{what} before the deadline"));
+        loop {
+            match self.step() {
+                Step::Begin(session) => match session.begin() {
+                    Begin::Ticket(ticket) => return Ok(ticket),
+                    Begin::Wait(room) => match timeout_at(deadline.at(), room).await {
+                        Ok(Ok(ticket)) => return Ok(ticket),
+                        Ok(Err(_)) => self.retire(&session),
+                        Err(rt::time::Elapsed) => return Err(late("the session's window was not free")),
+                    },
+                    Begin::Blocked => self.retire(&session),
+                },
+                Step::Wait(mut opening) => {
+                    let opened = timeout_at(deadline.at(), opening.wait_for(Option::is_some)).await;
+                    if opened.is_err() {
+                        return Err(late("no session could be opened"));
+                    }
+                    match &*opening.borrow() {
+                        Some(Ok(())) => {}
+                        // Nothing of the write itself was sent.
+                        Some(Err(Error::Unknown(why) | Error::NotExecuted(why))) => {
+                            return Err(Error::NotExecuted(format!("no session could be opened: {why}")));
+                        }
+                        Some(Err(error)) => return Err(error.clone()),
+                        None => return Err(Error::NotExecuted("the client is being torn down".into())),
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(self: &Arc<Self>) -> Step {
+        let mut sessions = self.sessions();
+        if let Some(session) = &sessions.current {
+            return Step::Begin(session.clone());
+        }
+        if let Some(opening) = &sessions.opening {
+            return Step::Wait(opening.clone());
+        }
+        let (done, opening) = watch::channel(None);
+        sessions.opening = Some(opening.clone());
+        // A task of its own: the caller may give up, the others still wait.
+        rt::spawn(self.clone().open_session(done));
+        Step::Wait(opening)
+    }
+
+    async fn open_session(self: Arc<Self>, done: watch::Sender<Option<Result<(), Error>>>) {
+        let request = api::OpenSessionRequest {};
+        // A session opened twice unnoticed does no harm: nobody uses it and it is evicted.
+        let result = self.command(&request, Resend::Safe, Deadline::after(TIMEOUT)).await;
+        let mut sessions = self.sessions();
+        sessions.opening = None;
+        let result = result.map(|reply| {
+            sessions.current = Some(Session::new(reply.session, reply.window));
+        });
+        drop(sessions);
+        done.send(Some(result));
+    }
+
+    /// The cluster does not know the session any more.
+    pub(super) fn forget_session(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions();
+        if sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            sessions.current = None;
+        }
+    }
+
+    /// The session takes no more writes: the next one opens another, this one is closed when it is drained.
+    fn retire(self: &Arc<Self>, session: &Arc<Session>) {
+        let mut sessions = self.sessions();
+        if !sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            return; // Another write has retired it already.
+        }
+        sessions.current = None;
+        drop(sessions);
+        let (inner, drained, id) = (Arc::downgrade(self), session.drained(), session.id());
+        rt::spawn(async move {
+            let _ = drained.await;
+            if let Some(inner) = inner.upgrade() {
+                let request = api::CloseSessionRequest { session: id };
+                let _ = inner.command(&request, Resend::Safe, Deadline::after(TIMEOUT)).await;
+            }
+        });
+    }
+
+    /// Closes the session in use.
+    pub(super) async fn close_session(&self, deadline: Deadline) -> Result<(), Error> {
+        let current = self.sessions().current.take();
+        let Some(session) = current else { return Ok(()) };
+        let request = api::CloseSessionRequest { session: session.id() };
+        match self.command(&request, Resend::Safe, deadline).await {
+            Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().expect("no code panics while it holds this lock")
+    }
+}

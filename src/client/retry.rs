@@ -1,0 +1,221 @@
+//! What to do after an attempt: pure decisions, no clock, no network.
+//!
+//! Invariants (SAFETY B1, B2): a write whose outcome is unknown is sent again only under the same name (session
+//! and sequence) or if repeating it is harmless; and once an outcome was unknown, nothing but the log's own answer
+//! makes it known again.
+
+use std::time::Duration;
+
+use mokv_proto::status::{self, Outcome, Reason};
+use mokv_proto::tonic::{Code, Status};
+
+use super::error::Error;
+
+/// What a failed attempt to write means by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The log's own answer. It settles what was in doubt before.
+    Answered(Error),
+    /// The node did nothing and would refuse again. It says nothing of earlier attempts.
+    Refused(Error),
+    /// Certainly not executed by this attempt: worth another one.
+    NotExecuted,
+    /// The session does not know the write: not executed by this attempt, and the session is of no more use.
+    SessionLost,
+    /// May have been executed, or may yet be.
+    Unknown,
+}
+
+impl Verdict {
+    /// Reads a status. Whatever does not say otherwise is unknown.
+    pub(super) fn of(status: &Status) -> Verdict {
+        match Outcome::of(status) {
+            Some(Outcome::None) => return Verdict::NotExecuted,
+            Some(Outcome::Unknown) => return Verdict::Unknown,
+            None => {}
+        }
+        match Reason::of(status) {
+            Some(Reason::ConditionFailed) => {
+                return match status::present_revision_of(status) {
+                    Some(present_revision) => Verdict::Answered(Error::ConditionFailed { present_revision }),
+                    None => Verdict::Answered(Error::Refused(status.message().to_owned())),
+                };
+            }
+            Some(Reason::StoreFull) => {
+                return Verdict::Answered(Error::ResourceExhausted(status.message().to_owned()));
+            }
+            Some(Reason::SessionExpired | Reason::OutOfWindow) => return Verdict::SessionLost,
+            None => {}
+        }
+        Error::refusal(status).map_or(Verdict::Unknown, Verdict::Refused)
+    }
+}
+
+/// Whether a write may be sent again after its first byte left and no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resend {
+    /// Never: it would be applied twice.
+    Never,
+    /// Yes: it has a name by which it is applied once, or repeating it does no harm.
+    Safe,
+}
+
+/// What to do next with a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Tell the caller.
+    Return(Error),
+    /// Try again under the same name; `in_doubt` from now on.
+    Again {
+        /// An attempt so far had an unknown outcome.
+        in_doubt: bool,
+    },
+    /// Certainly not executed under this session: name it anew in a new one.
+    NewSession,
+}
+
+/// Decides after a failed attempt. `in_doubt`: an earlier attempt of the same write had an unknown outcome.
+pub(super) fn after_write(verdict: Verdict, in_doubt: bool, resend: Resend, why: &str) -> Next {
+    match verdict {
+        Verdict::Answered(error) => Next::Return(error),
+        Verdict::Refused(error) if !in_doubt => Next::Return(error),
+        Verdict::SessionLost if !in_doubt => Next::NewSession,
+        Verdict::Refused(_) | Verdict::SessionLost => Next::Return(Error::Unknown(why.to_owned())),
+        Verdict::NotExecuted => Next::Again { in_doubt },
+        Verdict::Unknown if resend == Resend::Safe => Next::Again { in_doubt: true },
+        Verdict::Unknown => Next::Return(Error::Unknown(why.to_owned())),
+    }
+}
+
+/// A definite answer to a read; `None`: worth asking another node.
+pub(super) fn after_read(status: &Status) -> Option<Error> {
+    if Outcome::of(status).is_some() {
+        return None;
+    }
+    match status.code() {
+        Code::Aborted => Some(Error::RevisionGone(status.message().to_owned())),
+        _ => Error::refusal(status),
+    }
+}
+
+/// Whether the status speaks against the node itself, so that it should be left alone for a while.
+pub(super) fn is_node_failure(status: &Status) -> bool {
+    status::leader_of(status).is_none()
+        && matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Internal
+                | Code::Cancelled
+                | Code::DataLoss
+        )
+}
+
+/// Waiting times that double up to a bound, half of each at random, so that clients do not come back in step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    base: Duration,
+    cap: Duration,
+}
+
+impl Backoff {
+    /// Between rounds over all nodes of one call: short enough to notice a new leader soon.
+    pub(super) const ROUND: Backoff =
+        Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(500) };
+    /// For how long a failing node is left alone.
+    pub(super) const NODE: Backoff =
+        Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
+
+    /// The wait after `failures` (at least 1) in a row.
+    pub(super) fn after(self, failures: u32, random: u64) -> Duration {
+        let doubled = self.base.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let full = doubled.min(self.cap);
+        let half = full / 2;
+        half + Duration::from_nanos(random % (half.as_nanos() as u64 + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_verdict() -> impl Strategy<Value = Verdict> {
+        prop_oneof![
+            Just(Verdict::Answered(Error::ConditionFailed { present_revision: 3 })),
+            Just(Verdict::Refused(Error::Invalid("no".into()))),
+            Just(Verdict::NotExecuted),
+            Just(Verdict::SessionLost),
+            Just(Verdict::Unknown),
+        ]
+    }
+
+    proptest! {
+        /// Plays any sequence of attempts and checks what may follow an unknown one.
+        #[test]
+        fn doubt_is_never_forgotten_and_nothing_nameless_is_sent_twice(
+            verdicts in proptest::collection::vec(any_verdict(), 1..12),
+            named in any::<bool>(),
+        ) {
+            let resend = if named { Resend::Safe } else { Resend::Never };
+            let mut in_doubt = false;
+            let mut was_unknown = false;
+            for verdict in verdicts {
+                was_unknown |= verdict == Verdict::Unknown;
+                match after_write(verdict.clone(), in_doubt, resend, "why") {
+                    Next::Return(error) => {
+                        let settled = matches!(verdict, Verdict::Answered(_));
+                        prop_assert_eq!(error.is_unknown(), was_unknown && !settled);
+                        return Ok(());
+                    }
+                    Next::Again { in_doubt: now } => {
+                        prop_assert!(named || !was_unknown, "sent twice without a name");
+                        prop_assert_eq!(now, was_unknown);
+                        in_doubt = now;
+                    }
+                    Next::NewSession => {
+                        prop_assert!(!was_unknown, "renamed while in doubt");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn backoff_grows_stays_within_its_bounds_and_never_overflows(failures in 1u32.., random: u64) {
+            let wait = Backoff::NODE.after(failures, random);
+            prop_assert!(wait >= Backoff::NODE.base / 2 && wait <= Backoff::NODE.cap);
+        }
+    }
+
+    #[test]
+    fn only_what_is_said_for_certain_is_certain() {
+        assert_eq!(Verdict::of(&status::not_executed("elsewhere", None)), Verdict::NotExecuted);
+        for doubtful in [
+            Status::unavailable("a proxy says so"),
+            Status::deadline_exceeded("late"),
+            Status::internal("oops"),
+            Status::cancelled("reset"),
+            Status::aborted("?"),
+            status::unknown("the forward broke"),
+        ] {
+            assert_eq!(Verdict::of(&doubtful), Verdict::Unknown, "{doubtful:?}");
+        }
+        assert_eq!(Verdict::of(&status::session_expired()), Verdict::SessionLost);
+        assert_eq!(Verdict::of(&status::out_of_window(2)), Verdict::SessionLost);
+        assert_eq!(
+            Verdict::of(&status::condition_failed(7)),
+            Verdict::Answered(Error::ConditionFailed { present_revision: 7 })
+        );
+        assert!(matches!(Verdict::of(&Status::invalid_argument("key")), Verdict::Refused(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn reads_move_on_unless_the_answer_is_definite() {
+        assert!(after_read(&Status::internal("oops")).is_none());
+        assert!(after_read(&status::not_executed("no leader", None)).is_none());
+        assert!(matches!(after_read(&status::revision_gone(3)), Some(Error::RevisionGone(_))));
+        assert!(matches!(after_read(&Status::invalid_argument("key")), Some(Error::Invalid(_))));
+    }
+}

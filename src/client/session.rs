@@ -1,0 +1,304 @@
+//! Sessions: names for writes, so that a write is applied once however often it is sent (SAFETY B2).
+//!
+//! Invariants: a sequence is used for one write only; no write is sent with a sequence beyond the window above the
+//! lowest unanswered one; a write given up in doubt stays unanswered for as long as its session lives, so the answer
+//! kept for it cannot be taken for another's. Opening and closing on the wire belongs to the caller.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mokv_proto::api::SessionWrite;
+use tokio::sync::oneshot;
+
+/// Which sequences are unanswered. Pure.
+#[derive(Debug)]
+struct Window {
+    size: u64,
+    next: u64,
+    /// True: given up in doubt.
+    unanswered: BTreeMap<u64, bool>,
+}
+
+/// Whether the next write fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Here is its sequence.
+    Sequence(u64),
+    /// Not before the lowest unanswered write is answered.
+    Full,
+    /// Never again: the lowest unanswered write was given up.
+    Blocked,
+}
+
+impl Window {
+    fn new(size: u64) -> Window {
+        Window { size: size.max(1), next: 1, unanswered: BTreeMap::new() }
+    }
+
+    fn begin(&mut self) -> Room {
+        if let Some((&lowest, &given_up)) = self.unanswered.first_key_value()
+            && self.next - lowest >= self.size
+        {
+            return if given_up { Room::Blocked } else { Room::Full };
+        }
+        let sequence = self.next;
+        self.next += 1;
+        self.unanswered.insert(sequence, false);
+        Room::Sequence(sequence)
+    }
+
+    fn lowest_unanswered(&self) -> u64 {
+        self.unanswered.first_key_value().map_or(self.next, |(&lowest, _)| lowest)
+    }
+
+    fn end(&mut self, sequence: u64, in_doubt: bool) {
+        let ended =
+            if in_doubt { self.unanswered.insert(sequence, true) } else { self.unanswered.remove(&sequence) };
+        assert_eq!(ended, Some(false), "a write ends once");
+    }
+
+    fn is_drained(&self) -> bool {
+        self.unanswered.values().all(|&given_up| given_up)
+    }
+}
+
+/// An open session.
+pub(super) struct Session {
+    id: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    window: Window,
+    /// Writes that wait for room, in the order they came. As many as the callers make at a time.
+    waiting: VecDeque<oneshot::Sender<Ticket>>,
+    /// Told when nothing is under way any more.
+    drained: Option<oneshot::Sender<()>>,
+}
+
+/// What [`Session::begin`] says.
+pub(super) enum Begin {
+    /// The write has its name.
+    Ticket(Ticket),
+    /// There will be room; an error means that this session has none any more.
+    Wait(oneshot::Receiver<Ticket>),
+    /// This session takes no more writes: open another.
+    Blocked,
+}
+
+impl Session {
+    /// As the cluster opened it.
+    pub(super) fn new(id: u64, window: u64) -> Arc<Session> {
+        let state = State { window: Window::new(window), waiting: VecDeque::new(), drained: None };
+        Arc::new(Session { id, state: Mutex::new(state) })
+    }
+
+    /// Its id.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Names a write.
+    pub(super) fn begin(self: &Arc<Self>) -> Begin {
+        let mut state = self.state();
+        let room = if state.waiting.is_empty() { state.window.begin() } else { Room::Full };
+        match room {
+            Room::Sequence(sequence) => {
+                Begin::Ticket(Ticket { session: self.clone(), sequence, in_doubt: false })
+            }
+            Room::Full => {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.push_back(sender);
+                Begin::Wait(receiver)
+            }
+            Room::Blocked => Begin::Blocked,
+        }
+    }
+
+    /// Resolves when no write is under way; those given up do not count.
+    pub(super) fn drained(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        if state.window.is_drained() {
+            let _ = sender.send(());
+        } else {
+            state.drained = Some(sender);
+        }
+        receiver
+    }
+
+    fn end(self: &Arc<Self>, sequence: u64, in_doubt: bool) {
+        let mut state = self.state();
+        state.window.end(sequence, in_doubt);
+        if state.window.is_drained()
+            && let Some(drained) = state.drained.take()
+        {
+            let _ = drained.send(());
+        }
+        drop(state);
+        self.admit();
+    }
+
+    /// Gives room to those who wait.
+    fn admit(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state();
+            // Callers that gave up waiting.
+            while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                state.waiting.pop_front();
+            }
+            if state.waiting.is_empty() {
+                return;
+            }
+            match state.window.begin() {
+                Room::Full => return,
+                Room::Blocked => {
+                    let disappointed = std::mem::take(&mut state.waiting);
+                    drop(state);
+                    drop(disappointed);
+                    return;
+                }
+                Room::Sequence(sequence) => {
+                    let waiting = state.waiting.pop_front();
+                    drop(state);
+                    let ticket = Ticket { session: self.clone(), sequence, in_doubt: false };
+                    // If the caller has just gone the ticket comes back and ends here, never sent.
+                    let _ = waiting.map(|waiting| waiting.send(ticket));
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// The name of one write. Dropping it ends the write: given up if it is in doubt, else answered or never sent.
+pub(super) struct Ticket {
+    session: Arc<Session>,
+    sequence: u64,
+    /// The write may have been executed and no answer is known.
+    pub(super) in_doubt: bool,
+}
+
+impl Ticket {
+    /// Whose write it is.
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The name as it travels.
+    pub(super) fn name(&self) -> SessionWrite {
+        SessionWrite {
+            session: self.session.id,
+            sequence: self.sequence,
+            lowest_unanswered: self.session.state().window.lowest_unanswered(),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.session.end(self.sequence, self.in_doubt);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn ticket(session: &Arc<Session>) -> Ticket {
+        match session.begin() {
+            Begin::Ticket(ticket) => ticket,
+            Begin::Wait(_) | Begin::Blocked => panic!("there is room"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_window_waits_for_its_lowest_write_in_order() {
+        let session = Session::new(7, 2);
+        let (first, second) = (ticket(&session), ticket(&session));
+        assert_eq!(first.name(), SessionWrite { session: 7, sequence: 1, lowest_unanswered: 1 });
+        let Begin::Wait(mut third) = session.begin() else { panic!("the window is full") };
+        drop(second);
+        assert!(third.try_recv().is_err(), "1 is unanswered, so 3 lies beyond a window of 2");
+        let Begin::Wait(fourth) = session.begin() else { panic!("3 comes first") };
+        drop(first);
+        let third = third.await.unwrap();
+        assert_eq!(third.name(), SessionWrite { session: 7, sequence: 3, lowest_unanswered: 3 });
+        assert_eq!(fourth.await.unwrap().name().sequence, 4);
+    }
+
+    #[tokio::test]
+    async fn a_write_given_up_stays_unanswered_until_it_ends_the_session() {
+        let session = Session::new(7, 3);
+        let (mut lost, mut other) = (ticket(&session), ticket(&session));
+        (lost.in_doubt, other.in_doubt) = (true, false);
+        drop(lost);
+        drop(other);
+        assert_eq!(ticket(&session).name().lowest_unanswered, 1);
+        assert!(matches!(session.begin(), Begin::Blocked));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_behind_a_write_that_is_given_up_are_sent_away() {
+        let session = Session::new(7, 1);
+        let mut lost = ticket(&session);
+        let Begin::Wait(waiting) = session.begin() else { panic!("the window is full") };
+        let drained = session.drained();
+        lost.in_doubt = true;
+        drop(lost);
+        assert!(waiting.await.is_err());
+        drained.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_no_longer_waits_does_not_cost_the_others_their_turn() {
+        let session = Session::new(7, 1);
+        let first = ticket(&session);
+        let Begin::Wait(gone) = session.begin() else { panic!("the window is full") };
+        let Begin::Wait(patient) = session.begin() else { panic!("the window is full") };
+        drop(gone);
+        drop(first);
+        assert_eq!(patient.await.unwrap().name().sequence, 2);
+    }
+
+    proptest! {
+        /// Against a model that holds every sequence ever given out.
+        #[test]
+        fn the_window_is_never_overrun_and_no_sequence_is_used_twice(
+            size in 1u64..5,
+            steps in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..4), 1..60),
+        ) {
+            let mut window = Window::new(size);
+            let (mut used, mut open, mut given_up) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            for (which, action) in steps {
+                if action < 2 {
+                    let lowest = window.lowest_unanswered();
+                    match window.begin() {
+                        Room::Sequence(sequence) => {
+                            prop_assert!(used.insert(sequence));
+                            open.insert(sequence);
+                            prop_assert!(sequence < lowest + size);
+                        }
+                        Room::Full => prop_assert!(open.contains(&lowest)),
+                        Room::Blocked => prop_assert!(given_up.contains(&lowest)),
+                    }
+                } else if !open.is_empty() {
+                    let sequence = *which.get(&open.iter().copied().collect::<Vec<_>>());
+                    open.remove(&sequence);
+                    window.end(sequence, action == 2);
+                    if action == 2 {
+                        given_up.insert(sequence);
+                    }
+                }
+                let lowest = open.iter().chain(&given_up).min().copied();
+                prop_assert_eq!(window.lowest_unanswered(), lowest.unwrap_or(window.next));
+                prop_assert_eq!(window.is_drained(), open.is_empty());
+            }
+        }
+    }
+}

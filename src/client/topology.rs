@@ -1,0 +1,204 @@
+//! What the client knows of the cluster: members, leader, and an endpoint for every address.
+//!
+//! Invariants: the addresses the user gave are never forgotten; an older answer never takes the leader away that a
+//! newer hint named; endpoints are kept for known addresses alone, so nobody can make them grow without bound. Does
+//! no IO: it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mokv_proto::api::Server;
+
+use super::connection::Endpoint;
+use super::picker::{self, Node, Purpose, Role};
+use crate::rt;
+
+/// Shared by all tasks of a client.
+pub(super) struct Topology {
+    state: Mutex<State>,
+}
+
+struct State {
+    seeds: Vec<String>,
+    members: Vec<Server>,
+    leader: Option<String>,
+    /// Counts what was heard of the leader.
+    leader_news: u64,
+    endpoints: BTreeMap<String, Arc<Endpoint>>,
+    rotation: usize,
+}
+
+/// How much was known of the leader when a question was asked; see [`Topology::learn`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AsOf(u64);
+
+impl Topology {
+    /// Knows the addresses the user gave and nothing else.
+    pub(super) fn new(seeds: Vec<String>) -> Topology {
+        let state = State {
+            seeds,
+            members: Vec::new(),
+            leader: None,
+            leader_news: 0,
+            endpoints: BTreeMap::new(),
+            rotation: 0,
+        };
+        state.seeds.first().expect("the builder refuses a client without endpoints");
+        let topology = Topology { state: Mutex::new(state) };
+        topology.state().settle();
+        topology
+    }
+
+    /// The endpoint to ask next, none of `tried`; `None` when all have been tried.
+    pub(super) fn pick(&self, purpose: Purpose, tried: &BTreeSet<String>) -> Option<Arc<Endpoint>> {
+        let mut state = self.state();
+        if tried.is_empty() {
+            state.rotation = state.rotation.wrapping_add(1);
+        }
+        let now = rt::now();
+        let endpoints: Vec<&Arc<Endpoint>> = state.endpoints.values().collect();
+        let nodes: Vec<Node> = endpoints
+            .iter()
+            .map(|endpoint| {
+                let (set_aside_until, in_flight, latency) = endpoint.condition(now);
+                Node {
+                    role: state.role(endpoint.address()),
+                    tried: tried.contains(endpoint.address()),
+                    set_aside_until,
+                    in_flight,
+                    latency,
+                }
+            })
+            .collect();
+        picker::pick(purpose, &nodes, state.rotation, now).map(|index| endpoints[index].clone())
+    }
+
+    /// The endpoint of one address, known or not.
+    pub(super) fn endpoint(&self, address: &str) -> Arc<Endpoint> {
+        let known = self.state().endpoints.get(address).cloned();
+        known.unwrap_or_else(|| Arc::new(Endpoint::new(address.to_owned())))
+    }
+
+    /// Taken before the question, given back with the answer.
+    pub(super) fn as_of(&self) -> AsOf {
+        AsOf(self.state().leader_news)
+    }
+
+    /// Takes in a list of members that was asked for `as_of`.
+    pub(super) fn learn(&self, as_of: AsOf, members: &[Server]) {
+        if members.is_empty() {
+            return; // A node that is still forming its cluster knows nobody.
+        }
+        let mut state = self.state();
+        state.members = members.iter().filter(|member| !member.rpc_addr.is_empty()).cloned().collect();
+        if as_of.0 == state.leader_news {
+            let leader = state.members.iter().find(|member| member.is_leader);
+            state.leader = leader.map(|member| member.rpc_addr.clone());
+        }
+        state.settle();
+    }
+
+    /// A node named the leader's address.
+    pub(super) fn learn_leader(&self, address: &str) {
+        let mut state = self.state();
+        state.leader_news += 1;
+        if state.leader.as_deref() != Some(address) {
+            state.leader = Some(address.to_owned());
+            state.settle();
+        }
+    }
+
+    /// The node at `address` did not behave as a leader does.
+    pub(super) fn doubt_leader(&self, address: &str) {
+        let mut state = self.state();
+        if state.leader.as_deref() == Some(address) {
+            state.leader_news += 1;
+            state.leader = None;
+            state.settle();
+        }
+    }
+
+    /// Whether writes know where to go.
+    pub(super) fn knows_leader(&self) -> bool {
+        self.state().leader.is_some()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl State {
+    fn role(&self, address: &str) -> Role {
+        if self.leader.as_deref() == Some(address) {
+            return Role::Leader;
+        }
+        match self.members.iter().find(|member| member.rpc_addr == address) {
+            Some(member) if member.is_learner => Role::Learner,
+            Some(_) => Role::Follower,
+            None => Role::Seed,
+        }
+    }
+
+    /// Keeps an endpoint for every known address and for no other. Calls under way keep theirs.
+    fn settle(&mut self) {
+        let members = self.members.iter().map(|member| &member.rpc_addr);
+        let known: BTreeSet<String> = self.seeds.iter().chain(members).chain(&self.leader).cloned().collect();
+        self.endpoints.retain(|address, _| known.contains(address));
+        for address in known {
+            self.endpoints
+                .entry(address)
+                .or_insert_with_key(|address| Arc::new(Endpoint::new(address.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(address: &str, is_leader: bool) -> Server {
+        Server { id: address.to_owned(), rpc_addr: address.to_owned(), is_leader, ..Server::default() }
+    }
+
+    fn known(topology: &Topology) -> Vec<String> {
+        topology.state().endpoints.keys().cloned().collect()
+    }
+
+    fn first_for_write(topology: &Topology) -> String {
+        topology.pick(Purpose::Write, &BTreeSet::new()).unwrap().address().to_owned()
+    }
+
+    #[test]
+    fn seeds_are_never_forgotten_and_strangers_do_not_pile_up() {
+        let topology = Topology::new(vec!["seed:1".into()]);
+        for number in 0..100 {
+            topology.learn_leader(&format!("hint:{number}"));
+        }
+        assert_eq!(known(&topology), ["hint:99", "seed:1"]);
+        topology.learn(topology.as_of(), &[member("a:1", false), member("b:1", true)]);
+        assert_eq!(known(&topology), ["a:1", "b:1", "seed:1"]);
+        assert_eq!(first_for_write(&topology), "b:1");
+    }
+
+    #[test]
+    fn an_old_list_does_not_overrule_a_newer_hint() {
+        let topology = Topology::new(vec!["a:1".into(), "b:1".into()]);
+        let asked = topology.as_of();
+        topology.learn_leader("b:1");
+        topology.learn(asked, &[member("a:1", true), member("b:1", false)]);
+        assert_eq!(first_for_write(&topology), "b:1");
+        topology.learn(topology.as_of(), &[member("a:1", true), member("b:1", false)]);
+        assert_eq!(first_for_write(&topology), "a:1");
+        topology.doubt_leader("a:1");
+        assert!(!topology.knows_leader());
+    }
+
+    #[test]
+    fn a_cluster_still_forming_does_not_empty_what_is_known() {
+        let topology = Topology::new(vec!["a:1".into()]);
+        topology.learn(topology.as_of(), &[member("b:1", true)]);
+        topology.learn(topology.as_of(), &[]);
+        assert_eq!(first_for_write(&topology), "b:1");
+    }
+}
