@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use check::time as parse_time;
+pub use check::{any_bytes as parse_bytes, time as parse_time};
 pub use layers::{ConfigError, Given, Layer, Source, environment, flags};
 use settings::{CONFIG_FILE, Kind, Setting};
 

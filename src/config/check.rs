@@ -150,14 +150,24 @@ pub(super) fn count(text: &str, least: u64, most: u64) -> Result<u64, Refusal> {
 
 const BYTE_UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
-pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<u64, Refusal> {
+/// A number of bytes: digits, and a unit if there is one.
+///
+/// # Errors
+/// What a user has to write instead.
+pub fn any_bytes(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, unit) = BYTE_UNITS
         .iter()
         .find_map(|(unit, size)| Some((lower.strip_suffix(&unit.to_ascii_lowercase())?, *size)))
         .unwrap_or((lower.as_str(), 1));
-    let Some(number) = digits.trim_end().parse::<u64>().ok().and_then(|number| number.checked_mul(unit))
-    else {
+    let number = digits.trim_end().parse::<u64>().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| format!("'{text}' is not a number of bytes, such as 65536, 64KiB, 1MiB or 2GiB"))
+}
+
+pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<u64, Refusal> {
+    let Ok(number) = any_bytes(text) else {
         return refuse(
             format!("'{text}' is not a number of bytes"),
             "write it as 65536, 64KiB, 1MiB or 2GiB",
