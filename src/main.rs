@@ -1,3 +1,7 @@
 //! The `mokv` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mokv::cli::run(std::env::args_os())
+}

@@ -5,6 +5,7 @@
 //! is the only place in `src` where `cfg(madsim)` stands.
 
 pub mod net;
+pub mod process;
 pub mod random;
 pub mod task;
 pub mod time;

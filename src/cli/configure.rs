@@ -1,0 +1,58 @@
+//! `mokv configure`: the settings that all nodes share, because they decide what a write comes to.
+
+use clap::Args;
+use serde_json::json;
+
+use super::connect::Connect;
+use super::failure::Failure;
+use super::output::Output;
+use crate::client::SettingsChange;
+use crate::config::parse_bytes;
+
+/// Change the settings that all nodes share, or show them
+///
+/// They are part of the replicated state, so every node applies them at the same position of the log. Without
+/// a flag nothing changes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mokv configure                            shows them
+  mokv configure --max-store-bytes 2GiB")]
+pub struct Configure {
+    /// Most client sessions kept at a time; the least recently used one makes room
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_sessions: Option<u64>,
+    /// Most bytes of keys and values in the store; 0: no bound
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_store_bytes: Option<u64>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl Configure {
+    /// Changes what was given.
+    ///
+    /// # Errors
+    /// If the change failed or has an unknown outcome.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.connect.client()?;
+        let change =
+            SettingsChange { max_sessions: self.max_sessions, max_store_bytes: self.max_store_bytes };
+        let settings = client
+            .configure(change)
+            .await
+            .map_err(|error| self.connect.failure("configure the cluster", error))?;
+        let mut output = Output::new();
+        if self.connect.json {
+            let (sessions, bytes) = (settings.max_sessions, settings.max_store_bytes);
+            return output.json(&json!({ "max_sessions": sessions, "max_store_bytes": bytes }));
+        }
+        output.table(
+            &["SETTING", "VALUE"],
+            [
+                vec!["max-sessions".to_owned(), settings.max_sessions.to_string()],
+                vec!["max-store-bytes".to_owned(), settings.max_store_bytes.to_string()],
+            ],
+        )
+    }
+}

@@ -1,0 +1,167 @@
+//! The way from a command to the cluster: which nodes to ask and for how long, and what a failed call means to a
+//! person.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::mpsc;
+
+use super::failure::Failure;
+use crate::client::{Builder, Client, Error, NodeStatus};
+use crate::config::parse_time;
+use crate::rt;
+
+/// The node that is asked when none is named.
+pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:8400";
+
+/// Least time for a whole listing, which may be long although each of its parts is quick.
+const LIST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Flags of every command that talks to a cluster.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Nodes to ask, comma-separated; one that answers is enough, the others are found through it
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = DEFAULT_ENDPOINT)]
+    pub endpoints: Vec<String>,
+    /// How long to try, all in all
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    pub timeout: Duration,
+    /// Write JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Connect {
+    /// A client of these nodes. Connects to nobody yet.
+    ///
+    /// # Errors
+    /// If an endpoint is not `HOST:PORT`.
+    pub fn client(&self) -> Result<Client, Failure> {
+        self.build(Client::builder())
+    }
+
+    /// A client whose writes are sent once and belong to no session.
+    ///
+    /// # Errors
+    /// If an endpoint is not `HOST:PORT`.
+    pub fn client_without_session(&self) -> Result<Client, Failure> {
+        self.build(Client::builder().sessions(false))
+    }
+
+    fn build(&self, builder: Builder) -> Result<Client, Failure> {
+        let list_timeout = self.timeout.max(LIST_PATIENCE);
+        let builder = builder.endpoints(self.endpoints.iter().cloned()).timeout(self.timeout);
+        builder.list_timeout(list_timeout).build().map_err(|error| {
+            Failure::usage(format!("--endpoints: {error}"), "write HOST:PORT, several with commas between")
+        })
+    }
+
+    /// What it means to the user that `action` (such as "read 'greeting'") failed so.
+    pub fn failure(&self, action: &str, error: Error) -> Failure {
+        let what = format!("cannot {action} (asked {}): {error}", self.endpoints.join(", "));
+        match error {
+            Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
+            Error::ConditionFailed { .. } => {
+                Failure::error(what, "read the key again with 'mokv get --json' and decide anew")
+            }
+            Error::NotExecuted(_) => {
+                Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
+            }
+            Error::Unknown(_) => Failure::error(what, "read what is there now, then decide"),
+            Error::Invalid(_) => Failure::error(what, "nothing was changed: correct the request"),
+            Error::ResourceExhausted(_) => {
+                Failure::error(what, "nothing was changed: delete keys or raise the limit")
+            }
+            Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
+            Error::Unavailable(_) => Failure::error(
+                what,
+                "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
+            ),
+            Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
+        }
+    }
+
+    /// The RPC addresses of all members as the cluster knows them; the endpoints themselves while there is no
+    /// cluster to ask.
+    pub async fn all_nodes(&self, client: &Client) -> Vec<String> {
+        match client.servers().await {
+            Ok(servers) if !servers.is_empty() => servers.into_iter().map(|server| server.rpc_addr).collect(),
+            _ => self.endpoints.clone(),
+        }
+    }
+}
+
+/// Tells in `news` the name of each new leader, asking every `interval`. Runs until nobody listens.
+///
+/// A leader counts when it says itself that it leads; of two, which a partition can bring about for a while, the
+/// one of the higher term.
+pub async fn watch_leader(endpoints: Vec<String>, interval: Duration, news: mpsc::Sender<String>) {
+    let client = Client::builder()
+        .endpoints(endpoints.iter().cloned())
+        .timeout(interval)
+        .build()
+        .expect("the addresses are our own");
+    let mut known = None;
+    loop {
+        let answers = endpoints.iter().map(|address| client.status(address));
+        let answers = futures_util::future::join_all(answers).await;
+        let leader = leader(answers.iter().flatten()).map(|status| (status.term, status.name.clone()));
+        if leader.is_some() && leader != known {
+            let (_, name) = leader.clone().expect("it was just looked at");
+            if news.send(name).await.is_err() {
+                return;
+            }
+            known = leader;
+        }
+        rt::sleep(interval).await;
+    }
+}
+
+fn leader<'a>(answers: impl Iterator<Item = &'a NodeStatus>) -> Option<&'a NodeStatus> {
+    answers.filter(|status| status.role == "leader").max_by_key(|status| status.term)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::failure::Exit;
+
+    fn connect(endpoints: &[&str]) -> Connect {
+        let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+        Connect { endpoints, timeout: Duration::from_secs(1), json: false }
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_a_usage_error() {
+        let failure = connect(&["nonsense"]).client().expect_err("it has no port");
+        assert_eq!(failure.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn failures_say_what_was_tried_where_and_what_to_do() {
+        let connect = connect(&["a:1", "b:2"]);
+        let failure = connect.failure("write 'k'", Error::Unknown("the answer never came".into()));
+        assert_eq!(failure.exit(), Exit::Error);
+        let said = failure.to_string();
+        assert!(said.starts_with("cannot write 'k' (asked a:1, b:2): the answer never came"), "{said}");
+        assert!(
+            said.contains("read what is there now"),
+            "an unknown outcome is never called a failure: {said}"
+        );
+        assert_eq!(connect.failure("remove 'n'", Error::NotFound("no 'n'".into())).exit(), Exit::NotFound);
+    }
+
+    #[test]
+    fn of_two_that_say_they_lead_the_higher_term_does() {
+        let status = |name: &str, role: &str, term| NodeStatus {
+            name: name.to_owned(),
+            role: role.to_owned(),
+            term,
+            ..NodeStatus::default()
+        };
+        let answers =
+            [status("old", "leader", 3), status("new", "leader", 4), status("other", "follower", 5)];
+        assert_eq!(leader(answers.iter()).map(|status| status.name.as_str()), Some("new"));
+        assert!(leader(answers[2..].iter()).is_none());
+    }
+}

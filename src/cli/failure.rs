@@ -1,0 +1,98 @@
+//! How a command ends when it does not succeed: what failed, on what, what to do next, and the exit code.
+
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use crate::config::ConfigError;
+
+/// The exit codes of `mokv`, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The command failed.
+    Error = 1,
+    /// The command line or the configuration makes no sense.
+    Usage = 2,
+    /// The key or the member does not exist.
+    NotFound = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    exit: Exit,
+    /// What failed, on what, and why.
+    what: String,
+    /// What to do next.
+    next: String,
+}
+
+impl Failure {
+    /// The command failed.
+    pub fn error(what: impl Into<String>, next: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Error, what: what.into(), next: next.into() }
+    }
+
+    /// What the command was given makes no sense.
+    pub fn usage(what: impl Into<String>, next: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Usage, what: what.into(), next: next.into() }
+    }
+
+    /// What the command names does not exist.
+    pub fn not_found(what: impl Into<String>, next: impl Into<String>) -> Failure {
+        Failure { exit: Exit::NotFound, what: what.into(), next: next.into() }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Tells the user, on stderr; in colour on a terminal only.
+    pub fn print(&self) {
+        const ERROR: Style = AnsiColor::Red.on_default().bold();
+        const NEXT: Style = AnsiColor::Cyan.on_default().bold();
+        anstream::eprintln!("{ERROR}error:{ERROR:#} {}", self.what);
+        anstream::eprintln!(" {NEXT}next:{NEXT:#} {}", self.next);
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.what, self.next)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::usage(format!("{}: {}", error.place, error.problem), error.remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_a_contract() {
+        assert_eq!([Exit::Error as u8, Exit::Usage as u8, Exit::NotFound as u8], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_refused_configuration_is_a_usage_error_with_its_place() {
+        let Err(error) =
+            crate::config::load(&crate::config::flags([("rpc-port", vec!["none".to_owned()])]), |_| None)
+        else {
+            panic!("'none' is no port");
+        };
+        let failure = Failure::from(error);
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(failure.to_string().starts_with("--rpc-port: 'none' is not a port; "));
+    }
+}

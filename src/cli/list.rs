@@ -1,0 +1,117 @@
+//! `mokv list`: keys and values of one revision, in key order.
+
+use clap::Args;
+
+use super::connect::Connect;
+use super::failure::Failure;
+use super::get::{consistency, entry_json};
+use super::output::{Output, escaped, shortened, table};
+use crate::client::{KeyValue, ListOptions, Listing};
+
+/// Rows of a table that are laid out together: columns line up within them, and memory stays bounded.
+const TABLE_ROWS: usize = 500;
+
+/// List keys and values, in byte order of the keys
+///
+/// All of one revision of the store. On a terminal a table, with long values cut. In a pipe one line an entry,
+/// KEY<TAB>VALUE, where tab, newline, carriage return and backslash are written \t \n \r \\ and other control
+/// characters and bytes that are not UTF-8 are written \xHH.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mokv list
+  mokv list --prefix user/ --limit 100
+  mokv list --prefix user/ --limit 100 --start-after user/0100    the next page
+  mokv list --keys-only | wc -l
+  mokv list --json | jq -r 'select(.version > 1) | .key'")]
+pub struct List {
+    /// Only keys that begin with this
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// Only keys after this one: the last key of the page before
+    #[arg(long, value_name = "KEY", default_value = "")]
+    start_after: String,
+    /// At most this many keys; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: u64,
+    /// Leave the values out
+    #[arg(long)]
+    keys_only: bool,
+    /// Go on with the revision of an earlier page, while it is retained
+    #[arg(long, value_name = "REVISION", default_value_t = 0)]
+    at_revision: u64,
+    /// Answer at once from one node's memory, possibly with old values
+    #[arg(long)]
+    stale: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl List {
+    /// Lists.
+    ///
+    /// # Errors
+    /// If the listing failed, also half way.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.connect.client()?;
+        let options = ListOptions {
+            prefix: self.prefix.clone().into_bytes(),
+            start_after: self.start_after.clone().into_bytes(),
+            limit: self.limit,
+            keys_only: self.keys_only,
+            consistency: consistency(self.stale),
+            at_revision: self.at_revision,
+        };
+        let mut listing =
+            client.list(options).await.map_err(|error| self.connect.failure("list the keys", error))?;
+        let mut output = Output::new();
+        if output.is_terminal() && !self.connect.json {
+            return self.write_tables(&mut listing, &mut output).await;
+        }
+        while let Some(entry) = self.next(&mut listing).await? {
+            let mut line = self.line(&entry, listing.revision());
+            line.push('\n');
+            output.bytes(line.as_bytes())?;
+        }
+        output.flush()
+    }
+
+    async fn next(&self, listing: &mut Listing) -> Result<Option<KeyValue>, Failure> {
+        listing.next().await.map_err(|error| self.connect.failure("list all keys", error))
+    }
+
+    fn line(&self, entry: &KeyValue, revision: u64) -> String {
+        if self.connect.json {
+            return entry_json(entry, revision, self.keys_only).to_string();
+        }
+        let key = escaped(&entry.key);
+        if self.keys_only { key } else { format!("{key}\t{}", escaped(&entry.value)) }
+    }
+
+    async fn write_tables(&self, listing: &mut Listing, output: &mut Output) -> Result<(), Failure> {
+        let mut header: &[&str] =
+            if self.keys_only { &["KEY", "REVISION"] } else { &["KEY", "REVISION", "VALUE"] };
+        let mut count = 0;
+        loop {
+            let mut rows = Vec::new();
+            while rows.len() < TABLE_ROWS
+                && let Some(entry) = self.next(listing).await?
+            {
+                let mut row = vec![escaped(&entry.key), entry.mod_revision.to_string()];
+                if !self.keys_only {
+                    row.push(shortened(&entry.value));
+                }
+                rows.push(row);
+            }
+            count += rows.len();
+            let last = rows.len() < TABLE_ROWS;
+            if !rows.is_empty() {
+                output.line(table(header, rows))?;
+                header = &[];
+            }
+            if last {
+                return output.line(format!("({count} keys at revision {})", listing.revision()));
+            }
+        }
+    }
+}

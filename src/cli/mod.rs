@@ -1,0 +1,193 @@
+//! The command line: one file a subcommand, over the node and the client library. Holds no state of its own and
+//! speaks to a cluster through [`crate::client`] alone.
+//!
+//! Exit codes: 0 done, 1 failed, 2 makes no sense as given, 3 not found.
+
+mod configure;
+mod connect;
+mod delete;
+mod dev;
+mod failure;
+mod get;
+mod list;
+mod members;
+mod output;
+mod ports;
+mod serve;
+mod set;
+mod snapshot;
+mod status;
+mod transfer_leader;
+mod wipe;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+
+use crate::config::settings;
+use crate::rt::process::block_on;
+
+/// mökv, a distributed key-value store
+#[derive(Debug, Parser)]
+#[command(
+    name = "mokv",
+    version,
+    max_term_width = 110,
+    arg_required_else_help = true,
+    after_help = "\
+Start here:
+  mokv dev                    a cluster of three on this machine
+  mokv set greeting hello     in another terminal
+  mokv get greeting
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Dev),
+    Serve(Box<serve::Serve>),
+    Get(get::Get),
+    Set(set::Set),
+    Delete(delete::Delete),
+    List(list::List),
+    Members(members::Members),
+    Status(status::Status),
+    TransferLeader(transfer_leader::TransferLeader),
+    Snapshot(snapshot::Snapshot),
+    Configure(configure::Configure),
+}
+
+impl Command {
+    async fn run(self) -> Result<(), Failure> {
+        match self {
+            Command::Dev(dev) => dev.run().await,
+            Command::Serve(serve) => serve.run().await,
+            Command::Get(get) => get.run().await,
+            Command::Set(set) => set.run().await,
+            Command::Delete(delete) => delete.run().await,
+            Command::List(list) => list.run().await,
+            Command::Members(members) => members.run().await,
+            Command::Status(status) => status.run().await,
+            Command::TransferLeader(transfer) => transfer.run().await,
+            Command::Snapshot(snapshot) => snapshot.run().await,
+            Command::Configure(configure) => configure.run().await,
+        }
+    }
+}
+
+/// Parses the command line `args`, the program's name first, and runs it to its end. Ends the process for
+/// `--help`, `--version` and usage errors.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli =
+        Cli::try_parse_from(with_subcommand(args.into_iter().collect())).unwrap_or_else(|error| error.exit());
+    let ended = block_on(cli.command.run()).unwrap_or_else(|error| {
+        let what = format!("cannot start worker threads: {error}");
+        Err(Failure::error(what, "free some memory or raise the limit on processes"))
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            failure.exit().into()
+        }
+    }
+}
+
+/// `mokv --config-file F`, without a subcommand, serves, as the original did: so does any setting's flag.
+fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
+    let first = args.get(1).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));
+    let key = first.map(|flag| flag.split('=').next().unwrap_or(flag));
+    if key.and_then(settings::find).is_some() {
+        args.insert(1, "serve".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+    use crate::config::Source;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_subcommand(line.split(' ').map(OsString::from).collect()))
+    }
+
+    fn served(line: &str) -> crate::config::Layer {
+        match parse(line).unwrap().command {
+            Command::Serve(serve) => serve.into_flags(),
+            other => panic!("{line} must serve, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_subcommand_the_flags_of_serve_serve() {
+        for line in
+            ["mokv --config-file f.yaml", "mokv --config-file=f.yaml", "mokv serve --config-file f.yaml"]
+        {
+            let flags = served(line);
+            assert_eq!(flags["config-file"].words, ["f.yaml"], "{line}");
+            assert_eq!(flags["config-file"].source, Source::Flag);
+        }
+        assert_eq!(parse("mokv --version").unwrap_err().kind(), ErrorKind::DisplayVersion);
+        assert_eq!(parse("mokv --nonsense").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn switches_take_a_value_only_with_an_equals_sign_and_lists_repeat() {
+        let flags = served("mokv serve --bootstrap --start-join-addrs a:1,b:2 --start-join-addrs c:3");
+        assert_eq!(flags["bootstrap"].words, ["true"]);
+        assert_eq!(flags["start-join-addrs"].words, ["a:1,b:2", "c:3"]);
+        assert_eq!(served("mokv serve --bootstrap=false")["bootstrap"].words, ["false"]);
+        assert!(served("mokv serve").is_empty(), "a flag that was not given hides no other source");
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for line in [
+            "mokv",
+            "mokv nonsense",
+            "mokv get",
+            "mokv set key",
+            "mokv serve --rpc-prt 1",
+            "mokv serve --yes",
+            "mokv dev --nodes 0",
+            "mokv get key --timeout 5",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn values_may_look_like_numbers_and_flags_may_follow() {
+        for line in
+            ["mokv set k -5 --json", "mokv set k -", "mokv set --json k v", "mokv members remove n --json"]
+        {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_with_help() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        for setting in settings::SETTINGS {
+            assert!(help.contains(&format!("--{}", setting.key)), "{}", setting.key);
+        }
+    }
+}

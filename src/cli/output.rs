@@ -1,0 +1,187 @@
+//! What commands write to stdout: for people on a terminal, for programs everywhere else. Never panics when the
+//! reader has gone away.
+
+use std::io::{self, IsTerminal, Write};
+
+use base64::Engine;
+use comfy_table::Table;
+use serde_json::{Value as Json, json};
+
+use super::failure::Failure;
+
+/// Most characters of a value in a table.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// stdout of a command.
+pub struct Output {
+    stdout: io::StdoutLock<'static>,
+    /// A person is reading.
+    terminal: bool,
+}
+
+impl Output {
+    /// Takes stdout.
+    pub fn new() -> Output {
+        let stdout = io::stdout().lock();
+        let terminal = stdout.is_terminal();
+        Output { stdout, terminal }
+    }
+
+    /// Whether a person is reading.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.stdout.write_all(bytes).map_err(|error| {
+            // `mokv list | head` has seen enough: not a failure of anybody's.
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                std::process::exit(0);
+            }
+            Failure::error(format!("cannot write to stdout: {error}"), "check where the output goes")
+        })
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
+        self.bytes(text.as_ref().as_bytes())?;
+        self.bytes(b"\n")?;
+        self.flush()
+    }
+
+    /// Writes one JSON value on a line of its own.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn json(&mut self, value: &Json) -> Result<(), Failure> {
+        self.line(value.to_string())
+    }
+
+    /// Writes a table without frames.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn table(
+        &mut self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> Result<(), Failure> {
+        self.line(table(header, rows))
+    }
+
+    /// Hands everything to the reader.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        match self.stdout.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                Err(Failure::error(format!("cannot write to stdout: {error}"), "check where the output goes"))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// Columns under their headings, two spaces apart.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    let columns = table.column_count();
+    for column in 0..columns {
+        table.column_mut(column).expect("it was counted").set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// A value in JSON: always as base64, and as text too where it is UTF-8.
+pub fn json_value(value: &[u8]) -> Json {
+    json!({
+        "text": std::str::from_utf8(value).ok(),
+        "base64": base64::engine::general_purpose::STANDARD.encode(value),
+    })
+}
+
+/// One line of text for any bytes, and back again for sure: tab, newline, carriage return and backslash become
+/// `\t`, `\n`, `\r`, `\\`; other control characters and what is not UTF-8 become `\xHH`.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut line = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\t' => line.push_str("\\t"),
+                '\n' => line.push_str("\\n"),
+                '\r' => line.push_str("\\r"),
+                '\\' => line.push_str("\\\\"),
+                _ if character.is_control() => {
+                    let mut utf8 = [0; 4];
+                    push_hex(&mut line, character.encode_utf8(&mut utf8).as_bytes());
+                }
+                _ => line.push(character),
+            }
+        }
+        push_hex(&mut line, chunk.invalid());
+    }
+    line
+}
+
+fn push_hex(line: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        line.push_str(&format!("\\x{byte:02x}"));
+    }
+}
+
+/// The beginning of a value, as a person wants to see it in a table.
+pub fn shortened(value: &[u8]) -> String {
+    // Four bytes a character at most, so this is enough to find out whether it is too long.
+    let beginning = &value[..value.len().min(4 * SHOWN_CHARACTERS + 4)];
+    let text = escaped(beginning);
+    if beginning.len() == value.len() && text.chars().count() <= SHOWN_CHARACTERS {
+        return text;
+    }
+    let shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
+    format!("{shown}... ({} bytes)", value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_never_breaks_its_line_and_is_told_apart_from_its_escape() {
+        assert_eq!(escaped("a\tb\nc\\n\u{1b}[1m é".as_bytes()), r"a\tb\nc\\n\x1b[1m é");
+        assert_eq!(escaped(b"\xff\x00z"), r"\xff\x00z");
+        assert_ne!(escaped(b"\n"), escaped(br"\n"));
+    }
+
+    #[test]
+    fn long_values_are_cut_and_say_how_long_they_are() {
+        assert_eq!(shortened(b"short"), "short");
+        let long = vec![b'x'; 5000];
+        assert_eq!(shortened(&long), format!("{}... (5000 bytes)", "x".repeat(60)));
+        assert_eq!(shortened("é".repeat(60).as_bytes()), "é".repeat(60));
+    }
+
+    #[test]
+    fn tables_are_plain_columns() {
+        let text =
+            table(&["KEY", "N"], [vec!["a".to_owned(), "1".to_owned()], vec!["long".into(), "22".into()]]);
+        assert_eq!(text, "KEY   N\na     1\nlong  22");
+    }
+
+    #[test]
+    fn json_has_text_only_where_it_is_text() {
+        assert_eq!(json_value(b"hi"), json!({"text": "hi", "base64": "aGk="}));
+        assert_eq!(json_value(b"\xff"), json!({"text": null, "base64": "/w=="}));
+    }
+}

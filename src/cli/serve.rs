@@ -1,0 +1,158 @@
+//! `mokv serve`: runs one node until it is asked to stop.
+
+use std::io::IsTerminal;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+use super::wipe;
+use crate::config::settings::{Kind, SETTINGS};
+use crate::config::{self, Layer, LogFormat, NodeConfig};
+use crate::rt;
+use crate::rt::process::{StopSignals, end_with_parent};
+
+/// Run one node, from flags, environment variables and a YAML file
+///
+/// A value is taken from the flag, else from the environment (MOKV_ and the flag in upper snake case:
+/// MOKV_RPC_PORT), else from the file, else it is the default. SIGTERM and Ctrl-C hand over leadership, finish
+/// the requests under way and stop; a second one stops at once, and loses nothing that was acknowledged.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mokv serve --bootstrap                                   one node, a store of its own
+  mokv serve --config-file node-1.yaml
+  MOKV_LOG_LEVEL=debug mokv serve --config-file node-1.yaml
+  mokv serve --config-file node-1.yaml --wipe              throw its data away, join anew")]
+pub struct Serve {
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Delete this node's data first, after asking. It comes back from the other nodes of the cluster; a cluster
+    /// of one loses everything
+    #[arg(long)]
+    wipe: bool,
+    /// Do not ask before --wipe
+    #[arg(long, requires = "wipe")]
+    yes: bool,
+    /// Stop when the process with this id, which started this one, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    exit_with_parent: Option<u32>,
+}
+
+impl Serve {
+    /// The settings that were given as flags.
+    #[cfg(test)]
+    pub fn into_flags(self) -> Layer {
+        self.settings.0
+    }
+
+    /// Runs the node.
+    ///
+    /// # Errors
+    /// If the configuration is refused, or the node cannot start or has to stop.
+    pub async fn run(self) -> Result<(), Failure> {
+        // Before anything else: from here on the node cannot outlive its parent.
+        if let Some(parent) = self.exit_with_parent {
+            let alive = end_with_parent(parent).map_err(|error| {
+                Failure::error(
+                    format!("cannot follow process {parent}: {error}"),
+                    "start the node without it",
+                )
+            })?;
+            if !alive {
+                return Err(Failure::error(
+                    format!("process {parent}, which started this node, has ended"),
+                    "start the node without --exit-with-parent",
+                ));
+            }
+        }
+        let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
+        start_logging(&config);
+        if self.wipe {
+            wipe::wipe(&config, self.yes).await?;
+        }
+        let mut signals = StopSignals::listen()
+            .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let _signals = rt::task::spawn_guarded(async move {
+            signals.next().await;
+            tracing::info!("asked to stop; a second signal stops at once");
+            // Nobody listens when the node has ended by itself.
+            let _ = stop.send(());
+            signals.next().await;
+            std::process::exit(130);
+        });
+        run_node(config, async move {
+            let _ = stopped.await;
+        })
+        .await
+    }
+}
+
+/// Runs the node until `shutdown` resolves, then hands leadership over, drains requests and syncs.
+async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+    shutdown.await;
+    Err(Failure::error(
+        format!("cannot run node '{}': this build has no node", config.node_name),
+        "use a build that has one",
+    ))
+}
+
+/// The values of the flags that stand for settings. Flags are made from the table of settings.
+#[derive(Debug, Default)]
+pub struct SettingFlags(pub Layer);
+
+impl Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(SETTINGS.iter().map(|setting| {
+            let mut help = setting.help.to_owned();
+            if !setting.default.is_empty() {
+                help.push_str(&format!(" [default: {}]", setting.default));
+            }
+            let arg = Arg::new(setting.key)
+                .long(setting.key)
+                .value_name(setting.kind.placeholder())
+                .help_heading(setting.group.heading())
+                .help(help);
+            match setting.kind {
+                Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+                Kind::HostPorts => arg.action(ArgAction::Append),
+                Kind::Choice(words) => arg.value_parser(PossibleValuesParser::new(words)).ignore_case(true),
+                _ => arg,
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = SETTINGS.iter().filter_map(|setting| {
+            let words = matches.get_many::<String>(setting.key)?;
+            Some((setting.key, words.cloned().collect()))
+        });
+        Ok(SettingFlags(config::flags(given)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.extend(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
+}
+
+/// Log lines go to stderr, in colour on a terminal only.
+fn start_logging(config: &NodeConfig) {
+    let filter = EnvFilter::builder().parse(&config.log_level).expect("the configuration checked it");
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            lines.with_ansi(colour).init();
+        }
+    }
+}

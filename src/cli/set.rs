@@ -1,0 +1,109 @@
+//! `mokv set`: writes one key.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+
+use clap::Args;
+use serde_json::json;
+
+use super::connect::Connect;
+use super::failure::Failure;
+use super::output::Output;
+use crate::client::WriteOptions;
+
+/// Most bytes that are read from stdin: the longest value that any cluster can be set to take.
+const MAX_STDIN_BYTES: u64 = 256 << 20;
+
+/// Write one key
+///
+/// Returns when a majority of the cluster has the write on disk. The write belongs to a session and is applied
+/// exactly once, however often it has to be sent.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mokv set greeting hello
+  mokv set photo - < photo.jpg           the value is what stdin holds, byte by byte
+  mokv set lock me --if-revision 0       only if there is no such key
+  mokv set counter 2 --if-revision 17    only if the key was last written at revision 17")]
+pub struct Set {
+    /// The key, 1 to 4096 bytes
+    key: String,
+    /// The value; '-' reads it from stdin
+    #[arg(allow_negative_numbers = true)]
+    value: OsString,
+    #[command(flatten)]
+    write: Write,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Flags of every command that writes.
+#[derive(Debug, Args)]
+pub struct Write {
+    /// Only if the key's mod revision is this; 0: only if there is no such key
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    /// Send once, without a session: one round trip instead of three, and more often an unknown outcome
+    #[arg(long)]
+    no_session: bool,
+}
+
+impl Write {
+    /// The client for one such write.
+    ///
+    /// # Errors
+    /// If an endpoint is not `HOST:PORT`.
+    pub fn client(&self, connect: &Connect) -> Result<crate::client::Client, Failure> {
+        if self.no_session { connect.client_without_session() } else { connect.client() }
+    }
+
+    /// The options of the write itself.
+    pub fn options(&self) -> WriteOptions {
+        WriteOptions { if_revision: self.if_revision }
+    }
+
+    /// Lets the cluster forget the session. That it could not be told changes nothing for the user: a session
+    /// that is not used is forgotten some day.
+    pub async fn finish(&self, client: &crate::client::Client) {
+        if !self.no_session {
+            let _ = client.close().await;
+        }
+    }
+}
+
+impl Set {
+    /// Writes the key.
+    ///
+    /// # Errors
+    /// If the value cannot be read or the write failed or has an unknown outcome.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.write.client(&self.connect)?;
+        let value = if self.value == "-" { read_stdin()? } else { self.value.into_vec() };
+        let result = client.set(&self.key, value, self.write.options()).await;
+        let written =
+            result.map_err(|error| self.connect.failure(&format!("write '{}'", self.key), error))?;
+        self.write.finish(&client).await;
+        let mut output = Output::new();
+        if self.connect.json {
+            return output.json(&json!({ "key": self.key, "revision": written.revision }));
+        }
+        output.line(format!("revision {}", written.revision))
+    }
+}
+
+fn read_stdin() -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    let read = std::io::stdin().lock().take(MAX_STDIN_BYTES + 1).read_to_end(&mut value);
+    match read {
+        Err(error) => Err(Failure::error(
+            format!("cannot read the value from stdin: {error}"),
+            "give the value as an argument",
+        )),
+        Ok(length) if length as u64 > MAX_STDIN_BYTES => Err(Failure::error(
+            format!("the value on stdin is longer than {MAX_STDIN_BYTES} bytes"),
+            "split it: no cluster takes longer ones",
+        )),
+        Ok(_) => Ok(value),
+    }
+}

@@ -1,0 +1,41 @@
+//! `mokv transfer-leader`: another voter leads from now on.
+
+use clap::Args;
+use serde_json::json;
+
+use super::connect::Connect;
+use super::failure::Failure;
+use super::output::Output;
+
+/// Hand leadership over to another node
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mokv transfer-leader                  to the most up-to-date voter
+  mokv transfer-leader --to node-2")]
+pub struct TransferLeader {
+    /// Name of the node that shall lead
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl TransferLeader {
+    /// Hands over.
+    ///
+    /// # Errors
+    /// If there is no such member, or the transfer failed.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.connect.client()?;
+        let leader = client
+            .transfer_leader(self.to.as_deref())
+            .await
+            .map_err(|error| self.connect.failure("hand over leadership", error))?;
+        let mut output = Output::new();
+        if self.connect.json {
+            return output.json(&json!({ "leader": leader }));
+        }
+        output.line(format!("{leader} leads"))
+    }
+}

@@ -1,0 +1,460 @@
+//! Flags, environment and a YAML file become plain values that were checked once, here.
+//!
+//! One table ([`settings::SETTINGS`]) drives all three and their documentation. A value is taken from the flag,
+//! else the environment (`MOKV_` and the key in upper snake case), else the file, else the default. Every refusal
+//! names the flag, the variable, or file, line and key. No name is resolved and no port is tried here.
+
+mod check;
+mod layers;
+pub mod settings;
+mod yaml;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use check::{any_bytes as parse_bytes, time as parse_time};
+pub use layers::{ConfigError, Given, Layer, Source, environment, flags};
+use settings::{CONFIG_FILE, Kind, Setting};
+
+/// Longest key, in bytes. Not a setting: clients may rely on it.
+pub const MAX_KEY_BYTES: usize = 4096;
+
+/// Room in a request for everything but the value: the longest key, session, framing.
+const REQUEST_OVERHEAD_BYTES: u64 = 8 * 1024;
+
+/// Shortest and longest cluster key, in bytes.
+const CLUSTER_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
+
+/// One node's configuration: every value is possible, and they fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The directory of the log, the snapshots and the identity.
+    pub data_dir: PathBuf,
+    /// The node's name, unique in the cluster; safe as a file name.
+    pub node_name: String,
+    /// Where gossip (UDP) listens. RPC and metrics listen on the same IP address.
+    pub bind_addr: SocketAddr,
+    /// The host (name, or IP address without brackets) that others reach this node at; never unspecified.
+    pub advertise_host: String,
+    /// TCP port of gRPC and Raft.
+    pub rpc_port: u16,
+    /// TCP port of the metrics.
+    pub metrics_port: u16,
+    /// Gossip addresses `host:port` to join through, without doubles; this node's own may be among them.
+    pub start_join_addrs: Vec<String>,
+    /// Form a cluster of one when pristine (SAFETY E2).
+    pub bootstrap: bool,
+    /// Form a cluster of this many pristine nodes (SAFETY E3); at least 1.
+    pub bootstrap_expect: Option<usize>,
+    /// The secret all nodes of the cluster share.
+    pub cluster_key: Option<ClusterKey>,
+    /// The user said by name that listening beyond loopback without a key is fine.
+    pub allow_insecure: bool,
+    /// SIGTERM means leaving for good.
+    pub leave_on_terminate: bool,
+    /// Replicated when this node forms a cluster: most sessions at a time.
+    pub initial_max_sessions: u64,
+    /// Replicated when this node forms a cluster: most bytes of keys and values; 0: no bound.
+    pub initial_max_store_bytes: u64,
+    /// Directives for `tracing_subscriber::EnvFilter`; they parse.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What requests may cost. Flags act at admission only; none decides what a log entry does.
+    pub limits: Limits,
+    /// Log, snapshots, disk.
+    pub storage: StorageConfig,
+    /// The leader's heartbeats.
+    pub heartbeat_interval: Duration,
+    /// The shortest election timeout; the longest is twice this. At least three heartbeats.
+    pub election_timeout: Duration,
+    /// How long an old id must be silent before a newcomer of the same name replaces it.
+    pub replace_silence: Duration,
+}
+
+/// What requests may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest value, in bytes.
+    pub max_value_bytes: usize,
+    /// Largest request that is read, in bytes; a value, a key and their framing fit.
+    pub max_request_bytes: usize,
+    /// Most requests being served at a time.
+    pub max_in_flight_requests: usize,
+    /// Most bytes one List stream sends.
+    pub max_list_bytes: u64,
+    /// Longest time one List stream takes.
+    pub max_list_time: Duration,
+    /// Longest time any other request takes.
+    pub request_timeout: Duration,
+    /// How long a stop waits for requests under way.
+    pub drain_timeout: Duration,
+}
+
+/// Sizes of the log and the snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// A snapshot is taken after this many applied entries.
+    pub snapshot_log_entries: u64,
+    /// Size of one log file, in bytes; at least twice `max_request_bytes`.
+    pub log_segment_bytes: u64,
+    /// Memory for recent entries, in bytes.
+    pub log_cache_bytes: u64,
+    /// Client writes are refused when less is free, in bytes.
+    pub min_free_bytes: u64,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The secret all nodes of a cluster share. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClusterKey(Vec<u8>);
+
+impl ClusterKey {
+    /// The secret.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for ClusterKey {
+    fn from(secret: Vec<u8>) -> Self {
+        ClusterKey(secret)
+    }
+}
+
+impl fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterKey(..)")
+    }
+}
+
+impl NodeConfig {
+    /// The defaults for a node of this name that listens on `bind_addr`; everything else can be set on the value.
+    ///
+    /// # Panics
+    /// If the name is not a node name, or the address is unspecified or has port 0: a user's choice of them goes
+    /// through [`load`].
+    pub fn local(node_name: &str, bind_addr: SocketAddr) -> NodeConfig {
+        let given = flags([
+            ("node-name", vec![node_name.to_owned()]),
+            ("bind-addr", vec![bind_addr.to_string()]),
+            ("allow-insecure", vec!["true".to_owned()]),
+        ]);
+        Reader { layers: &[&given] }.read().expect("the defaults fit together")
+    }
+
+    /// Where the RPC port listens.
+    pub fn rpc_bind(&self) -> SocketAddr {
+        SocketAddr::new(self.bind_addr.ip(), self.rpc_port)
+    }
+
+    /// Where the metrics port listens.
+    pub fn metrics_bind(&self) -> SocketAddr {
+        SocketAddr::new(self.bind_addr.ip(), self.metrics_port)
+    }
+
+    /// `host:port` under which clients and Raft peers reach this node.
+    pub fn advertised_rpc(&self) -> String {
+        join_host_port(&self.advertise_host, self.rpc_port)
+    }
+
+    /// `host:port` under which gossip reaches this node.
+    pub fn advertised_gossip(&self) -> String {
+        join_host_port(&self.advertise_host, self.bind_addr.port())
+    }
+}
+
+fn join_host_port(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// Reads the configuration of a node: `flags` from the command line, `variable` looks into the environment.
+/// Opens the configuration file and the cluster key's, and nothing else.
+///
+/// # Errors
+/// The first thing that is wrong, with its place and what to do.
+pub fn load(flags: &Layer, variable: impl Fn(&str) -> Option<String>) -> Result<NodeConfig, ConfigError> {
+    let environment = environment(variable);
+    let config_file = settings::find(CONFIG_FILE).expect("config-file is a setting");
+    let file = match layers::winner(&[flags, &environment], config_file) {
+        Some(given) => {
+            let path = PathBuf::from(given.words.concat());
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                let problem = format!("cannot read '{}': {error}", path.display());
+                ConfigError::new(given.place(config_file), problem, "name a readable YAML file")
+            })?;
+            yaml::parse(&path, &text)?
+        }
+        None => Layer::new(),
+    };
+    Reader { layers: &[flags, &environment, &file] }.read()
+}
+
+/// Reads typed values off the layers.
+struct Reader<'a> {
+    layers: &'a [&'a Layer],
+}
+
+impl Reader<'_> {
+    fn read(&self) -> Result<NodeConfig, ConfigError> {
+        let node_name = self.node_name()?;
+        let bind_addr = self.required("bind-addr", |_, text| check::socket_address(text))?;
+        let data_dir = match self.optional("data-dir", |_, text| path(text))? {
+            Some(directory) => directory,
+            None => Path::new("mokv-data").join(&node_name),
+        };
+        let config = NodeConfig {
+            data_dir,
+            node_name,
+            bind_addr,
+            advertise_host: self.advertise_host(bind_addr)?,
+            rpc_port: self.required("rpc-port", |_, text| check::port(text))?,
+            metrics_port: self.required("metrics-port", |_, text| check::port(text))?,
+            start_join_addrs: self.host_ports("start-join-addrs")?,
+            bootstrap: self.switch("bootstrap")?,
+            bootstrap_expect: self.optional("bootstrap-expect", number)?.map(as_size),
+            cluster_key: self.cluster_key()?,
+            allow_insecure: self.switch("allow-insecure")?,
+            leave_on_terminate: self.switch("leave-on-terminate")?,
+            initial_max_sessions: self.required("initial-max-sessions", number)?,
+            initial_max_store_bytes: self.required("initial-max-store-bytes", number)?,
+            log_level: self.required("log-level", |_, text| check::log_filter(text))?,
+            log_format: self.required("log-format", log_format)?,
+            limits: Limits {
+                max_value_bytes: as_size(self.required("max-value-bytes", number)?),
+                max_request_bytes: as_size(self.required("max-request-bytes", number)?),
+                max_in_flight_requests: as_size(self.required("max-in-flight-requests", number)?),
+                max_list_bytes: self.required("max-list-bytes", number)?,
+                max_list_time: self.required("max-list-time", duration)?,
+                request_timeout: self.required("request-timeout", duration)?,
+                drain_timeout: self.required("drain-timeout", duration)?,
+            },
+            storage: StorageConfig {
+                snapshot_log_entries: self.required("snapshot-log-entries", number)?,
+                log_segment_bytes: self.required("log-segment-bytes", number)?,
+                log_cache_bytes: self.required("log-cache-bytes", number)?,
+                min_free_bytes: self.required("min-free-bytes", number)?,
+            },
+            heartbeat_interval: self.required("heartbeat-interval", duration)?,
+            election_timeout: self.required("election-timeout", duration)?,
+            replace_silence: self.required("replace-silence", duration)?,
+        };
+        self.check_together(&config)?;
+        Ok(config)
+    }
+
+    fn node_name(&self) -> Result<String, ConfigError> {
+        if let Some(name) = self.optional("node-name", |_, text| check::name(text))? {
+            return Ok(name);
+        }
+        let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        check::name(&host_name).map_err(|refusal| {
+            let problem = format!("not set, and the host name will not do: {}", refusal.problem);
+            ConfigError::new("node-name", problem, refusal.remedy)
+        })
+    }
+
+    fn advertise_host(&self, bind_addr: SocketAddr) -> Result<String, ConfigError> {
+        match self.optional("advertise-addr", |_, text| check::host(text))? {
+            Some(host) => Ok(host),
+            None if bind_addr.ip().is_unspecified() => Err(self.refuse(
+                "bind-addr",
+                format!("nobody else can reach '{}'", bind_addr.ip()),
+                "set advertise-addr to this node's host name or IP address",
+            )),
+            None => Ok(bind_addr.ip().to_string()),
+        }
+    }
+
+    fn cluster_key(&self) -> Result<Option<ClusterKey>, ConfigError> {
+        let Some(path) = self.optional("cluster-key-file", |_, text| path(text))? else { return Ok(None) };
+        let bytes = std::fs::read(&path).map_err(|error| {
+            let problem = format!("cannot read '{}': {error}", path.display());
+            self.refuse("cluster-key-file", problem, "name a readable file with the cluster's secret")
+        })?;
+        // Editors and `echo` end a file with a newline; it is no part of the secret.
+        let secret = bytes.trim_ascii_end();
+        if !CLUSTER_KEY_BYTES.contains(&secret.len()) {
+            let problem = format!("'{}' holds {} bytes", path.display(), secret.len());
+            let remedy = "a cluster key has 16 to 4096 bytes; 'openssl rand -hex 32' makes a good one";
+            return Err(self.refuse("cluster-key-file", problem, remedy));
+        }
+        Ok(Some(ClusterKey(secret.to_vec())))
+    }
+
+    fn host_ports(&self, key: &'static str) -> Result<Vec<String>, ConfigError> {
+        let (setting, given) = self.look_up(key);
+        let Some(given) = given else { return Ok(Vec::new()) };
+        let mut seen = BTreeSet::new();
+        let mut addresses = Vec::new();
+        let words = given.words.iter().flat_map(|word| word.split(',')).map(str::trim);
+        for word in words.filter(|word| !word.is_empty()) {
+            let address = check::host_port(word).map_err(|refusal| refused(setting, &given, refusal))?;
+            if seen.insert(address.clone()) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn switch(&self, key: &'static str) -> Result<bool, ConfigError> {
+        self.required(key, |_, text| check::switch(text))
+    }
+
+    fn required<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&Setting, &str) -> Result<T, check::Refusal>,
+    ) -> Result<T, ConfigError> {
+        Ok(self.optional(key, parse)?.expect("the setting has a default"))
+    }
+
+    fn optional<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&Setting, &str) -> Result<T, check::Refusal>,
+    ) -> Result<Option<T>, ConfigError> {
+        let (setting, given) = self.look_up(key);
+        let Some(given) = given else { return Ok(None) };
+        let parsed = match given.words.as_slice() {
+            [word] => parse(setting, word),
+            words => check::refuse(
+                format!("has {} values", words.len()),
+                format!("give one {}", setting.kind.placeholder()),
+            ),
+        };
+        parsed.map(Some).map_err(|refusal| refused(setting, &given, refusal))
+    }
+
+    fn look_up(&self, key: &'static str) -> (&'static Setting, Option<Given>) {
+        let setting = settings::find(key).expect("every key that is read is in the table");
+        (setting, layers::winner(self.layers, setting))
+    }
+
+    /// A refusal at the place where `key` was given.
+    fn refuse(
+        &self,
+        key: &'static str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ConfigError {
+        let (setting, given) = self.look_up(key);
+        let place = given.map_or_else(|| key.to_owned(), |given| given.place(setting));
+        ConfigError::new(place, problem, remedy)
+    }
+
+    /// What no single value shows.
+    fn check_together(&self, config: &NodeConfig) -> Result<(), ConfigError> {
+        if config.rpc_port == config.metrics_port {
+            let problem = format!("{} is rpc-port too", config.metrics_port);
+            return Err(self.refuse("metrics-port", problem, "give each a port of its own"));
+        }
+        if !config.bind_addr.ip().is_loopback() && config.cluster_key.is_none() && !config.allow_insecure {
+            return Err(self.refuse(
+                "bind-addr",
+                format!("'{}' is open to other machines and no cluster-key-file is set", config.bind_addr),
+                "set cluster-key-file, or allow-insecure: true if whoever reaches it may join",
+            ));
+        }
+        self.check_formation(config)?;
+        let (value, request) = (config.limits.max_value_bytes as u64, config.limits.max_request_bytes as u64);
+        if request < value + REQUEST_OVERHEAD_BYTES {
+            let least = check::show_bytes(value + REQUEST_OVERHEAD_BYTES);
+            let problem = "a value of max-value-bytes does not fit into a request";
+            return Err(self.refuse("max-request-bytes", problem, format!("give at least {least}")));
+        }
+        if config.storage.log_segment_bytes < 2 * request {
+            let problem = "a request of max-request-bytes fills more than half of a log file";
+            let remedy = format!("give at least {}", check::show_bytes(2 * request));
+            return Err(self.refuse("log-segment-bytes", problem, remedy));
+        }
+        if config.election_timeout < 3 * config.heartbeat_interval {
+            let problem = "one lost heartbeat would start an election";
+            let remedy = format!("give at least {:?}, three heartbeats", 3 * config.heartbeat_interval);
+            return Err(self.refuse("election-timeout", problem, remedy));
+        }
+        if config.replace_silence < 2 * config.election_timeout {
+            let problem = "a member could be replaced before the cluster notices that it is silent";
+            let remedy = format!("give at least {:?}, two election timeouts", 2 * config.election_timeout);
+            return Err(self.refuse("replace-silence", problem, remedy));
+        }
+        Ok(())
+    }
+
+    fn check_formation(&self, config: &NodeConfig) -> Result<(), ConfigError> {
+        let Some(expected) = config.bootstrap_expect else { return Ok(()) };
+        if config.bootstrap && expected > 1 {
+            return Err(self.refuse(
+                "bootstrap-expect",
+                format!("{expected} nodes contradict bootstrap, which forms a cluster of one"),
+                "set one of the two",
+            ));
+        }
+        // A name may stand for many nodes, so only a list of addresses can be too short.
+        let own = config.advertised_gossip();
+        let others = config.start_join_addrs.iter().filter(|address| **address != own).count();
+        let all_addresses =
+            config.start_join_addrs.iter().all(|address| address.parse::<SocketAddr>().is_ok());
+        if all_addresses && others + 1 < expected {
+            return Err(self.refuse(
+                "bootstrap-expect",
+                format!(
+                    "{expected} nodes are expected and start-join-addrs names {others} other than this one"
+                ),
+                "list the gossip addresses of all of them",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn refused(setting: &Setting, given: &Given, refusal: check::Refusal) -> ConfigError {
+    ConfigError::new(given.place(setting), refusal.problem, refusal.remedy)
+}
+
+fn path(text: &str) -> Result<PathBuf, check::Refusal> {
+    if text.is_empty() { check::refuse("is empty", "give a path") } else { Ok(PathBuf::from(text)) }
+}
+
+fn log_format(setting: &Setting, text: &str) -> Result<LogFormat, check::Refusal> {
+    let Kind::Choice(words) = setting.kind else { unreachable!("log-format is a choice") };
+    Ok(if check::choice(text, words)? == "json" { LogFormat::Json } else { LogFormat::Text })
+}
+
+/// A count or a number of bytes.
+fn number(setting: &Setting, text: &str) -> Result<u64, check::Refusal> {
+    match setting.kind {
+        Kind::Count { least, most } => check::count(text, least, most),
+        Kind::Bytes { least, most } => check::bytes(text, least, most),
+        _ => unreachable!("{} is a number", setting.key),
+    }
+}
+
+fn duration(setting: &Setting, text: &str) -> Result<Duration, check::Refusal> {
+    match setting.kind {
+        Kind::Time { least, most } => check::bounded_time(text, least, most),
+        _ => unreachable!("{} is a time", setting.key),
+    }
+}
+
+/// The table bounds every number that becomes a size far below what a `usize` holds.
+fn as_size(number: u64) -> usize {
+    usize::try_from(number).expect("the table bounds it")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! The table of everything that can be set about a node. Flags, environment variables, the keys of the
+//! configuration file, defaults and help texts are all read off this one table; nothing here reads a value.
+
+use std::time::Duration;
+
+/// One setting. `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file all mean it.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name: lower case, words joined by `-`.
+    pub key: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default as it would be written down; empty: none, or made from other settings as `help` says.
+    pub default: &'static str,
+    /// The heading it stands under in `--help` and in the documentation.
+    pub group: Group,
+    /// What it does, one or two sentences.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The name of the environment variable: `MOKV_RPC_PORT` for `rpc-port`.
+    pub fn variable(&self) -> String {
+        format!("MOKV_{}", self.key.to_uppercase().replace('-', "_"))
+    }
+
+    /// Whether it may stand in the configuration file: everything but the file's own name.
+    pub fn in_file(&self) -> bool {
+        self.key != CONFIG_FILE
+    }
+}
+
+/// The key of the configuration file itself.
+pub const CONFIG_FILE: &str = "config-file";
+
+/// The heading of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Who the node is and where.
+    Node,
+    /// How it finds and forms its cluster.
+    Cluster,
+    /// What it says of itself.
+    Logging,
+    /// What one request may cost.
+    Limits,
+    /// Log, snapshots, disk.
+    Storage,
+    /// Raft's clocks.
+    Timing,
+}
+
+impl Group {
+    /// The heading's text.
+    pub fn heading(self) -> &'static str {
+        match self {
+            Group::Node => "Node",
+            Group::Cluster => "Cluster",
+            Group::Logging => "Logging",
+            Group::Limits => "Limits",
+            Group::Storage => "Storage",
+            Group::Timing => "Timing",
+        }
+    }
+}
+
+/// What values a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A path in the file system, relative to the working directory.
+    Path,
+    /// A node name.
+    Name,
+    /// `IP:PORT`.
+    SocketAddress,
+    /// A host name or an IP address, without a port.
+    Host,
+    /// A list of `HOST:PORT`.
+    HostPorts,
+    /// A TCP port.
+    Port,
+    /// True or false.
+    Switch,
+    /// A whole number within bounds.
+    Count {
+        /// The smallest value.
+        least: u64,
+        /// The largest value.
+        most: u64,
+    },
+    /// A number of bytes within bounds: `65536`, `64KiB`, `1MiB`, `2GiB`.
+    Bytes {
+        /// The smallest value.
+        least: u64,
+        /// The largest value.
+        most: u64,
+    },
+    /// A length of time within bounds: `500ms`, `5s`, `2m`.
+    Time {
+        /// The smallest value.
+        least: Duration,
+        /// The largest value.
+        most: Duration,
+    },
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// A log level or tracing directives.
+    LogFilter,
+}
+
+impl Kind {
+    /// What stands for the value in help texts.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Kind::Path => "PATH",
+            Kind::Name => "NAME",
+            Kind::SocketAddress => "IP:PORT",
+            Kind::Host => "HOST",
+            Kind::HostPorts => "HOST:PORT",
+            Kind::Port => "PORT",
+            Kind::Switch => "BOOL",
+            Kind::Count { .. } => "N",
+            Kind::Bytes { .. } => "BYTES",
+            Kind::Time { .. } => "TIME",
+            Kind::Choice(_) => "WORD",
+            Kind::LogFilter => "LEVEL",
+        }
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const fn bytes(least: u64, most: u64) -> Kind {
+    Kind::Bytes { least, most }
+}
+
+const fn count(least: u64, most: u64) -> Kind {
+    Kind::Count { least, most }
+}
+
+const fn millis(least: u64, most: u64) -> Kind {
+    Kind::Time { least: Duration::from_millis(least), most: Duration::from_millis(most) }
+}
+
+const fn setting(
+    group: Group,
+    key: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, kind, default, group, help }
+}
+
+/// Every setting, in the order of the documentation.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        Group::Node,
+        CONFIG_FILE,
+        Kind::Path,
+        "",
+        "YAML file with these settings, keys spelled as the flags are. Flags and environment variables win over it",
+    ),
+    setting(
+        Group::Node,
+        "data-dir",
+        Kind::Path,
+        "",
+        "Directory of this node's log, snapshots and identity [default: ./mokv-data/<node-name>]",
+    ),
+    setting(
+        Group::Node,
+        "node-name",
+        Kind::Name,
+        "",
+        "Name for people, unique in the cluster [default: the host name]",
+    ),
+    setting(
+        Group::Node,
+        "bind-addr",
+        Kind::SocketAddress,
+        "127.0.0.1:8401",
+        "IP address and UDP port for gossip. The RPC and metrics ports listen on the same IP address",
+    ),
+    setting(
+        Group::Node,
+        "advertise-addr",
+        Kind::Host,
+        "",
+        "Host name or IP address under which other nodes and clients reach this one; names are resolved anew at every attempt [default: the host of bind-addr; needed when that is 0.0.0.0 or ::]",
+    ),
+    setting(Group::Node, "rpc-port", Kind::Port, "8400", "TCP port for clients (gRPC) and for Raft peers"),
+    setting(Group::Node, "metrics-port", Kind::Port, "4000", "TCP port for Prometheus metrics over HTTP"),
+    setting(
+        Group::Cluster,
+        "start-join-addrs",
+        Kind::HostPorts,
+        "",
+        "Gossip addresses of other nodes, as a list, comma-separated or repeated. Names need not resolve yet, and the node's own address may be among them",
+    ),
+    setting(
+        Group::Cluster,
+        "bootstrap",
+        Kind::Switch,
+        "false",
+        "On an empty data directory, form a new cluster of one: at once without start-join-addrs; with them, only when every one of them has answered and none knows a cluster (if one does, join it). Keep it off for a node that belongs to a cluster: without start-join-addrs, a lost disk would come back as a second cluster",
+    ),
+    setting(
+        Group::Cluster,
+        "bootstrap-expect",
+        count(1, 15),
+        "",
+        "On empty data directories, form a cluster of exactly this many nodes as soon as that many know of each other. Give the same number and the same start-join-addrs to all; safe to leave in place for ever",
+    ),
+    setting(
+        Group::Cluster,
+        "cluster-key-file",
+        Kind::Path,
+        "",
+        "File with the secret that all nodes of the cluster share, 16 to 4096 bytes. Peers and gossip prove that they know it",
+    ),
+    setting(
+        Group::Cluster,
+        "allow-insecure",
+        Kind::Switch,
+        "false",
+        "Listen beyond this machine although no cluster-key-file is set. Whoever reaches the ports can then become a member",
+    ),
+    setting(
+        Group::Cluster,
+        "leave-on-terminate",
+        Kind::Switch,
+        "false",
+        "On SIGTERM leave the cluster for good, instead of staying a member that comes back",
+    ),
+    setting(
+        Group::Cluster,
+        "initial-max-sessions",
+        count(1, 1_000_000),
+        "10000",
+        "Most client sessions kept at a time, for exactly-once writes. Replicated: used when this node forms a cluster, later changed for all nodes at once",
+    ),
+    setting(
+        Group::Cluster,
+        "initial-max-store-bytes",
+        bytes(0, 1 << 50),
+        "0",
+        "Most bytes of keys and values in the store, 0 for no bound. Replicated, as initial-max-sessions is",
+    ),
+    setting(
+        Group::Logging,
+        "log-level",
+        Kind::LogFilter,
+        "info",
+        "error, warn, info, debug, trace, off, or tracing directives such as 'info,mokv::raft=debug'",
+    ),
+    setting(Group::Logging, "log-format", Kind::Choice(&["text", "json"]), "text", "text or json, on stderr"),
+    setting(
+        Group::Limits,
+        "max-value-bytes",
+        bytes(1, 256 * MIB),
+        "1MiB",
+        "Longest value. Raft carries values whole, so long ones delay everything behind them. (Keys: always 1 to 4096 bytes)",
+    ),
+    setting(
+        Group::Limits,
+        "max-request-bytes",
+        bytes(16 * KIB, GIB),
+        "2MiB",
+        "Largest gRPC request that is read from a client, so that none can fill the memory. At least max-value-bytes and 8 KiB",
+    ),
+    setting(
+        Group::Limits,
+        "max-in-flight-requests",
+        count(1, 1_000_000),
+        "4096",
+        "Most requests being served at a time; more are refused as RESOURCE_EXHAUSTED",
+    ),
+    setting(
+        Group::Limits,
+        "max-list-bytes",
+        bytes(64 * KIB, 1 << 50),
+        "1GiB",
+        "Most bytes one List stream sends before it is ended; page on with start_after",
+    ),
+    setting(
+        Group::Limits,
+        "max-list-time",
+        millis(100, 86_400_000),
+        "60s",
+        "Longest time one List stream may take. It holds on to an old revision of the store for as long",
+    ),
+    setting(
+        Group::Limits,
+        "request-timeout",
+        millis(10, 3_600_000),
+        "5s",
+        "Longest time a request may take whose client set no deadline, and the bound on those that did",
+    ),
+    setting(
+        Group::Limits,
+        "drain-timeout",
+        millis(0, 3_600_000),
+        "10s",
+        "How long a node that is told to stop waits for requests under way",
+    ),
+    setting(
+        Group::Storage,
+        "snapshot-log-entries",
+        count(100, 1_000_000_000),
+        "100000",
+        "Take a snapshot after this many applied log entries. Fewer: faster restarts; more: less writing",
+    ),
+    setting(
+        Group::Storage,
+        "log-segment-bytes",
+        bytes(64 * KIB, 4 * GIB),
+        "64MiB",
+        "Size of one file of the write-ahead log, set aside in advance. At least twice max-request-bytes",
+    ),
+    setting(
+        Group::Storage,
+        "log-cache-bytes",
+        bytes(64 * KIB, 64 * GIB),
+        "64MiB",
+        "Memory for recent log entries, from which followers are served without reading files",
+    ),
+    setting(
+        Group::Storage,
+        "min-free-bytes",
+        bytes(0, 1 << 50),
+        "256MiB",
+        "Refuse writes of clients (not deletes) when less disk space than this is free, so that Raft itself never runs out of it",
+    ),
+    setting(
+        Group::Timing,
+        "heartbeat-interval",
+        millis(10, 60_000),
+        "100ms",
+        "How often the leader tells its followers that it lives",
+    ),
+    setting(
+        Group::Timing,
+        "election-timeout",
+        millis(50, 300_000),
+        "500ms",
+        "Followers stand for election after hearing nothing for this long, up to twice as long at random. At least three times heartbeat-interval",
+    ),
+    setting(
+        Group::Timing,
+        "replace-silence",
+        millis(1_000, 86_400_000),
+        "10s",
+        "How long a member must have been silent before a node of the same name with an empty disk takes its place. At least twice election-timeout",
+    ),
+];
+
+/// The setting called `key`.
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The setting whose name is nearest to the mistyped `key`, if any is near.
+pub fn nearest(key: &str) -> Option<&'static Setting> {
+    let spelled = key.to_lowercase().replace('_', "-");
+    SETTINGS
+        .iter()
+        .filter(|setting| setting.in_file())
+        .map(|setting| (strsim::jaro_winkler(&spelled, setting.key), setting))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, setting)| setting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_kebab_case() {
+        for (position, setting) in SETTINGS.iter().enumerate() {
+            assert!(setting.key.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", setting.key);
+            assert!(SETTINGS[..position].iter().all(|other| other.key != setting.key), "{}", setting.key);
+            assert!(!setting.help.is_empty() && !setting.help.ends_with('.'), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn a_typo_finds_its_key_and_nonsense_finds_nothing() {
+        assert_eq!(nearest("data_dir").map(|s| s.key), Some("data-dir"));
+        assert_eq!(nearest("Bind-Adr").map(|s| s.key), Some("bind-addr"));
+        assert_eq!(nearest("start-join-adress").map(|s| s.key), Some("start-join-addrs"));
+        assert!(nearest("zebra").is_none());
+    }
+
+    #[test]
+    fn variables_are_upper_snake_case() {
+        assert_eq!(find("start-join-addrs").unwrap().variable(), "MOKV_START_JOIN_ADDRS");
+    }
+}

@@ -1,0 +1,104 @@
+//! The process: its runtime and the signals that ask it to stop.
+//!
+//! In simulation a process is a node of the simulated world, and the signal is the one the world sends.
+
+use std::future::Future;
+use std::io;
+
+/// Runs `future` to its end on the calling thread, with worker threads for the tasks it starts.
+///
+/// # Errors
+/// If the operating system gives no threads.
+pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    world::block_on(future)
+}
+
+/// Hears requests to stop: SIGINT (Ctrl-C) and SIGTERM. While it lives, neither ends the process by itself.
+pub struct StopSignals(world::Signals);
+
+impl StopSignals {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// If the operating system does not let it.
+    pub fn listen() -> io::Result<StopSignals> {
+        world::Signals::listen().map(StopSignals)
+    }
+
+    /// The next signal. Dropping the future loses none.
+    pub async fn next(&mut self) {
+        self.0.next().await;
+    }
+}
+
+/// Asks the kernel to end this process by SIGTERM when the process `parent`, which started it, ends in whatever
+/// way. False if `parent` has ended already.
+///
+/// On systems other than Linux only the check is made, and a parent that is killed leaves the process behind.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn end_with_parent(parent: u32) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    // Checked after the kernel was asked: a parent that ended before it no longer is our parent.
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    Ok(now == Some(parent))
+}
+
+#[cfg(not(madsim))]
+mod world {
+    use std::future::Future;
+    use std::io;
+
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+        Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future))
+    }
+
+    pub(super) struct Signals {
+        interrupt: Signal,
+        terminate: Signal,
+    }
+
+    impl Signals {
+        pub(super) fn listen() -> io::Result<Signals> {
+            Ok(Signals {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+            })
+        }
+
+        pub(super) async fn next(&mut self) {
+            tokio::select! {
+                biased;
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        }
+    }
+}
+
+#[cfg(madsim)]
+mod world {
+    use std::future::Future;
+    use std::io;
+
+    pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+        Ok(madsim::runtime::Runtime::new().block_on(future))
+    }
+
+    pub(super) struct Signals;
+
+    impl Signals {
+        pub(super) fn listen() -> io::Result<Signals> {
+            Ok(Signals)
+        }
+
+        pub(super) async fn next(&mut self) {
+            // Fails never: the simulated kernel always delivers.
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
