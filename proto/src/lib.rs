@@ -22,6 +22,12 @@ pub mod raft {
     tonic::include_proto!("raft");
 }
 
+/// Package `gossip`: claims, datagrams and the identity file.
+#[allow(missing_docs, clippy::all)]
+pub mod gossip {
+    tonic::include_proto!("gossip");
+}
+
 pub use tonic;
 pub use tonic_health;
 pub use tonic_reflection;
