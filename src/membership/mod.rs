@@ -9,15 +9,20 @@ pub mod claim;
 mod conversation;
 pub mod datagram;
 pub mod disk;
+mod form;
+pub mod formation;
 pub mod gossip;
 pub mod identity;
 pub mod joins;
+pub mod reconcile;
 mod swim;
 #[cfg(test)]
 mod test_disk;
 
 pub use alarm::Alarm;
 pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};
+pub use form::{FormError, form};
+pub use formation::Formed;
 pub use gossip::{Gossip, GossipConfig, Liveness, Peer, View};
 pub use identity::Identity;
 pub use joins::JoinAnswers;
