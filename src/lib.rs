@@ -1,3 +1,4 @@
 //! mökv, a distributed key-value store whose worst day can be replayed.
 
 pub mod rt;
+pub mod storage;
