@@ -4,4 +4,6 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod map;
+pub mod membership;
 pub mod rt;
+pub mod storage;
