@@ -20,7 +20,7 @@ use super::Inner;
 use super::connection::{Channel, Endpoint};
 use super::error::Error;
 use super::picker::Purpose;
-use super::retry::{self, Backoff, Next, Resend, Verdict};
+use super::retry::{self, Backoff, Condition, Next, Resend, Verdict};
 use crate::rt::time::timeout_at;
 use crate::rt::{self, random};
 
@@ -204,10 +204,10 @@ impl Inner {
                 Ok(response)
             }
             Ok(Err(status)) => {
-                if retry::is_node_failure(&status) {
-                    endpoint.failed();
-                } else {
-                    endpoint.answered(since);
+                match Condition::of(&status) {
+                    Condition::Fine => endpoint.answered(since),
+                    Condition::Unfit => endpoint.unfit(),
+                    Condition::Failing => endpoint.failed(),
                 }
                 if let Some(revision) = status::revision_of(status.metadata()) {
                     self.saw(revision);

@@ -118,6 +118,15 @@ impl Endpoint {
         health.latency = Some((smoothed, now));
     }
 
+    /// The node answered that it cannot serve now: it is asked last for a moment.
+    pub(super) fn unfit(&self) {
+        let now = rt::now();
+        let mut health = self.health();
+        health.last_answer = Some(now);
+        let until = now + Backoff::NODE.after(1, random::random_u64());
+        health.set_aside_until = health.set_aside_until.max(Some(until));
+    }
+
     /// The node failed: it is left alone for a while, longer at every failure in a row.
     pub(super) fn failed(&self) {
         let mut health = self.health();
@@ -170,7 +179,7 @@ impl Drop for InFlight {
 
 /// An established connection; what the generated stubs send their requests over.
 #[derive(Clone)]
-pub(crate) struct Channel {
+pub(super) struct Channel {
     sender: SendRequest<Body>,
 }
 

@@ -92,8 +92,7 @@ impl Listing {
                 let within = self.client.list_timeout;
                 return Err(Error::Unavailable(format!("the listing was not complete within {within:?}")));
             }
-            self.request.at_revision = self.revision;
-            self.connect().await?;
+            self.resume().await?;
         }
     }
 
@@ -106,6 +105,19 @@ impl Listing {
             }
         }
         entry.into()
+    }
+
+    /// Goes on after the last entry, at the same revision, wherever that is still known.
+    async fn resume(&mut self) -> Result<(), Error> {
+        self.request.at_revision = self.revision;
+        self.request.min_revision = self.revision;
+        // No revision to name: the store was empty, and need not be any more.
+        if self.revision == 0 || self.connect().await? != self.revision {
+            self.stream = None;
+            let message = "the listing was interrupted and its revision is gone; list again from the start";
+            return Err(Error::RevisionGone(message.into()));
+        }
+        Ok(())
     }
 
     /// Opens the stream at what is still wanted; the revision it has.

@@ -32,6 +32,8 @@ mod picker;
 mod refresh;
 mod retry;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topology;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,8 @@
 //! Keeps what is known of the cluster up to date: one task a client, started by its first call.
 //!
 //! It asks for the members at the start, from time to time, and soon after something failed; not more often than
-//! its pause allows, however much fails. It ends with the last clone of the client.
+//! its pause allows, however much fails. It ends with the last clone of the client, or when the question then under
+//! way is answered.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;

@@ -98,18 +98,29 @@ pub(super) fn after_read(status: &Status) -> Option<Error> {
     }
 }
 
-/// Whether the status speaks against the node itself, so that it should be left alone for a while.
-pub(super) fn is_node_failure(status: &Status) -> bool {
-    status::leader_of(status).is_none()
-        && matches!(
-            status.code(),
-            Code::Unavailable
-                | Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Internal
-                | Code::Cancelled
-                | Code::DataLoss
-        )
+/// What a failed attempt says of the node itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It does its work.
+    Fine,
+    /// It answers, but cannot serve now: asked last for a moment.
+    Unfit,
+    /// It is broken, stuck or cut off: left alone, longer at every failure in a row.
+    Failing,
+}
+
+impl Condition {
+    /// Reads a status.
+    pub(super) fn of(status: &Status) -> Condition {
+        match status.code() {
+            Code::Unavailable if status::leader_of(status).is_some() => Condition::Fine,
+            Code::Unavailable => Condition::Unfit,
+            Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Cancelled | Code::DataLoss => {
+                Condition::Failing
+            }
+            _ => Condition::Fine,
+        }
+    }
 }
 
 /// Waiting times that double up to a bound, half of each at random, so that clients do not come back in step.
@@ -125,7 +136,7 @@ impl Backoff {
         Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(500) };
     /// For how long a failing node is left alone.
     pub(super) const NODE: Backoff =
-        Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(5) };
+        Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
 
     /// The wait after `failures` (at least 1) in a row.
     pub(super) fn after(self, failures: u32, random: u64) -> Duration {
@@ -209,6 +220,14 @@ mod tests {
             Verdict::Answered(Error::ConditionFailed { present_revision: 7 })
         );
         assert!(matches!(Verdict::of(&Status::invalid_argument("key")), Verdict::Refused(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn a_node_that_shows_the_way_is_fine_and_one_that_is_stuck_is_not() {
+        assert_eq!(Condition::of(&status::not_executed("elsewhere", Some("b:1"))), Condition::Fine);
+        assert_eq!(Condition::of(&status::condition_failed(1)), Condition::Fine);
+        assert_eq!(Condition::of(&status::not_executed("no leader", None)), Condition::Unfit);
+        assert_eq!(Condition::of(&Status::deadline_exceeded("late")), Condition::Failing);
     }
 
     #[test]

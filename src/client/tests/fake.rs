@@ -1,0 +1,270 @@
+//! A node that says what a test tells it to, over real HTTP/2, and remembers what it heard.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper_util::rt::TokioIo;
+use mokv_proto::api::kv_server::{Kv, KvServer};
+use mokv_proto::api::{self, GetResponse, Server, SessionWrite};
+use mokv_proto::status;
+use mokv_proto::tonic::{self, Request, Response, Status, body::Body, service::Routes};
+
+use crate::rt::net::TcpListener;
+use crate::rt::task::{HyperExecutor, TaskGuard, spawn_guarded};
+use crate::rt::time::HyperTimer;
+
+/// How the next request of a method is answered, instead of well.
+pub(super) enum Play {
+    /// With this error.
+    Fail(Status),
+    /// Not at all.
+    Silence,
+    /// By cutting all connections.
+    Cut,
+    /// (List) After this many entries the connections are cut.
+    CutAfter(usize),
+}
+
+/// What a node heard.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Heard {
+    Get(api::GetRequest),
+    Set(api::SetRequest),
+    Delete(api::DeleteRequest),
+    List(api::ListRequest),
+    OpenSession,
+    CloseSession(u64),
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<Server>,
+    plays: BTreeMap<&'static str, VecDeque<Play>>,
+    heard: Vec<Heard>,
+    /// Requests without `grpc-timeout`.
+    unbounded: usize,
+    accepted: usize,
+    connections: Vec<TaskGuard<()>>,
+    entries: Vec<GetResponse>,
+    revision: u64,
+    sessions: u64,
+    window: u64,
+}
+
+/// A running fake node; it stops when dropped.
+pub(super) struct Node {
+    pub(super) address: String,
+    state: Arc<Mutex<State>>,
+    _serving: TaskGuard<()>,
+}
+
+impl Node {
+    pub(super) async fn start() -> Node {
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(State { window: 8, revision: 100, ..State::default() }));
+        let _serving = spawn_guarded(serve(listener, state.clone()));
+        Node { address, state, _serving }
+    }
+
+    /// The members this node tells of.
+    pub(super) fn set_members(&self, members: &[Server]) {
+        self.state().members = members.to_vec();
+    }
+
+    /// Answers the next request of `method` so; several are played in order.
+    pub(super) fn play(&self, method: &'static str, play: Play) {
+        self.state().plays.entry(method).or_default().push_back(play);
+    }
+
+    pub(super) fn set_window(&self, window: u64) {
+        self.state().window = window;
+    }
+
+    pub(super) fn set_entries(&self, revision: u64, keys: &[&str]) {
+        let mut state = self.state();
+        state.revision = revision;
+        state.entries = keys
+            .iter()
+            .map(|key| GetResponse {
+                key: (*key).to_owned(),
+                value: Bytes::from_static(b"v"),
+                revision,
+                create_revision: 1,
+                mod_revision: 2,
+                version: 3,
+            })
+            .collect();
+    }
+
+    pub(super) fn heard(&self) -> Vec<Heard> {
+        self.state().heard.clone()
+    }
+
+    pub(super) fn sets(&self) -> Vec<api::SetRequest> {
+        let sets = self.heard().into_iter().filter_map(|heard| match heard {
+            Heard::Set(request) => Some(request),
+            _ => None,
+        });
+        sets.collect()
+    }
+
+    /// The names of the writes heard, in order.
+    pub(super) fn names(&self) -> Vec<SessionWrite> {
+        self.sets().into_iter().map(|set| set.session.expect("the write has a name")).collect()
+    }
+
+    pub(super) fn unbounded(&self) -> usize {
+        self.state().unbounded
+    }
+
+    pub(super) fn accepted(&self) -> usize {
+        self.state().accepted
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
+    let routes = Routes::new(KvServer::new(Service(state.clone()))).prepare();
+    while let Ok((stream, _)) = listener.accept().await {
+        let routes = routes.clone();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let mut routes = routes.clone();
+            async move { tower_service::Service::call(&mut routes, request.map(Body::new)).await }
+        });
+        let connection = spawn_guarded(async move {
+            let mut builder = hyper::server::conn::http2::Builder::new(HyperExecutor);
+            let _ = builder.timer(HyperTimer).serve_connection(TokioIo::new(stream), service).await;
+        });
+        let mut state = state.lock().unwrap();
+        state.accepted += 1;
+        state.connections.push(connection);
+    }
+}
+
+struct Service(Arc<Mutex<State>>);
+
+impl Service {
+    /// Remembers the request and plays what the test wants; `Ok` with an entry count to cut after, if any.
+    async fn hear<T>(
+        &self,
+        method: &'static str,
+        request: Request<T>,
+        heard: impl FnOnce(T) -> Option<Heard>,
+    ) -> Result<Option<usize>, Status> {
+        let play = {
+            let mut state = self.state();
+            if !request.metadata().contains_key("grpc-timeout") {
+                state.unbounded += 1;
+            }
+            state.heard.extend(heard(request.into_inner()));
+            state.plays.get_mut(method).and_then(VecDeque::pop_front)
+        };
+        match play {
+            None => Ok(None),
+            Some(Play::CutAfter(entries)) => Ok(Some(entries)),
+            Some(Play::Fail(status)) => Err(status),
+            Some(Play::Silence) => std::future::pending().await,
+            Some(Play::Cut) => {
+                cut(&self.0);
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+fn cut(state: &Mutex<State>) {
+    let connections = std::mem::take(&mut state.lock().unwrap().connections);
+    drop(connections);
+}
+
+#[tonic::async_trait]
+impl Kv for Service {
+    async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let key = request.get_ref().key.clone();
+        self.hear("get", request, |request| Some(Heard::Get(request))).await?;
+        let state = self.state();
+        let entry = state.entries.iter().find(|entry| entry.key == key).cloned();
+        entry.map(Response::new).ok_or_else(|| status::key_not_found(state.revision))
+    }
+
+    async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
+        self.hear("set", request, |request| Some(Heard::Set(request))).await?;
+        let mut state = self.state();
+        state.revision += 1;
+        Ok(Response::new(api::SetResponse { ok: true, revision: state.revision }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<api::DeleteRequest>,
+    ) -> Result<Response<api::DeleteResponse>, Status> {
+        self.hear("delete", request, |request| Some(Heard::Delete(request))).await?;
+        let revision = self.state().revision;
+        Ok(Response::new(api::DeleteResponse { ok: true, revision, existed: false }))
+    }
+
+    type ListStream = Pin<Box<dyn Stream<Item = Result<GetResponse, Status>> + Send>>;
+
+    async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let after = request.get_ref().start_after.clone();
+        let cut_after = self.hear("list", request, |request| Some(Heard::List(request))).await?;
+        let (entries, revision) = {
+            let state = self.state();
+            let rest = state.entries.iter().filter(|entry| entry.key > after);
+            (rest.cloned().collect::<Vec<_>>(), state.revision)
+        };
+        let state = self.0.clone();
+        let stream = futures_util::stream::unfold(0, move |at| {
+            let (entry, state) = (entries.get(at).cloned(), state.clone());
+            async move {
+                if cut_after == Some(at) {
+                    // What was streamed so far gets through first.
+                    crate::rt::sleep(std::time::Duration::from_millis(50)).await;
+                    cut(&state);
+                    std::future::pending::<()>().await;
+                }
+                entry.map(|entry| (Ok(entry), at + 1))
+            }
+        });
+        let mut response = Response::new(Box::pin(stream) as Self::ListStream);
+        status::set_revision(response.metadata_mut(), revision);
+        Ok(response)
+    }
+
+    async fn get_servers(
+        &self,
+        request: Request<api::GetServersRequest>,
+    ) -> Result<Response<api::GetServersResponse>, Status> {
+        self.hear("get_servers", request, |_| None).await?;
+        Ok(Response::new(api::GetServersResponse { servers: self.state().members.clone() }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<api::OpenSessionRequest>,
+    ) -> Result<Response<api::OpenSessionResponse>, Status> {
+        self.hear("open_session", request, |_| Some(Heard::OpenSession)).await?;
+        let mut state = self.state();
+        state.sessions += 1;
+        Ok(Response::new(api::OpenSessionResponse { session: state.sessions, window: state.window }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<api::CloseSessionRequest>,
+    ) -> Result<Response<api::CloseSessionResponse>, Status> {
+        self.hear("close_session", request, |request| Some(Heard::CloseSession(request.session))).await?;
+        Ok(Response::new(api::CloseSessionResponse { ok: true }))
+    }
+}

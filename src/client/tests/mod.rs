@@ -1,0 +1,416 @@
+//! The client against nodes that misbehave as told: what does it send, how often, and what does it conclude?
+
+mod fake;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fake::{Heard, Node, Play};
+use mokv_proto::api::{Server, SessionWrite};
+use mokv_proto::status;
+use mokv_proto::tonic::Status;
+
+use super::*;
+
+/// Three nodes that know each other; the first leads.
+async fn cluster() -> [Node; 3] {
+    let nodes = [Node::start().await, Node::start().await, Node::start().await];
+    let members = members(&nodes, 0);
+    nodes.iter().for_each(|node| node.set_members(&members));
+    nodes
+}
+
+fn members(nodes: &[Node], leader: usize) -> Vec<Server> {
+    let member = |(number, node): (usize, &Node)| Server {
+        id: format!("node-{number}"),
+        rpc_addr: node.address.clone(),
+        is_leader: number == leader,
+        node_id: number as u64 + 1,
+        is_learner: false,
+    };
+    nodes.iter().enumerate().map(member).collect()
+}
+
+/// One node that leads itself.
+async fn single() -> Node {
+    let node = Node::start().await;
+    node.set_members(&members(std::slice::from_ref(&node), 0));
+    node
+}
+
+fn builder(nodes: &[&Node]) -> Builder {
+    Client::builder().endpoints(nodes.iter().map(|node| &*node.address))
+}
+
+/// A client that knows the cluster already.
+async fn informed(builder: Builder) -> Client {
+    let client = builder.build().unwrap();
+    client.servers().await.unwrap();
+    client
+}
+
+async fn set(client: &Client, key: &str) -> Result<Written, Error> {
+    client.set(key, "value", WriteOptions::default()).await
+}
+
+async fn get(client: &Client, key: &str, consistency: Consistency) -> Result<Read, Error> {
+    client.get(key, ReadOptions { consistency }).await
+}
+
+// ---- routing ----
+
+#[tokio::test]
+async fn writes_go_to_the_leader_and_linearizable_reads_to_the_followers() {
+    let nodes = cluster().await;
+    let client = informed(builder(&[&nodes[1]])).await;
+    for _ in 0..4 {
+        set(&client, "a").await.unwrap();
+        get(&client, "a", Consistency::Linearizable).await.unwrap();
+    }
+    assert_eq!(nodes[0].sets().len(), 4);
+    let reads = nodes
+        .each_ref()
+        .map(|node| node.heard().iter().filter(|heard| matches!(heard, Heard::Get(_))).count());
+    assert_eq!(reads[0], 0, "the leader is spared");
+    assert_eq!(reads[1] + reads[2], 4);
+    assert!(reads[1] > 0 && reads[2] > 0, "followers take turns: {reads:?}");
+    assert!(nodes.iter().all(|node| node.unbounded() == 0), "every request says how long it may take");
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_the_leader_shows_the_way() {
+    let [old, new] = [Node::start().await, Node::start().await];
+    for method in ["open_session", "set"] {
+        old.play(method, Play::Fail(status::not_executed("not the leader", Some(&new.address))));
+    }
+    let client = builder(&[&old]).build().unwrap();
+    set(&client, "a").await.unwrap();
+    set(&client, "b").await.unwrap();
+    assert_eq!(new.heard()[0], Heard::OpenSession);
+    assert_eq!(new.sets().len(), 2);
+    assert!(old.sets().is_empty(), "the hint is remembered");
+}
+
+#[tokio::test]
+async fn a_dead_address_among_the_given_ones_costs_nothing_but_a_moment() {
+    let node = single().await;
+    let client = Client::builder().endpoints(["127.0.0.1:1", &node.address]).build().unwrap();
+    set(&client, "a").await.unwrap();
+    get(&client, "a", Consistency::Stale).await.unwrap();
+}
+
+#[tokio::test]
+async fn given_addresses_remain_when_all_the_learned_ones_are_dead() {
+    let node = Node::start().await;
+    let dead =
+        Server { id: "dead".into(), rpc_addr: "127.0.0.1:1".into(), is_leader: true, ..Server::default() };
+    node.set_members(&[dead]);
+    let client = informed(builder(&[&node])).await;
+    set(&client, "a").await.unwrap();
+    get(&client, "a", Consistency::Linearizable).await.unwrap();
+}
+
+#[tokio::test]
+async fn concurrent_calls_share_one_connection() {
+    let node = single().await;
+    let client = builder(&[&node]).build().unwrap();
+    let calls = (0..50).map(|_| get(&client, "a", Consistency::Stale));
+    for read in futures_util::future::join_all(calls).await {
+        assert_eq!(read.unwrap().entry, None);
+    }
+    assert_eq!(node.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_read_leaves_a_silent_node_for_another() {
+    let nodes = cluster().await;
+    let client = informed(builder(&[&nodes[0]]).timeout(Duration::from_millis(900))).await;
+    nodes[1].play("get", Play::Silence);
+    nodes[2].play("get", Play::Silence);
+    nodes[0].set_entries(9, &["a"]);
+    assert!(get(&client, "a", Consistency::Linearizable).await.unwrap().entry.is_some());
+}
+
+#[tokio::test]
+async fn a_read_that_nobody_serves_is_unavailable_and_definite_answers_are_not_asked_twice() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).timeout(Duration::from_millis(300))).await;
+    node.play("get", Play::Fail(Status::invalid_argument("the key is too long")));
+    assert!(matches!(get(&client, "a", Consistency::Linearizable).await, Err(Error::Invalid(_))));
+    for _ in 0..100 {
+        node.play("get", Play::Fail(status::not_executed("the leader is not confirmed", None)));
+    }
+    assert!(matches!(get(&client, "a", Consistency::Linearizable).await, Err(Error::Unavailable(_))));
+}
+
+// ---- what a client may conclude (SAFETY B1, B2) ----
+
+#[tokio::test]
+async fn in_a_session_an_unknown_outcome_is_resolved_under_the_same_name() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("set", Play::Fail(status::unknown("the forward broke")));
+    node.play("set", Play::Cut);
+    node.play("set", Play::Fail(status::not_executed("an election", None)));
+    set(&client, "a").await.unwrap();
+    let name = SessionWrite { session: 1, sequence: 1, lowest_unanswered: 1 };
+    assert_eq!(node.names(), [name; 4]);
+    set(&client, "b").await.unwrap();
+    assert_eq!(node.names()[4], SessionWrite { session: 1, sequence: 2, lowest_unanswered: 2 });
+}
+
+#[tokio::test]
+async fn without_a_session_a_write_whose_outcome_is_unknown_is_never_sent_again() {
+    for play in [
+        Play::Cut,
+        Play::Fail(status::unknown("the forward broke")),
+        Play::Fail(Status::unavailable("a proxy says so")),
+        Play::Fail(Status::deadline_exceeded("late")),
+    ] {
+        let node = single().await;
+        let client = informed(builder(&[&node]).sessions(false)).await;
+        node.play("set", play);
+        assert!(set(&client, "a").await.unwrap_err().is_unknown());
+        assert_eq!(node.sets().len(), 1);
+        assert_eq!(node.sets()[0].session, None);
+    }
+}
+
+#[tokio::test]
+async fn what_was_certainly_not_executed_is_tried_again_even_without_a_session() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).sessions(false)).await;
+    for _ in 0..3 {
+        node.play("set", Play::Fail(status::not_executed("an election", None)));
+    }
+    set(&client, "a").await.unwrap();
+    assert_eq!(node.sets().len(), 4);
+}
+
+#[tokio::test]
+async fn at_the_deadline_not_executed_and_unknown_are_told_apart() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).timeout(Duration::from_millis(400))).await;
+    set(&client, "opens the session").await.unwrap();
+    for _ in 0..100 {
+        node.play("set", Play::Fail(status::not_executed("no leader", None)));
+    }
+    assert!(matches!(set(&client, "a").await, Err(Error::NotExecuted(_))));
+    // One attempt in doubt is enough, whatever is said of the others.
+    let node = single().await;
+    let client = informed(builder(&[&node]).timeout(Duration::from_millis(400))).await;
+    set(&client, "opens the session").await.unwrap();
+    node.play("set", Play::Silence);
+    for _ in 0..100 {
+        node.play("set", Play::Fail(status::not_executed("no leader", None)));
+    }
+    assert!(set(&client, "a").await.unwrap_err().is_unknown());
+}
+
+#[tokio::test]
+async fn nobody_to_connect_to_is_not_executed() {
+    let client = Client::builder().endpoints(["127.0.0.1:1"]).timeout(Duration::from_millis(200));
+    for sessions in [true, false] {
+        let client = client.clone().sessions(sessions).build().unwrap();
+        assert!(matches!(set(&client, "a").await, Err(Error::NotExecuted(_))));
+        let read = get(&client, "a", Consistency::Linearizable).await;
+        assert!(matches!(read, Err(Error::Unavailable(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_condition_is_definite_and_tells_the_present_revision() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("set", Play::Fail(status::unknown("the forward broke")));
+    node.play("set", Play::Fail(status::condition_failed(7)));
+    let options = WriteOptions { if_revision: Some(3) };
+    let result = client.set("a", "value", options).await;
+    assert_eq!(result, Err(Error::ConditionFailed { present_revision: 7 }));
+    assert_eq!(node.sets()[0].if_revision, Some(3));
+    assert_eq!(node.sets().len(), 2);
+}
+
+#[tokio::test]
+async fn an_expired_session_is_replaced_if_the_write_was_certainly_not_applied() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    set(&client, "a").await.unwrap();
+    node.play("set", Play::Fail(status::session_expired()));
+    set(&client, "b").await.unwrap();
+    let names: Vec<_> = node.names().iter().map(|name| (name.session, name.sequence)).collect();
+    assert_eq!(names, [(1, 1), (1, 2), (2, 1)]);
+}
+
+#[tokio::test]
+async fn an_expired_session_leaves_a_write_in_doubt_unknown() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("set", Play::Fail(status::unknown("the forward broke")));
+    node.play("set", Play::Fail(status::session_expired()));
+    assert!(set(&client, "a").await.unwrap_err().is_unknown());
+    assert_eq!(node.names().len(), 2);
+}
+
+#[tokio::test]
+async fn the_window_is_kept_and_every_write_has_a_name_of_its_own() {
+    let node = single().await;
+    node.set_window(2);
+    let client = informed(builder(&[&node])).await;
+    let writes = (0..20).map(|_| set(&client, "a"));
+    for written in futures_util::future::join_all(writes).await {
+        written.unwrap();
+    }
+    let names = node.names();
+    assert!(names.iter().all(|name| name.sequence < name.lowest_unanswered + 2));
+    let distinct: BTreeSet<_> = names.iter().map(|name| (name.session, name.sequence)).collect();
+    assert_eq!((names.len(), distinct.len()), (20, 20));
+    assert_eq!(node.heard().iter().filter(|heard| **heard == Heard::OpenSession).count(), 1);
+}
+
+#[tokio::test]
+async fn a_write_given_up_in_doubt_ends_its_session_when_the_window_is_used_up() {
+    let node = single().await;
+    node.set_window(2);
+    let client = informed(builder(&[&node])).await;
+    set(&client, "a").await.unwrap();
+    let impatient = client.with_timeout(Duration::from_millis(100));
+    for _ in 0..10 {
+        node.play("set", Play::Silence);
+    }
+    assert!(set(&impatient, "lost").await.unwrap_err().is_unknown());
+    let silent = node.names().len();
+    for _ in silent..11 {
+        let _ = set(&impatient, "lost too").await;
+    }
+    let until_now = node.names().len();
+    set(&client, "b").await.unwrap();
+    let names = node.names();
+    assert!(names.last().unwrap().session > 1, "a new session: {names:?}");
+    assert!(
+        names[..until_now].iter().filter(|name| name.session == 1).all(|name| name.lowest_unanswered <= 2)
+    );
+}
+
+#[tokio::test]
+async fn a_cancelled_write_keeps_its_sequence_to_itself() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    set(&client, "a").await.unwrap();
+    node.play("set", Play::Silence);
+    let cancelled = crate::rt::timeout(Duration::from_millis(200), set(&client, "cancelled")).await;
+    assert!(cancelled.is_err());
+    set(&client, "b").await.unwrap();
+    let last = *node.names().last().unwrap();
+    assert_eq!(last, SessionWrite { session: 1, sequence: 3, lowest_unanswered: 2 });
+}
+
+#[tokio::test]
+async fn closing_closes_the_session_and_the_next_write_opens_another() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    client.close().await.unwrap();
+    set(&client, "a").await.unwrap();
+    client.close().await.unwrap();
+    set(&client, "b").await.unwrap();
+    assert!(node.heard().contains(&Heard::CloseSession(1)));
+    assert_eq!(node.names()[1].session, 2);
+}
+
+#[tokio::test]
+async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
+    let node = single().await;
+    let client = builder(&[&node]).build().unwrap();
+    let result = client.set([0xff], "value", WriteOptions::default()).await;
+    assert!(matches!(result, Err(Error::Invalid(_))));
+    assert!(node.heard().is_empty());
+    for endpoint in ["", "host", ":1", "host:0", "host:port"] {
+        let refused = Client::builder().endpoints([endpoint]).build();
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{endpoint}");
+    }
+    assert!(Client::builder().build().is_err());
+}
+
+// ---- reads ----
+
+#[tokio::test]
+async fn an_absent_key_is_an_answer_with_a_revision() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    let read = get(&client, "absent", Consistency::Linearizable).await.unwrap();
+    assert_eq!(read, Read { revision: 100, entry: None });
+}
+
+#[tokio::test]
+async fn stale_reads_ask_for_no_less_than_what_was_seen() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.set_entries(7, &["a"]);
+    let entry = get(&client, "a", Consistency::Linearizable).await.unwrap().entry.unwrap();
+    assert_eq!((&*entry.key, &*entry.value), (&b"a"[..], &b"v"[..]));
+    assert_eq!((entry.create_revision, entry.mod_revision, entry.version), (1, 2, 3));
+    get(&client, "a", Consistency::Stale).await.unwrap();
+    node.set_entries(40, &[]);
+    get(&client, "absent", Consistency::Linearizable).await.unwrap();
+    get(&client, "a", Consistency::Stale).await.unwrap();
+    assert_eq!(client.delete("a", WriteOptions::default()).await.unwrap().revision, 40);
+    let floors: Vec<_> = node
+        .heard()
+        .into_iter()
+        .filter_map(|heard| match heard {
+            Heard::Get(get) => Some((get.consistency, get.min_revision)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(floors, [(0, 0), (1, 7), (0, 0), (1, 40)]);
+}
+
+async fn keys(listing: &mut Listing) -> Result<Vec<String>, Error> {
+    let mut keys = Vec::new();
+    while let Some(entry) = listing.next().await? {
+        keys.push(String::from_utf8(entry.key.to_vec()).unwrap());
+    }
+    Ok(keys)
+}
+
+#[tokio::test]
+async fn a_listing_that_breaks_goes_on_elsewhere_at_the_same_revision() {
+    let nodes = cluster().await;
+    for node in &nodes {
+        node.set_entries(9, &["a", "b", "c", "d"]);
+    }
+    let client = informed(builder(&[&nodes[0]])).await;
+    nodes[1].play("list", Play::CutAfter(2));
+    nodes[2].play("list", Play::CutAfter(2));
+    let mut listing = client.list(ListOptions { limit: 4, ..ListOptions::default() }).await.unwrap();
+    assert_eq!(listing.revision(), 9);
+    assert_eq!(keys(&mut listing).await.unwrap(), ["a", "b", "c", "d"]);
+    assert_eq!(listing.next().await, Ok(None));
+    let asked: Vec<_> = nodes
+        .iter()
+        .flat_map(Node::heard)
+        .filter_map(|heard| match heard {
+            Heard::List(list) => Some((list.start_after, list.limit, list.at_revision)),
+            _ => None,
+        })
+        .collect();
+    assert!(asked.contains(&(String::new(), 4, 0)));
+    assert!(asked.contains(&("b".to_owned(), 2, 9)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_listing_whose_revision_is_gone_fails_rather_than_mix_two() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.set_entries(9, &["a", "b"]);
+    node.play("list", Play::CutAfter(1));
+    node.play("list", Play::Fail(status::revision_gone(9)));
+    let mut listing = client.list(ListOptions::default()).await.unwrap();
+    assert!(matches!(keys(&mut listing).await, Err(Error::RevisionGone(_))));
+    // A node that answers with another revision all the same is not believed.
+    node.play("list", Play::CutAfter(1));
+    let mut listing = client.list(ListOptions::default()).await.unwrap();
+    assert!(listing.next().await.unwrap().is_some());
+    node.set_entries(10, &["a", "b", "c"]);
+    assert!(matches!(listing.next().await, Err(Error::RevisionGone(_))));
+}
