@@ -9,6 +9,7 @@ pub mod claim;
 mod conversation;
 pub mod datagram;
 pub mod disk;
+pub mod driver;
 mod form;
 pub mod formation;
 pub mod gossip;

@@ -158,13 +158,18 @@ impl std::fmt::Debug for Log {
 }
 
 impl Log {
+    /// Whether a file of this name is part of a log.
+    pub fn is_log_file(name: &str) -> bool {
+        segment::live_number(name).is_some()
+    }
+
     /// Whether `disk` holds a log, of whomever.
     ///
     /// # Errors
     /// If the directory cannot be read.
     pub async fn exists(disk: &DiskRef) -> Result<bool, StorageError> {
         let names = disk.list().await.map_err(StorageError::io("list", "."))?;
-        Ok(names.iter().any(|name| segment::live_number(name).is_some()))
+        Ok(names.iter().any(|name| Log::is_log_file(name)))
     }
 
     /// Opens the log on `disk`, or makes an empty one. All that is found is durable when this returns.

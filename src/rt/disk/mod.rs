@@ -140,3 +140,18 @@ pub trait File: Send + Sync + Debug {
     /// `StorageFull` if there is no room.
     async fn preallocate(&self, length: u64) -> io::Result<()>;
 }
+
+/// Opens a directory of this machine, made durably if need be, for this process alone.
+///
+/// # Errors
+/// `WouldBlock` if another process has it open, and whatever the file system says. In simulation always: there a
+/// node is given its disk.
+pub fn open_directory(path: &std::path::Path) -> io::Result<DiskRef> {
+    #[cfg(not(madsim))]
+    return Ok(Arc::new(RealDisk::open(path)?));
+    #[cfg(madsim)]
+    return Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{} is no disk of the simulation", path.display()),
+    ));
+}
