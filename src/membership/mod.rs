@@ -8,7 +8,6 @@ pub mod alarm;
 pub mod claim;
 mod conversation;
 pub mod datagram;
-pub mod disk;
 mod form;
 pub mod formation;
 pub mod gossip;
@@ -16,8 +15,6 @@ pub mod identity;
 pub mod joins;
 pub mod reconcile;
 mod swim;
-#[cfg(test)]
-mod test_disk;
 
 pub use alarm::Alarm;
 pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};
