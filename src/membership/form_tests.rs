@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -7,14 +6,14 @@ use crate::membership::claim::{Claim, ClusterId};
 use crate::membership::datagram::Key;
 use crate::membership::gossip::GossipConfig;
 use crate::membership::swim::Pace;
-use crate::membership::test_disk::TestDisk;
+use crate::rt::disk::{Operation, SimDisk};
 use crate::rt::timeout;
 
 /// Only a broken build waits so long.
 const GENEROUS: Duration = Duration::from_secs(60);
 
-async fn start(name: &str, disk: &TestDisk, port: u16, joins: &[String]) -> (Identity, Gossip) {
-    let identity = Identity::load_or_create(Arc::new(disk.clone()), name, |_| false).await.unwrap();
+async fn start(name: &str, disk: &SimDisk, port: u16, joins: &[String]) -> (Identity, Gossip) {
+    let identity = Identity::load_or_create(disk.mount(), name, |_| false).await.unwrap();
     let claim = Claim {
         boot: identity.boot(),
         gossip_addr: "127.0.0.1:0".into(),
@@ -40,7 +39,7 @@ fn free_ports() -> Vec<u16> {
 async fn e3_three_nodes_form_one_cluster_over_the_wire_and_know_it_after_a_restart() {
     let ports = free_ports();
     let joins: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    let disks: Vec<TestDisk> = (0..3).map(|_| TestDisk::default()).collect();
+    let disks: Vec<SimDisk> = (0..3).map(|_| SimDisk::new(1)).collect();
     let mut tasks = Vec::new();
     for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
         let (disk, joins, port) = (disks[index].clone(), joins.clone(), ports[index]);
@@ -62,18 +61,18 @@ async fn e3_three_nodes_form_one_cluster_over_the_wire_and_know_it_after_a_resta
     assert_eq!(members.values().map(|member| member.name.as_str()).collect::<BTreeSet<_>>().len(), 3);
 
     drop(running);
-    disks[0].restart(false);
+    disks[0].power_loss();
     let (mut identity, gossip) = start("a", &disks[0], 0, &joins).await;
     assert_eq!(form_in_time(&mut identity, &gossip, Intent::Expect(3), &joins).await, formed[0]);
 }
 
 #[tokio::test]
 async fn the_first_node_bootstraps_and_the_second_joins_it() {
-    let (mut first, first_gossip) = start("a", &TestDisk::default(), 0, &[]).await;
+    let (mut first, first_gossip) = start("a", &SimDisk::new(1), 0, &[]).await;
     let formed = form_in_time(&mut first, &first_gossip, Intent::Bootstrap, &[]).await;
     assert!(matches!(&formed, Formed::Initialise { members, .. } if members.len() == 1));
     let joins = [first_gossip.local_addr().to_string()];
-    let (mut second, second_gossip) = start("b", &TestDisk::default(), 0, &joins).await;
+    let (mut second, second_gossip) = start("b", &SimDisk::new(1), 0, &joins).await;
     let joined = form_in_time(&mut second, &second_gossip, Intent::Join, &joins).await;
     assert_eq!(joined, Formed::Joined { cluster_id: formed.cluster_id() });
     assert_eq!(second.cluster_id(), Some(formed.cluster_id()));
@@ -86,9 +85,9 @@ async fn the_first_node_bootstraps_and_the_second_joins_it() {
 
 #[tokio::test]
 async fn e3_a_pledge_is_durable_before_it_is_said() {
-    let disk = TestDisk::default();
+    let disk = SimDisk::new(1);
     let (mut identity, gossip) = start("a", &disk, 0, &[]).await;
-    disk.fail_after(0);
+    disk.fail_nth(Operation::Create, 1);
     let error = form(&mut identity, &gossip, Intent::Bootstrap, &[]).await.unwrap_err();
     assert!(matches!(error, FormError::Identity(IdentityError::Disk { .. })), "{error}");
     let own = gossip.view().borrow()[&identity.node_id()].claim.clone();

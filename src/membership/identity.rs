@@ -10,7 +10,7 @@ use mokv_proto::gossip as wire;
 use prost::Message;
 
 use super::claim::{self, ClusterId, Malformed, Pledge};
-use super::disk::DiskRef;
+use crate::rt::disk::DiskRef;
 use crate::rt::random;
 
 /// The file's name.

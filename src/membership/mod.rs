@@ -8,7 +8,6 @@ pub mod alarm;
 pub mod claim;
 mod conversation;
 pub mod datagram;
-pub mod disk;
 pub mod driver;
 mod form;
 pub mod formation;
@@ -17,8 +16,6 @@ pub mod identity;
 pub mod joins;
 pub mod reconcile;
 mod swim;
-#[cfg(test)]
-mod test_disk;
 
 pub use alarm::Alarm;
 pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};

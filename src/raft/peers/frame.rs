@@ -119,7 +119,7 @@ mod tests {
     fn in_pieces(bytes: &[u8], cut: usize) -> impl AsyncRead + Unpin + use<> {
         let mut chained: Box<dyn AsyncRead + Unpin + Send> = Box::new(tokio::io::empty());
         for piece in bytes.chunks(cut).rev() {
-            chained = Box::new(io::Cursor::new(piece.to_vec()).chain(chained));
+            chained = Box::new(AsyncReadExt::chain(io::Cursor::new(piece.to_vec()), chained));
         }
         chained
     }

@@ -1,2 +1,0 @@
-//! disk
-pub use crate::rt::disk::{Disk, DiskRef, File, FileRef};
