@@ -250,6 +250,8 @@ async fn an_expired_session_leaves_a_write_in_doubt_unknown() {
     node.play("set", Play::Fail(status::session_expired()));
     assert!(set(&client, "a").await.unwrap_err().is_unknown());
     assert_eq!(node.names().len(), 2);
+    set(&client, "b").await.unwrap();
+    assert_eq!(node.names()[2].session, 2, "the session is not used again");
 }
 
 #[tokio::test]
