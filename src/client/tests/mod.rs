@@ -326,11 +326,41 @@ async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
     let result = client.set([0xff], "value", WriteOptions::default()).await;
     assert!(matches!(result, Err(Error::Invalid(_))));
     assert!(node.heard().is_empty());
-    for endpoint in ["", "host", ":1", "host:0", "host:port"] {
+    for endpoint in ["", "host", ":1", "host:0", "host:port", "http://host:1"] {
         let refused = Client::builder().endpoints([endpoint]).build();
         assert!(matches!(refused, Err(Error::Invalid(_))), "{endpoint}");
     }
     assert!(Client::builder().build().is_err());
+}
+
+// ---- operators ----
+
+#[tokio::test]
+async fn commands_go_to_the_leader_and_questions_to_the_node_they_name() {
+    let nodes = cluster().await;
+    let client = informed(builder(&[&nodes[1]])).await;
+    assert_eq!(client.remove_member("node-2").await, Ok(3));
+    assert_eq!(client.transfer_leader(Some("node-1")).await.as_deref(), Ok("node-1"));
+    let change = SettingsChange { max_sessions: Some(5), max_store_bytes: None };
+    assert_eq!(client.configure(change).await.unwrap().max_sessions, 5);
+    let commands = |node: &Node| node.heard().into_iter().filter(|heard| *heard == Heard::Admin).count();
+    assert_eq!(nodes.each_ref().map(commands), [3, 0, 0]);
+    for node in &nodes {
+        assert_eq!(client.status(&node.address).await.unwrap().rpc_addr, node.address);
+        assert_eq!(client.snapshot(&node.address).await, Ok(100));
+    }
+    assert!(matches!(client.status("127.0.0.1:1").await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_command_that_may_have_been_executed_is_not_sent_again() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("remove_member", Play::Cut);
+    assert!(client.remove_member("node-0").await.unwrap_err().is_unknown());
+    assert_eq!(node.heard(), [Heard::Admin]);
+    node.play("remove_member", Play::Fail(Status::not_found("no member is called 'x'")));
+    assert!(matches!(client.remove_member("x").await, Err(Error::NotFound(_))));
 }
 
 // ---- reads ----
