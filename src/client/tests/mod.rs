@@ -308,6 +308,17 @@ async fn a_cancelled_write_keeps_its_sequence_to_itself() {
 }
 
 #[tokio::test]
+async fn a_session_whose_opening_is_in_doubt_is_opened_again_before_anything_is_written() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("open_session", Play::Cut);
+    node.play("open_session", Play::Fail(status::unknown("the forward broke")));
+    set(&client, "a").await.unwrap();
+    assert_eq!(node.heard()[..3], [Heard::OpenSession, Heard::OpenSession, Heard::OpenSession]);
+    assert_eq!(node.names().len(), 1);
+}
+
+#[tokio::test]
 async fn closing_closes_the_session_and_the_next_write_opens_another() {
     let node = single().await;
     let client = informed(builder(&[&node])).await;
