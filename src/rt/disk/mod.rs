@@ -19,9 +19,7 @@ use bytes::Bytes;
 
 #[cfg(not(madsim))]
 pub use real::RealDisk;
-pub use simulated::{
-    Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk, YieldOnce,
-};
+pub use simulated::{Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk};
 
 /// A disk that anybody may hold.
 pub type DiskRef = Arc<dyn Disk>;
