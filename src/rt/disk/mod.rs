@@ -88,6 +88,7 @@ pub trait Disk: Send + Sync + Debug {
 
 /// An open file. Works on after its name is changed or removed.
 #[async_trait]
+#[allow(clippy::len_without_is_empty)] // Nobody asks.
 pub trait File: Send + Sync + Debug {
     /// Its length in bytes.
     ///
