@@ -24,7 +24,6 @@ use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::rt::timeout;
-use crate::storage::Snapshots;
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
 /// window is full.
@@ -42,8 +41,6 @@ const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Network {
     /// Links to all peers.
     pub peers: Arc<Peers>,
-    /// Where snapshots to send are.
-    pub snapshots: Snapshots,
 }
 
 impl Network {
@@ -52,7 +49,6 @@ impl Network {
             control: self.peers.link(target, Channel::Control),
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
-            snapshots: self.snapshots.clone(),
             target,
             peers: self.peers.clone(),
         }
@@ -77,7 +73,6 @@ pub struct Client {
     control: Arc<Link>,
     append: Arc<Link>,
     snapshot: Arc<Link>,
-    snapshots: Snapshots,
     target: u64,
     peers: Arc<Peers>,
 }
@@ -230,14 +225,13 @@ impl Client {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
     ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let SnapshotData::Kept(info) = snapshot.snapshot else {
+        let SnapshotData::Kept(reader) = snapshot.snapshot else {
             return Err(broken("a snapshot that is still being installed is not sent on"));
         };
-        let reader = self.snapshots.reader(&info).await.map_err(unreachable)?;
         let begin = wire::SnapshotBegin {
             vote: Some(vote_to_wire(&vote)),
             meta: Some(prost::Message::decode(reader.header().clone()).map_err(unreachable)?),
-            bytes: info.bytes,
+            bytes: reader.total_bytes(),
         };
         match call(&self.snapshot, Request::SnapshotBegin(begin), SNAPSHOT_STEP_TIMEOUT).await? {
             Response::Done(_) => {}
@@ -248,7 +242,7 @@ impl Client {
             other => return Err(unexpected(other)),
         }
         let mut offset = 0;
-        while offset < info.bytes {
+        while offset < reader.total_bytes() {
             let data = reader.read_chunk(offset, SNAPSHOT_CHUNK_BYTES).await.map_err(unreachable)?;
             if data.is_empty() {
                 return Err(unreachable("the snapshot file is shorter than it was"));
