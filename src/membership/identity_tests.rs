@@ -193,7 +193,11 @@ async fn a_wiped_node_is_new_and_remembers_only_that_it_has_a_past() {
     assert_eq!(identity.former_cluster_id(), None, "an empty directory has none");
     let mut identity = start(&disk, "a").await.unwrap();
     let old = identity.node_id();
-    assert_eq!(Identity::wipe(disk.mount(), "a").await.unwrap().former_cluster_id(), None, "nor a pristine one");
+    assert_eq!(
+        Identity::wipe(disk.mount(), "a").await.unwrap().former_cluster_id(),
+        None,
+        "nor a pristine one"
+    );
     identity.adopt_cluster(ClusterId([7; 16])).await.unwrap();
     put(&disk, "000001.log", b"records").await;
     assert!(matches!(Identity::wipe(disk.mount(), "b").await, Err(IdentityError::OtherName { .. })));
