@@ -111,6 +111,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
+        // Memory for what waits to be written is bounded here.
+        self.log.ready().await.map_err(io::Error::other)?;
         if planted::is("ack-before-fsync") {
             callback.io_completed(Ok(()));
             return self.log.append(entries, |_| {}).map_err(io::Error::other);

@@ -61,7 +61,13 @@ pub struct Peers {
 impl Peers {
     /// No links yet.
     pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>) -> Arc<Peers> {
-        Arc::new(Peers { gate, book, links: Mutex::default(), full: Mutex::default(), acknowledged: Mutex::default() })
+        Arc::new(Peers {
+            gate,
+            book,
+            links: Mutex::default(),
+            full: Mutex::default(),
+            acknowledged: Mutex::default(),
+        })
     }
 
     /// The link to a peer for a purpose. Nothing is dialed yet.
