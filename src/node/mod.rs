@@ -226,7 +226,8 @@ impl Node {
     /// Resolves when the node cannot or must not go on.
     async fn ended(&self) -> End {
         let mut end = self.end.clone();
-        let gone = || End::Failed(NodeError::Failed("the tasks of this node have ended without a word".into()));
+        let gone =
+            || End::Failed(NodeError::Failed("the tasks of this node have ended without a word".into()));
         match end.wait_for(Option::is_some).await {
             Ok(()) => end.borrow().clone().unwrap_or_else(gone),
             Err(_) => gone(),
