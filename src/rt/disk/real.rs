@@ -20,6 +20,8 @@ use super::{Disk, DiskRef, File, FileRef};
 const LOCK: &str = "LOCK";
 /// How much one job of a long operation writes before other jobs get their turn.
 const STEP_BYTES: u64 = 1 << 20;
+/// What the kernel caches as one piece if it is written as one piece.
+const PAGE_BYTES: usize = 4 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -237,13 +239,19 @@ impl File for RealFile {
     }
 
     async fn preallocate(&self, length: u64) -> io::Result<()> {
-        // Written zeros: blocks that are merely allocated cost a journal commit at their first sync.
-        let zeros = Bytes::from(vec![0; STEP_BYTES.min(length) as usize]);
+        // Written zeros: blocks that are merely allocated cost a journal commit at their first sync. Page by page: the
+        // kernel caches what one call writes in folios as large as the call, and later writes a folio back as a
+        // whole, so that a batch of a kilobyte would cost a megabyte of disk traffic.
         let mut offset = 0;
         while offset < length {
-            let step = STEP_BYTES.min(length - offset);
-            self.write_at(offset, zeros.slice(..step as usize)).await?;
-            offset += step;
+            let end = length.min(offset + STEP_BYTES);
+            self.run(move |file| {
+                (offset..end).step_by(PAGE_BYTES).try_for_each(|at| {
+                    file.write_all_at(&[0; PAGE_BYTES][..PAGE_BYTES.min((end - at) as usize)], at)
+                })
+            })
+            .await?;
+            offset = end;
         }
         self.run(|file| file.sync_all()).await
     }
