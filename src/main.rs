@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mokv::cli::run(std::env::args_os())
+    mokv::cli::run(std::env::args_os().collect())
 }

@@ -84,9 +84,11 @@ impl Command {
 
 /// Parses the command line `args`, the program's name first, and runs it to its end. Ends the process for
 /// `--help`, `--version` and usage errors.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli =
-        Cli::try_parse_from(with_subcommand(args.into_iter().collect())).unwrap_or_else(|error| error.exit());
+///
+/// Not generic on purpose: a generic function is compiled where it is called, and this one takes the whole node,
+/// openraft included, with it into every binary.
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let cli = Cli::try_parse_from(with_subcommand(args)).unwrap_or_else(|error| error.exit());
     let ended = block_on(cli.command.run()).unwrap_or_else(|error| {
         let what = format!("cannot start worker threads: {error}");
         Err(Failure::error(what, "free some memory or raise the limit on processes"))

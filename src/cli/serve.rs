@@ -12,7 +12,7 @@ use crate::config::settings::{Kind, SETTINGS};
 use crate::config::{self, Layer, LogFormat, NodeConfig};
 use crate::node;
 use crate::rt;
-use crate::rt::process::{StopSignals, end_with_parent};
+use crate::rt::process::{StopSignals, end_on_panic, end_with_parent};
 
 /// Run one node, from flags, environment variables and a YAML file
 ///
@@ -70,6 +70,7 @@ impl Serve {
         }
         let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
         start_logging(&config);
+        end_on_panic();
         if self.wipe {
             wipe::wipe(&config, self.yes).await?;
         }

@@ -226,14 +226,11 @@ impl Node {
     /// Resolves when the node cannot or must not go on.
     async fn ended(&self) -> End {
         let mut end = self.end.clone();
-        // The sender lives in this node's tasks; a task that is gone without a word has panicked.
-        let gone = end.wait_for(Option::is_some).await.is_err();
-        match end.borrow().clone() {
-            Some(end) => end,
-            None => {
-                debug_assert!(gone);
-                End::Failed(NodeError::Failed("a task of this node has panicked; its log says where".into()))
-            }
+        let gone =
+            || End::Failed(NodeError::Failed("the tasks of this node have ended without a word".into()));
+        match end.wait_for(Option::is_some).await {
+            Ok(()) => end.borrow().clone().unwrap_or_else(gone),
+            Err(_) => gone(),
         }
     }
 

@@ -46,6 +46,16 @@ pub fn end_with_parent(parent: u32) -> io::Result<bool> {
     Ok(now == Some(parent))
 }
 
+/// From now on a panic anywhere ends the process: a node that has met its own bug in one task must not go on with the
+/// others. The kernel cleans up, and the log's recovery trusts nothing that was not synced.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
 #[cfg(not(madsim))]
 mod world {
     use std::future::Future;
