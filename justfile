@@ -1,0 +1,46 @@
+# The verbs of daily work. Each is one plain command, which works without `just` as well.
+
+# Lists the verbs.
+default:
+    @just --list --unsorted
+
+# Builds everything, optimised.
+build:
+    cargo build --release
+
+# Runs a cluster of three processes on this machine; arguments go to `mokv dev`.
+run *ARGS:
+    cargo run --release -- dev {{ ARGS }}
+
+# Runs all tests but the simulation; arguments go to cargo.
+test *ARGS:
+    cargo test {{ ARGS }}
+
+# Runs the simulation: every scenario, chaos, the check of determinism. Arguments: `list`, names, `--seeds 500`.
+sim *ARGS:
+    cargo test --features sim --test sim -- {{ ARGS }}
+
+# Plays one seed again, of chaos or of another scenario, and tells what happens.
+replay SEED SCENARIO="chaos":
+    MOKV_SCENARIO={{ SCENARIO }} MOKV_SEED={{ SEED }} cargo test --features sim --test sim
+
+# Plays one scenario of the simulation by its name, with all its seeds.
+scenario NAME:
+    MOKV_SCENARIO={{ NAME }} cargo test --features sim --test sim
+
+# Lints both worlds, the real one and the simulated one.
+lint:
+    cargo clippy --all-targets -- -D warnings
+    RUSTFLAGS="--cfg madsim" cargo clippy --all-targets --features sim,planted --profile sim --target-dir target/sim -- -D warnings
+
+# Formats the code.
+fmt:
+    cargo fmt --all
+
+# Builds the documentation of the code and opens it.
+docs:
+    cargo doc --no-deps --open
+
+# Does everything that must hold on a clean checkout.
+ci:
+    .ci/run
