@@ -45,9 +45,9 @@ pub struct NodeConfig {
     pub metrics_port: u16,
     /// Gossip addresses `host:port` to join through, without doubles; this node's own may be among them.
     pub start_join_addrs: Vec<String>,
-    /// Form a cluster of one when pristine (SAFETY E2).
+    /// Form a cluster of one when pristine.
     pub bootstrap: bool,
-    /// Form a cluster of this many pristine nodes (SAFETY E3); at least 1.
+    /// Form a cluster of this many pristine nodes; at least 1.
     pub bootstrap_expect: Option<usize>,
     /// The secret all nodes of the cluster share.
     pub cluster_key: Option<ClusterKey>,

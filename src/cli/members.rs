@@ -27,7 +27,7 @@ pub struct Members {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Take a member out of the cluster for good
+    /// Take a member out of the cluster; its id never comes back, and a node that still runs joins anew
     ///
     /// Its node id is never admitted again. To stop a node for a while, just stop it: it stays a member.
     Remove(Remove),

@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), mokv::client::Error> {
 //! use mokv::client::{Client, ReadOptions, WriteOptions};
 //!
-//! let client = Client::builder().endpoints(["127.0.0.1:5690"]).build()?;
+//! let client = Client::builder().endpoints(["127.0.0.1:8400"]).build()?;
 //! let written = client.set("greeting", "hello", WriteOptions::default()).await?;
 //! let read = client.get("greeting", ReadOptions::default()).await?;
 //! assert!(read.revision >= written.revision);
@@ -14,7 +14,7 @@
 //!
 //! It knows the members and the leader, sends writes to the leader and reads to the followers, tries again what
 //! is safe to try again until the deadline, and tells apart what failed, what was never executed and what is
-//! unknown (SAFETY B). By default writes belong to a session and are applied exactly once, however often they had
+//! unknown. By default writes belong to a session and are applied exactly once, however often they had
 //! to be sent. One client's stale reads never go back in time.
 //!
 //! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is

@@ -1,6 +1,6 @@
 //! What to do after an attempt: pure decisions, no clock, no network.
 //!
-//! Invariants (SAFETY B1, B2): a write whose outcome is unknown is sent again only under the same name (session
+//! Invariants: a write whose outcome is unknown is sent again only under the same name (session
 //! and sequence) or if repeating it is harmless; and once an outcome was unknown, nothing but the log's own answer
 //! makes it known again.
 

@@ -1,4 +1,4 @@
-//! Sessions: names for writes, so that a write is applied once however often it is sent (SAFETY B2).
+//! Sessions: names for writes, so that a write is applied once however often it is sent.
 //!
 //! Invariants: a sequence is used for one write only; no write is sent with a sequence beyond the window above the
 //! lowest unanswered one; a write given up in doubt stays unanswered for as long as its session lives, so the answer

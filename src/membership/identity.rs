@@ -79,17 +79,6 @@ pub enum IdentityError {
          restore the log, or let the node join again as a new one: 'mokv serve --wipe'"
     )]
     IdentityWithoutLog(String),
-    /// The log is another node's.
-    #[error(
-        "the log in the data directory belongs to node id {log} and the identity says {identity}; put back the files \
-         that belong together, or let the node join again as a new one: 'mokv serve --wipe'"
-    )]
-    OtherLog {
-        /// The id in the log.
-        log: u64,
-        /// The id in the identity.
-        identity: u64,
-    },
     /// A second promise.
     #[error(
         "node '{0}' has promised to form another cluster already; wipe its data directory to start anew: 'mokv serve \
@@ -217,19 +206,6 @@ impl Identity {
     /// Whether this node is quarantined.
     pub fn quarantined(&self) -> bool {
         self.record.quarantined
-    }
-
-    /// Compares the node id that the log carries.
-    ///
-    /// # Errors
-    /// [`IdentityError::OtherLog`] if it is another node's.
-    pub fn check_log(&self, log_node_id: u64) -> Result<(), IdentityError> {
-        let identity = self.record.node_id;
-        if log_node_id == identity {
-            Ok(())
-        } else {
-            Err(IdentityError::OtherLog { log: log_node_id, identity })
-        }
     }
 
     /// Makes this node one of the cluster's, once and for ever.

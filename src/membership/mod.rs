@@ -2,7 +2,7 @@
 //!
 //! Gossip proposes, Raft decides. Everything a node hears from others ends up in a [`View`] of plain claims;
 //! the leader compares it with the Raft membership and changes at most one thing at a time.
-//! Nothing here knows openraft, opens a TCP connection or touches the log.
+//! Only the [`driver`] knows Raft; nothing here opens a TCP connection or touches the log.
 
 pub mod alarm;
 pub mod claim;

@@ -26,8 +26,8 @@ use crate::membership::datagram::Key;
 use crate::membership::driver::{self, Driver};
 use crate::membership::identity::IdentityError;
 use crate::membership::{
-    Alarm, Claim, FormError, Formed, Gossip, GossipConfig, Identity, Intent, Liveness, Pace, Peer, State,
-    View, form,
+    Alarm, Claim, FormError, Formed, Gossip, GossipConfig, Identity, Intent, Liveness, Pace, State, View,
+    form,
 };
 use crate::metrics::{self, Metrics};
 use crate::mux::{self, Entrances, PeerEntrance, Phase};
@@ -379,22 +379,16 @@ async fn watch_alarms(
     }
 }
 
-/// A newcomer whose name is taken is not admitted by the leader; here it is told why nothing happens.
-async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64) {
+/// A newcomer whose name is taken is not admitted by the leader; here it is told why nothing happens. A node that takes
+/// its own old place has to wait so long, too, and is not frightened.
+async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: Duration) {
+    rt::sleep(patience * 2).await;
     loop {
-        let namesake = {
-            let view = view.borrow_and_update();
-            let own = view.get(&me).map(|peer| peer.claim.name.clone());
-            let same = |peer: &&Peer| {
-                peer.claim.node_id != me
-                    && peer.liveness == Liveness::Alive
-                    && Some(&peer.claim.name) == own.as_ref()
-            };
-            view.values().find(same).map(|peer| (peer.claim.name.clone(), peer.claim.rpc_addr.clone()))
-        };
-        if let Some((name, at)) = namesake {
+        if let Some(namesake) = namesake(&view.borrow_and_update(), me) {
             tracing::error!(
-                "the name '{name}' is in use by the node at {at}, so this one is not admitted; give it another node-name"
+                "the name '{}' is in use by the node at {}, so this one is not admitted; give it another node-name",
+                namesake.name,
+                namesake.rpc_addr
             );
             return;
         }
@@ -402,6 +396,13 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64) {
             return;
         }
     }
+}
+
+fn namesake(view: &View, me: u64) -> Option<Claim> {
+    let own = &view.get(&me)?.claim.name;
+    let mut others =
+        view.values().filter(|peer| peer.claim.node_id != me && peer.liveness == Liveness::Alive);
+    others.find(|peer| peer.claim.name == *own).map(|peer| peer.claim.clone())
 }
 
 /// The first reason stands.
@@ -561,7 +562,8 @@ impl Life {
                 tracing::debug!("not initialised: {error}");
             }
         }
-        let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id()));
+        let patience = self.config.replace_silence;
+        let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
         let raft = consensus.raft();
         raft.wait_for_recovery(None).await.map_err(|error| NodeError::Failed(error.to_string()))?;
         drop(namesakes);

@@ -1,4 +1,4 @@
-//! openraft's log over [`storage::Log`].
+//! openraft's log over [`crate::storage::Log`].
 //!
 //! What openraft has purged and what is gone from the disk differ on purpose: entries after the *older* of the two
 //! kept snapshots stay, so that a damaged newest snapshot costs nothing but time.

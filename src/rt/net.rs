@@ -1,8 +1,8 @@
 //! TCP, UDP and name resolution.
 //!
-//! The simulator's TCP differs from a kernel's in ways that would teach the node wrong habits (DESIGN of the
-//! simulation: empty flushes send packets, connections over a cut link are refused at once, ends of streams
-//! leak through partitions). The wrappers here make both worlds behave alike.
+//! The simulator's TCP differs from a kernel's in ways that would teach the node wrong habits: empty flushes send
+//! packets, connections over a cut link are refused at once, ends of streams leak through partitions. The wrappers
+//! here make both worlds behave alike.
 
 use std::io;
 use std::net::SocketAddr;

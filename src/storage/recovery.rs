@@ -80,7 +80,7 @@ async fn read_all(file: &FileRef, name: &str) -> Result<Bytes, StorageError> {
     file.read_at(0, length).await.map_err(StorageError::io("read", name))
 }
 
-/// Rule D1: recovery relies on nothing that was not synced.
+/// Recovery relies on nothing that was not synced.
 ///
 /// The page cache may hold records that no sync covered (after a kill), or pages that look clean and never reached
 /// the platter (after a failed sync). All batches but the last were durable before the next was begun, so it is

@@ -104,7 +104,7 @@ impl Contents {
         Ok(Contents { checkpoint, first_sequence, next_sequence, end: end as u64, records })
     }
 
-    /// Rule D3: no byte of a batch is written before the batch before it is durable. So a record of a *later* batch
+    /// No byte of a batch is written before the batch before it is durable. So a record of a *later* batch
     /// behind the first damaged one proves that the damaged one had been durable: it is not torn, it is corrupt.
     ///
     /// # Errors

@@ -235,7 +235,7 @@ impl Writer {
         batch
     }
 
-    /// Rule D3: this is the only place that writes, and it returns only after the sync. No byte of the next batch
+    /// This is the only place that writes, and it returns only after the sync. No byte of the next batch
     /// is written before.
     async fn write_batch(&mut self, mut batch: Batch) -> Result<(), StorageError> {
         self.unmarked = !batch.records.bodies.is_empty();
@@ -281,7 +281,7 @@ impl Writer {
         Ok(offsets)
     }
 
-    /// Rule D2: begins a new segment with a checkpoint and a batch in one write. It gets its live name only when both
+    /// Begins a new segment with a checkpoint and a batch in one write. It gets its live name only when both
     /// are durable, so a live name always stands for a whole checkpoint.
     async fn rotate(&mut self, records: &Records) -> Result<Vec<u32>, StorageError> {
         let Spare { name, file: readable, capacity } = self.spares.take().await?;
@@ -368,7 +368,7 @@ impl Writer {
         }
     }
 
-    /// Answers the requests of a durable batch. Rule D4: this batch is also the proof that the one before it was
+    /// Answers the requests of a durable batch. This batch is also the proof that the one before it was
     /// durable, so votes of that one are answered now, and votes of this one after the next.
     fn settle(&mut self, batch: Batch) {
         let proven = std::mem::replace(&mut self.unproven, batch.want_mark);
@@ -377,7 +377,7 @@ impl Writer {
         }
     }
 
-    /// Rule D2: lets go of the oldest segments whose entries are all purged, durably so. Every segment but the active
+    /// Lets go of the oldest segments whose entries are all purged, durably so. Every segment but the active
     /// one has a later one, whose durable checkpoint repeats the vote and all else that it held.
     fn retire(&mut self) {
         let Some(purged) = self.tail.state.purged else { return };

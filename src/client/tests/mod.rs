@@ -146,7 +146,7 @@ async fn a_read_that_nobody_serves_is_unavailable_and_definite_answers_are_not_a
     assert!(matches!(get(&client, "a", Consistency::Linearizable).await, Err(Error::Unavailable(_))));
 }
 
-// ---- what a client may conclude (SAFETY B1, B2) ----
+// ---- what a client may conclude ----
 
 #[tokio::test]
 async fn in_a_session_an_unknown_outcome_is_resolved_under_the_same_name() {

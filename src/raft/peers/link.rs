@@ -124,6 +124,10 @@ impl Peers {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         links.retain(|(target, _), _| is_member(*target));
         self.full.lock().expect("no code panics while it holds this lock").retain(|id| is_member(*id));
+        self.acknowledged
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .retain(|id, _| is_member(*id));
     }
 }
 
