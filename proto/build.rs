@@ -4,7 +4,7 @@ use prost::Message as _;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["kv.proto", "admin.proto", "log.proto", "raft.proto", "rpc_status.proto"];
+    let files = ["kv.proto", "admin.proto", "log.proto", "raft.proto", "gossip.proto", "rpc_status.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

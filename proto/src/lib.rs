@@ -30,6 +30,12 @@ pub mod rpc {
 
 pub mod status;
 
+/// Package `gossip`: claims, datagrams and the identity file.
+#[allow(missing_docs, clippy::all)]
+pub mod gossip {
+    tonic::include_proto!("gossip");
+}
+
 pub use tonic;
 pub use tonic_health;
 pub use tonic_reflection;

@@ -6,9 +6,14 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::config::ConfigError;
 
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const NEXT: Style = AnsiColor::Cyan.on_default().bold();
+
 /// The exit codes of `mokv`, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
+    /// Whoever read the output has seen enough, as in `mokv list | head`: nobody's failure.
+    ReaderGone = 0,
     /// The command failed.
     Error = 1,
     /// The command line or the configuration makes no sense.
@@ -49,6 +54,16 @@ impl Failure {
         Failure { exit: Exit::NotFound, what: what.into(), next: next.into() }
     }
 
+    /// The output could not be written.
+    pub fn output(error: &std::io::Error) -> Failure {
+        let exit = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Exit::ReaderGone,
+            _ => Exit::Error,
+        };
+        let what = format!("cannot write to stdout: {error}");
+        Failure { exit, what, next: "check where the output goes".to_owned() }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit
@@ -56,8 +71,9 @@ impl Failure {
 
     /// Tells the user, on stderr; in colour on a terminal only.
     pub fn print(&self) {
-        const ERROR: Style = AnsiColor::Red.on_default().bold();
-        const NEXT: Style = AnsiColor::Cyan.on_default().bold();
+        if self.exit == Exit::ReaderGone {
+            return;
+        }
         anstream::eprintln!("{ERROR}error:{ERROR:#} {}", self.what);
         anstream::eprintln!(" {NEXT}next:{NEXT:#} {}", self.next);
     }

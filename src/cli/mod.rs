@@ -100,6 +100,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// How this program was called, for commands that a message tells the user to type.
+fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "mokv".to_owned(), |name| name.display().to_string())
+}
+
 /// `mokv --config-file F`, without a subcommand, serves, as the original did: so does any setting's flag.
 fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
     let first = args.get(1).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));

@@ -37,13 +37,7 @@ impl Output {
     /// # Errors
     /// If stdout cannot be written to.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.stdout.write_all(bytes).map_err(|error| {
-            // `mokv list | head` has seen enough: not a failure of anybody's.
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                std::process::exit(0);
-            }
-            Failure::error(format!("cannot write to stdout: {error}"), "check where the output goes")
-        })
+        self.stdout.write_all(bytes).map_err(|error| Failure::output(&error))
     }
 
     /// Writes one line.
@@ -81,13 +75,7 @@ impl Output {
     /// # Errors
     /// If stdout cannot be written to.
     pub fn flush(&mut self) -> Result<(), Failure> {
-        match self.stdout.flush() {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-            Err(error) => {
-                Err(Failure::error(format!("cannot write to stdout: {error}"), "check where the output goes"))
-            }
-            Ok(()) => Ok(()),
-        }
+        self.stdout.flush().map_err(|error| Failure::output(&error))
     }
 }
 

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::wipe;
 use crate::config::settings::{Kind, SETTINGS};
 use crate::config::{self, Layer, LogFormat, NodeConfig};
+use crate::node;
 use crate::rt;
 use crate::rt::process::{StopSignals, end_with_parent};
 
@@ -92,11 +93,16 @@ impl Serve {
 
 /// Runs the node until `shutdown` resolves, then hands leadership over, drains requests and syncs.
 async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
-    shutdown.await;
-    Err(Failure::error(
-        format!("cannot run node '{}': this build has no node", config.node_name),
-        "use a build that has one",
-    ))
+    let name = config.node_name.clone();
+    let failed = |what: String| Failure::error(format!("node '{name}': {what}"), "its log says more");
+    let disk = rt::disk::open_directory(&config.data_dir).map_err(|error| {
+        Failure::error(
+            format!("cannot use the data directory {}: {error}", config.data_dir.display()),
+            "check data-dir and its permissions; a directory serves one process at a time",
+        )
+    })?;
+    let run = node::run(config, disk, node::Options::default(), shutdown);
+    run.await.map_err(|error| failed(error.to_string()))
 }
 
 /// The values of the flags that stand for settings. Flags are made from the table of settings.

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn only_a_directory_of_plain_files_can_be_wiped() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(files_of(&directory.path().join("absent")).unwrap(), [PathBuf::new(); 0]);
+        assert!(files_of(&directory.path().join("absent")).unwrap().is_empty());
         std::fs::write(directory.path().join("identity"), b"x").unwrap();
         std::fs::create_dir(directory.path().join("lost+found")).unwrap();
         let files = files_of(directory.path()).unwrap();

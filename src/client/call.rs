@@ -167,8 +167,8 @@ fn describe(endpoint: &Endpoint, status: &Status) -> String {
 pub(super) enum WriteFailure {
     /// Tell the caller.
     Error(Error),
-    /// The session is gone and the write was certainly not executed under it.
-    SessionLost,
+    /// The session is gone. Tell the caller, or if there is nothing to tell, the write was certainly not executed.
+    SessionLost(Option<Error>),
 }
 
 impl Inner {
@@ -285,9 +285,9 @@ impl Inner {
                     *in_doubt = error.is_unknown();
                     return Err(WriteFailure::Error(error));
                 }
-                Next::NewSession => {
-                    *in_doubt = false;
-                    return Err(WriteFailure::SessionLost);
+                Next::SessionLost(error) => {
+                    *in_doubt = error.is_some();
+                    return Err(WriteFailure::SessionLost(error));
                 }
                 Next::Again { in_doubt: now } => *in_doubt = now,
             }
@@ -296,36 +296,32 @@ impl Inner {
         Err(WriteFailure::Error(if *in_doubt { Error::Unknown(why) } else { Error::NotExecuted(why) }))
     }
 
-    /// A write by the name that the session gives it, if the client uses sessions.
+    /// A write, by the name that the session gives it if the client uses sessions.
     pub(super) async fn named_write<C: NamedWrite>(
         self: &Arc<Self>,
         mut call: C,
         deadline: Deadline,
     ) -> Result<C::Reply, Error> {
+        if !self.use_sessions {
+            return self.command(&call, Resend::Never, deadline).await;
+        }
         loop {
-            let result = if self.use_sessions {
-                let mut ticket = self.ticket(deadline).await?;
-                call.set_name(ticket.name());
-                let result = self.write(&call, Resend::Safe, deadline, &mut ticket.in_doubt).await;
-                if matches!(result, Err(WriteFailure::SessionLost)) {
-                    self.forget_session(ticket.session());
-                }
-                result
-            } else {
-                self.write(&call, Resend::Never, deadline, &mut false).await
-            };
-            match result {
+            let mut ticket = self.ticket(deadline).await?;
+            call.set_name(ticket.name());
+            match self.write(&call, Resend::Safe, deadline, &mut ticket.in_doubt).await {
                 Ok(reply) => return Ok(reply),
                 Err(WriteFailure::Error(error)) => return Err(error),
-                Err(WriteFailure::SessionLost) if self.use_sessions => {}
-                Err(WriteFailure::SessionLost) => {
-                    return Err(Error::Refused("the node asks for a session the write did not name".into()));
+                Err(WriteFailure::SessionLost(told)) => {
+                    self.forget_session(ticket.session());
+                    if let Some(error) = told {
+                        return Err(error);
+                    }
                 }
             }
         }
     }
 
-    /// A command for the leader that has no name.
+    /// A write without a name, or another command for the leader.
     pub(super) async fn command<C: Call>(
         &self,
         call: &C,
@@ -335,7 +331,9 @@ impl Inner {
         match self.write(call, resend, deadline, &mut false).await {
             Ok(reply) => Ok(reply),
             Err(WriteFailure::Error(error)) => Err(error),
-            Err(WriteFailure::SessionLost) => Err(Error::NotFound("the session has expired".into())),
+            Err(WriteFailure::SessionLost(told)) => {
+                Err(told.unwrap_or_else(|| Error::NotFound("the session has expired".into())))
+            }
         }
     }
 

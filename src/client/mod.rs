@@ -206,7 +206,7 @@ impl Builder {
         }
         for endpoint in &self.endpoints {
             let port = endpoint.rsplit_once(':').and_then(|(host, port)| {
-                port.parse::<u16>().ok().filter(|port| !host.is_empty() && *port > 0)
+                port.parse::<u16>().ok().filter(|port| !host.is_empty() && !host.contains('/') && *port > 0)
             });
             if port.is_none() {
                 return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port")));

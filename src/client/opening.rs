@@ -17,8 +17,8 @@ use super::session::{Begin, Session, Ticket};
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
-/// Opening and closing take at most this long.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// One go at opening or closing. Shorter than the usual deadline of a write, which can then say what went wrong.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opening = watch::Receiver<Option<Result<(), Error>>>;
 
@@ -37,7 +37,7 @@ enum Step {
 impl Inner {
     /// Names a write: opens a session if there is none, and waits for room in it.
     pub(super) async fn ticket(self: &Arc<Self>, deadline: Deadline) -> Result<Ticket, Error> {
-        let late = |what: &str| Error::NotExecuted(format!("{what} before the deadline"));
+        let mut last = "no answer yet".to_owned();
         loop {
             match self.step() {
                 Step::Begin(session) => match session.begin() {
@@ -45,21 +45,24 @@ impl Inner {
                     Begin::Wait(room) => match timeout_at(deadline.at(), room).await {
                         Ok(Ok(ticket)) => return Ok(ticket),
                         Ok(Err(_)) => self.retire(&session),
-                        Err(rt::time::Elapsed) => return Err(late("the session's window was not free")),
+                        Err(rt::time::Elapsed) => {
+                            let message = "too many writes of this session are unanswered";
+                            return Err(Error::NotExecuted(message.into()));
+                        }
                     },
                     Begin::Blocked => self.retire(&session),
                 },
                 Step::Wait(mut opening) => {
                     let opened = timeout_at(deadline.at(), opening.wait_for(Option::is_some)).await;
                     if opened.is_err() {
-                        return Err(late("no session could be opened"));
+                        return Err(Error::NotExecuted(format!(
+                            "no session could be opened in time: {last}"
+                        )));
                     }
                     match &*opening.borrow() {
                         Some(Ok(())) => {}
-                        // Nothing of the write itself was sent.
-                        Some(Err(Error::Unknown(why) | Error::NotExecuted(why))) => {
-                            return Err(Error::NotExecuted(format!("no session could be opened: {why}")));
-                        }
+                        // Nothing of the write itself was sent, and a session more or less does no harm.
+                        Some(Err(Error::Unknown(why) | Error::NotExecuted(why))) => last.clone_from(why),
                         Some(Err(error)) => return Err(error.clone()),
                         None => return Err(Error::NotExecuted("the client is being torn down".into())),
                     }

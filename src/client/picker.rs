@@ -53,7 +53,9 @@ pub(super) fn pick(purpose: Purpose, nodes: &[Node], rotation: usize, now: Insta
         let aside = node.set_aside_until.filter(|until| *until > now);
         let wait = match purpose {
             // A node not measured counts as fast as the fastest: somebody must measure it.
-            Purpose::StaleRead => node.latency.unwrap_or(fastest) * (node.in_flight + 1),
+            Purpose::StaleRead => {
+                node.latency.unwrap_or(fastest).saturating_mul(node.in_flight.saturating_add(1))
+            }
             Purpose::Write | Purpose::LinearizableRead => Duration::ZERO,
         };
         let turn = (index + nodes.len() - rotation % nodes.len()) % nodes.len();

@@ -70,8 +70,9 @@ pub(super) enum Next {
         /// An attempt so far had an unknown outcome.
         in_doubt: bool,
     },
-    /// Certainly not executed under this session: name it anew in a new one.
-    NewSession,
+    /// The session is of no more use. With an error the write is in doubt for good: tell the caller. Without, it
+    /// was certainly not executed: name it anew in a new session.
+    SessionLost(Option<Error>),
 }
 
 /// Decides after a failed attempt. `in_doubt`: an earlier attempt of the same write had an unknown outcome.
@@ -79,8 +80,8 @@ pub(super) fn after_write(verdict: Verdict, in_doubt: bool, resend: Resend, why:
     match verdict {
         Verdict::Answered(error) => Next::Return(error),
         Verdict::Refused(error) if !in_doubt => Next::Return(error),
-        Verdict::SessionLost if !in_doubt => Next::NewSession,
-        Verdict::Refused(_) | Verdict::SessionLost => Next::Return(Error::Unknown(why.to_owned())),
+        Verdict::Refused(_) => Next::Return(Error::Unknown(why.to_owned())),
+        Verdict::SessionLost => Next::SessionLost(in_doubt.then(|| Error::Unknown(why.to_owned()))),
         Verdict::NotExecuted => Next::Again { in_doubt },
         Verdict::Unknown if resend == Resend::Safe => Next::Again { in_doubt: true },
         Verdict::Unknown => Next::Return(Error::Unknown(why.to_owned())),
@@ -185,8 +186,9 @@ mod tests {
                         prop_assert_eq!(now, was_unknown);
                         in_doubt = now;
                     }
-                    Next::NewSession => {
-                        prop_assert!(!was_unknown, "renamed while in doubt");
+                    Next::SessionLost(error) => {
+                        prop_assert_eq!(error.is_none(), !was_unknown, "renamed only if never in doubt");
+                        prop_assert!(error.is_none_or(|error| error.is_unknown()));
                         return Ok(());
                     }
                 }

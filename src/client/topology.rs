@@ -35,6 +35,7 @@ pub(super) struct AsOf(u64);
 impl Topology {
     /// Knows the addresses the user gave and nothing else.
     pub(super) fn new(seeds: Vec<String>) -> Topology {
+        assert!(!seeds.is_empty(), "the builder refuses a client without endpoints");
         let state = State {
             seeds,
             members: Vec::new(),
@@ -43,7 +44,6 @@ impl Topology {
             endpoints: BTreeMap::new(),
             rotation: 0,
         };
-        state.seeds.first().expect("the builder refuses a client without endpoints");
         let topology = Topology { state: Mutex::new(state) };
         topology.state().settle();
         topology

@@ -83,7 +83,8 @@ pub(super) fn host(text: &str) -> Result<String, Refusal> {
 /// `HOST:PORT`; the name is not resolved.
 pub(super) fn host_port(text: &str) -> Result<String, Refusal> {
     let Some((name, port)) = text.rsplit_once(':') else {
-        return refuse(format!("'{text}' has no port"), format!("write HOST:PORT, such as '{text}:8401'"));
+        let example = if is_host_name(text) { text } else { "node-1" };
+        return refuse(format!("'{text}' has no port"), format!("write HOST:PORT, such as '{example}:8401'"));
     };
     if !port.parse::<u16>().is_ok_and(|port| port != 0) {
         return refuse(format!("'{text}' has no valid port"), "write HOST:PORT with a port from 1 to 65535");
@@ -187,7 +188,7 @@ pub(super) fn show_bytes(number: u64) -> String {
     BYTE_UNITS
         .iter()
         .rev()
-        .find(|(_, size)| number >= *size && number % size == 0)
+        .find(|(_, size)| number >= *size && number.is_multiple_of(*size))
         .map_or_else(|| number.to_string(), |(unit, size)| format!("{}{unit}", number / size))
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
 use super::layers::{ConfigError, Given, Layer, Source};
 use super::settings;
@@ -20,8 +20,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Layer::new());
     }
-    // '007' as a node name stays '007'.
-    let options = serde_saphyr::options! { leading_zero_numbers_as_strings: true };
+    let options = serde_saphyr::options! {
+        // '007' as a node name stays '007'.
+        leading_zero_numbers_as_strings: true,
+        // Told below, with the key.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+    };
     let Document(entries) = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let place = match error.location() {
             Some(location) => format!("{} line {}", path.display(), location.line()),
@@ -31,20 +35,33 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
         ConfigError::new(place, problem, "write one 'key: value' a line, in YAML")
     })?;
     let mut layer = Layer::new();
-    for (key, value) in entries {
+    for (key, node) in entries {
         let line = key.referenced.line();
+        let place = format!("{} line {line}: {}", path.display(), key.value);
         let known = settings::find(&key.value).filter(|setting| setting.in_file());
         let Some(setting) = known else {
-            let place = format!("{} line {line}: {}", path.display(), key.value);
             let remedy = match settings::nearest(&key.value) {
                 Some(near) => format!("did you mean '{}'?", near.key),
                 None => "'mokv serve --help' lists the keys".to_owned(),
             };
             return Err(ConfigError::new(place, "there is no such key", remedy));
         };
-        if let Some(words) = value.0 {
-            let source = Source::File { path: path.to_owned(), line };
-            layer.insert(setting.key, Given { words, source });
+        let words = match node {
+            Node::Nothing => continue,
+            Node::Word(word) => vec![word],
+            Node::Words(words) => words,
+            Node::Other(what) => {
+                let problem = format!("the value is {what}");
+                return Err(ConfigError::new(
+                    place,
+                    problem,
+                    "write a word, in quotes if need be, or a list of words",
+                ));
+            }
+        };
+        let source = Source::File { path: path.to_owned(), line };
+        if layer.insert(setting.key, Given { words, source }).is_some() {
+            return Err(ConfigError::new(place, "the key was given before", "keep one of them"));
         }
     }
     Ok(layer)
@@ -58,7 +75,7 @@ fn first_line(message: &str) -> String {
 }
 
 /// The mapping, in the order of the file.
-struct Document(Vec<(Spanned<String>, Words)>);
+struct Document(Vec<(Spanned<String>, Node)>);
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -84,56 +101,72 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// A word, a list of words, or nothing (`key:`), which leaves the setting unset.
-struct Words(Option<Vec<String>>);
+/// The value of a key. What is no word is no error here, but told by [`parse`], which knows the key.
+enum Node {
+    /// `key:`, which leaves the setting unset.
+    Nothing,
+    Word(String),
+    Words(Vec<String>),
+    /// Something else, in words.
+    Other(&'static str),
+}
 
-impl<'de> Deserialize<'de> for Words {
+impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AnyWords;
+        struct AnyNode;
 
-        impl AnyWords {
-            fn one<E>(self, word: impl ToString) -> Result<Words, E> {
-                Ok(Words(Some(vec![word.to_string()])))
-            }
-        }
-
-        impl<'de> Visitor<'de> for AnyWords {
-            type Value = Words;
+        impl<'de> Visitor<'de> for AnyNode {
+            type Value = Node;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a whole number, true or false, or a list of texts")
+                f.write_str("a word or a list of words")
             }
 
-            fn visit_bool<E: Error>(self, value: bool) -> Result<Words, E> {
-                self.one(value)
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Node, E> {
+                Ok(Node::Word(value.to_string()))
             }
 
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Words, E> {
-                self.one(value)
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
+                Ok(Node::Word(value.to_string()))
             }
 
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Words, E> {
-                self.one(value)
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
+                Ok(Node::Word(value.to_string()))
             }
 
-            fn visit_str<E: Error>(self, value: &str) -> Result<Words, E> {
-                self.one(value)
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Node, E> {
+                // As text it might look otherwise than it was written: 1.10 would become 1.1.
+                Ok(Node::Other("a fraction"))
             }
 
-            fn visit_unit<E: Error>(self) -> Result<Words, E> {
-                Ok(Words(None))
+            fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
+                Ok(Node::Word(value.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Words, A::Error> {
+            fn visit_unit<E: Error>(self) -> Result<Node, E> {
+                Ok(Node::Nothing)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Node::Other("a mapping"))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
                 let mut words = Vec::new();
-                while let Some(word) = list.next_element::<String>()? {
-                    words.push(word);
+                let mut other = None;
+                while let Some(node) = list.next_element()? {
+                    match node {
+                        Node::Word(word) => words.push(word),
+                        Node::Nothing => other = Some("a list with an empty entry"),
+                        Node::Words(_) | Node::Other(_) => other = Some("a list of more than words"),
+                    }
                 }
-                Ok(Words(Some(words)))
+                Ok(other.map_or(Node::Words(words), Node::Other))
             }
         }
 
-        deserializer.deserialize_any(AnyWords)
+        deserializer.deserialize_any(AnyNode)
     }
 }
 
@@ -165,15 +198,29 @@ mod tests {
     #[test]
     fn a_key_given_twice_is_refused_with_its_line() {
         let said = refusal("rpc-port: 1\nmetrics-port: 2\nrpc-port: 3\n");
-        assert!(said.starts_with("mokv.yaml line 3: ") && said.contains("rpc-port"), "{said}");
+        assert_eq!(said, "mokv.yaml line 3: rpc-port: the key was given before; keep one of them");
     }
 
     #[test]
-    fn what_is_no_mapping_of_words_is_refused_with_its_line() {
+    fn a_value_that_is_no_word_is_refused_with_line_and_key() {
+        for (value, what) in [
+            ("{a: b}", "a mapping"),
+            ("1.10", "a fraction"),
+            ("[a, [b]]", "a list of more than words"),
+            ("[a, {b: 1}]", "a list of more than words"),
+            ("[a, ]\nnode-name: [ ~ ]", "a list with an empty entry"),
+        ] {
+            let said = refusal(&format!("rpc-port: 1\nstart-join-addrs: {value}\n"));
+            let line = if value.contains('\n') { "line 3: node-name" } else { "line 2: start-join-addrs" };
+            assert!(said.starts_with(&format!("mokv.yaml {line}: the value is {what}; ")), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_yaml_or_no_mapping_is_refused_with_its_line() {
         assert!(refusal("- a\n- b\n").starts_with("mokv.yaml line 1"));
-        assert!(refusal("rpc-port: 1\nbind-addr: {a: b}\n").starts_with("mokv.yaml line 2"));
-        assert!(refusal("rpc-port: 1\nnode-name: 1.10\n").starts_with("mokv.yaml line 2"));
-        assert!(refusal("rpc-port: [1\nnode-name: x\n").starts_with("mokv.yaml"));
+        assert!(refusal("rpc-port: 1\n bind-addr: a\n").starts_with("mokv.yaml line 2"));
+        assert!(refusal("rpc-port: [1\nnode-name: x\n").starts_with("mokv.yaml line "));
     }
 
     #[test]

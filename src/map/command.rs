@@ -102,6 +102,11 @@ impl Command {
         }
     }
 
+    /// Whether an entry is one of Raft's own, which a node has to understand before it is applied.
+    pub fn is_rafts_own(bytes: &Bytes) -> bool {
+        matches!(bytes.first(), Some(&(BLANK | MEMBERSHIP)))
+    }
+
     /// Reads an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer
     /// alive that its entry lies in, so that buffer should hold one entry.
     ///

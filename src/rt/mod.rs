@@ -4,6 +4,7 @@
 //! simulation (`--cfg madsim`) they are a seeded world. Node code above this module never asks which: this
 //! is the only place in `src` where `cfg(madsim)` stands.
 
+pub mod disk;
 pub mod net;
 pub mod process;
 pub mod random;

@@ -55,10 +55,11 @@ impl TcpListener {
     }
 }
 
-/// A TCP connection with its first byte readable ahead.
+/// A TCP connection with its first bytes readable ahead.
 pub struct TcpStream {
     stream: tokio::net::TcpStream,
-    peeked: Option<u8>,
+    /// Read ahead by [`TcpStream::peek`], not yet by anybody else.
+    peeked: Vec<u8>,
     /// Bytes were written since the last flush. The simulator sends a packet at every flush, even an empty one,
     /// and two HTTP/2 peers would answer each other's for ever.
     dirty: bool,
@@ -69,7 +70,7 @@ impl TcpStream {
     fn new(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
         stream.set_nodelay(true)?;
         let link = world::Link::new(&stream)?;
-        Ok(TcpStream { stream, peeked: None, dirty: false, link })
+        Ok(TcpStream { stream, peeked: Vec::new(), dirty: false, link })
     }
 
     /// Connects to the first of the addresses of `host_port` that answers. No bound in time: give it a timeout.
@@ -87,19 +88,20 @@ impl TcpStream {
         Err(last.expect("resolve() returns at least one address"))
     }
 
-    /// Waits for the first byte and leaves it readable; `None` at the end of the stream.
+    /// Waits for the next `count` bytes, or fewer at the end of the stream, and leaves them to be read.
     ///
     /// # Errors
     /// If the connection breaks.
-    pub async fn peek_byte(&mut self) -> io::Result<Option<u8>> {
-        if self.peeked.is_none() {
-            let mut byte = [0];
-            if self.read(&mut byte).await? == 0 {
-                return Ok(None);
+    pub async fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
+        let mut peeked = std::mem::take(&mut self.peeked);
+        while peeked.len() < count {
+            let mut ahead = (&mut *self).take((count - peeked.len()) as u64);
+            if ahead.read_buf(&mut peeked).await? == 0 {
+                break;
             }
-            self.peeked = Some(byte[0]);
         }
-        Ok(self.peeked)
+        self.peeked = peeked;
+        Ok(&self.peeked)
     }
 
     /// The other end.
@@ -120,8 +122,10 @@ impl AsyncRead for TcpStream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if let Some(byte) = self.peeked.take() {
-            buf.put_slice(&[byte]);
+        if !self.peeked.is_empty() {
+            let count = self.peeked.len().min(buf.remaining());
+            buf.put_slice(&self.peeked[..count]);
+            self.peeked.drain(..count);
             return Poll::Ready(Ok(()));
         }
         let this = &mut *self;

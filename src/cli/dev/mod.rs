@@ -14,7 +14,7 @@ use self::plan::Plan;
 use super::connect;
 use super::failure::Failure;
 use super::output::{Output, table};
-use super::ports;
+use super::{ports, program};
 use crate::rt;
 use crate::rt::process::StopSignals;
 use crate::rt::task::spawn_guarded;
@@ -68,11 +68,11 @@ impl Dev {
             .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
         let mut nodes = children::start_all(&plan)?;
         let mut output = Output::new();
-        introduce(&plan, &nodes, &mut output)?;
+        introduce(&plan, &nodes, &mut output);
         let all_ended = tokio::select! {
             biased;
             () = signals.next() => false,
-            result = watch(&plan, &mut nodes, &mut output) => { result?; true }
+            () = watch(&plan, &mut nodes, &mut output) => true,
         };
         if all_ended {
             return Err(Failure::error(
@@ -80,9 +80,15 @@ impl Dev {
                 format!("read their logs in {}", data_dir.display()),
             ));
         }
-        stop(&mut nodes, &mut signals, &mut output).await?;
-        output.line(format!("All nodes are stopped. Their data stays in {}.", self.data_dir.display()))
+        stop(&mut nodes, &mut signals, &mut output).await;
+        say(&mut output, format!("All nodes are stopped. Their data stays in {}.", self.data_dir.display()));
+        Ok(())
     }
+}
+
+/// Tells the terminal. That it has gone away does not end the cluster.
+fn say(output: &mut Output, text: impl AsRef<str>) {
+    let _ = output.line(text);
 }
 
 async fn refuse_taken_ports(plan: &Plan) -> Result<(), Failure> {
@@ -98,7 +104,7 @@ async fn refuse_taken_ports(plan: &Plan) -> Result<(), Failure> {
 }
 
 /// What was started, and where.
-fn introduce(plan: &Plan, nodes: &[NodeProcess], output: &mut Output) -> Result<(), Failure> {
+fn introduce(plan: &Plan, nodes: &[NodeProcess], output: &mut Output) {
     let rows = nodes.iter().map(|process| {
         let node = &process.node;
         vec![
@@ -112,11 +118,11 @@ fn introduce(plan: &Plan, nodes: &[NodeProcess], output: &mut Output) -> Result<
     });
     let header = ["NODE", "PID", "RPC", "GOSSIP (UDP)", "METRICS", "CONFIGURATION"];
     let count = plan.nodes.len();
-    output.line(format!("mökv: {count} nodes on this machine\n\n{}\n", table(&header, rows)))
+    say(output, format!("mökv: {count} nodes on this machine\n\n{}\n", table(&header, rows)));
 }
 
 /// Tells who leads and which nodes end, until all have.
-async fn watch(plan: &Plan, nodes: &mut [NodeProcess], output: &mut Output) -> Result<(), Failure> {
+async fn watch(plan: &Plan, nodes: &mut [NodeProcess], output: &mut Output) {
     let (news, mut leaders) = tokio::sync::mpsc::channel(16);
     let endpoints = plan.nodes.iter().map(|node| node.rpc.to_string()).collect();
     let _watch = spawn_guarded(connect::watch_leader(endpoints, LEADER_INTERVAL, news));
@@ -128,69 +134,74 @@ async fn watch(plan: &Plan, nodes: &mut [NodeProcess], output: &mut Output) -> R
             biased;
             leader = leaders.recv() => match leader {
                 Some(leader) => {
-                    output.line(format!("{leader} leads."))?;
+                    say(output, format!("{leader} leads."));
                     if std::mem::take(&mut first) {
-                        suggest(plan, nodes, &leader, output)?;
+                        suggest(plan, nodes, &leader, output);
                     }
                 }
                 None => unreachable!("the watch for leaders runs as long as its guard"),
             },
             () = rt::sleep(children::POLL_INTERVAL) => {}
         }
-        report_ended(nodes, output)?;
+        report_ended(nodes, output);
         if !children::any_runs(nodes) {
-            return Ok(());
+            return;
         }
         if first && !reminded && rt::now() - started > LEADER_PATIENCE {
             reminded = true;
-            output
-                .line(format!("No leader yet; the nodes say why in {}", plan.nodes[0].log_file.display()))?;
+            say(output, format!("No leader yet; the nodes say why in {}", plan.nodes[0].log_file.display()));
         }
     }
 }
 
 /// What to type next.
-fn suggest(plan: &Plan, nodes: &[NodeProcess], leader: &str, output: &mut Output) -> Result<(), Failure> {
-    let mokv = std::env::args_os().next().map_or("mokv".to_owned(), |name| name.display().to_string());
+fn suggest(plan: &Plan, nodes: &[NodeProcess], leader: &str, output: &mut Output) {
+    let mokv = program();
     let flag = plan.endpoints_flag();
     let kill = match nodes.iter().find(|process| process.node.name == leader) {
         Some(process) if nodes.len() > 2 => {
-            format!("\n  kill -9 {}    # {leader} dies; another leads, nothing is lost", process.pid())
+            let other = nodes.iter().find(|other| other.node.name != leader).expect("there are three");
+            format!(
+                "\n  kill -9 {}    # {leader} dies, another leads\n  \
+                 {mokv} get greeting --endpoints {}    # and nothing is lost",
+                process.pid(),
+                other.node.rpc,
+            )
         }
         _ => String::new(),
     };
-    output.line(format!(
+    let text = format!(
         "\nType in another terminal:\n  \
          {mokv} set greeting hello{flag}\n  \
          {mokv} get greeting{flag}\n  \
          {mokv} status{flag}{kill}\n\
          Ctrl-C stops all nodes and keeps their data.\n"
-    ))
+    );
+    say(output, text);
 }
 
-fn report_ended(nodes: &mut [NodeProcess], output: &mut Output) -> Result<(), Failure> {
+fn report_ended(nodes: &mut [NodeProcess], output: &mut Output) {
     for process in nodes {
         if let Some(status) = process.newly_ended() {
             let node = &process.node;
-            output.line(format!(
-                "{} {}. Its log: {}. Start it again: mokv serve --config-file {}",
-                node.name,
-                children::describe(status),
-                node.log_file.display(),
-                node.config_file.display(),
-            ))?;
+            say(
+                output,
+                format!(
+                    "{} {}. Its log: {}. Start it again: {} serve --config-file {}",
+                    node.name,
+                    children::describe(status),
+                    node.log_file.display(),
+                    program(),
+                    node.config_file.display(),
+                ),
+            );
         }
     }
-    Ok(())
 }
 
 /// Stops all nodes cleanly; a second signal, or too long a wait, ends them at once.
-async fn stop(
-    nodes: &mut [NodeProcess],
-    signals: &mut StopSignals,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    output.line("\nStopping; once more Ctrl-C kills.")?;
+async fn stop(nodes: &mut [NodeProcess], signals: &mut StopSignals, output: &mut Output) {
+    say(output, "\nStopping; once more Ctrl-C kills.");
     tokio::select! {
         biased;
         () = signals.next() => {}
@@ -199,7 +210,6 @@ async fn stop(
     }
     let killed = children::kill(nodes);
     if !killed.is_empty() {
-        output.line(format!("Killed {}, which loses nothing that was acknowledged.", killed.join(", ")))?;
+        say(output, format!("Killed {}, which loses nothing that was acknowledged.", killed.join(", ")));
     }
-    Ok(())
 }

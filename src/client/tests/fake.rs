@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
+use mokv_proto::api::admin_server::{Admin, AdminServer};
 use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::{self, GetResponse, Server, SessionWrite};
 use mokv_proto::status;
@@ -37,6 +38,8 @@ pub(super) enum Heard {
     List(api::ListRequest),
     OpenSession,
     CloseSession(u64),
+    /// A command of an operator.
+    Admin,
 }
 
 #[derive(Default)]
@@ -52,6 +55,7 @@ struct State {
     revision: u64,
     sessions: u64,
     window: u64,
+    address: String,
 }
 
 /// A running fake node; it stops when dropped.
@@ -65,7 +69,12 @@ impl Node {
     pub(super) async fn start() -> Node {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State { window: 8, revision: 100, ..State::default() }));
+        let state = Arc::new(Mutex::new(State {
+            window: 8,
+            revision: 100,
+            address: address.clone(),
+            ..State::default()
+        }));
         let _serving = spawn_guarded(serve(listener, state.clone()));
         Node { address, state, _serving }
     }
@@ -131,7 +140,9 @@ impl Node {
 }
 
 async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
-    let routes = Routes::new(KvServer::new(Service(state.clone()))).prepare();
+    let routes = Routes::new(KvServer::new(Service(state.clone())))
+        .add_service(AdminServer::new(Service(state.clone())))
+        .prepare();
     while let Ok((stream, _)) = listener.accept().await {
         let routes = routes.clone();
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
@@ -266,5 +277,54 @@ impl Kv for Service {
     ) -> Result<Response<api::CloseSessionResponse>, Status> {
         self.hear("close_session", request, |request| Some(Heard::CloseSession(request.session))).await?;
         Ok(Response::new(api::CloseSessionResponse { ok: true }))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        self.hear("status", request, |_| None).await?;
+        let rpc_addr = self.state().address.clone();
+        Ok(Response::new(api::StatusResponse { rpc_addr, ..api::StatusResponse::default() }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<api::TransferLeaderRequest>,
+    ) -> Result<Response<api::TransferLeaderResponse>, Status> {
+        let leader = request.get_ref().to.clone();
+        self.hear("transfer_leader", request, |_| Some(Heard::Admin)).await?;
+        Ok(Response::new(api::TransferLeaderResponse { leader }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<api::RemoveMemberRequest>,
+    ) -> Result<Response<api::RemoveMemberResponse>, Status> {
+        let name = request.get_ref().name.clone();
+        self.hear("remove_member", request, |_| Some(Heard::Admin)).await?;
+        let state = self.state();
+        let node_id = state.members.iter().find(|member| member.id == name).map(|member| member.node_id);
+        Ok(Response::new(api::RemoveMemberResponse { node_id: node_id.unwrap() }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<api::SnapshotRequest>,
+    ) -> Result<Response<api::SnapshotResponse>, Status> {
+        self.hear("snapshot", request, |_| None).await?;
+        Ok(Response::new(api::SnapshotResponse { index: self.state().revision }))
+    }
+
+    async fn configure(
+        &self,
+        request: Request<api::ConfigureRequest>,
+    ) -> Result<Response<api::ConfigureResponse>, Status> {
+        let max_sessions = request.get_ref().max_sessions.unwrap_or(1);
+        self.hear("configure", request, |_| Some(Heard::Admin)).await?;
+        Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes: 0 }))
     }
 }

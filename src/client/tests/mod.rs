@@ -31,6 +31,10 @@ fn members(nodes: &[Node], leader: usize) -> Vec<Server> {
     nodes.iter().enumerate().map(member).collect()
 }
 
+/// Nobody listens there: above the ports that are given out in either world. (The simulator gives out ports from 1,
+/// and lets anybody connect to a client's own port.)
+const DEAD: &str = "127.0.0.1:64999";
+
 /// One node that leads itself.
 async fn single() -> Node {
     let node = Node::start().await;
@@ -94,7 +98,7 @@ async fn a_node_that_is_not_the_leader_shows_the_way() {
 #[tokio::test]
 async fn a_dead_address_among_the_given_ones_costs_nothing_but_a_moment() {
     let node = single().await;
-    let client = Client::builder().endpoints(["127.0.0.1:1", &node.address]).build().unwrap();
+    let client = Client::builder().endpoints([DEAD, &*node.address]).build().unwrap();
     set(&client, "a").await.unwrap();
     get(&client, "a", Consistency::Stale).await.unwrap();
 }
@@ -102,8 +106,7 @@ async fn a_dead_address_among_the_given_ones_costs_nothing_but_a_moment() {
 #[tokio::test]
 async fn given_addresses_remain_when_all_the_learned_ones_are_dead() {
     let node = Node::start().await;
-    let dead =
-        Server { id: "dead".into(), rpc_addr: "127.0.0.1:1".into(), is_leader: true, ..Server::default() };
+    let dead = Server { id: "dead".into(), rpc_addr: DEAD.into(), is_leader: true, ..Server::default() };
     node.set_members(&[dead]);
     let client = informed(builder(&[&node])).await;
     set(&client, "a").await.unwrap();
@@ -209,10 +212,11 @@ async fn at_the_deadline_not_executed_and_unknown_are_told_apart() {
 
 #[tokio::test]
 async fn nobody_to_connect_to_is_not_executed() {
-    let client = Client::builder().endpoints(["127.0.0.1:1"]).timeout(Duration::from_millis(200));
+    let client = Client::builder().endpoints([DEAD]).timeout(Duration::from_millis(200));
     for sessions in [true, false] {
         let client = client.clone().sessions(sessions).build().unwrap();
-        assert!(matches!(set(&client, "a").await, Err(Error::NotExecuted(_))));
+        let written = set(&client, "a").await;
+        assert!(matches!(written, Err(Error::NotExecuted(_))), "{written:?}");
         let read = get(&client, "a", Consistency::Linearizable).await;
         assert!(matches!(read, Err(Error::Unavailable(_))));
     }
@@ -250,6 +254,8 @@ async fn an_expired_session_leaves_a_write_in_doubt_unknown() {
     node.play("set", Play::Fail(status::session_expired()));
     assert!(set(&client, "a").await.unwrap_err().is_unknown());
     assert_eq!(node.names().len(), 2);
+    set(&client, "b").await.unwrap();
+    assert_eq!(node.names()[2].session, 2, "the session is not used again");
 }
 
 #[tokio::test]
@@ -306,6 +312,17 @@ async fn a_cancelled_write_keeps_its_sequence_to_itself() {
 }
 
 #[tokio::test]
+async fn a_session_whose_opening_is_in_doubt_is_opened_again_before_anything_is_written() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("open_session", Play::Cut);
+    node.play("open_session", Play::Fail(status::unknown("the forward broke")));
+    set(&client, "a").await.unwrap();
+    assert_eq!(node.heard()[..3], [Heard::OpenSession, Heard::OpenSession, Heard::OpenSession]);
+    assert_eq!(node.names().len(), 1);
+}
+
+#[tokio::test]
 async fn closing_closes_the_session_and_the_next_write_opens_another() {
     let node = single().await;
     let client = informed(builder(&[&node])).await;
@@ -324,11 +341,41 @@ async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
     let result = client.set([0xff], "value", WriteOptions::default()).await;
     assert!(matches!(result, Err(Error::Invalid(_))));
     assert!(node.heard().is_empty());
-    for endpoint in ["", "host", ":1", "host:0", "host:port"] {
+    for endpoint in ["", "host", ":1", "host:0", "host:port", "http://host:1"] {
         let refused = Client::builder().endpoints([endpoint]).build();
         assert!(matches!(refused, Err(Error::Invalid(_))), "{endpoint}");
     }
     assert!(Client::builder().build().is_err());
+}
+
+// ---- operators ----
+
+#[tokio::test]
+async fn commands_go_to_the_leader_and_questions_to_the_node_they_name() {
+    let nodes = cluster().await;
+    let client = informed(builder(&[&nodes[1]])).await;
+    assert_eq!(client.remove_member("node-2").await, Ok(3));
+    assert_eq!(client.transfer_leader(Some("node-1")).await.as_deref(), Ok("node-1"));
+    let change = SettingsChange { max_sessions: Some(5), max_store_bytes: None };
+    assert_eq!(client.configure(change).await.unwrap().max_sessions, 5);
+    let commands = |node: &Node| node.heard().into_iter().filter(|heard| *heard == Heard::Admin).count();
+    assert_eq!(nodes.each_ref().map(commands), [3, 0, 0]);
+    for node in &nodes {
+        assert_eq!(client.status(&node.address).await.unwrap().rpc_addr, node.address);
+        assert_eq!(client.snapshot(&node.address).await, Ok(100));
+    }
+    assert!(matches!(client.status(DEAD).await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_command_that_may_have_been_executed_is_not_sent_again() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.play("remove_member", Play::Cut);
+    assert!(client.remove_member("node-0").await.unwrap_err().is_unknown());
+    assert_eq!(node.heard(), [Heard::Admin]);
+    node.play("remove_member", Play::Fail(Status::not_found("no member is called 'x'")));
+    assert!(matches!(client.remove_member("x").await, Err(Error::NotFound(_))));
 }
 
 // ---- reads ----

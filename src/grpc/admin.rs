@@ -1,0 +1,185 @@
+//! The service `api.Admin`.
+
+use std::sync::Arc;
+
+use mokv_proto::api::{self, admin_server};
+use mokv_proto::status;
+use openraft::ServerState;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::context::Context;
+use super::kv::deadline;
+use crate::map::{Answer, Command};
+use crate::rt;
+
+/// What operators do.
+pub struct Admin {
+    context: Arc<Context>,
+}
+
+impl Admin {
+    /// The service of a node.
+    pub fn new(context: Arc<Context>) -> Admin {
+        Admin { context }
+    }
+}
+
+#[async_trait]
+impl admin_server::Admin for Admin {
+    async fn status(
+        &self,
+        _request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        let context = &self.context;
+        let mut response = api::StatusResponse {
+            name: context.name.clone(),
+            node_id: context.node_id,
+            version: env!("CARGO_PKG_VERSION").into(),
+            boot_counter: context.boot,
+            rpc_addr: context.rpc_addr.clone(),
+            digest_alarm: context.digest_alarm(),
+            ..Default::default()
+        };
+        let Some(serving) = context.recovered() else {
+            response.role = "recovering".into();
+            return Ok(Response::new(response));
+        };
+        let consensus = &serving.consensus;
+        let metrics = consensus.metrics();
+        response.cluster_id = hex(&consensus.peers().me().cluster_id);
+        response.role = match metrics.state {
+            _ if context.is_quarantined() => "quarantined",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopping",
+        }
+        .into();
+        response.term = metrics.current_term;
+        response.leader_id = metrics.current_leader.unwrap_or(0);
+        response.leader_name = (metrics.membership_config.membership().get_node(&response.leader_id))
+            .map(|member| member.name.clone())
+            .unwrap_or_default();
+        response.last_log_index = metrics.last_log_index.unwrap_or(0);
+        response.committed_index = metrics.local_committed.map_or(0, |id| id.index);
+        response.snapshot_index = metrics.snapshot.map_or(0, |id| id.index);
+        response.purged_index = metrics.purged.map_or(0, |id| id.index);
+        {
+            let state = consensus.store().read();
+            response.applied_index = state.applied.map_or(0, |id| id.index);
+            response.revision = state.map.revision();
+            response.keys = state.map.keys();
+            response.bytes = state.map.bytes();
+            response.sessions = state.map.sessions();
+            response.digest = digest(state.map.digest());
+        }
+        response.digests = (consensus.store().digests().into_iter())
+            .map(|(index, value)| api::DigestAt { index, digest: digest(value) })
+            .collect();
+        Ok(Response::new(response))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<api::TransferLeaderRequest>,
+    ) -> Result<Response<api::TransferLeaderResponse>, Status> {
+        let deadline = deadline(&request);
+        let serving = self.context.serving()?;
+        let consensus = &serving.consensus;
+        if !consensus.is_leader() {
+            let leader = serving.leader_address(consensus.leader());
+            return Err(status::not_executed("only the leader hands leadership over", leader.as_deref()));
+        }
+        let name = request.into_inner().to;
+        let membership = consensus.membership();
+        let named =
+            |name: &str| membership.nodes().find(|(_, member)| member.name == name).map(|(id, _)| *id);
+        let to = match name.as_str() {
+            "" => consensus.most_up_to_date_voter(),
+            name => {
+                Some(named(name).ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?)
+            }
+        };
+        let to =
+            to.ok_or_else(|| Status::failed_precondition("there is no other voter to hand leadership to"))?;
+        if to != self.context.node_id {
+            if !membership.voter_ids().any(|id| id == to) {
+                return Err(Status::failed_precondition(format!(
+                    "'{name}' does not vote and so cannot lead"
+                )));
+            }
+            let moved = consensus.transfer_leader(to, deadline.saturating_duration_since(rt::now())).await;
+            moved
+                .map_err(|reason| Status::unavailable(format!("leadership was not handed over: {reason}")))?;
+        }
+        let leader =
+            membership.membership().get_node(&to).map(|member| member.name.clone()).unwrap_or_default();
+        Ok(Response::new(api::TransferLeaderResponse { leader }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<api::RemoveMemberRequest>,
+    ) -> Result<Response<api::RemoveMemberResponse>, Status> {
+        let serving = self.context.serving()?;
+        if !serving.consensus.is_leader() {
+            let leader = serving.leader_address(serving.consensus.leader());
+            return Err(status::not_executed("only the leader removes members", leader.as_deref()));
+        }
+        let node_id = serving.operator.remove_member(&request.into_inner().name).await?;
+        Ok(Response::new(api::RemoveMemberResponse { node_id }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<api::SnapshotRequest>,
+    ) -> Result<Response<api::SnapshotResponse>, Status> {
+        let deadline = deadline(&request);
+        let serving = self.context.serving()?;
+        let consensus = &serving.consensus;
+        let wanted = consensus.store().read().applied.map_or(0, |id| id.index);
+        consensus
+            .raft()
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let taken = async {
+            loop {
+                match consensus.metrics().snapshot {
+                    Some(snapshot) if snapshot.index >= wanted => return snapshot.index,
+                    _ => rt::sleep(std::time::Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let index = rt::time::timeout_at(deadline, taken).await;
+        let late = |_| Status::deadline_exceeded("the snapshot was not finished before the deadline");
+        Ok(Response::new(api::SnapshotResponse { index: index.map_err(late)? }))
+    }
+
+    async fn configure(
+        &self,
+        request: Request<api::ConfigureRequest>,
+    ) -> Result<Response<api::ConfigureResponse>, Status> {
+        let deadline = deadline(&request);
+        let api::ConfigureRequest { max_sessions, max_store_bytes } = request.into_inner();
+        let serving = self.context.serving()?;
+        let command = Command::Configure { max_sessions, max_store_bytes };
+        let committed = serving.consensus.propose(command.encode(), deadline).await;
+        match committed.map_err(|error| serving.propose_failed(error, rt::now() >= deadline))?.answer {
+            Answer::Configured { max_sessions, max_store_bytes } => {
+                Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes }))
+            }
+            other => Err(Status::internal(format!("the store gave an answer to another command: {other:?}"))),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn digest(digest: u128) -> String {
+    format!("{digest:032x}")
+}

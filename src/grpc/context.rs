@@ -1,0 +1,185 @@
+//! What every service of a node needs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mokv_proto::status;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::raft::{Consensus, Member, ProposeError, peers::AddressBook};
+use crate::rt::time::{Elapsed, timeout};
+use crate::storage::Log;
+
+/// What operators may ask of a node that is part of a cluster.
+#[async_trait]
+pub trait Operator: Send + Sync + 'static {
+    /// Takes a member out of the cluster for good; the leader's work.
+    async fn remove_member(&self, name: &str) -> Result<u64, Status>;
+}
+
+/// A node that is part of a cluster and has recovered.
+pub struct Serving {
+    /// Its share of the consensus.
+    pub consensus: Consensus,
+    /// Where the other members are.
+    pub book: Arc<dyn AddressBook>,
+    /// Its log, for space and positions.
+    pub log: Log,
+    /// What operators may ask of it.
+    pub operator: Arc<dyn Operator>,
+}
+
+/// Shared by all services of a node.
+pub struct Context {
+    /// The node's name.
+    pub name: String,
+    /// The node's id.
+    pub node_id: u64,
+    /// How often its data directory was started.
+    pub boot: u64,
+    /// Its own rpc address, as others should use it.
+    pub rpc_addr: String,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    in_flight: Arc<Semaphore>,
+    serving: OnceLock<Serving>,
+    draining: AtomicBool,
+    quarantined: AtomicBool,
+    digest_alarm: AtomicBool,
+}
+
+impl Context {
+    /// The context of a node that serves nothing yet.
+    pub fn new(
+        name: String,
+        node_id: u64,
+        boot: u64,
+        rpc_addr: String,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Context> {
+        let in_flight = Arc::new(Semaphore::new(limits.max_in_flight_requests));
+        Arc::new(Context {
+            name,
+            node_id,
+            boot,
+            rpc_addr,
+            limits,
+            metrics,
+            in_flight,
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            quarantined: AtomicBool::new(false),
+            digest_alarm: AtomicBool::new(false),
+        })
+    }
+
+    /// From now on the node serves.
+    ///
+    /// # Panics
+    /// If it served before.
+    pub fn start_serving(&self, serving: Serving) {
+        assert!(self.serving.set(serving).is_ok(), "a node starts serving once");
+    }
+
+    /// The node's inner life, if it has recovered; whatever its state.
+    pub fn recovered(&self) -> Option<&Serving> {
+        self.serving.get()
+    }
+
+    /// The node's inner life, if it may answer clients.
+    pub fn serving(&self) -> Result<&Serving, Status> {
+        if self.is_quarantined() {
+            return Err(status::not_executed(
+                "this node's state differs from the majority's and is not served; restore it with 'mokv serve --wipe'",
+                None,
+            ));
+        }
+        let recovering =
+            || status::not_executed("this node has not recovered yet, or belongs to no cluster", None);
+        self.serving.get().ok_or_else(recovering)
+    }
+
+    /// A place for one request, or the answer that all are taken.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(status::not_executed("this node is stopping; ask another one", None));
+        }
+        let full =
+            |_| status::not_executed("too many requests are under way on this node; try again later", None);
+        self.in_flight.clone().try_acquire_owned().map_err(full)
+    }
+
+    /// Takes no more requests, and waits until those under way are answered.
+    ///
+    /// # Errors
+    /// If that takes longer than `within`.
+    pub async fn drain(&self, within: Duration) -> Result<(), Elapsed> {
+        self.draining.store(true, Ordering::Relaxed);
+        let all = self.in_flight.acquire_many(self.limits.max_in_flight_requests as u32);
+        timeout(within, all).await.map(|_| ())
+    }
+
+    /// Whether this node was outvoted by a majority over its state.
+    pub fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// Serve nothing any more.
+    pub fn quarantine(&self) {
+        self.quarantined.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether digests of the members disagree.
+    pub fn digest_alarm(&self) -> bool {
+        self.digest_alarm.load(Ordering::Relaxed)
+    }
+
+    /// Says whether digests of the members disagree.
+    pub fn set_digest_alarm(&self, disagree: bool) {
+        self.digest_alarm.store(disagree, Ordering::Relaxed);
+    }
+}
+
+impl Serving {
+    /// Where a member is: its newest claim, or what the membership says.
+    pub fn address_of(&self, node_id: u64, member: &Member) -> String {
+        self.book.addresses(node_id).into_iter().next().unwrap_or_else(|| member.rpc_addr.clone())
+    }
+
+    /// Where the leader is.
+    pub fn leader_address(&self, leader: Option<u64>) -> Option<String> {
+        let leader = leader?;
+        let membership = self.consensus.membership();
+        membership.membership().get_node(&leader).map(|member| self.address_of(leader, member))
+    }
+
+    /// Why a command was not answered, for its client.
+    pub fn propose_failed(&self, error: ProposeError, deadline_passed: bool) -> Status {
+        match error {
+            ProposeError::NotLeader(leader) => {
+                let address = self.leader_address(leader.or_else(|| self.consensus.leader()));
+                status::not_executed("this node is not the leader", address.as_deref())
+            }
+            ProposeError::NotExecuted(reason) => {
+                let address = self.leader_address(self.consensus.leader());
+                status::not_executed(reason, address.as_deref())
+            }
+            ProposeError::Unknown(reason) if deadline_passed => {
+                let mut status = Status::deadline_exceeded(format!("{reason}; it may still be executed"));
+                status
+                    .metadata_mut()
+                    .insert(status::HEADER_OUTCOME, tonic::metadata::MetadataValue::from_static("unknown"));
+                status
+            }
+            ProposeError::Unknown(reason) => status::unknown(reason),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Server reflection, so that grpcurl and its like need no proto files.
+//!
+//! tonic-reflection's own service starts real tokio tasks, which a simulation cannot have; its generated types serve
+//! as well.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use mokv_proto::api::DESCRIPTORS;
+use mokv_proto::tonic::Streaming;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_server::{
+    ServerReflection, ServerReflectionServer,
+};
+use mokv_proto::tonic_reflection::pb::v1::{
+    ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
+    ServerReflectionResponse, ServiceResponse,
+};
+use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet};
+use tonic::{Code, Request, Response, Status, async_trait};
+
+/// The reflection service.
+pub type Service = ServerReflectionServer<Reflection>;
+
+/// Makes the reflection service of this server's contract.
+pub fn service() -> Service {
+    ServerReflectionServer::new(Reflection { files: files().into() })
+}
+
+fn files() -> Vec<File> {
+    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors are made by our own build");
+    let files = set.file.into_iter().map(|file| {
+        let package = file.package().to_string();
+        let services: Vec<String> =
+            file.service.iter().map(|service| format!("{package}.{}", service.name())).collect();
+        let mut symbols: BTreeSet<String> = services.iter().cloned().collect();
+        for service in &file.service {
+            let methods =
+                service.method.iter().map(|method| format!("{package}.{}.{}", service.name(), method.name()));
+            symbols.extend(methods);
+        }
+        file.message_type.iter().for_each(|message| add_symbols(&mut symbols, &package, message));
+        symbols.extend(file.enum_type.iter().map(|kind| format!("{package}.{}", kind.name())));
+        File { name: file.name().to_string(), symbols, services, descriptor: file.encode_to_vec() }
+    });
+    files.collect()
+}
+
+fn add_symbols(symbols: &mut BTreeSet<String>, scope: &str, message: &DescriptorProto) {
+    let name = format!("{scope}.{}", message.name());
+    message.nested_type.iter().for_each(|nested| add_symbols(symbols, &name, nested));
+    symbols.insert(name);
+}
+
+struct File {
+    name: String,
+    symbols: BTreeSet<String>,
+    services: Vec<String>,
+    descriptor: Vec<u8>,
+}
+
+/// Answers from the descriptors that the build made.
+pub struct Reflection {
+    files: Arc<[File]>,
+}
+
+fn answer(files: &[File], question: &MessageRequest) -> MessageResponse {
+    let error = |code: Code, message: &str| {
+        MessageResponse::ErrorResponse(ErrorResponse {
+            error_code: code as i32,
+            error_message: message.into(),
+        })
+    };
+    let file = |found: Option<&File>| match found {
+        Some(file) => MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
+            file_descriptor_proto: vec![file.descriptor.clone()],
+        }),
+        None => error(Code::NotFound, "this server does not know it"),
+    };
+    match question {
+        MessageRequest::ListServices(_) => MessageResponse::ListServicesResponse(ListServiceResponse {
+            service: (files.iter().flat_map(|file| &file.services))
+                .map(|name| ServiceResponse { name: name.clone() })
+                .collect(),
+        }),
+        MessageRequest::FileByFilename(name) => file(files.iter().find(|file| file.name == *name)),
+        MessageRequest::FileContainingSymbol(symbol) => {
+            file(files.iter().find(|file| file.symbols.contains(symbol)))
+        }
+        _ => error(Code::Unimplemented, "this contract has no extensions"),
+    }
+}
+
+#[async_trait]
+impl ServerReflection for Reflection {
+    type ServerReflectionInfoStream =
+        Pin<Box<dyn Stream<Item = Result<ServerReflectionResponse, Status>> + Send>>;
+
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let files = self.files.clone();
+        let answers = request.into_inner().map(move |request| {
+            let request = request?;
+            let question = (request.message_request.as_ref())
+                .ok_or_else(|| Status::invalid_argument("the request asks nothing"))?;
+            Ok(ServerReflectionResponse {
+                valid_host: request.host.clone(),
+                message_response: Some(answer(&files, question)),
+                original_request: Some(request),
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contract_describes_itself() {
+        let files = files();
+        let MessageResponse::ListServicesResponse(list) =
+            answer(&files, &MessageRequest::ListServices(String::new()))
+        else {
+            panic!("services are listed")
+        };
+        let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+        assert!(names.contains(&"api.KV") && names.contains(&"api.Admin"), "{names:?}");
+        for symbol in ["api.KV", "api.KV.Get", "api.GetRequest", "api.Consistency", "api.Admin.Status"] {
+            let found = answer(&files, &MessageRequest::FileContainingSymbol(symbol.into()));
+            assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
+        }
+        let unknown = answer(&files, &MessageRequest::FileByFilename("nothing.proto".into()));
+        assert!(matches!(unknown, MessageResponse::ErrorResponse(_)));
+    }
+}

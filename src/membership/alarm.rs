@@ -1,0 +1,122 @@
+//! What gossip noticed that a person has to look at.
+//!
+//! Each alarm is raised once, however often its cause repeats, and their number is bounded. An alarm changes nothing
+//! by itself.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::claim::ClusterId;
+use super::datagram::Rejected;
+
+/// Alarms kept at most. Whoever can send datagrams can cause alarms.
+const MAX_ALARMS: usize = 64;
+
+/// What gossip noticed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// Another process runs with this node's identity and this boot counter or a later one. This node must stop.
+    OwnIdentityElsewhere {
+        /// The boot counter of the other process.
+        boot: u64,
+        /// Where it sends from.
+        from: SocketAddr,
+    },
+    /// Two other processes run with the same identity.
+    TwinIdentity {
+        /// Whose identity.
+        node_id: u64,
+        /// Where the second one sends from.
+        from: SocketAddr,
+    },
+    /// A node of another cluster talks to this one.
+    ForeignCluster {
+        /// The other node.
+        node_id: u64,
+        /// Its cluster.
+        cluster_id: ClusterId,
+        /// Where it sends from.
+        from: SocketAddr,
+    },
+    /// Datagrams that cannot be read.
+    Unreadable {
+        /// Where they come from.
+        from: SocketAddr,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Alarm {
+    pub(super) fn unreadable(from: SocketAddr, rejected: Rejected) -> Alarm {
+        Alarm::Unreadable { from, why: rejected.to_string() }
+    }
+}
+
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Alarm::OwnIdentityElsewhere { boot, from } => write!(
+                f,
+                "this node's identity is in use by another process (at {from}, boot {boot}): its data directory was \
+                 copied, or its volume rolled back; stop one of the two and wipe its data directory"
+            ),
+            Alarm::TwinIdentity { node_id, from } => write!(
+                f,
+                "two processes run as node id {node_id}, one of them at {from}: its data directory was copied; stop \
+                 one of the two and wipe its data directory"
+            ),
+            Alarm::ForeignCluster { node_id, cluster_id, from } => write!(
+                f,
+                "two clusters meet: node id {node_id} at {from} belongs to cluster {cluster_id}; correct the \
+                 start-join-addrs of one of the two, or wipe the node that shall change its cluster"
+            ),
+            Alarm::Unreadable { from, why } => write!(
+                f,
+                "datagrams from {from} are dropped: {why}; give all nodes the same cluster-key-file and a version of \
+                 mokv that can talk to the others"
+            ),
+        }
+    }
+}
+
+/// The alarms raised so far.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(BTreeSet<Alarm>);
+
+impl Alarms {
+    /// Raises an alarm, unless it stands already.
+    pub(super) fn raise(&mut self, alarm: Alarm) {
+        let known = self.0.contains(&alarm);
+        let stops = |alarm: &Alarm| matches!(alarm, Alarm::OwnIdentityElsewhere { .. });
+        // The first alarm that stops a node always finds room.
+        let room = self.0.len() < MAX_ALARMS || stops(&alarm) && !self.0.iter().any(stops);
+        if !known && room {
+            tracing::error!("{alarm}");
+            self.0.insert(alarm);
+        }
+    }
+
+    pub(super) fn all(&self) -> &BTreeSet<Alarm> {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_stands_once_and_a_flood_is_bounded() {
+        let mut alarms = Alarms::default();
+        let from: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        for node_id in 0..1000 {
+            alarms.raise(Alarm::TwinIdentity { node_id, from });
+            alarms.raise(Alarm::TwinIdentity { node_id, from });
+        }
+        assert_eq!(alarms.all().len(), MAX_ALARMS);
+        alarms.raise(Alarm::OwnIdentityElsewhere { boot: 2, from });
+        assert_eq!(alarms.all().len(), MAX_ALARMS + 1);
+    }
+}

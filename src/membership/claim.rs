@@ -1,0 +1,396 @@
+//! What a node says of itself.
+//!
+//! A claim is replaced only by a newer one of the same node: by boot counter, then by sequence. Every length is
+//! bounded when it is decoded; a claim that breaks a bound is no claim. Nothing here decides what a claim means.
+
+use std::fmt;
+
+use bytes::Bytes;
+use mokv_proto::gossip as wire;
+
+/// The most bytes of a node's name.
+pub const MAX_NAME_BYTES: usize = 64;
+/// The most bytes of a `host:port`: 253 of a DNS name, a colon, a port.
+pub const MAX_ADDRESS_BYTES: usize = 259;
+/// The most nodes of a pledge, and so the largest initial size of a cluster. A pledge of so many nodes with names and
+/// addresses of usual length still fits a datagram.
+pub const MAX_PLEDGED: usize = 9;
+/// The format of gossip and of everything stored, written by this build.
+pub const FORMAT: u32 = 1;
+
+/// The random number that tells two clusters apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl ClusterId {
+    /// A new one.
+    pub fn random() -> ClusterId {
+        ClusterId(random_16())
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// For people; unique in a cluster.
+    pub name: String,
+    /// The Raft node id, never zero.
+    pub node_id: u64,
+    /// How often the node was started.
+    pub boot: u64,
+    /// Counts the claims of one boot.
+    pub sequence: u64,
+    /// The cluster the node belongs to or wants to be added to.
+    pub cluster_id: Option<ClusterId>,
+    /// `host:port` of Raft and gRPC.
+    pub rpc_addr: String,
+    /// `host:port` of gossip.
+    pub gossip_addr: String,
+    /// Where the node stands.
+    pub state: State,
+    /// The format version the node writes.
+    pub format: u32,
+    /// The highest cluster version the node supports.
+    pub supports: u32,
+}
+
+/// Where a node stands between an empty directory and having left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Knows no cluster.
+    Pristine {
+        /// What it was told to do about that.
+        intent: Intent,
+        /// What it promised to form, durably.
+        pledge: Option<Pledge>,
+    },
+    /// Has adopted a cluster id and waits for the cluster's leader to add it.
+    Joining,
+    /// Is part of the cluster.
+    Member,
+    /// Left for good; the id is never used again.
+    Left,
+}
+
+/// What a node without a cluster was told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Wait for a cluster to join.
+    Join,
+    /// Form a cluster of one (`bootstrap`).
+    Bootstrap,
+    /// Form a cluster of exactly this many nodes (`bootstrap-expect`).
+    Expect(u32),
+}
+
+/// The durable promise to form this cluster with these nodes and no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pledge {
+    /// Tells two attempts apart, even of the same nodes.
+    pub formation_id: [u8; 16],
+    /// The id of the cluster to be.
+    pub cluster_id: ClusterId,
+    /// Its first members, in ascending order of ids.
+    pub nodes: Vec<PledgedNode>,
+}
+
+/// One of a pledge's nodes, word for word as it will stand in the first membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PledgedNode {
+    /// The Raft node id.
+    pub node_id: u64,
+    /// The node's name.
+    pub name: String,
+    /// `host:port` when the pledge was proposed.
+    pub rpc_addr: String,
+}
+
+impl Pledge {
+    /// A new promise of these nodes, with a new cluster id.
+    ///
+    /// # Panics
+    /// If there is no node.
+    pub fn propose(mut nodes: Vec<PledgedNode>) -> Pledge {
+        assert!(!nodes.is_empty(), "a cluster has at least one node");
+        nodes.sort_by_key(|node| node.node_id);
+        Pledge { formation_id: random_16(), cluster_id: ClusterId::random(), nodes }
+    }
+
+    /// Whether the node with this id is part of it.
+    pub fn includes(&self, node_id: u64) -> bool {
+        self.nodes.iter().any(|node| node.node_id == node_id)
+    }
+}
+
+impl Claim {
+    /// Whether this claim takes the place of `other`, a claim of the same node.
+    pub fn is_newer_than(&self, other: &Claim) -> bool {
+        (self.boot, self.sequence) > (other.boot, other.sequence)
+    }
+
+    /// The claim as it travels.
+    pub fn to_wire(&self) -> wire::Claim {
+        wire::Claim {
+            name: self.name.clone(),
+            node_id: self.node_id,
+            boot: self.boot,
+            sequence: self.sequence,
+            cluster_id: id_to_wire(self.cluster_id),
+            rpc_addr: self.rpc_addr.clone(),
+            gossip_addr: self.gossip_addr.clone(),
+            format: self.format,
+            supports: self.supports,
+            state: Some(state_to_wire(&self.state)),
+        }
+    }
+
+    /// The claim that travelled.
+    ///
+    /// # Errors
+    /// If a field is missing, too long or contradicts another.
+    pub fn from_wire(claim: wire::Claim) -> Result<Claim, Malformed> {
+        let cluster_id = id_from_wire(&claim.cluster_id)?;
+        let state = state_from_wire(claim.state.ok_or(Malformed("a claim without a state"))?)?;
+        if matches!(state, State::Pristine { .. }) == cluster_id.is_some() {
+            return Err(Malformed("a cluster id that does not go with the state"));
+        }
+        if claim.node_id == 0 || claim.boot == 0 {
+            return Err(Malformed("a node id or a boot counter of zero"));
+        }
+        Ok(Claim {
+            name: bounded_name(claim.name)?,
+            node_id: claim.node_id,
+            boot: claim.boot,
+            sequence: claim.sequence,
+            cluster_id,
+            rpc_addr: bounded_address(claim.rpc_addr)?,
+            gossip_addr: bounded_address(claim.gossip_addr)?,
+            state,
+            format: claim.format,
+            supports: claim.supports,
+        })
+    }
+}
+
+/// Bytes that are not what they should be, in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+fn state_to_wire(state: &State) -> wire::claim::State {
+    match state {
+        State::Pristine { intent, pledge } => wire::claim::State::Pristine(wire::Pristine {
+            intent: Some(match intent {
+                Intent::Join => wire::pristine::Intent::Join(wire::Join {}),
+                Intent::Bootstrap => wire::pristine::Intent::Bootstrap(wire::Bootstrap {}),
+                Intent::Expect(size) => wire::pristine::Intent::Expect(*size),
+            }),
+            pledge: pledge.as_ref().map(pledge_to_wire),
+        }),
+        State::Joining => wire::claim::State::Joining(wire::Joining {}),
+        State::Member => wire::claim::State::Member(wire::Member {}),
+        State::Left => wire::claim::State::Left(wire::Left {}),
+    }
+}
+
+fn state_from_wire(state: wire::claim::State) -> Result<State, Malformed> {
+    Ok(match state {
+        wire::claim::State::Pristine(pristine) => State::Pristine {
+            intent: match pristine.intent.ok_or(Malformed("a pristine node without an intent"))? {
+                wire::pristine::Intent::Join(_) => Intent::Join,
+                wire::pristine::Intent::Bootstrap(_) => Intent::Bootstrap,
+                wire::pristine::Intent::Expect(size) => Intent::Expect(size),
+            },
+            pledge: pristine.pledge.map(pledge_from_wire).transpose()?,
+        },
+        wire::claim::State::Joining(_) => State::Joining,
+        wire::claim::State::Member(_) => State::Member,
+        wire::claim::State::Left(_) => State::Left,
+    })
+}
+
+/// The pledge as it travels and is stored.
+pub(super) fn pledge_to_wire(pledge: &Pledge) -> wire::Pledge {
+    wire::Pledge {
+        formation_id: Bytes::copy_from_slice(&pledge.formation_id),
+        cluster_id: id_to_wire(Some(pledge.cluster_id)),
+        nodes: pledge
+            .nodes
+            .iter()
+            .map(|node| wire::PledgedNode {
+                node_id: node.node_id,
+                name: node.name.clone(),
+                rpc_addr: node.rpc_addr.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// The pledge that travelled or was stored.
+pub(super) fn pledge_from_wire(pledge: wire::Pledge) -> Result<Pledge, Malformed> {
+    let formation_id = <[u8; 16]>::try_from(&pledge.formation_id[..])
+        .map_err(|_| Malformed("a formation id that is not 16 bytes"))?;
+    let cluster_id = id_from_wire(&pledge.cluster_id)?.ok_or(Malformed("a pledge without a cluster id"))?;
+    if pledge.nodes.is_empty() || pledge.nodes.len() > MAX_PLEDGED {
+        return Err(Malformed("a pledge of no node or of too many"));
+    }
+    let nodes = pledge
+        .nodes
+        .into_iter()
+        .map(|node| {
+            Ok(PledgedNode {
+                node_id: node.node_id,
+                name: bounded_name(node.name)?,
+                rpc_addr: bounded_address(node.rpc_addr)?,
+            })
+        })
+        .collect::<Result<Vec<_>, Malformed>>()?;
+    if nodes[0].node_id == 0 || !nodes.is_sorted_by(|a, b| a.node_id < b.node_id) {
+        return Err(Malformed("a pledge whose ids are not in ascending order"));
+    }
+    Ok(Pledge { formation_id, cluster_id, nodes })
+}
+
+/// A cluster id as it travels: 16 bytes, or none.
+pub(super) fn id_to_wire(id: Option<ClusterId>) -> Bytes {
+    id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0))
+}
+
+/// The cluster id that travelled.
+pub(super) fn id_from_wire(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let id = <[u8; 16]>::try_from(bytes).map_err(|_| Malformed("a cluster id that is not 16 bytes"))?;
+    Ok(Some(ClusterId(id)))
+}
+
+/// Whether a text can be a node's name: not empty, not too long, nothing that garbles a log line.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control)
+}
+
+fn bounded_name(name: String) -> Result<String, Malformed> {
+    if is_name(&name) { Ok(name) } else { Err(Malformed("a name that is empty, too long or unprintable")) }
+}
+
+fn bounded_address(address: String) -> Result<String, Malformed> {
+    if address.len() > MAX_ADDRESS_BYTES || address.chars().any(char::is_control) {
+        return Err(Malformed("an address that is too long or unprintable"));
+    }
+    Ok(address)
+}
+
+fn random_16() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&crate::rt::random::random_u64().to_le_bytes());
+    bytes[8..].copy_from_slice(&crate::rt::random::random_nonzero_u64().to_le_bytes());
+    bytes
+}
+
+#[cfg(test)]
+impl Claim {
+    /// A pristine node's.
+    pub(super) fn example(name: &str, node_id: u64) -> Claim {
+        Claim {
+            name: name.into(),
+            node_id,
+            boot: 1,
+            sequence: 1,
+            cluster_id: None,
+            rpc_addr: format!("{name}:8400"),
+            gossip_addr: format!("{name}:8401"),
+            state: State::Pristine { intent: Intent::Join, pledge: None },
+            format: FORMAT,
+            supports: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    fn pledges() -> impl Strategy<Value = Pledge> {
+        let nodes =
+            prop::collection::btree_map(1..u64::MAX, ("[a-z]{1,64}", "[a-z.:0-9]{0,40}"), 1..MAX_PLEDGED);
+        (any::<[u8; 16]>(), any::<[u8; 16]>(), nodes).prop_map(|(formation_id, cluster, nodes)| Pledge {
+            formation_id,
+            cluster_id: ClusterId(cluster),
+            nodes: nodes
+                .into_iter()
+                .map(|(node_id, (name, rpc_addr))| PledgedNode { node_id, name, rpc_addr })
+                .collect(),
+        })
+    }
+
+    fn states() -> impl Strategy<Value = State> {
+        let intents =
+            prop_oneof![Just(Intent::Join), Just(Intent::Bootstrap), any::<u32>().prop_map(Intent::Expect)];
+        prop_oneof![
+            (intents, prop::option::of(pledges()))
+                .prop_map(|(intent, pledge)| State::Pristine { intent, pledge }),
+            Just(State::Joining),
+            Just(State::Member),
+            Just(State::Left),
+        ]
+    }
+
+    fn claims() -> impl Strategy<Value = Claim> {
+        let numbers = (1..=u64::MAX, 1..=u64::MAX, any::<u64>(), any::<u32>(), any::<u32>());
+        (numbers, any::<[u8; 16]>(), "\\PC{1,16}", "[a-z.:0-9]{0,40}", "[a-z.:0-9]{0,40}", states()).prop_map(
+            |((node_id, boot, sequence, format, supports), cluster, name, rpc_addr, gossip_addr, state)| {
+                Claim {
+                    name,
+                    node_id,
+                    boot,
+                    sequence,
+                    cluster_id: (!matches!(state, State::Pristine { .. })).then_some(ClusterId(cluster)),
+                    rpc_addr,
+                    gossip_addr,
+                    state,
+                    format,
+                    supports,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_claim_survives_the_wire(claim in claims()) {
+            let bytes = claim.to_wire().encode_to_vec();
+            let read = Claim::from_wire(wire::Claim::decode(&bytes[..]).unwrap());
+            prop_assert_eq!(read, Ok(claim));
+        }
+
+        #[test]
+        fn noise_is_refused_without_a_panic(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(claim) = wire::Claim::decode(&noise[..]) {
+                let _ = Claim::from_wire(claim);
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_claim_wins_by_boot_then_by_sequence() {
+        let claim = |boot, sequence| Claim { boot, sequence, ..Claim::example("a", 1) };
+        assert!(claim(2, 1).is_newer_than(&claim(1, 9)));
+        assert!(claim(2, 2).is_newer_than(&claim(2, 1)));
+        assert!(!claim(2, 2).is_newer_than(&claim(2, 2)));
+    }
+}

@@ -1,0 +1,473 @@
+//! What a node says and hears by datagrams, without a socket and without a clock.
+//!
+//! Claims travel by *exchanges*: an ask carries the sender's claim, the answer carries the answerer's, and members of
+//! one cluster add what they know of others. Liveness comes from the failure detector, which hears only members of
+//! this cluster: everything of another one is dropped before. Whoever answers and is not alive in the failure
+//! detector's eyes is introduced to it, so two sides that have buried each other come back as soon as they can talk.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv_proto::gossip as wire;
+use prost::Message;
+
+use super::alarm::{Alarm, Alarms};
+use super::claim::{Claim, ClusterId, Malformed, State};
+use super::datagram::{self, Datagram, Key, Kind, ReplayGuard, Sealer, Verdict};
+use super::gossip::{Liveness, Peer, View};
+use super::joins::{JoinAnswers, NameAnswer, reachable_from};
+use super::swim::{Pace, Swim, Timer};
+use crate::rt::{Instant, random};
+
+/// Claims kept at most: far more than a cluster has nodes.
+const MAX_PEERS: usize = 256;
+/// A node that is down, no member of Raft and not heard of for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// Two members compare what they know so often.
+pub(super) const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
+
+/// The names resolved for one attempt.
+#[derive(Debug, Default)]
+pub(super) struct Resolved(pub(super) BTreeMap<String, Vec<SocketAddr>>);
+
+/// What is due at a time.
+#[derive(Debug)]
+pub(super) enum Due {
+    Swim(Timer),
+    Exchange,
+}
+
+/// A node that this one has heard of.
+#[derive(Debug)]
+struct Known {
+    claim: Claim,
+    /// Where it last sent from.
+    address: Option<SocketAddr>,
+    heard_at: Instant,
+}
+
+/// The conversation of one node.
+pub(super) struct Conversation {
+    me: Claim,
+    local: SocketAddr,
+    joins: Vec<String>,
+    pace: Pace,
+    key: Arc<Key>,
+    sealer: Sealer,
+    guard: ReplayGuard,
+    alarms: Alarms,
+    known: BTreeMap<u64, Known>,
+    /// Raft's members and where Raft believes their RPC to be.
+    members: BTreeMap<u64, String>,
+    resolved: BTreeMap<String, Vec<SocketAddr>>,
+    swim: Option<Swim>,
+    answers: JoinAnswers,
+    /// The open questions of this attempt: nonce to join name and address.
+    questions: BTreeMap<u64, (String, SocketAddr)>,
+    /// Whose claim goes along next.
+    cursor: u64,
+    outbox: Vec<(SocketAddr, Vec<u8>)>,
+    schedule: Vec<(Duration, Due)>,
+}
+
+impl Conversation {
+    pub(super) fn new(
+        me: Claim,
+        local: SocketAddr,
+        joins: Vec<String>,
+        key: Arc<Key>,
+        pace: Pace,
+    ) -> Conversation {
+        let sealer = Sealer::new(key.clone(), me.node_id, me.boot);
+        let mut conversation = Conversation {
+            me,
+            local,
+            joins,
+            pace,
+            key,
+            sealer,
+            guard: ReplayGuard::default(),
+            alarms: Alarms::default(),
+            known: BTreeMap::new(),
+            members: BTreeMap::new(),
+            resolved: BTreeMap::new(),
+            swim: None,
+            answers: JoinAnswers::default(),
+            questions: BTreeMap::new(),
+            cursor: 0,
+            outbox: Vec::new(),
+            schedule: vec![(EXCHANGE_EVERY, Due::Exchange)],
+        };
+        conversation.start_swim();
+        conversation
+    }
+
+    // ---- what the node itself says ----
+
+    /// Takes a new stand and tells everybody.
+    pub(super) fn state(&mut self, cluster_id: Option<ClusterId>, state: State) {
+        if (self.me.cluster_id, &self.me.state) == (cluster_id, &state) {
+            return;
+        }
+        self.me.cluster_id = cluster_id;
+        self.me.state = state;
+        self.me.sequence += 1;
+        self.start_swim();
+        if self.me.state == State::Left
+            && let Some(swim) = &mut self.swim
+        {
+            swim.leave();
+        }
+        let everybody: Vec<u64> = self.known.keys().copied().collect();
+        everybody.into_iter().for_each(|node_id| self.ask_node(node_id));
+        self.drain_swim();
+    }
+
+    /// Notes Raft's members and where Raft believes their RPC to be.
+    pub(super) fn set_members(&mut self, members: BTreeMap<u64, String>) {
+        self.members = members;
+    }
+
+    /// The names to resolve for the next attempt: join addresses, Raft's members, and everybody known.
+    pub(super) fn names(&self) -> Vec<String> {
+        let known = self.known.values().filter(|known| known.claim.state != State::Left);
+        let claimed = known.map(|known| known.claim.gossip_addr.clone());
+        let members = self.members.iter().filter(|(id, _)| **id != self.me.node_id);
+        let unclaimed = members
+            .filter(|(id, _)| !self.known.contains_key(id))
+            .filter_map(|(_, rpc_addr)| self.gossip_address_like_mine(rpc_addr));
+        let mut names: Vec<String> = self.joins.iter().cloned().chain(claimed).chain(unclaimed).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A member that has not been heard yet most likely gossips on the port that this node uses too.
+    fn gossip_address_like_mine(&self, rpc_addr: &str) -> Option<String> {
+        let (host, _) = rpc_addr.rsplit_once(':')?;
+        let (_, port) = self.me.gossip_addr.rsplit_once(':')?;
+        Some(format!("{host}:{port}"))
+    }
+
+    /// Begins an attempt: asks everybody behind every name.
+    pub(super) fn attempt(&mut self, Resolved(mut resolved): Resolved, now: Instant) {
+        self.forget(now);
+        for addresses in resolved.values_mut() {
+            *addresses = reachable_from(self.local, addresses);
+        }
+        self.resolved = resolved;
+        self.questions.clear();
+        self.answers.attempt += 1;
+        self.answers.names.clear();
+        let joins = self.joins.clone();
+        for name in joins {
+            let addresses = self.resolved.get(&name).cloned().unwrap_or_default();
+            for address in &addresses {
+                let nonce = random::random_u64();
+                self.questions.insert(nonce, (name.clone(), *address));
+                self.say(Kind::Ask, nonce, *address, None);
+            }
+            let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+            self.answers.names.insert(name, NameAnswer { addresses });
+        }
+        let others: Vec<SocketAddr> = self
+            .resolved
+            .iter()
+            .filter(|(name, _)| !self.joins.contains(name))
+            .flat_map(|(_, addresses)| addresses.iter().copied())
+            .collect();
+        for address in others {
+            if !self.is_own(address) {
+                self.say(Kind::Ask, 0, address, None);
+            }
+        }
+    }
+
+    fn is_own(&self, address: SocketAddr) -> bool {
+        address == self.local
+    }
+
+    /// Does what is due.
+    pub(super) fn due(&mut self, due: Due) {
+        match due {
+            Due::Swim(timer) => {
+                if let Some(swim) = &mut self.swim {
+                    swim.due(timer);
+                }
+                self.drain_swim();
+            }
+            Due::Exchange => {
+                if !self.known.is_empty() {
+                    let index = random::below(self.known.len() as u64) as usize;
+                    let node_id = *self.known.keys().nth(index).expect("the index is below the length");
+                    self.ask_node(node_id);
+                }
+                self.schedule.push((EXCHANGE_EVERY, Due::Exchange));
+            }
+        }
+    }
+
+    // ---- what others say ----
+
+    /// Takes in a datagram.
+    pub(super) fn hear(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let datagram = match Datagram::open(bytes, &self.key) {
+            Ok(datagram) => datagram,
+            Err(datagram::Rejected::Noise) => return,
+            Err(rejected) => return self.alarms.raise(Alarm::unreadable(from, rejected)),
+        };
+        if datagram.sender == self.me.node_id {
+            return self.hear_own(from, &datagram, now);
+        }
+        match self.guard.judge(&datagram) {
+            Verdict::Fresh => {}
+            Verdict::Stale => return,
+            Verdict::Twin => {
+                return self.alarms.raise(Alarm::TwinIdentity { node_id: datagram.sender, from });
+            }
+        }
+        if let (Some(own), Some(other)) = (self.me.cluster_id, datagram.cluster_id)
+            && own != other
+        {
+            let alarm = Alarm::ForeignCluster { node_id: datagram.sender, cluster_id: other, from };
+            return self.alarms.raise(alarm);
+        }
+        if let Some(known) = self.known.get_mut(&datagram.sender)
+            && known.claim.boot <= datagram.boot
+        {
+            known.address = Some(from);
+            known.heard_at = now;
+        }
+        match datagram.kind {
+            Kind::Swim if datagram.cluster_id.is_some() => self.hear_swim(&datagram),
+            Kind::Swim => {}
+            Kind::Ask | Kind::Answer => self.hear_exchange(from, &datagram, now),
+        }
+    }
+
+    /// Something sent under this node's own id: by itself to its own join address, or by a copy of its directory.
+    fn hear_own(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
+        if datagram.instance == self.sealer.instance() {
+            if datagram.kind != Kind::Swim {
+                self.hear_exchange(from, datagram, now);
+            }
+        } else if datagram.boot >= self.me.boot {
+            self.alarms.raise(Alarm::OwnIdentityElsewhere { boot: datagram.boot, from });
+        }
+    }
+
+    fn hear_swim(&mut self, datagram: &Datagram) {
+        let known = self.known.contains_key(&datagram.sender);
+        if let Some(swim) = &mut self.swim
+            && (known || self.known.len() < MAX_PEERS)
+        {
+            swim.receive(&datagram.payload);
+            self.drain_swim();
+        }
+    }
+
+    fn hear_exchange(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
+        let Ok((nonce, claims)) = open_exchange(datagram) else {
+            return tracing::debug!(%from, "an exchange makes no sense");
+        };
+        let direct = claims[0].clone();
+        if direct.node_id != self.me.node_id {
+            for claim in claims {
+                self.learn(claim, now);
+            }
+            self.heard_directly(&direct, from);
+        }
+        if datagram.kind == Kind::Ask {
+            if self.key.is_secret() && self.me.cluster_id.is_none() && direct.cluster_id.is_some() {
+                self.invited_by(direct.clone());
+            }
+            self.say(Kind::Answer, nonce, from, direct.cluster_id);
+        } else if let Some((name, address)) = self.questions.remove(&nonce)
+            && let Some(answer) = self.answers.names.get_mut(&name)
+        {
+            answer.addresses.insert(address, Some(direct));
+        }
+    }
+
+    fn learn(&mut self, claim: Claim, now: Instant) {
+        if claim.node_id == self.me.node_id
+            || claim.cluster_id.is_none()
+            || claim.cluster_id != self.me.cluster_id
+        {
+            return;
+        }
+        let room = self.known.len() < MAX_PEERS;
+        match self.known.get_mut(&claim.node_id) {
+            Some(known) if claim.is_newer_than(&known.claim) => known.claim = claim,
+            Some(_) => {}
+            None if room => {
+                self.known.insert(claim.node_id, Known { claim, address: None, heard_at: now });
+            }
+            None => tracing::warn!(name = claim.name, "too many nodes gossip: this one is ignored"),
+        }
+    }
+
+    /// The sender is there: note where, and see that the failure detector knows.
+    fn heard_directly(&mut self, claim: &Claim, from: SocketAddr) {
+        let Some(known) = self.known.get_mut(&claim.node_id) else { return };
+        known.address = Some(from);
+        let Some(swim) = &mut self.swim else { return };
+        if matches!(claim.state, State::Left) || matches!(self.me.state, State::Left) {
+            return;
+        }
+        let seen = swim.states().get(&claim.node_id).copied();
+        let alive = seen.is_some_and(|(boot, state)| boot == claim.boot && state == foca::State::Alive);
+        if !alive {
+            swim.announce(claim.node_id, claim.boot);
+            self.drain_swim();
+        }
+    }
+
+    fn invited_by(&mut self, claim: Claim) {
+        if self.answers.invitations.len() < MAX_PEERS {
+            self.answers.invitations.insert(claim.node_id, claim);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let dead = |known: &Known| now.saturating_duration_since(known.heard_at) > FORGET_AFTER;
+        let alive = self.swim_states();
+        let members = &self.members;
+        self.known.retain(|node_id, known| {
+            members.contains_key(node_id) || alive.get(node_id).is_some_and(is_active) || !dead(known)
+        });
+    }
+
+    // ---- sending ----
+
+    fn start_swim(&mut self) {
+        if self.me.cluster_id.is_some() && self.swim.is_none() {
+            self.swim = Some(Swim::new(self.me.node_id, self.me.boot, self.pace));
+        }
+    }
+
+    fn ask_node(&mut self, node_id: u64) {
+        if let Some(address) = self.address_of(node_id) {
+            self.say(Kind::Ask, 0, address, self.me.cluster_id);
+        }
+    }
+
+    /// Where datagrams for a node go: where it last sent from, else where it says it is.
+    fn address_of(&self, node_id: u64) -> Option<SocketAddr> {
+        let known = self.known.get(&node_id)?;
+        known.address.or_else(|| self.resolved.get(&known.claim.gossip_addr)?.first().copied())
+    }
+
+    /// Sends this node's claim, and to members of its own cluster those of others.
+    fn say(&mut self, kind: Kind, nonce: u64, to: SocketAddr, listener: Option<ClusterId>) {
+        let mut exchange = wire::Exchange { nonce, claims: vec![self.me.to_wire()] };
+        if listener.is_some() && listener == self.me.cluster_id {
+            self.add_claims_of_others(&mut exchange);
+        }
+        let bytes = self.sealer.seal(kind, self.me.cluster_id, exchange.encode_to_vec());
+        self.outbox.push((to, bytes));
+    }
+
+    /// Adds as many claims of living members as usually fit, going on where the last exchange ended.
+    fn add_claims_of_others(&mut self, exchange: &mut wire::Exchange) {
+        let states = self.swim_states();
+        let mut room = datagram::USUAL_BYTES
+            .saturating_sub(datagram::OVERHEAD_BYTES)
+            .saturating_sub(exchange.encoded_len());
+        let after = self.known.range(self.cursor..);
+        let before = self.known.range(..self.cursor);
+        for (node_id, known) in after.chain(before) {
+            if !states.get(node_id).is_some_and(is_active) {
+                continue;
+            }
+            let claim = known.claim.to_wire();
+            // A field costs its tag and its length beside its bytes.
+            let cost = claim.encoded_len() + 4;
+            if cost > room {
+                self.cursor = *node_id;
+                return;
+            }
+            room -= cost;
+            exchange.claims.push(claim);
+        }
+    }
+
+    /// Sends the failure detector's packets and sets its timers.
+    fn drain_swim(&mut self) {
+        let Some(mut swim) = self.swim.take() else { return };
+        while let Some((node_id, packet)) = swim.next_packet() {
+            // A member without a known address is asked for by others, and its claim will say.
+            if let Some(address) = self.address_of(node_id) {
+                let bytes = self.sealer.seal(Kind::Swim, self.me.cluster_id, packet.to_vec());
+                self.outbox.push((address, bytes));
+            }
+        }
+        while let Some((after, timer)) = swim.next_timer() {
+            self.schedule.push((after, Due::Swim(timer)));
+        }
+        self.swim = Some(swim);
+    }
+
+    fn swim_states(&mut self) -> BTreeMap<u64, (u64, foca::State)> {
+        self.swim.as_mut().map(Swim::states).unwrap_or_default()
+    }
+
+    // ---- what came of it ----
+
+    /// The datagrams to send now.
+    pub(super) fn take_outbox(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// What to hand back after how long.
+    pub(super) fn take_schedule(&mut self) -> Vec<(Duration, Due)> {
+        std::mem::take(&mut self.schedule)
+    }
+
+    /// Everybody in this node's cluster, this node included.
+    pub(super) fn view(&mut self) -> View {
+        let states = self.swim_states();
+        let liveness = |claim: &Claim| match (&claim.state, states.get(&claim.node_id)) {
+            (State::Left, _) => Liveness::Left,
+            (_, Some((_, foca::State::Alive))) => Liveness::Alive,
+            (_, Some((_, foca::State::Suspect))) => Liveness::Suspect,
+            (_, Some((_, foca::State::Down)) | None) => Liveness::Down,
+        };
+        let others = self.known.values().map(|known| {
+            let claim = known.claim.clone();
+            (claim.node_id, Peer { liveness: liveness(&claim), claim })
+        });
+        let mut view: View = others.collect();
+        let own = if self.me.state == State::Left { Liveness::Left } else { Liveness::Alive };
+        view.insert(self.me.node_id, Peer { claim: self.me.clone(), liveness: own });
+        view
+    }
+
+    /// What the join addresses have answered in this attempt.
+    pub(super) fn answers(&self) -> &JoinAnswers {
+        &self.answers
+    }
+
+    /// What a person has to look at.
+    pub(super) fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+}
+
+fn is_active((_, state): &(u64, foca::State)) -> bool {
+    *state != foca::State::Down
+}
+
+/// The nonce and the claims, of which the first is the sender's own.
+fn open_exchange(datagram: &Datagram) -> Result<(u64, Vec<Claim>), Malformed> {
+    let exchange = wire::Exchange::decode(&datagram.payload[..]).map_err(|_| Malformed("not an exchange"))?;
+    let claims = exchange.claims.into_iter().map(Claim::from_wire).collect::<Result<Vec<_>, _>>()?;
+    let first = claims.first().ok_or(Malformed("an exchange without a claim"))?;
+    let own = (first.node_id, first.boot, first.cluster_id);
+    if own != (datagram.sender, datagram.boot, datagram.cluster_id) {
+        return Err(Malformed("a claim that is not the sender's"));
+    }
+    Ok((exchange.nonce, claims))
+}

@@ -1,0 +1,220 @@
+//! The leader's hands: looks at Raft and gossip, decides by [`reconcile`](super::reconcile), and proposes.
+//!
+//! Runs on every node; only the leader changes anything, one thing at a time, each under the precondition that the
+//! membership still is what the decision was made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mokv_proto::status;
+use openraft::ChangeMembers;
+use tonic::Status;
+
+use super::formation;
+use super::gossip::{Gossip, View};
+use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide};
+use crate::config::NodeConfig;
+use crate::grpc::Operator;
+use crate::map::Command;
+use crate::raft::{Consensus, LogId, Member};
+use crate::rt::{self, Instant, timeout};
+
+pub use super::reconcile::Policy;
+
+/// How often the leader looks when nothing seems to change.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// A change that is not committed by then is looked at anew.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An operator waits for a removal at most this long.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl From<&NodeConfig> for Policy {
+    fn from(config: &NodeConfig) -> Policy {
+        Policy {
+            replace_silence: config.replace_silence,
+            reachable_within: config.election_timeout * 3,
+            ..Policy::default()
+        }
+    }
+}
+
+/// Keeps Raft's membership in step with what gossip sees.
+pub struct Driver {
+    consensus: Consensus,
+    gossip: Arc<Gossip>,
+    policy: Policy,
+    /// The term this node leads in, and since when; a peer that has not answered yet is silent since then.
+    leading: Mutex<Option<(u64, Instant)>>,
+}
+
+impl Driver {
+    /// The driver of a node.
+    pub fn new(consensus: Consensus, gossip: Arc<Gossip>, policy: Policy) -> Driver {
+        Driver { consensus, gossip, policy, leading: Mutex::new(None) }
+    }
+
+    /// Runs until this node has applied its own removal.
+    pub async fn run(&self) {
+        let mut view = self.gossip.view();
+        let mut refused = BTreeMap::new();
+        loop {
+            self.introduce_members();
+            if self.is_removed() {
+                return;
+            }
+            if let Some((raft, expected)) = self.look() {
+                // What is decided on may be gone once it is done: no lock is held meanwhile.
+                let seen: View = view.borrow_and_update().clone();
+                let Decision { change, refused: now } = decide(&raft, &seen, &self.policy);
+                for (id, reason) in &now {
+                    let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
+                    if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
+                        tracing::warn!(node = name, id = %format_args!("{id:016x}"), "not admitted: {reason}");
+                    }
+                }
+                refused = now;
+                if let Some(change) = change {
+                    tracing::info!(?change, "changing the cluster");
+                    if let Err(reason) = self.carry_out(&raft, change, expected).await {
+                        tracing::warn!("the change did not go through: {reason}");
+                    }
+                }
+            }
+            // Looks again after a while, or as soon as gossip has news.
+            let _ = timeout(INTERVAL, view.changed()).await;
+            rt::sleep(INTERVAL / 5).await;
+        }
+    }
+
+    /// Tells gossip and the links who belongs to the cluster.
+    fn introduce_members(&self) {
+        let membership = self.consensus.membership();
+        let members: BTreeMap<u64, String> = (membership.nodes())
+            .filter(|(id, _)| **id != self.consensus.node_id())
+            .map(|(id, member)| (*id, member.rpc_addr.clone()))
+            .collect();
+        self.consensus.peers().retain(|id| members.contains_key(&id));
+        self.gossip.set_members(members);
+    }
+
+    fn is_removed(&self) -> bool {
+        let (me, state) = (self.consensus.node_id(), self.consensus.store().read());
+        state.map.is_tombstoned(me) && state.membership.membership().get_node(&me).is_none()
+    }
+
+    /// Raft as this node sees it, if it leads, and the membership that any change has to start from.
+    fn look(&self) -> Option<(RaftView, Option<LogId>)> {
+        if !self.consensus.is_leader() {
+            *self.leading.lock().expect("no code panics while it holds this lock") = None;
+            return None;
+        }
+        let metrics = self.consensus.metrics();
+        let since = {
+            let mut leading = self.leading.lock().expect("no code panics while it holds this lock");
+            match *leading {
+                Some((term, since)) if term == metrics.current_term => since,
+                _ => leading.insert((metrics.current_term, rt::now())).1,
+            }
+        };
+        let (tombstones, cluster_version) = {
+            let state = self.consensus.store().read();
+            (state.map.tombstones().map(|(id, _)| id).collect(), state.map.cluster_version())
+        };
+        let matched = metrics.replication.clone().unwrap_or_default();
+        let answered = metrics.heartbeat.clone().unwrap_or_default();
+        let membership = metrics.membership_config.membership();
+        let progress = (membership.nodes())
+            .filter(|(id, _)| **id != metrics.id)
+            .map(|(id, _)| {
+                let heard = answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| **heard);
+                let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
+                (*id, Progress { matched, silence: rt::now().saturating_duration_since(heard) })
+            })
+            .collect();
+        let expected = *metrics.membership_config.log_id();
+        let raft = RaftView {
+            self_id: metrics.id,
+            voter_sets: membership.get_joint_config().clone(),
+            nodes: (membership.nodes())
+                .map(|(id, member)| {
+                    let Member { name, rpc_addr } = member.clone();
+                    (*id, formation::Member { name, rpc_addr })
+                })
+                .collect(),
+            tombstones,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            progress,
+            change_in_flight: expected != *metrics.committed_membership_config.log_id(),
+            cluster_version,
+        };
+        Some((raft, expected))
+    }
+
+    async fn carry_out(
+        &self,
+        raft: &RaftView,
+        change: Change,
+        expected: Option<LogId>,
+    ) -> Result<(), String> {
+        let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
+        let members = match change {
+            Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
+            Change::AddLearner { id, member: new } => {
+                ChangeMembers::AddNodes(BTreeMap::from([(id, member(new))]))
+            }
+            Change::Promote { ids } => ChangeMembers::AddVoterIds(ids),
+            Change::Replace { old, new } => {
+                let mut voters: BTreeSet<u64> = raft.voter_sets.last().cloned().unwrap_or_default();
+                voters.remove(&old);
+                voters.insert(new);
+                ChangeMembers::ReplaceAllVoters(voters)
+            }
+            Change::Remove { id } if raft.voter_sets.iter().any(|voters| voters.contains(&id)) => {
+                ChangeMembers::RemoveVoters(BTreeSet::from([id]))
+            }
+            Change::Remove { id } => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+            Change::UpdateAddress { id, member: moved } => {
+                ChangeMembers::SetNodes(BTreeMap::from([(id, member(moved))]))
+            }
+            Change::HandOver { to } => return self.consensus.transfer_leader(to, CHANGE_TIMEOUT).await,
+            Change::Tombstone { id, name } => {
+                return self.propose(Command::Tombstone { node_id: id, name }).await;
+            }
+            Change::RaiseVersion { version } => return self.propose(Command::ClusterVersion(version)).await,
+        };
+        self.consensus.change_membership(members, expected, CHANGE_TIMEOUT).await
+    }
+
+    async fn propose(&self, command: Command) -> Result<(), String> {
+        let proposed = self.consensus.propose(command.encode(), rt::now() + CHANGE_TIMEOUT).await;
+        proposed.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+#[async_trait]
+impl Operator for Driver {
+    async fn remove_member(&self, name: &str) -> Result<u64, Status> {
+        let Some((raft, _)) = self.look() else {
+            return Err(status::not_executed("only the leader removes members", None));
+        };
+        let named = raft.nodes.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id);
+        let id = named.ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
+        check_removal(&raft, &self.policy, id)
+            .map_err(|reason| Status::failed_precondition(format!("cannot remove '{name}': {reason}")))?;
+        self.propose(Command::Tombstone { node_id: id, name: name.to_string() }).await.map_err(|reason| {
+            status::unknown(format!("whether '{name}' will be removed is not known: {reason}"))
+        })?;
+        // The run loop carries the tombstone out, here or on the next leader.
+        let gone = async {
+            while self.consensus.membership().membership().get_node(&id).is_some() {
+                rt::sleep(INTERVAL / 5).await;
+            }
+        };
+        let late =
+            |_| status::unknown(format!("'{name}' is marked as removed and will go, but has not gone yet"));
+        timeout(REMOVAL_TIMEOUT, gone).await.map_err(late)?;
+        Ok(id)
+    }
+}

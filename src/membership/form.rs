@@ -1,0 +1,107 @@
+//! Forming or joining a cluster: [`Formation`]'s steps, made durable and said aloud, in this order.
+
+use super::claim::{Intent, Pledge, PledgedNode, State};
+use super::formation::{Formation, Formed, Refusal, Step, Waiting};
+use super::gossip::Gossip;
+use super::identity::{Identity, IdentityError};
+use super::joins::JoinAnswers;
+use crate::rt::watch;
+
+/// Why a node did not become part of a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// A person has to act first.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The identity could not be changed; the node must stop.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Gossip has ended.
+    #[error("the node stops before it became part of a cluster")]
+    Stopped,
+}
+
+/// Leads a node into a cluster, for as long as it takes. What it waits for is logged whenever it changes.
+///
+/// A node that belongs to a cluster already is told so at once: one of the first members gets the same
+/// [`Formed::Initialise`] at every start, in case it was stopped before Raft was initialised.
+///
+/// # Errors
+/// If a person has to act first, the disk fails, or gossip ends.
+pub async fn form(
+    identity: &mut Identity,
+    gossip: &Gossip,
+    intent: Intent,
+    joins: &[String],
+) -> Result<Formed, FormError> {
+    if let Some(cluster_id) = identity.cluster_id() {
+        let founded = identity.pledge().filter(|pledge| pledge.cluster_id == cluster_id);
+        return Ok(founded.map_or(Formed::Joined { cluster_id }, Formed::fulfil));
+    }
+    let mut formation = Formation {
+        me: own_node(identity, gossip)?,
+        intent,
+        joins: joins.iter().cloned().collect(),
+        pledge: identity.pledge().cloned(),
+        former: identity.former_cluster_id(),
+        keyed: gossip.is_keyed(),
+    };
+    say_pristine(gossip, intent, identity.pledge().cloned());
+    let mut answers = gossip.answers();
+    let mut reported = None;
+    loop {
+        // Not in the match: the lock on the answers must not be held across an await.
+        let step = look(&formation, &mut answers);
+        match step {
+            Step::Pledge(pledge) => {
+                identity.pledge_to(pledge.clone()).await?;
+                say_pristine(gossip, intent, Some(pledge.clone()));
+                formation.pledge = Some(pledge);
+            }
+            Step::Form(formed) => {
+                identity.adopt_cluster(formed.cluster_id()).await?;
+                let state = match formed {
+                    Formed::Initialise { .. } => State::Member,
+                    Formed::Joined { .. } => State::Joining,
+                };
+                gossip.set_claim(identity.cluster_id(), state);
+                tracing::info!(cluster = %formed.cluster_id(), "this node is part of a cluster now");
+                return Ok(formed);
+            }
+            Step::Wait(waiting) => {
+                report(&mut reported, waiting);
+                answers.changed().await.map_err(|_| FormError::Stopped)?;
+            }
+            Step::Refuse(refusal) => return Err(refusal.into()),
+        }
+    }
+}
+
+fn own_node(identity: &Identity, gossip: &Gossip) -> Result<PledgedNode, FormError> {
+    let rpc_addr = gossip.address_of(identity.node_id()).ok_or(FormError::Stopped)?;
+    Ok(PledgedNode { node_id: identity.node_id(), name: identity.name().to_string(), rpc_addr })
+}
+
+fn say_pristine(gossip: &Gossip, intent: Intent, pledge: Option<Pledge>) {
+    gossip.set_claim(None, State::Pristine { intent, pledge });
+}
+
+fn look(formation: &Formation, answers: &mut watch::Receiver<JoinAnswers>) -> Step {
+    formation.step(&answers.borrow_and_update())
+}
+
+fn report(reported: &mut Option<Waiting>, waiting: Waiting) {
+    if reported.as_ref() == Some(&waiting) {
+        return;
+    }
+    if waiting.needs_a_person() {
+        tracing::warn!("{waiting}");
+    } else {
+        tracing::info!("{waiting}");
+    }
+    *reported = Some(waiting);
+}
+
+#[cfg(test)]
+#[path = "form_tests.rs"]
+mod tests;

@@ -1,0 +1,96 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::membership::claim::{Claim, ClusterId};
+use crate::membership::datagram::Key;
+use crate::membership::gossip::GossipConfig;
+use crate::membership::swim::Pace;
+use crate::rt::disk::{Operation, SimDisk};
+use crate::rt::timeout;
+
+/// Only a broken build waits so long.
+const GENEROUS: Duration = Duration::from_secs(60);
+
+async fn start(name: &str, disk: &SimDisk, port: u16, joins: &[String]) -> (Identity, Gossip) {
+    let identity = Identity::load_or_create(disk.mount(), name, |_| false).await.unwrap();
+    let claim = Claim {
+        boot: identity.boot(),
+        gossip_addr: "127.0.0.1:0".into(),
+        ..Claim::example(name, identity.node_id())
+    };
+    let config =
+        GossipConfig { bind: ([127, 0, 0, 1], port).into(), joins: joins.to_vec(), pace: Pace::default() };
+    let gossip = Gossip::start(config, claim, Key::open()).await.unwrap();
+    (identity, gossip)
+}
+
+async fn form_in_time(identity: &mut Identity, gossip: &Gossip, intent: Intent, joins: &[String]) -> Formed {
+    timeout(GENEROUS, form(identity, gossip, intent, joins)).await.expect("a cluster in time").unwrap()
+}
+
+/// Three ports that were free a moment ago.
+fn free_ports() -> Vec<u16> {
+    let sockets: Vec<_> = (0..3).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
+}
+
+#[tokio::test]
+async fn e3_three_nodes_form_one_cluster_over_the_wire_and_know_it_after_a_restart() {
+    let ports = free_ports();
+    let joins: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let disks: Vec<SimDisk> = (0..3).map(|_| SimDisk::new(1)).collect();
+    let mut tasks = Vec::new();
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let (disk, joins, port) = (disks[index].clone(), joins.clone(), ports[index]);
+        tasks.push(crate::rt::spawn(async move {
+            let (mut identity, gossip) = start(name, &disk, port, &joins).await;
+            let formed = form_in_time(&mut identity, &gossip, Intent::Expect(3), &joins).await;
+            (formed, gossip)
+        }));
+    }
+    let mut formed = Vec::new();
+    let mut running = Vec::new();
+    for task in tasks {
+        let (form, gossip) = task.await.unwrap();
+        formed.push(form);
+        running.push(gossip);
+    }
+    assert!(formed.iter().all(|form| *form == formed[0]), "{formed:?}");
+    let Formed::Initialise { members, .. } = &formed[0] else { panic!("{formed:?}") };
+    assert_eq!(members.values().map(|member| member.name.as_str()).collect::<BTreeSet<_>>().len(), 3);
+
+    drop(running);
+    disks[0].power_loss();
+    let (mut identity, gossip) = start("a", &disks[0], 0, &joins).await;
+    assert_eq!(form_in_time(&mut identity, &gossip, Intent::Expect(3), &joins).await, formed[0]);
+}
+
+#[tokio::test]
+async fn the_first_node_bootstraps_and_the_second_joins_it() {
+    let (mut first, first_gossip) = start("a", &SimDisk::new(1), 0, &[]).await;
+    let formed = form_in_time(&mut first, &first_gossip, Intent::Bootstrap, &[]).await;
+    assert!(matches!(&formed, Formed::Initialise { members, .. } if members.len() == 1));
+    let joins = [first_gossip.local_addr().to_string()];
+    let (mut second, second_gossip) = start("b", &SimDisk::new(1), 0, &joins).await;
+    let joined = form_in_time(&mut second, &second_gossip, Intent::Join, &joins).await;
+    assert_eq!(joined, Formed::Joined { cluster_id: formed.cluster_id() });
+    assert_eq!(second.cluster_id(), Some(formed.cluster_id()));
+    let mut view = first_gossip.view();
+    let sees_it = view.wait_for(|view| {
+        view.values().any(|peer| peer.claim.name == "b" && peer.claim.state == State::Joining)
+    });
+    timeout(GENEROUS, sees_it).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn e3_a_pledge_is_durable_before_it_is_said() {
+    let disk = SimDisk::new(1);
+    let (mut identity, gossip) = start("a", &disk, 0, &[]).await;
+    disk.fail_nth(Operation::Create, 1);
+    let error = form(&mut identity, &gossip, Intent::Bootstrap, &[]).await.unwrap_err();
+    assert!(matches!(error, FormError::Identity(IdentityError::Disk { .. })), "{error}");
+    let own = gossip.view().borrow()[&identity.node_id()].claim.clone();
+    assert_eq!(own.cluster_id, None::<ClusterId>);
+    assert!(matches!(own.state, State::Pristine { pledge: None, .. }));
+}

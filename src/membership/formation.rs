@@ -1,0 +1,465 @@
+//! Who may form a cluster, and when.
+//!
+//! Every cluster begins with a pledge: the promise of each of its first nodes, durable before anybody hears of it, to
+//! form this cluster with these nodes and no other. A node pledges once in the life of its data directory, and a
+//! cluster is formed by whoever knows that *all* of the pledge's nodes have pledged to it; so of two pledges that share
+//! a node at most one is ever fulfilled, whatever is lost, late or killed. A node that could know of a cluster and is
+//! silent stops every new pledge: silence is never consent. Data in, one step out: no disk, no network, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::claim::{Claim, ClusterId, Intent, MAX_PLEDGED, Pledge, PledgedNode, State};
+use super::joins::JoinAnswers;
+
+/// A member of the first membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The node's name.
+    pub name: String,
+    /// `host:port` of its RPC when the cluster was formed.
+    pub rpc_addr: String,
+}
+
+/// What a pristine node becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Formed {
+    /// One of the first members. Initialise Raft with exactly this membership, unless it is initialised already;
+    /// several nodes may do the same.
+    Initialise {
+        /// The new cluster.
+        cluster_id: ClusterId,
+        /// Its first members by node id.
+        members: BTreeMap<u64, Member>,
+    },
+    /// A node that waits for the cluster's leader to add it.
+    Joined {
+        /// The cluster.
+        cluster_id: ClusterId,
+    },
+}
+
+impl Formed {
+    /// The cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        match self {
+            Formed::Initialise { cluster_id, .. } | Formed::Joined { cluster_id } => *cluster_id,
+        }
+    }
+
+    /// The cluster that a pledge promised.
+    pub fn fulfil(pledge: &Pledge) -> Formed {
+        let member = |node: &PledgedNode| Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() };
+        Formed::Initialise {
+            cluster_id: pledge.cluster_id,
+            members: pledge.nodes.iter().map(|node| (node.node_id, member(node))).collect(),
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make this pledge durable, then say so, then look again.
+    Pledge(Pledge),
+    /// Adopt the cluster id durably, then begin.
+    Form(Formed),
+    /// Look again when more has been answered.
+    Wait(Waiting),
+    /// A person has to act first.
+    Refuse(Refusal),
+}
+
+/// What a node waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// Join addresses that have not answered in this attempt.
+    Answers(Vec<String>),
+    /// A cluster to join.
+    Cluster,
+    /// More nodes of the same `bootstrap-expect`.
+    Nodes {
+        /// How many there are, this one included.
+        present: usize,
+        /// How many it takes.
+        expected: usize,
+    },
+    /// The node that proposes the pledge.
+    Proposal(String),
+    /// The pledges of these nodes.
+    Pledges(Vec<String>),
+    /// Another node is set to form a cluster too.
+    Founder(String),
+    /// Another node has the same name.
+    Name(String),
+    /// Another node has a different `bootstrap-expect`.
+    Size {
+        /// The other node.
+        name: String,
+        /// Its number of nodes.
+        expected: u32,
+    },
+    /// Another node's pledge counts on a disk that is lost.
+    Wiping(String),
+    /// A node that knows a cluster and has left it: somebody else must know it too.
+    Leaver(String),
+}
+
+impl Waiting {
+    /// Whether nothing changes unless a person acts.
+    pub fn needs_a_person(&self) -> bool {
+        use Waiting::{Founder, Leaver, Name, Size, Wiping};
+        matches!(self, Founder(_) | Name(_) | Size { .. } | Wiping(_) | Leaver(_))
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Waiting::Answers(names) => write!(f, "waiting for an answer of {}", names.join(", ")),
+            Waiting::Cluster => write!(f, "waiting for a cluster to join"),
+            Waiting::Nodes { present, expected } => {
+                write!(f, "waiting for more nodes: {present} of {expected} are there")
+            }
+            Waiting::Proposal(name) => write!(f, "waiting for '{name}' to propose the cluster"),
+            Waiting::Pledges(names) => write!(f, "waiting for the pledges of {}", names.join(", ")),
+            Waiting::Founder(name) => write!(
+                f,
+                "cannot form a cluster while '{name}' is set to form one too; set 'bootstrap' on one node only, or \
+                 the same 'bootstrap-expect' on all"
+            ),
+            Waiting::Name(name) => write!(
+                f,
+                "cannot form a cluster with two nodes named '{name}'; give each node a node-name of its own"
+            ),
+            Waiting::Size { name, expected } => write!(
+                f,
+                "cannot form a cluster: bootstrap-expect is {expected} on '{name}' and another number here; set the \
+                 same on all nodes"
+            ),
+            Waiting::Wiping(name) => write!(
+                f,
+                "cannot form a cluster: '{name}' is pledged to one with an earlier disk of this node; wipe the data \
+                 directory of '{name}': 'mokv serve --wipe'"
+            ),
+            Waiting::Leaver(name) => write!(
+                f,
+                "cannot join through '{name}', which has left its cluster; add the address of another member to \
+                 start-join-addrs"
+            ),
+        }
+    }
+}
+
+/// Why a node cannot go on without a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A pledged node came back with an empty disk before the cluster was formed.
+    #[error(
+        "cannot form the cluster this node is pledged to: '{0}' has lost the disk that pledged with it, and no node has \
+         formed the cluster; wipe the data directory of this node and start it again: 'mokv serve --wipe'"
+    )]
+    Broken(String),
+    /// Two pledges share a node; neither can be fulfilled by both.
+    #[error(
+        "cannot form the cluster this node is pledged to: '{0}' is pledged to another one; give all nodes the same \
+         start-join-addrs, wipe the data directory of this node and start it again: 'mokv serve --wipe'"
+    )]
+    Contradicted(String),
+    /// Pledged to one cluster, and another one exists.
+    #[error(
+        "'{name}' belongs to cluster {other} and this node is pledged to form cluster {own}; correct start-join-addrs, \
+         or wipe the data directory of this node to join the other cluster: 'mokv serve --wipe'"
+    )]
+    PledgedElsewhere {
+        /// Who told of the other cluster.
+        name: String,
+        /// The other cluster.
+        other: ClusterId,
+        /// The cluster of the pledge.
+        own: ClusterId,
+    },
+    /// The join addresses lead to different clusters.
+    #[error(
+        "the start-join-addrs lead to two clusters: {first} (by '{first_name}') and {second} (by '{second_name}'); list \
+         members of one cluster only"
+    )]
+    TwoClusters {
+        /// One of them.
+        first: ClusterId,
+        /// Who belongs to it.
+        first_name: String,
+        /// The other.
+        second: ClusterId,
+        /// Who belongs to it.
+        second_name: String,
+    },
+    /// The directory's earlier node left a cluster, and the new one has nobody to ask.
+    #[error(
+        "this data directory was part of cluster {0}, so the node does not form a new one; set start-join-addrs to rejoin, \
+         or empty the data directory to begin anew"
+    )]
+    HasAPast(ClusterId),
+    /// No way to ever be part of a cluster.
+    #[error(
+        "this node knows no cluster and has no way to find one; set bootstrap, or bootstrap-expect, or start-join-addrs"
+    )]
+    NoWay,
+    /// `bootstrap-expect` out of range.
+    #[error("bootstrap-expect cannot be {0}; set it to a number from 1 to {max}", max = MAX_PLEDGED)]
+    Size(u32),
+}
+
+/// A node without a cluster, and what it was told.
+#[derive(Debug, Clone)]
+pub struct Formation {
+    /// This node as it would stand in a pledge.
+    pub me: PledgedNode,
+    /// What it was told to do.
+    pub intent: Intent,
+    /// The configured join names.
+    pub joins: BTreeSet<String>,
+    /// What it promised, durably.
+    pub pledge: Option<Pledge>,
+    /// The cluster that the directory's earlier node left.
+    pub former: Option<ClusterId>,
+    /// Whether members may invite it, because they prove the cluster's key.
+    pub keyed: bool,
+}
+
+impl Formation {
+    /// Decides by what was answered in this attempt.
+    pub fn step(&self, answers: &JoinAnswers) -> Step {
+        let mut others = answers.claims();
+        others.remove(&self.me.node_id);
+        if let Some(pledge) = &self.pledge {
+            return self.stand_by(pledge, &others, answers);
+        }
+        match self.find_cluster(&others, answers) {
+            Some(step) => step,
+            None => self.found_cluster(&others, answers),
+        }
+    }
+
+    // ---- with a pledge: form that cluster or none ----
+
+    fn stand_by(&self, pledge: &Pledge, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
+        let in_cluster = |claim: &&&Claim| claim.cluster_id == Some(pledge.cluster_id);
+        // Whoever has that cluster's id knew all the pledges.
+        if others.values().any(|claim| in_cluster(&claim)) {
+            return Step::Form(Formed::fulfil(pledge));
+        }
+        if let Some((claim, other)) = others.values().find_map(|claim| Some((claim, claim.cluster_id?))) {
+            let own = pledge.cluster_id;
+            return Step::Refuse(Refusal::PledgedElsewhere { name: claim.name.clone(), other, own });
+        }
+        let open: Vec<&PledgedNode> = pledge
+            .nodes
+            .iter()
+            .filter(|node| node.node_id != self.me.node_id)
+            .filter(|node| others.get(&node.node_id).and_then(|claim| pledge_of(claim)) != Some(pledge))
+            .collect();
+        if open.is_empty() {
+            return Step::Form(Formed::fulfil(pledge));
+        }
+        // Only when everybody has answered and nobody knows a cluster is it certain that none was formed.
+        if self.all_have_answered(answers)
+            && let Some(refusal) = open.iter().find_map(|node| hopeless(node, others))
+        {
+            return Step::Refuse(refusal);
+        }
+        Step::Wait(Waiting::Pledges(open.into_iter().map(|node| node.name.clone()).collect()))
+    }
+
+    // ---- without a pledge: join a cluster, if anybody knows one ----
+
+    fn find_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Option<Step> {
+        let invitations = answers.invitations.values().filter(|_| self.keyed);
+        let knowing = others.values().copied().chain(invitations);
+        let mut members = knowing.clone().filter(|claim| claim.state != State::Left);
+        let found = members.find_map(|claim| Some((claim, claim.cluster_id?)));
+        let Some((first, cluster_id)) = found else {
+            let leaver = knowing.clone().find(|claim| claim.cluster_id.is_some())?;
+            return Some(Step::Wait(Waiting::Leaver(leaver.name.clone())));
+        };
+        let other = knowing
+            .filter_map(|claim| Some((claim, claim.cluster_id?)))
+            .find(|(_, other)| *other != cluster_id);
+        Some(match other {
+            Some((second, other)) => Step::Refuse(Refusal::TwoClusters {
+                first: cluster_id,
+                first_name: first.name.clone(),
+                second: other,
+                second_name: second.name.clone(),
+            }),
+            None => Step::Form(Formed::Joined { cluster_id }),
+        })
+    }
+
+    // ---- nobody knows a cluster: found one, if all agree ----
+
+    fn found_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
+        let alone = self.joins.is_empty();
+        if let Some(former) = self.former {
+            return if alone && !self.keyed {
+                Step::Refuse(Refusal::HasAPast(former))
+            } else {
+                Step::Wait(Waiting::Cluster)
+            };
+        }
+        match self.intent {
+            Intent::Join if alone && !self.keyed => Step::Refuse(Refusal::NoWay),
+            Intent::Join => Step::Wait(Waiting::Cluster),
+            Intent::Expect(size) if size == 0 || size as usize > MAX_PLEDGED => {
+                Step::Refuse(Refusal::Size(size))
+            }
+            Intent::Bootstrap | Intent::Expect(_) if !self.all_have_answered(answers) => {
+                Step::Wait(Waiting::Answers(self.silent(answers)))
+            }
+            Intent::Bootstrap => self.found_alone(others),
+            Intent::Expect(size) => self.found_together(size, others),
+        }
+    }
+
+    fn found_alone(&self, others: &BTreeMap<u64, &Claim>) -> Step {
+        if let Some(name) = self.doubled_name(others) {
+            return Step::Wait(Waiting::Name(name));
+        }
+        let founds = |claim: &&&Claim| intent_of(claim) != Some(Intent::Join) || pledge_of(claim).is_some();
+        match others.values().find(founds) {
+            Some(founder) => Step::Wait(Waiting::Founder(founder.name.clone())),
+            None => Step::Pledge(Pledge::propose(vec![self.me.clone()])),
+        }
+    }
+
+    fn found_together(&self, size: u32, others: &BTreeMap<u64, &Claim>) -> Step {
+        if let Some(name) = self.doubled_name(others) {
+            return Step::Wait(Waiting::Name(name));
+        }
+        for claim in others.values() {
+            match intent_of(claim) {
+                Some(Intent::Bootstrap) => return Step::Wait(Waiting::Founder(claim.name.clone())),
+                Some(Intent::Expect(expected)) if expected != size => {
+                    return Step::Wait(Waiting::Size { name: claim.name.clone(), expected });
+                }
+                _ => {}
+            }
+        }
+        let size = size as usize;
+        if let Some((pledge, pledged_by)) =
+            others.values().find_map(|claim| Some((pledge_of(claim)?, *claim)))
+        {
+            return self.follow(pledge, pledged_by, size, others);
+        }
+        self.propose(size, others)
+    }
+
+    /// Somebody has pledged already: pledge the same, or stand aside.
+    fn follow(
+        &self,
+        pledge: &Pledge,
+        pledged_by: &Claim,
+        size: usize,
+        others: &BTreeMap<u64, &Claim>,
+    ) -> Step {
+        if let Some(other) =
+            others.values().find(|claim| pledge_of(claim).is_some_and(|other| other != pledge))
+        {
+            return Step::Wait(Waiting::Founder(other.name.clone()));
+        }
+        if !pledge.includes(self.me.node_id) {
+            let earlier_disk = pledge.nodes.iter().any(|node| node.name == self.me.name);
+            return Step::Wait(if earlier_disk {
+                Waiting::Wiping(pledged_by.name.clone())
+            } else {
+                Waiting::Cluster
+            });
+        }
+        let missing: Vec<String> = pledge
+            .nodes
+            .iter()
+            .filter(|node| node.node_id != self.me.node_id && !others.contains_key(&node.node_id))
+            .map(|node| node.name.clone())
+            .collect();
+        if !missing.is_empty() {
+            return Step::Wait(Waiting::Answers(missing));
+        }
+        if pledge.nodes.len() != size {
+            let expected = pledge.nodes.len() as u32;
+            return Step::Wait(Waiting::Size { name: pledged_by.name.clone(), expected });
+        }
+        Step::Pledge(pledge.clone())
+    }
+
+    /// Nobody has pledged: the node with the lowest id of the first `size` by name proposes.
+    fn propose(&self, size: usize, others: &BTreeMap<u64, &Claim>) -> Step {
+        let candidate = |claim: &&Claim| PledgedNode {
+            node_id: claim.node_id,
+            name: claim.name.clone(),
+            rpc_addr: claim.rpc_addr.clone(),
+        };
+        let mut candidates: Vec<PledgedNode> = others
+            .values()
+            .filter(|claim| matches!(intent_of(claim), Some(Intent::Expect(_))))
+            .map(candidate)
+            .collect();
+        candidates.push(self.me.clone());
+        if candidates.len() < size {
+            return Step::Wait(Waiting::Nodes { present: candidates.len(), expected: size });
+        }
+        candidates.sort_by(|a, b| a.name.cmp(&b.name));
+        candidates.truncate(size);
+        let lowest = candidates.iter().min_by_key(|node| node.node_id).expect("at least this node");
+        if !candidates.contains(&self.me) {
+            Step::Wait(Waiting::Cluster)
+        } else if *lowest == self.me {
+            Step::Pledge(Pledge::propose(candidates))
+        } else {
+            Step::Wait(Waiting::Proposal(lowest.name.clone()))
+        }
+    }
+
+    // ---- leaves ----
+
+    fn all_have_answered(&self, answers: &JoinAnswers) -> bool {
+        self.silent(answers).is_empty()
+    }
+
+    fn silent(&self, answers: &JoinAnswers) -> Vec<String> {
+        let answered = |name: &&String| answers.names.get(*name).is_some_and(|answer| answer.is_complete());
+        self.joins.iter().filter(|name| !answered(name)).cloned().collect()
+    }
+
+    fn doubled_name(&self, others: &BTreeMap<u64, &Claim>) -> Option<String> {
+        let mut names = BTreeSet::from([self.me.name.as_str()]);
+        others.values().find(|claim| !names.insert(&claim.name)).map(|claim| claim.name.clone())
+    }
+}
+
+fn pledge_of(claim: &Claim) -> Option<&Pledge> {
+    match &claim.state {
+        State::Pristine { pledge, .. } => pledge.as_ref(),
+        _ => None,
+    }
+}
+
+fn intent_of(claim: &Claim) -> Option<Intent> {
+    match &claim.state {
+        State::Pristine { intent, .. } => Some(*intent),
+        _ => None,
+    }
+}
+
+/// Why a pledged node will never pledge the same.
+fn hopeless(node: &PledgedNode, others: &BTreeMap<u64, &Claim>) -> Option<Refusal> {
+    match others.get(&node.node_id) {
+        Some(claim) => pledge_of(claim).map(|_| Refusal::Contradicted(node.name.clone())),
+        None => {
+            others.values().any(|claim| claim.name == node.name).then(|| Refusal::Broken(node.name.clone()))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "formation_tests.rs"]
+mod tests;

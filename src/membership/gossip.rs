@@ -1,0 +1,316 @@
+//! Gossip: the task that talks, and the handle to it.
+//!
+//! One socket, one task; a second one resolves names, which may take long. The node says where it stands through the
+//! handle and reads the rest from watched values: the [`View`] of its cluster, what its join addresses answer, and
+//! alarms. Join addresses and Raft's members are asked for ever. Nothing is decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+
+use super::alarm::Alarm;
+use super::claim::{Claim, ClusterId, State};
+use super::conversation::{Conversation, Due, Resolved};
+use super::datagram::{Key, MAX_BYTES};
+use super::joins::JoinAnswers;
+use super::swim::Pace;
+use crate::rt::net::{UdpSocket, resolve};
+use crate::rt::task::{TaskGuard, spawn_guarded};
+use crate::rt::{Instant, now, sleep, sleep_until, timeout, watch};
+
+/// How alive a node is, as far as gossip can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// It answers.
+    Alive,
+    /// It did not answer and may still object.
+    Suspect,
+    /// It has not answered for some time, or was never reached.
+    Down,
+    /// It left for good, by its own word.
+    Left,
+}
+
+/// What is known of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The newest thing it said.
+    pub claim: Claim,
+    /// Whether it is alive.
+    pub liveness: Liveness,
+}
+
+/// Everybody in this node's cluster by node id, this node included.
+pub type View = BTreeMap<u64, Peer>;
+
+/// How gossip runs.
+#[derive(Debug, Clone)]
+pub struct GossipConfig {
+    /// The UDP address to bind.
+    pub bind: SocketAddr,
+    /// `start-join-addrs`: `host:port` of gossip, resolved anew at every attempt.
+    pub joins: Vec<String>,
+    /// How fast failures are detected.
+    pub pace: Pace,
+}
+
+/// What the node wants to be known.
+#[derive(Debug, Clone)]
+struct Wanted {
+    cluster_id: Option<ClusterId>,
+    state: State,
+    members: BTreeMap<u64, String>,
+}
+
+/// The running gossip of one node; it ends when this is dropped.
+pub struct Gossip {
+    wanted: watch::Sender<Wanted>,
+    view: watch::Receiver<View>,
+    answers: watch::Receiver<JoinAnswers>,
+    alarms: watch::Receiver<BTreeSet<Alarm>>,
+    node_id: u64,
+    local: SocketAddr,
+    keyed: bool,
+    _tasks: [TaskGuard<()>; 2],
+}
+
+/// The first pause between two attempts; it doubles from attempt to attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause while the node knows no cluster.
+const LONGEST_PAUSE_PRISTINE: Duration = Duration::from_secs(1);
+/// The longest pause of a member.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// A name that does not resolve in time is silent in this attempt.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A socket that fails is tried again after so long.
+const SOCKET_PAUSE: Duration = Duration::from_millis(100);
+/// How long a leaver waits for its farewell to be sent.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Gossip {
+    /// Binds the socket and begins to talk. `claim` is what the node says of itself at first; a port 0 in its gossip
+    /// address stands for the one that was bound.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub async fn start(config: GossipConfig, mut claim: Claim, key: Key) -> io::Result<Gossip> {
+        let socket = UdpSocket::bind(config.bind).await?;
+        let local = socket.local_addr()?;
+        if let Some(host) = claim.gossip_addr.strip_suffix(":0") {
+            claim.gossip_addr = format!("{host}:{}", local.port());
+        }
+        let node_id = claim.node_id;
+        let keyed = key.is_secret();
+        let wanted =
+            Wanted { cluster_id: claim.cluster_id, state: claim.state.clone(), members: BTreeMap::new() };
+        let mut conversation = Conversation::new(claim, local, config.joins, Arc::new(key), config.pace);
+        let (wanted, wanted_seen) = watch::channel(wanted);
+        let (view_out, view) = watch::channel(conversation.view());
+        let (answers_out, answers) = watch::channel(JoinAnswers::default());
+        let (alarms_out, alarms) = watch::channel(BTreeSet::new());
+        let (names_out, names) = watch::channel(conversation.names());
+        // One attempt at a time: the resolver waits while the last one has not been taken up.
+        let (attempts_out, attempts) = mpsc::channel(1);
+        let out = Published { view: view_out, answers: answers_out, alarms: alarms_out, names: names_out };
+        let talker = Talker { socket, conversation, timers: BTreeMap::new(), timers_set: 0, out };
+        let tasks = [
+            spawn_guarded(talker.run(wanted_seen, attempts)),
+            spawn_guarded(resolve_for_ever(names, wanted.subscribe(), attempts_out)),
+        ];
+        Ok(Gossip { wanted, view, answers, alarms, node_id, local, keyed, _tasks: tasks })
+    }
+
+    /// Everybody in this node's cluster.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// What the join addresses answer, attempt by attempt.
+    pub fn answers(&self) -> watch::Receiver<JoinAnswers> {
+        self.answers.clone()
+    }
+
+    /// What a person has to look at. After [`Alarm::OwnIdentityElsewhere`] the node must stop.
+    pub fn alarms(&self) -> watch::Receiver<BTreeSet<Alarm>> {
+        self.alarms.clone()
+    }
+
+    /// The UDP address that is bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether peers prove that they know the cluster's key.
+    pub fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
+    /// Says where the node stands from now on. Call it only after what it says is durable.
+    ///
+    /// # Panics
+    /// If a pristine node names a cluster, or another one names none.
+    pub fn set_claim(&self, cluster_id: Option<ClusterId>, state: State) {
+        assert_eq!(
+            matches!(state, State::Pristine { .. }),
+            cluster_id.is_none(),
+            "exactly the pristine know no cluster"
+        );
+        self.wanted.send_if_modified(|wanted| {
+            wanted.cluster_id = cluster_id;
+            wanted.state = state;
+            true
+        });
+    }
+
+    /// Names Raft's members and their addresses in the Raft membership, which are asked for ever. Members whose claim
+    /// is known are asked where they say they are; of the others, the host at this node's own gossip port.
+    pub fn set_members(&self, members: BTreeMap<u64, String>) {
+        self.wanted.send_if_modified(|wanted| {
+            let changed = wanted.members != members;
+            wanted.members = members;
+            changed
+        });
+    }
+
+    /// Says farewell for good, and returns when it was sent.
+    pub async fn leave(&self) {
+        self.wanted.send_if_modified(|wanted| {
+            // A node without a cluster has nothing to leave.
+            let changed = wanted.cluster_id.is_some();
+            if changed {
+                wanted.state = State::Left;
+            }
+            changed
+        });
+        let mut view = self.view.clone();
+        let gone = |view: &View| {
+            view.get(&self.node_id)
+                .is_none_or(|own| own.liveness == Liveness::Left || own.claim.cluster_id.is_none())
+        };
+        // A farewell that nobody hears costs the others a little time, nothing else.
+        let _ = timeout(FAREWELL_TIMEOUT, view.wait_for(gone)).await;
+    }
+
+    /// Where a node serves RPC by its newest claim.
+    pub fn address_of(&self, node_id: u64) -> Option<String> {
+        self.view.borrow().get(&node_id).map(|peer| peer.claim.rpc_addr.clone())
+    }
+}
+
+/// Resolves all names, hands them over, rests, for ever.
+async fn resolve_for_ever(
+    names: watch::Receiver<Vec<String>>,
+    wanted: watch::Receiver<Wanted>,
+    attempts: mpsc::Sender<Resolved>,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let asked = names.borrow().clone();
+        let found = join_all(asked.iter().map(|name| timeout(RESOLVE_TIMEOUT, resolve(name)))).await;
+        let resolved = asked.into_iter().zip(found).filter_map(|(name, found)| match found {
+            Ok(Ok(addresses)) => Some((name, addresses)),
+            Ok(Err(error)) => {
+                tracing::debug!(name, %error, "a name does not resolve now");
+                None
+            }
+            Err(_) => None,
+        });
+        if attempts.send(Resolved(resolved.collect())).await.is_err() {
+            return;
+        }
+        sleep(pause).await;
+        let pristine = wanted.borrow().cluster_id.is_none();
+        pause = (pause * 2).min(if pristine { LONGEST_PAUSE_PRISTINE } else { LONGEST_PAUSE });
+    }
+}
+
+struct Published {
+    view: watch::Sender<View>,
+    answers: watch::Sender<JoinAnswers>,
+    alarms: watch::Sender<BTreeSet<Alarm>>,
+    names: watch::Sender<Vec<String>>,
+}
+
+struct Talker {
+    socket: UdpSocket,
+    conversation: Conversation,
+    /// What is due when; the number keeps equal times in order.
+    timers: BTreeMap<(Instant, u64), Due>,
+    timers_set: u64,
+    out: Published,
+}
+
+impl Talker {
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>, mut attempts: mpsc::Receiver<Resolved>) {
+        let mut buffer = vec![0; MAX_BYTES];
+        self.settle().await;
+        let mut clock = sleep_until(self.next_due());
+        loop {
+            if clock.deadline() != self.next_due() {
+                clock = sleep_until(self.next_due());
+            }
+            // Datagrams come last: a flood of them stops nothing else.
+            tokio::select! {
+                biased;
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let Wanted { cluster_id, state, members } = wanted.borrow_and_update().clone();
+                    self.conversation.set_members(members);
+                    self.conversation.state(cluster_id, state);
+                }
+                Some(resolved) = attempts.recv() => self.conversation.attempt(resolved, now()),
+                () = &mut clock => {
+                    if let Some((_, due)) = self.timers.pop_first() {
+                        self.conversation.due(due);
+                    }
+                }
+                received = self.socket.recv_from(&mut buffer) => match received {
+                    Ok((length, from)) => self.conversation.hear(from, &buffer[..length], now()),
+                    Err(error) => {
+                        tracing::debug!(%error, "the gossip socket failed");
+                        sleep(SOCKET_PAUSE).await;
+                    }
+                },
+            }
+            self.settle().await;
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        self.timers.first_key_value().map(|((at, _), _)| *at).expect("the next exchange is always scheduled")
+    }
+
+    /// Sets timers, sends datagrams, publishes what changed.
+    async fn settle(&mut self) {
+        let now = now();
+        for (after, due) in self.conversation.take_schedule() {
+            self.timers_set += 1;
+            self.timers.insert((now + after, self.timers_set), due);
+        }
+        for (to, datagram) in self.conversation.take_outbox() {
+            // What cannot be sent is lost, as any datagram may be.
+            let _ = self.socket.send_to(&datagram, to).await;
+        }
+        replace(&self.out.view, self.conversation.view());
+        replace(&self.out.answers, self.conversation.answers().clone());
+        replace(&self.out.alarms, self.conversation.alarms().all().clone());
+        replace(&self.out.names, self.conversation.names());
+    }
+}
+
+fn replace<T: PartialEq>(out: &watch::Sender<T>, value: T) {
+    if *out.borrow() != value {
+        out.send(value);
+    }
+}
+
+#[cfg(test)]
+#[path = "gossip_tests.rs"]
+mod tests;

@@ -1,0 +1,439 @@
+//! Who a data directory is: the file `identity`.
+//!
+//! It is written whole to a temporary name, synced, renamed and the directory synced, so a crash leaves the old
+//! identity or the new one. Every start raises the boot counter durably before anybody hears of it: peers refuse a
+//! lower one, which catches copied directories and volumes rolled back. Reads no log and sends nothing.
+
+use std::io;
+
+use mokv_proto::gossip as wire;
+use prost::Message;
+
+use super::claim::{self, ClusterId, Malformed, Pledge};
+use crate::rt::disk::DiskRef;
+use crate::rt::random;
+
+/// The file's name.
+pub const FILE: &str = "identity";
+const TEMPORARY: &str = "identity.tmp";
+const MAGIC: [u8; 8] = *b"MOKVIDNT";
+/// The version of the file's format that this build reads and writes.
+pub const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 20;
+/// Far above any identity: a longer file is none.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// The identity cannot be used. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The disk failed.
+    #[error(
+        "cannot {action} the node's identity in the data directory: {source}; check the disk and start again"
+    )]
+    Disk {
+        /// What was tried: "read", "write", ...
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error(
+        "the node's identity in the data directory is damaged (file '{FILE}': {0}); restore the file, or let the node \
+         join again as a new one: 'mokv serve --wipe'"
+    )]
+    Damaged(&'static str),
+    /// A newer build wrote it.
+    #[error(
+        "the node's identity in the data directory has format version {0} and this build reads up to {VERSION}; \
+         start the newer version of mokv that wrote it"
+    )]
+    Newer(u32),
+    /// The directory is another node's.
+    #[error(
+        "the data directory belongs to node '{found}', not to '{asked}'; set node-name to '{found}', or give \
+         '{asked}' a data directory of its own"
+    )]
+    OtherName {
+        /// Whose the directory is.
+        found: String,
+        /// Who asked for it.
+        asked: String,
+    },
+    /// Not a name.
+    #[error(
+        "'{0}' cannot be a node's name; set node-name to 1 to {max} bytes of printable text",
+        max = claim::MAX_NAME_BYTES
+    )]
+    BadName(String),
+    /// A log is there and nobody knows whose.
+    #[error(
+        "the data directory holds a log and no identity (file '{FILE}'), so it is unknown whose votes the log holds; \
+         restore the file, or let the node join again as a new one: 'mokv serve --wipe'"
+    )]
+    LogWithoutIdentity,
+    /// The log is gone: with it this node's votes and what it acknowledged.
+    #[error(
+        "the data directory of node '{0}' has lost its log, and with it votes and writes the node acknowledged; \
+         restore the log, or let the node join again as a new one: 'mokv serve --wipe'"
+    )]
+    IdentityWithoutLog(String),
+    /// The log is another node's.
+    #[error(
+        "the log in the data directory belongs to node id {log} and the identity says {identity}; put back the files \
+         that belong together, or let the node join again as a new one: 'mokv serve --wipe'"
+    )]
+    OtherLog {
+        /// The id in the log.
+        log: u64,
+        /// The id in the identity.
+        identity: u64,
+    },
+    /// A second promise.
+    #[error(
+        "node '{0}' has promised to form another cluster already; wipe its data directory to start anew: 'mokv serve \
+         --wipe'"
+    )]
+    PledgedAlready(String),
+    /// A second cluster.
+    #[error(
+        "node '{name}' belongs to cluster {own} and cannot adopt cluster {other}; wipe its data directory to move it: \
+         'mokv serve --wipe'"
+    )]
+    OtherCluster {
+        /// The node.
+        name: String,
+        /// Its cluster.
+        own: ClusterId,
+        /// The cluster it was asked to adopt.
+        other: ClusterId,
+    },
+}
+
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> IdentityError {
+    move |source| IdentityError::Disk { action, source }
+}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    node_id: u64,
+    name: String,
+    boot: u64,
+    cluster_id: Option<ClusterId>,
+    log_formatted: bool,
+    pledge: Option<Pledge>,
+    left: bool,
+    quarantined: bool,
+    former_cluster_id: Option<ClusterId>,
+}
+
+/// The identity of a started node. Every change is durable when its method returns; after an error the node must
+/// stop, because the file may hold either state.
+#[derive(Debug)]
+pub struct Identity {
+    disk: DiskRef,
+    record: Record,
+}
+
+impl Identity {
+    /// Reads the directory's identity, or makes one for an empty directory, and raises the boot counter. Data that a
+    /// node left behind on leaving its cluster is set aside first (see [`Identity::set_aside`]).
+    ///
+    /// `is_log_file` tells by its name whether a file is part of the log.
+    ///
+    /// # Errors
+    /// If the disk fails, the file is damaged or a newer build's, the name is another one, or identity and log are
+    /// not there together.
+    pub async fn load_or_create(
+        disk: DiskRef,
+        name: &str,
+        is_log_file: impl Fn(&str) -> bool,
+    ) -> Result<Identity, IdentityError> {
+        if !claim::is_name(name) {
+            return Err(IdentityError::BadName(name.escape_default().to_string()));
+        }
+        let files = disk.list().await.map_err(failed("look for"))?;
+        let log_exists = files.iter().any(|file| is_log_file(file));
+        if !files.iter().any(|file| file == FILE) {
+            if log_exists {
+                return Err(IdentityError::LogWithoutIdentity);
+            }
+            let record = Record::new(name, None);
+            record.save(&disk).await?;
+            return Ok(Identity { disk, record });
+        }
+        let record = Record::load(&disk).await?;
+        if record.name != name {
+            return Err(IdentityError::OtherName { found: record.name, asked: name.to_string() });
+        }
+        let mut identity = Identity { disk, record };
+        if identity.record.left {
+            return identity.set_aside().await;
+        }
+        if identity.record.log_formatted && !log_exists {
+            return Err(IdentityError::IdentityWithoutLog(identity.record.name));
+        }
+        identity.change(|record| record.boot += 1).await?;
+        Ok(identity)
+    }
+
+    /// The Raft node id, never zero.
+    pub fn node_id(&self) -> u64 {
+        self.record.node_id
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// How often this node was started, this start included.
+    pub fn boot(&self) -> u64 {
+        self.record.boot
+    }
+
+    /// The cluster this node belongs to.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.record.cluster_id
+    }
+
+    /// The cluster that this directory's earlier node left. A node with a past joins, and never forms a cluster.
+    pub fn former_cluster_id(&self) -> Option<ClusterId> {
+        self.record.former_cluster_id
+    }
+
+    /// Whether the log was created: from then on the node does not start without it.
+    pub fn log_formatted(&self) -> bool {
+        self.record.log_formatted
+    }
+
+    /// What this node promised to form.
+    pub fn pledge(&self) -> Option<&Pledge> {
+        self.record.pledge.as_ref()
+    }
+
+    /// Whether this node is quarantined.
+    pub fn quarantined(&self) -> bool {
+        self.record.quarantined
+    }
+
+    /// Compares the node id that the log carries.
+    ///
+    /// # Errors
+    /// [`IdentityError::OtherLog`] if it is another node's.
+    pub fn check_log(&self, log_node_id: u64) -> Result<(), IdentityError> {
+        let identity = self.record.node_id;
+        if log_node_id == identity {
+            Ok(())
+        } else {
+            Err(IdentityError::OtherLog { log: log_node_id, identity })
+        }
+    }
+
+    /// Makes this node one of the cluster's, once and for ever.
+    ///
+    /// # Errors
+    /// If it belongs to or is pledged to another cluster, or the disk fails.
+    pub async fn adopt_cluster(&mut self, cluster_id: ClusterId) -> Result<(), IdentityError> {
+        let own = self.record.cluster_id.or(self.record.pledge.as_ref().map(|pledge| pledge.cluster_id));
+        if let Some(own) = own
+            && own != cluster_id
+        {
+            return Err(IdentityError::OtherCluster {
+                name: self.record.name.clone(),
+                own,
+                other: cluster_id,
+            });
+        }
+        self.change(|record| record.cluster_id = Some(cluster_id)).await
+    }
+
+    /// Notes that the log exists. Call it when the log's first file is durable.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn mark_formatted(&mut self) -> Result<(), IdentityError> {
+        self.change(|record| record.log_formatted = true).await
+    }
+
+    /// Promises to form this cluster and no other. Repeating the same promise is fine.
+    ///
+    /// # Errors
+    /// If this node promised or belongs to another one, or the disk fails.
+    pub async fn pledge_to(&mut self, pledge: Pledge) -> Result<(), IdentityError> {
+        let bound = self.record.cluster_id.is_some_and(|own| own != pledge.cluster_id)
+            || self.record.pledge.as_ref().is_some_and(|own| *own != pledge);
+        if bound {
+            return Err(IdentityError::PledgedAlready(self.record.name.clone()));
+        }
+        assert!(pledge.includes(self.record.node_id), "a node pledges only to a set that includes it");
+        self.change(|record| record.pledge = Some(pledge)).await
+    }
+
+    /// Marks this node as removed from its cluster: the next start sets its data aside.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn mark_left(&mut self) -> Result<(), IdentityError> {
+        self.change(|record| record.left = true).await
+    }
+
+    /// Puts this node into quarantine, until it is wiped.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn quarantine(&mut self) -> Result<(), IdentityError> {
+        self.change(|record| record.quarantined = true).await
+    }
+
+    /// Keeps all data of this node under names that begin with `left-<node id>-` and starts over as a new node of the
+    /// same name, which joins but never forms a cluster. A crash on the way is made good at the next start: the old
+    /// identity stands, marked as left, until everything else has moved.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn set_aside(mut self) -> Result<Identity, IdentityError> {
+        self.change(|record| record.left = true).await?;
+        let prefix = format!("left-{:016x}-", self.record.node_id);
+        write_whole(&self.disk, &format!("{prefix}{FILE}"), self.record.encode())
+            .await
+            .map_err(failed("set aside"))?;
+        let mut files = self.disk.list().await.map_err(failed("set aside"))?;
+        files.sort();
+        for file in files {
+            if file != FILE && file != TEMPORARY && !file.starts_with("left-") {
+                let kept = format!("{prefix}{file}");
+                self.disk.rename(&file, &kept).await.map_err(failed("set aside the data of"))?;
+            }
+        }
+        // The renames must be durable before the new identity is: a log beside it would be taken for its own.
+        self.disk.sync_dir().await.map_err(failed("set aside"))?;
+        let former = self.record.cluster_id.or(self.record.former_cluster_id);
+        self.record = Record::new(&self.record.name, former);
+        self.record.save(&self.disk).await?;
+        Ok(self)
+    }
+
+    async fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), IdentityError> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        if record != self.record {
+            record.save(&self.disk).await?;
+            self.record = record;
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    fn new(name: &str, former_cluster_id: Option<ClusterId>) -> Record {
+        Record {
+            node_id: random::random_nonzero_u64(),
+            name: name.to_string(),
+            boot: 1,
+            cluster_id: None,
+            log_formatted: false,
+            pledge: None,
+            left: false,
+            quarantined: false,
+            former_cluster_id,
+        }
+    }
+
+    async fn load(disk: &DiskRef) -> Result<Record, IdentityError> {
+        let file = disk.open(FILE).await.map_err(failed("open"))?;
+        let length = file.len().await.map_err(failed("read"))?;
+        if length > MAX_FILE_BYTES {
+            return Err(IdentityError::Damaged("it is too long"));
+        }
+        let bytes = file.read_at(0, length as usize).await.map_err(failed("read"))?;
+        Record::decode(&bytes)
+    }
+
+    async fn save(&self, disk: &DiskRef) -> Result<(), IdentityError> {
+        write_whole(disk, FILE, self.encode()).await.map_err(failed("write"))
+    }
+
+    /// Magic, version, length, checksum of the three and the message, message.
+    fn encode(&self) -> Vec<u8> {
+        let message = wire::Identity {
+            node_id: self.node_id,
+            name: self.name.clone(),
+            boot: self.boot,
+            cluster_id: claim::id_to_wire(self.cluster_id),
+            log_formatted: self.log_formatted,
+            pledge: self.pledge.as_ref().map(claim::pledge_to_wire),
+            left: self.left,
+            quarantined: self.quarantined,
+            former_cluster_id: claim::id_to_wire(self.former_cluster_id),
+        }
+        .encode_to_vec();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(message.len() as u32).to_le_bytes());
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), &message);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes.extend_from_slice(&message);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Record, IdentityError> {
+        if bytes.len() < HEADER_BYTES {
+            return Err(IdentityError::Damaged("it is too short"));
+        }
+        let (header, message) = bytes.split_at(HEADER_BYTES);
+        if header[..8] != MAGIC {
+            return Err(IdentityError::Damaged("it does not begin as an identity does"));
+        }
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        // The checksum comes first: a flipped bit in the version is damage, not a newer build.
+        if crc32c::crc32c_append(crc32c::crc32c(&header[..16]), message) != word(16) {
+            return Err(IdentityError::Damaged("its checksum does not match"));
+        }
+        if word(8) > VERSION {
+            return Err(IdentityError::Newer(word(8)));
+        }
+        if word(8) == 0 || word(12) as usize != message.len() {
+            return Err(IdentityError::Damaged("its header makes no sense"));
+        }
+        let message = wire::Identity::decode(message)
+            .map_err(|_| IdentityError::Damaged("its content is not an identity"))?;
+        Record::from_wire(message).map_err(|Malformed(what)| IdentityError::Damaged(what))
+    }
+
+    fn from_wire(message: wire::Identity) -> Result<Record, Malformed> {
+        if message.node_id == 0 || message.boot == 0 || !claim::is_name(&message.name) {
+            return Err(Malformed("its node id, boot counter or name is missing"));
+        }
+        Ok(Record {
+            node_id: message.node_id,
+            name: message.name,
+            boot: message.boot,
+            cluster_id: claim::id_from_wire(&message.cluster_id)?,
+            log_formatted: message.log_formatted,
+            pledge: message.pledge.map(claim::pledge_from_wire).transpose()?,
+            left: message.left,
+            quarantined: message.quarantined,
+            former_cluster_id: claim::id_from_wire(&message.former_cluster_id)?,
+        })
+    }
+}
+
+/// Replaces a file as a whole: after a crash it is the old one or the new one.
+async fn write_whole(disk: &DiskRef, name: &str, bytes: Vec<u8>) -> io::Result<()> {
+    // A crash may have left one behind.
+    if disk.list().await?.iter().any(|file| file == TEMPORARY) {
+        disk.remove(TEMPORARY).await?;
+    }
+    let file = disk.create(TEMPORARY).await?;
+    file.write_and_sync(0, bytes.into()).await?;
+    drop(file);
+    disk.rename(TEMPORARY, name).await?;
+    // The rename alone can vanish when power fails.
+    disk.sync_dir().await
+}
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

@@ -1,0 +1,204 @@
+use super::*;
+use crate::membership::claim::PledgedNode;
+use crate::rt::disk::{Fault, SimDisk};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+fn is_log_file(name: &str) -> bool {
+    name.ends_with(".log")
+}
+
+async fn start(disk: &SimDisk, name: &str) -> Result<Identity, IdentityError> {
+    Identity::load_or_create(disk.mount(), name, is_log_file).await
+}
+
+async fn put(disk: &SimDisk, name: &str, bytes: &[u8]) {
+    let disk = disk.mount();
+    if disk.exists(name).await.unwrap() {
+        disk.remove(name).await.unwrap();
+    }
+    let file = disk.create(name).await.unwrap();
+    file.write_and_sync(0, Bytes::copy_from_slice(bytes)).await.unwrap();
+    disk.sync_dir().await.unwrap();
+}
+
+async fn get(disk: &SimDisk, name: &str) -> Option<Bytes> {
+    let file = disk.mount().open(name).await.ok()?;
+    let length = file.len().await.unwrap();
+    Some(file.read_at(0, length as usize).await.unwrap())
+}
+
+/// Lets an accident happen at the call number `call` from now on.
+fn arrange(disk: &SimDisk, call: u64, fault: Fault) {
+    let call = disk.counts().calls + call;
+    disk.on_call(Some(Box::new(move |seen| if seen.number == call { fault } else { Fault::None })));
+}
+
+const ACCIDENTS: [Fault; 5] =
+    [Fault::KillBefore, Fault::KillAfter, Fault::PowerLossBefore, Fault::PowerLossAfter, Fault::Error];
+
+fn pledge_with(node_id: u64) -> Pledge {
+    let node = |node_id: u64| PledgedNode { node_id, name: format!("n{node_id}"), rpc_addr: "a:1".into() };
+    Pledge::propose(vec![node(node_id), node(1)])
+}
+
+#[tokio::test]
+async fn e1_every_start_raises_the_boot_counter_and_keeps_the_id() {
+    let disk = SimDisk::new(1);
+    let first = start(&disk, "a").await.unwrap();
+    assert_ne!(first.node_id(), 0);
+    assert_eq!(first.boot(), 1);
+    let second = start(&disk, "a").await.unwrap();
+    assert_eq!((second.node_id(), second.boot()), (first.node_id(), 2));
+    disk.power_loss();
+    assert_eq!(start(&disk, "a").await.unwrap().boot(), 3, "the counter was durable");
+}
+
+#[tokio::test]
+async fn e1_a_boot_counter_is_never_handed_out_twice_whenever_the_power_fails() {
+    for (seed, fault) in ACCIDENTS.into_iter().enumerate() {
+        let disk = SimDisk::new(seed as u64);
+        let mut highest = 0;
+        for call in 0..100 {
+            arrange(&disk, 1 + call % 13, fault);
+            let result = start(&disk, "a").await;
+            disk.on_call(None);
+            if let Ok(identity) = result {
+                assert!(identity.boot() > highest, "boot {} after {highest}", identity.boot());
+                highest = identity.boot();
+            }
+        }
+        assert!(highest > 0);
+    }
+}
+
+#[tokio::test]
+async fn e1_identity_and_log_start_only_together() {
+    let disk = SimDisk::new(1);
+    put(&disk, "000001.log", b"records").await;
+    let error = start(&disk, "a").await.unwrap_err();
+    assert!(matches!(error, IdentityError::LogWithoutIdentity), "{error}");
+
+    let disk = SimDisk::new(1);
+    let mut identity = start(&disk, "a").await.unwrap();
+    put(&disk, "000001.log", b"records").await;
+    identity.mark_formatted().await.unwrap();
+    let identity = start(&disk, "a").await.unwrap();
+    identity.check_log(identity.node_id()).unwrap();
+    assert!(matches!(identity.check_log(identity.node_id() ^ 1), Err(IdentityError::OtherLog { .. })));
+    disk.mount().remove("000001.log").await.unwrap();
+    let error = start(&disk, "a").await.unwrap_err();
+    assert!(matches!(error, IdentityError::IdentityWithoutLog(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_serves_one_name_and_one_name_only() {
+    let disk = SimDisk::new(1);
+    start(&disk, "a").await.unwrap();
+    let error = start(&disk, "b").await.unwrap_err();
+    assert!(error.to_string().contains("belongs to node 'a', not to 'b'"), "{error}");
+    assert!(matches!(start(&disk, "").await, Err(IdentityError::BadName(_))));
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_is_noticed() {
+    let disk = SimDisk::new(1);
+    start(&disk, "a").await.unwrap();
+    let intact = get(&disk, FILE).await.unwrap().to_vec();
+    for bit in 0..intact.len() * 8 {
+        let mut damaged = intact.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        put(&disk, FILE, &damaged).await;
+        let error = start(&disk, "a").await.unwrap_err();
+        assert!(matches!(error, IdentityError::Damaged(_)), "bit {bit}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_by_its_number() {
+    let disk = SimDisk::new(1);
+    start(&disk, "a").await.unwrap();
+    let mut bytes = get(&disk, FILE).await.unwrap().to_vec();
+    bytes[8] = 9;
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[20..]);
+    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+    put(&disk, FILE, &bytes).await;
+    let error = start(&disk, "a").await.unwrap_err();
+    assert!(matches!(error, IdentityError::Newer(9)), "{error}");
+}
+
+#[tokio::test]
+async fn e3_a_pledge_is_kept_over_restarts_and_never_exchanged_for_another() {
+    let disk = SimDisk::new(1);
+    let mut identity = start(&disk, "a").await.unwrap();
+    let pledge = pledge_with(identity.node_id());
+    identity.pledge_to(pledge.clone()).await.unwrap();
+    identity.pledge_to(pledge.clone()).await.unwrap();
+    let other = pledge_with(identity.node_id());
+    assert!(matches!(identity.pledge_to(other.clone()).await, Err(IdentityError::PledgedAlready(_))));
+    disk.power_loss();
+    let mut identity = start(&disk, "a").await.unwrap();
+    assert_eq!(identity.pledge(), Some(&pledge));
+    assert!(identity.adopt_cluster(other.cluster_id).await.is_err());
+    identity.adopt_cluster(pledge.cluster_id).await.unwrap();
+}
+
+#[tokio::test]
+async fn e4_a_cluster_id_is_adopted_once() {
+    let disk = SimDisk::new(1);
+    let (own, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
+    start(&disk, "a").await.unwrap().adopt_cluster(own).await.unwrap();
+    disk.power_loss();
+    let mut identity = start(&disk, "a").await.unwrap();
+    assert_eq!(identity.cluster_id(), Some(own));
+    identity.adopt_cluster(own).await.unwrap();
+    assert!(matches!(identity.adopt_cluster(other).await, Err(IdentityError::OtherCluster { .. })));
+}
+
+#[tokio::test]
+async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_power_fails() {
+    for (seed, fault) in ACCIDENTS.into_iter().enumerate() {
+        for call in 1..60 {
+            let disk = SimDisk::new(seed as u64 * 100 + call);
+            let mut identity = start(&disk, "a").await.unwrap();
+            let old = identity.node_id();
+            identity.adopt_cluster(ClusterId([7; 16])).await.unwrap();
+            put(&disk, "000001.log", b"records").await;
+            put(&disk, "000002.snapshot", b"state").await;
+            identity.mark_formatted().await.unwrap();
+            identity.mark_left().await.unwrap();
+
+            arrange(&disk, call, fault);
+            let _ = start(&disk, "a").await;
+            disk.on_call(None);
+            let identity = start(&disk, "a").await.unwrap();
+            assert_ne!(identity.node_id(), old);
+            assert_eq!(identity.cluster_id(), None);
+            assert_eq!(identity.former_cluster_id(), Some(ClusterId([7; 16])));
+            assert!(!identity.log_formatted());
+            let kept = |name: &str| format!("left-{old:016x}-{name}");
+            let story = format!("{fault:?} at call {call}");
+            assert_eq!(get(&disk, &kept("000001.log")).await.as_deref(), Some(&b"records"[..]), "{story}");
+            assert_eq!(get(&disk, &kept("000002.snapshot")).await.as_deref(), Some(&b"state"[..]), "{story}");
+            assert!(get(&disk, &kept(FILE)).await.is_some(), "{story}");
+            assert_eq!(disk.files().len(), 4, "{story}: {:?}", disk.files());
+        }
+    }
+}
+
+#[tokio::test]
+async fn c3_quarantine_outlives_restarts_and_ends_with_the_data() {
+    let disk = SimDisk::new(1);
+    start(&disk, "a").await.unwrap().quarantine().await.unwrap();
+    disk.power_loss();
+    let identity = start(&disk, "a").await.unwrap();
+    assert!(identity.quarantined());
+    assert!(!identity.set_aside().await.unwrap().quarantined());
+}
+
+proptest! {
+    #[test]
+    fn noise_is_no_identity(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Record::decode(&noise).is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! Who is in the cluster: identity, gossip, formation, and what the leader should change.
+//!
+//! Gossip proposes, Raft decides. Everything a node hears from others ends up in a [`View`] of plain claims;
+//! the leader compares it with the Raft membership and changes at most one thing at a time.
+//! Nothing here knows openraft, opens a TCP connection or touches the log.
+
+pub mod alarm;
+pub mod claim;
+mod conversation;
+pub mod datagram;
+pub mod driver;
+mod form;
+pub mod formation;
+pub mod gossip;
+pub mod identity;
+pub mod joins;
+pub mod reconcile;
+mod swim;
+
+pub use alarm::Alarm;
+pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};
+pub use form::{FormError, form};
+pub use formation::Formed;
+pub use gossip::{Gossip, GossipConfig, Liveness, Peer, View};
+pub use identity::Identity;
+pub use joins::JoinAnswers;
+pub use swim::Pace;

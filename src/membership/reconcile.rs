@@ -1,0 +1,502 @@
+//! What the leader should change, as a pure decision.
+//!
+//! Gossip proposes, Raft decides: the leader compares what Raft's membership is with what gossip sees, and changes at
+//! most one thing at a time. Asked again after every change it converges. Suspicion alone never removes a voter: a
+//! voter goes because it was removed by an operator, left by its own word, or came back under its name with an empty
+//! disk while its old id is silent on the leader's own connection. Whoever goes is tombstoned *first*, so a crash half
+//! way neither forgets nor readmits it. No change is made that leaves fewer reachable voters than a majority of the
+//! configuration it makes. Nothing here waits, sends or writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::claim::{Claim, State};
+use super::formation::Member;
+use super::gossip::{Liveness, View};
+
+/// Raft as its leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftView {
+    /// The leader, which asks.
+    pub self_id: u64,
+    /// One set of voters, or two while a joint configuration is under way.
+    pub voter_sets: Vec<BTreeSet<u64>>,
+    /// Voters and learners.
+    pub nodes: BTreeMap<u64, Member>,
+    /// Ids that were removed and are never admitted again.
+    pub tombstones: BTreeSet<u64>,
+    /// The last entry of the leader's log; 0: none.
+    pub last_log_index: u64,
+    /// The other nodes, as the leader's Raft connections see them.
+    pub progress: BTreeMap<u64, Progress>,
+    /// A membership change was proposed and is not committed yet.
+    pub change_in_flight: bool,
+    /// The replicated cluster version.
+    pub cluster_version: u32,
+}
+
+/// A follower or learner on the leader's Raft connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry it is known to hold; 0: none.
+    pub matched: u64,
+    /// Since its last answer; since the leader's election if it has not answered since.
+    pub silence: Duration,
+}
+
+/// The named times and distances of the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// A voter silent for so long may be replaced by a node that comes under its name.
+    pub replace_silence: Duration,
+    /// A node that answered within this time is reachable.
+    pub reachable_within: Duration,
+    /// A learner at most so many entries behind is ready to vote.
+    pub catch_up_lag: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            replace_silence: Duration::from_secs(30),
+            reachable_within: Duration::from_secs(3),
+            catch_up_lag: 1000,
+        }
+    }
+}
+
+/// One change, to be proposed now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Finish the joint configuration that is under way: these are its new voters.
+    FlattenJoint {
+        /// The voters to be.
+        voters: BTreeSet<u64>,
+    },
+    /// Begin to replicate to a newcomer.
+    AddLearner {
+        /// Its id.
+        id: u64,
+        /// Its name and address.
+        member: Member,
+    },
+    /// Make learners that have caught up voters, in one joint change.
+    Promote {
+        /// Who.
+        ids: BTreeSet<u64>,
+    },
+    /// Note in the replicated state that an id never comes back; the changes that remove it follow.
+    Tombstone {
+        /// The id.
+        id: u64,
+        /// Its name.
+        name: String,
+    },
+    /// Exchange a tombstoned voter for a learner of the same name, in one joint change.
+    Replace {
+        /// The voter that goes.
+        old: u64,
+        /// The learner that takes its place.
+        new: u64,
+    },
+    /// Take a node out of the membership.
+    Remove {
+        /// Who.
+        id: u64,
+    },
+    /// Hand leadership over: the leader itself is to be removed.
+    HandOver {
+        /// The voter that shall lead.
+        to: u64,
+    },
+    /// Write down a member's new address.
+    UpdateAddress {
+        /// Whose.
+        id: u64,
+        /// Its name and new address.
+        member: Member,
+    },
+    /// Every member supports this cluster version.
+    RaiseVersion {
+        /// The next version.
+        version: u32,
+    },
+}
+
+/// Why a node that wants to join is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Its id was removed.
+    Removed,
+    /// Its name belongs to another node, which is not gone, or not for long enough.
+    NameInUse {
+        /// The other node.
+        by: u64,
+        /// How long that node has been silent on the leader's connection, if it is known.
+        silence: Option<Duration>,
+    },
+    /// Another node of the same name wants to join, too.
+    NameTwice {
+        /// The one that is admitted.
+        other: u64,
+    },
+    /// It is too old for what the cluster has agreed on.
+    Version {
+        /// What it supports.
+        supports: u32,
+        /// What the cluster uses.
+        uses: u32,
+    },
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Removed => f.write_str(
+                "its id was removed from the cluster; it has to start over with an empty data directory",
+            ),
+            Refused::NameInUse { by, silence } => {
+                write!(f, "name in use by node id {by}")?;
+                if let Some(silence) = silence {
+                    write!(f, ", silent for {} s", silence.as_secs())?;
+                }
+                f.write_str(
+                    "; give it another node-name, or wait until the other one has been gone for long enough",
+                )
+            }
+            Refused::NameTwice { other } => {
+                write!(f, "node id {other} joins under the same name; give it another node-name")
+            }
+            Refused::Version { supports, uses } => write!(
+                f,
+                "it supports cluster version {supports} and the cluster uses {uses}; start a newer version of mokv on it"
+            ),
+        }
+    }
+}
+
+/// What to do now, and whom to refuse.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// At most one change.
+    pub change: Option<Change>,
+    /// Nodes that ask to join in vain, by id.
+    pub refused: BTreeMap<u64, Refused>,
+}
+
+/// Why a member cannot be removed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotRemove {
+    /// Not a member.
+    #[error("it is no member of the cluster")]
+    NoMember,
+    /// Nobody would be left.
+    #[error("it is the last voter; stop the cluster instead")]
+    LastVoter,
+    /// What remains could not commit anything.
+    #[error(
+        "only {reachable} of the {voters} voters that would remain can be reached, fewer than a majority; bring members \
+         back first"
+    )]
+    NoMajority {
+        /// Voters that can be reached.
+        reachable: usize,
+        /// Voters that would remain.
+        voters: usize,
+    },
+}
+
+/// Decides what the leader should change now.
+pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
+    let reconciler = Reconciler { raft, view, policy };
+    Decision { change: reconciler.change(), refused: reconciler.refused() }
+}
+
+/// Whether an operator's wish to remove a member can be granted: ask before its tombstone is written.
+///
+/// # Errors
+/// If it is no member, the last voter, or too few of the others can be reached.
+pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<(), CannotRemove> {
+    if !raft.nodes.contains_key(&id) {
+        return Err(CannotRemove::NoMember);
+    }
+    let reconciler = Reconciler { raft, view: &View::new(), policy };
+    // Voters that are about to go do not count: two leavers must not rely on each other.
+    let gone = |voter: &u64| *voter != id && !raft.tombstones.contains(voter);
+    let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(gone).collect();
+    if !reconciler.voters().contains(&id) {
+        return Ok(());
+    }
+    if remaining.is_empty() {
+        return Err(CannotRemove::LastVoter);
+    }
+    let reachable = reconciler.reachable(&remaining);
+    if reachable < majority(remaining.len()) {
+        return Err(CannotRemove::NoMajority { reachable, voters: remaining.len() });
+    }
+    Ok(())
+}
+
+fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+struct Reconciler<'a> {
+    raft: &'a RaftView,
+    view: &'a View,
+    policy: &'a Policy,
+}
+
+impl Reconciler<'_> {
+    fn change(&self) -> Option<Change> {
+        if self.raft.change_in_flight {
+            return None;
+        }
+        if self.raft.voter_sets.len() > 1 {
+            return Some(Change::FlattenJoint { voters: self.voters().clone() });
+        }
+        self.carry_out_tombstones()
+            .or_else(|| self.bury())
+            .or_else(|| self.promote())
+            .or_else(|| self.admit())
+            .or_else(|| self.update_address())
+            .or_else(|| self.raise_version())
+    }
+
+    // ---- who is to go, goes ----
+
+    fn carry_out_tombstones(&self) -> Option<Change> {
+        let mut doomed = self.raft.nodes.keys().copied().filter(|id| self.is_tombstoned(*id));
+        doomed.find_map(|id| {
+            if !self.is_voter(id) {
+                return Some(Change::Remove { id });
+            }
+            if id == self.raft.self_id {
+                return self.hand_over();
+            }
+            match self.successors_of(id).find(|new| self.is_reachable(*new)) {
+                // While the successor is catching up, the old voter keeps its seat.
+                Some(new) => self.is_ready(new).then_some(Change::Replace { old: id, new }),
+                None => Some(Change::Remove { id }),
+            }
+            .filter(|change| self.keeps_majority(change))
+        })
+    }
+
+    /// The leader is to go: another voter has to lead the change.
+    fn hand_over(&self) -> Option<Change> {
+        let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_ready(*id);
+        let to = self.voters().iter().copied().filter(fit).max_by_key(|id| self.raft.progress[id].matched)?;
+        Some(Change::HandOver { to })
+    }
+
+    // ---- who is to go from now on ----
+
+    fn bury(&self) -> Option<Change> {
+        self.raft.nodes.iter().find_map(|(&id, member)| {
+            let tombstone = Change::Tombstone { id, name: member.name.clone() };
+            if self.is_tombstoned(id) || id == self.raft.self_id {
+                return None;
+            }
+            if !self.is_voter(id) {
+                if self.has_left(id)
+                    || self.is_gone(id) && self.newcomers().any(|new| new.name == member.name)
+                {
+                    return Some(tombstone);
+                }
+                // Its namesake came back: it has to wait, or to take another name.
+                let namesake = self.voter_named(&member.name)?;
+                let waits = self.is_tombstoned(namesake) || self.is_gone(namesake);
+                return (!waits).then_some(Change::Remove { id });
+            }
+            let successor = self.successors_of(id).find(|new| self.is_ready(*new));
+            let follows = match successor {
+                Some(new) if self.is_gone(id) => Change::Replace { old: id, new },
+                _ if self.has_left(id) => Change::Remove { id },
+                _ => return None,
+            };
+            (!self.removal_in_progress() && self.keeps_majority(&follows)).then_some(tombstone)
+        })
+    }
+
+    // ---- who comes ----
+
+    fn promote(&self) -> Option<Change> {
+        let mut names = BTreeSet::new();
+        let ids: BTreeSet<u64> = self
+            .learners()
+            .filter(|(id, member)| {
+                !self.is_tombstoned(*id)
+                    && self.is_ready(*id)
+                    && !self.has_left(*id)
+                    && self.voter_named(&member.name).is_none()
+                    && names.insert(&member.name)
+            })
+            .map(|(id, _)| id)
+            .collect();
+        let change = Change::Promote { ids };
+        let somebody = matches!(&change, Change::Promote { ids } if !ids.is_empty());
+        (somebody && self.keeps_majority(&change)).then_some(change)
+    }
+
+    fn admit(&self) -> Option<Change> {
+        let claim = self.newcomers().find(|claim| self.objection_to(claim).is_none())?;
+        Some(Change::AddLearner { id: claim.node_id, member: member_of(claim) })
+    }
+
+    fn refused(&self) -> BTreeMap<u64, Refused> {
+        self.newcomers().filter_map(|claim| Some((claim.node_id, self.objection_to(claim)?))).collect()
+    }
+
+    fn objection_to(&self, claim: &Claim) -> Option<Refused> {
+        let id = claim.node_id;
+        if self.is_tombstoned(id) {
+            return Some(Refused::Removed);
+        }
+        if claim.supports < self.raft.cluster_version {
+            return Some(Refused::Version { supports: claim.supports, uses: self.raft.cluster_version });
+        }
+        let mut namesakes = self.raft.nodes.iter().filter(|(_, member)| member.name == claim.name);
+        let in_the_way = namesakes.find(|(id, _)| {
+            // A learner has to be removed first; a voter that is gone is what the newcomer is to replace.
+            !self.is_voter(**id)
+                || !(self.is_gone(**id) || self.is_tombstoned(**id) && !self.is_reachable(**id))
+        });
+        if let Some((&by, _)) = in_the_way {
+            let silence = self.raft.progress.get(&by).map(|progress| progress.silence);
+            return Some(Refused::NameInUse { by, silence });
+        }
+        let first = self
+            .newcomers()
+            .filter(|other| other.name == claim.name && !self.is_tombstoned(other.node_id))
+            .map(|other| other.node_id)
+            .min();
+        first.filter(|first| *first != id).map(|other| Refused::NameTwice { other })
+    }
+
+    // ---- what else has changed ----
+
+    fn update_address(&self) -> Option<Change> {
+        self.raft.nodes.iter().find_map(|(&id, member)| {
+            let peer = self.view.get(&id).filter(|peer| peer.liveness == Liveness::Alive)?;
+            let claimed = member_of(&peer.claim);
+            let moved = claimed.name == member.name && claimed.rpc_addr != member.rpc_addr;
+            moved.then_some(Change::UpdateAddress { id, member: claimed })
+        })
+    }
+
+    fn raise_version(&self) -> Option<Change> {
+        let version = self.raft.cluster_version + 1;
+        let supports = |id: &u64| {
+            self.view
+                .get(id)
+                .is_some_and(|peer| peer.liveness == Liveness::Alive && peer.claim.supports >= version)
+        };
+        self.raft.nodes.keys().all(supports).then_some(Change::RaiseVersion { version })
+    }
+
+    // ---- leaves ----
+
+    /// The voters once any joint configuration is finished.
+    fn voters(&self) -> &BTreeSet<u64> {
+        self.raft.voter_sets.last().expect("a leader has a configuration")
+    }
+
+    fn learners(&self) -> impl Iterator<Item = (u64, &Member)> {
+        self.raft.nodes.iter().filter(|(id, _)| !self.is_voter(**id)).map(|(id, member)| (*id, member))
+    }
+
+    /// Living nodes of this cluster that are not in the membership.
+    fn newcomers(&self) -> impl Iterator<Item = &Claim> {
+        self.view
+            .values()
+            .filter(|peer| {
+                peer.liveness == Liveness::Alive && matches!(peer.claim.state, State::Joining | State::Member)
+            })
+            .map(|peer| &peer.claim)
+            .filter(|claim| !self.raft.nodes.contains_key(&claim.node_id))
+    }
+
+    fn voter_named(&self, name: &str) -> Option<u64> {
+        self.voters()
+            .iter()
+            .copied()
+            .find(|id| self.raft.nodes.get(id).is_some_and(|member| member.name == name))
+    }
+
+    /// Learners that come under a voter's name.
+    fn successors_of(&self, voter: u64) -> impl Iterator<Item = u64> {
+        let name = self.raft.nodes.get(&voter).map(|member| member.name.as_str());
+        self.learners()
+            .filter(move |(id, member)| Some(member.name.as_str()) == name && !self.is_tombstoned(*id))
+            .map(|(id, _)| id)
+    }
+
+    fn is_voter(&self, id: u64) -> bool {
+        self.raft.voter_sets.iter().any(|voters| voters.contains(&id))
+    }
+
+    fn is_tombstoned(&self, id: u64) -> bool {
+        self.raft.tombstones.contains(&id)
+    }
+
+    fn removal_in_progress(&self) -> bool {
+        self.voters().iter().any(|id| self.is_tombstoned(*id))
+    }
+
+    fn has_left(&self, id: u64) -> bool {
+        self.view.get(&id).is_some_and(|peer| peer.liveness == Liveness::Left)
+    }
+
+    /// Silent for the named time on the leader's own connection, and gossip agrees.
+    fn is_gone(&self, id: u64) -> bool {
+        let silence = self.raft.progress.get(&id).map(|progress| progress.silence);
+        let gossip_agrees =
+            self.view.get(&id).is_none_or(|peer| matches!(peer.liveness, Liveness::Down | Liveness::Left));
+        id != self.raft.self_id
+            && gossip_agrees
+            && silence.is_some_and(|silence| silence >= self.policy.replace_silence)
+    }
+
+    fn is_reachable(&self, id: u64) -> bool {
+        let answers = |progress: &Progress| progress.silence <= self.policy.reachable_within;
+        id == self.raft.self_id || self.raft.progress.get(&id).is_some_and(answers)
+    }
+
+    /// Reachable, and close enough to the end of the log.
+    fn is_ready(&self, id: u64) -> bool {
+        let lag = |progress: &Progress| self.raft.last_log_index.saturating_sub(progress.matched);
+        self.is_reachable(id)
+            && self.raft.progress.get(&id).is_some_and(|progress| lag(progress) <= self.policy.catch_up_lag)
+    }
+
+    fn reachable(&self, voters: &BTreeSet<u64>) -> usize {
+        voters.iter().filter(|id| self.is_reachable(**id)).count()
+    }
+
+    /// Whether a majority of the voters that a change makes can be reached.
+    fn keeps_majority(&self, change: &Change) -> bool {
+        let mut voters = self.voters().clone();
+        match change {
+            Change::Promote { ids } => voters.extend(ids),
+            Change::Replace { old, new } => {
+                voters.remove(old);
+                voters.insert(*new);
+            }
+            Change::Remove { id } => {
+                voters.remove(id);
+            }
+            _ => {}
+        }
+        !voters.is_empty() && self.reachable(&voters) >= majority(voters.len())
+    }
+}
+
+fn member_of(claim: &Claim) -> Member {
+    Member { name: claim.name.clone(), rpc_addr: claim.rpc_addr.clone() }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

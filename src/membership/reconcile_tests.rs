@@ -1,0 +1,403 @@
+//! Stories of the rules, and clusters drawn at random: no decision may break the rule of the majority, and deciding
+//! again and again comes to an end.
+
+use super::*;
+use crate::membership::claim::ClusterId;
+use crate::membership::gossip::Peer;
+use proptest::prelude::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn policy() -> Policy {
+    Policy::default()
+}
+
+fn member(name: &str) -> Member {
+    Member { name: name.into(), rpc_addr: format!("{name}:8400") }
+}
+
+fn peer(name: &str, id: u64, liveness: Liveness) -> (u64, Peer) {
+    let state = if liveness == Liveness::Left { State::Left } else { State::Member };
+    let claim = Claim { cluster_id: Some(ClusterId([1; 16])), state, ..Claim::example(name, id) };
+    (id, Peer { claim, liveness })
+}
+
+/// Nodes 1 "a", 2 "b", ... of which the first leads; all vote, answer and hold the whole log of 5,000 entries.
+fn cluster(size: u64) -> (RaftView, View) {
+    let names = ["a", "b", "c", "d", "e"];
+    let ids = || 1..=size;
+    let raft = RaftView {
+        self_id: 1,
+        voter_sets: vec![ids().collect()],
+        nodes: ids().map(|id| (id, member(names[id as usize - 1]))).collect(),
+        tombstones: BTreeSet::new(),
+        last_log_index: 5000,
+        progress: ids().skip(1).map(|id| (id, Progress { matched: 5000, silence: Duration::ZERO })).collect(),
+        change_in_flight: false,
+        cluster_version: 1,
+    };
+    (raft, ids().map(|id| peer(names[id as usize - 1], id, Liveness::Alive)).collect())
+}
+
+fn silence(raft: &mut RaftView, view: &mut View, id: u64, silence: Duration) {
+    raft.progress.get_mut(&id).unwrap().silence = silence;
+    view.get_mut(&id).unwrap().liveness = Liveness::Down;
+}
+
+fn arrive(view: &mut View, name: &str, id: u64) {
+    let (id, peer) = peer(name, id, Liveness::Alive);
+    view.insert(id, peer);
+}
+
+/// Carries out a change as Raft would; a newcomer catches up at once.
+fn carry_out(raft: &mut RaftView, change: &Change) {
+    let voters = raft.voter_sets.last_mut().unwrap();
+    match change {
+        Change::FlattenJoint { voters } => raft.voter_sets = vec![voters.clone()],
+        Change::AddLearner { id, member } => {
+            raft.nodes.insert(*id, member.clone());
+            let caught_up = Progress { matched: raft.last_log_index, silence: Duration::ZERO };
+            raft.progress.insert(*id, caught_up);
+        }
+        Change::Promote { ids } => voters.extend(ids),
+        Change::Tombstone { id, .. } => {
+            raft.tombstones.insert(*id);
+        }
+        Change::Replace { old, new } => {
+            voters.remove(old);
+            voters.insert(*new);
+            raft.nodes.remove(old);
+            raft.progress.remove(old);
+        }
+        Change::Remove { id } => {
+            voters.remove(id);
+            raft.nodes.remove(id);
+            raft.progress.remove(id);
+        }
+        Change::HandOver { to } => {
+            let zero = Progress { matched: raft.last_log_index, silence: Duration::ZERO };
+            raft.progress.insert(raft.self_id, zero);
+            raft.progress.remove(to);
+            raft.self_id = *to;
+        }
+        Change::UpdateAddress { id, member } => {
+            raft.nodes.insert(*id, member.clone());
+        }
+        Change::RaiseVersion { version } => raft.cluster_version = *version,
+    }
+}
+
+/// All changes until there is nothing left to do.
+fn converge(raft: &mut RaftView, view: &View) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Some(change) = decide(raft, view, &policy()).change {
+        carry_out(raft, &change);
+        changes.push(change);
+        assert!(changes.len() < 100, "it never ends: {changes:?}");
+    }
+    changes
+}
+
+#[test]
+fn a_newcomer_of_a_new_name_learns_catches_up_and_votes() {
+    let (mut raft, mut view) = cluster(1);
+    arrive(&mut view, "b", 2);
+    arrive(&mut view, "c", 3);
+    let add = decide(&raft, &view, &policy()).change.unwrap();
+    assert_eq!(add, Change::AddLearner { id: 2, member: member("b") });
+    carry_out(&mut raft, &add);
+    raft.progress.get_mut(&2).unwrap().matched = 100;
+    let next = decide(&raft, &view, &policy()).change;
+    assert_eq!(next, Some(Change::AddLearner { id: 3, member: member("c") }), "2 has not caught up");
+    raft.progress.get_mut(&2).unwrap().matched = 4500;
+    converge(&mut raft, &view);
+    assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
+}
+
+#[test]
+fn a6_a_joint_configuration_is_flattened_first_and_nothing_is_changed_while_a_change_is_in_flight() {
+    let (mut raft, mut view) = cluster(3);
+    arrive(&mut view, "d", 4);
+    raft.tombstones.insert(3);
+    raft.voter_sets.push(BTreeSet::from([1, 2]));
+    assert_eq!(
+        decide(&raft, &view, &policy()).change,
+        Some(Change::FlattenJoint { voters: BTreeSet::from([1, 2]) })
+    );
+    raft.change_in_flight = true;
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+}
+
+#[test]
+fn suspicion_alone_never_removes_a_voter() {
+    let (mut raft, mut view) = cluster(3);
+    silence(&mut raft, &mut view, 3, 100_000 * SECOND);
+    assert_eq!(decide(&raft, &view, &policy()), Decision::default());
+}
+
+#[test]
+fn e5_a_lost_disk_comes_back_under_its_name_and_takes_its_old_place() {
+    let (mut raft, mut view) = cluster(3);
+    silence(&mut raft, &mut view, 3, 31 * SECOND);
+    arrive(&mut view, "c", 33);
+    assert_eq!(
+        converge(&mut raft, &view),
+        [
+            Change::AddLearner { id: 33, member: member("c") },
+            Change::Tombstone { id: 3, name: "c".into() },
+            Change::Replace { old: 3, new: 33 },
+        ]
+    );
+    // The old disk turns up again.
+    arrive(&mut view, "c", 3);
+    let decision = decide(&raft, &view, &policy());
+    assert_eq!((decision.change, decision.refused.get(&3)), (None, Some(&Refused::Removed)));
+}
+
+#[test]
+fn e5_a_twin_is_refused_while_the_name_is_in_use_by_the_leaders_own_connection_or_by_gossip() {
+    let (mut raft, mut view) = cluster(3);
+    arrive(&mut view, "c", 33);
+    let refused = |raft: &RaftView, view: &View| {
+        let decision = decide(raft, view, &policy());
+        assert_eq!(decision.change, None);
+        decision.refused[&33].to_string()
+    };
+    assert!(refused(&raft, &view).starts_with("name in use by node id 3"));
+    silence(&mut raft, &mut view, 3, 29 * SECOND);
+    assert!(refused(&raft, &view).contains("silent for 29 s"));
+    raft.progress.get_mut(&3).unwrap().silence = 31 * SECOND;
+    view.get_mut(&3).unwrap().liveness = Liveness::Suspect;
+    refused(&raft, &view);
+    view.get_mut(&3).unwrap().liveness = Liveness::Down;
+    assert!(decide(&raft, &view, &policy()).change.is_some());
+}
+
+#[test]
+fn e5_nobody_replaces_the_leader_itself() {
+    let (mut raft, mut view) = cluster(3);
+    arrive(&mut view, "a", 11);
+    view.remove(&1);
+    assert!(matches!(decide(&raft, &view, &policy()).refused[&11], Refused::NameInUse { by: 1, .. }));
+    assert_eq!(converge(&mut raft, &view), []);
+}
+
+#[test]
+fn e5_an_old_voter_that_answers_again_keeps_its_place() {
+    let (mut raft, mut view) = cluster(3);
+    silence(&mut raft, &mut view, 3, 31 * SECOND);
+    arrive(&mut view, "c", 33);
+    let add = decide(&raft, &view, &policy()).change.unwrap();
+    carry_out(&mut raft, &add);
+    silence(&mut raft, &mut view, 3, Duration::ZERO);
+    view.get_mut(&3).unwrap().liveness = Liveness::Alive;
+    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 33 }]);
+    assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
+}
+
+#[test]
+fn a6_one_replacement_at_a_time() {
+    let (mut raft, mut view) = cluster(5);
+    for id in [4, 5] {
+        silence(&mut raft, &mut view, id, 40 * SECOND);
+    }
+    arrive(&mut view, "d", 44);
+    arrive(&mut view, "e", 55);
+    let changes = converge(&mut raft, &view);
+    let order: Vec<&Change> =
+        changes.iter().filter(|change| !matches!(change, Change::AddLearner { .. })).collect();
+    assert!(
+        matches!(
+            order[..],
+            [
+                Change::Tombstone { id: 4, .. },
+                Change::Replace { old: 4, new: 44 },
+                Change::Tombstone { id: 5, .. },
+                Change::Replace { old: 5, new: 55 }
+            ]
+        ),
+        "{order:?}"
+    );
+}
+
+#[test]
+fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
+    let (mut raft, mut view) = cluster(3);
+    raft.voter_sets = vec![BTreeSet::from([1, 2])];
+    silence(&mut raft, &mut view, 3, 31 * SECOND);
+    assert_eq!(decide(&raft, &view, &policy()).change, None, "nobody has come in its place");
+    arrive(&mut view, "c", 33);
+    assert!(matches!(decide(&raft, &view, &policy()).refused[&33], Refused::NameInUse { by: 3, .. }));
+    assert_eq!(
+        converge(&mut raft, &view),
+        [
+            Change::Tombstone { id: 3, name: "c".into() },
+            Change::Remove { id: 3 },
+            Change::AddLearner { id: 33, member: member("c") },
+            Change::Promote { ids: BTreeSet::from([33]) },
+        ]
+    );
+}
+
+#[test]
+fn e6_a_tombstoned_voter_is_removed_and_never_admitted_again() {
+    let (mut raft, view) = cluster(3);
+    check_removal(&raft, &policy(), 3).unwrap();
+    raft.tombstones.insert(3);
+    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 3 }]);
+    assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(3, Refused::Removed)]));
+}
+
+#[test]
+fn e6_a_leader_that_is_to_go_hands_over_first() {
+    let (mut raft, view) = cluster(3);
+    raft.tombstones.insert(1);
+    raft.progress.get_mut(&3).unwrap().matched = 100;
+    assert_eq!(converge(&mut raft, &view), [Change::HandOver { to: 2 }, Change::Remove { id: 1 }]);
+}
+
+#[test]
+fn e6_who_left_by_its_own_word_is_removed() {
+    let (mut raft, mut view) = cluster(3);
+    view.get_mut(&3).unwrap().liveness = Liveness::Left;
+    let gone = [Change::Tombstone { id: 3, name: "c".into() }, Change::Remove { id: 3 }];
+    assert_eq!(converge(&mut raft, &view), gone);
+}
+
+#[test]
+fn e6_the_last_voter_cannot_leave() {
+    let (mut raft, view) = cluster(1);
+    assert_eq!(check_removal(&raft, &policy(), 1), Err(CannotRemove::LastVoter));
+    assert_eq!(check_removal(&raft, &policy(), 9), Err(CannotRemove::NoMember));
+    raft.tombstones.insert(1);
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    let (mut raft, _) = cluster(2);
+    raft.tombstones.insert(2);
+    assert_eq!(check_removal(&raft, &policy(), 1), Err(CannotRemove::LastVoter), "2 is going already");
+}
+
+#[test]
+fn a6_no_removal_leaves_a_majority_that_cannot_be_reached() {
+    let (mut raft, mut view) = cluster(3);
+    silence(&mut raft, &mut view, 3, 31 * SECOND);
+    assert_eq!(check_removal(&raft, &policy(), 2), Err(CannotRemove::NoMajority { reachable: 1, voters: 2 }));
+    raft.tombstones.insert(2);
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    check_removal(&raft, &policy(), 3).unwrap();
+}
+
+#[test]
+fn e7_a_new_address_is_written_down() {
+    let (mut raft, mut view) = cluster(3);
+    view.get_mut(&2).unwrap().claim.rpc_addr = "elsewhere:1".into();
+    converge(&mut raft, &view);
+    assert_eq!(raft.nodes[&2], Member { name: "b".into(), rpc_addr: "elsewhere:1".into() });
+}
+
+#[test]
+fn c2_the_version_rises_when_all_support_it_and_then_the_old_are_refused() {
+    let (mut raft, mut view) = cluster(3);
+    view.get_mut(&1).unwrap().claim.supports = 2;
+    view.get_mut(&2).unwrap().claim.supports = 2;
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    view.get_mut(&3).unwrap().claim.supports = 2;
+    assert_eq!(converge(&mut raft, &view), [Change::RaiseVersion { version: 2 }]);
+    arrive(&mut view, "d", 4);
+    assert_eq!(decide(&raft, &view, &policy()).refused[&4], Refused::Version { supports: 1, uses: 2 });
+}
+
+#[test]
+fn of_two_newcomers_with_one_name_one_is_admitted() {
+    let (raft, mut view) = cluster(3);
+    arrive(&mut view, "d", 5);
+    arrive(&mut view, "d", 4);
+    let decision = decide(&raft, &view, &policy());
+    assert_eq!(decision.change, Some(Change::AddLearner { id: 4, member: member("d") }));
+    assert_eq!(decision.refused, BTreeMap::from([(5, Refused::NameTwice { other: 4 })]));
+}
+
+// ---- clusters drawn at random ----
+
+fn livenesses() -> impl Strategy<Value = Liveness> {
+    prop_oneof![
+        4 => Just(Liveness::Alive),
+        1 => Just(Liveness::Suspect),
+        3 => Just(Liveness::Down),
+        1 => Just(Liveness::Left),
+    ]
+}
+
+/// Per id: name, role (0 none, 1 learner, 2 voter), tombstoned, silence in seconds, matched, liveness.
+type Drawn = (usize, u8, bool, u64, u64, Liveness);
+
+fn drawn() -> impl Strategy<Value = (RaftView, View)> {
+    let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, 0..5000_u64, livenesses());
+    prop::collection::vec(node, 1..9).prop_map(build)
+}
+
+fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
+    let (mut raft, mut view) = cluster(1);
+    for (index, (name, role, tombstoned, silent, matched, liveness)) in drawn.into_iter().enumerate() {
+        let (id, name) = (index as u64 + 2, ["a", "b", "c", "d", "e", "f"][name]);
+        let taken = raft
+            .nodes
+            .iter()
+            .any(|(voter, member)| raft.voter_sets[0].contains(voter) && member.name == name);
+        if role > 0 {
+            raft.nodes.insert(id, member(name));
+            raft.progress.insert(id, Progress { matched, silence: Duration::from_secs(silent) });
+        }
+        if role == 2 && !taken {
+            raft.voter_sets[0].insert(id);
+        }
+        if tombstoned {
+            raft.tombstones.insert(id);
+        }
+        let (_, peer) = peer(name, id, liveness);
+        view.insert(id, peer);
+    }
+    (raft, view)
+}
+
+fn reachable_voters(raft: &RaftView) -> usize {
+    let answers = |id: &&u64| {
+        **id == raft.self_id
+            || raft.progress.get(id).is_some_and(|seen| seen.silence <= policy().reachable_within)
+    };
+    raft.voter_sets.last().unwrap().iter().filter(answers).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a6_no_sequence_of_decisions_breaks_the_rules((mut raft, view) in drawn()) {
+        for step in 0.. {
+            prop_assert!(step < 100, "it never ends");
+            let Some(change) = decide(&raft, &view, &policy()).change else { break };
+            let before = raft.clone();
+            carry_out(&mut raft, &change);
+            let (old, new) = (&before.voter_sets[0], &raft.voter_sets[0]);
+            prop_assert!(!new.is_empty());
+            if old != new {
+                prop_assert!(reachable_voters(&raft) > new.len() / 2, "{change:?} strands {raft:?}");
+                prop_assert!(old.difference(new).all(|id| before.tombstones.contains(id)), "{change:?}");
+                prop_assert!(new.difference(old).all(|id| !before.tombstones.contains(id)), "{change:?}");
+                prop_assert!(old.difference(new).count() <= 1);
+                prop_assert!(new.contains(&raft.self_id));
+                let names: BTreeSet<&str> = new.iter().map(|id| raft.nodes[id].name.as_str()).collect();
+                prop_assert_eq!(names.len(), new.len(), "two voters of one name");
+            }
+            match &change {
+                Change::AddLearner { id, .. } => prop_assert!(!raft.tombstones.contains(id)),
+                Change::Tombstone { id, .. } => {
+                    let silent = before.progress[id].silence >= policy().replace_silence;
+                    let left = view[id].liveness == Liveness::Left;
+                    prop_assert!(left || silent && view[id].liveness == Liveness::Down, "{change:?}");
+                    prop_assert!(*id != before.self_id);
+                }
+                _ => {}
+            }
+        }
+    }
+}

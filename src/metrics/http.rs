@@ -1,0 +1,68 @@
+//! The metrics port: `/metrics`, `/livez` and `/readyz` over HTTP/1.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+
+use super::Metrics;
+use crate::rt;
+use crate::rt::net::TcpListener;
+
+/// Says whether the node lives and serves, in words.
+pub trait Health: Send + Sync + 'static {
+    /// Ready: recovered, and knows a leader. Otherwise why not.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// Serves the metrics port for ever.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn Health>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("cannot accept a connection on the metrics port: {error}");
+                rt::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (metrics, health) = (metrics.clone(), health.clone());
+        rt::spawn(async move {
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let response = answer(request.method(), request.uri().path(), &metrics, &*health);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut server = hyper::server::conn::http1::Builder::new();
+            // Whoever connects and says nothing is let go.
+            server.timer(rt::time::HyperTimer).header_read_timeout(std::time::Duration::from_secs(10));
+            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!("a connection to the metrics port ended: {error}");
+            }
+        });
+    }
+}
+
+fn answer(method: &Method, path: &str, metrics: &Metrics, health: &dyn Health) -> Response<Full<Bytes>> {
+    let plain = "text/plain; charset=utf-8";
+    let (status, kind, body) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render())
+        }
+        // Alive is who answers: a node that replays, or has no leader, is not helped by a restart.
+        (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, plain, "ok\n".into()),
+        (&Method::GET | &Method::HEAD, "/readyz") => match health.ready() {
+            Ok(()) => (StatusCode::OK, plain, "ok\n".into()),
+            Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, plain, format!("not ready: {reason}\n")),
+        },
+        (_, "/metrics" | "/livez" | "/readyz") => (StatusCode::METHOD_NOT_ALLOWED, plain, "use GET\n".into()),
+        _ => (StatusCode::NOT_FOUND, plain, "here are /metrics, /livez and /readyz\n".into()),
+    };
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, kind)
+        .body(Full::new(Bytes::from(body)))
+        .expect("these parts make a response")
+}

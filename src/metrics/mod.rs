@@ -1,0 +1,262 @@
+//! What a node counts, and the port where Prometheus and probes ask.
+//!
+//! Request counters are kept here; positions, sizes and states are looked up when somebody asks ([`Sampler`]), so
+//! that nothing is counted twice. Knows nothing of Raft.
+
+pub mod http;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+use tonic::Code;
+
+use crate::storage::{LATENCY_BOUNDS, LatencyHistogram};
+
+/// Upper bounds of latency buckets, in seconds: 50 us to 13 s.
+fn latency_buckets() -> impl Iterator<Item = f64> {
+    exponential_buckets(0.000_05, 2.0, 18)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    service: String,
+    method: String,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    service: String,
+    method: String,
+}
+
+/// Everything that one node counts.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    connections: Gauge,
+    apply: Histogram,
+}
+
+impl Metrics {
+    /// Nothing counted yet; `sampler` is asked at every scrape.
+    pub fn new(sampler: Arc<dyn Sampler>) -> Arc<Metrics> {
+        let mut registry = Registry::with_prefix("mokv");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("grpc_requests", "Requests by method and status code", requests.clone());
+        let durations = Family::<MethodLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+            Histogram::new(latency_buckets())
+        });
+        registry.register(
+            "grpc_request_duration_seconds",
+            "Time from request to answer, by method",
+            durations.clone(),
+        );
+        let connections = Gauge::default();
+        registry.register("grpc_connections", "Open client connections", connections.clone());
+        let apply = Histogram::new(latency_buckets());
+        registry.register("apply_duration_seconds", "Time to apply one entry to the map", apply.clone());
+        registry.register_collector(Box::new(SamplerCollector(sampler)));
+        Arc::new(Metrics { registry, requests, durations, connections, apply })
+    }
+
+    /// Counts one request. Names that are none of ours are lumped together: clients must not grow this table.
+    pub fn observe_request(&self, service: &str, method: &str, code: Code, took: Duration) {
+        let (service, method) =
+            if code == Code::Unimplemented { ("unknown", "unknown") } else { (service, method) };
+        let labels = MethodLabels { service: service.into(), method: method.into() };
+        self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+        let MethodLabels { service, method } = labels;
+        self.requests.get_or_create(&RequestLabels { service, method, code: code_name(code) }).inc();
+    }
+
+    /// Counts an open connection until the guard is dropped.
+    pub fn connection(&self) -> ConnectionGuard {
+        self.connections.inc();
+        ConnectionGuard(self.connections.clone())
+    }
+
+    /// Counts the time it took to apply an entry.
+    pub fn observe_apply(&self, took: Duration) {
+        self.apply.observe(took.as_secs_f64());
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // A String takes everything.
+        let _ = text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// See [`Metrics::connection`].
+pub struct ConnectionGuard(Gauge);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Values that are looked up at every scrape.
+pub trait Sampler: Send + Sync + 'static {
+    /// The values now.
+    fn sample(&self) -> Sample;
+}
+
+/// What a [`Sampler`] found.
+#[derive(Default)]
+pub struct Sample {
+    /// Name, help and value of what goes up and down.
+    pub gauges: Vec<(&'static str, &'static str, f64)>,
+    /// Name, help and value of what only grows.
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// Name, help and latencies.
+    pub histograms: Vec<(&'static str, &'static str, LatencyHistogram)>,
+    /// The node's role, one of [`ROLES`].
+    pub role: &'static str,
+}
+
+/// What a node can be.
+pub const ROLES: [&str; 7] =
+    ["leader", "follower", "candidate", "learner", "recovering", "quarantined", "stopping"];
+
+struct SamplerCollector(Arc<dyn Sampler>);
+
+impl fmt::Debug for SamplerCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SamplerCollector")
+    }
+}
+
+impl Collector for SamplerCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let sample = self.0.sample();
+        for (name, help, value) in sample.gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in sample.counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        for (name, help, latencies) in sample.histograms {
+            encode_latencies(
+                encoder.encode_descriptor(name, help, None, MetricType::Histogram)?,
+                &latencies,
+            )?;
+        }
+        let role = Family::<RoleLabels, Gauge<i64, std::sync::atomic::AtomicI64>>::default();
+        for name in ROLES {
+            role.get_or_create(&RoleLabels { role: name }).set(i64::from(name == sample.role));
+        }
+        let help = "1 for what this node is now, 0 for what it is not";
+        role.encode(encoder.encode_descriptor("role", help, None, <Gauge as TypedMetric>::TYPE)?)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoleLabels {
+    role: &'static str,
+}
+
+fn encode_latencies(mut encoder: MetricEncoder<'_>, latencies: &LatencyHistogram) -> fmt::Result {
+    let bounds = LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(latencies.buckets).collect();
+    encoder.encode_histogram::<NoLabelSet>(latencies.sum.as_secs_f64(), latencies.count(), &buckets, None)
+}
+
+/// A number that only grows, shared between who counts and who shows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Sampler for Fixed {
+        fn sample(&self) -> Sample {
+            let mut latencies = LatencyHistogram::default();
+            latencies.buckets[0] = 3;
+            Sample {
+                gauges: vec![("raft_term", "The term", 7.0)],
+                counters: vec![("log_batches", "Batches", 9)],
+                histograms: vec![("fsync_duration_seconds", "Sync", latencies)],
+                role: "leader",
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_counted_and_sampled_is_shown_once() {
+        let metrics = Metrics::new(Arc::new(Fixed));
+        metrics.observe_request("api.KV", "Get", Code::Ok, Duration::from_millis(1));
+        metrics.observe_request("evil", "name", Code::Unimplemented, Duration::from_millis(1));
+        let open = metrics.connection();
+        let text = metrics.render();
+        for line in [
+            "mokv_raft_term 7.0",
+            "log_batches_total 9",
+            "fsync_duration_seconds_count 3",
+            "mokv_grpc_requests_total{service=\"api.KV\",method=\"Get\",code=\"OK\"} 1",
+            "mokv_grpc_connections 1",
+            "role{role=\"leader\"} 1",
+            "role{role=\"follower\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing from\n{text}");
+        }
+        assert!(!text.contains("evil"), "clients cannot add names");
+        drop(open);
+        assert!(metrics.render().contains("mokv_grpc_connections 0"));
+    }
+}

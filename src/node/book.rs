@@ -1,0 +1,32 @@
+//! Where nodes are: what they claim in gossip first, what the membership says last.
+
+use std::sync::Arc;
+
+use crate::membership::Gossip;
+use crate::raft::Store;
+use crate::raft::peers::AddressBook;
+
+/// Looks addresses up anew at every attempt: when all nodes come back elsewhere at once, only gossip knows where.
+pub struct Book {
+    gossip: Arc<Gossip>,
+    store: Arc<Store>,
+}
+
+impl Book {
+    /// The book of a node.
+    pub fn new(gossip: Arc<Gossip>, store: Arc<Store>) -> Book {
+        Book { gossip, store }
+    }
+}
+
+impl AddressBook for Book {
+    fn addresses(&self, node_id: u64) -> Vec<String> {
+        let claimed = self.gossip.address_of(node_id);
+        let state = self.store.read();
+        let written = state.membership.membership().get_node(&node_id).map(|member| member.rpc_addr.clone());
+        drop(state);
+        let mut addresses: Vec<String> = claimed.into_iter().chain(written).collect();
+        addresses.dedup();
+        addresses
+    }
+}

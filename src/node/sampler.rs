@@ -1,0 +1,102 @@
+//! What is looked up when somebody asks for metrics.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use openraft::ServerState;
+
+use crate::grpc::Context;
+use crate::membership::{Liveness, View};
+use crate::metrics::{Sample, Sampler};
+use crate::rt::watch;
+
+/// Looks at a node for its metrics.
+pub struct NodeSampler {
+    context: OnceLock<Weak<Context>>,
+    view: watch::Receiver<View>,
+}
+
+impl NodeSampler {
+    /// A sampler that sees gossip, and the rest once it is told where to look.
+    pub fn new(view: watch::Receiver<View>) -> NodeSampler {
+        NodeSampler { context: OnceLock::new(), view }
+    }
+
+    /// From now on looks at this node.
+    pub fn look_at(&self, context: &Arc<Context>) {
+        let _ = self.context.set(Arc::downgrade(context));
+    }
+}
+
+impl Sampler for NodeSampler {
+    fn sample(&self) -> Sample {
+        let mut sample = Sample { role: "recovering", ..Sample::default() };
+        let alive = self.view.borrow().values().filter(|peer| peer.liveness == Liveness::Alive).count();
+        let known = self.view.borrow().len();
+        sample.gauges.push(("gossip_members", "Nodes of the cluster known by gossip", known as f64));
+        sample.gauges.push(("gossip_members_alive", "Of those, nodes that answer", alive as f64));
+        let Some(context) = self.context.get().and_then(Weak::upgrade) else { return sample };
+        sample.gauges.push(("boot_count", "How often this data directory was started", context.boot as f64));
+        sample.gauges.push((
+            "digest_alarm",
+            "1 when states of the cluster's nodes differ",
+            f64::from(context.digest_alarm()),
+        ));
+        sample.gauges.push((
+            "quarantined",
+            "1 when a majority has another state",
+            f64::from(context.is_quarantined()),
+        ));
+        let Some(serving) = context.recovered() else { return sample };
+        let raft = serving.consensus.metrics();
+        sample.role = match raft.state {
+            _ if context.is_quarantined() => "quarantined",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopping",
+        };
+        let index = |id: Option<crate::raft::LogId>| id.map_or(0.0, |id| id.index as f64);
+        let voters = raft.membership_config.voter_ids().count();
+        let members = raft.membership_config.nodes().count();
+        sample.gauges.extend([
+            ("raft_term", "The current term", raft.current_term as f64),
+            ("raft_has_leader", "1 when a leader is known", f64::from(raft.current_leader.is_some())),
+            ("raft_last_log_index", "The last entry in the log", raft.last_log_index.unwrap_or(0) as f64),
+            ("raft_committed_index", "The last entry known to be committed", index(raft.local_committed)),
+            ("raft_applied_index", "The last entry applied to the map", index(raft.last_applied)),
+            ("raft_snapshot_index", "The last entry in the newest snapshot", index(raft.snapshot)),
+            ("raft_purged_index", "The last entry purged from the log", index(raft.purged)),
+            ("raft_voters", "Members that vote", voters as f64),
+            ("raft_members", "Members, voting or learning", members as f64),
+        ]);
+        {
+            let state = serving.consensus.store().read();
+            sample.gauges.extend([
+                ("store_revision", "The store's revision", state.map.revision() as f64),
+                ("store_keys", "Keys in the store", state.map.keys() as f64),
+                ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
+                ("store_sessions", "Open sessions", state.map.sessions() as f64),
+            ]);
+        }
+        let log = serving.log.metrics();
+        sample.gauges.extend([
+            ("log_segments", "Segments of the log", log.segments as f64),
+            ("log_queued_bytes", "Bytes that wait to be written", log.queued_bytes as f64),
+            ("log_cached_bytes", "Bytes of recent entries in memory", log.cached_bytes as f64),
+            ("disk_free_bytes", "Free space in the data directory's file system", log.free_bytes as f64),
+        ]);
+        sample.counters.extend([
+            ("log_batches", "Batches made durable", log.batches),
+            ("log_entries", "Entries made durable", log.entries),
+            ("log_written_bytes", "Bytes written to the log", log.bytes_written),
+            ("log_rotations", "Segments that became active", log.rotations),
+        ]);
+        sample.histograms.push((
+            "log_fsync_duration_seconds",
+            "Time to write and sync a batch",
+            log.write_and_sync,
+        ));
+        sample
+    }
+}

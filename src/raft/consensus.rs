@@ -1,0 +1,284 @@
+//! What the rest of the node sees of Raft: propose a command, learn how far to read, change the membership.
+//!
+//! Every wait here is bounded. What certainly did not happen and what may have happened are kept apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mokv_proto::raft::{self as wire, Channel, forward_answer::Outcome, request, response};
+use openraft::errors::ClientWriteError;
+use openraft::raft::Precondition;
+use openraft::{ChangeMembers, ServerState};
+
+use super::Raft;
+use super::peers::{CallError, Peers};
+use super::reads::{ReadIndexError, Reads};
+use super::store::Store;
+use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
+use super::wire::log_id_from_wire;
+use crate::map::Answer;
+use crate::rt::{self, Instant};
+
+/// A read that finds no leader, or one that cannot confirm itself, asks again this much later.
+const READ_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a command was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not executed: this node does not lead; the leader, if one is known.
+    #[error("this node is not the leader")]
+    NotLeader(Option<u64>),
+    /// Certainly not executed.
+    #[error("{0}")]
+    NotExecuted(String),
+    /// Executed, or not, or still to be executed.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// A command that was executed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// The state machine's answer.
+    pub answer: Answer,
+    /// The store's revision after it.
+    pub revision: u64,
+    /// Where it stands in the log.
+    pub log_id: LogId,
+}
+
+/// A node's share of the consensus. Clones share it.
+#[derive(Clone)]
+pub struct Consensus {
+    raft: Raft,
+    store: Arc<Store>,
+    peers: Arc<Peers>,
+    reads: Reads,
+    request_timeout: Duration,
+}
+
+impl Consensus {
+    /// Puts the parts together and starts the rounds for reads.
+    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, request_timeout: Duration) -> Consensus {
+        let reads = Reads::start(raft.clone(), peers.clone());
+        Consensus { raft, store, peers, reads, request_timeout }
+    }
+
+    /// openraft itself.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// This node's copy of the state.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Links to peers.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    pub(super) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// How long a request may take when its client does not say.
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// This node's id.
+    pub fn node_id(&self) -> u64 {
+        *self.raft.node_id()
+    }
+
+    /// The node that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        use openraft::rt::WatchReceiver;
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// The membership in force, committed or not.
+    pub fn membership(&self) -> Arc<StoredMembership> {
+        use openraft::rt::WatchReceiver;
+        self.raft.server_metrics().borrow_watched().membership_config.clone()
+    }
+
+    /// Executes a command, here or, forwarded once, on the leader. Returns when this node has applied it.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, payload: Bytes, deadline: Instant) -> Result<Committed, ProposeError> {
+        let leader = match self.leader() {
+            Some(leader) if leader != self.node_id() => leader,
+            _ => match self.propose_here(payload.clone(), deadline).await {
+                Err(ProposeError::NotLeader(Some(leader))) if leader != self.node_id() => leader,
+                other => return other,
+            },
+        };
+        let committed = self.forward(leader, payload, deadline).await?;
+        match rt::time::timeout_at(deadline, self.store.wait_applied(committed.log_id.index)).await {
+            Ok(()) => Ok(committed),
+            Err(_) => {
+                Err(ProposeError::Unknown("committed, but not applied here before the deadline".into()))
+            }
+        }
+    }
+
+    /// Executes a command if this node leads.
+    pub(super) async fn propose_here(
+        &self,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        let written = rt::time::timeout_at(deadline, self.raft.client_write(Payload(payload))).await;
+        match written {
+            Ok(Ok(response)) => Ok(Committed {
+                answer: response.data.answer,
+                revision: response.data.revision,
+                log_id: response.log_id,
+            }),
+            Ok(Err(error)) => Err(match error.api_error() {
+                Some(ClientWriteError::ForwardToLeader(forward)) => {
+                    ProposeError::NotLeader(forward.leader_id)
+                }
+                Some(ClientWriteError::LogEntryDiscarded(_)) => {
+                    ProposeError::Unknown("the leader changed while the entry was under way".into())
+                }
+                _ => ProposeError::Unknown(format!("this node's Raft stopped: {error}")),
+            }),
+            Err(_) => Err(ProposeError::Unknown("no quorum answered before the deadline".into())),
+        }
+    }
+
+    async fn forward(
+        &self,
+        leader: u64,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        let link = self.peers.link(leader, Channel::Forward);
+        let answer = match rt::time::timeout_at(
+            deadline,
+            link.call(request::Body::Forward(wire::Forward { payload })),
+        )
+        .await
+        {
+            Ok(Ok(response::Body::Forward(answer))) => answer,
+            Ok(Ok(response::Body::Failed(reason))) => return Err(ProposeError::Unknown(reason)),
+            Ok(Ok(_)) => return Err(ProposeError::Unknown("the leader answered another question".into())),
+            Ok(Err(CallError::NotSent(reason))) => {
+                return Err(ProposeError::NotExecuted(format!("the leader cannot be reached: {reason}")));
+            }
+            Ok(Err(CallError::Unanswered(reason))) => {
+                return Err(ProposeError::Unknown(format!("the leader did not answer: {reason}")));
+            }
+            Err(_) => {
+                return Err(ProposeError::Unknown("the leader did not answer before the deadline".into()));
+            }
+        };
+        match answer.outcome {
+            Some(Outcome::Forwarded(forwarded)) => {
+                let answer = forwarded.answer.and_then(|answer| Answer::try_from(answer).ok());
+                match (answer, forwarded.log_id) {
+                    (Some(answer), Some(log_id)) => Ok(Committed {
+                        answer,
+                        revision: forwarded.revision,
+                        log_id: log_id_from_wire(log_id),
+                    }),
+                    _ => Err(ProposeError::Unknown("the leader's answer is malformed".into())),
+                }
+            }
+            Some(Outcome::NotLeader(leader)) => Err(ProposeError::NotLeader((leader != 0).then_some(leader))),
+            Some(Outcome::Refused(reason)) => Err(ProposeError::NotExecuted(reason)),
+            Some(Outcome::Unknown(reason)) => Err(ProposeError::Unknown(reason)),
+            None => Err(ProposeError::Unknown("the leader's answer is empty".into())),
+        }
+    }
+
+    /// Waits until this node's copy holds every write that was answered before the call.
+    ///
+    /// # Errors
+    /// If until the deadline no leader confirmed itself, or this node did not catch up.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadIndexError> {
+        let mut last = ReadIndexError::Unconfirmed("the deadline had passed".into());
+        let caught_up = async {
+            loop {
+                match self.reads.read_index().await {
+                    Ok(read_index) => return self.store.wait_applied(read_index.index).await,
+                    Err(error) => last = error,
+                }
+                rt::sleep(READ_RETRY).await;
+            }
+        };
+        rt::time::timeout_at(deadline, caught_up).await.map_err(|_| last)
+    }
+
+    /// Changes the membership, if it still is the one that `expected` names, in one change: joint and uniform.
+    ///
+    /// # Errors
+    /// In words; the change may be half done, and the next leader flattens what is joint.
+    pub async fn change_membership(
+        &self,
+        change: ChangeMembers<u64, Member>,
+        expected: Option<LogId>,
+        within: Duration,
+    ) -> Result<(), String> {
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: expected };
+        match rt::timeout(within, self.raft.change_membership_if(change, false, [unchanged])).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("not committed within {within:?}")),
+        }
+    }
+
+    /// Hands leadership to `to` and waits until it leads or `within` has passed.
+    ///
+    /// # Errors
+    /// In words, if another node did not take over.
+    pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), String> {
+        if self.membership().voter_ids().count() < 2 {
+            return Err("the only voter has nobody to hand leadership to".into());
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
+        let moved = async {
+            while self.leader() != Some(to) {
+                rt::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        rt::timeout(within, moved).await.map_err(|_| format!("no hand-over within {within:?}"))
+    }
+
+    /// The voter whose log is known to reach furthest, other than this node.
+    pub fn most_up_to_date_voter(&self) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        let voters: BTreeSet<u64> = self.membership().voter_ids().collect();
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let matched: BTreeMap<u64, Option<LogId>> = metrics.replication.clone().unwrap_or_default();
+        (matched.into_iter().filter(|(id, _)| voters.contains(id) && *id != self.node_id()))
+            .max_by_key(|(_, matched)| *matched)
+            .map(|(id, _)| id)
+    }
+
+    /// openraft's own figures, now.
+    pub fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
+        use openraft::rt::WatchReceiver;
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Whether a voter's disk is so full that it takes no client's writes.
+    pub fn is_a_voter_full(&self) -> bool {
+        let membership = self.membership();
+        self.peers.any_full(|id| membership.voter_ids().any(|voter| voter == id))
+    }
+}

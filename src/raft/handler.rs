@@ -1,0 +1,211 @@
+//! What this node does for its peers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use mokv_proto::raft::{self as wire, forward_answer, request, response};
+use openraft::alias::SnapshotOf;
+
+use super::consensus::{Consensus, ProposeError};
+use super::peers::Handler;
+use super::peers::hello::Dialer;
+use super::peers::server::Handling;
+use super::state_machine::{SnapshotData, read_meta};
+use super::types::{SnapshotMeta, TypeConfig, Vote, log_id};
+use super::wire::*;
+use super::{reads, types::LogId};
+use crate::rt;
+use crate::storage::{Log, SnapshotReceiver, Snapshots};
+
+/// Serves peers.
+pub struct PeerHandler {
+    /// The node's share of the consensus.
+    pub consensus: Consensus,
+    /// Where received snapshots go.
+    pub snapshots: Snapshots,
+    /// The node's log, to say when its disk is nearly full.
+    pub log: Log,
+}
+
+/// One connection's snapshot under way.
+#[derive(Default)]
+pub struct Session {
+    receiving: Arc<tokio::sync::Mutex<Option<Receiving>>>,
+}
+
+struct Receiving {
+    vote: Vote,
+    meta: SnapshotMeta,
+    receiver: SnapshotReceiver,
+}
+
+impl Handler for PeerHandler {
+    type Session = Session;
+
+    fn open(&self, _peer: &Dialer) -> Session {
+        Session::default()
+    }
+
+    fn handle(&self, session: &mut Session, request: request::Body) -> Handling {
+        let consensus = self.consensus.clone();
+        let raft = consensus.raft().clone();
+        match request {
+            request::Body::Append(append) => {
+                let log = self.log.clone();
+                async move {
+                    match append_from_wire(append) {
+                        Ok(append) => match raft.append_entries(append).await {
+                            Ok(answer) => {
+                                response::Body::Append(append_answer_to_wire(answer, !log.has_room()))
+                            }
+                            Err(error) => failed(error),
+                        },
+                        Err(error) => failed(error),
+                    }
+                }
+                .boxed()
+            }
+            request::Body::Vote(vote) => async move {
+                match vote_request_from_wire(vote) {
+                    Ok(vote) => match raft.vote(vote).await {
+                        Ok(answer) => response::Body::Vote(vote_answer_to_wire(&answer)),
+                        Err(error) => failed(error),
+                    },
+                    Err(error) => failed(error),
+                }
+            }
+            .boxed(),
+            request::Body::PreVote(vote) => async move {
+                match vote_request_from_wire(vote) {
+                    Ok(vote) => match raft.pre_vote(vote).await {
+                        Ok(answer) => response::Body::Vote(vote_answer_to_wire(&answer)),
+                        Err(error) => failed(error),
+                    },
+                    Err(error) => failed(error),
+                }
+            }
+            .boxed(),
+            request::Body::Transfer(transfer) => async move {
+                match transfer_from_wire(transfer) {
+                    Ok(transfer) => match raft.handle_transfer_leader(transfer).await {
+                        Ok(outcome) => response::Body::Transfer(wire::TransferAnswer {
+                            refused: outcome.err().map(|error| error.to_string()).unwrap_or_default(),
+                        }),
+                        Err(error) => failed(error),
+                    },
+                    Err(error) => failed(error),
+                }
+            }
+            .boxed(),
+            request::Body::ReadIndex(_) => async move {
+                response::Body::ReadIndex(reads::to_wire(consensus.reads().read_index_here().await))
+            }
+            .boxed(),
+            request::Body::Forward(forward) => async move {
+                let deadline = rt::now() + consensus.request_timeout();
+                let outcome =
+                    match consensus.propose_here(Bytes::copy_from_slice(&forward.payload), deadline).await {
+                        Ok(committed) => forward_answer::Outcome::Forwarded(wire::Forwarded {
+                            answer: Some(committed.answer.into()),
+                            log_id: Some(log_id_to_wire(committed.log_id)),
+                            revision: committed.revision,
+                        }),
+                        Err(ProposeError::NotLeader(leader)) => {
+                            forward_answer::Outcome::NotLeader(leader.unwrap_or(0))
+                        }
+                        Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
+                        Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
+                    };
+                response::Body::Forward(wire::ForwardAnswer { outcome: Some(outcome) })
+            }
+            .boxed(),
+            request::Body::Digests(_) => async move {
+                let digests = (consensus.store().digests().into_iter())
+                    .map(|(index, digest)| wire::DigestAt {
+                        index,
+                        digest: digest.to_be_bytes().to_vec().into(),
+                    })
+                    .collect();
+                response::Body::Digests(wire::DigestsAnswer { digests })
+            }
+            .boxed(),
+            request::Body::SnapshotBegin(begin) => {
+                let (receiving, snapshots) = (session.receiving.clone(), self.snapshots.clone());
+                async move {
+                    let mut receiving = receiving.lock().await;
+                    *receiving = None;
+                    match begin_snapshot(&snapshots, begin).await {
+                        Ok(begun) => {
+                            *receiving = Some(begun);
+                            response::Body::Done(wire::Done {})
+                        }
+                        Err(reason) => response::Body::Failed(reason),
+                    }
+                }
+                .boxed()
+            }
+            request::Body::SnapshotChunk(chunk) => {
+                let receiving = session.receiving.clone();
+                async move {
+                    let mut receiving = receiving.lock().await;
+                    let Some(begun) = receiving.as_mut() else { return no_snapshot() };
+                    match begun.receiver.write_chunk(chunk.offset, chunk.data).await {
+                        Ok(()) => response::Body::Done(wire::Done {}),
+                        Err(error) => {
+                            *receiving = None;
+                            failed(error)
+                        }
+                    }
+                }
+                .boxed()
+            }
+            request::Body::SnapshotEnd(_) => {
+                let receiving = session.receiving.clone();
+                async move {
+                    let Some(begun) = receiving.lock().await.take() else { return no_snapshot() };
+                    match end_snapshot(&consensus, begun).await {
+                        Ok(vote) => {
+                            response::Body::Snapshot(wire::SnapshotAnswer { vote: Some(vote_to_wire(&vote)) })
+                        }
+                        Err(reason) => response::Body::Failed(reason),
+                    }
+                }
+                .boxed()
+            }
+        }
+    }
+}
+
+fn failed(error: impl ToString) -> response::Body {
+    response::Body::Failed(error.to_string())
+}
+
+fn no_snapshot() -> response::Body {
+    response::Body::Failed("no snapshot was begun on this connection".into())
+}
+
+async fn begin_snapshot(snapshots: &Snapshots, begin: wire::SnapshotBegin) -> Result<Receiving, String> {
+    let vote = vote_from_wire(begin.vote).map_err(|error| error.to_string())?;
+    let wire_meta = begin.meta.ok_or("the snapshot has no description")?;
+    let (meta, _) = snapshot_meta_from_wire(&wire_meta).map_err(|error| error.to_string())?;
+    let at: LogId = log_id(wire_meta.term, wire_meta.index);
+    let receiver = snapshots.receive(position(at), begin.bytes).await.map_err(|error| error.to_string())?;
+    Ok(Receiving { vote, meta, receiver })
+}
+
+/// Checks the whole file, then lets openraft truncate what conflicts and install it.
+async fn end_snapshot(consensus: &Consensus, begun: Receiving) -> Result<Vote, String> {
+    let Receiving { vote, meta, receiver } = begun;
+    let received = receiver.verify().await.map_err(|error| error.to_string())?;
+    let reader = received.reader().await.map_err(|error| error.to_string())?;
+    let (written_meta, _) = read_meta(reader.header()).map_err(|error| error.to_string())?;
+    if written_meta != meta {
+        return Err("the snapshot's file and its announcement differ".into());
+    }
+    let snapshot =
+        SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Received(received) };
+    let answer =
+        consensus.raft().install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+    Ok(answer.vote)
+}

@@ -1,0 +1,101 @@
+//! Raft: openraft's adapters, and what the node sees of it.
+//!
+//! openraft decides; this room gives it a log ([`log_store`]), a state ([`state_machine`] over [`store`]), a network
+//! ([`network`] over [`peers`]) and a runtime ([`runtime`]), and offers the rest of the node [`Consensus`]. The
+//! generic `Raft<..>` is instantiated here and nowhere else: it is large.
+
+pub mod consensus;
+pub mod handler;
+pub mod log_store;
+pub mod network;
+pub mod peers;
+pub mod reads;
+pub mod runtime;
+pub mod state_machine;
+pub mod store;
+pub mod types;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use consensus::{Committed, Consensus, ProposeError};
+pub use reads::ReadIndexError;
+pub use store::{Observer, Store};
+pub use types::{LogId, Member, Membership, StoredMembership, TypeConfig};
+
+use log_store::LogStore;
+use network::Network;
+use peers::Peers;
+use state_machine::StateMachine;
+
+use crate::storage::{Log, Snapshots};
+
+/// openraft with our types.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
+/// The times and sizes that Raft runs by.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// How often a leader is heard.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for this long (up to twice this long) stands for election.
+    pub election: Duration,
+    /// A snapshot is taken after this many entries.
+    pub snapshot_entries: u64,
+    /// How long a request may take when its client does not say.
+    pub request_timeout: Duration,
+}
+
+/// Starts Raft on an open log and the newest snapshot. Returns when what was committed is applied again.
+///
+/// # Errors
+/// In words, if log and snapshots do not fit together.
+pub async fn start(
+    node_id: u64,
+    timing: &Timing,
+    log: Log,
+    snapshots: Snapshots,
+    peers: Arc<Peers>,
+    store: Arc<Store>,
+) -> Result<Consensus, String> {
+    let config = config(timing);
+    let log_store = LogStore::new(log, snapshots.clone());
+    let state_machine = StateMachine::new(store.clone(), snapshots.clone());
+    let network = Network { peers: peers.clone(), snapshots };
+    let raft =
+        Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
+    Ok(Consensus::new(raft, store, peers, timing.request_timeout))
+}
+
+/// openraft's configuration, with what safety asks for.
+fn config(timing: &Timing) -> Arc<openraft::Config> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let (heartbeat, election) = (millis(timing.heartbeat), millis(timing.election));
+    let config = openraft::Config {
+        cluster_name: "mokv".into(),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: election,
+        election_timeout_max: election * 2,
+        // A leader may have committed an entry before its own disk had it: killed, it must win an election again
+        // before it hands out the same position once more.
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        // A leader that hears no quorum for this long stops pretending.
+        quorum_loss_probe_interval: Some(election * 2 * 2 + election * 2),
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
+        max_in_snapshot_log_to_keep: timing.snapshot_entries,
+        purge_batch_size: 64,
+        replication_lag_threshold: timing.snapshot_entries * 2,
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 4096,
+        ..Default::default()
+    };
+    let config = config.validate().expect("these settings are consistent");
+    assert_eq!(
+        config.enable_leader_restore,
+        Some(false),
+        "a restored leader could hand out a position twice"
+    );
+    Arc::new(config)
+}

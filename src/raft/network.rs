@@ -1,0 +1,358 @@
+//! openraft's network over links to peers.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, Stream, StreamExt};
+use mokv_proto::raft::{self as wire, Channel, request::Body as Request, response::Body as Response};
+use openraft::OptionalSend;
+use openraft::alias::SnapshotOf;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::peers::{CallError, Link, Peers};
+use super::state_machine::SnapshotData;
+use super::types::{LogId, Member, TypeConfig, Vote};
+use super::wire::*;
+use crate::rt::timeout;
+use crate::storage::Snapshots;
+
+/// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
+/// window is full.
+const APPEND_WINDOW: usize = 4;
+/// A replication stream without any answer for this long is given up; large entries on slow links need more than a
+/// heartbeat interval.
+const NO_PROGRESS: Duration = Duration::from_secs(3);
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// A snapshot message without an answer for this long is given up; the last one waits for the installation.
+const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes openraft's clients.
+#[derive(Clone)]
+pub struct Network {
+    /// Links to all peers.
+    pub peers: Arc<Peers>,
+    /// Where snapshots to send are.
+    pub snapshots: Snapshots,
+}
+
+impl Network {
+    fn client(&self, target: u64, append_channel: Channel) -> Client {
+        Client {
+            control: self.peers.link(target, Channel::Control),
+            append: self.peers.link(target, append_channel),
+            snapshot: self.peers.link(target, Channel::Snapshot),
+            snapshots: self.snapshots.clone(),
+            target,
+            peers: self.peers.clone(),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _node: &Member) -> Client {
+        self.client(target, Channel::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &Member) -> Client {
+        // Heartbeats are appends without entries; they never queue behind entries.
+        self.client(target, Channel::Control)
+    }
+}
+
+/// Speaks to one peer.
+pub struct Client {
+    control: Arc<Link>,
+    append: Arc<Link>,
+    snapshot: Arc<Link>,
+    snapshots: Snapshots,
+    target: u64,
+    peers: Arc<Peers>,
+}
+
+/// Connecting failed: openraft backs off.
+fn unreachable(reason: impl ToString) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(reason))
+}
+
+/// The connection broke: openraft tries again at once.
+fn broken(reason: impl ToString) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::from_string(reason))
+}
+
+fn call_failed(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::NotSent(_) => unreachable(error),
+        CallError::Unanswered(_) => broken(error),
+    }
+}
+
+/// The peer's answer was of another kind than the request asks for.
+fn unexpected(answer: Response) -> RPCError<TypeConfig> {
+    match answer {
+        Response::Failed(reason) => unreachable(reason),
+        _ => broken("the peer answered another question"),
+    }
+}
+
+async fn call(
+    link: &Arc<Link>,
+    request: Request,
+    within: Duration,
+) -> Result<Response, RPCError<TypeConfig>> {
+    match timeout(within, link.call(request)).await {
+        Ok(answer) => answer.map_err(call_failed),
+        Err(_) => Err(unreachable(format!("no answer within {within:?}"))),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match call(&self.append, Request::Append(append_to_wire(&request)), option.hard_ttl()).await? {
+            Response::Append(answer) => {
+                self.peers.set_full(self.target, answer.disk_full);
+                append_answer_from_wire(answer).map_err(broken)
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let pipeline = Pipeline {
+            link: self.append.clone(),
+            target: self.target,
+            peers: self.peers.clone(),
+            input,
+            input_ended: false,
+            unanswered: VecDeque::new(),
+        };
+        // The stream must end once its input has ended and every request is answered: openraft sends a heartbeat as
+        // a stream of one and waits for that end.
+        let answers = futures_util::stream::unfold(Some(pipeline), |pipeline| async move {
+            let mut pipeline = pipeline?;
+            match pipeline.next().await {
+                Ok(None) => None,
+                Ok(Some(Ok(matching))) => Some((Ok(Ok(matching)), Some(pipeline))),
+                // Whatever else was sent met the same conflict.
+                Ok(Some(Err(rejected))) => Some((Ok(Err(rejected)), None)),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        async move { Ok(answers.boxed()) }.boxed()
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match call(&self.control, Request::Vote(vote_request_to_wire(&request)), option.hard_ttl()).await? {
+            Response::Vote(answer) => vote_answer_from_wire(answer).map_err(broken),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match call(&self.control, Request::PreVote(vote_request_to_wire(&request)), option.hard_ttl()).await?
+        {
+            Response::Vote(answer) => vote_answer_from_wire(answer).map_err(broken),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match call(&self.control, Request::Transfer(transfer_to_wire(&request)), option.hard_ttl()).await? {
+            Response::Transfer(answer) if answer.refused.is_empty() => Ok(Ok(())),
+            Response::Transfer(answer) => Err(broken(answer.refused)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot) => sent.map_err(StreamingError::from),
+        }
+    }
+}
+
+impl Client {
+    /// Sends a snapshot chunk by chunk; each is answered before the next is sent, so that memory stays bounded on
+    /// both sides.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+    ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let SnapshotData::Kept(info) = snapshot.snapshot else {
+            return Err(broken("a snapshot that is still being installed is not sent on"));
+        };
+        let reader = self.snapshots.reader(&info).await.map_err(unreachable)?;
+        let begin = wire::SnapshotBegin {
+            vote: Some(vote_to_wire(&vote)),
+            meta: Some(prost::Message::decode(reader.header().clone()).map_err(unreachable)?),
+            bytes: info.bytes,
+        };
+        match call(&self.snapshot, Request::SnapshotBegin(begin), SNAPSHOT_STEP_TIMEOUT).await? {
+            Response::Done(_) => {}
+            // A higher vote, heard before anything was sent.
+            Response::Snapshot(answer) => {
+                return Ok(SnapshotResponse::new(vote_from_wire(answer.vote).map_err(broken)?));
+            }
+            other => return Err(unexpected(other)),
+        }
+        let mut offset = 0;
+        while offset < info.bytes {
+            let data = reader.read_chunk(offset, SNAPSHOT_CHUNK_BYTES).await.map_err(unreachable)?;
+            if data.is_empty() {
+                return Err(unreachable("the snapshot file is shorter than it was"));
+            }
+            let length = data.len() as u64;
+            let chunk = Request::SnapshotChunk(wire::SnapshotChunk { offset, data });
+            match call(&self.snapshot, chunk, SNAPSHOT_STEP_TIMEOUT).await? {
+                Response::Done(_) => offset += length,
+                other => return Err(unexpected(other)),
+            }
+        }
+        match call(&self.snapshot, Request::SnapshotEnd(wire::SnapshotEnd {}), SNAPSHOT_STEP_TIMEOUT).await? {
+            Response::Snapshot(answer) => {
+                Ok(SnapshotResponse::new(vote_from_wire(answer.vote).map_err(broken)?))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
+
+struct Unanswered {
+    previous: Option<LogId>,
+    last: Option<LogId>,
+    answer: Answer,
+}
+
+/// Appends under way on one stream, answered in the order they were sent.
+struct Pipeline<S> {
+    link: Arc<Link>,
+    target: u64,
+    peers: Arc<Peers>,
+    input: S,
+    input_ended: bool,
+    unanswered: VecDeque<Unanswered>,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
+    /// The next answer; `None` when all input is answered.
+    async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
+        let mut deadline = crate::rt::sleep(NO_PROGRESS);
+        loop {
+            if self.input_ended && self.unanswered.is_empty() {
+                return Ok(None);
+            }
+            let may_send = !self.input_ended && self.unanswered.len() < APPEND_WINDOW;
+            let idle = self.unanswered.is_empty();
+            tokio::select! {
+                biased;
+                answer = oldest(&mut self.unanswered) => {
+                    let Unanswered { previous, last, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    return match answer.map_err(call_failed)? {
+                        Response::Append(answer) => {
+                            self.peers.set_full(self.target, answer.disk_full);
+                            let answer = append_answer_from_wire(answer).map_err(broken)?;
+                            Ok(Some(stream_result(answer, previous, last)?))
+                        }
+                        other => Err(unexpected(other)),
+                    };
+                }
+                request = self.input.next(), if may_send => match request {
+                    None => self.input_ended = true,
+                    Some(request) => {
+                        if idle {
+                            deadline = crate::rt::sleep(NO_PROGRESS);
+                        }
+                        self.send(request).await?;
+                    }
+                },
+                () = &mut deadline, if !idle => {
+                    return Err(unreachable(format!("no append was answered for {NO_PROGRESS:?}")));
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let sending = self.link.start(Request::Append(append_to_wire(&request)));
+        let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
+        self.unanswered.push_back(Unanswered { previous, last, answer: Box::pin(answer) });
+        Ok(())
+    }
+}
+
+async fn oldest(unanswered: &mut VecDeque<Unanswered>) -> Result<Response, CallError> {
+    match unanswered.front_mut() {
+        Some(oldest) => (&mut oldest.answer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A follower that reports a conflict with "nothing before the first entry" contradicts itself.
+fn stream_result(
+    answer: AppendEntriesResponse<TypeConfig>,
+    previous: Option<LogId>,
+    last: Option<LogId>,
+) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    match answer {
+        AppendEntriesResponse::Conflict if previous.is_none() => {
+            Err(broken("a conflict before the first entry"))
+        }
+        answer => Ok(answer.into_stream_result(previous, last)),
+    }
+}

@@ -1,0 +1,328 @@
+//! The dialing side: one [`Link`] to a peer and channel, made when first needed and again when it broke.
+//!
+//! Requests are pipelined and bounded in number. A connection on which nothing is heard while answers are due is
+//! dropped, so that one lost direction never looks like a live peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use mokv_proto::raft::{self, Channel, request, response};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
+use super::hello::{Gate, Me, dial};
+use crate::rt::net::TcpStream;
+use crate::rt::task::{TaskGuard, spawn_guarded};
+use crate::rt::{self, timeout};
+
+/// Connecting and the hello together take at most this long.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Nothing heard for this long while answers are due: the connection is dead. Half-way a ping asks.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Unanswered requests on one connection.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Requests written with one flush at most.
+const WRITE_BATCH_BYTES: usize = 256 << 10;
+
+/// Where nodes are to be found.
+pub trait AddressBook: Send + Sync + 'static {
+    /// `host:port` of a node, the newest claim first.
+    fn addresses(&self, node_id: u64) -> Vec<String>;
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// Certainly nothing of the request left this node.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The request may have arrived.
+    #[error("sent, but not answered: {0}")]
+    Unanswered(String),
+}
+
+/// The links of one node to all others.
+pub struct Peers {
+    gate: Arc<Gate>,
+    book: Arc<dyn AddressBook>,
+    links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
+    /// Peers whose last answer said that their disk is nearly full.
+    full: Mutex<BTreeSet<u64>>,
+}
+
+impl Peers {
+    /// No links yet.
+    pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>) -> Arc<Peers> {
+        Arc::new(Peers { gate, book, links: Mutex::default(), full: Mutex::default() })
+    }
+
+    /// The link to a peer for a purpose. Nothing is dialed yet.
+    pub fn link(&self, target: u64, channel: Channel) -> Arc<Link> {
+        let mut links = self.links.lock().expect("no code panics while it holds this lock");
+        (links.entry((target, channel.into())))
+            .or_insert_with(|| {
+                Arc::new(Link {
+                    target,
+                    channel,
+                    gate: self.gate.clone(),
+                    book: self.book.clone(),
+                    connection: tokio::sync::Mutex::default(),
+                })
+            })
+            .clone()
+    }
+
+    /// Who this process is.
+    pub fn me(&self) -> &Me {
+        self.gate.me()
+    }
+
+    /// Remembers whether a peer's disk is nearly full.
+    pub fn set_full(&self, node_id: u64, full: bool) {
+        let mut nodes = self.full.lock().expect("no code panics while it holds this lock");
+        if full {
+            nodes.insert(node_id)
+        } else {
+            nodes.remove(&node_id)
+        };
+    }
+
+    /// Whether the disk of any peer that `counts` is nearly full.
+    pub fn any_full(&self, counts: impl Fn(u64) -> bool) -> bool {
+        self.full.lock().expect("no code panics while it holds this lock").iter().any(|id| counts(*id))
+    }
+
+    /// Drops what is kept for nodes that are no members any more.
+    pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
+        let mut links = self.links.lock().expect("no code panics while it holds this lock");
+        links.retain(|(target, _), _| is_member(*target));
+        self.full.lock().expect("no code panics while it holds this lock").retain(|id| is_member(*id));
+    }
+}
+
+/// One purpose's connection to one peer.
+pub struct Link {
+    target: u64,
+    channel: Channel,
+    gate: Arc<Gate>,
+    book: Arc<dyn AddressBook>,
+    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+}
+
+impl Link {
+    /// Sends a request and waits for its answer. Unbounded in time: give it a timeout; dropping it forgets the answer.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(self: &Arc<Self>, body: request::Body) -> Result<response::Body, CallError> {
+        self.start(body).await?.await
+    }
+
+    /// Sends a request, in the order of the calls, and returns the wait for its answer.
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`].
+    pub async fn start(
+        self: &Arc<Self>,
+        body: request::Body,
+    ) -> Result<impl Future<Output = Result<response::Body, CallError>> + Send + use<>, CallError> {
+        self.connection().await?.start(body).await
+    }
+
+    async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, CallError> {
+        if let Ok(current) = self.connection.try_lock()
+            && let Some(connection) = current.as_ref()
+            && !connection.is_closed()
+        {
+            return Ok(connection.clone());
+        }
+        // A task of its own: heartbeats give up sooner than a slow peer takes to be connected, and an attempt that
+        // dies with each of them would never succeed.
+        let link = self.clone();
+        let dialing = rt::spawn(async move { link.connect().await });
+        dialing.await.map_err(|_| CallError::NotSent("dialing was interrupted".into()))?
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, CallError> {
+        // Held while dialing: one attempt at a time, the others wait for its outcome.
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = current.as_ref()
+            && !connection.is_closed()
+        {
+            return Ok(connection.clone());
+        }
+        *current = None;
+        let mut last = format!("no address is known for node {:016x}", self.target);
+        for address in self.book.addresses(self.target) {
+            match timeout(DIAL_TIMEOUT, self.dial(&address)).await {
+                Ok(Ok(connection)) => {
+                    tracing::debug!(peer = %format_args!("{:016x}", self.target), address, channel = ?self.channel, "connected");
+                    return Ok(current.insert(Arc::new(connection)).clone());
+                }
+                Ok(Err(error)) => last = format!("{address}: {error}"),
+                Err(_) => last = format!("{address}: no answer within {DIAL_TIMEOUT:?}"),
+            }
+        }
+        tracing::debug!(peer = %format_args!("{:016x}", self.target), channel = ?self.channel, "cannot connect: {last}");
+        Err(CallError::NotSent(last))
+    }
+
+    async fn dial(&self, address: &str) -> Result<Connection, super::hello::HelloError> {
+        let mut stream = TcpStream::connect(address).await?;
+        dial(&mut stream, &self.gate, self.target, self.channel).await?;
+        Ok(Connection::start_tasks(stream))
+    }
+}
+
+/// What waits for answers. The permit bounds their number and is given back when the answer came or the connection
+/// broke, even if nobody waits any more.
+type Waiting = BTreeMap<u64, (oneshot::Sender<response::Body>, OwnedSemaphorePermit)>;
+
+struct State {
+    waiting: Waiting,
+    /// Set once when the connection broke.
+    broken: Option<String>,
+}
+
+struct Connection {
+    outgoing: mpsc::Sender<raft::Request>,
+    next_id: AtomicU64,
+    in_flight: Arc<Semaphore>,
+    state: Arc<Mutex<State>>,
+    _tasks: [TaskGuard<()>; 2],
+}
+
+impl Connection {
+    fn start_tasks(stream: TcpStream) -> Connection {
+        let (read, write) = tokio::io::split(stream);
+        let (outgoing, to_send) = mpsc::channel(MAX_IN_FLIGHT);
+        let state = Arc::new(Mutex::new(State { waiting: BTreeMap::new(), broken: None }));
+        let (for_writer, for_reader, pings) = (state.clone(), state.clone(), outgoing.downgrade());
+        let writer = spawn_guarded(async move {
+            if let Err(error) = write_requests(write, to_send).await {
+                break_off(&for_writer, &error.to_string());
+            }
+        });
+        let reader = spawn_guarded(async move {
+            let error = match read_answers(read, &for_reader, pings).await {
+                Ok(()) => "the peer closed the connection".into(),
+                Err(error) => error.to_string(),
+            };
+            break_off(&for_reader, &error);
+        });
+        Connection {
+            outgoing,
+            next_id: AtomicU64::new(1),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            state,
+            _tasks: [writer, reader],
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).broken.is_some()
+    }
+
+    async fn start(
+        self: Arc<Self>,
+        body: request::Body,
+    ) -> Result<impl Future<Output = Result<response::Body, CallError>> + Send + use<>, CallError> {
+        let permit = self.in_flight.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut state = lock(&self.state);
+            if let Some(reason) = &state.broken {
+                return Err(CallError::NotSent(reason.clone()));
+            }
+            state.waiting.insert(id, (answer, permit));
+        }
+        // The writer takes it from here, whatever becomes of the caller. There is room: the permits see to it.
+        if self.outgoing.try_send(raft::Request { id, body: Some(body) }).is_err() {
+            lock(&self.state).waiting.remove(&id);
+            return Err(CallError::NotSent("the connection broke".into()));
+        }
+        Ok(async move {
+            match answered.await {
+                Ok(body) => Ok(body),
+                Err(_) => {
+                    let broken = lock(&self.state).broken.clone();
+                    Err(CallError::Unanswered(broken.unwrap_or_else(|| "the connection broke".into())))
+                }
+            }
+        })
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().expect("no code panics while it holds this lock")
+}
+
+/// Closes the connection for new requests and fails those that wait.
+fn break_off(state: &Mutex<State>, reason: &str) {
+    let mut state = lock(state);
+    state.broken.get_or_insert_with(|| reason.to_string());
+    state.waiting.clear();
+}
+
+async fn write_requests(
+    mut write: WriteHalf<TcpStream>,
+    mut to_send: mpsc::Receiver<raft::Request>,
+) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    while let Some(request) = to_send.recv().await {
+        put_frame(&mut buffer, &request);
+        // What queued up meanwhile goes with the same flush.
+        while buffer.len() < WRITE_BATCH_BYTES
+            && let Ok(request) = to_send.try_recv()
+        {
+            put_frame(&mut buffer, &request);
+        }
+        write.write_all(&buffer).await?;
+        write.flush().await?;
+        buffer.clear();
+    }
+    write.shutdown().await
+}
+
+async fn read_answers(
+    read: ReadHalf<TcpStream>,
+    state: &Mutex<State>,
+    pings: mpsc::WeakSender<raft::Request>,
+) -> io::Result<()> {
+    let mut reader = FrameReader::new(read, MAX_FRAME_BYTES);
+    let mut heard = rt::now();
+    let mut asked = false;
+    let mut check = rt::sleep(SILENCE / 2);
+    loop {
+        tokio::select! {
+            biased;
+            answer = reader.next::<raft::Response>() => {
+                let Some(answer) = answer? else { return Ok(()) };
+                (heard, asked) = (rt::now(), false);
+                let waiting = lock(state).waiting.remove(&answer.id);
+                if let (Some((waiting, _permit)), Some(body)) = (waiting, answer.body) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = waiting.send(body);
+                }
+            }
+            () = &mut check => {
+                let silent = rt::now() - heard;
+                if lock(state).waiting.is_empty() {
+                    (heard, asked) = (rt::now(), false);
+                } else if silent >= SILENCE && asked {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {silent:?}")));
+                } else if silent >= SILENCE / 2 && let Some(pings) = pings.upgrade() {
+                    asked = pings.try_send(raft::Request { id: 0, body: None }).is_ok() || asked;
+                }
+                check = rt::sleep(SILENCE / 2);
+            }
+        }
+    }
+}

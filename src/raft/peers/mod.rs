@@ -1,0 +1,17 @@
+//! What Raft peers say to each other: framed, pipelined messages on connections that begin with the byte `0x01`.
+//!
+//! A connection opens with a hello that proves who is who ([`hello`]); after it, requests and answers carry ids and
+//! overtake each other freely ([`link`], [`server`]). Votes and heartbeats, log entries, snapshots, and forwarded
+//! requests have connections of their own, so that none queues behind another. Knows nothing of openraft.
+
+pub mod frame;
+pub mod hello;
+pub mod link;
+pub mod server;
+
+pub use hello::{Gate, Me};
+pub use link::{AddressBook, CallError, Link, Peers};
+pub use server::{Handler, serve};
+
+/// The first byte of a peer's connection; HTTP/2 begins with `P`.
+pub const FIRST_BYTE: u8 = 0x01;

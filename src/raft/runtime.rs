@@ -1,0 +1,152 @@
+//! openraft's runtime over [`crate::rt`], the same in both worlds.
+
+use std::future::Future;
+use std::io;
+use std::sync::RwLockReadGuard;
+use std::time::{Duration, Instant};
+
+use openraft_rt::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
+use openraft_rt::{AsyncRuntime, OptionalSend, OptionalSync};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
+
+use crate::rt;
+
+/// Tells openraft how to start tasks, wait, and draw random numbers.
+#[derive(Debug)]
+pub struct Runtime;
+
+impl AsyncRuntime for Runtime {
+    type JoinError = rt::task::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = rt::task::JoinHandle<T>;
+    type Sleep = rt::time::Sleep;
+    type Instant = Instant;
+    type TimeoutError = rt::time::Elapsed;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = rt::time::Timeout<T>;
+    type ThreadLocalRng = rt::random::Rng;
+    type Mpsc = TokioMpsc;
+    type Watch = OrderedWatch;
+    type Oneshot = TokioOneshot;
+    type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        rt::spawn(future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        rt::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Instant) -> Self::Sleep {
+        rt::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        rt::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        rt::time::timeout_at(deadline, future)
+    }
+
+    fn is_panic(error: &Self::JoinError) -> bool {
+        error.is_panic()
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        rt::random::rng()
+    }
+
+    fn new(_threads: usize) -> Self {
+        Runtime
+    }
+
+    fn block_on<F: Future<Output = T>, T>(&mut self, future: F) -> T {
+        rt::process::block_on(future).expect("the operating system gives threads")
+    }
+
+    fn spawn_blocking<F, T>(work: F) -> impl Future<Output = Result<T, io::Error>> + Send
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        rt::spawn_blocking(work)
+    }
+}
+
+/// [`rt::watch`] as openraft wants to see it.
+pub struct OrderedWatch;
+
+/// Writes a watched value.
+pub struct Sender<T>(rt::watch::Sender<T>);
+
+/// Reads a watched value.
+pub struct Receiver<T>(rt::watch::Receiver<T>);
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Sender(self.0.clone())
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Receiver(self.0.clone())
+    }
+}
+
+impl Watch for OrderedWatch {
+    type Sender<T: OptionalSend + OptionalSync> = Sender<T>;
+    type Receiver<T: OptionalSend + OptionalSync> = Receiver<T>;
+    type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
+
+    fn channel<T: OptionalSend + OptionalSync>(initial: T) -> (Sender<T>, Receiver<T>) {
+        let (sender, receiver) = rt::watch::channel(initial);
+        (Sender(sender), Receiver(receiver))
+    }
+}
+
+impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> {
+    fn send(&self, value: T) -> Result<(), SendError<T>> {
+        if self.0.is_closed() {
+            return Err(SendError(value));
+        }
+        self.0.send(value);
+        Ok(())
+    }
+
+    fn send_if_modified<F: FnOnce(&mut T) -> bool>(&self, modify: F) -> bool {
+        self.0.send_if_modified(modify)
+    }
+
+    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
+        self.0.borrow()
+    }
+
+    fn subscribe(&self) -> Receiver<T> {
+        Receiver(self.0.subscribe())
+    }
+}
+
+impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver<T> {
+    async fn changed(&mut self) -> Result<(), RecvError> {
+        self.0.changed().await.map_err(|_| RecvError(()))
+    }
+
+    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
+        self.0.borrow()
+    }
+
+    fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
+        self.0.borrow_and_update()
+    }
+}

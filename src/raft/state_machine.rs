@@ -1,0 +1,183 @@
+//! openraft's state machine over [`Store`] and snapshot files.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use mokv_proto::log;
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use prost::Message as _;
+
+use super::store::{State, Store};
+use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
+use crate::map::{Map, Restore};
+use crate::rt;
+use crate::storage::{
+    ReceivedSnapshot, SnapshotInfo, SnapshotReader, SnapshotWriter, Snapshots, StorageError,
+};
+
+/// What openraft hands around as a snapshot.
+pub enum SnapshotData {
+    /// One of the kept files.
+    Kept(SnapshotInfo),
+    /// A whole, verified file from the leader that has no name yet.
+    Received(ReceivedSnapshot),
+}
+
+/// Applies entries, takes and installs snapshots.
+pub struct StateMachine {
+    store: Arc<Store>,
+    snapshots: Snapshots,
+}
+
+impl StateMachine {
+    /// A state machine over a store that is empty: openraft installs the newest snapshot and replays the log.
+    pub fn new(store: Arc<Store>, snapshots: Snapshots) -> StateMachine {
+        StateMachine { store, snapshots }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.store.read();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let reply = self.store.apply(&entry).map_err(|error| {
+                io::Error::other(format!(
+                    "entry {} cannot be applied: {error}; this node is too old for its cluster: upgrade it",
+                    entry.log_id
+                ))
+            })?;
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        let (map, meta) = {
+            let state = self.store.read();
+            // O(1): writes go on while the snapshot is written.
+            (
+                state.map.clone(),
+                SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() },
+            )
+        };
+        let at = meta.last_log_id?;
+        let header = snapshot_meta_to_wire(&meta, map.digest()).encode_to_vec().into();
+        // Space is taken before openraft counts on the snapshot: a failure later would stop the node.
+        match self.snapshots.create(position(at), header, estimated_bytes(&map)).await {
+            Ok(writer) => Some(SnapshotBuilder { map, meta, writer: Some(writer) }),
+            Err(error) => {
+                tracing::warn!("no snapshot is taken at {at}: {error}");
+                None
+            }
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        unreachable!("openraft asks try_create_snapshot_builder")
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        // The new state is built aside first: a file that turns out bad changes nothing.
+        let (state, received) = match data {
+            SnapshotData::Kept(info) => {
+                (load(self.snapshots.reader(&info).await.map_err(io::Error::other)?).await?, None)
+            }
+            SnapshotData::Received(received) => {
+                (load(received.reader().await.map_err(io::Error::other)?).await?, Some(received))
+            }
+        };
+        if state.applied != meta.last_log_id {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot's header names another position",
+            ));
+        }
+        if let Some(received) = received {
+            // openraft truncated what conflicts before, durably; from here on the file counts.
+            received.publish().await.map_err(io::Error::other)?;
+        }
+        self.store.install(state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+        let Some(info) = self.snapshots.newest() else { return Ok(None) };
+        let reader = self.snapshots.reader(&info).await.map_err(io::Error::other)?;
+        let (meta, _) = read_meta(reader.header())?;
+        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Kept(info) }))
+    }
+}
+
+/// A little more than a snapshot of the map will need.
+fn estimated_bytes(map: &Map) -> u64 {
+    const PER_KEY: u64 = 48;
+    const PER_SESSION: u64 = 64;
+    const FIXED: u64 = 64 << 10;
+    map.bytes() + map.keys() * PER_KEY + map.sessions() * PER_SESSION * 4 + FIXED
+}
+
+/// What a snapshot's header says.
+pub(super) fn read_meta(header: &Bytes) -> io::Result<(SnapshotMeta, u128)> {
+    let meta = log::SnapshotMeta::decode(header.clone())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    snapshot_meta_from_wire(&meta).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Reads a whole snapshot and checks that its state has the digest that its header claims.
+async fn load(mut reader: SnapshotReader) -> io::Result<State> {
+    let (meta, digest) = read_meta(reader.header())?;
+    let mut restore = Restore::new();
+    while let Some(block) = reader.next_block().await.map_err(io::Error::other)? {
+        restore.add_block(&block).map_err(io::Error::other)?;
+        // A large map is built in many steps; heartbeats are answered in between.
+        rt::task::yield_now().await;
+    }
+    let map = restore.finish(digest).map_err(io::Error::other)?;
+    Ok(State { map, applied: meta.last_log_id, membership: meta.last_membership })
+}
+
+/// Writes a clone of the map to a snapshot file.
+pub struct SnapshotBuilder {
+    map: Map,
+    meta: SnapshotMeta,
+    writer: Option<SnapshotWriter>,
+}
+
+impl SnapshotBuilder {
+    async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotInfo, StorageError> {
+        for block in self.map.blocks() {
+            writer.add_block(block).await?;
+        }
+        writer.finish().await
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
+        let writer = self.writer.take().expect("a builder builds one snapshot");
+        let info = self.write(writer).await.map_err(io::Error::other)?;
+        let data = SnapshotData::Kept(info);
+        Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: self.meta.clone(), snapshot: data })
+    }
+}

@@ -1,0 +1,169 @@
+//! The node's copy of the replicated state: what reads look at, and who waits for it to grow.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use tokio::sync::oneshot;
+
+use super::types::{Entry, LogId, Reply, StoredMembership};
+use super::wire::membership_to_wire;
+use crate::map::{Change, Command, Map, UnknownCommand};
+use crate::metrics::Metrics;
+use crate::rt::{self, watch};
+
+/// Digests are recorded at log indexes that are multiples of this.
+pub const DIGEST_INTERVAL: u64 = 256;
+/// How many recorded digests are kept for comparison with other nodes.
+const DIGESTS_KEPT: usize = 64;
+
+/// Hears of every entry as it is applied: the place that watches, caches and judges listen to.
+pub trait Observer: Send + Sync + 'static {
+    /// `entry` was applied and made this change; `digest` is that of the state after it.
+    fn applied(&self, at: LogId, payload: &Bytes, change: Option<&Change>, digest: u128);
+    /// A snapshot replaced the state.
+    fn installed(&self, at: LogId, digest: u128);
+}
+
+/// The state and its position, swapped together.
+#[derive(Default)]
+pub struct State {
+    /// Keys, values, sessions, settings.
+    pub map: Map,
+    /// The last entry in it.
+    pub applied: Option<LogId>,
+    /// The newest membership that was applied.
+    pub membership: StoredMembership,
+}
+
+/// The replicated state of this node.
+pub struct Store {
+    state: RwLock<State>,
+    waiting: Mutex<Waiting>,
+    digests: Mutex<VecDeque<(u64, u128)>>,
+    revision: watch::Sender<u64>,
+    observer: Option<Arc<dyn Observer>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    applied: u64,
+    by_index: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+}
+
+impl Store {
+    /// An empty state.
+    pub fn new(observer: Option<Arc<dyn Observer>>, metrics: Arc<Metrics>) -> Arc<Store> {
+        Arc::new(Store {
+            state: RwLock::default(),
+            waiting: Mutex::default(),
+            digests: Mutex::default(),
+            revision: watch::channel(0).0,
+            observer,
+            metrics,
+        })
+    }
+
+    /// The state now. Hold it briefly: applying waits.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("applying does not panic half-way")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect("applying does not panic half-way")
+    }
+
+    /// Waits until the entry at `index` is applied.
+    pub async fn wait_applied(&self, index: u64) {
+        let done = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds this lock");
+            if waiting.applied >= index {
+                return;
+            }
+            let (sender, done) = oneshot::channel();
+            waiting.by_index.entry(index).or_default().push(sender);
+            done
+        };
+        // The sender is kept until it is used.
+        let _ = done.await;
+    }
+
+    /// Waits until the store's revision is at least `revision`.
+    pub async fn wait_revision(&self, revision: u64) {
+        // The sender lives as long as the store.
+        let _ = self.revision.subscribe().wait_for(|now| *now >= revision).await;
+    }
+
+    /// Recorded digests, oldest first.
+    pub fn digests(&self) -> Vec<(u64, u128)> {
+        self.digests.lock().expect("no code panics while it holds this lock").iter().copied().collect()
+    }
+
+    /// Applies one committed entry.
+    ///
+    /// # Errors
+    /// If this node does not know the command: it must stop before it applies anything else.
+    pub(super) fn apply(&self, entry: &Entry) -> Result<Reply, UnknownCommand> {
+        let started = rt::now();
+        let (payload, command) = match &entry.payload {
+            EntryPayload::Blank => (Bytes::new(), Command::Blank),
+            EntryPayload::Normal(payload) => (payload.0.clone(), Command::decode(&payload.0)?),
+            EntryPayload::Membership(membership) => {
+                (Bytes::new(), Command::Membership(membership_to_wire(membership)))
+            }
+        };
+        let mut state = self.write();
+        let applied = state.map.apply(entry.log_id.index, &command);
+        state.applied = Some(entry.log_id);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+        }
+        let revision = state.map.revision();
+        if let Some(observer) = &self.observer {
+            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.map.digest());
+        }
+        let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
+        drop(state);
+        if let Some(digest) = digest {
+            let mut digests = self.digests.lock().expect("no code panics while it holds this lock");
+            digests.push_back((entry.log_id.index, digest));
+            if digests.len() > DIGESTS_KEPT {
+                digests.pop_front();
+            }
+        }
+        self.advance(entry.log_id.index, revision);
+        self.metrics.observe_apply(rt::now() - started);
+        Ok(Reply { answer: applied.answer, revision })
+    }
+
+    /// Replaces the state by a snapshot's.
+    pub(super) fn install(&self, state: State) {
+        let at = state.applied.expect("a snapshot has a position");
+        let revision = state.map.revision();
+        if let Some(observer) = &self.observer {
+            observer.installed(at, state.map.digest());
+        }
+        *self.write() = state;
+        self.advance(at.index, revision);
+    }
+
+    fn advance(&self, index: u64, revision: u64) {
+        let ready = {
+            let mut waiting = self.waiting.lock().expect("no code panics while it holds this lock");
+            waiting.applied = index;
+            let later = waiting.by_index.split_off(&(index + 1));
+            std::mem::replace(&mut waiting.by_index, later)
+        };
+        for waiting in ready.into_values().flatten() {
+            // Whoever waited may have given up.
+            let _ = waiting.send(());
+        }
+        self.revision.send_if_modified(|now| {
+            let moved = *now != revision;
+            *now = revision;
+            moved
+        });
+    }
+}

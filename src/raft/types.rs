@@ -1,0 +1,86 @@
+//! The types that openraft is instantiated with.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::runtime::Runtime;
+use crate::map::Answer;
+
+openraft::declare_raft_types!(
+    /// mökv's Raft: one leader a term, entries as bytes, our own runtime.
+    pub TypeConfig:
+        D = Payload,
+        R = Reply,
+        NodeId = u64,
+        Node = Member,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
+);
+
+/// The position of an entry in the replicated log.
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// What a node has promised: a term, a candidate, and whether a quorum agreed.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// An entry of the replicated log.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// Who votes and who learns.
+pub type Membership = openraft::Membership<u64, Member>;
+/// A membership and where the log says so.
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// What a snapshot says of itself.
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+
+/// Makes a log id.
+pub fn log_id(term: u64, index: u64) -> LogId {
+    LogId { leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(term), index }
+}
+
+/// The bytes of a command, verbatim: one type byte and a protobuf payload. Never shows them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.first() {
+            Some(kind) => write!(f, "command of type {kind}, {} bytes", self.0.len()),
+            None => f.write_str("empty command"),
+        }
+    }
+}
+
+/// What applying an entry answered, and the store's revision after it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The state machine's answer.
+    pub answer: Answer,
+    /// The store's revision after the entry.
+    pub revision: u64,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revision {}", self.revision)
+    }
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// For people; unique in a cluster.
+    pub name: String,
+    /// `host:port` of its one port, as last written down. Gossip's newest claim comes first.
+    pub rpc_addr: String,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.rpc_addr)
+    }
+}

@@ -1,0 +1,158 @@
+//! The disk: one flat directory of files, and everything that can go wrong with it.
+//!
+//! All durable state of a node goes through these two traits, so the log, the snapshots and the identity run
+//! unchanged on real files ([`RealDisk`]) and on a simulated disk ([`SimDisk`]) that loses, tears and refuses
+//! writes. They promise what a POSIX file system promises and no more: a write is durable only after a sync of
+//! its file, a name only after a sync of the directory, a failed sync leaves nothing to rely on. Nothing here
+//! retries, caches or knows a file format.
+
+#[cfg(not(madsim))]
+mod real;
+mod simulated;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+#[cfg(not(madsim))]
+pub use real::RealDisk;
+pub use simulated::{
+    Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk, YieldOnce,
+};
+
+/// A disk that anybody may hold.
+pub type DiskRef = Arc<dyn Disk>;
+
+/// An open file that anybody may hold.
+pub type FileRef = Arc<dyn File>;
+
+/// One flat directory of files. Names are plain: no separators, not `.` or `..`.
+#[async_trait]
+pub trait Disk: Send + Sync + Debug {
+    /// Creates an empty file, open for reading and writing. Its name is durable only after [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the name is taken.
+    async fn create(&self, name: &str) -> io::Result<FileRef>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    async fn open(&self, name: &str) -> io::Result<FileRef>;
+
+    /// The names of all files, sorted.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    async fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Whether a file of this name exists.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    async fn exists(&self, name: &str) -> io::Result<bool>;
+
+    /// Gives a file another name, in place of whatever had that name. Atomic, durable only after
+    /// [`Disk::sync_dir`]. Open handles stay valid.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a name. Durable only after [`Disk::sync_dir`]. Open handles stay valid.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file.
+    async fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes all names durable: creations, renames and removals so far.
+    ///
+    /// # Errors
+    /// If the directory cannot be synced; which names survive is then unknown.
+    async fn sync_dir(&self) -> io::Result<()>;
+
+    /// Bytes that this process may still allocate.
+    ///
+    /// # Errors
+    /// If the file system does not say.
+    async fn free_bytes(&self) -> io::Result<u64>;
+
+    /// The same directory, served by a thread of its own, so that nobody else's work delays it.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    fn on_own_thread(&self) -> io::Result<DiskRef>;
+}
+
+/// An open file. Works on after its name is changed or removed.
+#[allow(clippy::len_without_is_empty)] // A length is asked of the disk; emptiness is of no interest.
+#[async_trait]
+pub trait File: Send + Sync + Debug {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// If the file system does not say.
+    async fn len(&self) -> io::Result<u64>;
+
+    /// Up to `length` bytes at `offset`; fewer only where the file ends.
+    ///
+    /// # Errors
+    /// If the medium cannot be read.
+    async fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes>;
+
+    /// Writes all of `bytes` at `offset`, growing the file as needed. Not durable before [`File::sync`].
+    ///
+    /// # Errors
+    /// Any part of the bytes may have been written then.
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> io::Result<()>;
+
+    /// [`File::write_at`] and [`File::sync`] in one step.
+    ///
+    /// # Errors
+    /// As theirs; which bytes are durable is then unknown.
+    async fn write_and_sync(&self, offset: u64, bytes: Bytes) -> io::Result<()>;
+
+    /// Makes the content and the length durable (fdatasync).
+    ///
+    /// # Errors
+    /// What was not durable before may be lost though later syncs succeed: never retry.
+    async fn sync(&self) -> io::Result<()>;
+
+    /// Cuts the file, or grows it by zeros that take no space. Not durable before [`File::sync`].
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    async fn set_len(&self, length: u64) -> io::Result<()>;
+
+    /// Reserves space for `length` bytes where the file system can, so that writing them does not find the
+    /// disk full. The content does not change; the length grows to `length`.
+    ///
+    /// # Errors
+    /// `StorageFull` if there is no room.
+    async fn reserve(&self, length: u64) -> io::Result<()>;
+
+    /// Fills an empty file with `length` zero bytes and syncs it. Later overwriting them costs no allocation.
+    ///
+    /// # Errors
+    /// `StorageFull` if there is no room.
+    async fn preallocate(&self, length: u64) -> io::Result<()>;
+}
+
+/// Opens a directory of this machine, made durably if need be, for this process alone.
+///
+/// # Errors
+/// `WouldBlock` if another process has it open, and whatever the file system says. In simulation always: there a
+/// node is given its disk.
+pub fn open_directory(path: &std::path::Path) -> io::Result<DiskRef> {
+    #[cfg(not(madsim))]
+    return Ok(Arc::new(RealDisk::open(path)?));
+    #[cfg(madsim)]
+    return Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{} is no disk of the simulation", path.display()),
+    ));
+}

@@ -1,0 +1,332 @@
+//! Real files: blocking calls on threads of their own, never on those that run tasks.
+//!
+//! One process at a time holds the directory, by a lock on the file `LOCK`. A job runs to its end even when
+//! nobody waits for it any more, so a dropped future never leaves a half-done call behind a later one.
+
+#![allow(clippy::disallowed_types)] // The one place that opens real files.
+
+use std::fs::{File as StdFile, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Disk, DiskRef, File, FileRef};
+
+const LOCK: &str = "LOCK";
+/// How much one job of a long operation writes before other jobs get their turn.
+const STEP_BYTES: u64 = 1 << 20;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A directory of real files.
+#[derive(Debug, Clone)]
+pub struct RealDisk {
+    directory: Arc<Directory>,
+    jobs: Jobs,
+}
+
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    handle: StdFile,
+    /// Held locked as long as any handle lives; the kernel lets go of it when the process ends.
+    _lock: StdFile,
+}
+
+impl RealDisk {
+    /// Opens the directory at `path`, created durably if need be, for this process alone.
+    ///
+    /// Blocks briefly: call it at start.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process has it open, and whatever the file system says.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<RealDisk> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            std::fs::create_dir_all(path)?;
+            // The name of the directory must survive as well, or everything in it is gone with it.
+            for parent in path.ancestors().skip(1).take_while(|parent| !parent.as_os_str().is_empty()) {
+                sync_parent(parent)?;
+            }
+        }
+        let path = path.canonicalize()?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::WouldBlock,
+                format!("data directory in use by another process: {}", path.display()),
+            ),
+            TryLockError::Error(error) => error,
+        })?;
+        let handle = StdFile::open(&path)?;
+        let directory = Arc::new(Directory { path, handle, _lock: lock });
+        Ok(RealDisk { directory, jobs: Jobs::start("mokv-disk")? })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Directory) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let directory = self.directory.clone();
+        self.jobs.run(move || work(&directory)).await
+    }
+
+    async fn open_with(&self, name: &str, options: OpenOptions) -> io::Result<FileRef> {
+        let path = self.directory.path.join(plain(name)?);
+        let file = Arc::new(self.run(move |_| options.open(path)).await?);
+        Ok(Arc::new(RealFile { file, jobs: self.jobs.clone() }))
+    }
+}
+
+fn sync_parent(parent: &Path) -> io::Result<()> {
+    match StdFile::open(parent) {
+        Ok(directory) => directory.sync_all(),
+        // A directory above that may not be read is not ours: it was there before.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn plain(name: &str) -> io::Result<&str> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." || name == LOCK {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{name}' is no plain file name")));
+    }
+    Ok(name)
+}
+
+#[async_trait]
+impl Disk for RealDisk {
+    async fn create(&self, name: &str) -> io::Result<FileRef> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        self.open_with(name, options).await
+    }
+
+    async fn open(&self, name: &str) -> io::Result<FileRef> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        self.open_with(name, options).await
+    }
+
+    async fn list(&self) -> io::Result<Vec<String>> {
+        self.run(|directory| {
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(&directory.path)? {
+                let entry = entry?;
+                match entry.file_name().into_string() {
+                    Ok(name) if name != LOCK && entry.file_type()?.is_file() => names.push(name),
+                    // Not ours: all our names are plain files with ASCII names.
+                    _ => {}
+                }
+            }
+            names.sort();
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn exists(&self, name: &str) -> io::Result<bool> {
+        let name = plain(name)?.to_owned();
+        self.run(move |directory| std::fs::exists(directory.path.join(name))).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (plain(from)?.to_owned(), plain(to)?.to_owned());
+        self.run(move |directory| std::fs::rename(directory.path.join(from), directory.path.join(to))).await
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        let name = plain(name)?.to_owned();
+        self.run(move |directory| std::fs::remove_file(directory.path.join(name))).await
+    }
+
+    async fn sync_dir(&self) -> io::Result<()> {
+        self.run(|directory| directory.handle.sync_all()).await
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.run(|directory| {
+            let status = rustix::fs::fstatvfs(&directory.handle)?;
+            Ok(status.f_bavail.saturating_mul(status.f_frsize))
+        })
+        .await
+    }
+
+    fn on_own_thread(&self) -> io::Result<DiskRef> {
+        let jobs = Jobs::start("mokv-disk-log")?;
+        Ok(Arc::new(RealDisk { directory: self.directory.clone(), jobs }))
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: Arc<StdFile>,
+    jobs: Jobs,
+}
+
+impl RealFile {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StdFile) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let file = self.file.clone();
+        self.jobs.run(move || work(&file)).await
+    }
+}
+
+#[async_trait]
+impl File for RealFile {
+    async fn len(&self) -> io::Result<u64> {
+        self.run(|file| Ok(file.metadata()?.len())).await
+    }
+
+    async fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        self.run(move |file| {
+            let mut buffer = vec![0; length];
+            let mut filled = 0;
+            while filled < length {
+                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            buffer.truncate(filled);
+            Ok(buffer.into())
+        })
+        .await
+    }
+
+    async fn write_at(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+        self.run(move |file| file.write_all_at(&bytes, offset)).await
+    }
+
+    async fn write_and_sync(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
+        self.run(move |file| {
+            file.write_all_at(&bytes, offset)?;
+            file.sync_data()
+        })
+        .await
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.run(|file| file.sync_data()).await
+    }
+
+    async fn set_len(&self, length: u64) -> io::Result<()> {
+        self.run(move |file| file.set_len(length)).await
+    }
+
+    async fn reserve(&self, length: u64) -> io::Result<()> {
+        self.run(move |file| {
+            if length == 0 {
+                return Ok(());
+            }
+            match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length) {
+                // Then a full disk shows while writing.
+                Err(rustix::io::Errno::OPNOTSUPP) if length > file.metadata()?.len() => file.set_len(length),
+                Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+                result => Ok(result?),
+            }
+        })
+        .await
+    }
+
+    async fn preallocate(&self, length: u64) -> io::Result<()> {
+        // Written zeros: blocks that are merely allocated cost a journal commit at their first sync.
+        let zeros = Bytes::from(vec![0; STEP_BYTES.min(length) as usize]);
+        let mut offset = 0;
+        while offset < length {
+            let step = STEP_BYTES.min(length - offset);
+            self.write_at(offset, zeros.slice(..step as usize)).await?;
+            offset += step;
+        }
+        self.run(|file| file.sync_all()).await
+    }
+}
+
+/// A thread that does one job after the other, and ends when nobody can send jobs any more.
+#[derive(Debug, Clone)]
+struct Jobs(mpsc::Sender<Job>);
+
+impl Jobs {
+    fn start(name: &str) -> io::Result<Jobs> {
+        let (sender, receiver) = mpsc::channel::<Job>();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || receiver.into_iter().for_each(|job| job()))?;
+        Ok(Jobs(sender))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let gone = || io::Error::other("the disk thread has ended");
+        let (done, result) = oneshot::channel();
+        // Nobody may wait for the result any more; the job is done all the same.
+        let job = Box::new(move || drop(done.send(work())));
+        self.0.send(job).map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_written_read_renamed_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(directory.path().join("made/on/demand")).unwrap();
+        let file = disk.create("a").await.unwrap();
+        assert_eq!(disk.create("a").await.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        file.preallocate(3 << 20).await.unwrap();
+        file.write_and_sync(5, Bytes::from_static(b"hello")).await.unwrap();
+        assert_eq!(&file.read_at(4, 7).await.unwrap()[..], b"\0hello\0");
+        assert_eq!(file.len().await.unwrap(), 3 << 20);
+        file.set_len(7).await.unwrap();
+        assert_eq!(&file.read_at(5, 100).await.unwrap()[..], b"he");
+        file.reserve(100).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 100);
+        disk.rename("a", "b").await.unwrap();
+        disk.sync_dir().await.unwrap();
+        assert_eq!(disk.list().await.unwrap(), ["b"]);
+        assert!(disk.exists("b").await.unwrap() && !disk.exists("a").await.unwrap());
+        disk.remove("b").await.unwrap();
+        assert_eq!(disk.open("b").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(file.len().await.unwrap(), 100, "an open file outlives its name");
+        assert!(disk.free_bytes().await.unwrap() > 0);
+    }
+
+    #[tokio::test]
+    async fn only_one_may_have_the_directory_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(directory.path()).unwrap();
+        let own = disk.on_own_thread().unwrap();
+        drop(disk);
+        let refusal = RealDisk::open(directory.path()).unwrap_err();
+        assert!(refusal.to_string().contains("in use by another process"), "{refusal}");
+        own.create("still-works").await.unwrap();
+        drop(own);
+        // The lock goes with the last handle; the thread may hold it for the blink of its last job.
+        while RealDisk::open(directory.path()).is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn names_with_paths_in_them_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(directory.path()).unwrap();
+        for name in ["../a", "a/b", "", "..", "LOCK"] {
+            assert_eq!(disk.create(name).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}

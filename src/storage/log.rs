@@ -1,0 +1,454 @@
+//! The handle of the log: what callers ask, answered from memory where possible and queued for the writer where not.
+//!
+//! Every change is visible to readers at once and durable when its callback or its future says so. All changes go
+//! through one queue in the order in which they were asked for. Nothing here writes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::StorageError;
+use super::index::{EntryIndex, Found, Location};
+use super::metrics::LogMetrics;
+use super::record::{self, Body, Seed};
+use super::spares::{self, Space, Spare};
+use super::{Entry, Owner, Position, recovery, segment, writer};
+use crate::rt::disk::{DiskRef, FileRef};
+use crate::rt::watch;
+
+/// How the log uses disk and memory.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Size of a segment. More means fewer rotations and a longer start (the last segment is rewritten), and more
+    /// space held by entries that are purged already.
+    pub segment_bytes: u64,
+    /// Payloads of the newest entries kept in memory, for followers that are not far behind.
+    pub cache_bytes: u64,
+    /// Requests are added to a batch until its payloads reach this.
+    pub max_batch_bytes: u64,
+    /// [`Log::ready`] waits while more payload than this is queued.
+    pub max_queued_bytes: u64,
+    /// After this much idle time an empty batch marks the last one as durable.
+    pub idle_mark_delay: Duration,
+    /// Segments prepared ahead. While they are there, Raft can write though the disk is full.
+    pub spare_segments: usize,
+    /// [`Log::has_room`] says no while the file system has less space left than this.
+    pub reserve_bytes: u64,
+    /// How often the free space is looked at, and preparing a segment is tried again after the disk was full.
+    pub space_check_interval: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig {
+            segment_bytes: 32 << 20,
+            cache_bytes: 32 << 20,
+            max_batch_bytes: 4 << 20,
+            max_queued_bytes: 16 << 20,
+            idle_mark_delay: Duration::from_millis(50),
+            spare_segments: 2,
+            reserve_bytes: 64 << 20,
+            space_check_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What the log knows besides its entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The vote saved last.
+    pub vote: Option<Bytes>,
+    /// The committed position saved last; after a restart perhaps an earlier one.
+    pub committed: Option<Position>,
+    /// Entries up to here are gone.
+    pub purged: Option<Position>,
+    /// The last entry, or `purged` if there is none behind it.
+    pub last: Option<Position>,
+}
+
+/// Told when a request is durable, or never will be.
+pub(super) type Callback = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
+
+/// A change on its way to the writer.
+pub(super) enum Change {
+    /// Entries, each with its ticket.
+    Append(Vec<(Entry, u32)>),
+    Vote(Bytes),
+    Truncate(Option<Position>),
+    Purge(Position),
+    /// Everything before is to be durable and marked, and the writer to end.
+    Close,
+}
+
+pub(super) struct Request {
+    pub change: Change,
+    /// Payload bytes, for the bounds of batch and queue.
+    pub bytes: u64,
+    pub callback: Callback,
+}
+
+/// What the handle and the tasks behind it share.
+pub(super) struct Shared {
+    state: Mutex<Inner>,
+    pub config: LogConfig,
+    pub failure: watch::Sender<Option<StorageError>>,
+    /// Changes after every batch.
+    pub progress: watch::Sender<()>,
+    /// Changes with `spares` and `space`.
+    pub spares_changed: watch::Sender<()>,
+}
+
+/// See [`Shared`].
+pub(super) struct Inner {
+    pub index: EntryIndex,
+    vote: Option<Bytes>,
+    pub committed: Option<Position>,
+    pub queue: VecDeque<Request>,
+    pub queued_bytes: u64,
+    /// Set once: nothing is accepted any more.
+    pub ended: Option<StorageError>,
+    /// Segments with state, open for reading, each with the salt of its checksums.
+    pub segments: BTreeMap<u64, (FileRef, u64)>,
+    /// Segments prepared ahead.
+    pub spares: VecDeque<Spare>,
+    pub space: Space,
+    pub metrics: LogMetrics,
+}
+
+impl Shared {
+    pub fn state(&self) -> MutexGuard<'_, Inner> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A write or a sync failed. Never retried: after a failed sync the kernel calls the pages clean, and the next
+    /// sync succeeds without them.
+    pub fn poison(&self, error: StorageError, callbacks: impl IntoIterator<Item = Callback>) {
+        let stopped = error.clone().stopped();
+        let queued = {
+            let mut state = self.state();
+            state.ended = Some(stopped.clone());
+            state.queued_bytes = 0;
+            std::mem::take(&mut state.queue)
+        };
+        tracing::error!(%error, "the log has stopped for good");
+        self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(error).is_none());
+        self.progress.send(());
+        let queued = queued.into_iter().map(|request| request.callback);
+        for callback in callbacks.into_iter().chain(queued) {
+            callback(Err(stopped.clone()));
+        }
+    }
+}
+
+/// The write-ahead log. Cheap to clone; all clones are the same log. It stops when it is closed or all are dropped.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    doorbell: mpsc::Sender<()>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("last", &self.shared.state().index.last()).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Whether a file of this name is part of a log.
+    pub fn is_log_file(name: &str) -> bool {
+        segment::live_number(name).is_some()
+    }
+
+    /// Whether `disk` holds a log, of whomever.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub async fn exists(disk: &DiskRef) -> Result<bool, StorageError> {
+        let names = disk.list().await.map_err(StorageError::io("list", "."))?;
+        Ok(names.iter().any(|name| Log::is_log_file(name)))
+    }
+
+    /// Opens the log on `disk`, or makes an empty one. All that is found is durable when this returns.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] and [`StorageError::Missing`] if acknowledged data may be gone,
+    /// [`StorageError::Foreign`] if it is not `owner`'s, and what the disk says.
+    pub async fn open(disk: DiskRef, config: LogConfig, owner: Owner) -> Result<Log, StorageError> {
+        assert!(config.segment_bytes <= 1 << 30, "offsets in a segment are 32 bits");
+        let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
+        let recovered = recovery::recover(&disk, &config, owner).await?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(Inner {
+                vote: recovered.state.vote.clone(),
+                committed: recovered.state.committed,
+                index: recovered.index,
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                ended: None,
+                segments: recovered.segments,
+                spares: VecDeque::new(),
+                space: Space::Enough,
+                metrics: LogMetrics::default(),
+            }),
+            config,
+            failure: watch::channel(None).0,
+            progress: watch::channel(()).0,
+            spares_changed: watch::channel(()).0,
+        });
+        let (doorbell, rings) = mpsc::channel(1);
+        let spares = spares::start(shared.clone(), disk);
+        writer::start(shared.clone(), log_disk, rings, spares, recovered.tail, owner).await?;
+        Ok(Log { shared, doorbell })
+    }
+
+    /// What the log knows besides its entries, the newest changes included.
+    pub fn state(&self) -> LogState {
+        let state = self.shared.state();
+        LogState {
+            vote: state.vote.clone(),
+            committed: state.committed,
+            purged: state.index.purged(),
+            last: state.index.last(),
+        }
+    }
+
+    /// Appends entries. They can be read when this returns; `durable` is called when they are durable, or never
+    /// will be, from a task of the log: it must not block.
+    ///
+    /// The caller waits for [`Log::ready`] before, which bounds what is queued.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`]; `durable` hears it too.
+    ///
+    /// # Panics
+    /// If the indexes are not consecutive, or do not continue the log. An empty log begins anywhere.
+    pub fn append(
+        &self,
+        entries: Vec<Entry>,
+        durable: impl FnOnce(Result<(), StorageError>) + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let bytes = entries.iter().map(|entry| record::entry_bytes(entry.payload.len())).sum();
+        self.submit(bytes, Box::new(durable), |state| {
+            let ticketed = entries.into_iter().map(|entry| {
+                let ticket = state.index.append(&entry);
+                (entry, ticket)
+            });
+            Change::Append(ticketed.collect())
+        })
+    }
+
+    /// Waits until the queue has room for an append.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`].
+    pub async fn ready(&self) -> Result<(), StorageError> {
+        let mut progress = self.shared.progress.subscribe();
+        loop {
+            {
+                let state = self.shared.state();
+                if let Some(ended) = &state.ended {
+                    return Err(ended.clone());
+                }
+                if state.queued_bytes <= self.shared.config.max_queued_bytes {
+                    return Ok(());
+                }
+            }
+            progress.changed().await.map_err(|_| StorageError::Closed)?;
+        }
+    }
+
+    /// Saves the vote. It is durable when this returns, and so is the proof that it is (no damage to the end of the
+    /// log makes recovery forget it silently).
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`]; whether the vote is durable is then unknown.
+    pub async fn save_vote(&self, vote: Bytes) -> Result<(), StorageError> {
+        self.submit_and_wait(vote.len() as u64, |state| {
+            state.vote = Some(vote.clone());
+            Change::Vote(vote)
+        })
+        .await
+    }
+
+    /// Notes what is committed. It becomes durable with the next batch, never by a write of its own.
+    pub fn save_committed(&self, committed: Position) {
+        self.shared.state().committed = Some(committed);
+    }
+
+    /// Removes the entries behind index `last` (`None`: all that are not purged). Durable when this returns.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`].
+    pub async fn truncate_after(&self, last: Option<u64>) -> Result<(), StorageError> {
+        self.submit_and_wait(0, |state| {
+            let (end, purged) = (state.index.last(), state.index.purged());
+            let last = match last {
+                Some(last) if end.is_none_or(|end| last >= end.index) => end,
+                // Before the first entry there is only what was purged.
+                Some(last) => state.index.position_at(last).or(purged),
+                None => purged,
+            };
+            state.index.truncate_after(last);
+            Change::Truncate(last)
+        })
+        .await
+    }
+
+    /// Removes the entries up to `upto`, which may lie behind the last entry: the log then is empty and continues
+    /// there. Readers see it at once; files follow later. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`].
+    pub async fn purge(&self, upto: Position) -> Result<(), StorageError> {
+        self.submit_and_wait(0, |state| {
+            state.index.purge(upto);
+            Change::Purge(state.index.purged().expect("something was purged just now, or before"))
+        })
+        .await
+    }
+
+    /// The entries of `range` that are there, in order, until their payloads reach `max_bytes`; at least one if
+    /// there is any.
+    ///
+    /// # Errors
+    /// If the disk cannot be read, or [`StorageError::Corrupt`] if it does not return what was written.
+    pub async fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        let plan = self.shared.state().index.plan(range.start, range.end, max_bytes);
+        let mut entries = Vec::with_capacity(plan.len());
+        let mut plan = plan.into_iter().peekable();
+        while let Some(found) = plan.next() {
+            let (position, location) = match found {
+                Found::Cached(entry) => {
+                    entries.push(entry);
+                    continue;
+                }
+                Found::OnDisk(position, location) => (position, location),
+            };
+            // Neighbours on disk come with one read.
+            let mut run = vec![(position, location)];
+            while let Some(Found::OnDisk(position, location)) = plan.peek() {
+                let (_, before) = run[run.len() - 1];
+                if location.segment != before.segment || !is_close(before, *location) {
+                    break;
+                }
+                run.push((*position, *location));
+                plan.next();
+            }
+            match self.read_run(&run).await? {
+                Some(mut read) => entries.append(&mut read),
+                // Purged or cut off meanwhile: what was read so far is still an answer.
+                None => break,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Reads entries that lie close to each other in one segment; `None` if one was removed meanwhile.
+    async fn read_run(&self, run: &[(Position, Location)]) -> Result<Option<Vec<Entry>>, StorageError> {
+        let (first, last) = (run[0].1, run[run.len() - 1].1);
+        let name = segment::live_name(first.segment);
+        let Some((file, salt)) = self.shared.state().segments.get(&first.segment).cloned() else {
+            return Ok(None);
+        };
+        let length = u64::from(last.offset - first.offset) + record::entry_bytes(last.length as usize);
+        let read = file.read_at(first.offset.into(), length as usize).await;
+        // A purged segment may be in use for something else by now.
+        if !self.shared.state().index.lies_at(run[0].0, first) {
+            return Ok(None);
+        }
+        let bytes = read.map_err(StorageError::io("read", &name))?;
+        let seed = Seed { segment: first.segment, salt };
+        let mut entries = Vec::with_capacity(run.len());
+        for (position, location) in run {
+            let found = record::decode(&bytes, (location.offset - first.offset) as usize, seed);
+            match found.map(|record| record.parse()) {
+                Some(Ok(Body::Entry { term, index, payload })) if *position == (Position { term, index }) => {
+                    entries.push(Entry { term, index, payload });
+                }
+                _ => {
+                    let reason = "an entry is not what was written";
+                    return Err(StorageError::Corrupt { file: name, offset: location.offset.into(), reason });
+                }
+            }
+        }
+        Ok(Some(entries))
+    }
+
+    /// Set once, when a write or a sync failed: nothing is durable any more and the node must stop.
+    pub fn failure(&self) -> watch::Receiver<Option<StorageError>> {
+        self.shared.failure.subscribe()
+    }
+
+    /// Whether client writes may be admitted: segments are prepared ahead and the file system has its reserve. Raft's
+    /// own writes go on while it says no, into the segments prepared before.
+    pub fn has_room(&self) -> bool {
+        self.shared.state().space == Space::Enough
+    }
+
+    /// What it counted so far.
+    pub fn metrics(&self) -> LogMetrics {
+        let state = self.shared.state();
+        LogMetrics {
+            queued_bytes: state.queued_bytes,
+            cached_bytes: state.index.cached_bytes(),
+            segments: state.segments.len() as u64,
+            spares: state.spares.len() as u64,
+            ..state.metrics
+        }
+    }
+
+    /// Makes everything durable, marks it so, and stops. Later changes are refused; reading goes on.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] if the log had failed.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        self.submit_and_wait(0, |_| Change::Close).await
+    }
+
+    async fn submit_and_wait(
+        &self,
+        bytes: u64,
+        change: impl FnOnce(&mut Inner) -> Change,
+    ) -> Result<(), StorageError> {
+        let (done, result) = oneshot::channel();
+        let callback = Box::new(move |result| drop(done.send(result)));
+        self.submit(bytes, callback, change)?;
+        // The writer is gone only when its runtime is.
+        result.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// Makes a change in memory and queues it, in one step, so that both happen in the same order.
+    fn submit(
+        &self,
+        bytes: u64,
+        callback: Callback,
+        change: impl FnOnce(&mut Inner) -> Change,
+    ) -> Result<(), StorageError> {
+        let mut state = self.shared.state();
+        if let Some(ended) = state.ended.clone() {
+            drop(state);
+            callback(Err(ended.clone()));
+            return Err(ended);
+        }
+        let change = change(&mut state);
+        if matches!(change, Change::Close) {
+            state.ended = Some(StorageError::Closed);
+        }
+        state.queued_bytes += bytes;
+        state.queue.push_back(Request { change, bytes, callback });
+        drop(state);
+        // A full doorbell has rung already.
+        let _ = self.doorbell.try_send(());
+        Ok(())
+    }
+}
+
+fn is_close(before: Location, next: Location) -> bool {
+    const GAP_BYTES: u64 = 64 << 10;
+    let end = u64::from(before.offset) + record::entry_bytes(before.length as usize);
+    (end..end + GAP_BYTES).contains(&u64::from(next.offset))
+}

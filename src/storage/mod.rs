@@ -1,0 +1,76 @@
+//! Durable storage: a write-ahead log and snapshot files over a [`Disk`](crate::rt::disk::Disk).
+//!
+//! The log is one stream of records (entries, votes, truncations, purges) in numbered segments. One batch is one
+//! write and one fdatasync on a thread of the log's own. What keeps data safe, and where it is enforced:
+//!
+//! - a failed write or sync stops the log for good, nothing is ever retried: `Writer::poison`;
+//! - recovery relies on nothing that was not synced: `recovery::make_durable`;
+//! - nothing is unlinked before a later segment's durable checkpoint makes it superfluous: `Writer::retire`;
+//! - no byte of a batch is written before the batch before it is durable: `Writer::write_batch`, so
+//!   a valid record proves that all batches before its own were durable (the "durable mark" of a batch is its
+//!   successor): `Contents::refuse_damage_before_valid_records`;
+//! - a vote is answered only when its mark is durable too: `Writer::settle`.
+//!
+//! **One batch of doubt**: damage to the very last batch looks like a torn write and is dropped, though the batch may
+//! have been acknowledged. After a short idle time an empty batch closes that window; votes never have it.
+//!
+//! This module knows nothing of Raft or of the map: payloads, votes and snapshot blocks are opaque bytes.
+
+mod error;
+mod index;
+mod log;
+mod metrics;
+mod record;
+mod recovery;
+mod segment;
+mod snapshot;
+mod spares;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use bytes::Bytes;
+
+pub use error::StorageError;
+pub use log::{Log, LogConfig, LogState};
+pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
+pub use snapshot::{
+    DamagedSnapshot, ReceivedSnapshot, SnapshotInfo, SnapshotReader, SnapshotReceiver, SnapshotWriter,
+    Snapshots,
+};
+
+/// The place of an entry in the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The term in which it was made.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+/// A log entry. The payload is stored verbatim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The term in which it was made.
+    pub term: u64,
+    /// Its index; consecutive.
+    pub index: u64,
+    /// Opaque bytes, less than 1 GiB.
+    pub payload: Bytes,
+}
+
+impl Entry {
+    /// Its place in the log.
+    pub fn position(&self) -> Position {
+        Position { term: self.term, index: self.index }
+    }
+}
+
+/// Whose log it is: every segment repeats it, so that a copied or mixed-up directory is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The Raft node id.
+    pub node_id: u64,
+    /// The cluster's id.
+    pub cluster_id: [u8; 16],
+}

@@ -1,0 +1,444 @@
+//! How the log frames a record, and what records there are.
+//!
+//! A record lies at a multiple of 8 bytes:
+//!
+//! ```text
+//! crc32c u32 | body length u32 | sequence u64 | place in batch u32 | kind u8 | flags u8 | 0 u16 | body | zeros to 8
+//! ```
+//!
+//! all little endian. The checksum covers everything behind it and is seeded by the segment's number and salt and
+//! by the sequence, so that neither a leftover of another segment nor a client's value that looks like a record
+//! ever verifies. `sequence` counts all records of the log and is never reused after being durable; a batch is
+//! named by the sequence of its first record, and the last of its records says so. Nothing here does IO.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Owner, Position};
+
+/// The version of everything in this file.
+pub(super) const FORMAT_VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"mokv-log";
+
+/// Bytes before a record's body.
+pub(super) const HEADER_BYTES: usize = 24;
+/// Records begin at multiples of this.
+pub(super) const ALIGNMENT: usize = 8;
+const LAST_OF_BATCH: u8 = 1;
+
+/// What makes the checksums of a segment its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seed {
+    /// The segment's number.
+    pub segment: u64,
+    /// Drawn when the segment became active. Zero for the checkpoint, which carries it.
+    pub salt: u64,
+}
+
+impl Seed {
+    fn checksum(self, sequence: u64, covered: &[u8]) -> u32 {
+        let mut seed = [0; 24];
+        seed[..8].copy_from_slice(&self.segment.to_le_bytes());
+        seed[8..16].copy_from_slice(&self.salt.to_le_bytes());
+        seed[16..].copy_from_slice(&sequence.to_le_bytes());
+        crc32c::crc32c_append(crc32c::crc32c(&seed), covered)
+    }
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Body {
+    Checkpoint(Checkpoint),
+    Entry {
+        term: u64,
+        index: u64,
+        payload: Bytes,
+    },
+    Vote(Bytes),
+    /// Entries behind this position are gone.
+    Truncate(Option<Position>),
+    /// Entries up to this position are gone.
+    Purge(Position),
+    Committed(Position),
+    /// Nothing but proof that all before it is durable.
+    Mark,
+}
+
+/// The state of the log before its segment, so that earlier segments can be done without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Checkpoint {
+    pub segment: u64,
+    pub salt: u64,
+    pub owner: Owner,
+    pub state: State,
+}
+
+/// What the log knows besides its entries, as of some record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub vote: Option<Bytes>,
+    pub committed: Option<Position>,
+    pub purged: Option<Position>,
+    pub last: Option<Position>,
+}
+
+impl State {
+    /// Follows one record.
+    pub fn apply(&mut self, body: &Body) {
+        match body {
+            Body::Checkpoint(checkpoint) => *self = checkpoint.state.clone(),
+            Body::Entry { term, index, .. } => self.last = Some(Position { term: *term, index: *index }),
+            Body::Vote(vote) => self.vote = Some(vote.clone()),
+            Body::Truncate(last) => self.last = *last,
+            Body::Purge(upto) => {
+                self.purged = Some(*upto);
+                if self.last.is_none_or(|last| last.index <= upto.index) {
+                    self.last = Some(*upto);
+                }
+            }
+            Body::Committed(position) => self.committed = Some(*position),
+            Body::Mark => {}
+        }
+    }
+}
+
+const CHECKPOINT: u8 = 1;
+const ENTRY: u8 = 2;
+const VOTE: u8 = 3;
+const TRUNCATE: u8 = 4;
+const PURGE: u8 = 5;
+const COMMITTED: u8 = 6;
+const MARK: u8 = 7;
+
+/// The room an entry takes in a segment.
+pub(super) fn entry_bytes(payload: usize) -> u64 {
+    padded(HEADER_BYTES + 16 + payload) as u64
+}
+
+/// The room any record but an entry takes at most, given the length of the vote it may carry.
+pub(super) fn small_record_bytes(vote: usize) -> u64 {
+    padded(HEADER_BYTES + 256 + vote) as u64
+}
+
+fn padded(length: usize) -> usize {
+    length.next_multiple_of(ALIGNMENT)
+}
+
+/// Where a record stands in the stream of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub sequence: u64,
+    pub in_batch: u32,
+    pub last_of_batch: bool,
+}
+
+impl Place {
+    /// The batch's name: the sequence of its first record.
+    pub fn batch(self) -> u64 {
+        self.sequence - u64::from(self.in_batch)
+    }
+}
+
+/// Appends a record to `buffer`, whose length is a multiple of [`ALIGNMENT`].
+pub(super) fn encode(buffer: &mut BytesMut, seed: Seed, place: Place, body: &Body) {
+    let start = buffer.len();
+    debug_assert_eq!(start % ALIGNMENT, 0, "records are aligned");
+    buffer.put_bytes(0, HEADER_BYTES);
+    let kind = encode_body(buffer, body);
+    let length = buffer.len() - start - HEADER_BYTES;
+    buffer.put_bytes(0, padded(buffer.len() - start) - (buffer.len() - start));
+
+    let record = &mut buffer[start..];
+    record[4..8].copy_from_slice(&u32::try_from(length).expect("a record is bounded").to_le_bytes());
+    record[8..16].copy_from_slice(&place.sequence.to_le_bytes());
+    record[16..20].copy_from_slice(&place.in_batch.to_le_bytes());
+    record[20] = kind;
+    record[21] = if place.last_of_batch { LAST_OF_BATCH } else { 0 };
+    let seed = if kind == CHECKPOINT { Seed { salt: 0, ..seed } } else { seed };
+    let checksum = seed.checksum(place.sequence, &record[4..]);
+    record[..4].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn encode_body(buffer: &mut BytesMut, body: &Body) -> u8 {
+    match body {
+        Body::Checkpoint(checkpoint) => {
+            buffer.put_slice(MAGIC);
+            buffer.put_u32_le(FORMAT_VERSION);
+            buffer.put_u64_le(checkpoint.segment);
+            buffer.put_u64_le(checkpoint.salt);
+            buffer.put_u64_le(checkpoint.owner.node_id);
+            buffer.put_slice(&checkpoint.owner.cluster_id);
+            let State { vote, committed, purged, last } = &checkpoint.state;
+            for position in [committed, purged, last] {
+                put_position(buffer, *position);
+            }
+            buffer.put_u8(u8::from(vote.is_some()));
+            buffer.put_slice(vote.as_deref().unwrap_or_default());
+            CHECKPOINT
+        }
+        Body::Entry { term, index, payload } => {
+            buffer.put_u64_le(*term);
+            buffer.put_u64_le(*index);
+            buffer.put_slice(payload);
+            ENTRY
+        }
+        Body::Vote(vote) => {
+            buffer.put_slice(vote);
+            VOTE
+        }
+        Body::Truncate(last) => {
+            put_position(buffer, *last);
+            TRUNCATE
+        }
+        Body::Purge(upto) => {
+            put_position(buffer, Some(*upto));
+            PURGE
+        }
+        Body::Committed(position) => {
+            put_position(buffer, Some(*position));
+            COMMITTED
+        }
+        Body::Mark => MARK,
+    }
+}
+
+fn put_position(buffer: &mut BytesMut, position: Option<Position>) {
+    buffer.put_u8(u8::from(position.is_some()));
+    let Position { term, index } = position.unwrap_or_default();
+    buffer.put_u64_le(term);
+    buffer.put_u64_le(index);
+}
+
+/// A record whose checksum holds.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub place: Place,
+    pub body: Bytes,
+    kind: u8,
+    /// All of it, padding included.
+    pub size: usize,
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}
+
+/// The record at `offset`, if there is one whose checksum holds.
+pub(super) fn decode(bytes: &Bytes, offset: usize, seed: Seed) -> Option<Record> {
+    decode_from(bytes, offset, seed, 0)
+}
+
+/// As [`decode`], but only if its sequence is at least `lowest`: leftovers are not worth a checksum.
+pub(super) fn decode_from(bytes: &Bytes, offset: usize, seed: Seed, lowest: u64) -> Option<Record> {
+    let header = bytes.get(offset..offset.checked_add(HEADER_BYTES)?)?;
+    let length = u32_at(header, 4) as usize;
+    let place = Place {
+        sequence: u64_at(header, 8),
+        in_batch: u32_at(header, 16),
+        last_of_batch: header[21] & LAST_OF_BATCH != 0,
+    };
+    let kind = header[20];
+    // A checkpoint is not salted, so it counts nowhere but at the beginning, where no client's bytes can be.
+    let sane = (CHECKPOINT..=MARK).contains(&kind)
+        && (kind != CHECKPOINT || offset == 0)
+        && place.sequence >= lowest
+        && place.sequence >= u64::from(place.in_batch);
+    if !sane {
+        return None;
+    }
+    let size = padded(HEADER_BYTES + length);
+    let record = bytes.get(offset..offset.checked_add(size)?)?;
+    let seed = if kind == CHECKPOINT { Seed { salt: 0, ..seed } } else { seed };
+    if seed.checksum(place.sequence, &record[4..]) != u32_at(record, 0) {
+        return None;
+    }
+    let body = bytes.slice(offset + HEADER_BYTES..offset + HEADER_BYTES + length);
+    Some(Record { place, body, kind, size })
+}
+
+/// Why bytes whose checksum holds still make no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nonsense {
+    /// The record is none of ours.
+    Malformed,
+    /// A later version of this program wrote it.
+    Version(u32),
+}
+
+impl Record {
+    /// What it says.
+    pub fn parse(&self) -> Result<Body, Nonsense> {
+        let mut rest = self.body.clone();
+        let body = match self.kind {
+            CHECKPOINT => return parse_checkpoint(rest),
+            ENTRY => {
+                let (term, index) = (take_u64(&mut rest), take_u64(&mut rest));
+                Body::Entry {
+                    term: term.ok_or(Nonsense::Malformed)?,
+                    index: index.ok_or(Nonsense::Malformed)?,
+                    payload: std::mem::take(&mut rest),
+                }
+            }
+            VOTE => Body::Vote(std::mem::take(&mut rest)),
+            TRUNCATE => Body::Truncate(take_position(&mut rest).ok_or(Nonsense::Malformed)?),
+            PURGE => Body::Purge(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
+            COMMITTED => Body::Committed(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
+            MARK => Body::Mark,
+            _ => return Err(Nonsense::Malformed),
+        };
+        if rest.is_empty() { Ok(body) } else { Err(Nonsense::Malformed) }
+    }
+}
+
+fn parse_checkpoint(mut rest: Bytes) -> Result<Body, Nonsense> {
+    if take(&mut rest, 8).as_deref() != Some(&MAGIC[..]) {
+        return Err(Nonsense::Malformed);
+    }
+    let version = take(&mut rest, 4).map(|bytes| u32_at(&bytes, 0)).ok_or(Nonsense::Malformed)?;
+    if version > FORMAT_VERSION {
+        return Err(Nonsense::Version(version));
+    }
+    let mut parse = || {
+        let segment = take_u64(&mut rest)?;
+        let salt = take_u64(&mut rest)?;
+        let node_id = take_u64(&mut rest)?;
+        let cluster_id = take(&mut rest, 16)?[..].try_into().ok()?;
+        let committed = take_position(&mut rest)?;
+        let purged = take_position(&mut rest)?;
+        let last = take_position(&mut rest)?;
+        let has_vote = take(&mut rest, 1)?[0] == 1;
+        let vote = has_vote.then(|| std::mem::take(&mut rest));
+        let state = State { vote, committed, purged, last };
+        rest.is_empty().then_some(Checkpoint { segment, salt, owner: Owner { node_id, cluster_id }, state })
+    };
+    parse().map(Body::Checkpoint).ok_or(Nonsense::Malformed)
+}
+
+fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
+    (rest.len() >= length).then(|| rest.split_to(length))
+}
+
+fn take_u64(rest: &mut Bytes) -> Option<u64> {
+    take(rest, 8).map(|bytes| u64_at(&bytes, 0))
+}
+
+fn take_position(rest: &mut Bytes) -> Option<Option<Position>> {
+    let present = take(rest, 1)?[0] == 1;
+    let (term, index) = (take_u64(rest)?, take_u64(rest)?);
+    Some(present.then_some(Position { term, index }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SEED: Seed = Seed { segment: 7, salt: 99 };
+
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<u64>(), any::<u64>()).prop_map(|(term, index)| Position { term, index })
+    }
+
+    fn bytes(most: usize) -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(any::<u8>(), 0..most).prop_map(Bytes::from)
+    }
+
+    fn checkpoint() -> impl Strategy<Value = Checkpoint> {
+        let position = || proptest::option::of(position());
+        let state = (proptest::option::of(bytes(40)), position(), position(), position())
+            .prop_map(|(vote, committed, purged, last)| State { vote, committed, purged, last });
+        let owner =
+            (any::<u64>(), any::<[u8; 16]>()).prop_map(|(node_id, cluster_id)| Owner { node_id, cluster_id });
+        (any::<u64>(), any::<u64>(), owner, state).prop_map(|(segment, salt, owner, state)| Checkpoint {
+            segment,
+            salt,
+            owner,
+            state,
+        })
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            checkpoint().prop_map(Body::Checkpoint),
+            (position(), bytes(300)).prop_map(|(Position { term, index }, payload)| Body::Entry {
+                term,
+                index,
+                payload
+            }),
+            bytes(60).prop_map(Body::Vote),
+            proptest::option::of(position()).prop_map(Body::Truncate),
+            position().prop_map(Body::Purge),
+            position().prop_map(Body::Committed),
+            Just(Body::Mark),
+        ]
+    }
+
+    fn place() -> impl Strategy<Value = Place> {
+        (0..u64::MAX / 2, any::<u32>(), any::<bool>()).prop_map(|(first, in_batch, last_of_batch)| Place {
+            sequence: first + u64::from(in_batch),
+            in_batch,
+            last_of_batch,
+        })
+    }
+
+    fn encoded(place: Place, body: &Body) -> Bytes {
+        let mut buffer = BytesMut::new();
+        encode(&mut buffer, SEED, place, body);
+        buffer.freeze()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(place in place(), body in body()) {
+            let bytes = encoded(place, &body);
+            prop_assert_eq!(bytes.len() % ALIGNMENT, 0);
+            let record = decode(&bytes, 0, SEED).unwrap();
+            prop_assert_eq!(record.size, bytes.len());
+            prop_assert_eq!(record.place, place);
+            prop_assert_eq!(record.parse().unwrap(), body);
+        }
+
+        #[test]
+        fn any_flipped_bit_is_noticed(place in place(), body in body(), at in any::<prop::sample::Index>(), bit in 0..8) {
+            let mut bytes = encoded(place, &body).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1u8 << bit;
+            prop_assert!(decode(&bytes.into(), 0, SEED).is_none());
+        }
+
+        #[test]
+        fn a_record_of_another_segment_never_verifies(place in place(), body in body(), segment in any::<u64>()) {
+            prop_assume!(segment != SEED.segment);
+            let other = Seed { segment, ..SEED };
+            prop_assert!(decode(&encoded(place, &body), 0, other).is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in bytes(200), offset in 0..300usize) {
+            if let Some(record) = decode(&bytes, offset, SEED) {
+                let _ = record.parse();
+            }
+        }
+
+        #[test]
+        fn room_is_never_underestimated(place in place(), body in body()) {
+            let room = match &body {
+                Body::Entry { payload, .. } => entry_bytes(payload.len()),
+                Body::Vote(vote) => small_record_bytes(vote.len()),
+                Body::Checkpoint(checkpoint) => small_record_bytes(checkpoint.state.vote.as_ref().map_or(0, Bytes::len)),
+                _ => small_record_bytes(0),
+            };
+            prop_assert!(encoded(place, &body).len() as u64 <= room);
+        }
+    }
+
+    #[test]
+    fn a_value_cannot_pose_as_a_record_without_the_salt() {
+        let forged = encoded(Place { sequence: 5, in_batch: 0, last_of_batch: true }, &Body::Mark);
+        assert!(decode(&forged, 0, SEED).is_some());
+        assert!(decode(&forged, 0, Seed { salt: 100, ..SEED }).is_none());
+    }
+}

@@ -1,0 +1,191 @@
+//! Snapshot files: written beside, synced, renamed, the directory synced; two are kept.
+//!
+//! A file with a live name is whole and was durable before it got the name. What it holds is opaque: a header,
+//! blocks, each with its checksum. "Newest" is by log position, never by a file's time. Building one never touches
+//! the log, and running out of space while building is an error of the snapshot alone.
+
+mod format;
+mod read;
+mod write;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::Position;
+use super::error::StorageError;
+use crate::rt::disk::DiskRef;
+
+pub use read::SnapshotReader;
+pub use write::{ReceivedSnapshot, SnapshotReceiver, SnapshotWriter};
+
+/// How many snapshots are kept: when the newest turns out to be damaged, the one before and the log behind it serve.
+const KEPT: usize = 2;
+
+/// A whole snapshot on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// The last log entry it includes.
+    pub position: Position,
+    /// Length of its file.
+    pub bytes: u64,
+}
+
+/// A file that bears a snapshot's name and is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// The position its name claims.
+    pub position: Position,
+    /// What is wrong with it.
+    pub error: StorageError,
+}
+
+/// The snapshots on a disk. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    disk: DiskRef,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whole ones, newest first.
+    whole: Vec<SnapshotInfo>,
+    damaged: Vec<DamagedSnapshot>,
+    /// Numbers files that are being written.
+    next_temporary: u64,
+}
+
+fn live_name(position: Position) -> String {
+    format!("snapshot-{:016x}-{:016x}.snap", position.term, position.index)
+}
+
+fn live_position(name: &str) -> Option<Position> {
+    let (term, index) = name.strip_prefix("snapshot-")?.strip_suffix(".snap")?.split_once('-')?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    let position = Position { term: number(term)?, index: number(index)? };
+    (live_name(position) == name).then_some(position)
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with("snapshot-") && name.ends_with(".tmp")
+}
+
+impl Snapshots {
+    /// Finds the snapshots on `disk`, newest first, and checks every byte of them. Damaged ones are skipped; see
+    /// [`Snapshots::damaged`].
+    ///
+    /// # Errors
+    /// If the directory cannot be read, cleaned or synced.
+    pub async fn open(disk: DiskRef) -> Result<(Snapshots, Vec<SnapshotInfo>), StorageError> {
+        let names = disk.list().await.map_err(StorageError::io("list", "."))?;
+        for name in names.iter().filter(|name| is_temporary(name)) {
+            disk.remove(name).await.map_err(StorageError::io("remove", name))?;
+        }
+        // A name that only the page cache knows could vanish after the log was purged because of it.
+        disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
+        let mut state = State::default();
+        for position in names.iter().filter_map(|name| live_position(name)) {
+            match SnapshotReader::check(&disk, &live_name(position), position).await {
+                Ok(bytes) => state.whole.push(SnapshotInfo { position, bytes }),
+                Err(error) => {
+                    tracing::warn!(%error, "skipped a damaged snapshot");
+                    state.damaged.push(DamagedSnapshot { position, error });
+                }
+            }
+        }
+        state.whole.sort_by_key(|info| std::cmp::Reverse(info.position));
+        let whole = state.whole.clone();
+        Ok((Snapshots { disk, state: Arc::new(Mutex::new(state)) }, whole))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whole snapshots, newest first.
+    pub fn list(&self) -> Vec<SnapshotInfo> {
+        self.state().whole.clone()
+    }
+
+    /// The newest whole snapshot.
+    pub fn newest(&self) -> Option<SnapshotInfo> {
+        self.state().whole.first().cloned()
+    }
+
+    /// Those that were skipped. They are removed when the next snapshot is published.
+    pub fn damaged(&self) -> Vec<DamagedSnapshot> {
+        self.state().damaged.clone()
+    }
+
+    fn temporary_name(&self, position: Position) -> String {
+        let mut state = self.state();
+        state.next_temporary += 1;
+        format!("snapshot-{:016x}-{:016x}-{}.tmp", position.term, position.index, state.next_temporary)
+    }
+
+    /// Begins a snapshot of the state after `position`. `expected_bytes` is an estimate of all blocks together:
+    /// that much space is reserved first.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if there is no room for it: try again later.
+    pub async fn create(
+        &self,
+        position: Position,
+        header: bytes::Bytes,
+        expected_bytes: u64,
+    ) -> Result<SnapshotWriter, StorageError> {
+        SnapshotWriter::create(self.clone(), position, header, expected_bytes).await
+    }
+
+    /// Begins to receive a snapshot of `total_bytes` from a peer.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if there is no room for it.
+    pub async fn receive(
+        &self,
+        position: Position,
+        total_bytes: u64,
+    ) -> Result<SnapshotReceiver, StorageError> {
+        SnapshotReceiver::create(self.clone(), position, total_bytes).await
+    }
+
+    /// Opens a snapshot for reading. It stays readable while it is open, even when a newer one replaces it.
+    ///
+    /// # Errors
+    /// If it is gone, or its header is damaged.
+    pub async fn reader(&self, info: &SnapshotInfo) -> Result<SnapshotReader, StorageError> {
+        SnapshotReader::open(&self.disk, &live_name(info.position), info.position).await
+    }
+
+    /// Gives a whole and synced file its live name, durably, and lets older snapshots go.
+    async fn publish(&self, temporary: &str, info: SnapshotInfo) -> Result<(), StorageError> {
+        let live = live_name(info.position);
+        self.disk.rename(temporary, &live).await.map_err(StorageError::io("rename", temporary))?;
+        self.sync_dir().await?;
+        let superfluous: Vec<Position> = {
+            let mut state = self.state();
+            state.damaged.retain(|damaged| damaged.position != info.position);
+            state.whole.retain(|other| other.position != info.position);
+            state.whole.push(info);
+            state.whole.sort_by_key(|info| std::cmp::Reverse(info.position));
+            let kept = state.whole.len().min(KEPT);
+            let old = state.whole.split_off(kept).into_iter().map(|info| info.position);
+            let damaged: Vec<_> = state.damaged.drain(..).map(|damaged| damaged.position).collect();
+            old.chain(damaged).collect()
+        };
+        for position in &superfluous {
+            let name = live_name(*position);
+            match self.disk.remove(&name).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                result => result.map_err(StorageError::io("remove", name))?,
+            }
+        }
+        if !superfluous.is_empty() {
+            self.sync_dir().await?;
+        }
+        Ok(())
+    }
+
+    async fn sync_dir(&self) -> Result<(), StorageError> {
+        self.disk.sync_dir().await.map_err(StorageError::io("sync", "."))
+    }
+}

@@ -1,0 +1,220 @@
+//! Writing a snapshot, from this node's state or from a peer's bytes.
+//!
+//! Nothing bears a live name before all of it is synced. A writer that is dropped leaves a temporary file, which
+//! the next start removes.
+
+use bytes::Bytes;
+
+use super::format::{self, Footer, Kind, MAX_BODY_BYTES};
+use super::{SnapshotInfo, SnapshotReader, Snapshots};
+use crate::rt::disk::FileRef;
+use crate::storage::{Position, StorageError};
+
+/// A file that is being written under a temporary name.
+#[derive(Debug)]
+struct Draft {
+    snapshots: Snapshots,
+    position: Position,
+    name: String,
+    file: FileRef,
+}
+
+impl Draft {
+    async fn create(snapshots: Snapshots, position: Position, bytes: u64) -> Result<Draft, StorageError> {
+        let name = snapshots.temporary_name(position);
+        let file = snapshots.disk.create(&name).await.map_err(StorageError::io("create", &name))?;
+        let draft = Draft { snapshots, position, name, file };
+        let reserved = draft.file.reserve(bytes).await;
+        draft.or_discard(reserved, "reserve space for").await?;
+        Ok(draft)
+    }
+
+    /// Passes a result on; after a failure what was written only takes space that others need.
+    async fn or_discard<T>(
+        &self,
+        result: std::io::Result<T>,
+        operation: &'static str,
+    ) -> Result<T, StorageError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.discard().await;
+                Err(StorageError::io(operation, &self.name)(error))
+            }
+        }
+    }
+
+    async fn discard(&self) {
+        // It is removed at the next start if it cannot be now.
+        let _ = self.snapshots.disk.remove(&self.name).await;
+    }
+
+    async fn write(&self, offset: u64, bytes: Bytes) -> Result<(), StorageError> {
+        let written = self.file.write_at(offset, bytes).await;
+        self.or_discard(written, "write").await
+    }
+
+    /// Cuts what was reserved too much and makes the content durable.
+    async fn sync(&self, length: u64) -> Result<(), StorageError> {
+        let cut = self.file.set_len(length).await;
+        self.or_discard(cut, "cut").await?;
+        let synced = self.file.sync().await;
+        self.or_discard(synced, "sync").await
+    }
+}
+
+/// Writes a snapshot of this node's own state.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    draft: Draft,
+    offset: u64,
+    frames: u32,
+    /// Of all bytes so far.
+    checksum: u32,
+}
+
+impl SnapshotWriter {
+    pub(super) async fn create(
+        snapshots: Snapshots,
+        position: Position,
+        header: Bytes,
+        expected_bytes: u64,
+    ) -> Result<SnapshotWriter, StorageError> {
+        let draft = Draft::create(snapshots, position, expected_bytes).await?;
+        let mut writer = SnapshotWriter { draft, offset: 0, frames: 0, checksum: 0 };
+        writer.add(Kind::Header, &format::encode_header(position, &header)).await?;
+        Ok(writer)
+    }
+
+    /// Adds a block of at most 256 MiB.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] or what else the disk says; the snapshot is given up then.
+    pub async fn add_block(&mut self, block: Bytes) -> Result<(), StorageError> {
+        self.add(Kind::Block, &block).await
+    }
+
+    async fn add(&mut self, kind: Kind, body: &[u8]) -> Result<(), StorageError> {
+        assert!(body.len() <= MAX_BODY_BYTES, "a block is bounded");
+        let frame = format::encode(kind, self.frames, body);
+        let (length, checksum) = (frame.len() as u64, crc32c::crc32c_append(self.checksum, &frame));
+        self.draft.write(self.offset, frame).await?;
+        self.offset += length;
+        self.frames += 1;
+        self.checksum = checksum;
+        Ok(())
+    }
+
+    /// Makes it durable, gives it its name, and lets the third-newest go.
+    ///
+    /// # Errors
+    /// As [`SnapshotWriter::add_block`]; earlier snapshots are as they were.
+    pub async fn finish(mut self) -> Result<SnapshotInfo, StorageError> {
+        let blocks = u64::from(self.frames) - 1;
+        let footer = Footer { blocks, offset: self.offset, checksum: self.checksum };
+        self.add(Kind::Footer, &footer.encode()).await?;
+        self.draft.sync(self.offset).await?;
+        let info = SnapshotInfo { position: self.draft.position, bytes: self.offset };
+        self.draft.snapshots.publish(&self.draft.name, info.clone()).await?;
+        Ok(info)
+    }
+
+    /// Gives it up and frees its space.
+    pub async fn abandon(self) {
+        self.draft.discard().await;
+    }
+}
+
+/// Receives the bytes of a peer's snapshot.
+#[derive(Debug)]
+pub struct SnapshotReceiver {
+    draft: Draft,
+    total_bytes: u64,
+}
+
+impl SnapshotReceiver {
+    pub(super) async fn create(
+        snapshots: Snapshots,
+        position: Position,
+        total_bytes: u64,
+    ) -> Result<SnapshotReceiver, StorageError> {
+        let draft = Draft::create(snapshots, position, total_bytes).await?;
+        Ok(SnapshotReceiver { draft, total_bytes })
+    }
+
+    /// Writes a chunk of the file at its place; in any order, again if need be.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] if it lies outside of the announced length, and what the disk says.
+    pub async fn write_chunk(&self, offset: u64, chunk: Bytes) -> Result<(), StorageError> {
+        if offset.checked_add(chunk.len() as u64).is_none_or(|end| end > self.total_bytes) {
+            let reason = "a chunk lies outside of the announced length";
+            return Err(StorageError::Corrupt { file: self.draft.name.clone(), offset, reason });
+        }
+        self.draft.write(offset, chunk).await
+    }
+
+    /// Makes the file durable and checks every byte of it.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] if a chunk is missing or damaged, and what the disk says.
+    pub async fn verify(self) -> Result<ReceivedSnapshot, StorageError> {
+        self.draft.sync(self.total_bytes).await?;
+        let checked =
+            SnapshotReader::check(&self.draft.snapshots.disk, &self.draft.name, self.draft.position).await;
+        match checked {
+            Ok(bytes) => {
+                let info = SnapshotInfo { position: self.draft.position, bytes };
+                Ok(ReceivedSnapshot { draft: self.draft, info })
+            }
+            Err(error) => {
+                self.draft.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives it up and frees its space.
+    pub async fn abandon(self) {
+        self.draft.discard().await;
+    }
+}
+
+/// A received snapshot that is durable and whole, but bears no live name yet.
+///
+/// The caller builds the new state from [`ReceivedSnapshot::reader`], truncates the log durably if it conflicts, and
+/// only then publishes: after a crash in between the old snapshot and the old log still fit each other.
+#[derive(Debug)]
+pub struct ReceivedSnapshot {
+    draft: Draft,
+    info: SnapshotInfo,
+}
+
+impl ReceivedSnapshot {
+    /// What it will be listed as.
+    pub fn info(&self) -> &SnapshotInfo {
+        &self.info
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub async fn reader(&self) -> Result<SnapshotReader, StorageError> {
+        SnapshotReader::of_file(self.draft.file.clone(), self.draft.name.clone(), self.draft.position).await
+    }
+
+    /// Gives it its name, durably, and lets the third-newest go.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn publish(self) -> Result<SnapshotInfo, StorageError> {
+        self.draft.snapshots.publish(&self.draft.name, self.info.clone()).await?;
+        Ok(self.info)
+    }
+
+    /// Gives it up and frees its space.
+    pub async fn abandon(self) {
+        self.draft.discard().await;
+    }
+}

@@ -1,0 +1,230 @@
+//! Segments prepared ahead, and the files of segments that nobody needs any more.
+//!
+//! A task of its own fills new files with zeros, so that a commit overwrites blocks that exist, and turns
+//! retired segments into spares again. It also watches the free space: writes are refused at admission while
+//! there is still room for Raft's own. A spare has no live name and no state.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::error::StorageError;
+use super::log::Shared;
+use super::segment;
+use crate::rt::disk::{DiskRef, FileRef};
+use crate::rt::sleep;
+use crate::rt::task::{TaskGuard, spawn_guarded};
+
+/// A file of the size of a segment, ready to become one.
+pub(super) struct Spare {
+    pub name: String,
+    /// Open for reading, not on the log's own thread.
+    pub file: FileRef,
+    pub capacity: u64,
+}
+
+/// A segment that is not needed any more.
+pub(super) struct Retired {
+    pub number: u64,
+    pub file: FileRef,
+}
+
+/// Whether there is space for client writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Space {
+    Enough,
+    /// Less than the reserve is left.
+    Low,
+    /// The next segment could not be prepared.
+    Full(StorageError),
+}
+
+/// The writer's end of the task.
+pub(super) struct Spares {
+    shared: Arc<Shared>,
+    retired: mpsc::UnboundedSender<Retired>,
+    task: TaskGuard<()>,
+}
+
+/// Starts the task.
+pub(super) fn start(shared: Arc<Shared>, disk: DiskRef) -> Spares {
+    // As many as there are segments on disk, at most.
+    let (retired, receiver) = mpsc::unbounded_channel();
+    let keeper = Keeper { shared: shared.clone(), disk, next_name: 1 };
+    Spares { shared, retired, task: spawn_guarded(keeper.run(receiver)) }
+}
+
+impl Spares {
+    /// The next spare, awaited if it is being prepared.
+    ///
+    /// # Errors
+    /// If there is none and the disk is full, or the log has failed.
+    pub async fn take(&mut self) -> Result<Spare, StorageError> {
+        let mut changed = self.shared.spares_changed.subscribe();
+        loop {
+            {
+                let mut state = self.shared.state();
+                if let Some(spare) = state.spares.pop_front() {
+                    drop(state);
+                    self.shared.spares_changed.send(());
+                    return Ok(spare);
+                }
+                if let Space::Full(error) = &state.space {
+                    return Err(error.clone());
+                }
+            }
+            if let Some(failure) = self.shared.failure.borrow().clone() {
+                return Err(failure);
+            }
+            changed.changed().await.map_err(|_| StorageError::Closed)?;
+        }
+    }
+
+    /// Ends the task; when this returns it holds the disk no longer.
+    pub async fn stop(self) {
+        drop(self.retired);
+        // It ends by itself, or with the runtime.
+        let _ = self.task.await;
+    }
+
+    /// Hands over a segment whose name may go.
+    pub fn retire(&self, segment: Retired) {
+        // The task is gone only after a failure; the file is then found again by recovery.
+        let _ = self.retired.send(segment);
+    }
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    disk: DiskRef,
+    next_name: u64,
+}
+
+impl Keeper {
+    async fn run(mut self, retired: mpsc::UnboundedReceiver<Retired>) {
+        if let Err(error) = self.keep(retired).await {
+            self.shared.poison(error, []);
+            self.shared.spares_changed.send(());
+        }
+    }
+
+    /// Until the writer is gone.
+    async fn keep(&mut self, mut retired: mpsc::UnboundedReceiver<Retired>) -> Result<(), StorageError> {
+        loop {
+            while let Ok(segment) = retired.try_recv() {
+                self.recycle(segment).await?;
+            }
+            let full = self.prepare_missing().await?;
+            let free =
+                self.disk.free_bytes().await.map_err(StorageError::io("look for free space in", "."))?;
+            self.publish_space(full, free);
+            tokio::select! {
+                biased;
+                segment = retired.recv() => match segment {
+                    Some(segment) => self.recycle(segment).await?,
+                    None => return Ok(()),
+                },
+                () = self.spare_is_missing() => {}
+                () = sleep(self.shared.config.space_check_interval) => {}
+            }
+        }
+    }
+
+    /// Waits until a spare was taken. While the disk is full there is nothing to do about it but to look again later.
+    async fn spare_is_missing(&self) {
+        let mut changed = self.shared.spares_changed.subscribe();
+        loop {
+            {
+                let state = self.shared.state();
+                if state.spares.len() < self.shared.config.spare_segments
+                    && !matches!(state.space, Space::Full(_))
+                {
+                    return;
+                }
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn new_name(&mut self) -> String {
+        self.next_name += 1;
+        segment::spare_name(self.next_name - 1)
+    }
+
+    fn add(&self, spare: Spare) {
+        self.shared.state().spares.push_back(spare);
+        self.shared.spares_changed.send(());
+    }
+
+    /// Prepares what is missing; the error if the disk is too full for it.
+    async fn prepare_missing(&mut self) -> Result<Option<StorageError>, StorageError> {
+        while self.shared.state().spares.len() < self.shared.config.spare_segments.max(1) {
+            let name = self.new_name();
+            match self.prepare(&name).await {
+                Ok(spare) => self.add(spare),
+                Err(error) if error.is_full() => {
+                    // What was begun takes space that the log may need more.
+                    self.remove_if_there(&name).await?;
+                    return Ok(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn prepare(&self, name: &str) -> Result<Spare, StorageError> {
+        let capacity = self.shared.config.segment_bytes;
+        let file = self.disk.create(name).await.map_err(StorageError::io("create", name))?;
+        file.preallocate(capacity).await.map_err(StorageError::io("preallocate", name))?;
+        Ok(Spare { name: name.to_owned(), file, capacity })
+    }
+
+    async fn remove_if_there(&self, name: &str) -> Result<(), StorageError> {
+        match self.disk.remove(name).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(StorageError::io("remove", name)),
+        }
+    }
+
+    fn publish_space(&self, full: Option<StorageError>, free: u64) {
+        let space = match full {
+            Some(error) => Space::Full(error),
+            None if free < self.shared.config.reserve_bytes => Space::Low,
+            None => Space::Enough,
+        };
+        let mut state = self.shared.state();
+        state.metrics.free_bytes = free;
+        if state.space != space {
+            tracing::warn!(?space, free, "free space for the log");
+            state.space = space;
+            drop(state);
+            self.shared.spares_changed.send(());
+        }
+    }
+
+    /// Takes the live name from a segment. The directory is synced each time: were several removals pending, a power
+    /// failure could keep a later one alone, and the log would seem to have a hole.
+    async fn recycle(&mut self, Retired { number, file }: Retired) -> Result<(), StorageError> {
+        let live = segment::live_name(number);
+        let length = file.len().await.map_err(StorageError::io("look at", &live))?;
+        let wanted = self.shared.state().spares.len() < self.shared.config.spare_segments;
+        if wanted && length == self.shared.config.segment_bytes {
+            let name = self.new_name();
+            self.disk.rename(&live, &name).await.map_err(StorageError::io("rename", &live))?;
+            self.sync_dir().await?;
+            self.add(Spare { name, file, capacity: length });
+        } else {
+            self.disk.remove(&live).await.map_err(StorageError::io("remove", &live))?;
+            self.sync_dir().await?;
+        }
+        Ok(())
+    }
+
+    async fn sync_dir(&self) -> Result<(), StorageError> {
+        self.disk.sync_dir().await.map_err(StorageError::io("sync", "."))
+    }
+}

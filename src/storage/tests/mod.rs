@@ -1,0 +1,73 @@
+//! The log and the snapshots against simulated accidents, and the same behaviour on real files.
+
+mod aimed;
+mod basics;
+mod crashes;
+mod damage;
+mod model;
+mod snapshots;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Entry, Log, LogConfig, Owner, Position};
+
+const OWNER: Owner = Owner { node_id: 0xabcd, cluster_id: [7; 16] };
+
+/// Small segments, so that everything happens often; no mark is ever written for want of work.
+fn small() -> LogConfig {
+    LogConfig {
+        segment_bytes: 4096,
+        cache_bytes: 2000,
+        max_batch_bytes: 3000,
+        idle_mark_delay: Duration::from_secs(3600),
+        reserve_bytes: 0,
+        space_check_interval: Duration::from_secs(3600),
+        ..LogConfig::default()
+    }
+}
+
+fn at(term: u64, index: u64) -> Position {
+    Position { term, index }
+}
+
+fn entry(term: u64, index: u64, length: usize) -> Entry {
+    let payload: Vec<u8> = (0..length).map(|byte| (byte as u64 * 31 + index * 7 + term) as u8).collect();
+    Entry { term, index, payload: payload.into() }
+}
+
+/// Appends and waits until it is durable.
+async fn append(log: &Log, entries: Vec<Entry>) {
+    let (done, durable) = tokio::sync::oneshot::channel();
+    log.append(entries, move |result| drop(done.send(result))).unwrap();
+    durable.await.unwrap().unwrap();
+}
+
+async fn read_all(log: &Log) -> Vec<Entry> {
+    log.read(0..u64::MAX, u64::MAX).await.unwrap()
+}
+
+fn vote(number: u8) -> Bytes {
+    Bytes::from(vec![number; 20])
+}
+
+/// Waits until the log has stopped, of whatever.
+async fn stopped(log: &Log) {
+    log.failure().wait_for(|failure| failure.is_some()).await.unwrap();
+}
+
+/// A counter that grows when a callback says Ok.
+#[derive(Clone, Default)]
+struct Acknowledged(Arc<std::sync::atomic::AtomicUsize>);
+
+impl Acknowledged {
+    fn up_to(&self, operation: usize) {
+        self.0.fetch_max(operation, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}

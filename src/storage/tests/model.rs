@@ -1,0 +1,119 @@
+//! What a log should hold, in the plainest way, and random operations on it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::{Acknowledged, at, entry};
+use crate::rt::spawn;
+use crate::storage::{Entry, Log, Position, StorageError};
+
+/// The state of a log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    pub vote: Option<Bytes>,
+    pub purged: Option<Position>,
+    pub entries: Vec<Entry>,
+}
+
+/// One operation on a log.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Append(Vec<Entry>),
+    Vote(Bytes),
+    Truncate(Option<u64>),
+    Purge(Position),
+}
+
+impl Model {
+    pub fn last(&self) -> Option<Position> {
+        self.entries.last().map(Entry::position).or(self.purged)
+    }
+
+    pub fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Append(entries) => self.entries.extend_from_slice(entries),
+            Operation::Vote(vote) => self.vote = Some(vote.clone()),
+            Operation::Truncate(last) => {
+                self.entries.retain(|entry| last.is_some_and(|last| entry.index <= last))
+            }
+            Operation::Purge(upto) => {
+                self.entries.retain(|entry| entry.index > upto.index);
+                if self.purged.is_none_or(|purged| purged.index < upto.index) {
+                    self.purged = Some(*upto);
+                }
+            }
+        }
+    }
+
+    /// What the log says it holds.
+    pub async fn of(log: &Log) -> Result<Model, StorageError> {
+        let state = log.state();
+        let entries = log.read(0..u64::MAX, u64::MAX).await?;
+        let model = Model { vote: state.vote, purged: state.purged, entries };
+        assert_eq!(model.last(), state.last);
+        Ok(model)
+    }
+
+    /// Something that could be done next.
+    pub fn draw(&self, dice: &mut Dice) -> Operation {
+        let last = self.last();
+        let next = last.map_or_else(|| dice.below(9), |last| last.index + 1);
+        let term = last.map_or(1, |last| last.term) + u64::from(dice.below(10) == 0);
+        match dice.below(24) {
+            0 | 1 => Operation::Vote(vec![dice.below(256) as u8; dice.below(60) as usize].into()),
+            2 => Operation::Truncate(match dice.below(8) {
+                0 => None,
+                _ => Some(next.saturating_sub(dice.below(6))),
+            }),
+            3 | 4 if self.entries.len() > 3 => {
+                let keep = dice.below(4) as usize;
+                Operation::Purge(self.entries[self.entries.len() - 1 - keep].position())
+            }
+            5 if dice.below(4) == 0 => Operation::Purge(at(term, next + dice.below(5))),
+            _ => {
+                let count = 1 + dice.below(4);
+                let length = if dice.below(30) == 0 { 6000 } else { 500 };
+                let entries = (0..count).map(|place| entry(term, next + place, dice.below(length) as usize));
+                Operation::Append(entries.collect())
+            }
+        }
+    }
+}
+
+/// Asks the log for it now, in this order, and notes later that it became durable.
+pub fn submit(log: &Log, operation: Operation, number: usize, acknowledged: &Acknowledged) {
+    let (log, acknowledged) = (log.clone(), acknowledged.clone());
+    let note = move |result: Result<(), StorageError>| {
+        if result.is_ok() {
+            acknowledged.up_to(number);
+        }
+    };
+    let mut waiting: Pin<Box<dyn Future<Output = ()> + Send>> = match operation {
+        Operation::Append(entries) => {
+            let _ = log.append(entries, note);
+            return;
+        }
+        Operation::Vote(vote) => Box::pin(async move { note(log.save_vote(vote).await) }),
+        Operation::Truncate(last) => Box::pin(async move { note(log.truncate_after(last).await) }),
+        Operation::Purge(upto) => Box::pin(async move { note(log.purge(upto).await) }),
+    };
+    if let Poll::Pending = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        spawn(waiting);
+    }
+}
+
+/// Seeded numbers (splitmix64).
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}

@@ -1,0 +1,388 @@
+//! The writer: one task that turns everything queued into one batch, one write, one fdatasync.
+//!
+//! While a batch is on its way the next one gathers. Invariants: batches are written strictly one after the other;
+//! a callback says Ok only after the sync that covers its request; after any failure no callback says Ok again.
+//! It never reads, and it never unlinks.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::error::StorageError;
+use super::log::{Callback, Change, Request, Shared};
+use super::record::{self, Body, Checkpoint, Place, Seed, State};
+use super::spares::{Retired, Spare, Spares};
+use super::{Owner, segment};
+use crate::rt::disk::{DiskRef, FileRef};
+use crate::rt::{now, random, spawn, timeout};
+
+/// A segment that is not written any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sealed {
+    pub number: u64,
+    /// The highest index of any entry in it.
+    pub highest: Option<u64>,
+}
+
+/// Where writing goes on.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// The active segment; zero: there is none yet.
+    pub number: u64,
+    pub salt: u64,
+    /// Where its last batch ends.
+    pub end: u64,
+    /// How long it is meant to become.
+    pub capacity: u64,
+    /// The highest index of any entry in it.
+    pub highest: Option<u64>,
+    pub next_sequence: u64,
+    /// What the log says so far.
+    pub state: State,
+    /// Earlier segments, oldest first.
+    pub sealed: Vec<Sealed>,
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    disk: DiskRef,
+    rings: mpsc::Receiver<()>,
+    spares: Spares,
+    owner: Owner,
+    tail: Tail,
+    /// The active segment, on the log's own thread.
+    file: Option<FileRef>,
+    buffer: BytesMut,
+    /// Requests that are durable and wait for the next batch to prove it.
+    unproven: Vec<Callback>,
+    /// The last batch has something to lose.
+    unmarked: bool,
+    abandoned: bool,
+    /// Told when the writer has ended.
+    closing: Vec<Callback>,
+}
+
+/// What a batch writes.
+#[derive(Default)]
+struct Records {
+    bodies: Vec<Body>,
+    /// Index and ticket of each entry, in the order of their bodies.
+    entries: Vec<(u64, u32)>,
+}
+
+/// A batch of requests, taken apart.
+#[derive(Default)]
+struct Batch {
+    records: Records,
+    callbacks: Vec<Callback>,
+    /// Callbacks that must wait for the mark.
+    want_mark: Vec<Callback>,
+    /// Payload bytes by the queue's count.
+    bytes: u64,
+    purges: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.callbacks.is_empty() && self.want_mark.is_empty()
+    }
+}
+
+/// What woke the writer.
+enum Wake {
+    Ring,
+    Idle,
+    /// All handles are gone.
+    Abandoned,
+}
+
+/// Starts the task. A log that is new is made durable before this returns.
+///
+/// # Errors
+/// If the disk fails.
+pub(super) async fn start(
+    shared: Arc<Shared>,
+    disk: DiskRef,
+    rings: mpsc::Receiver<()>,
+    spares: Spares,
+    tail: Tail,
+    owner: Owner,
+) -> Result<(), StorageError> {
+    let mut writer = Writer {
+        shared,
+        disk,
+        rings,
+        spares,
+        owner,
+        tail,
+        file: None,
+        buffer: BytesMut::new(),
+        unproven: Vec::new(),
+        unmarked: false,
+        abandoned: false,
+        closing: Vec::new(),
+    };
+    if writer.tail.number == 0 {
+        writer.write_batch(Batch::default()).await?;
+    } else {
+        let name = segment::live_name(writer.tail.number);
+        writer.file = Some(writer.disk.open(&name).await.map_err(StorageError::io("open", &name))?);
+        // What was purged just before the last stop.
+        writer.retire();
+    }
+    spawn(writer.run());
+    Ok(())
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while self.shared.failure.borrow().is_none() {
+            let batch = self.take_batch();
+            let ending = self.abandoned || !self.closing.is_empty();
+            let must_mark = !self.unproven.is_empty() || (ending && self.unmarked);
+            if batch.is_empty() && !must_mark {
+                if ending {
+                    break;
+                }
+                match self.wait().await {
+                    Wake::Ring => continue,
+                    Wake::Idle => {}
+                    Wake::Abandoned => {
+                        self.abandoned = true;
+                        continue;
+                    }
+                }
+            }
+            if self.write_batch(batch).await.is_err() {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    /// Lets go of everything, so that the disk can be opened anew, and says so.
+    async fn end(self) {
+        let Writer { shared, disk, spares, file, unproven, closing, .. } = self;
+        drop((disk, file));
+        spares.stop().await;
+        let failure = shared.failure.borrow().clone();
+        match failure {
+            Some(error) => shared.poison(error, unproven.into_iter().chain(closing)),
+            None => closing.into_iter().for_each(|callback| callback(Ok(()))),
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let ring = if self.unmarked {
+            match timeout(self.shared.config.idle_mark_delay, self.rings.recv()).await {
+                Ok(ring) => ring,
+                Err(_) => return Wake::Idle,
+            }
+        } else {
+            self.rings.recv().await
+        };
+        if ring.is_some() { Wake::Ring } else { Wake::Abandoned }
+    }
+
+    /// Takes requests from the queue, as many as fit into a batch but at least one.
+    fn take_batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let mut state = self.shared.state();
+        while let Some(request) = state.queue.front() {
+            if batch.bytes > 0 && batch.bytes + request.bytes > self.shared.config.max_batch_bytes {
+                break;
+            }
+            let Request { change, bytes, callback } = state.queue.pop_front().expect("it has a front");
+            batch.bytes += bytes;
+            match change {
+                Change::Append(entries) => {
+                    for (entry, ticket) in entries {
+                        batch.records.entries.push((entry.index, ticket));
+                        let (term, index, payload) = (entry.term, entry.index, entry.payload);
+                        batch.records.bodies.push(Body::Entry { term, index, payload });
+                    }
+                    batch.callbacks.push(callback);
+                }
+                Change::Vote(vote) => {
+                    batch.records.bodies.push(Body::Vote(vote));
+                    batch.want_mark.push(callback);
+                }
+                Change::Truncate(last) => {
+                    batch.records.bodies.push(Body::Truncate(last));
+                    batch.callbacks.push(callback);
+                }
+                Change::Purge(upto) => {
+                    batch.records.bodies.push(Body::Purge(upto));
+                    batch.callbacks.push(callback);
+                    batch.purges = true;
+                }
+                Change::Close => self.closing.push(callback),
+            }
+        }
+        batch
+    }
+
+    /// Rule D3: this is the only place that writes, and it returns only after the sync. No byte of the next batch
+    /// is written before.
+    async fn write_batch(&mut self, mut batch: Batch) -> Result<(), StorageError> {
+        self.unmarked = !batch.records.bodies.is_empty();
+        // The committed mark rides along, never alone.
+        let committed = self.shared.state().committed;
+        if let Some(committed) = committed.filter(|_| committed != self.tail.state.committed) {
+            batch.records.bodies.push(Body::Committed(committed));
+        }
+        if batch.records.bodies.is_empty() {
+            batch.records.bodies.push(Body::Mark);
+        }
+        let room: u64 = batch.records.bodies.iter().map(room_for).sum();
+        let started = now();
+        let written = if self.file.is_none() || self.tail.end + room > self.tail.capacity {
+            self.rotate(&batch.records).await
+        } else {
+            self.extend(&batch.records).await
+        };
+        match written {
+            Ok(offsets) => {
+                self.publish(&batch, &offsets, now() - started);
+                self.settle(batch);
+                Ok(())
+            }
+            Err(error) => {
+                let unproven = std::mem::take(&mut self.unproven);
+                let callbacks = unproven.into_iter().chain(batch.callbacks).chain(batch.want_mark);
+                self.shared.poison(error.clone(), callbacks);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a batch to the active segment.
+    async fn extend(&mut self, records: &Records) -> Result<Vec<u32>, StorageError> {
+        let (bytes, offsets) = self.encode(None, records);
+        let file = self.file.as_ref().expect("there is an active segment");
+        let written = bytes.len() as u64;
+        file.write_and_sync(self.tail.end, bytes)
+            .await
+            .map_err(StorageError::io("write and sync", segment::live_name(self.tail.number)))?;
+        self.tail.end += written;
+        Ok(offsets)
+    }
+
+    /// Rule D2: begins a new segment with a checkpoint and a batch in one write. It gets its live name only when both
+    /// are durable, so a live name always stands for a whole checkpoint.
+    async fn rotate(&mut self, records: &Records) -> Result<Vec<u32>, StorageError> {
+        let Spare { name, file: readable, capacity } = self.spares.take().await?;
+        if self.tail.number > 0 {
+            self.tail.sealed.push(Sealed { number: self.tail.number, highest: self.tail.highest });
+        }
+        self.tail.number += 1;
+        self.tail.salt = random::random_u64();
+        self.tail.end = 0;
+        self.tail.capacity = capacity;
+        self.tail.highest = None;
+        let checkpoint = Checkpoint {
+            segment: self.tail.number,
+            salt: self.tail.salt,
+            owner: self.owner,
+            state: self.tail.state.clone(),
+        };
+        let (bytes, offsets) = self.encode(Some(checkpoint), records);
+        let written = bytes.len() as u64;
+        let live = segment::live_name(self.tail.number);
+        let file = self.disk.open(&name).await.map_err(StorageError::io("open", &name))?;
+        file.write_and_sync(0, bytes).await.map_err(StorageError::io("write and sync", &name))?;
+        self.disk.rename(&name, &live).await.map_err(StorageError::io("rename", &name))?;
+        // Sync the directory too: the name alone can vanish when power fails.
+        self.disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
+        self.tail.end = written;
+        self.file = Some(file);
+        let mut state = self.shared.state();
+        state.segments.insert(self.tail.number, (readable, self.tail.salt));
+        state.metrics.rotations += 1;
+        Ok(offsets)
+    }
+
+    /// The bytes of a batch and the offsets of its entries in the segment; the state follows along.
+    fn encode(&mut self, checkpoint: Option<Checkpoint>, records: &Records) -> (Bytes, Vec<u32>) {
+        let seed = Seed { segment: self.tail.number, salt: self.tail.salt };
+        let count = records.bodies.len() + usize::from(checkpoint.is_some());
+        let mut offsets = Vec::with_capacity(records.entries.len());
+        let mut in_batch = 0;
+        let mut put = |buffer: &mut BytesMut, tail: &mut Tail, body: &Body| {
+            let place = Place {
+                sequence: tail.next_sequence,
+                in_batch,
+                last_of_batch: in_batch as usize + 1 == count,
+            };
+            if let Body::Entry { index, .. } = body {
+                let offset = tail.end + buffer.len() as u64;
+                offsets.push(u32::try_from(offset).expect("a segment is bounded"));
+                tail.highest = tail.highest.max(Some(*index));
+            }
+            record::encode(buffer, seed, place, body);
+            tail.state.apply(body);
+            tail.next_sequence += 1;
+            in_batch += 1;
+        };
+        if let Some(checkpoint) = checkpoint {
+            put(&mut self.buffer, &mut self.tail, &Body::Checkpoint(checkpoint));
+        }
+        for body in &records.bodies {
+            put(&mut self.buffer, &mut self.tail, body);
+        }
+        (self.buffer.split().freeze(), offsets)
+    }
+
+    /// Lets readers find the batch on disk.
+    fn publish(&mut self, batch: &Batch, offsets: &[u32], took: std::time::Duration) {
+        let mut state = self.shared.state();
+        for ((index, ticket), offset) in batch.records.entries.iter().zip(offsets) {
+            state.index.written(*index, *ticket, self.tail.number, *offset);
+        }
+        state.index.evict();
+        state.queued_bytes = state.queued_bytes.saturating_sub(batch.bytes);
+        let metrics = &mut state.metrics;
+        metrics.batches += 1;
+        metrics.marks += u64::from(!self.unmarked);
+        metrics.entries += batch.records.entries.len() as u64;
+        metrics.bytes_written += batch.records.bodies.iter().map(room_for).sum::<u64>();
+        metrics.write_and_sync.observe(took);
+        drop(state);
+        self.shared.progress.send(());
+        if batch.purges {
+            self.retire();
+        }
+    }
+
+    /// Answers the requests of a durable batch. Rule D4: this batch is also the proof that the one before it was
+    /// durable, so votes of that one are answered now, and votes of this one after the next.
+    fn settle(&mut self, batch: Batch) {
+        let proven = std::mem::replace(&mut self.unproven, batch.want_mark);
+        for callback in proven.into_iter().chain(batch.callbacks) {
+            callback(Ok(()));
+        }
+    }
+
+    /// Rule D2: lets go of the oldest segments whose entries are all purged, durably so. Every segment but the active
+    /// one has a later one, whose durable checkpoint repeats the vote and all else that it held.
+    fn retire(&mut self) {
+        let Some(purged) = self.tail.state.purged else { return };
+        let superfluous = |sealed: &&Sealed| sealed.highest.is_none_or(|highest| highest <= purged.index);
+        let count = self.tail.sealed.iter().take_while(superfluous).count();
+        for Sealed { number, .. } in self.tail.sealed.drain(..count) {
+            let removed = self.shared.state().segments.remove(&number);
+            if let Some((file, _)) = removed {
+                self.spares.retire(Retired { number, file });
+            }
+        }
+    }
+}
+
+fn room_for(body: &Body) -> u64 {
+    match body {
+        Body::Entry { payload, .. } => record::entry_bytes(payload.len()),
+        Body::Vote(vote) => record::small_record_bytes(vote.len()),
+        _ => record::small_record_bytes(0),
+    }
+}

@@ -1,0 +1,160 @@
+//! The commands against a store: what they print, what goes through byte by byte, and how they exit.
+
+mod store;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use mokv::rt::process::block_on;
+use store::Store;
+
+/// Runs a story against an empty store.
+fn with_store(story: impl FnOnce(&Shell) + Send + 'static) {
+    block_on(async {
+        let store = Store::start().await;
+        let shell = Shell { endpoint: store.address.clone() };
+        mokv::rt::spawn_blocking(move || story(&shell)).await.unwrap();
+    })
+    .unwrap();
+}
+
+struct Shell {
+    endpoint: String,
+}
+
+impl Shell {
+    fn run(&self, args: &[&str]) -> Output {
+        self.run_with_stdin(args, b"")
+    }
+
+    fn run_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mokv"))
+            .args(args)
+            .args(["--endpoints", &self.endpoint])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// stdout of a command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Exit code and stderr of a command that must fail.
+    fn fails(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.run(args);
+        assert!(!output.status.success(), "{args:?} must fail");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+fn json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn a_value_goes_in_and_comes_out_byte_by_byte() {
+    with_store(|shell| {
+        assert_eq!(shell.ok(&["set", "greeting", "hello"]), "revision 1\n");
+        assert_eq!(shell.ok(&["get", "greeting"]), "hello", "a pipe gets the value and nothing else");
+        let bytes: Vec<u8> = (0..=255).chain(*b"\n\n").collect();
+        assert!(shell.run_with_stdin(&["set", "bytes", "-", "--no-session"], &bytes).status.success());
+        assert_eq!(shell.run(&["get", "bytes", "--stale"]).stdout, bytes);
+        shell.ok(&["set", "empty", ""]);
+        assert_eq!(shell.ok(&["get", "empty"]), "");
+    });
+}
+
+#[test]
+fn an_absent_key_exits_with_3_and_writes_nothing_to_stdout() {
+    with_store(|shell| {
+        let output = shell.run(&["get", "absent"]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(output.stdout.is_empty());
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no key 'absent'"));
+        assert_eq!(shell.ok(&["delete", "absent"]), "there was no such key, revision 0\n");
+    });
+}
+
+#[test]
+fn a_write_on_condition_says_what_is_there_instead() {
+    with_store(|shell| {
+        shell.ok(&["set", "lock", "mine", "--if-revision", "0"]);
+        let (code, said) = shell.fails(&["set", "lock", "yours", "--if-revision", "0"]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("the key is at revision 1"), "{said}");
+        assert!(shell.fails(&["delete", "lock", "--if-revision", "9"]).1.contains("revision 1"));
+        assert_eq!(shell.ok(&["delete", "lock", "--if-revision", "1"]), "deleted, revision 2\n");
+    });
+}
+
+#[test]
+fn lists_are_lines_that_no_value_can_break() {
+    with_store(|shell| {
+        for (key, value) in [("b", "two\nlines"), ("a/1", "tab\there"), ("a/2", "back\\slash")] {
+            shell.ok(&["set", key, value]);
+        }
+        assert_eq!(shell.ok(&["list"]), "a/1\ttab\\there\na/2\tback\\\\slash\nb\ttwo\\nlines\n");
+        assert_eq!(shell.ok(&["list", "--prefix", "a/", "--keys-only"]), "a/1\na/2\n");
+        assert_eq!(shell.ok(&["list", "--limit", "1", "--start-after", "a/1", "--keys-only"]), "a/2\n");
+        assert_eq!(shell.ok(&["list", "--prefix", "zebra"]), "");
+        let lines = shell.ok(&["list", "--json"]);
+        let first = json(lines.lines().next().unwrap());
+        assert_eq!(first["key"], "a/1");
+        assert_eq!(first["value"]["text"], "tab\there");
+        assert_eq!((&first["mod_revision"], &first["revision"]), (&2.into(), &3.into()));
+        let keys_only = json(shell.ok(&["list", "--json", "--keys-only", "--limit", "1"]).trim_end());
+        assert!(keys_only.get("value").is_none());
+    });
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    with_store(|shell| {
+        shell.ok(&["set", "key", "value"]);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mokv"))
+            .args(["list", "--endpoints", &shell.endpoint])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+    });
+}
+
+#[test]
+fn members_and_status_in_tables_and_in_json() {
+    with_store(|shell| {
+        let table = shell.ok(&["members"]);
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(lines.next().unwrap(), ["NAME", "NODE", "ID", "RPC", "ADDRESS", "ROLE"]);
+        assert_eq!(lines.next().unwrap(), ["only", "0000000000000abc", &shell.endpoint, "leader"]);
+        assert_eq!(json(&shell.ok(&["members", "--json"]))["node_id"], "0000000000000abc");
+        assert!(shell.ok(&["status"]).lines().nth(1).unwrap().starts_with("only "));
+        assert_eq!(json(&shell.ok(&["status", "--json"]))["role"], "leader");
+    });
+}
+
+#[test]
+fn operators_commands_and_members_that_do_not_exist() {
+    with_store(|shell| {
+        assert_eq!(shell.ok(&["transfer-leader"]), "only leads\n");
+        assert_eq!(shell.ok(&["snapshot"]), format!("{}: snapshot of the log up to 7\n", shell.endpoint));
+        let settings = json(&shell.ok(&["configure", "--max-store-bytes", "2GiB", "--json"]));
+        assert_eq!(settings["max_store_bytes"], 2_u64 << 30);
+        for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
+            let (code, said) = shell.fails(args);
+            assert_eq!(code, Some(3), "{said}");
+            assert!(said.contains("'nobody'"), "{said}");
+        }
+    });
+}

@@ -1,0 +1,205 @@
+//! The smallest store that speaks `api.KV` and `api.Admin`: one map in memory, in the test's own process. It shows
+//! what the commands send and print, and nothing about the node.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper_util::rt::TokioIo;
+use mokv::rt::net::TcpListener;
+use mokv::rt::task::{HyperExecutor, TaskGuard, spawn_guarded};
+use mokv_proto::api::admin_server::{Admin, AdminServer};
+use mokv_proto::api::kv_server::{Kv, KvServer};
+use mokv_proto::api::*;
+use mokv_proto::status;
+use mokv_proto::tonic::{self, Request, Response, Status, body::Body, service::Routes};
+
+/// A running store; it stops when dropped.
+pub struct Store {
+    /// `host:port`.
+    pub address: String,
+    _serving: TaskGuard<()>,
+}
+
+impl Store {
+    /// Starts an empty store whose one node is called `only`.
+    pub async fn start() -> Store {
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(State { address: address.clone(), ..State::default() }));
+        Store { address, _serving: spawn_guarded(serve(listener, Service(state))) }
+    }
+}
+
+async fn serve(listener: TcpListener, store: Service) {
+    let mut routes = Routes::new(KvServer::new(store.clone()));
+    routes = routes.add_service(AdminServer::new(store));
+    let routes = routes.prepare();
+    let mut connections = Vec::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let routes = routes.clone();
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let mut routes = routes.clone();
+            async move { tower_service::Service::call(&mut routes, request.map(Body::new)).await }
+        });
+        connections.push(spawn_guarded(async move {
+            // The command ends its connections as it likes.
+            let _ = hyper::server::conn::http2::Builder::new(HyperExecutor)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }));
+    }
+}
+
+#[derive(Default)]
+struct State {
+    address: String,
+    entries: BTreeMap<String, GetResponse>,
+    revision: u64,
+}
+
+impl State {
+    fn check(&self, key: &str, if_revision: Option<u64>) -> Result<(), Status> {
+        let present = self.entries.get(key).map_or(0, |entry| entry.mod_revision);
+        match if_revision {
+            Some(expected) if expected != present => Err(status::condition_failed(present)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Mutex<State>>);
+
+impl Service {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Kv for Service {
+    async fn get(&self, request: Request<GetRequest>) -> Answer<GetResponse> {
+        let state = self.state();
+        let Some(entry) = state.entries.get(&request.get_ref().key) else {
+            return Err(status::key_not_found(state.revision));
+        };
+        Ok(Response::new(GetResponse { revision: state.revision, ..entry.clone() }))
+    }
+
+    async fn set(&self, request: Request<SetRequest>) -> Answer<SetResponse> {
+        let SetRequest { key, value, if_revision, .. } = request.into_inner();
+        let mut state = self.state();
+        state.check(&key, if_revision)?;
+        state.revision += 1;
+        let revision = state.revision;
+        let before = state.entries.get(&key);
+        let (create_revision, version) =
+            before.map_or((revision, 1), |entry| (entry.create_revision, entry.version + 1));
+        let entry = GetResponse {
+            key: key.clone(),
+            value,
+            revision,
+            create_revision,
+            mod_revision: revision,
+            version,
+        };
+        state.entries.insert(key, entry);
+        Ok(Response::new(SetResponse { ok: true, revision }))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Answer<DeleteResponse> {
+        let DeleteRequest { key, if_revision, .. } = request.into_inner();
+        let mut state = self.state();
+        state.check(&key, if_revision)?;
+        let existed = state.entries.remove(&key).is_some();
+        state.revision += u64::from(existed);
+        Ok(Response::new(DeleteResponse { ok: true, revision: state.revision, existed }))
+    }
+
+    type ListStream = Pin<Box<dyn Stream<Item = Result<GetResponse, Status>> + Send>>;
+
+    async fn list(&self, request: Request<ListRequest>) -> Answer<Self::ListStream> {
+        let ListRequest { prefix, start_after, limit, keys_only, .. } = request.into_inner();
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let state = self.state();
+        let entries: Vec<Result<GetResponse, Status>> = state
+            .entries
+            .values()
+            .filter(|entry| entry.key.starts_with(&prefix) && entry.key > start_after)
+            .take(limit)
+            .map(|entry| {
+                let value = if keys_only { Bytes::new() } else { entry.value.clone() };
+                Ok(GetResponse { value, ..entry.clone() })
+            })
+            .collect();
+        let mut response = Response::new(Box::pin(futures_util::stream::iter(entries)) as Self::ListStream);
+        status::set_revision(response.metadata_mut(), state.revision);
+        Ok(response)
+    }
+
+    async fn get_servers(&self, _: Request<GetServersRequest>) -> Answer<GetServersResponse> {
+        let server = Server {
+            id: "only".to_owned(),
+            rpc_addr: self.state().address.clone(),
+            is_leader: true,
+            node_id: 0xabc,
+            is_learner: false,
+        };
+        Ok(Response::new(GetServersResponse { servers: vec![server] }))
+    }
+
+    async fn open_session(&self, _: Request<OpenSessionRequest>) -> Answer<OpenSessionResponse> {
+        Ok(Response::new(OpenSessionResponse { session: 1, window: 8 }))
+    }
+
+    async fn close_session(&self, _: Request<CloseSessionRequest>) -> Answer<CloseSessionResponse> {
+        Ok(Response::new(CloseSessionResponse { ok: true }))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let state = self.state();
+        Ok(Response::new(StatusResponse {
+            name: "only".to_owned(),
+            role: "leader".to_owned(),
+            rpc_addr: state.address.clone(),
+            revision: state.revision,
+            keys: state.entries.len() as u64,
+            ..StatusResponse::default()
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Answer<TransferLeaderResponse> {
+        match request.into_inner().to.as_str() {
+            "" | "only" => Ok(Response::new(TransferLeaderResponse { leader: "only".to_owned() })),
+            other => Err(Status::not_found(format!("there is no member '{other}'"))),
+        }
+    }
+
+    async fn remove_member(&self, request: Request<RemoveMemberRequest>) -> Answer<RemoveMemberResponse> {
+        let name = request.into_inner().name;
+        Err(Status::not_found(format!("there is no member '{name}'")))
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Answer<SnapshotResponse> {
+        Ok(Response::new(SnapshotResponse { index: 7 }))
+    }
+
+    async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
+        let ConfigureRequest { max_sessions, max_store_bytes } = request.into_inner();
+        Ok(Response::new(ConfigureResponse {
+            max_sessions: max_sessions.unwrap_or(10_000),
+            max_store_bytes: max_store_bytes.unwrap_or(0),
+        }))
+    }
+}
