@@ -55,8 +55,10 @@ impl Ledger {
 
     /// A node applied an entry.
     pub fn applied(&mut self, node: &str, index: u64, applied: Applied) {
+        // A node that was removed starts over from the beginning within one life.
         if let Some(last) = self.positions.insert(node.to_owned(), index)
             && index != last + 1
+            && index > 1
         {
             self.conflicts.push(Conflict::Order { node: node.to_owned(), last, index });
         }
