@@ -278,7 +278,9 @@ mod tests {
     #[test]
     fn purge_and_truncate_keep_the_rest_in_order() {
         let mut index = EntryIndex::new(None, None, 1000);
-        (1..=9).for_each(|i| drop(index.append(&entry(i / 3, i, 10))));
+        (1..=9).for_each(|i| {
+            index.append(&entry(i / 3, i, 10));
+        });
         index.truncate_after(Some(Position { term: 2, index: 7 }));
         assert!(index.purge(Position { term: 1, index: 3 }));
         assert!(!index.purge(Position { term: 0, index: 2 }));

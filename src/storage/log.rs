@@ -34,8 +34,10 @@ pub struct LogConfig {
     pub max_queued_bytes: u64,
     /// After this much idle time an empty batch marks the last one as durable.
     pub idle_mark_delay: Duration,
-    /// Segments prepared ahead. While they are there, Raft can write though the disk is full.
+    /// Segments prepared ahead, at least one. While they are there, Raft can write though the disk is full.
     pub spare_segments: usize,
+    /// Purged segments kept for further use, beyond those prepared ahead.
+    pub recycled_segments: usize,
     /// [`Log::has_room`] says no while the file system has less space left than this.
     pub reserve_bytes: u64,
     /// How often the free space is looked at, and preparing a segment is tried again after the disk was full.
@@ -51,6 +53,7 @@ impl Default for LogConfig {
             max_queued_bytes: 16 << 20,
             idle_mark_delay: Duration::from_millis(50),
             spare_segments: 2,
+            recycled_segments: 4,
             reserve_bytes: 64 << 20,
             space_check_interval: Duration::from_secs(1),
         }
@@ -404,7 +407,7 @@ impl Log {
     /// Makes everything durable, marks it so, and stops. Later changes are refused; reading goes on.
     ///
     /// # Errors
-    /// [`StorageError::Stopped`] if the log had failed.
+    /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
     pub async fn close(&self) -> Result<(), StorageError> {
         self.submit_and_wait(0, |_| Change::Close).await
     }

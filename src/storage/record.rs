@@ -47,7 +47,7 @@ impl Seed {
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Body {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     Entry {
         term: u64,
         index: u64,
@@ -282,7 +282,8 @@ impl Record {
                     payload: std::mem::take(&mut rest),
                 }
             }
-            VOTE => Body::Vote(std::mem::take(&mut rest)),
+            // A copy: it must not keep all of a segment in memory.
+            VOTE => Body::Vote(Bytes::copy_from_slice(&std::mem::take(&mut rest))),
             TRUNCATE => Body::Truncate(take_position(&mut rest).ok_or(Nonsense::Malformed)?),
             PURGE => Body::Purge(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
             COMMITTED => Body::Committed(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
@@ -310,11 +311,11 @@ fn parse_checkpoint(mut rest: Bytes) -> Result<Body, Nonsense> {
         let purged = take_position(&mut rest)?;
         let last = take_position(&mut rest)?;
         let has_vote = take(&mut rest, 1)?[0] == 1;
-        let vote = has_vote.then(|| std::mem::take(&mut rest));
+        let vote = has_vote.then(|| Bytes::copy_from_slice(&std::mem::take(&mut rest)));
         let state = State { vote, committed, purged, last };
         rest.is_empty().then_some(Checkpoint { segment, salt, owner: Owner { node_id, cluster_id }, state })
     };
-    parse().map(Body::Checkpoint).ok_or(Nonsense::Malformed)
+    parse().map(|checkpoint| Body::Checkpoint(Box::new(checkpoint))).ok_or(Nonsense::Malformed)
 }
 
 fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
@@ -362,7 +363,7 @@ mod tests {
 
     fn body() -> impl Strategy<Value = Body> {
         prop_oneof![
-            checkpoint().prop_map(Body::Checkpoint),
+            checkpoint().prop_map(|checkpoint| Body::Checkpoint(Box::new(checkpoint))),
             (position(), bytes(300)).prop_map(|(Position { term, index }, payload)| Body::Entry {
                 term,
                 index,

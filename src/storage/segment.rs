@@ -46,7 +46,7 @@ pub(super) struct Placed {
 #[derive(Debug)]
 pub(super) struct Contents {
     /// Its first record.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Box<Checkpoint>,
     /// Sequence of the checkpoint.
     pub first_sequence: u64,
     /// Sequence of the record after the last whole batch.
@@ -155,12 +155,12 @@ mod tests {
         let mut buffer = BytesMut::new();
         let mut ends = Vec::new();
         let mut sequence = 40;
-        let checkpoint = Body::Checkpoint(Checkpoint {
+        let checkpoint = Body::Checkpoint(Box::new(Checkpoint {
             segment: NUMBER,
             salt: 5,
             owner: Owner { node_id: 1, cluster_id: [2; 16] },
             state: State { last: Some(Position { term: 1, index: 9 }), ..State::default() },
-        });
+        }));
         let mut index = 9;
         let mut put = |bodies: Vec<Body>| {
             for (place, body) in bodies.iter().enumerate() {

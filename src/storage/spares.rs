@@ -137,9 +137,7 @@ impl Keeper {
         loop {
             {
                 let state = self.shared.state();
-                if state.spares.len() < self.shared.config.spare_segments
-                    && !matches!(state.space, Space::Full(_))
-                {
+                if state.spares.len() < self.wanted() && !matches!(state.space, Space::Full(_)) {
                     return;
                 }
             }
@@ -147,6 +145,14 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    fn wanted(&self) -> usize {
+        self.shared.config.spare_segments.max(1)
+    }
+
+    fn spare_count(&self) -> usize {
+        self.shared.state().spares.len()
     }
 
     fn new_name(&mut self) -> String {
@@ -161,7 +167,7 @@ impl Keeper {
 
     /// Prepares what is missing; the error if the disk is too full for it.
     async fn prepare_missing(&mut self) -> Result<Option<StorageError>, StorageError> {
-        while self.shared.state().spares.len() < self.shared.config.spare_segments.max(1) {
+        while self.spare_count() < self.wanted() {
             let name = self.new_name();
             match self.prepare(&name).await {
                 Ok(spare) => self.add(spare),
@@ -211,7 +217,7 @@ impl Keeper {
     async fn recycle(&mut self, Retired { number, file }: Retired) -> Result<(), StorageError> {
         let live = segment::live_name(number);
         let length = file.len().await.map_err(StorageError::io("look at", &live))?;
-        let wanted = self.shared.state().spares.len() < self.shared.config.spare_segments;
+        let wanted = self.spare_count() < self.wanted() + self.shared.config.recycled_segments;
         if wanted && length == self.shared.config.segment_bytes {
             let name = self.new_name();
             self.disk.rename(&live, &name).await.map_err(StorageError::io("rename", &live))?;

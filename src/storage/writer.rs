@@ -71,6 +71,18 @@ struct Records {
     entries: Vec<(u64, u32)>,
 }
 
+impl Records {
+    /// The bytes they take in a segment, at most.
+    fn room(&self) -> u64 {
+        let room = |body: &Body| match body {
+            Body::Entry { payload, .. } => record::entry_bytes(payload.len()),
+            Body::Vote(vote) => record::small_record_bytes(vote.len()),
+            _ => record::small_record_bytes(0),
+        };
+        self.bodies.iter().map(room).sum()
+    }
+}
+
 /// A batch of requests, taken apart.
 #[derive(Default)]
 struct Batch {
@@ -235,7 +247,7 @@ impl Writer {
         if batch.records.bodies.is_empty() {
             batch.records.bodies.push(Body::Mark);
         }
-        let room: u64 = batch.records.bodies.iter().map(room_for).sum();
+        let room = batch.records.room();
         let started = now();
         let written = if self.file.is_none() || self.tail.end + room > self.tail.capacity {
             self.rotate(&batch.records).await
@@ -308,6 +320,7 @@ impl Writer {
         let seed = Seed { segment: self.tail.number, salt: self.tail.salt };
         let count = records.bodies.len() + usize::from(checkpoint.is_some());
         let mut offsets = Vec::with_capacity(records.entries.len());
+        self.buffer.reserve(records.room() as usize);
         let mut in_batch = 0;
         let mut put = |buffer: &mut BytesMut, tail: &mut Tail, body: &Body| {
             let place = Place {
@@ -326,7 +339,7 @@ impl Writer {
             in_batch += 1;
         };
         if let Some(checkpoint) = checkpoint {
-            put(&mut self.buffer, &mut self.tail, &Body::Checkpoint(checkpoint));
+            put(&mut self.buffer, &mut self.tail, &Body::Checkpoint(Box::new(checkpoint)));
         }
         for body in &records.bodies {
             put(&mut self.buffer, &mut self.tail, body);
@@ -346,7 +359,7 @@ impl Writer {
         metrics.batches += 1;
         metrics.marks += u64::from(!self.unmarked);
         metrics.entries += batch.records.entries.len() as u64;
-        metrics.bytes_written += batch.records.bodies.iter().map(room_for).sum::<u64>();
+        metrics.bytes_written += batch.records.room();
         metrics.write_and_sync.observe(took);
         drop(state);
         self.shared.progress.send(());
@@ -376,13 +389,5 @@ impl Writer {
                 self.spares.retire(Retired { number, file });
             }
         }
-    }
-}
-
-fn room_for(body: &Body) -> u64 {
-    match body {
-        Body::Entry { payload, .. } => record::entry_bytes(payload.len()),
-        Body::Vote(vote) => record::small_record_bytes(vote.len()),
-        _ => record::small_record_bytes(0),
     }
 }

@@ -19,9 +19,7 @@ use bytes::Bytes;
 
 #[cfg(not(madsim))]
 pub use real::RealDisk;
-pub use simulated::{
-    Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk, YieldOnce,
-};
+pub use simulated::{Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk};
 
 /// A disk that anybody may hold.
 pub type DiskRef = Arc<dyn Disk>;
@@ -91,6 +89,7 @@ pub trait Disk: Send + Sync + Debug {
 /// An open file. Works on after its name is changed or removed.
 #[allow(clippy::len_without_is_empty)] // A length is asked of the disk; emptiness is of no interest.
 #[async_trait]
+#[allow(clippy::len_without_is_empty)] // Nobody asks.
 pub trait File: Send + Sync + Debug {
     /// Its length in bytes.
     ///

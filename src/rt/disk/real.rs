@@ -46,15 +46,13 @@ impl RealDisk {
     /// # Errors
     /// `WouldBlock` if another process has it open, and whatever the file system says.
     pub fn open(path: impl AsRef<Path>) -> io::Result<RealDisk> {
-        let path = path.as_ref();
-        if !path.is_dir() {
-            std::fs::create_dir_all(path)?;
-            // The name of the directory must survive as well, or everything in it is gone with it.
-            for parent in path.ancestors().skip(1).take_while(|parent| !parent.as_os_str().is_empty()) {
-                sync_parent(parent)?;
-            }
+        let existed = path.as_ref().is_dir();
+        std::fs::create_dir_all(&path)?;
+        let path = path.as_ref().canonicalize()?;
+        if !existed {
+            // The names of the directories must survive as well, or everything in them is gone.
+            path.ancestors().skip(1).try_for_each(sync_directory)?;
         }
-        let path = path.canonicalize()?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
@@ -83,8 +81,8 @@ impl RealDisk {
     }
 }
 
-fn sync_parent(parent: &Path) -> io::Result<()> {
-    match StdFile::open(parent) {
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match StdFile::open(path) {
         Ok(directory) => directory.sync_all(),
         // A directory above that may not be read is not ours: it was there before.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

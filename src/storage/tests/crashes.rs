@@ -52,7 +52,7 @@ fn arrange(disk: &SimDisk, accident: Accident, dice: &mut Dice) {
 }
 
 #[derive(Default, Debug)]
-struct Seen {
+pub(super) struct Seen {
     lives: u64,
     refused_starts: u64,
     kept_in_flight: u64,
@@ -62,18 +62,18 @@ struct Seen {
 }
 
 /// Every state the log went through since it was last known, the last acknowledged among them.
-struct History {
-    states: Vec<Model>,
-    acknowledged: Acknowledged,
+pub(super) struct History {
+    pub states: Vec<Model>,
+    pub acknowledged: Acknowledged,
 }
 
 impl History {
-    fn from(state: Model) -> History {
+    pub fn from(state: Model) -> History {
         History { states: vec![state], acknowledged: Acknowledged::default() }
     }
 
     /// The recovered state must be one that was reached, and none before the last acknowledged one.
-    fn check(&self, recovered: &Model, seed: u64, seen: &mut Seen) {
+    pub fn check(&self, recovered: &Model, seed: u64, seen: &mut Seen) {
         let acknowledged = self.acknowledged.get();
         let found = self.states[acknowledged..].iter().any(|state| state == recovered);
         assert!(
@@ -184,7 +184,7 @@ fn run(seeds: std::ops::Range<u64>) -> Seen {
 
 #[test]
 fn what_was_acknowledged_survives_any_accident() {
-    let seen = run(0..400);
+    let seen = run(0..200);
     eprintln!("{seen:?}");
     assert!(seen.refused_starts > 20, "{seen:?}");
     assert!(seen.kept_in_flight > 50 && seen.lost_in_flight > 50, "{seen:?}");

@@ -23,6 +23,7 @@ fn small() -> LogConfig {
         cache_bytes: 2000,
         max_batch_bytes: 3000,
         idle_mark_delay: Duration::from_secs(3600),
+        recycled_segments: 2,
         reserve_bytes: 0,
         space_check_interval: Duration::from_secs(3600),
         ..LogConfig::default()

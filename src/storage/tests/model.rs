@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
@@ -100,7 +100,7 @@ pub fn submit(log: &Log, operation: Operation, number: usize, acknowledged: &Ack
         Operation::Truncate(last) => Box::pin(async move { note(log.truncate_after(last).await) }),
         Operation::Purge(upto) => Box::pin(async move { note(log.purge(upto).await) }),
     };
-    if let Poll::Pending = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    if waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
         spawn(waiting);
     }
 }

@@ -1,6 +1,10 @@
 use super::*;
+use crate::rt::disk::FileRef;
+use bytes::Bytes;
+use std::future::Future;
 use std::pin::pin;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Runs a future without any runtime.
 fn run<F: Future>(future: F) -> F::Output {
@@ -206,4 +210,30 @@ fn equal_seeds_fail_alike() {
     };
     assert_eq!(outcomes(7), outcomes(7));
     assert_ne!(outcomes(7), outcomes(8));
+}
+
+#[tokio::test]
+async fn a_slow_disk_takes_its_time_and_may_die_in_the_middle_of_a_write() {
+    let mut torn = 0;
+    for seed in 0..30 {
+        let disk = SimDisk::new(seed);
+        let file = file_with(&disk, &[1; 2000]).await;
+        let slow = Duration::from_micros(200)..Duration::from_micros(400);
+        disk.set_latency(Some(Latency {
+            read: Duration::ZERO..Duration::ZERO,
+            write: slow.clone(),
+            sync: slow,
+        }));
+        let writing = crate::rt::spawn(async move { file.write_at(0, vec![2; 2000].into()).await });
+        while disk.counts().unsynced_writes == 0 {
+            crate::rt::task::yield_now().await;
+        }
+        disk.kill();
+        assert!(writing.await.unwrap().is_err());
+        let after = content(&disk).await.unwrap();
+        let new = after.iter().take_while(|byte| **byte == 2).count();
+        assert!(after[new..].iter().all(|byte| *byte == 1), "any beginning, and nothing else");
+        torn += usize::from(new > 0 && new < 2000);
+    }
+    assert!(torn > 15, "{torn}");
 }
