@@ -60,7 +60,7 @@ impl Listing {
         let mut keys = Vec::with_capacity(count);
         for (key, entry) in self.map.range(self.request.prefix.as_bytes(), &self.start_after).take(count) {
             let bytes =
-                (key.as_ref().len() + if self.request.keys_only { 0 } else { entry.value.len() }) as u64;
+                (key.as_bytes().len() + if self.request.keys_only { 0 } else { entry.value.len() }) as u64;
             if bytes > self.bytes_left {
                 return Err(Status::resource_exhausted(
                     "the listing is larger than this node allows (max-list-bytes); page through it with a limit",
@@ -68,8 +68,8 @@ impl Listing {
             }
             self.bytes_left -= bytes;
             // Keys that came through this service are UTF-8; others are shown as well as they can be.
-            let name = String::from_utf8_lossy(key.as_ref()).into_owned();
-            keys.push((key.as_ref().to_vec(), to_response(name, entry, revision, self.request.keys_only)));
+            let name = String::from_utf8_lossy(key.as_bytes()).into_owned();
+            keys.push((key.as_bytes().to_vec(), to_response(name, entry, revision, self.request.keys_only)));
         }
         if let Some((last, _)) = keys.last() {
             self.start_after.clone_from(last);
