@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::ports::{self, Port, Protocol};
 use crate::config::NodeConfig;
+use crate::membership::Identity;
+use crate::rt;
 
 /// Deletes the node's data. `yes`: without asking.
 ///
@@ -25,7 +27,11 @@ pub async fn wipe(config: &NodeConfig, yes: bool) -> Result<(), Failure> {
     if !yes && !confirmed(config, files.len())? {
         return Err(Failure::error("nothing was deleted", "start the node without --wipe to keep its data"));
     }
-    delete(directory, &files)?;
+    if config.start_join_addrs.is_empty() {
+        delete(directory, &files)?;
+    } else {
+        start_over(config).await?;
+    }
     eprintln!("deleted {} files in {}", files.len(), directory.display());
     Ok(())
 }
@@ -96,6 +102,19 @@ fn confirmed(config: &NodeConfig, files: usize) -> Result<bool, Failure> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim() == config.node_name)
+}
+
+/// Deletes all data but the knowledge that there was some: a node that was part of a cluster comes back by joining, and
+/// never forms a second cluster of its own, whatever `bootstrap` says.
+async fn start_over(config: &NodeConfig) -> Result<(), Failure> {
+    let failed = |error: String| {
+        let what = format!("cannot wipe {}: {error}", config.data_dir.display());
+        Failure::error(what, "mend that, then wipe again: half a node's data is none")
+    };
+    let disk = rt::disk::open_directory(&config.data_dir).map_err(|error| failed(error.to_string()))?;
+    Identity::wipe(disk, &config.node_name).await.map_err(|error| failed(error.to_string()))?;
+    tracing::warn!(directory = %config.data_dir.display(), "wiped the data directory");
+    Ok(())
 }
 
 fn delete(directory: &Path, files: &[PathBuf]) -> Result<(), Failure> {

@@ -471,3 +471,7 @@ fn open_exchange(datagram: &Datagram) -> Result<(u64, Vec<Claim>), Malformed> {
     }
     Ok((exchange.nonce, claims))
 }
+
+#[cfg(test)]
+#[path = "conversation_tests.rs"]
+mod tests;

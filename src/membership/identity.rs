@@ -20,6 +20,8 @@ const MAGIC: [u8; 8] = *b"MOKVIDNT";
 /// The version of the file's format that this build reads and writes.
 pub const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 20;
+/// Stands for the cluster that a wiped directory belonged to if it could not be read.
+const UNKNOWN_CLUSTER: ClusterId = ClusterId([0; 16]);
 /// Far above any identity: a longer file is none.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -312,6 +314,40 @@ impl Identity {
         self.record = Record::new(&self.record.name, former);
         self.record.save(&self.disk).await?;
         Ok(self)
+    }
+
+    /// Deletes all data and starts over as a new node, which joins but does not form a cluster if the directory was, or
+    /// may have been, part of one. It also takes a directory that [`Identity::load_or_create`] refuses, except
+    /// another node's. After a crash on the way, wipe again.
+    ///
+    /// # Errors
+    /// If the disk fails, or the directory is another node's.
+    pub async fn wipe(disk: DiskRef, name: &str) -> Result<Identity, IdentityError> {
+        if !claim::is_name(name) {
+            return Err(IdentityError::BadName(name.escape_default().to_string()));
+        }
+        let files = disk.list().await.map_err(failed("look for"))?;
+        let former = if files.is_empty() {
+            None
+        } else {
+            match Record::load(&disk).await {
+                Ok(record) if record.name != name => {
+                    return Err(IdentityError::OtherName { found: record.name, asked: name.to_string() });
+                }
+                Ok(record) => record.cluster_id.or(record.former_cluster_id),
+                // Nobody can tell what it was part of, so it is treated as part of something.
+                Err(_) => Some(UNKNOWN_CLUSTER),
+            }
+        };
+        for file in files.iter().filter(|file| *file != FILE) {
+            disk.remove(file).await.map_err(failed("wipe the data of"))?;
+        }
+        // The old identity goes last: alone it says that data is missing, and without it the directory would be empty
+        // and free to form a cluster.
+        disk.sync_dir().await.map_err(failed("wipe the data of"))?;
+        let record = Record::new(name, former);
+        record.save(&disk).await?;
+        Ok(Identity { disk, record })
     }
 
     async fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), IdentityError> {

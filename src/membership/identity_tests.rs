@@ -187,6 +187,50 @@ async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_
 }
 
 #[tokio::test]
+async fn a_wiped_node_is_new_and_remembers_only_that_it_has_a_past() {
+    let disk = SimDisk::new(1);
+    let identity = Identity::wipe(disk.mount(), "a").await.unwrap();
+    assert_eq!(identity.former_cluster_id(), None, "an empty directory has none");
+    let mut identity = start(&disk, "a").await.unwrap();
+    let old = identity.node_id();
+    assert_eq!(
+        Identity::wipe(disk.mount(), "a").await.unwrap().former_cluster_id(),
+        None,
+        "nor a pristine one"
+    );
+    identity.adopt_cluster(ClusterId([7; 16])).await.unwrap();
+    put(&disk, "000001.log", b"records").await;
+    assert!(matches!(Identity::wipe(disk.mount(), "b").await, Err(IdentityError::OtherName { .. })));
+    let identity = Identity::wipe(disk.mount(), "a").await.unwrap();
+    assert_ne!(identity.node_id(), old);
+    assert_eq!(identity.former_cluster_id(), Some(ClusterId([7; 16])));
+    assert_eq!(disk.files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_wipe_helps_where_the_messages_ask_for_it_and_never_frees_a_node_to_form_a_cluster_by_a_crash() {
+    for (seed, fault) in ACCIDENTS.into_iter().enumerate() {
+        for call in 1..30 {
+            let disk = SimDisk::new(seed as u64 * 100 + call);
+            put(&disk, FILE, b"noise").await;
+            put(&disk, "000001.log", b"records").await;
+            put(&disk, "000002.snapshot", b"state").await;
+            assert!(start(&disk, "a").await.is_err());
+            arrange(&disk, call, fault);
+            let _ = Identity::wipe(disk.mount(), "a").await;
+            disk.on_call(None);
+            if let Ok(identity) = start(&disk, "a").await {
+                assert!(identity.former_cluster_id().is_some(), "{fault:?} at call {call}");
+            }
+            Identity::wipe(disk.mount(), "a").await.unwrap();
+            let identity = start(&disk, "a").await.unwrap();
+            assert!(identity.former_cluster_id().is_some(), "{fault:?} at call {call}");
+            assert_eq!(disk.files().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn c3_quarantine_outlives_restarts_and_ends_with_the_data() {
     let disk = SimDisk::new(1);
     start(&disk, "a").await.unwrap().quarantine().await.unwrap();

@@ -19,6 +19,7 @@ mod swim;
 
 pub use alarm::Alarm;
 pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};
+pub use datagram::Key;
 pub use form::{FormError, form};
 pub use formation::Formed;
 pub use gossip::{Gossip, GossipConfig, Liveness, Peer, View};

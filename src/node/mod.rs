@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use crate::client::Client;
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::claim::FORMAT;
@@ -25,7 +26,8 @@ use crate::membership::datagram::Key;
 use crate::membership::driver::{self, Driver};
 use crate::membership::identity::IdentityError;
 use crate::membership::{
-    Alarm, Claim, FormError, Formed, Gossip, GossipConfig, Identity, Intent, Pace, State, form,
+    Alarm, Claim, FormError, Formed, Gossip, GossipConfig, Identity, Intent, Liveness, Pace, Peer, State,
+    View, form,
 };
 use crate::metrics::{self, Metrics};
 use crate::mux::{self, Entrances, PeerEntrance, Phase};
@@ -45,6 +47,8 @@ use sampler::NodeSampler;
 pub const SUPPORTS: u32 = 1;
 /// Handing leadership over at a stop takes at most this long; then another is elected without help.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// Leaving for good takes at most this long; then the node stops as a member.
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// Why a node does not run (any more).
 #[derive(Debug, Clone, thiserror::Error)]
@@ -111,8 +115,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut node = Node::start(config.clone(), disk.clone(), options.clone()).await?;
     loop {
-        let node = Node::start(config.clone(), disk.clone(), options.clone()).await?;
         let end = tokio::select! {
             biased;
             end = node.ended() => end,
@@ -125,7 +129,21 @@ pub async fn run(
                     "the cluster has removed this node; its data is set aside and it starts over as a new one"
                 );
                 node.set_aside().await?;
+                node = start_again(&config, &disk, &options).await?;
             }
+        }
+    }
+}
+
+/// The ports of the life before are let go of a moment after its tasks are told to end.
+async fn start_again(config: &NodeConfig, disk: &DiskRef, options: &Options) -> Result<Node, NodeError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let patience = rt::now() + PATIENCE;
+    loop {
+        match Node::start(config.clone(), disk.clone(), options.clone()).await {
+            Err(NodeError::Listen { .. }) if rt::now() < patience => rt::sleep(PAUSE).await,
+            started => return started,
         }
     }
 }
@@ -222,6 +240,9 @@ impl Node {
     /// Hands leadership over, lets clients' requests finish within the configured bound, and syncs.
     async fn stop(self) -> Result<(), NodeError> {
         if let Some(serving) = self.context.recovered() {
+            if self.config.leave_on_terminate {
+                self.leave(serving).await;
+            }
             hand_over(&serving.consensus).await;
         }
         self.phase.send(Phase::Draining);
@@ -240,11 +261,26 @@ impl Node {
         if let Some(log) = log {
             log.close().await?;
         }
-        if self.config.leave_on_terminate {
-            self.gossip.leave().await;
-        }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// Leaves the cluster for good, if it lets this node go; a node that cannot be done without stays a member.
+    async fn leave(&self, serving: &Serving) {
+        let membership = serving.consensus.membership();
+        let members = membership.nodes().map(|(id, member)| serving.address_of(*id, member));
+        let client = Client::builder().endpoints(members).timeout(LEAVE).sessions(false).build();
+        let left = match client {
+            Ok(client) => client.remove_member(&self.config.node_name).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match left {
+            Ok(()) => self.gossip.leave().await,
+            Err(error) => tracing::warn!(
+                "this node stays a member: {error}; 'mokv members remove {}' takes it out",
+                self.config.node_name
+            ),
+        }
     }
 
     /// Puts the data of a removed node aside, after everything that uses it has ended.
@@ -341,6 +377,31 @@ async fn watch_alarms(
         }
         told = now;
         if alarms.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A newcomer whose name is taken is not admitted by the leader; here it is told why nothing happens.
+async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64) {
+    loop {
+        let namesake = {
+            let view = view.borrow_and_update();
+            let own = view.get(&me).map(|peer| peer.claim.name.clone());
+            let same = |peer: &&Peer| {
+                peer.claim.node_id != me
+                    && peer.liveness == Liveness::Alive
+                    && Some(&peer.claim.name) == own.as_ref()
+            };
+            view.values().find(same).map(|peer| (peer.claim.name.clone(), peer.claim.rpc_addr.clone()))
+        };
+        if let Some((name, at)) = namesake {
+            tracing::error!(
+                "the name '{name}' is in use by the node at {at}, so this one is not admitted; give it another node-name"
+            );
+            return;
+        }
+        if view.changed().await.is_err() {
             return;
         }
     }
@@ -503,8 +564,10 @@ impl Life {
                 tracing::debug!("not initialised: {error}");
             }
         }
+        let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id()));
         let raft = consensus.raft();
         raft.wait_for_recovery(None).await.map_err(|error| NodeError::Failed(error.to_string()))?;
+        drop(namesakes);
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
@@ -529,6 +592,7 @@ impl Life {
                 self.context.quarantine();
                 consensus.raft().runtime_config().elect(false);
                 drop(identity);
+                hand_over(&consensus).await;
                 tracing::error!(
                     "this node's state differs from the majority's: it serves nothing and does not lead any more; restore it with 'mokv serve --wipe'"
                 );

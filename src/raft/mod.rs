@@ -16,6 +16,9 @@ pub mod store;
 pub mod types;
 pub mod wire;
 
+#[cfg(test)]
+mod suite_tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +32,7 @@ use network::Network;
 use peers::Peers;
 use state_machine::StateMachine;
 
+use crate::planted;
 use crate::storage::{Log, Snapshots};
 
 /// openraft with our types.
@@ -61,8 +65,8 @@ pub async fn start(
 ) -> Result<Consensus, String> {
     let config = config(timing);
     let log_store = LogStore::new(log, snapshots.clone());
-    let state_machine = StateMachine::new(store.clone(), snapshots.clone());
-    let network = Network { peers: peers.clone(), snapshots };
+    let state_machine = StateMachine::new(store.clone(), snapshots);
+    let network = Network { peers: peers.clone() };
     let raft =
         Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
     Ok(Consensus::new(raft, store, peers, timing.request_timeout))
@@ -79,7 +83,7 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         election_timeout_max: election * 2,
         // A leader may have committed an entry before its own disk had it: killed, it must win an election again
         // before it hands out the same position once more.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is("leader-restore")),
         enable_pre_vote: Some(true),
         // A leader that hears no quorum for this long stops pretending.
         quorum_loss_probe_interval: Some(election * 2 * 2 + election * 2),
@@ -92,9 +96,8 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         ..Default::default()
     };
     let config = config.validate().expect("these settings are consistent");
-    assert_eq!(
-        config.enable_leader_restore,
-        Some(false),
+    assert!(
+        config.enable_leader_restore == Some(false) || planted::is("leader-restore"),
         "a restored leader could hand out a position twice"
     );
     Arc::new(config)

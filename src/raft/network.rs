@@ -24,7 +24,6 @@ use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::rt::timeout;
-use crate::storage::Snapshots;
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
 /// window is full.
@@ -42,8 +41,6 @@ const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Network {
     /// Links to all peers.
     pub peers: Arc<Peers>,
-    /// Where snapshots to send are.
-    pub snapshots: Snapshots,
 }
 
 impl Network {
@@ -52,7 +49,6 @@ impl Network {
             control: self.peers.link(target, Channel::Control),
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
-            snapshots: self.snapshots.clone(),
             target,
             peers: self.peers.clone(),
         }
@@ -77,7 +73,6 @@ pub struct Client {
     control: Arc<Link>,
     append: Arc<Link>,
     snapshot: Arc<Link>,
-    snapshots: Snapshots,
     target: u64,
     peers: Arc<Peers>,
 }
@@ -230,14 +225,13 @@ impl Client {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
     ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let SnapshotData::Kept(info) = snapshot.snapshot else {
+        let SnapshotData::Kept(reader) = snapshot.snapshot else {
             return Err(broken("a snapshot that is still being installed is not sent on"));
         };
-        let reader = self.snapshots.reader(&info).await.map_err(unreachable)?;
         let begin = wire::SnapshotBegin {
             vote: Some(vote_to_wire(&vote)),
             meta: Some(prost::Message::decode(reader.header().clone()).map_err(unreachable)?),
-            bytes: info.bytes,
+            bytes: reader.total_bytes(),
         };
         match call(&self.snapshot, Request::SnapshotBegin(begin), SNAPSHOT_STEP_TIMEOUT).await? {
             Response::Done(_) => {}
@@ -248,7 +242,7 @@ impl Client {
             other => return Err(unexpected(other)),
         }
         let mut offset = 0;
-        while offset < info.bytes {
+        while offset < reader.total_bytes() {
             let data = reader.read_chunk(offset, SNAPSHOT_CHUNK_BYTES).await.map_err(unreachable)?;
             if data.is_empty() {
                 return Err(unreachable("the snapshot file is shorter than it was"));
@@ -272,6 +266,7 @@ impl Client {
 type Answer = Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
 
 struct Unanswered {
+    term: u64,
     previous: Option<LogId>,
     last: Option<LogId>,
     answer: Answer,
@@ -300,12 +295,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { previous, last, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let Unanswered { term, previous, last, .. } = self.unanswered.pop_front().expect("the one just answered");
                     return match answer.map_err(call_failed)? {
                         Response::Append(answer) => {
                             self.peers.set_full(self.target, answer.disk_full);
                             let answer = append_answer_from_wire(answer).map_err(broken)?;
-                            Ok(Some(stream_result(answer, previous, last)?))
+                            Ok(Some(self.judge(answer, term, previous, last)?))
                         }
                         other => Err(unexpected(other)),
                     };
@@ -326,12 +321,43 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
         }
     }
 
+    /// What an answer means. A follower that denies what it once acknowledged to this leader is not heard any more: its
+    /// disk has lost what was synced, and counting on it again could lose a committed entry.
+    fn judge(
+        &self,
+        answer: AppendEntriesResponse<TypeConfig>,
+        term: u64,
+        previous: Option<LogId>,
+        last: Option<LogId>,
+    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+        match (&answer, previous) {
+            (AppendEntriesResponse::Conflict, None) => Err(broken("a conflict before the first entry")),
+            (AppendEntriesResponse::Conflict, Some(previous))
+                if self.peers.has_lost(self.target, term, previous.index) =>
+            {
+                tracing::error!(
+                    node = %format_args!("{:016x}", self.target),
+                    index = previous.index,
+                    "a follower has lost entries that it had acknowledged; wipe it with 'mokv serve --wipe'"
+                );
+                Err(unreachable("the follower has lost entries that it had acknowledged"))
+            }
+            _ => {
+                let result = answer.into_stream_result(previous, last);
+                if let Ok(Some(matching)) = &result {
+                    self.peers.acknowledge(self.target, term, matching.index);
+                }
+                Ok(result)
+            }
+        }
+    }
+
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
-        let previous = request.prev_log_id;
+        let (term, previous) = (request.vote.leader_id.term, request.prev_log_id);
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let sending = self.link.start(Request::Append(append_to_wire(&request)));
         let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
-        self.unanswered.push_back(Unanswered { previous, last, answer: Box::pin(answer) });
+        self.unanswered.push_back(Unanswered { term, previous, last, answer: Box::pin(answer) });
         Ok(())
     }
 }
@@ -340,19 +366,5 @@ async fn oldest(unanswered: &mut VecDeque<Unanswered>) -> Result<Response, CallE
     match unanswered.front_mut() {
         Some(oldest) => (&mut oldest.answer).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A follower that reports a conflict with "nothing before the first entry" contradicts itself.
-fn stream_result(
-    answer: AppendEntriesResponse<TypeConfig>,
-    previous: Option<LogId>,
-    last: Option<LogId>,
-) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-    match answer {
-        AppendEntriesResponse::Conflict if previous.is_none() => {
-            Err(broken("a conflict before the first entry"))
-        }
-        answer => Ok(answer.into_stream_result(previous, last)),
     }
 }

@@ -16,14 +16,12 @@ use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
 use crate::map::{Map, Restore};
 use crate::rt;
-use crate::storage::{
-    ReceivedSnapshot, SnapshotInfo, SnapshotReader, SnapshotWriter, Snapshots, StorageError,
-};
+use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
 /// What openraft hands around as a snapshot.
 pub enum SnapshotData {
-    /// One of the kept files.
-    Kept(SnapshotInfo),
+    /// One of the kept files, open for reading: it stays readable when a newer one takes its place.
+    Kept(SnapshotReader),
     /// A whole, verified file from the leader that has no name yet.
     Received(ReceivedSnapshot),
 }
@@ -68,7 +66,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let (map, meta) = {
             let state = self.store.read();
             // O(1): writes go on while the snapshot is written.
@@ -77,13 +75,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() },
             )
         };
-        let at = meta.last_log_id?;
+        if meta.last_log_id.is_none() && !force {
+            return None;
+        }
+        let at = meta.last_log_id.map(position).unwrap_or_default();
         let header = snapshot_meta_to_wire(&meta, map.digest()).encode_to_vec().into();
         // Space is taken before openraft counts on the snapshot: a failure later would stop the node.
-        match self.snapshots.create(position(at), header, estimated_bytes(&map)).await {
-            Ok(writer) => Some(SnapshotBuilder { map, meta, writer: Some(writer) }),
+        match self.snapshots.create(at, header, estimated_bytes(&map)).await {
+            Ok(writer) => {
+                let snapshots = self.snapshots.clone();
+                Some(SnapshotBuilder { map, meta, snapshots, writer: Some(writer) })
+            }
             Err(error) => {
-                tracing::warn!("no snapshot is taken at {at}: {error}");
+                tracing::warn!(index = at.index, "no snapshot is taken: {error}");
                 None
             }
         }
@@ -94,25 +98,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        // The new state is built aside first: a file that turns out bad changes nothing.
-        let (state, received) = match data {
-            SnapshotData::Kept(info) => {
-                (load(self.snapshots.reader(&info).await.map_err(io::Error::other)?).await?, None)
-            }
-            SnapshotData::Received(received) => {
-                (load(received.reader().await.map_err(io::Error::other)?).await?, Some(received))
+        let received = match data {
+            SnapshotData::Received(received) => received,
+            SnapshotData::Kept(reader) => {
+                let position = meta.last_log_id.map(position).unwrap_or_default();
+                if self.snapshots.list().iter().any(|kept| kept.position == position) {
+                    // Our own, at a start: it is where it belongs.
+                    let state = load(reader).await?;
+                    self.store.install(state);
+                    return Ok(());
+                }
+                copy(&self.snapshots, position, &reader).await.map_err(io::Error::other)?
             }
         };
+        // The new state is built aside first: a file that turns out bad changes nothing.
+        let state = load(received.reader().await.map_err(io::Error::other)?).await?;
         if state.applied != meta.last_log_id {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the snapshot's header names another position",
             ));
         }
-        if let Some(received) = received {
-            // openraft truncated what conflicts before, durably; from here on the file counts.
-            received.publish().await.map_err(io::Error::other)?;
-        }
+        // openraft truncated what conflicts before, durably; from here on the file counts.
+        received.publish().await.map_err(io::Error::other)?;
         self.store.install(state);
         Ok(())
     }
@@ -123,7 +131,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let Some(info) = self.snapshots.newest() else { return Ok(None) };
         let reader = self.snapshots.reader(&info).await.map_err(io::Error::other)?;
         let (meta, _) = read_meta(reader.header())?;
-        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Kept(info) }))
+        Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Kept(reader) }))
     }
 }
 
@@ -155,19 +163,38 @@ async fn load(mut reader: SnapshotReader) -> io::Result<State> {
     Ok(State { map, applied: meta.last_log_id, membership: meta.last_membership })
 }
 
+/// Copies a snapshot that lies on another disk of this process.
+async fn copy(
+    snapshots: &Snapshots,
+    position: Position,
+    from: &SnapshotReader,
+) -> Result<ReceivedSnapshot, StorageError> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let receiver = snapshots.receive(position, from.total_bytes()).await?;
+    let mut offset = 0;
+    while offset < from.total_bytes() {
+        let chunk = from.read_chunk(offset, CHUNK_BYTES).await?;
+        let length = chunk.len() as u64;
+        receiver.write_chunk(offset, chunk).await?;
+        offset += length;
+    }
+    receiver.verify().await
+}
+
 /// Writes a clone of the map to a snapshot file.
 pub struct SnapshotBuilder {
     map: Map,
     meta: SnapshotMeta,
+    snapshots: Snapshots,
     writer: Option<SnapshotWriter>,
 }
 
 impl SnapshotBuilder {
-    async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotInfo, StorageError> {
+    async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotReader, StorageError> {
         for block in self.map.blocks() {
             writer.add_block(block).await?;
         }
-        writer.finish().await
+        self.snapshots.reader(&writer.finish().await?).await
     }
 }
 
@@ -176,8 +203,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let writer = self.writer.take().expect("a builder builds one snapshot");
-        let info = self.write(writer).await.map_err(io::Error::other)?;
-        let data = SnapshotData::Kept(info);
+        let data = SnapshotData::Kept(self.write(writer).await.map_err(io::Error::other)?);
         Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: self.meta.clone(), snapshot: data })
     }
 }

@@ -140,13 +140,12 @@ impl Store {
 
     /// Replaces the state by a snapshot's.
     pub(super) fn install(&self, state: State) {
-        let at = state.applied.expect("a snapshot has a position");
-        let revision = state.map.revision();
-        if let Some(observer) = &self.observer {
+        let (at, revision) = (state.applied, state.map.revision());
+        if let (Some(observer), Some(at)) = (&self.observer, at) {
             observer.installed(at, state.map.digest());
         }
         *self.write() = state;
-        self.advance(at.index, revision);
+        self.advance(at.map_or(0, |at| at.index), revision);
     }
 
     fn advance(&self, index: u64, revision: u64) {

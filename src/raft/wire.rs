@@ -251,6 +251,7 @@ pub fn snapshot_meta_to_wire(meta: &SnapshotMeta, digest: u128) -> log::Snapshot
         has_membership: meta.last_membership.log_id().is_some(),
         membership: Some(membership_to_wire(meta.last_membership.membership())),
         digest: digest.to_be_bytes().to_vec().into(),
+        nothing_applied: meta.last_log_id.is_none(),
     }
 }
 
@@ -264,6 +265,7 @@ pub fn snapshot_meta_from_wire(meta: &log::SnapshotMeta) -> Result<(SnapshotMeta
         _ => StoredMembership::default(),
     };
     let digest = meta.digest.as_ref().try_into().map_err(|_| Malformed("digest of a snapshot"))?;
-    let meta = SnapshotMeta { last_log_id: Some(log_id(meta.term, meta.index)), last_membership: membership };
+    let last_log_id = (!meta.nothing_applied).then(|| log_id(meta.term, meta.index));
+    let meta = SnapshotMeta { last_log_id, last_membership: membership };
     Ok((meta, u128::from_be_bytes(digest)))
 }

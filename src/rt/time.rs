@@ -19,6 +19,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 }
 
 /// Waits until `deadline`.
+#[allow(clippy::useless_conversion)] // tokio has an instant of its own, the simulator has not.
 pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { inner: Box::pin(tokio::time::sleep_until(deadline.into())), deadline, armed: None }
 }

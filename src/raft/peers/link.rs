@@ -54,12 +54,20 @@ pub struct Peers {
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
     /// Peers whose last answer said that their disk is nearly full.
     full: Mutex<BTreeSet<u64>>,
+    /// How far each follower has acknowledged this leader's log: the leader's term and the index.
+    acknowledged: Mutex<BTreeMap<u64, (u64, u64)>>,
 }
 
 impl Peers {
     /// No links yet.
     pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>) -> Arc<Peers> {
-        Arc::new(Peers { gate, book, links: Mutex::default(), full: Mutex::default() })
+        Arc::new(Peers {
+            gate,
+            book,
+            links: Mutex::default(),
+            full: Mutex::default(),
+            acknowledged: Mutex::default(),
+        })
     }
 
     /// The link to a peer for a purpose. Nothing is dialed yet.
@@ -96,6 +104,19 @@ impl Peers {
     /// Whether the disk of any peer that `counts` is nearly full.
     pub fn any_full(&self, counts: impl Fn(u64) -> bool) -> bool {
         self.full.lock().expect("no code panics while it holds this lock").iter().any(|id| counts(*id))
+    }
+
+    /// Remembers that a follower holds the log of this leader's `term` up to `index`.
+    pub fn acknowledge(&self, follower: u64, term: u64, index: u64) {
+        let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
+        let entry = acknowledged.entry(follower).or_default();
+        *entry = (*entry).max((term, index));
+    }
+
+    /// Whether a follower denies what it has acknowledged in this very term: its disk has lost what was synced.
+    pub fn has_lost(&self, follower: u64, term: u64, index: u64) -> bool {
+        let acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
+        acknowledged.get(&follower).is_some_and(|(in_term, upto)| *in_term == term && index <= *upto)
     }
 
     /// Drops what is kept for nodes that are no members any more.

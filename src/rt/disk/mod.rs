@@ -87,7 +87,6 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// An open file. Works on after its name is changed or removed.
-#[allow(clippy::len_without_is_empty)] // A length is asked of the disk; emptiness is of no interest.
 #[async_trait]
 #[allow(clippy::len_without_is_empty)] // Nobody asks.
 pub trait File: Send + Sync + Debug {
