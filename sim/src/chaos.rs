@@ -3,6 +3,7 @@
 //! Faults overlap freely and may take the quorum away: safety must hold whatever happens. Each fault is undone after
 //! a while; what is still broken at the end is repaired by the ending that all runs share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::rt;
@@ -13,10 +14,12 @@ use crate::dice::Dice;
 use crate::run::Run;
 use crate::workload::Workload;
 use crate::world::{FaultKind, World};
-use std::sync::Arc;
 
 /// How long the cluster has to form before faults begin.
 const FORMING: Duration = Duration::from_secs(30);
+
+/// So soon that no election has begun.
+const SOON: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
 /// Plays the chaos of the run's seed.
 ///
@@ -53,14 +56,19 @@ pub async fn rage(cluster: &Cluster, lasting: Duration) {
         let dice = Dice::new(dice.roll(), kind.name());
         repairs.push(rt::task::spawn_guarded(strike(cluster, kind, length, dice)));
     }
-    // Whatever is under way at the end is left to the common ending.
+    // Whatever is under way is broken off, and left to the common ending to repair.
+    drop(repairs);
+    cluster.names().iter().for_each(|name| cluster.mend_disk(name));
 }
 
 /// One fault, from its beginning to its end.
 async fn strike(cluster: Cluster, kind: FaultKind, length: Duration, mut dice: Dice) {
     let names = cluster.names();
     let victim = match kind {
-        FaultKind::IsolateLeader | FaultKind::KillLeader | FaultKind::PauseLeader => {
+        FaultKind::IsolateLeader
+        | FaultKind::KillLeader
+        | FaultKind::PauseLeader
+        | FaultKind::PowerLossOfSlowLeader => {
             cluster.last_known_leader().unwrap_or_else(|| dice.one_of(&names).clone())
         }
         _ => dice.one_of(&names).clone(),
@@ -108,20 +116,62 @@ async fn strike(cluster: Cluster, kind: FaultKind, length: Duration, mut dice: D
         }
         FaultKind::Kill | FaultKind::KillLeader => {
             cluster.kill(&victim);
-            come_back(&cluster, &victim, length).await;
+            come_back(&cluster, &victim, away(&mut dice, length)).await;
         }
         FaultKind::PowerLoss => {
             cluster.power_loss(&victim);
-            come_back(&cluster, &victim, length).await;
+            come_back(&cluster, &victim, away(&mut dice, length)).await;
         }
-        FaultKind::PowerLossOfAll => {
+        FaultKind::PowerLossAtSync => {
+            if cluster.power(&victim) != Power::On {
+                return;
+            }
+            cluster.power_loss_at_sync(&victim, dice.within(1..10)).await;
+            come_back(&cluster, &victim, away(&mut dice, length)).await;
+        }
+        FaultKind::PowerLossOfAll | FaultKind::PowerLossOfAllAtSync => {
+            if kind == FaultKind::PowerLossOfAllAtSync {
+                if cluster.power(&victim) != Power::On {
+                    return;
+                }
+                cluster.power_loss_at_sync(&victim, dice.within(1..10)).await;
+            }
             cluster.run().situation("power lost everywhere");
             for name in &names {
                 cluster.power_loss(name);
             }
-            for name in &names {
-                let pause = length / 4 + dice.time(Duration::ZERO..Duration::from_secs(1));
+            let mut order = names.clone();
+            dice.shuffle(&mut order);
+            let together = dice.chance(0.3);
+            for name in &order {
+                let pause = if together { Duration::ZERO } else { away(&mut dice, length / 2) };
                 come_back(&cluster, name, pause).await;
+            }
+        }
+        FaultKind::PowerLossOfSlowLeader => {
+            cluster.slow_disk(&victim, dice.within(50..400) as u32);
+            rt::sleep(length.min(Duration::from_secs(1))).await;
+            cluster.power_loss(&victim);
+            cluster.slow_disk(&victim, 1);
+            come_back(&cluster, &victim, dice.time(SOON)).await;
+        }
+        FaultKind::SlowDisk => {
+            cluster.slow_disk(&victim, dice.within(5..200) as u32);
+            rt::sleep(length).await;
+            cluster.slow_disk(&victim, 1);
+        }
+        FaultKind::RestartVoters => {
+            if let Some(leader) = cluster.last_known_leader() {
+                cluster.kill(&leader);
+                let election = cluster.world().election;
+                rt::sleep(dice.time(election / 2..election * 2)).await;
+                for _ in 0..dice.within(2..6) {
+                    let voter = dice.one_of(&names).clone();
+                    cluster.kill(&voter);
+                    come_back(&cluster, &voter, dice.time(SOON)).await;
+                    rt::sleep(dice.time(SOON)).await;
+                }
+                come_back(&cluster, &leader, away(&mut dice, length)).await;
             }
         }
         FaultKind::FailedSync => {
@@ -141,6 +191,11 @@ async fn strike(cluster: Cluster, kind: FaultKind, length: Duration, mut dice: D
             cluster.resume(&victim);
         }
     }
+}
+
+/// How long a machine is away: often so briefly that nobody notices.
+fn away(dice: &mut Dice, length: Duration) -> Duration {
+    if dice.chance(0.3) { dice.time(SOON) } else { length }
 }
 
 /// Starts a node again after a pause, unless somebody else did.

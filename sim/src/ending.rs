@@ -55,6 +55,7 @@ fn repair(cluster: &Cluster) {
     cluster.heal_network();
     for name in cluster.names() {
         cluster.mend_disk(&name);
+        cluster.slow_disk(&name, 1);
         match cluster.power(&name) {
             Power::Paused => cluster.resume(&name),
             Power::Off => cluster.start(&name),

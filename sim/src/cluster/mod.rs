@@ -17,7 +17,7 @@ use mokv::client::{Client, NodeStatus};
 use mokv::config::NodeConfig;
 use mokv::node::{self, Options};
 use mokv::rt;
-use mokv::rt::disk::{Fault, Latency, Operation, SimDisk};
+use mokv::rt::disk::{DiskCall, Fault, Latency, Operation, SimDisk};
 use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
@@ -218,7 +218,8 @@ impl Cluster {
         assert_eq!(host.power, Power::Off, "{name} runs already");
         host.power = Power::On;
         host.life += 1;
-        if host.cause.as_ref().is_some_and(|cause| cause.has_struck(&host.disk)) {
+        let is_over = |cause: &Cause| cause.errors.is_some() && cause.has_struck(&host.disk);
+        if host.cause.as_ref().is_some_and(is_over) {
             // It struck while the node went down anyway.
             host.cause = None;
             host.disk.on_call(None);
@@ -355,6 +356,44 @@ impl Cluster {
             host.cause = Some(Cause { words: "a sync of its disk failed".into(), errors });
         }
         self.0.run.fault("failed sync", format!("the sync number {nth} from now on {name}'s disk will fail"));
+    }
+
+    /// Power fails on a node's machine just before one of its next syncs. Resolves when it has.
+    pub async fn power_loss_at_sync(&self, name: &str, nth: u64) {
+        let (sender, struck) = oneshot::channel();
+        let mut sender = Some(sender);
+        let mut left = nth;
+        let hook = move |call: &DiskCall| {
+            left -= u64::from(left > 0 && call.operation == Operation::Sync);
+            let strikes = left == 0 && sender.take().is_some_and(|sender| sender.send(()).is_ok());
+            if strikes { Fault::PowerLossBefore } else { Fault::None }
+        };
+        self.disk(name).on_call(Some(Box::new(hook)));
+        // Whoever waits may be gone by then; the process must go with its disk all the same.
+        let (cluster, name) = (self.clone(), name.to_owned());
+        let finished = rt::spawn(async move {
+            // A hook that is replaced strikes no more.
+            if struck.await.is_ok() {
+                cluster.run().situation("power lost just before a sync");
+                cluster.power_loss(&name);
+            }
+        });
+        // It ends with the run at the latest.
+        let _ = finished.await;
+    }
+
+    /// Makes a node's disk slower by this factor; 1: as fast as the world says.
+    pub fn slow_disk(&self, name: &str, factor: u32) {
+        let world = &self.0.world;
+        let times = |range: &std::ops::Range<Duration>| range.start * factor..range.end * factor;
+        self.disk(name).set_latency(Some(Latency {
+            read: Duration::ZERO..Duration::ZERO,
+            write: world.write_latency.clone(),
+            sync: times(&world.sync_latency),
+        }));
+        if factor > 1 {
+            self.0.run.fault("slow disk", format!("{name}'s disk is {factor} times slower"));
+        }
     }
 
     /// Asks a node to stop, as SIGTERM does, and waits until it has.

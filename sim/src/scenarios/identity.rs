@@ -13,7 +13,7 @@ use crate::run::Run;
 const JOIN_BOUND: Duration = Duration::from_secs(40);
 
 /// The members as a node knows them: name, node id, and whether it only learns.
-async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
+pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
     let client = client_of(cluster, of);
     let servers = client.with_library(|library| async move { library.servers().await }).await;
     let mut members: Vec<_> = servers
@@ -26,7 +26,7 @@ async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
 }
 
 /// Waits until the members that `of` knows satisfy `condition`.
-async fn wait_for_members(
+pub async fn wait_for_members(
     cluster: &Cluster,
     of: &str,
     what: &str,

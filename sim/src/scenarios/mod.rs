@@ -4,7 +4,10 @@
 //! demands life and lets every judge look. Each is told for several seeds, because a seed moves every instant.
 
 mod basics;
+mod disks;
+mod formation;
 mod identity;
+mod raft;
 mod restarts;
 mod snapshots;
 mod stage;
@@ -62,6 +65,40 @@ pub const ALL: &[Scenario] = &[
     scenario!("wiped-disk", 2, identity::wiped_disk, "a node whose disk is lost comes back under its name"),
     scenario!("twin-name", 2, identity::twin_name, "a second node of the same name is refused"),
     scenario!("all-addresses-change", 2, identity::all_addresses_change, "all nodes come back at other addresses"),
+    scenario!(
+        "leader-back-at-once",
+        3,
+        raft::leader_back_at_once,
+        "a leader that committed more than its own disk has loses power and is back before an election"
+    ),
+    scenario!("deaf-leader", 2, raft::deaf_leader, "a leader that everybody hears and that hears nobody steps down"),
+    scenario!(
+        "reads-during-recovery",
+        2,
+        raft::reads_during_recovery,
+        "a node that restarts alone shows nothing older than it knew to be committed"
+    ),
+    scenario!("large-values", 1, raft::large_values, "the largest values reach a laggard over a slow network"),
+    scenario!("lost-answers", 2, raft::lost_answers, "writes whose answers are lost are applied once"),
+    scenario!("evicted-sessions", 1, raft::evicted_sessions, "more clients than the cluster keeps sessions for"),
+    scenario!("pages", 1, raft::pages_of_one_revision, "the pages of a list belong to one revision"),
+    scenario!("flipped-bit", 2, disks::flipped_bit_in_the_log, "a bit flips in the middle of a log"),
+    scenario!("damaged-snapshot", 2, disks::damaged_snapshot, "the newest snapshot is damaged, the older one helps"),
+    scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
+    scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
+    scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
+    scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
+    scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),
+    scenario!(
+        "power-losses-while-forming",
+        5,
+        formation::power_losses_while_forming,
+        "machines lose power while the cluster forms"
+    ),
+    scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
+    scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
+    scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
+    scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
     scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
 ];
 

@@ -7,12 +7,29 @@ use mokv::rt;
 use mokv::rt::disk::Fault;
 
 use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many};
+use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::run::Run;
 use crate::world::World;
 
 /// How often the node is killed while it installs; every time one call of its disk later.
 const KILLS: u64 = 24;
+
+/// Writes until the leader's log begins after `index`.
+async fn write_until_purged(
+    cluster: &Cluster,
+    client: &SimClient,
+    leader: &str,
+    index: u64,
+) -> Result<(), String> {
+    for _ in 0..60 {
+        set_many(client, 20).await?;
+        if cluster.status(leader).await.is_some_and(|status| status.purged_index > index) {
+            return Ok(());
+        }
+    }
+    Err(format!("after 1200 writes the leader's log still holds index {index}"))
+}
 
 /// A node lags behind the purge, so only a snapshot helps; it is killed just before each call by which its disk
 /// changes while it installs one, and must come back every time (SAFETY D5, D6).
@@ -23,8 +40,9 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
     let name = others(&cluster.names(), &leader).remove(0);
     set_many(&client, 20).await?;
     for step in 1..=KILLS {
+        let reached = cluster.status(&name).await.map_or(0, |status| status.last_log_index);
         cluster.kill(&name);
-        set_many(&client, 150).await?;
+        write_until_purged(&cluster, &client, &leader, reached).await?;
         let installed = run.with_ledger(|ledger| ledger.snapshots_installed());
         // The kill comes at the step-th change after the start of a temporary file of a snapshot.
         let mut left = None;

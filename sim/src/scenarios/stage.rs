@@ -72,3 +72,16 @@ pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Str
 pub fn others(names: &[String], but: &str) -> Vec<String> {
     names.iter().filter(|name| *name != but).cloned().collect()
 }
+
+/// Waits until a node ends by itself; what it said.
+pub async fn wait_for_end(cluster: &Cluster, node: &str, within: Duration) -> Result<String, String> {
+    let before = mokv::rt::now();
+    while cluster.power(node) != crate::cluster::Power::Off {
+        ensure(mokv::rt::now() - before < within, || {
+            format!("{node} should have refused to go on and did not within {within:?}")
+        })?;
+        mokv::rt::sleep(Duration::from_millis(20)).await;
+    }
+    let stop = cluster.run().stops().into_iter().rfind(|stop| stop.node == node);
+    stop.map(|stop| stop.reason).ok_or_else(|| format!("{node} ended and gave no reason"))
+}

@@ -32,6 +32,17 @@ pub enum FaultKind {
     PowerLoss,
     /// Power fails on all machines at once.
     PowerLossOfAll,
+    /// Power fails on one machine just before a sync.
+    PowerLossAtSync,
+    /// Power fails on all machines just before a sync on one of them; they come back one by one.
+    PowerLossOfAllAtSync,
+    /// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at
+    /// once.
+    PowerLossOfSlowLeader,
+    /// A disk becomes slow for a while.
+    SlowDisk,
+    /// Processes die during elections and are back at once, several times in a row.
+    RestartVoters,
     /// A sync fails, and the node stops by it.
     FailedSync,
     /// A node is asked to stop.
@@ -44,7 +55,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 14] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::OneWayCut,
         FaultKind::TwoWayCut,
         FaultKind::IsolateNode,
@@ -55,6 +66,11 @@ impl FaultKind {
         FaultKind::KillLeader,
         FaultKind::PowerLoss,
         FaultKind::PowerLossOfAll,
+        FaultKind::PowerLossAtSync,
+        FaultKind::PowerLossOfAllAtSync,
+        FaultKind::PowerLossOfSlowLeader,
+        FaultKind::SlowDisk,
+        FaultKind::RestartVoters,
         FaultKind::FailedSync,
         FaultKind::Stop,
         FaultKind::Pause,
@@ -74,6 +90,11 @@ impl FaultKind {
             FaultKind::KillLeader => "kill of the leader",
             FaultKind::PowerLoss => "power loss",
             FaultKind::PowerLossOfAll => "power loss of all",
+            FaultKind::PowerLossAtSync => "power loss at a sync",
+            FaultKind::PowerLossOfAllAtSync => "power loss of all at a sync",
+            FaultKind::PowerLossOfSlowLeader => "power loss of a slow leader",
+            FaultKind::SlowDisk => "slow disk",
+            FaultKind::RestartVoters => "restarts during elections",
             FaultKind::FailedSync => "failed sync",
             FaultKind::Stop => "stop",
             FaultKind::Pause => "pause",
@@ -84,7 +105,7 @@ impl FaultKind {
     fn weight(self) -> u32 {
         match self {
             FaultKind::Kill | FaultKind::PowerLoss | FaultKind::IsolateLeader | FaultKind::KillLeader => 3,
-            FaultKind::PowerLossOfAll | FaultKind::FailedSync | FaultKind::Stop => 1,
+            FaultKind::PowerLossOfAll | FaultKind::FailedSync | FaultKind::Stop | FaultKind::SlowDisk => 1,
             _ => 2,
         }
     }
