@@ -1,0 +1,164 @@
+//! One run in a process of its own: a fresh thread, a fresh simulator, a report on standard output.
+//!
+//! tokio and futures seed generators from process-wide counters, so a process that has run one seed can never run
+//! another as if it were the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madsim::net::NetSim;
+use madsim::runtime::Runtime;
+use mokv::rt::trace::{self, Trace};
+
+use crate::judges::Finding;
+use crate::report::{Report, Verdict};
+use crate::run::Run;
+use crate::scenarios::Scenario;
+use crate::world::World;
+
+/// Simulated time after which a run hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(1_800);
+
+/// What a child is told besides scenario and seed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner {
+    /// Tell the story on standard error.
+    pub verbose: bool,
+    /// Be non-deterministic on purpose, so that the check for it can prove itself.
+    pub unsteady: bool,
+}
+
+/// Plays one scenario with one seed and returns its report.
+pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
+    start_logging(manner.verbose);
+    if let Ok(name) = std::env::var("MOKV_PLANTED") {
+        plant(&name);
+    }
+    let run = Run::new(seed, manner.verbose);
+    let inside = run.clone();
+    #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
+    let thread = std::thread::spawn(move || simulate(scenario, inside, manner));
+    match thread.join() {
+        Ok(trace) => report(scenario, &run, trace),
+        Err(panic) => {
+            let words = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+                .unwrap_or_else(|| "no message".into());
+            let mut report = Report::crashed(scenario.name, seed, format!("panicked: {words}"), run.last_events());
+            report.world = run.world();
+            report.faults = run.faults();
+            report
+        }
+    }
+}
+
+fn simulate(scenario: &'static Scenario, run: Arc<Run>, manner: Manner) -> Trace {
+    let mut runtime = Runtime::with_seed_and_config(run.seed, madsim::Config::default());
+    runtime.set_time_limit(TIME_LIMIT);
+    let trace = runtime.block_on(async {
+        trace::start();
+        run.begin();
+        if manner.unsteady {
+            // Nothing is put on record here: that everything after it happens a little later must be enough.
+            mokv::rt::sleep(Duration::from_nanos(1 + u64::from(std::process::id()))).await;
+        }
+        match (scenario.play)(run.clone()).await {
+            Ok(cluster) => crate::ending::end(&cluster).await,
+            Err(words) => {
+                run.find(Finding::violation("the story", words));
+                crate::ending::judge(&run);
+            }
+        }
+        run.now();
+        trace::snapshot()
+    });
+    // The tasks of a whole cluster, half-way through what they do: the process's end is their end.
+    std::mem::forget(runtime);
+    trace
+}
+
+fn report(scenario: &Scenario, run: &Run, trace: Trace) -> Report {
+    let findings = run.findings();
+    let verdict = match findings.as_slice() {
+        [] => Verdict::Passed,
+        findings if findings.iter().any(|finding| matches!(finding, Finding::Violation { .. })) => Verdict::Violated,
+        _ => Verdict::Undecided,
+    };
+    let mut operations = std::collections::BTreeMap::new();
+    run.with_history(|history| {
+        for operation in history {
+            *operations.entry(outcome_word(&operation.outcome).to_owned()).or_default() += 1;
+        }
+    });
+    let mut situations = run.situations();
+    situations.insert("terms with a leader".into(), run.with_leaders(|leaders| leaders.terms() as u64));
+    Report {
+        scenario: scenario.name.to_owned(),
+        seed: run.seed,
+        world: run.world(),
+        verdict,
+        findings: findings.iter().map(ToString::to_string).collect(),
+        last_events: run.last_events(),
+        simulated_seconds: run.length().as_secs_f64(),
+        fault_seconds: run.fault_time().as_secs_f64(),
+        faults: run.faults(),
+        operations,
+        situations,
+        trace_hash: trace.hash,
+        trace_events: trace.events,
+    }
+}
+
+fn outcome_word(outcome: &crate::history::Outcome) -> &'static str {
+    use crate::history::{Answer, Outcome};
+    match outcome {
+        Outcome::Ok(Answer::ConditionFailed { .. }) => "ok, condition refused",
+        Outcome::Ok(_) => "ok",
+        Outcome::Failed => "failed",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// Makes the network as fast and as lossy as the world says.
+pub fn set_network(world: &World) {
+    NetSim::current().update_config(|config| {
+        config.send_latency = world.network_latency.clone();
+        config.packet_loss_rate = world.packet_loss;
+    });
+}
+
+#[cfg(feature = "planted")]
+fn plant(name: &str) {
+    mokv::planted::set(name);
+}
+
+#[cfg(not(feature = "planted"))]
+fn plant(name: &str) {
+    panic!("MOKV_PLANTED={name} needs the feature: cargo test --features sim,planted --test sim");
+}
+
+/// The nodes' own logs, in simulated time, when somebody looks.
+fn start_logging(verbose: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = if verbose { "mokv=info" } else { "off" };
+    let filter = EnvFilter::try_from_env("MOKV_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let started = std::sync::OnceLock::new();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_timer(SimulatedTime(started))
+        .init();
+}
+
+struct SimulatedTime(std::sync::OnceLock<mokv::rt::Instant>);
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        let now = mokv::rt::now();
+        let started = self.0.get_or_init(|| now);
+        write!(writer, "{:>10.6}s ", now.saturating_duration_since(*started).as_secs_f64())
+    }
+}

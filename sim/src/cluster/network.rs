@@ -1,0 +1,81 @@
+//! The simulated network: hosts with addresses and names, and the links between them that are cut.
+//!
+//! A cut is told twice, to the simulator, which stops carrying packets, and to the node's own TCP wrapper, which
+//! makes the simulator's TCP behave like a kernel's over a cut link. Both are told here and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use madsim::net::NetSim;
+use madsim::runtime::Handle;
+use madsim::task::NodeId;
+use mokv::rt::net::partition;
+
+/// Hosts and cuts.
+#[derive(Default)]
+pub struct Network {
+    hosts: BTreeMap<String, (NodeId, IpAddr)>,
+    /// Directions in which nothing arrives.
+    cuts: BTreeSet<(String, String)>,
+}
+
+impl Network {
+    /// Adds a host and its name `NAME.sim`.
+    pub fn add(&mut self, name: &str, address: [u8; 4]) -> NodeId {
+        let address = IpAddr::V4(Ipv4Addr::from(address));
+        let id = Handle::current().create_node().name(name).ip(address).build().id();
+        self.hosts.insert(name.to_owned(), (id, address));
+        NetSim::current().add_dns_record(&dns_name(name), address);
+        partition::set_address(id, address);
+        id
+    }
+
+    /// The simulator's name for a host.
+    pub fn id(&self, name: &str) -> NodeId {
+        self.hosts[name].0
+    }
+
+    /// Where a host is now.
+    pub fn address(&self, name: &str) -> IpAddr {
+        self.hosts[name].1
+    }
+
+    /// Moves a host to another address. Nothing may run on it, and its links must be whole.
+    pub fn move_to(&mut self, name: &str, address: [u8; 4]) {
+        assert!(self.cuts.iter().all(|(from, to)| from != name && to != name), "heal {name}'s links first");
+        let address = IpAddr::V4(Ipv4Addr::from(address));
+        let host = self.hosts.get_mut(name).expect("the host exists");
+        host.1 = address;
+        NetSim::current().set_ip(host.0, address);
+        NetSim::current().add_dns_record(&dns_name(name), address);
+        partition::set_address(host.0, address);
+    }
+
+    /// Cuts one direction of a link, or makes it whole. Returns whether that changed anything.
+    pub fn set_cut(&mut self, from: &str, to: &str, cut: bool) -> bool {
+        let link = (from.to_owned(), to.to_owned());
+        let changed = if cut { self.cuts.insert(link) } else { self.cuts.remove(&link) };
+        if changed {
+            let ((from, from_address), (to, to_address)) = (self.hosts[from], self.hosts[to]);
+            if cut {
+                NetSim::current().clog_link(from, to);
+            } else {
+                NetSim::current().unclog_link(from, to);
+            }
+            partition::set_cut(from_address, to_address, cut);
+        }
+        changed
+    }
+
+    /// Makes all links whole.
+    pub fn heal(&mut self) {
+        for (from, to) in self.cuts.clone() {
+            self.set_cut(&from, &to, false);
+        }
+    }
+}
+
+/// The host name of a host.
+pub fn dns_name(name: &str) -> String {
+    format!("{name}.sim")
+}

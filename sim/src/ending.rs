@@ -1,0 +1,129 @@
+//! How every run ends: all faults are undone, the cluster must come back to life within a bound, and the judges look
+//! at what was recorded.
+
+use std::time::Duration;
+
+use mokv::rt;
+
+use crate::client::SimClient;
+use crate::cluster::{Cluster, Power};
+use crate::history::{Answer, Entry, Outcome};
+use crate::judges::replicas::{self, Replica};
+use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, state_machine, stops};
+use crate::run::Run;
+
+/// After all faults are undone: one leader, a fresh write, all nodes level, within this.
+pub const LIVENESS_BOUND: Duration = Duration::from_secs(30);
+const LIVENESS: &str = "liveness after healing";
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Undoes all faults, waits for life, and judges.
+pub async fn end(cluster: &Cluster) {
+    let run = cluster.run().clone();
+    if !run.is_broken() {
+        repair(cluster);
+        let nodes = cluster.running();
+        match revive(cluster, &nodes).await {
+            Ok(last) => {
+                for finding in run.with_history(|operations| durability::judge(operations, &last)) {
+                    run.find(finding);
+                }
+            }
+            Err(finding) => run.find(finding),
+        }
+    }
+    judge(&run);
+}
+
+/// The judges of what was recorded.
+pub fn judge(run: &Run) {
+    let mut findings = run.with_evidence(|operations, ledger| {
+        let mut findings = linearizability::judge(operations);
+        findings.extend(revisions::judge(operations, ledger));
+        findings.extend(exactly_once::judge(operations, ledger));
+        findings.extend(state_machine::judge(ledger));
+        findings
+    });
+    findings.extend(run.with_leaders(|leaders| leaders.judge()));
+    findings.extend(stops::judge(&run.stops()));
+    let known = run.findings();
+    findings.retain(|finding| !known.contains(finding));
+    findings.into_iter().for_each(|finding| run.find(finding));
+}
+
+fn repair(cluster: &Cluster) {
+    cluster.heal_network();
+    for name in cluster.names() {
+        cluster.mend_disk(&name);
+        cluster.slow_disk(&name, 1);
+        match cluster.power(&name) {
+            Power::Paused => cluster.resume(&name),
+            Power::Off => cluster.start(&name),
+            Power::On => {}
+        }
+    }
+    cluster.run().tell("all faults are undone");
+}
+
+/// One leader, a fresh write that every node shows, equal states; what the store holds then.
+async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entry)>, Finding> {
+    let run = cluster.run();
+    let deadline = rt::now() + LIVENESS_BOUND;
+    let left = || deadline.saturating_duration_since(rt::now());
+    let dead = |words: String| Finding::violation(LIVENESS, words);
+    let leader = cluster.wait_for_leader(nodes, left()).await.map_err(dead)?;
+    run.tell(format!("{leader} leads the healed cluster"));
+    let client = SimClient::new(cluster, nodes, PATIENCE, true);
+    let written = loop {
+        let (_, outcome) = client.set("fresh", None, 16).await;
+        match outcome {
+            Outcome::Ok(Answer::Written { revision }) => break revision,
+            _ if left().is_zero() => return Err(dead("no write succeeds".into())),
+            _ => {}
+        }
+    };
+    let replicas = loop {
+        let replicas = look_at_all(cluster, nodes).await;
+        let all_have_it = replicas.iter().all(|replica| replica.revision >= written);
+        if replicas.len() == nodes.len() && all_have_it && replicas::are_level(&replicas) {
+            break replicas;
+        }
+        if left().is_zero() {
+            return Err(dead(format!("not all nodes show revision {written}: {}", shown(&replicas))));
+        }
+        rt::sleep(Duration::from_millis(100)).await;
+    };
+    if let Some(finding) = replicas::judge(&replicas).into_iter().next() {
+        return Err(finding);
+    }
+    loop {
+        match client.list("", false).await {
+            Outcome::Ok(Answer::Listed { entries, .. }) => return Ok(entries),
+            _ if left().is_zero() => return Err(dead("no list succeeds".into())),
+            _ => {}
+        }
+    }
+}
+
+async fn look_at_all(cluster: &Cluster, nodes: &[String]) -> Vec<Replica> {
+    let mut replicas = Vec::new();
+    for name in nodes {
+        if let Some(status) = cluster.status(name).await {
+            replicas.push(Replica {
+                name: name.clone(),
+                applied: status.applied_index,
+                revision: status.revision,
+                digest: status.digest,
+                alarm: status.digest_alarm,
+            });
+        }
+    }
+    replicas
+}
+
+fn shown(replicas: &[Replica]) -> String {
+    let one = |replica: &Replica| {
+        format!("{} at index {}, revision {}", replica.name, replica.applied, replica.revision)
+    };
+    replicas.iter().map(one).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,226 @@
+//! What clients asked, when, and what they heard: the evidence of most judges.
+//!
+//! An operation that failed for certain had no effect; an unknown one may take effect at any time after it was
+//! sent, or never. The two are never mixed up, and nothing here decides which it was: the workload says so from
+//! what the client library answered.
+
+use std::fmt;
+
+/// Simulated nanoseconds since the run began.
+pub type Nanos = u64;
+
+/// One operation of one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Who asked.
+    pub client: u32,
+    /// About which key; of a list, the prefix.
+    pub key: String,
+    /// What was asked.
+    pub call: Call,
+    /// When it was sent.
+    pub invoked: Nanos,
+    /// When it ended; `None`: the client never heard.
+    pub returned: Option<Nanos>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// What is asked. Values are numbers, each written once only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Writes a value.
+    Set {
+        /// The value.
+        value: u64,
+        /// Only if the key's mod revision is this.
+        if_revision: Option<u64>,
+    },
+    /// Deletes the key.
+    Delete {
+        /// Only if the key's mod revision is this.
+        if_revision: Option<u64>,
+    },
+    /// Reads the key.
+    Get {
+        /// At once, from any node's memory.
+        stale: bool,
+    },
+    /// Reads all keys of a prefix.
+    List {
+        /// At once, from any node's memory.
+        stale: bool,
+    },
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect.
+    Ok(Answer),
+    /// It certainly had no effect and never will.
+    Failed,
+    /// It may have had its effect, or may yet have it, or never.
+    Unknown,
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The value was written.
+    Written {
+        /// The revision it made.
+        revision: u64,
+    },
+    /// The key is gone.
+    Deleted {
+        /// The store's revision after it.
+        revision: u64,
+        /// Whether it was there.
+        existed: bool,
+    },
+    /// The condition did not hold; nothing was done.
+    ConditionFailed {
+        /// The key's mod revision; 0: absent.
+        present_revision: u64,
+    },
+    /// What the key held.
+    Read {
+        /// The store's revision of the read.
+        revision: u64,
+        /// What it held.
+        entry: Option<Entry>,
+    },
+    /// What the keys of the prefix held, in key order.
+    Listed {
+        /// The store's revision of the list.
+        revision: u64,
+        /// Keys and what they held.
+        entries: Vec<(String, Entry)>,
+    },
+}
+
+/// What a key held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: u64,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// The revision that wrote the value.
+    pub mod_revision: u64,
+    /// Writes since the key was created.
+    pub version: u64,
+}
+
+impl Operation {
+    /// Whether it may have changed the store.
+    pub fn may_have_written(&self) -> bool {
+        let writes = matches!(self.call, Call::Set { .. } | Call::Delete { .. });
+        writes && !matches!(self.outcome, Outcome::Failed | Outcome::Ok(Answer::ConditionFailed { .. }))
+    }
+
+    /// Whether it is an unknown write.
+    pub fn is_doubtful_write(&self) -> bool {
+        self.outcome == Outcome::Unknown && self.may_have_written()
+    }
+}
+
+/// All operations of a run, in the order of their invocations.
+#[derive(Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+}
+
+/// Names an operation under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(usize);
+
+impl History {
+    /// A client sends a request. Until [`History::end`] its outcome is unknown.
+    ///
+    /// # Panics
+    /// If time went backwards.
+    pub fn begin(&mut self, client: u32, key: &str, call: Call, now: Nanos) -> Ticket {
+        assert!(self.operations.last().is_none_or(|last| last.invoked <= now), "time goes forward");
+        let outcome = Outcome::Unknown;
+        let key = key.to_owned();
+        self.operations.push(Operation { client, key, call, invoked: now, returned: None, outcome });
+        Ticket(self.operations.len() - 1)
+    }
+
+    /// The client hears of it.
+    ///
+    /// # Panics
+    /// If it ended before.
+    pub fn end(&mut self, ticket: Ticket, outcome: Outcome, now: Nanos) -> &Operation {
+        let operation = &mut self.operations[ticket.0];
+        assert_eq!(operation.returned, None, "an operation ends once");
+        operation.returned = Some(now);
+        operation.outcome = outcome;
+        operation
+    }
+
+    /// All of them.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let condition = |f: &mut fmt::Formatter<'_>, if_revision: Option<u64>| match if_revision {
+            Some(0) => write!(f, " if absent"),
+            Some(revision) => write!(f, " if at revision {revision}"),
+            None => Ok(()),
+        };
+        write!(f, "{} ", Seconds(self.invoked))?;
+        match self.returned {
+            Some(returned) => write!(f, "to {}", Seconds(returned))?,
+            None => write!(f, "to the end  ")?,
+        }
+        write!(f, "  client {} ", self.client)?;
+        match self.call {
+            Call::Set { value, if_revision } => {
+                write!(f, "sets {} to v{value}", self.key)?;
+                condition(f, if_revision)?;
+            }
+            Call::Delete { if_revision } => {
+                write!(f, "deletes {}", self.key)?;
+                condition(f, if_revision)?;
+            }
+            Call::Get { stale } => write!(f, "reads {}{}", self.key, if stale { " (stale)" } else { "" })?,
+            Call::List { stale } => write!(f, "lists {}*{}", self.key, if stale { " (stale)" } else { "" })?,
+        }
+        write!(f, ": ")?;
+        match &self.outcome {
+            Outcome::Unknown => write!(f, "unknown"),
+            Outcome::Failed => write!(f, "failed, not executed"),
+            Outcome::Ok(Answer::Written { revision }) => write!(f, "ok, revision {revision}"),
+            Outcome::Ok(Answer::Deleted { revision, existed: true }) => write!(f, "ok, revision {revision}"),
+            Outcome::Ok(Answer::Deleted { revision, existed: false }) => {
+                write!(f, "was absent at revision {revision}")
+            }
+            Outcome::Ok(Answer::ConditionFailed { present_revision }) => {
+                write!(f, "refused, the key is at revision {present_revision}")
+            }
+            Outcome::Ok(Answer::Read { revision, entry: Some(entry) }) => {
+                write!(f, "v{} of revision {} at revision {revision}", entry.value, entry.mod_revision)
+            }
+            Outcome::Ok(Answer::Read { revision, entry: None }) => write!(f, "absent at revision {revision}"),
+            Outcome::Ok(Answer::Listed { revision, entries }) => {
+                write!(f, "{} keys at revision {revision}", entries.len())
+            }
+        }
+    }
+}
+
+/// Shows simulated time as people read it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seconds(pub Nanos);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>10.6}s", self.0 as f64 / 1e9)
+    }
+}

@@ -1,0 +1,348 @@
+//! Linearizability of each key: there is one order of its operations that respects real time and explains every
+//! answer.
+//!
+//! The algorithm of Wing and Gong ("Testing and verifying concurrent objects", 1993) with Lowe's compression
+//! ("Testing for linearizability", 2017): a depth-first search over orders that never visits the same set of
+//! operations with the same state twice. Linearizability is local, so keys are checked alone; a linearizable list
+//! counts as a read of every key. Operations with unknown outcome stay open to the end and may take effect or
+//! not. Time is not looked at: the search is bounded by its steps, and giving up is no verdict.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Finding, Judgement};
+use crate::history::{Answer, Call, Nanos, Operation, Outcome};
+
+const NAME: &str = "linearizability";
+
+/// States visited for one key before the judge gives up. The workload bounds the unknown operations of a key, so
+/// that histories stay far below it.
+pub const MOST_STATES: usize = 3_000_000;
+
+/// Judges all keys of a history.
+pub fn judge(operations: &[Operation]) -> Judgement {
+    let mut steps: BTreeMap<&str, Vec<Step>> = BTreeMap::new();
+    let lists: Vec<&Operation> =
+        operations.iter().filter(|operation| matches!(operation.call, Call::List { stale: false })).collect();
+    for (index, operation) in operations.iter().enumerate() {
+        if !matches!(operation.call, Call::List { .. })
+            && let Some(effect) = Effect::of(operation)
+        {
+            steps.entry(&operation.key).or_default().push(Step::new(index, operation, effect));
+        }
+    }
+    for list in lists {
+        let Outcome::Ok(Answer::Listed { entries, .. }) = &list.outcome else { continue };
+        let found: BTreeMap<&str, u64> =
+            entries.iter().map(|(key, entry)| (key.as_str(), entry.value)).collect();
+        // Invocations are in order, so the list's own place is found by its time.
+        let index = operations.partition_point(|operation| operation.invoked < list.invoked);
+        for (key, steps) in steps.range_mut(list.key.as_str()..) {
+            if key.starts_with(&list.key) {
+                steps.push(Step::new(index, list, Effect::Read(found.get(key).copied())));
+            }
+        }
+    }
+    let revisions = Revisions::of(operations);
+    let mut findings = Judgement::new();
+    for (key, mut steps) in steps {
+        steps.sort_by_key(|step| step.invoked);
+        match search(&steps, &revisions, MOST_STATES) {
+            Verdict::Linearizable => {}
+            Verdict::Broken { ordered, stuck } => findings.push(Finding::violation(
+                NAME,
+                format!("no order explains the answers about {key}\n{}", evidence(&steps, &ordered, stuck)),
+            )),
+            Verdict::GaveUp => findings.push(Finding::GaveUp {
+                judge: NAME,
+                words: format!(
+                    "key {key}: gave up after {MOST_STATES} states over {} operations, {} of them unknown",
+                    steps.len(),
+                    steps.iter().filter(|step| step.returned.is_none()).count()
+                ),
+            }),
+        }
+    }
+    findings
+}
+
+/// What an operation does to its key and what that says of the state before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Set { value: u64, condition: Option<u64> },
+    Delete { condition: Option<u64>, existed: Option<bool> },
+    Refused { present_revision: u64 },
+    Read(Option<u64>),
+}
+
+impl Effect {
+    /// `None`: the operation says nothing.
+    fn of(operation: &Operation) -> Option<Effect> {
+        match (&operation.call, &operation.outcome) {
+            (_, Outcome::Failed) => None,
+            (_, Outcome::Ok(Answer::ConditionFailed { present_revision })) => {
+                Some(Effect::Refused { present_revision: *present_revision })
+            }
+            (Call::Set { value, if_revision }, _) => {
+                Some(Effect::Set { value: *value, condition: *if_revision })
+            }
+            (Call::Delete { if_revision }, Outcome::Ok(Answer::Deleted { existed, .. })) => {
+                Some(Effect::Delete { condition: *if_revision, existed: Some(*existed) })
+            }
+            (Call::Delete { if_revision }, _) => {
+                Some(Effect::Delete { condition: *if_revision, existed: None })
+            }
+            (Call::Get { stale: false }, Outcome::Ok(Answer::Read { entry, .. })) => {
+                Some(Effect::Read(entry.map(|entry| entry.value)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The state after it, if it fits the state before it.
+    fn apply(self, state: Option<u64>, revisions: &Revisions) -> Option<Option<u64>> {
+        match self {
+            Effect::Set { value, condition } => {
+                condition.is_none_or(|at| revisions.certainly(state, at)).then_some(Some(value))
+            }
+            Effect::Delete { condition, existed } => {
+                let fits = condition.is_none_or(|at| revisions.certainly(state, at));
+                (fits && existed.is_none_or(|existed| existed == state.is_some())).then_some(None)
+            }
+            Effect::Refused { present_revision } => {
+                revisions.possibly(state, present_revision).then_some(state)
+            }
+            Effect::Read(value) => (value == state).then_some(state),
+        }
+    }
+}
+
+/// Which revision wrote a value, as far as any answer told.
+struct Revisions(BTreeMap<u64, u64>);
+
+impl Revisions {
+    fn of(operations: &[Operation]) -> Revisions {
+        let mut known = BTreeMap::new();
+        for operation in operations {
+            match (&operation.call, &operation.outcome) {
+                (Call::Set { value, .. }, Outcome::Ok(Answer::Written { revision })) => {
+                    known.insert(*value, *revision);
+                }
+                (_, Outcome::Ok(Answer::Read { entry: Some(entry), .. })) => {
+                    known.insert(entry.value, entry.mod_revision);
+                }
+                (_, Outcome::Ok(Answer::Listed { entries, .. })) => {
+                    known.extend(entries.iter().map(|(_, entry)| (entry.value, entry.mod_revision)));
+                }
+                _ => {}
+            }
+        }
+        Revisions(known)
+    }
+
+    /// A client can only ask for a revision it was told, so a value whose revision nobody was told is not it.
+    fn certainly(&self, state: Option<u64>, revision: u64) -> bool {
+        match state {
+            None => revision == 0,
+            Some(value) => self.0.get(&value) == Some(&revision),
+        }
+    }
+
+    /// A refusal may name the revision of a value that nobody was told of.
+    fn possibly(&self, state: Option<u64>, revision: u64) -> bool {
+        match state {
+            None => revision == 0,
+            Some(value) => self.0.get(&value).is_none_or(|known| *known == revision) && revision != 0,
+        }
+    }
+}
+
+/// An operation of one key.
+#[derive(Debug, Clone)]
+struct Step {
+    effect: Effect,
+    invoked: Nanos,
+    /// `None`: unknown, open to the end.
+    returned: Option<Nanos>,
+    shown: String,
+}
+
+impl Step {
+    fn new(index: usize, operation: &Operation, effect: Effect) -> Step {
+        let returned = operation.returned.filter(|_| operation.outcome != Outcome::Unknown);
+        let shown = format!("#{index} {operation}");
+        Step { effect, invoked: operation.invoked, returned, shown }
+    }
+}
+
+enum Verdict {
+    Linearizable,
+    /// The longest order that was found, and the operation whose answer then had to be explained.
+    Broken { ordered: Vec<usize>, stuck: usize },
+    GaveUp,
+}
+
+/// A place in the list of events: 0 is the list's head.
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    step: usize,
+    is_return: bool,
+    before: usize,
+    after: usize,
+}
+
+/// Calls and returns in order of time, as a doubly linked list from which operations can be lifted.
+struct Events {
+    list: Vec<Event>,
+    call_of: Vec<usize>,
+    return_of: Vec<Option<usize>>,
+}
+
+const NOWHERE: usize = usize::MAX;
+
+impl Events {
+    fn new(steps: &[Step]) -> Events {
+        let mut order: Vec<(Nanos, bool, usize)> = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            order.push((step.invoked, false, index));
+            if let Some(returned) = step.returned {
+                order.push((returned, true, index));
+            }
+        }
+        // At one instant calls come first: operations that touch in time are concurrent.
+        order.sort();
+        let mut events = Events {
+            list: vec![Event { step: NOWHERE, is_return: false, before: NOWHERE, after: NOWHERE }],
+            call_of: vec![NOWHERE; steps.len()],
+            return_of: vec![None; steps.len()],
+        };
+        for (_, is_return, step) in order {
+            let place = events.list.len();
+            events.list[place - 1].after = place;
+            events.list.push(Event { step, is_return, before: place - 1, after: NOWHERE });
+            if is_return {
+                events.return_of[step] = Some(place);
+            } else {
+                events.call_of[step] = place;
+            }
+        }
+        events
+    }
+
+    fn first(&self) -> usize {
+        self.list[0].after
+    }
+
+    fn unlink(&mut self, place: usize) {
+        let Event { before, after, .. } = self.list[place];
+        self.list[before].after = after;
+        if after != NOWHERE {
+            self.list[after].before = before;
+        }
+    }
+
+    fn relink(&mut self, place: usize) {
+        let Event { before, after, .. } = self.list[place];
+        self.list[before].after = place;
+        if after != NOWHERE {
+            self.list[after].before = place;
+        }
+    }
+
+    fn lift(&mut self, step: usize) {
+        self.unlink(self.call_of[step]);
+        if let Some(place) = self.return_of[step] {
+            self.unlink(place);
+        }
+    }
+
+    fn put_back(&mut self, step: usize) {
+        if let Some(place) = self.return_of[step] {
+            self.relink(place);
+        }
+        self.relink(self.call_of[step]);
+    }
+}
+
+fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict {
+    let mut events = Events::new(steps);
+    let mut open_returns = steps.iter().filter(|step| step.returned.is_some()).count();
+    let mut done = vec![0u64; steps.len().div_ceil(64)];
+    let mut seen: BTreeSet<(Vec<u64>, Option<u64>)> = BTreeSet::new();
+    let mut order: Vec<(usize, Option<u64>)> = Vec::new();
+    let mut best = (Vec::new(), NOWHERE);
+    let mut state = None;
+    let mut place = events.first();
+    while open_returns > 0 {
+        let here = (place != NOWHERE).then(|| events.list[place]);
+        match here {
+            Some(Event { step, is_return: false, after, .. }) => {
+                let next = steps[step].effect.apply(state, revisions);
+                // An unknown operation that changes nothing need not be placed anywhere.
+                let next = next.filter(|next| steps[step].returned.is_some() || *next != state);
+                if let Some(next) = next {
+                    done[step / 64] |= 1 << (step % 64);
+                    if seen.insert((done.clone(), next)) {
+                        if seen.len() > most_states {
+                            return Verdict::GaveUp;
+                        }
+                        order.push((step, state));
+                        state = next;
+                        events.lift(step);
+                        open_returns -= usize::from(steps[step].returned.is_some());
+                        place = events.first();
+                        continue;
+                    }
+                    done[step / 64] &= !(1 << (step % 64));
+                }
+                place = after;
+            }
+            // A return whose operation is not placed yet, or no operation is left to try: go back one step.
+            _ => {
+                if order.len() >= best.0.len() {
+                    let stuck = here.map_or(NOWHERE, |event| event.step);
+                    best = (order.iter().map(|(step, _)| *step).collect(), stuck);
+                }
+                let Some((step, before)) = order.pop() else {
+                    return Verdict::Broken { ordered: best.0, stuck: best.1 };
+                };
+                state = before;
+                done[step / 64] &= !(1 << (step % 64));
+                events.put_back(step);
+                open_returns += usize::from(steps[step].returned.is_some());
+                place = events.list[events.call_of[step]].after;
+            }
+        }
+    }
+    Verdict::Linearizable
+}
+
+/// The last operations that could be ordered, the one that could not, and what else was going on.
+fn evidence(steps: &[Step], ordered: &[usize], stuck: usize) -> String {
+    const SHOWN: usize = 6;
+    let mut text = String::from("  in this order the answers fit:\n");
+    if ordered.len() > SHOWN {
+        text.push_str(&format!("    ... {} operations before\n", ordered.len() - SHOWN));
+    }
+    for step in ordered.iter().skip(ordered.len().saturating_sub(SHOWN)) {
+        text.push_str(&format!("    {}\n", steps[*step].shown));
+    }
+    let Some(stuck) = steps.get(stuck) else { return text };
+    text.push_str(&format!("  and then this one cannot:\n    {}\n", stuck.shown));
+    let until = stuck.returned.unwrap_or(Nanos::MAX);
+    let open: Vec<&Step> = steps
+        .iter()
+        .enumerate()
+        .filter(|(index, step)| {
+            !ordered.contains(index) && step.invoked <= until && !std::ptr::eq(*step, stuck)
+        })
+        .map(|(_, step)| step)
+        .collect();
+    if !open.is_empty() {
+        text.push_str("  while these were under way or unknown:\n");
+        open.iter().take(SHOWN).for_each(|step| text.push_str(&format!("    {}\n", step.shown)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! Equal replicas: when nothing is under way any more, all nodes hold the same state at the same position.
+
+use super::{Finding, Judgement};
+
+const NAME: &str = "equal replicas";
+
+/// What a node says of its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Who says it.
+    pub name: String,
+    /// The last log index it applied.
+    pub applied: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// The digest of its state.
+    pub digest: String,
+    /// It says itself that digests differ.
+    pub alarm: bool,
+}
+
+/// Judges what all nodes say.
+pub fn judge(replicas: &[Replica]) -> Judgement {
+    let mut findings = Judgement::new();
+    for replica in replicas.iter().filter(|replica| replica.alarm) {
+        findings.push(Finding::violation(NAME, format!("{} raises the digest alarm", replica.name)));
+    }
+    for pair in replicas.windows(2) {
+        let (one, other) = (&pair[0], &pair[1]);
+        if one.applied == other.applied && one.digest != other.digest {
+            let words = format!(
+                "at log index {}, {} has the digest {} and {} has {}",
+                one.applied, one.name, one.digest, other.name, other.digest
+            );
+            findings.push(Finding::violation(NAME, words));
+        }
+    }
+    findings
+}
+
+/// Whether all of them are at the same place.
+pub fn are_level(replicas: &[Replica]) -> bool {
+    replicas.windows(2).all(|pair| (pair[0].applied, pair[0].revision) == (pair[1].applied, pair[1].revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(name: &str, applied: u64, digest: &str) -> Replica {
+        Replica { name: name.into(), applied, revision: applied, digest: digest.into(), alarm: false }
+    }
+
+    #[test]
+    fn equal_positions_mean_equal_digests() {
+        assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "aa")]).is_empty());
+        assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]).is_empty());
+        assert!(!are_level(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]));
+        assert_eq!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "bb")]).len(), 1);
+        assert_eq!(judge(&[Replica { alarm: true, ..replica("n1", 5, "aa") }]).len(), 1);
+    }
+}

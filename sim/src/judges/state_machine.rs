@@ -1,0 +1,128 @@
+//! State-machine safety: no two nodes apply different entries at one log position, and equal entries leave equal
+//! states (Ongaro, "Consensus: bridging theory and practice", 2014, section 3.6; digests after every entry).
+
+use super::{Finding, Judgement};
+use crate::ledger::{Applied, Ledger};
+
+const NAME: &str = "state-machine safety";
+
+/// A contradiction between nodes, or of a node with itself.
+#[derive(Debug, Clone)]
+pub enum Conflict {
+    /// Two nodes applied different entries, or had different states after the same one.
+    Entry {
+        /// Who was first and who differs.
+        nodes: (String, String),
+        /// Where.
+        index: u64,
+        /// What each applied.
+        both: Box<(Applied, Applied)>,
+    },
+    /// A snapshot's state is not that of its position.
+    Snapshot {
+        /// Who applied and who installed.
+        nodes: (String, String),
+        /// Where.
+        index: u64,
+    },
+    /// A node skipped entries or applied one again.
+    Order {
+        /// Who.
+        node: String,
+        /// The entry before.
+        last: u64,
+        /// The entry that came.
+        index: u64,
+    },
+}
+
+impl Conflict {
+    /// In words.
+    pub fn finding(&self) -> Finding {
+        let words = match self {
+            Conflict::Entry { nodes: (first, second), index, both } => {
+                let (one, other) = (&both.0, &both.1);
+                let what = if one.term != other.term {
+                    format!("an entry of term {} and one of term {}", one.term, other.term)
+                } else if one.payload != other.payload {
+                    format!("different entries of term {}", one.term)
+                } else if one.change != other.change {
+                    format!("the same entry with different effects ({:?} and {:?})", one.change, other.change)
+                } else {
+                    format!("the same entry to different states ({:032x} and {:032x})", one.digest, other.digest)
+                };
+                format!("at log index {index}, {first} and {second} applied {what}")
+            }
+            Conflict::Snapshot { nodes: (first, second), index } => {
+                format!("the snapshot of log index {index} is not the same state on {first} and {second}")
+            }
+            Conflict::Order { node, last, index } => {
+                format!("{node} applied log index {index} right after {last}")
+            }
+        };
+        Finding::violation(NAME, words)
+    }
+}
+
+/// Judges what all nodes applied.
+pub fn judge(ledger: &Ledger) -> Judgement {
+    // One contradiction makes all later ones.
+    ledger.first_finding().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(term: u64, payload: u64, digest: u128) -> Applied {
+        Applied { term, payload, digest, change: None }
+    }
+
+    fn words(ledger: &Ledger) -> String {
+        judge(ledger).first().map_or_else(String::new, ToString::to_string)
+    }
+
+    #[test]
+    fn nodes_that_agree_have_nothing_to_fear_and_may_begin_anywhere() {
+        let mut ledger = Ledger::default();
+        for index in 1..=9 {
+            ledger.applied("n1", index, entry(1, index, index.into()));
+        }
+        ledger.installed("n2", 5, 1, 5);
+        ledger.applied("n2", 6, entry(1, 6, 6));
+        ledger.started("n2");
+        ledger.applied("n2", 3, entry(1, 3, 3));
+        assert_eq!(words(&ledger), "");
+    }
+
+    #[test]
+    fn every_way_to_differ_is_named() {
+        let differing = [
+            (entry(2, 1, 1), "term 2"),
+            (entry(1, 9, 1), "different entries"),
+            (entry(1, 1, 9), "different states"),
+        ];
+        for (other, expected) in differing {
+            let mut ledger = Ledger::default();
+            ledger.applied("n1", 1, entry(1, 1, 1));
+            ledger.applied("n2", 1, other);
+            assert!(words(&ledger).contains(expected), "{}", words(&ledger));
+        }
+        let mut ledger = Ledger::default();
+        ledger.applied("n1", 1, entry(1, 1, 1));
+        ledger.applied("n1", 3, entry(1, 3, 3));
+        assert!(words(&ledger).contains("right after 1"));
+    }
+
+    #[test]
+    fn a_snapshot_is_compared_with_its_position_whichever_comes_first() {
+        let mut ledger = Ledger::default();
+        ledger.installed("n2", 4, 1, 7);
+        ledger.applied("n1", 4, entry(1, 4, 4));
+        assert!(words(&ledger).contains("snapshot of log index 4"));
+        let mut ledger = Ledger::default();
+        ledger.applied("n1", 4, entry(1, 4, 4));
+        ledger.installed("n2", 4, 1, 7);
+        assert!(words(&ledger).contains("snapshot of log index 4"));
+    }
+}

@@ -1,0 +1,48 @@
+//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to (SAFETY F4).
+
+use super::{Finding, Judgement};
+use crate::history::{Nanos, Seconds};
+
+const NAME: &str = "no stop without an injected cause";
+
+/// A node's process ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Whose.
+    pub node: String,
+    /// When.
+    pub at: Nanos,
+    /// What it said.
+    pub reason: String,
+    /// What had been done to it that explains the end.
+    pub cause: Option<String>,
+}
+
+/// Judges all ends of nodes.
+pub fn judge(stops: &[Stop]) -> Judgement {
+    stops
+        .iter()
+        .filter(|stop| stop.cause.is_none())
+        .map(|stop| {
+            let words = format!("{} ended by itself at {}: {}", stop.node, Seconds(stop.at), stop.reason);
+            Finding::violation(NAME, words)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stop_that_was_provoked_is_excused() {
+        let stop = |cause: Option<&str>| Stop {
+            node: "n1".into(),
+            at: 0,
+            reason: "the log is full".into(),
+            cause: cause.map(Into::into),
+        };
+        assert!(judge(&[stop(Some("a failed sync"))]).is_empty());
+        assert!(judge(&[stop(None)])[0].to_string().contains("n1 ended by itself"));
+    }
+}

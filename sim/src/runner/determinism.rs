@@ -1,0 +1,57 @@
+//! The determinism check: a seed that was played is played again in another process and must leave the same trace
+//! (SAFETY F1); and a run that is made unsteady on purpose must not.
+
+use super::children::{self, Job};
+
+/// What it is called on the command line.
+pub const NAME: &str = "determinism";
+/// What it is about.
+pub const ABOUT: &str = "the same seed leaves the same trace in two processes, and an unsteady run does not";
+
+/// Runs that are played again.
+const REPEATED: usize = 5;
+
+/// A check and whether it holds.
+pub struct Check {
+    /// What was checked.
+    pub name: String,
+    /// What is wrong; `None`: it holds.
+    pub failure: Option<String>,
+}
+
+/// Checks a share of the runs that were played, evenly chosen: job, hash, number of events.
+pub fn check(played: &[(Job, u64, u64)]) -> Vec<Check> {
+    let mut fresh = Vec::new();
+    let played = if played.is_empty() {
+        // Nothing was played: two chaos seeds for the first time.
+        fresh.extend((1..3).map(|seed| {
+            let job = Job { scenario: crate::scenarios::CHAOS, seed };
+            let report = children::play_one(job.clone(), false).report;
+            (job, report.trace_hash, report.trace_events)
+        }));
+        &fresh
+    } else {
+        played
+    };
+    let step = played.len().div_ceil(REPEATED).max(1);
+    let mut checks: Vec<Check> = played.iter().rev().step_by(step).map(|run| again(run, false)).collect();
+    checks.extend(played.last().map(|run| again(run, true)));
+    checks
+}
+
+fn again((job, hash, events): &(Job, u64, u64), unsteady: bool) -> Check {
+    let report = children::play_one(job.clone(), unsteady).report;
+    let same = (report.trace_hash, report.trace_events) == (*hash, *events);
+    let found = format!(
+        "trace {hash:016x} of {events} events, then {:016x} of {}; find where they part with MOKV_TRACE=1 {}",
+        report.trace_hash,
+        report.trace_events,
+        job.command()
+    );
+    if unsteady {
+        let name = format!("{NAME}: {} seed {}, made unsteady, is noticed", job.scenario, job.seed);
+        let failure = (report.trace_hash == *hash).then(|| "the trace does not see it".to_owned());
+        return Check { name, failure };
+    }
+    Check { name: format!("{NAME}: {} seed {}", job.scenario, job.seed), failure: (!same).then_some(found) }
+}

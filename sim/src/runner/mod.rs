@@ -1,0 +1,153 @@
+//! The runner: plays scenarios and chaos seeds, each in a process of its own, and sums up what they covered.
+//!
+//! The parent simulates nothing. A run that fails prints its seed, its world, what was violated in words, its last
+//! events and the exact command that plays it again.
+
+mod children;
+mod determinism;
+mod options;
+mod summary;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use crate::child;
+use crate::report::{Report, Verdict};
+use crate::scenarios;
+use children::{Job, Outcome};
+use options::{Command, Options};
+use summary::Summary;
+
+/// The `mokv-sim` command in the simulated world.
+pub fn main() -> ExitCode {
+    let options = match options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+        Ok(options) => options,
+        Err(words) => {
+            eprintln!("{words}");
+            return ExitCode::from(2);
+        }
+    };
+    match options.command {
+        Command::Help => {
+            println!("{}", options::HELP);
+            ExitCode::SUCCESS
+        }
+        Command::List => {
+            for scenario in scenarios::ALL {
+                println!("{:<24} {}", scenario.name, scenario.about);
+            }
+            println!("{:<24} {}", determinism::NAME, determinism::ABOUT);
+            ExitCode::SUCCESS
+        }
+        Command::Child { scenario, seed, manner } => {
+            let scenario = scenarios::find(&scenario).expect("the parent knows the scenarios");
+            let report = child::play(scenario, seed, manner);
+            println!("{}", report.to_line());
+            let _ = std::io::stdout().flush();
+            // Not even destructors run: half of a cluster is still in memory.
+            std::process::exit(0)
+        }
+        Command::Play => play(&options),
+    }
+}
+
+fn play(options: &Options) -> ExitCode {
+    let jobs = plan(options);
+    if jobs.is_empty() && !options.wants(determinism::NAME) {
+        eprintln!("nothing matches; `list` shows what there is");
+        return ExitCode::from(2);
+    }
+    if let Ok(name) = std::env::var("MOKV_PLANTED") {
+        eprintln!("with the planted bug '{name}': it shall be caught");
+    }
+    let verbose = options.seed.is_some() && jobs.len() == 1;
+    let mut summary = Summary::default();
+    let progress = Progress::new(jobs.len());
+    children::play_all(jobs, verbose, |done, job, outcome| {
+        progress.show(done, &job, &outcome);
+        if outcome.report.verdict != Verdict::Passed {
+            progress.clear();
+            print_failure(&job, &outcome.report, verbose);
+        }
+        summary.add(&job, &outcome);
+    });
+    if options.wants(determinism::NAME) && options.seed.is_none() {
+        progress.note("determinism: the same seeds once more, in other processes");
+        summary.add_checks(determinism::check(summary.hashes()));
+    }
+    progress.clear();
+    summary.print();
+    summary.exit_code()
+}
+
+fn plan(options: &Options) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for scenario in scenarios::ALL.iter().filter(|scenario| options.wants(scenario.name)) {
+        let seeds = match (options.seed, scenario.seeds) {
+            (Some(seed), _) => seed..seed + 1,
+            (None, 0) => options.first_seed..options.first_seed + options.seeds,
+            (None, seeds) => 1..seeds + 1,
+        };
+        jobs.extend(seeds.map(|seed| Job { scenario: scenario.name, seed }));
+    }
+    jobs
+}
+
+fn print_failure(job: &Job, report: &Report, verbose: bool) {
+    println!("\n{} {} with seed {}", report.verdict.word(), job.scenario, job.seed);
+    if !report.world.is_empty() {
+        println!("world: {}", report.world.replace('\n', "\n       "));
+    }
+    if !verbose && !report.last_events.is_empty() {
+        println!("last events:");
+        report.last_events.iter().for_each(|event| println!("  {event}"));
+    }
+    report.findings.iter().take(5).for_each(|finding| println!("{finding}"));
+    if report.findings.len() > 5 {
+        println!("... and {} more findings", report.findings.len() - 5);
+    }
+    println!("play it again: {}\n", job.command());
+}
+
+/// A line that moves on a terminal, and a line now and then elsewhere.
+struct Progress {
+    total: usize,
+    moves: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Progress {
+        Progress { total, moves: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&self, done: usize, job: &Job, outcome: &Outcome) {
+        let line = format!(
+            "[{done}/{}] {} seed {}: {}, {:.0} s simulated in {:.1} s",
+            self.total,
+            job.scenario,
+            job.seed,
+            outcome.report.verdict.word(),
+            outcome.report.simulated_seconds,
+            outcome.wall.as_secs_f64()
+        );
+        if self.moves {
+            eprint!("\r\x1b[K{line}");
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn note(&self, words: &str) {
+        if self.moves {
+            eprint!("\r\x1b[K{words}");
+        } else {
+            eprintln!("{words}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.moves {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Elections, partitions, handing over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::rt;
+
+use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
+use crate::cluster::Cluster;
+use crate::history::{Answer, Outcome};
+use crate::run::Run;
+
+/// Three pristine nodes find each other, elect, and every one of them serves what was written through any.
+pub async fn elect_and_write(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    for name in cluster.names() {
+        let client = client_of(&cluster, &name);
+        let (value, _) = set(&client, "greeting").await?;
+        for other in cluster.names() {
+            expect(&client_of(&cluster, &other), "greeting", value).await?;
+        }
+    }
+    set_many(&client(&cluster), 100).await?;
+    Ok(cluster)
+}
+
+/// A leader that cannot confirm itself answers neither reads nor writes (SAFETY A3), although clients reach it.
+pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, old) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    let (before, _) = set(&client, "key").await?;
+    let at_the_old_leader = client_of(&cluster, &old);
+    expect(&at_the_old_leader, "key", before).await?;
+    // This client is left alone with the old leader.
+    for name in others(&cluster.names(), &old) {
+        cluster.cut(&name, at_the_old_leader.host());
+        cluster.cut(at_the_old_leader.host(), &name);
+    }
+    run.fault("isolated leader", format!("the leader {old} is cut off from the others"));
+    cluster.isolate(&old);
+    let rest = others(&cluster.names(), &old);
+    let new = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+    ensure(new != old, || format!("{old} leads although it is alone"))?;
+    set(&client, "key").await?;
+    let answer = at_the_old_leader.get("key", false).await;
+    ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader answered a read: {answer:?}"))?;
+    let answer = at_the_old_leader.set("key", None, 16).await.1;
+    ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader confirmed a write: {answer:?}"))?;
+    cluster.heal_network();
+    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let (value, _) = set(&client_of(&cluster, &old), "key").await?;
+    expect(&client_of(&cluster, &leader), "key", value).await?;
+    Ok(cluster)
+}
+
+/// A leader that is asked to stop hands over first: writes go on almost at once, and nothing is lost or refused.
+pub async fn leader_transfer_on_stop(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, old) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 50).await?;
+    let stopping = {
+        let (cluster, old) = (cluster.clone(), old.clone());
+        rt::spawn(async move { cluster.stop(&old).await })
+    };
+    let before = rt::now();
+    for number in 0..20 {
+        let outcome = client.set(&format!("during/{number}"), None, 16).await.1;
+        ensure(matches!(outcome, Outcome::Ok(Answer::Written { .. })), || {
+            format!("a write during the hand-over was {outcome:?}")
+        })?;
+    }
+    let took = rt::now() - before;
+    stopping.await.map_err(|error| error.to_string())?;
+    let rest = others(&cluster.names(), &old);
+    let new = cluster.wait_for_leader(&rest, Duration::from_secs(2)).await?;
+    run.tell(format!("{old} handed over to {new}; 20 writes meanwhile took {took:?}"));
+    Ok(cluster)
+}

@@ -1,0 +1,200 @@
+//! Damaged, full, copied and rolled-back disks (SAFETY D and E1): the operator does what the message says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::rt;
+
+use super::stage::{
+    ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
+};
+use crate::cluster::{Cluster, Power};
+use crate::history::Outcome;
+use crate::run::Run;
+use crate::world::World;
+
+/// The newest file whose name ends so, and its length.
+fn newest_file(cluster: &Cluster, node: &str, ending: &str) -> Result<(String, u64), String> {
+    let files = cluster.disk(node).files();
+    let newest = files.into_iter().filter(|(name, _)| name.ends_with(ending)).next_back();
+    newest.ok_or_else(|| format!("{node} has no file that ends in {ending}"))
+}
+
+/// A node that refused to start for its disk's sake is wiped, as its message says.
+fn wipe_as_told(cluster: &Cluster, node: &str, reason: &str) -> Result<(), String> {
+    ensure(reason.contains("wipe"), || format!("{node} says nothing of what to do: {reason}"))?;
+    cluster.wipe(node);
+    cluster.start(node);
+    Ok(())
+}
+
+/// A bit flips in the middle of the log, where later batches prove that it was durable: the node refuses to start
+/// and names the file, and comes back after a wipe (SAFETY D4).
+pub async fn flipped_bit_in_the_log(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 200).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    cluster.kill(&name);
+    let log = cluster.disk(&name).files().into_iter().find(|(file, _)| file.ends_with(".wal"));
+    let (file, _) = log.ok_or("there is no log")?;
+    let offset = 3_000 + run.seed * 391;
+    ensure(cluster.disk(&name).flip(&file, offset, 3), || format!("{file} is too short"))?;
+    run.fault("flipped bit", format!("a bit flips in {name}'s {file} at offset {offset}"));
+    cluster.excuse(&name, "a bit of its log flipped");
+    cluster.start(&name);
+    let reason = wait_for_end(&cluster, &name, Duration::from_secs(20)).await?;
+    ensure(reason.contains(&file), || format!("the message does not name {file}: {reason}"))?;
+    wipe_as_told(&cluster, &name, &reason)?;
+    Ok(cluster)
+}
+
+/// The newest snapshot is damaged: the older one and the log are enough (SAFETY D5).
+pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World { snapshot_entries: 60, ..World::calm(3) };
+    let (cluster, leader) = formed(&run, world).await?;
+    let client = client(&cluster);
+    let (value, _) = set(&client, "key").await?;
+    set_many(&client, 400).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    cluster.kill(&name);
+    let (file, length) = newest_file(&cluster, &name, ".snap")?;
+    ensure(cluster.disk(&name).flip(&file, length / 2, 5), || format!("{file} is empty"))?;
+    run.fault("flipped bit", format!("a bit flips in {name}'s newest snapshot {file}"));
+    // Nobody can help it: what it has must be enough.
+    cluster.isolate(&name);
+    cluster.start(&name);
+    let alone = super::stage::client_of(&cluster, &name);
+    let before = rt::now();
+    loop {
+        let answer = alone.get("key", true).await;
+        if matches!(&answer, Outcome::Ok(crate::history::Answer::Read { entry: Some(entry), .. }) if entry.value == value)
+        {
+            break;
+        }
+        ensure(rt::now() - before < ELECTION_BOUND, || {
+            format!("{name} did not recover from its older snapshot and the log: {answer:?}")
+        })?;
+    }
+    Ok(cluster)
+}
+
+/// The log of a node is gone and its identity is not: it refuses to vote anew with the old name (SAFETY E1).
+pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 50).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    cluster.kill(&name);
+    let disk = cluster.disk(&name);
+    let mounted = disk.mount();
+    for (file, _) in disk.files().into_iter().filter(|(file, _)| file.ends_with(".wal")) {
+        mounted.remove(&file).await.map_err(|error| error.to_string())?;
+    }
+    mounted.sync_dir().await.map_err(|error| error.to_string())?;
+    run.fault("deleted log", format!("somebody deletes {name}'s log"));
+    cluster.excuse(&name, "its log was deleted");
+    cluster.start(&name);
+    let reason = wait_for_end(&cluster, &name, Duration::from_secs(20)).await?;
+    wipe_as_told(&cluster, &name, &reason)?;
+    Ok(cluster)
+}
+
+/// A volume is rolled back to an older state, with older votes and fewer entries: its node takes no part (SAFETY E1).
+pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 30).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let image = cluster.disk(&name).image();
+    for _ in 0..3 {
+        cluster.kill(&name);
+        cluster.start(&name);
+        set_many(&client, 30).await?;
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    cluster.kill(&name);
+    cluster.disk(&name).restore(&image);
+    run.fault("rolled-back disk", format!("{name}'s disk is what it was three lives ago"));
+    cluster.excuse(&name, "its disk was rolled back");
+    cluster.start(&name);
+    rt::sleep(Duration::from_secs(15)).await;
+    if cluster.power(&name) == Power::On {
+        let role = cluster.status(&name).await.map_or_else(String::new, |status| status.role);
+        ensure(role != "leader", || format!("{name} leads with a rolled-back disk"))?;
+        let old_digest = cluster.status(&name).await.map(|status| status.applied_index);
+        let newest = cluster.status(&leader).await.map(|status| status.applied_index);
+        ensure(old_digest < newest, || {
+            format!("{name} takes part as if nothing had happened to its disk ({role}, {old_digest:?})")
+        })?;
+        cluster.kill(&name);
+    }
+    cluster.wipe(&name);
+    cluster.start(&name);
+    Ok(cluster)
+}
+
+/// A data directory is copied to a second machine and both run: at most one of them takes part (SAFETY E1).
+pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 50).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let original = name.clone();
+    cluster.add("copy", |config| config.node_name = original);
+    cluster.disk("copy").restore(&cluster.disk(&name).image());
+    run.fault("copied disk", format!("{name}'s disk is copied to another machine, and both run"));
+    cluster.excuse("copy", "it runs on a copied disk");
+    cluster.excuse(&name, "its disk was copied and both run");
+    cluster.start("copy");
+    rt::sleep(Duration::from_secs(15)).await;
+    set_many(&client, 20).await?;
+    let both_run = cluster.power("copy") == Power::On && cluster.power(&name) == Power::On;
+    if both_run {
+        let applied = |status: Option<mokv::client::NodeStatus>| status.map_or(0, |status| status.applied_index);
+        let (one, other) = (applied(cluster.status("copy").await), applied(cluster.status(&name).await));
+        let newest = applied(cluster.status(&leader).await);
+        ensure(one < newest || other < newest, || {
+            format!("{name} and its copy both follow, at log indexes {one} and {other}")
+        })?;
+    }
+    if cluster.power("copy") != Power::Off {
+        cluster.kill("copy");
+    }
+    cluster.forget("copy");
+    Ok(cluster)
+}
+
+/// The leader's disk fills up: writes are refused while there is room for Raft's own, deletes are not, nobody stops,
+/// and with room again writes go on (SAFETY D7).
+pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 50).await?;
+    let used: u64 = cluster.disk(&leader).files().iter().map(|(_, length)| length).sum();
+    cluster.disk(&leader).set_capacity(Some(used + (2 << 20)));
+    run.fault("full disk", format!("{leader}'s disk has room for 2 MiB more"));
+    let mut refused = false;
+    for number in 0..200 {
+        let (_, outcome) = client.set(&format!("filling/{number}"), None, 60_000).await;
+        if outcome == Outcome::Failed {
+            refused = true;
+            break;
+        }
+        ensure(matches!(outcome, Outcome::Ok(_)), || format!("a write on a filling disk was {outcome:?}"))?;
+    }
+    ensure(refused, || "12 MB were written to a disk with room for 2 MiB".into())?;
+    let outcome = client.delete("filling/0", None).await;
+    ensure(matches!(outcome, Outcome::Ok(_)), || format!("a delete on a full disk was {outcome:?}"))?;
+    cluster.disk(&leader).set_capacity(None);
+    let before = rt::now();
+    loop {
+        let (value, outcome) = client.set("room again", None, 16).await;
+        if matches!(outcome, Outcome::Ok(_)) {
+            expect(&client, "room again", value).await?;
+            return Ok(cluster);
+        }
+        ensure(rt::now() - before < ELECTION_BOUND, || format!("with room again a write was {outcome:?}"))?;
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+}

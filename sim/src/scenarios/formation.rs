@@ -1,0 +1,154 @@
+//! How clusters begin, and how they stay apart (SAFETY E2-E4, E6, E8, E9).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::rt;
+
+use super::identity::{members, wait_for_members};
+use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes};
+use crate::cluster::{Cluster, Power};
+use crate::dice::Dice;
+use crate::run::Run;
+use crate::world::World;
+
+/// Two of three expected nodes never form a cluster, however long the third is silent (SAFETY E2).
+pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    cluster.start("n1");
+    cluster.start("n2");
+    rt::sleep(Duration::from_secs(20)).await;
+    for name in ["n1", "n2"] {
+        let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
+        ensure(status.leader_id == 0 && status.applied_index == 0, || {
+            format!("{name} is {} of a cluster that n3 never agreed to", status.role)
+        })?;
+    }
+    cluster.start("n3");
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    Ok(cluster)
+}
+
+/// Machines lose power again and again while the cluster forms: one cluster comes of it, with all three (SAFETY E3).
+pub async fn power_losses_while_forming(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    let mut dice = Dice::new(run.seed, "forming");
+    for _ in 0..8 {
+        cluster.start_all();
+        for name in cluster.names() {
+            rt::sleep(dice.time(Duration::ZERO..Duration::from_millis(700))).await;
+            if dice.chance(0.6) {
+                cluster.power_loss(&name);
+            }
+        }
+    }
+    cluster.start_all();
+    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    wait_for_members(&cluster, &leader, "that all three are members", |members| members.len() == 3).await?;
+    Ok(cluster)
+}
+
+/// A cluster of one that is pointed at another cluster neither joins it nor harms it (SAFETY E4).
+pub async fn two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    set_many(&client(&cluster), 20).await?;
+    cluster.add("stranger", |config| {
+        config.bootstrap = true;
+        config.start_join_addrs.clear();
+    });
+    cluster.start("stranger");
+    cluster.wait_for_leader(&["stranger".to_owned()], ELECTION_BOUND).await?;
+    cluster.stop("stranger").await;
+    let joins = vec!["n1.sim:8401".to_owned(), "n2.sim:8401".to_owned()];
+    cluster.configure("stranger", |config| {
+        config.bootstrap = false;
+        config.start_join_addrs = joins;
+    });
+    cluster.excuse("stranger", "it belongs to another cluster");
+    cluster.start("stranger");
+    rt::sleep(Duration::from_secs(15)).await;
+    let found = members(&cluster, &leader).await;
+    ensure(found.len() == 3, || format!("a node of another cluster changed the members to {found:?}"))?;
+    if cluster.power("stranger") != Power::Off {
+        cluster.kill("stranger");
+    }
+    cluster.forget("stranger");
+    Ok(cluster)
+}
+
+/// A newcomer that does not know the cluster's key stays outside (SAFETY E9).
+pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    let key = |text: &str| Some(text.as_bytes().to_vec().into());
+    for name in cluster.names() {
+        cluster.configure(&name, |config| config.cluster_key = key("the key of this cluster"));
+    }
+    cluster.start_all();
+    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    for (name, secret) in [("guesser", key("another key entirely")), ("keyless", None)] {
+        cluster.add(name, |config| {
+            config.cluster_key = secret;
+            config.bootstrap_expect = None;
+        });
+        cluster.excuse(name, "it does not know the key");
+        cluster.start(name);
+    }
+    rt::sleep(Duration::from_secs(15)).await;
+    let found = members(&cluster, &leader).await;
+    ensure(found.len() == 3, || format!("without the key somebody joined: {found:?}"))?;
+    for name in ["guesser", "keyless"] {
+        if cluster.power(name) != Power::Off {
+            cluster.kill(name);
+        }
+        cluster.forget(name);
+    }
+    Ok(cluster)
+}
+
+/// A member is removed while it is away: its id never comes back, and its node starts over as a new one (SAFETY E6).
+pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    cluster.add("n4", |_| {});
+    cluster.start("n4");
+    let is_voter = |members: &[(String, u64, bool)]| {
+        members.iter().any(|(name, _, learner)| name == "n4" && !learner)
+    };
+    wait_for_members(&cluster, &leader, "that n4 became a voter", is_voter).await?;
+    set_many(&client, 30).await?;
+    let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;
+    cluster.kill("n4");
+    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
+    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    wait_for_members(&cluster, &leader, "the removal of n4", |members| members.len() == 3).await?;
+    cluster.start("n4");
+    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
+        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
+    })
+    .await?;
+    Ok(cluster)
+}
+
+/// A node is cut off for so long that all have buried each other: after healing they find each other again
+/// (SAFETY E8).
+pub async fn long_partition(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    let name = others(&cluster.names(), &leader).remove(0);
+    run.fault("isolated node", format!("{name} is cut off for two minutes"));
+    cluster.isolate(&name);
+    for _ in 0..12 {
+        set_many(&client, 5).await?;
+        rt::sleep(Duration::from_secs(10)).await;
+    }
+    Ok(cluster)
+}

@@ -1,0 +1,125 @@
+//! Who a node is: joining, lost disks, twins, other addresses (SAFETY E).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::rt;
+
+use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, set, set_many, three_nodes};
+use crate::cluster::{Cluster, Power};
+use crate::run::Run;
+
+/// A newcomer is a voter within this.
+const JOIN_BOUND: Duration = Duration::from_secs(40);
+
+/// The members as a node knows them: name, node id, and whether it only learns.
+pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
+    let client = client_of(cluster, of);
+    let servers = client.with_library(|library| async move { library.servers().await }).await;
+    let mut members: Vec<_> = servers
+        .unwrap_or_default()
+        .into_iter()
+        .map(|server| (server.id, server.node_id, server.is_learner))
+        .collect();
+    members.sort();
+    members
+}
+
+/// Waits until the members that `of` knows satisfy `condition`.
+pub async fn wait_for_members(
+    cluster: &Cluster,
+    of: &str,
+    what: &str,
+    condition: impl Fn(&[(String, u64, bool)]) -> bool,
+) -> Result<(), String> {
+    let before = rt::now();
+    loop {
+        let members = members(cluster, of).await;
+        if condition(&members) {
+            return Ok(());
+        }
+        ensure(rt::now() - before < JOIN_BOUND, || {
+            format!("{what} did not happen within {JOIN_BOUND:?}; the members are {members:?}")
+        })?;
+        rt::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// A fourth node that only knows gossip addresses becomes a voter and holds the same state.
+pub async fn join(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 60).await?;
+    cluster.add("n4", |_| {});
+    cluster.start("n4");
+    wait_for_members(&cluster, &leader, "that n4 became a voter", |members| {
+        members.iter().any(|(name, _, learner)| name == "n4" && !learner)
+    })
+    .await?;
+    let (value, _) = set(&client, "after the join").await?;
+    expect(&client_of(&cluster, "n4"), "after the join", value).await?;
+    // Four voters need three: the newcomer counts now.
+    let other = cluster.names().into_iter().find(|name| *name != leader && name != "n4");
+    cluster.kill(&other.expect("there are four nodes"));
+    set(&client, "with the newcomer's vote").await?;
+    Ok(cluster)
+}
+
+/// A disk is lost: its node comes back under the same name with a new id and replaces its old self (SAFETY E5).
+pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 60).await?;
+    let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
+    let old = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
+    cluster.kill(&name);
+    cluster.wipe(&name);
+    cluster.start(&name);
+    wait_for_members(&cluster, &leader, "the replacement of the lost node", |members| {
+        let same_name: Vec<_> = members.iter().filter(|(other, ..)| *other == name).collect();
+        matches!(same_name.as_slice(), [(_, id, false)] if *id != old)
+    })
+    .await?;
+    let (value, _) = set(&client, "after the loss").await?;
+    expect(&client_of(&cluster, &name), "after the loss", value).await?;
+    Ok(cluster)
+}
+
+/// A second node that merely uses a living node's name gets no place in the cluster (SAFETY E5).
+pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 20).await?;
+    let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
+    let id = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
+    cluster.add("twin", |config| config.node_name = name.clone());
+    cluster.excuse("twin", "it uses another node's name");
+    cluster.start("twin");
+    rt::sleep(Duration::from_secs(20)).await;
+    let members = members(&cluster, &leader).await;
+    ensure(members.len() == 3 && members.iter().any(|(other, other_id, _)| *other == name && *other_id == id), || {
+        format!("the twin of {name} (id {id}) changed the members to {members:?}")
+    })?;
+    set_many(&client, 20).await?;
+    if cluster.power("twin") != Power::Off {
+        cluster.kill("twin");
+    }
+    cluster.forget("twin");
+    Ok(cluster)
+}
+
+/// All nodes come back at addresses that nobody has written down; only their names still lead to them (SAFETY E7).
+pub async fn all_addresses_change(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let patient = client(&cluster);
+    let (value, _) = set(&patient, "key").await?;
+    for name in cluster.names() {
+        cluster.kill(&name);
+    }
+    cluster.change_all_addresses(1);
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    expect(&client(&cluster), "key", value).await?;
+    expect(&patient, "key", value).await?;
+    Ok(cluster)
+}

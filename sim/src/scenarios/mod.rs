@@ -1,0 +1,108 @@
+//! The stories: each plays one sequence of events that once lost data somewhere, or would, and says so if it did here.
+//!
+//! A story drives the cluster to the point and checks what only it can know; the common ending then undoes all faults,
+//! demands life and lets every judge look. Each is told for several seeds, because a seed moves every instant.
+
+mod basics;
+mod disks;
+mod formation;
+mod identity;
+mod raft;
+mod restarts;
+mod snapshots;
+mod stage;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::run::Run;
+
+/// A story under way; it ends with the cluster, or with what went wrong in words.
+pub type Story = Pin<Box<dyn Future<Output = Result<Cluster, String>>>>;
+
+/// A named story.
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it is about, in one sentence.
+    pub about: &'static str,
+    /// With how many seeds it is told; 0: as many as chaos has.
+    pub seeds: u64,
+    /// Tells it.
+    pub play: fn(Arc<Run>) -> Story,
+}
+
+macro_rules! scenario {
+    ($name:literal, $seeds:expr, $play:path, $about:literal) => {
+        Scenario { name: $name, about: $about, seeds: $seeds, play: |run| Box::pin($play(run)) }
+    };
+}
+
+/// The name of the chaos loop.
+pub const CHAOS: &str = "chaos";
+
+/// All stories; the chaos loop is the last.
+pub const ALL: &[Scenario] = &[
+    scenario!("elect-and-write", 2, basics::elect_and_write, "three nodes form a cluster, elect, write and read"),
+    scenario!(
+        "leader-partitioned",
+        2,
+        basics::leader_partitioned,
+        "the leader is cut off, another is elected, the old one answers nothing old, and it comes back"
+    ),
+    scenario!("leader-transfer", 2, basics::leader_transfer_on_stop, "a leader that is stopped hands over first"),
+    scenario!("kill-each", 2, restarts::kill_each_in_turn, "every node is killed in turn and comes back"),
+    scenario!("power-loss-of-all", 3, restarts::power_loss_of_all, "all machines lose power at once, twice"),
+    scenario!("failed-sync", 2, restarts::failed_sync, "a failed sync stops the node, and what it showed is not trusted"),
+    scenario!(
+        "snapshot-to-a-laggard",
+        2,
+        snapshots::laggard,
+        "a node that lagged behind the purge gets a snapshot, and is killed at every step of installing it"
+    ),
+    scenario!("join", 2, identity::join, "a fourth node joins by gossip"),
+    scenario!("wiped-disk", 2, identity::wiped_disk, "a node whose disk is lost comes back under its name"),
+    scenario!("twin-name", 2, identity::twin_name, "a second node of the same name is refused"),
+    scenario!("all-addresses-change", 2, identity::all_addresses_change, "all nodes come back at other addresses"),
+    scenario!(
+        "leader-back-at-once",
+        3,
+        raft::leader_back_at_once,
+        "a leader that committed more than its own disk has loses power and is back before an election"
+    ),
+    scenario!("deaf-leader", 2, raft::deaf_leader, "a leader that everybody hears and that hears nobody steps down"),
+    scenario!(
+        "reads-during-recovery",
+        2,
+        raft::reads_during_recovery,
+        "a node that restarts alone shows nothing older than it knew to be committed"
+    ),
+    scenario!("large-values", 1, raft::large_values, "the largest values reach a laggard over a slow network"),
+    scenario!("lost-answers", 2, raft::lost_answers, "writes whose answers are lost are applied once"),
+    scenario!("evicted-sessions", 1, raft::evicted_sessions, "more clients than the cluster keeps sessions for"),
+    scenario!("pages", 1, raft::pages_of_one_revision, "the pages of a list belong to one revision"),
+    scenario!("flipped-bit", 2, disks::flipped_bit_in_the_log, "a bit flips in the middle of a log"),
+    scenario!("damaged-snapshot", 2, disks::damaged_snapshot, "the newest snapshot is damaged, the older one helps"),
+    scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
+    scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
+    scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
+    scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
+    scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),
+    scenario!(
+        "power-losses-while-forming",
+        5,
+        formation::power_losses_while_forming,
+        "machines lose power while the cluster forms"
+    ),
+    scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
+    scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
+    scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
+    scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
+    scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
+];
+
+/// The story of this name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}

@@ -1,0 +1,205 @@
+//! Raft as it is configured here (SAFETY A), and what clients may conclude (SAFETY B).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::client::{Error, ListOptions, SettingsChange};
+use mokv::rt;
+
+use super::stage::{
+    ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, three_nodes,
+};
+use crate::client::SimClient;
+use crate::cluster::Cluster;
+use crate::history::{Answer, Outcome};
+use crate::run::Run;
+use crate::world::World;
+
+/// A leader commits through its followers before its own flush, loses power, and is back before anybody missed it: it
+/// must not hand out the same log positions again as if it still led (SAFETY A1).
+pub async fn leader_back_at_once(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    for round in 0..5 {
+        let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+        cluster.slow_disk(&leader, 500);
+        for number in 0..4 {
+            set(&client, &format!("round {round}/{number}")).await?;
+        }
+        cluster.power_loss(&leader);
+        cluster.slow_disk(&leader, 1);
+        rt::sleep(Duration::from_millis(5 + run.seed % 20)).await;
+        cluster.start(&leader);
+        for number in 0..4 {
+            set(&client, &format!("after {round}/{number}")).await?;
+        }
+    }
+    Ok(cluster)
+}
+
+/// The leader's heartbeats arrive and the answers are lost: it must step down, and another must lead (SAFETY A2).
+pub async fn deaf_leader(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, old) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 10).await?;
+    let rest = others(&cluster.names(), &old);
+    run.fault("deaf leader", format!("{old} hears nobody, everybody hears {old}"));
+    rest.iter().for_each(|name| cluster.cut(name, &old));
+    let new = cluster.wait_for_leader(&rest, ELECTION_BOUND * 2).await?;
+    ensure(new != old, || format!("{old} still leads although it hears nobody"))?;
+    let (value, _) = set(&client, "key").await?;
+    expect(&client, "key", value).await?;
+    Ok(cluster)
+}
+
+/// A node that restarts alone answers no linearizable read, and no stale one before it has back what it knew to be
+/// committed (SAFETY A3).
+pub async fn reads_during_recovery(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    set(&writer, "key").await?;
+    set_many(&writer, 200).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let alone = client_of(&cluster, &name);
+    for other in others(&cluster.names(), &name) {
+        cluster.cut(&other, alone.host());
+        cluster.cut(alone.host(), &other);
+    }
+    cluster.kill(&name);
+    cluster.isolate(&name);
+    cluster.start(&name);
+    for _ in 0..20 {
+        match alone.get("key", true).await {
+            Outcome::Ok(Answer::Read { entry: Some(_), .. }) | Outcome::Failed => {}
+            other => return Err(format!("{name} forgot what it had committed and answered {other:?}")),
+        }
+        rt::sleep(Duration::from_millis(30)).await;
+    }
+    let answer = alone.get("key", false).await;
+    ensure(answer == Outcome::Failed, || format!("{name} is alone and answered {answer:?}"))?;
+    Ok(cluster)
+}
+
+/// Values as large as they may be reach a node that lagged behind, over a slow network (SAFETY A4).
+pub async fn large_values(run: Arc<Run>) -> Result<Cluster, String> {
+    let slow = Duration::from_millis(20)..Duration::from_millis(60);
+    let world = World {
+        network_latency: slow,
+        heartbeat: Duration::from_millis(250),
+        election: Duration::from_millis(1_500),
+        ..World::calm(3)
+    };
+    let (cluster, leader) = formed(&run, world).await?;
+    let client = client(&cluster);
+    let name = others(&cluster.names(), &leader).remove(0);
+    cluster.kill(&name);
+    for number in 0..40 {
+        let (_, outcome) = client.set(&format!("large/{number}"), None, 60_000).await;
+        ensure(matches!(outcome, Outcome::Ok(_)), || format!("a large value was not written: {outcome:?}"))?;
+    }
+    cluster.start(&name);
+    Ok(cluster)
+}
+
+/// Answers to a client with a session are lost again and again: every write ends well, applied once (SAFETY B2).
+pub async fn lost_answers(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    for number in 0..15 {
+        let cut_for = Duration::from_millis(150 + 37 * number);
+        let (cutting, host) = (cluster.clone(), client.host().to_owned());
+        run.fault("lost answers", "no node's answers reach the client");
+        let cut = rt::spawn(async move {
+            rt::sleep(Duration::from_millis(3)).await;
+            cutting.names().iter().for_each(|name| cutting.cut(name, &host));
+            rt::sleep(cut_for).await;
+            cutting.names().iter().for_each(|name| cutting.mend(name, &host));
+        });
+        for _ in 0..3 {
+            let (_, outcome) = client.set("key", None, 16).await;
+            ensure(matches!(outcome, Outcome::Ok(_)), || format!("a write in a session was {outcome:?}"))?;
+        }
+        cut.await.map_err(|error| error.to_string())?;
+    }
+    Ok(cluster)
+}
+
+/// More clients than the cluster keeps sessions for: the evicted ones are told so and open others, and nothing is
+/// applied twice (SAFETY B2).
+pub async fn evicted_sessions(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let operator = client(&cluster);
+    let change = SettingsChange { max_sessions: Some(2), max_store_bytes: None };
+    operator
+        .with_library(|library| async move { library.configure(change).await })
+        .await
+        .map_err(|error| format!("the bound on sessions could not be set: {error}"))?;
+    let clients: Vec<SimClient> = (0..4).map(|_| client(&cluster)).collect();
+    let mut written = 0;
+    for round in 0..10 {
+        for client in &clients {
+            let (_, outcome) = client.set(&format!("round/{round}"), None, 16).await;
+            written += u64::from(matches!(outcome, Outcome::Ok(_)));
+        }
+    }
+    ensure(written >= 20, || format!("only {written} of 40 writes succeeded"))?;
+    Ok(cluster)
+}
+
+/// The pages of a list belong to one revision while others write, or the list says that it is gone (SAFETY B5).
+pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    for number in 0..30 {
+        set(&writer, &format!("page/{number:02}")).await?;
+    }
+    let reader = client(&cluster);
+    let mut complete = 0;
+    for _ in 0..10 {
+        let (mut start_after, mut at_revision, mut keys) = (Vec::new(), 0, 0);
+        loop {
+            let options = ListOptions {
+                prefix: b"page/".to_vec(),
+                start_after: start_after.clone(),
+                limit: 7,
+                at_revision,
+                ..ListOptions::default()
+            };
+            let page = reader.with_library(|library| async move {
+                let mut listing = library.list(options).await?;
+                let mut keys = Vec::new();
+                while let Some(entry) = listing.next().await? {
+                    keys.push((entry.key.to_vec(), entry.mod_revision));
+                }
+                Ok::<_, Error>((listing.revision(), keys))
+            });
+            let (revision, page) = match page.await {
+                Ok(page) => page,
+                Err(Error::RevisionGone(_)) => break,
+                Err(error) => return Err(format!("a page could not be read: {error}")),
+            };
+            ensure(at_revision == 0 || revision == at_revision, || {
+                format!("a page of revision {at_revision} came at revision {revision}")
+            })?;
+            ensure(page.iter().all(|(_, made)| *made <= revision), || {
+                format!("a page of revision {revision} shows a later one: {page:?}")
+            })?;
+            at_revision = revision;
+            keys += page.len();
+            match page.last() {
+                Some((key, _)) => start_after.clone_from(key),
+                None => {
+                    ensure(keys == 30, || format!("the pages had {keys} keys of 30"))?;
+                    complete += 1;
+                    break;
+                }
+            }
+            // Somebody writes between two pages now and then.
+            if keys == 14 && complete % 2 == 1 {
+                set(&writer, "page/00").await?;
+            }
+        }
+    }
+    ensure(complete > 0, || "no list could be read to its end".into())?;
+    Ok(cluster)
+}

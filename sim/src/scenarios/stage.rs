@@ -1,0 +1,87 @@
+//! What most stories begin with, and small words for what they check.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::SimClient;
+use crate::cluster::Cluster;
+use crate::history::{Answer, Outcome};
+use crate::run::Run;
+use crate::world::World;
+
+/// A cluster elects within this.
+pub const ELECTION_BOUND: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Three nodes with a leader, and its name.
+pub async fn three_nodes(run: &Arc<Run>) -> Result<(Cluster, String), String> {
+    formed(run, World::calm(3)).await
+}
+
+/// The cluster of a world with a leader, and its name.
+pub async fn formed(run: &Arc<Run>, world: World) -> Result<(Cluster, String), String> {
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(run, &world);
+    cluster.start_all();
+    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    Ok((cluster, leader))
+}
+
+/// A patient client that knows all nodes.
+pub fn client(cluster: &Cluster) -> SimClient {
+    SimClient::new(cluster, &cluster.names(), PATIENCE, true)
+}
+
+/// A client that knows one node only, at first.
+pub fn client_of(cluster: &Cluster, node: &str) -> SimClient {
+    SimClient::new(cluster, &[node.to_owned()], PATIENCE, true)
+}
+
+/// Writes a new value, which must succeed; the value and the revision.
+pub async fn set(client: &SimClient, key: &str) -> Result<(u64, u64), String> {
+    let (value, outcome) = client.set(key, None, 32).await;
+    match outcome {
+        Outcome::Ok(Answer::Written { revision }) => Ok((value, revision)),
+        other => Err(format!("the write of {key} should have succeeded and was {other:?}")),
+    }
+}
+
+/// Writes this many values over a few keys, all of which must succeed.
+pub async fn set_many(client: &SimClient, count: u64) -> Result<(), String> {
+    for number in 0..count {
+        set(client, &format!("many/{:02}", number % 20)).await?;
+    }
+    Ok(())
+}
+
+/// Reads a key, which must hold the value.
+pub async fn expect(client: &SimClient, key: &str, value: u64) -> Result<(), String> {
+    match client.get(key, false).await {
+        Outcome::Ok(Answer::Read { entry: Some(entry), .. }) if entry.value == value => Ok(()),
+        other => Err(format!("{key} should hold v{value}, the read was {other:?}")),
+    }
+}
+
+/// What must hold.
+pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// All but one.
+pub fn others(names: &[String], but: &str) -> Vec<String> {
+    names.iter().filter(|name| *name != but).cloned().collect()
+}
+
+/// Waits until a node ends by itself; what it said.
+pub async fn wait_for_end(cluster: &Cluster, node: &str, within: Duration) -> Result<String, String> {
+    let before = mokv::rt::now();
+    while cluster.power(node) != crate::cluster::Power::Off {
+        ensure(mokv::rt::now() - before < within, || {
+            format!("{node} should have refused to go on and did not within {within:?}")
+        })?;
+        mokv::rt::sleep(Duration::from_millis(20)).await;
+    }
+    let stop = cluster.run().stops().into_iter().rfind(|stop| stop.node == node);
+    stop.map(|stop| stop.reason).ok_or_else(|| format!("{node} ended and gave no reason"))
+}

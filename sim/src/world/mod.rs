@@ -1,0 +1,284 @@
+//! The world of a seed: how many nodes, how fast, what goes wrong how often. Drawn first, printed with every failure.
+//!
+//! Swarm testing: each seed leaves some faults out altogether, so that some runs are calm enough to find what storms
+//! hide. Pure: drawing a world starts nothing.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::dice::Dice;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// One direction of one link is cut.
+    OneWayCut,
+    /// One link is cut.
+    TwoWayCut,
+    /// A node is cut off from all others; clients may still reach it.
+    IsolateNode,
+    /// The leader is cut off from all others; clients still reach it.
+    IsolateLeader,
+    /// The nodes fall into two groups.
+    Split,
+    /// Answers of a node no longer reach one client.
+    MuteNode,
+    /// A process dies; what it wrote stays in the page cache.
+    Kill,
+    /// The leader's process dies.
+    KillLeader,
+    /// Power fails on one machine.
+    PowerLoss,
+    /// Power fails on all machines at once.
+    PowerLossOfAll,
+    /// Power fails on one machine just before a sync.
+    PowerLossAtSync,
+    /// Power fails on all machines just before a sync on one of them; they come back one by one.
+    PowerLossOfAllAtSync,
+    /// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at
+    /// once.
+    PowerLossOfSlowLeader,
+    /// A disk becomes slow for a while.
+    SlowDisk,
+    /// Processes die during elections and are back at once, several times in a row.
+    RestartVoters,
+    /// A sync fails, and the node stops by it.
+    FailedSync,
+    /// A node is asked to stop.
+    Stop,
+    /// A node stands still for a while.
+    Pause,
+    /// The leader stands still for a while.
+    PauseLeader,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 19] = [
+        FaultKind::OneWayCut,
+        FaultKind::TwoWayCut,
+        FaultKind::IsolateNode,
+        FaultKind::IsolateLeader,
+        FaultKind::Split,
+        FaultKind::MuteNode,
+        FaultKind::Kill,
+        FaultKind::KillLeader,
+        FaultKind::PowerLoss,
+        FaultKind::PowerLossOfAll,
+        FaultKind::PowerLossAtSync,
+        FaultKind::PowerLossOfAllAtSync,
+        FaultKind::PowerLossOfSlowLeader,
+        FaultKind::SlowDisk,
+        FaultKind::RestartVoters,
+        FaultKind::FailedSync,
+        FaultKind::Stop,
+        FaultKind::Pause,
+        FaultKind::PauseLeader,
+    ];
+
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::OneWayCut => "one-way cut",
+            FaultKind::TwoWayCut => "two-way cut",
+            FaultKind::IsolateNode => "isolated node",
+            FaultKind::IsolateLeader => "isolated leader",
+            FaultKind::Split => "split",
+            FaultKind::MuteNode => "answers lost",
+            FaultKind::Kill => "kill",
+            FaultKind::KillLeader => "kill of the leader",
+            FaultKind::PowerLoss => "power loss",
+            FaultKind::PowerLossOfAll => "power loss of all",
+            FaultKind::PowerLossAtSync => "power loss at a sync",
+            FaultKind::PowerLossOfAllAtSync => "power loss of all at a sync",
+            FaultKind::PowerLossOfSlowLeader => "power loss of a slow leader",
+            FaultKind::SlowDisk => "slow disk",
+            FaultKind::RestartVoters => "restarts during elections",
+            FaultKind::FailedSync => "failed sync",
+            FaultKind::Stop => "stop",
+            FaultKind::Pause => "pause",
+            FaultKind::PauseLeader => "pause of the leader",
+        }
+    }
+
+    fn weight(self) -> u32 {
+        match self {
+            FaultKind::Kill | FaultKind::PowerLoss | FaultKind::IsolateLeader | FaultKind::KillLeader => 3,
+            FaultKind::PowerLossOfAll | FaultKind::FailedSync | FaultKind::Stop | FaultKind::SlowDisk => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// What a seed drew.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// How many nodes form the cluster.
+    pub nodes: usize,
+    /// Of every packet.
+    pub network_latency: Range<Duration>,
+    /// Share of packets lost; TCP retries them.
+    pub packet_loss: f64,
+    /// Of a write to disk.
+    pub write_latency: Range<Duration>,
+    /// Of a sync.
+    pub sync_latency: Range<Duration>,
+    /// The leader's heartbeats.
+    pub heartbeat: Duration,
+    /// The shortest election timeout.
+    pub election: Duration,
+    /// A snapshot is taken after this many entries.
+    pub snapshot_entries: u64,
+    /// How many clients.
+    pub clients: u32,
+    /// How many keys they share.
+    pub keys: u64,
+    /// Between two operations of a client.
+    pub think_time: Range<Duration>,
+    /// How long a client waits for one operation.
+    pub patience: Duration,
+    /// Share of clients whose writes belong to a session.
+    pub sessions: f64,
+    /// How long faults rage.
+    pub faults_last: Duration,
+    /// Between the beginnings of two faults.
+    pub fault_pause: Range<Duration>,
+    /// How long one fault lasts.
+    pub fault_length: Range<Duration>,
+    /// Which faults, and how likely each is.
+    pub faults: Vec<(FaultKind, u32)>,
+}
+
+const fn millis(range: Range<u64>) -> Range<Duration> {
+    Duration::from_millis(range.start)..Duration::from_millis(range.end)
+}
+
+const fn micros(range: Range<u64>) -> Range<Duration> {
+    Duration::from_micros(range.start)..Duration::from_micros(range.end)
+}
+
+impl World {
+    /// A fair day: what scenarios play in.
+    pub fn calm(nodes: usize) -> World {
+        World {
+            nodes,
+            network_latency: millis(1..4),
+            packet_loss: 0.0,
+            write_latency: micros(10..60),
+            sync_latency: micros(200..1_500),
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_millis(500),
+            snapshot_entries: 1_000,
+            clients: 3,
+            keys: 6,
+            think_time: millis(1..60),
+            patience: Duration::from_secs(3),
+            sessions: 0.7,
+            faults_last: Duration::ZERO,
+            fault_pause: millis(500..2_500),
+            fault_length: millis(200..4_000),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The world of a chaos seed.
+    pub fn draw(seed: u64) -> World {
+        let mut dice = Dice::new(seed, "world");
+        let slow_network = dice.chance(0.2);
+        let slow_disk = dice.chance(0.2);
+        let longest = if slow_network { 40 } else { dice.within(3..12) };
+        let faults: Vec<(FaultKind, u32)> = loop {
+            let share = *dice.one_of(&[0.25, 0.5, 0.9]);
+            let drawn: Vec<_> = FaultKind::ALL
+                .into_iter()
+                .filter(|_| dice.chance(share))
+                .map(|kind| (kind, kind.weight()))
+                .collect();
+            if drawn.len() > 1 {
+                break drawn;
+            }
+        };
+        let busy = dice.chance(0.5);
+        let heartbeat = Duration::from_millis(if slow_network { 200 } else { dice.within(60..150) });
+        World {
+            nodes: *dice.weighted(&[(3, 3), (5, 2)]),
+            network_latency: millis(1..longest),
+            packet_loss: if dice.chance(0.3) { 0.01 } else { 0.0 },
+            write_latency: micros(10..100),
+            sync_latency: if slow_disk { millis(2..25) } else { micros(200..2_000) },
+            heartbeat,
+            election: heartbeat * dice.within(4..8) as u32,
+            snapshot_entries: *dice.one_of(&[100, 300, 1_000, 5_000]),
+            clients: dice.within(3..6) as u32,
+            keys: dice.within(2..9),
+            think_time: if busy { millis(1..25) } else { millis(10..150) },
+            patience: Duration::from_millis(dice.within(800..4_000)),
+            sessions: *dice.one_of(&[0.5, 0.8, 1.0]),
+            faults_last: Duration::from_secs(dice.within(30..40)),
+            fault_pause: if dice.chance(0.5) { millis(300..1_500) } else { millis(1_000..5_000) },
+            fault_length: if dice.chance(0.5) { millis(100..2_000) } else { millis(500..6_000) },
+            faults,
+        }
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} nodes; packets take {:?}, {:.0}% lost; writes {:?}, syncs {:?}; heartbeat {:?}, election from {:?}; \
+             snapshot every {} entries",
+            self.nodes,
+            self.network_latency,
+            self.packet_loss * 100.0,
+            self.write_latency,
+            self.sync_latency,
+            self.heartbeat,
+            self.election,
+            self.snapshot_entries
+        )?;
+        write!(
+            f,
+            "{} clients on {} keys, think {:?}, wait {:?}, {:.0}% with sessions",
+            self.clients,
+            self.keys,
+            self.think_time,
+            self.patience,
+            self.sessions * 100.0
+        )?;
+        if self.faults.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<&str> = self.faults.iter().map(|(kind, _)| kind.name()).collect();
+        write!(
+            f,
+            "\nfaults for {:?}, one every {:?}, each {:?} long: {}",
+            self.faults_last,
+            self.fault_pause,
+            self.fault_length,
+            kinds.join(", ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn seeds_draw_different_worlds_and_between_them_every_fault() {
+        let mut kinds = BTreeSet::new();
+        let mut sizes = BTreeSet::new();
+        for seed in 1..=50 {
+            let world = World::draw(seed);
+            assert_eq!(world.to_string(), World::draw(seed).to_string());
+            assert!(world.faults_last >= Duration::from_secs(30));
+            kinds.extend(world.faults.iter().map(|(kind, _)| *kind));
+            sizes.insert(world.nodes);
+        }
+        assert_eq!(kinds.len(), FaultKind::ALL.len());
+        assert_eq!(sizes, BTreeSet::from([3, 5]));
+    }
+}
