@@ -449,7 +449,10 @@ impl Cluster {
     /// All hosts get other addresses under their old names. No node may run.
     pub fn change_all_addresses(&self, network: u8) {
         let mut state = self.state();
-        assert!(state.nodes.values().all(|host| host.power == Power::Off), "a running node keeps its address");
+        assert!(
+            state.nodes.values().all(|host| host.power == Power::Off),
+            "a running node keeps its address"
+        );
         state.network.heal();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for (number, name) in (1..).zip(&names) {
@@ -514,7 +517,11 @@ impl Cluster {
     }
 
     /// Runs a future on a host.
-    pub async fn on<T: Send + 'static>(&self, host: &str, future: impl Future<Output = T> + Send + 'static) -> T {
+    pub async fn on<T: Send + 'static>(
+        &self,
+        host: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         let id = self.state().network.id(host);
         let host = Handle::current().get_node(id).expect("the host exists");
         host.spawn(future).await.expect("clients' hosts live as long as the run")

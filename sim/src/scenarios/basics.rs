@@ -45,7 +45,9 @@ pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     let answer = at_the_old_leader.get("key", false).await;
     ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader answered a read: {answer:?}"))?;
     let answer = at_the_old_leader.set("key", None, 16).await.1;
-    ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader confirmed a write: {answer:?}"))?;
+    ensure(!matches!(answer, Outcome::Ok(_)), || {
+        format!("the deposed leader confirmed a write: {answer:?}")
+    })?;
     cluster.heal_network();
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     let (value, _) = set(&client_of(&cluster, &old), "key").await?;

@@ -151,7 +151,8 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&client, 20).await?;
     let both_run = cluster.power("copy") == Power::On && cluster.power(&name) == Power::On;
     if both_run {
-        let applied = |status: Option<mokv::client::NodeStatus>| status.map_or(0, |status| status.applied_index);
+        let applied =
+            |status: Option<mokv::client::NodeStatus>| status.map_or(0, |status| status.applied_index);
         let (one, other) = (applied(cluster.status("copy").await), applied(cluster.status(&name).await));
         let newest = applied(cluster.status(&leader).await);
         ensure(one < newest || other < newest, || {

@@ -120,9 +120,8 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     cluster.add("n4", |_| {});
     cluster.start("n4");
-    let is_voter = |members: &[(String, u64, bool)]| {
-        members.iter().any(|(name, _, learner)| name == "n4" && !learner)
-    };
+    let is_voter =
+        |members: &[(String, u64, bool)]| members.iter().any(|(name, _, learner)| name == "n4" && !learner);
     wait_for_members(&cluster, &leader, "that n4 became a voter", is_voter).await?;
     set_many(&client, 30).await?;
     let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;

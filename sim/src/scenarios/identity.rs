@@ -97,9 +97,10 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start("twin");
     rt::sleep(Duration::from_secs(20)).await;
     let members = members(&cluster, &leader).await;
-    ensure(members.len() == 3 && members.iter().any(|(other, other_id, _)| *other == name && *other_id == id), || {
-        format!("the twin of {name} (id {id}) changed the members to {members:?}")
-    })?;
+    ensure(
+        members.len() == 3 && members.iter().any(|(other, other_id, _)| *other == name && *other_id == id),
+        || format!("the twin of {name} (id {id}) changed the members to {members:?}"),
+    )?;
     set_many(&client, 20).await?;
     if cluster.power("twin") != Power::Off {
         cluster.kill("twin");
