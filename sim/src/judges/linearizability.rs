@@ -177,7 +177,10 @@ impl Step {
 enum Verdict {
     Linearizable,
     /// The longest order that was found, and the operation whose answer then had to be explained.
-    Broken { ordered: Vec<usize>, stuck: usize },
+    Broken {
+        ordered: Vec<usize>,
+        stuck: usize,
+    },
     GaveUp,
 }
 

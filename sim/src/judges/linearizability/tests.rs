@@ -103,8 +103,7 @@ fn a_list_is_a_read_of_every_key() {
 
 #[test]
 fn giving_up_is_no_verdict() {
-    let mut operations: Vec<Operation> =
-        (1..=24).map(|value| in_doubt(set(0, 1, value))).collect();
+    let mut operations: Vec<Operation> = (1..=24).map(|value| in_doubt(set(0, 1, value))).collect();
     operations.extend([get(2, 3, 1), get(4, 5, 99)]);
     let steps: Vec<Step> = operations
         .iter()
