@@ -24,7 +24,7 @@ pub async fn elect_and_write(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A leader that cannot confirm itself answers neither reads nor writes (SAFETY A3), although clients reach it.
+/// A leader that cannot confirm itself answers neither reads nor writes, although clients reach it.
 pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, old) = three_nodes(&run).await?;
     let client = client(&cluster);

@@ -11,6 +11,7 @@ mod raft;
 mod restarts;
 mod snapshots;
 mod stage;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -139,6 +140,8 @@ pub const ALL: &[Scenario] = &[
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
+    scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),
+    scenario!("nonsense", 1, wire::nonsense, "garbage, HTTP/1 and half a frame do not hurt a node"),
     scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
 ];
 
