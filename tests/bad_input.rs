@@ -266,6 +266,45 @@ fn unlike_the_original_no_client_can_speak_raft() {
 }
 
 #[test]
+fn unlike_the_original_a_node_without_the_clusters_key_is_kept_out() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        let [right, wrong] = ["right", "wrong"].map(|name| cluster.path(name));
+        std::fs::write(&right, "the secret of this cluster\n").unwrap();
+        std::fs::write(&wrong, "the secret of another cluster\n").unwrap();
+        let key_file = |path: &Path| format!("cluster-key-file: {}", path.display());
+        for node in &cluster.nodes {
+            cluster.configure(node, &["bootstrap-expect: 3", &key_file(&right)]);
+        }
+        cluster.start_all();
+        cluster.leader().await;
+        set(&cluster.client(), "key", "value").await;
+        for intruder_file in [key_file(&wrong), String::new()] {
+            let intruder = cluster.add_node();
+            cluster.configure(&cluster.nodes[intruder], &[&intruder_file]);
+            cluster.nodes[intruder].start();
+            // Who cannot prove anything gets no answer; the members say who knocked, and what to do.
+            let knocked = format!("datagrams from {} are dropped", cluster.nodes[intruder].gossip);
+            wait_for("the members say who is kept out", async || {
+                let log = cluster.nodes[0].log();
+                let line = log.lines().find(|line| line.contains(&knocked))?;
+                line.contains("give all nodes the same cluster-key-file").then_some(())
+            })
+            .await;
+            let servers = cluster.wait_members(0, "the members are told", |_| true).await;
+            assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]), "{servers:?}");
+            let kept_out = cluster.nodes[intruder].connect().await.kv();
+            let refused = kept_out.clone().get(api::GetRequest { key: "key".into(), ..Default::default() }).await;
+            assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+            cluster.nodes[intruder].kill();
+        }
+        for node in &cluster.nodes {
+            assert!(!node.log().contains("the secret of"), "keys are no news either");
+        }
+    });
+}
+
+#[test]
 fn a_port_in_use_is_named_with_its_purpose_and_its_setting() {
     run(async {
         let mut cluster = Cluster::prepare(1, &["bootstrap: false"]);
