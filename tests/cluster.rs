@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::process::Command;
+use std::time::Duration;
+
 use common::cluster::{Cluster, voters_are};
 use common::load::Load;
 use common::{run, wait_for};
@@ -12,7 +15,6 @@ use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
 use rustix::process::Signal;
-use std::time::Duration;
 
 /// An old id of a name makes room for a new one as soon as the configuration allows.
 const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
@@ -80,6 +82,20 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
             assert_eq!(keys, expected, "keys in order, values or not");
         }
         let leader = cluster.nodes[cluster.leader().await].name.clone();
+        // The same by hand.
+        for node in &cluster.nodes {
+            let shell = |args: &[&str]| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+                let output = command.args(args).args(["--endpoints", &node.rpc]).output().unwrap();
+                assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            };
+            assert!(shell(&["set", "by-hand", &node.name]).starts_with("revision "));
+            assert_eq!(shell(&["get", "by-hand"]), node.name);
+            assert!(shell(&["list"]).contains("by-hand"));
+            let members = shell(&["members"]);
+            assert!(ALL.iter().all(|name| members.contains(name)), "{members}");
+        }
         for i in 0..3 {
             let led = |servers: &[mokv::client::Server]| servers.iter().any(|server| server.is_leader);
             let servers = cluster.wait_members(i, "a node knows the leader", led).await;
