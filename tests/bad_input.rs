@@ -87,7 +87,10 @@ fn keys_and_values_out_of_bounds_are_refused_as_what_they_are() {
             kv.set(request).await.map(|_| ()).map_err(|status: Status| status)
         };
         let empty = set("", b"value".to_vec()).await.unwrap_err();
-        assert_eq!((empty.code(), empty.message().contains("1 to 4096 bytes")), (Code::InvalidArgument, true));
+        assert_eq!(
+            (empty.code(), empty.message().contains("1 to 4096 bytes")),
+            (Code::InvalidArgument, true)
+        );
         let long = set(&"k".repeat(5 << 10), b"value".to_vec()).await.unwrap_err();
         assert_eq!(long.code(), Code::InvalidArgument);
         assert!(long.message().contains("5120 bytes") && long.message().contains("4096"), "{long}");
@@ -175,7 +178,11 @@ fn abuses() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
         ("zeros", vec![0; 64], None),
         ("HTTP/2 that is none", [&preface[..], &[0xff; 64]].concat(), None),
         ("an HTTP/1 request", b"GET / HTTP/1.1\r\nhost: here\r\n\r\n".to_vec(), Some("HTTP/1.1 400 ")),
-        ("an HTTP/1 upload", b"POST /x HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc".to_vec(), Some("HTTP/1.1 400 ")),
+        (
+            "an HTTP/1 upload",
+            b"POST /x HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc".to_vec(),
+            Some("HTTP/1.1 400 "),
+        ),
     ]
 }
 
@@ -197,7 +204,10 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
                 let said = String::from_utf8_lossy(&said.await.unwrap()).into_owned();
                 if let Some(answer) = answer {
                     assert!(said.starts_with(answer), "{what}: {said}");
-                    assert!(said.contains("gRPC (HTTP/2)") && said.contains("metrics port"), "{what}: {said}");
+                    assert!(
+                        said.contains("gRPC (HTTP/2)") && said.contains("metrics port"),
+                        "{what}: {said}"
+                    );
                 }
             })
         });
@@ -242,7 +252,8 @@ fn garbage_in_datagrams_and_on_the_metrics_port_disturbs_nobody() {
         .unwrap();
         let servers = cluster.wait_members(0, "three vote", |servers| servers.len() == 3).await;
         assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]));
-        wait_for("the forged one is told", async || node.log().contains("datagrams from").then_some(())).await;
+        wait_for("the forged one is told", async || node.log().contains("datagrams from").then_some(()))
+            .await;
         assert!(node.log().contains("give all nodes the same cluster-key-file"), "{}", node.log());
         assert_no_panic(&node.log());
     });
@@ -294,7 +305,8 @@ fn unlike_the_original_a_node_without_the_clusters_key_is_kept_out() {
             let servers = cluster.wait_members(0, "the members are told", |_| true).await;
             assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]), "{servers:?}");
             let kept_out = cluster.nodes[intruder].connect().await.kv();
-            let refused = kept_out.clone().get(api::GetRequest { key: "key".into(), ..Default::default() }).await;
+            let refused =
+                kept_out.clone().get(api::GetRequest { key: "key".into(), ..Default::default() }).await;
             assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
             cluster.nodes[intruder].kill();
         }
@@ -381,7 +393,8 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
         for node in &cluster.nodes {
             wait_for("both sides say that two clusters meet, and what to do", async || {
                 let log = node.log();
-                let told = log.lines().any(|line| line.contains("ERROR") && line.contains("two clusters meet"));
+                let told =
+                    log.lines().any(|line| line.contains("ERROR") && line.contains("two clusters meet"));
                 (told && log.contains("correct the start-join-addrs")).then_some(())
             })
             .await;
@@ -389,10 +402,12 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
         // Nothing of either is lost, nothing is mixed.
         let servers = cluster.wait_members(0, "the members are told", |_| true).await;
         assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]), "{servers:?}");
-        let status = cluster.nodes[3].wait_status("it leads itself alone", |status| status.role == "leader").await;
+        let status =
+            cluster.nodes[3].wait_status("it leads itself alone", |status| status.role == "leader").await;
         assert_eq!(status.cluster_id, strangers_cluster);
         for (node, value) in [(0, "the cluster's"), (3, "the stranger's")] {
-            let read = client_of_one(&cluster.nodes[node]).get("whose", ReadOptions::default()).await.unwrap();
+            let read =
+                client_of_one(&cluster.nodes[node]).get("whose", ReadOptions::default()).await.unwrap();
             assert_eq!(read.entry.unwrap().value, value);
         }
         // Doing what the message says: wiped, it joins.
@@ -487,7 +502,8 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_refused_and_told_with_file_and_offs
         let (name, log) = before.last_key_value().map(|(name, bytes)| (name.clone(), bytes.clone())).unwrap();
         // A value in the middle: whole and durable batches lie before it and behind it.
         let value = b"value 25";
-        let at = log.windows(value.len()).position(|window| window == value).expect("the value is in the log");
+        let at =
+            log.windows(value.len()).position(|window| window == value).expect("the value is in the log");
         let mut damaged = log.clone();
         damaged[at] ^= 1;
         std::fs::write(directory.join(&name), &damaged).unwrap();
@@ -569,9 +585,8 @@ fn commands_against_a_node_that_waits_for_its_cluster_say_so() {
         assert_eq!(refused.code(), Code::Unavailable);
         assert!(refused.message().contains("belongs to no cluster"), "{refused}");
         let rpc = cluster.nodes[0].rpc.clone();
-        let output = mokv::rt::spawn_blocking(move || {
-            mokv(&["get", "key", "--endpoints", &rpc, "--timeout", "1s"])
-        });
+        let output =
+            mokv::rt::spawn_blocking(move || mokv(&["get", "key", "--endpoints", &rpc, "--timeout", "1s"]));
         let output = output.await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "not found would be 3: {said}");

@@ -262,7 +262,8 @@ fn unlike_the_original_all_three_restart_after_snapshots_with_the_same_state() {
         // Snapshots are taken while writes go on: each is one point in time, or the digests would part.
         load.goes_on(1000).await;
         for node in &cluster.nodes {
-            let purged = |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.purged_index > 0;
+            let purged =
+                |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.purged_index > 0;
             node.wait_status("it takes snapshots and purges its log", purged).await;
             let snapshots = node.files().iter().filter(|name| name.ends_with(".snap")).count();
             assert!((1..=3).contains(&snapshots), "{:?}", node.files());
@@ -300,7 +301,8 @@ fn a_wiped_node_behind_the_purge_catches_up_by_snapshot() {
         cluster.nodes[leader].wait_status("the leader has purged its log", purged).await;
         cluster.nodes[lost].start();
         let name = cluster.nodes[lost].name.clone();
-        let installed = |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.role == "follower";
+        let installed =
+            |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.role == "follower";
         cluster.nodes[lost].wait_status("it has installed a snapshot and votes", installed).await;
         load.stop().await.verify(&cluster).await;
         cluster.equal_state().await;
@@ -339,8 +341,7 @@ fn unlike_the_original_an_installed_snapshot_replaces_what_was_there() {
             consistency: api::Consistency::Stale.into(),
             ..api::ListRequest::default()
         };
-        let mut listing =
-            cluster.nodes[sleeper].connect().await.kv().list(stale).await.unwrap().into_inner();
+        let mut listing = cluster.nodes[sleeper].connect().await.kv().list(stale).await.unwrap().into_inner();
         assert_eq!(listing.message().await.unwrap(), None, "deleted keys came back");
     });
 }

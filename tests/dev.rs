@@ -29,7 +29,8 @@ impl Dev {
     /// Starts it and reads the pids of its nodes. On the test's own thread.
     fn start(data_dir: &Path, ports: &PortBlock) -> (Dev, Vec<String>) {
         let base = ports.first();
-        let mut process = dev(data_dir, base).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut process =
+            dev(data_dir, base).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = std::sync::mpsc::sync_channel(1000);
         mokv::rt::spawn(mokv::rt::spawn_blocking(move || {
@@ -102,7 +103,8 @@ async fn wait_until_ended(pid: &str) {
 /// Ports for a development cluster: its metrics ports lie far below the others, and may be anybody's.
 fn free_ports() -> PortBlock {
     PortBlock::take_where(|base| {
-        base > 15_500 && [4400, 4397, 4394].iter().all(|below| TcpListener::bind(("127.0.0.1", base - below)).is_ok())
+        base > 15_500
+            && [4400, 4397, 4394].iter().all(|below| TcpListener::bind(("127.0.0.1", base - below)).is_ok())
     })
 }
 
@@ -181,7 +183,8 @@ fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
         let mut words = command.split(' ');
         let mut again = Command::new(words.next().unwrap());
         again.args(words).args(["--exit-with-parent", &std::process::id().to_string()]);
-        let mut again = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut again =
+            again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let endpoint = dev.endpoints[0].clone();
         wait_for("node-1 is back", async || {
             let status = client.status(&endpoint).await.ok()?;
@@ -206,11 +209,9 @@ fn all_ports_in_use_are_named_in_one_error_before_anything_starts() {
     let output = dev(&data_dir, base).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    for (port, purpose) in [
-        (base + 2, "node-2 rpc"),
-        (base + 5, "node-3 gossip"),
-        (base - 4397, "node-2 metrics"),
-    ] {
+    for (port, purpose) in
+        [(base + 2, "node-2 rpc"), (base + 5, "node-3 gossip"), (base - 4397, "node-2 metrics")]
+    {
         assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(purpose), "{said}");
     }
     assert_eq!(said.matches("error:").count(), 1, "{said}");

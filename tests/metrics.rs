@@ -173,13 +173,11 @@ fn reflection_lists_our_services_and_unlike_the_original_raft_is_not_among_them(
         let cluster = Cluster::start(&[]).await;
         let direct = cluster.nodes[0].connect().await;
         let ask = |question| {
-            let request =
-                ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+            let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
             let mut client = ServerReflectionClient::new(direct.clone());
             async move {
                 let questions = futures_util::stream::iter([request]);
-                let mut answers =
-                    client.server_reflection_info(questions).await.unwrap().into_inner();
+                let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
                 answers.message().await.unwrap().unwrap().message_response.unwrap()
             }
         };

@@ -61,7 +61,19 @@ impl Recorded {
                       \"$MOKV\" serve --config-file \"$file\" --exit-with-parent $$ 2>>\"${file%.yaml}.log\" & done; wait";
         let mut command = Command::new("strace");
         // -D: strace stays in the background, so that the shell is our own child.
-        command.args(["-D", "-f", "--seccomp-bpf", "-ttt", "-yy", "-xx", "-s", "32768", "-e", trace::CALLS, "-o"]);
+        command.args([
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-ttt",
+            "-yy",
+            "-xx",
+            "-s",
+            "32768",
+            "-e",
+            trace::CALLS,
+            "-o",
+        ]);
         command.arg(recording).args(["sh", "-c", script, "sh"]);
         command.args(cluster.nodes.iter().map(|node| &node.config_file));
         command.env("MOKV", env!("CARGO_BIN_EXE_mokv")).stdin(Stdio::null());
@@ -205,10 +217,8 @@ fn no_answer_leaves_before_the_fdatasync_that_covers_it_on_a_quorum() {
             + &text.lines().filter(|line| is_sync(line)).collect::<Vec<_>>().join("\n");
         assert!(broken(&judge(&late, &places).1).contains(&Rule::Answer));
         // A binary that forgets the directory.
-        let directories: Vec<String> = places
-            .iter()
-            .map(|place| format!("<{}>", hexadecimal(place.directory.as_bytes())))
-            .collect();
+        let directories: Vec<String> =
+            places.iter().map(|place| format!("<{}>", hexadecimal(place.directory.as_bytes()))).collect();
         let no_directory = without(&text, |line| {
             line.contains(" fsync(") && directories.iter().any(|directory| line.contains(directory))
         });
@@ -229,7 +239,8 @@ impl Script {
     }
 
     fn write(self, file: &str, bytes: &[u8]) -> Script {
-        let call = format!("pwrite64(3<{}>, \"{}\", 1, 0) = 1", hexadecimal(file.as_bytes()), hexadecimal(bytes));
+        let call =
+            format!("pwrite64(3<{}>, \"{}\", 1, 0) = 1", hexadecimal(file.as_bytes()), hexadecimal(bytes));
         self.call(call)
     }
 
@@ -309,7 +320,8 @@ fn the_judge_wants_votes_to_be_durable_before_they_are_granted() {
     use prost::Message;
     let frame = |message: &[u8]| [&(message.len() as u32).to_le_bytes()[..], message].concat();
     let vote = VoteState { term: 4, node_id: 77_777_777_777, committed: false };
-    let asks = Request { id: 1, body: Some(request::Body::Vote(Vote { vote: Some(vote), ..Vote::default() })) };
+    let asks =
+        Request { id: 1, body: Some(request::Body::Vote(Vote { vote: Some(vote), ..Vote::default() })) };
     let granted = VoteAnswer { vote: Some(vote), granted: true, last_log: None };
     let grants = Response { id: 1, body: Some(response::Body::Vote(granted)) };
     let hello = [&[1][..], &frame(b""), &frame(b""), &frame(&asks.encode_to_vec())].concat();

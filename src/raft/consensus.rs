@@ -12,12 +12,12 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, ServerState};
 
-use super::{Raft, Timing};
 use super::peers::{CallError, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
 use super::wire::log_id_from_wire;
+use super::{Raft, Timing};
 use crate::map::Answer;
 use crate::planted;
 use crate::rt::{self, Instant};

@@ -137,7 +137,10 @@ impl Promises {
             assert!(present == value || unknown.contains(present), "'{key}' is '{present}', not '{value}'");
             let turns = journal.turns.get(key).copied().unwrap_or(1);
             let most = turns + unknown.len() as u64;
-            assert!((turns..=most).contains(version), "'{key}': {version} writes applied of {turns}..={most}");
+            assert!(
+                (turns..=most).contains(version),
+                "'{key}': {version} writes applied of {turns}..={most}"
+            );
         }
         for (key, (value, _)) in &found {
             let ours = journal.acknowledged.get(key) == Some(value)

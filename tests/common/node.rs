@@ -138,10 +138,8 @@ impl Node {
 
     /// What it has said so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log_file).map_or_else(
-            |_| String::new(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
+        std::fs::read(&self.log_file)
+            .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// How it is, if it answers.

@@ -148,7 +148,9 @@ impl<'a> Judge<'a> {
     fn durable_since(&self, write: &Call) -> Option<usize> {
         let path = write.path()?;
         let is_sync = |call: &&Call| {
-            ["fdatasync", "fsync"].contains(&call.name.as_str()) && call.path() == Some(path) && call.result == 0
+            ["fdatasync", "fsync"].contains(&call.name.as_str())
+                && call.path() == Some(path)
+                && call.result == 0
         };
         let synced = self.after(write.end).find(is_sync)?.end;
         if path.ends_with(".wal") {
@@ -168,7 +170,8 @@ impl<'a> Judge<'a> {
     }
 
     fn directory_synced_after(&self, line: usize, directory: &str) -> Option<usize> {
-        let is_sync = |call: &&Call| call.name == "fsync" && call.path() == Some(directory) && call.result == 0;
+        let is_sync =
+            |call: &&Call| call.name == "fsync" && call.path() == Some(directory) && call.result == 0;
         self.after(line).find(is_sync).map(|call| call.end)
     }
 
@@ -201,8 +204,7 @@ impl<'a> Judge<'a> {
     }
 
     fn directory(&mut self, directory: &str) {
-        let changes: Vec<Change> =
-            self.calls.iter().filter_map(|call| Change::of(call, directory)).collect();
+        let changes: Vec<Change> = self.calls.iter().filter_map(|call| Change::of(call, directory)).collect();
         for (number, change) in changes.iter().enumerate() {
             match change.kind {
                 Kind::ActivateSegment => self.seen.activated_segments += 1,
@@ -213,9 +215,9 @@ impl<'a> Judge<'a> {
             let synced = self.directory_synced_after(change.call.end, directory);
             let next = changes[number + 1..].iter().find(|next| change.kind.precedes(next.kind));
             let written = match change.kind {
-                Kind::ActivateSegment => self
-                    .log_writes(directory)
-                    .find(|write| write.begin > change.call.end && write.path() == Some(change.name.as_str())),
+                Kind::ActivateSegment => self.log_writes(directory).find(|write| {
+                    write.begin > change.call.end && write.path() == Some(change.name.as_str())
+                }),
                 _ => None,
             };
             let relies = next.map(|next| next.call).into_iter().chain(written).map(|call| call.begin).min();
@@ -299,9 +301,10 @@ fn parent(path: &str) -> &str {
 /// The numbers of the marked writes in some bytes.
 fn marks(bytes: &[u8]) -> impl Iterator<Item = u64> {
     let length = MARK.len() + MARK_DIGITS;
-    bytes.windows(length).filter(|window| window.starts_with(MARK)).filter_map(|window| {
-        std::str::from_utf8(&window[MARK.len()..]).ok()?.parse().ok()
-    })
+    bytes
+        .windows(length)
+        .filter(|window| window.starts_with(MARK))
+        .filter_map(|window| std::str::from_utf8(&window[MARK.len()..]).ok()?.parse().ok())
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

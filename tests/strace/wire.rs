@@ -122,7 +122,13 @@ fn http2(stream: &Stream, mut offset: usize) -> Vec<Frame<'_>> {
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
         let Some(payload) = stream.bytes.get(offset + 9..offset + 9 + length) else { break };
         let id = u32::from_be_bytes([header[5] & 0x7f, header[6], header[7], header[8]]);
-        frames.push(Frame { line: stream.line(offset), kind: header[3], flags: header[4], stream: id, payload });
+        frames.push(Frame {
+            line: stream.line(offset),
+            kind: header[3],
+            flags: header[4],
+            stream: id,
+            payload,
+        });
         offset += 9 + length;
     }
     frames
