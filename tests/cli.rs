@@ -1,9 +1,7 @@
 //! The command as a user's shell sees it: real processes, their output and their exit codes, without a cluster.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
 fn mokv(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
@@ -92,82 +90,4 @@ fn wipe_without_a_terminal_and_without_yes_deletes_nothing() {
 fn free_ports() -> [u16; 2] {
     let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
-#[test]
-fn dev_names_all_ports_in_use_before_it_starts_anything() {
-    let directory = tempfile::tempdir().unwrap();
-    let data_dir = directory.path().join("data");
-    // Two ports two apart, which are the RPC ports of two nodes.
-    let (base, _listeners) = (20_000..60_000)
-        .step_by(7)
-        .find_map(|base: u16| {
-            let taken = [base, base + 2].map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-            taken.iter().all(Option::is_some).then_some((base, taken))
-        })
-        .expect("some port is free");
-    let output = run(&["dev", "--base-port", &base.to_string(), "--data-dir", data_dir.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert!(said.contains(&format!("127.0.0.1:{base} (node-1 rpc)")), "{said}");
-    assert!(said.contains(&format!("127.0.0.1:{} (node-2 rpc)", base + 2)), "{said}");
-    assert!(!data_dir.exists(), "nothing was written");
-}
-
-/// Starts `mokv dev` on ports that are free; with the process ids of its nodes.
-#[cfg(target_os = "linux")]
-fn start_dev(data_dir: &str) -> (Child, Vec<String>) {
-    for base in (21_000..60_000).step_by(211) {
-        let base = base.to_string();
-        let mut dev = mokv(&["dev", "--base-port", &base, "--data-dir", data_dir])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(dev.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let nodes = lines.skip_while(|line| !line.starts_with("NODE")).skip(1).take(3);
-        let pids: Vec<String> =
-            nodes.map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect();
-        if pids.len() == 3 {
-            return (dev, pids);
-        }
-        dev.wait().unwrap();
-    }
-    panic!("no free ports for a cluster");
-}
-
-/// Waits until the process is gone, or dead and only waiting for somebody to notice.
-#[cfg(target_os = "linux")]
-fn wait_until_ended(pid: &str) {
-    while let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        if stat.rsplit(") ").next().unwrap().starts_with('Z') {
-            return;
-        }
-        #[allow(clippy::disallowed_methods)] // A test of real processes waits in real time.
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn the_nodes_of_dev_end_when_dev_is_killed() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut dev, pids) = start_dev(directory.path().to_str().unwrap());
-    dev.kill().unwrap();
-    dev.wait().unwrap();
-    pids.iter().for_each(|pid| wait_until_ended(pid));
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn dev_stops_its_nodes_and_itself_on_sigterm_and_keeps_their_files() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut dev, pids) = start_dev(directory.path().to_str().unwrap());
-    let pid = rustix::process::Pid::from_child(&dev);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(dev.wait().unwrap().code(), Some(0));
-    for (pid, node) in pids.iter().zip(["node-1", "node-2", "node-3"]) {
-        wait_until_ended(pid);
-        assert!(directory.path().join(format!("{node}.yaml")).exists());
-    }
 }

@@ -57,7 +57,7 @@ impl admin_server::Admin for Admin {
         }
         .into();
         response.term = metrics.current_term;
-        response.leader_id = metrics.current_leader.unwrap_or(0);
+        response.leader_id = consensus.leader().unwrap_or(0);
         response.leader_name = (metrics.membership_config.membership().get_node(&response.leader_id))
             .map(|member| member.name.clone())
             .unwrap_or_default();

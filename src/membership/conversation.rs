@@ -232,7 +232,14 @@ impl Conversation {
             && own != other
         {
             let alarm = Alarm::ForeignCluster { node_id: datagram.sender, cluster_id: other, from };
-            return self.alarms.raise(alarm);
+            self.alarms.raise(alarm);
+            // Who asks has to hear of it too: it may be the one that has another cluster's directory.
+            if datagram.kind == Kind::Ask
+                && let Ok((nonce, _)) = open_exchange(&datagram)
+            {
+                self.say(Kind::Answer, nonce, from, None);
+            }
+            return;
         }
         if let Some(known) = self.known.get_mut(&datagram.sender)
             && known.claim.boot <= datagram.boot

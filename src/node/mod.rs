@@ -367,7 +367,6 @@ async fn watch_alarms(
     loop {
         let now = alarms.borrow_and_update().clone();
         for alarm in now.difference(&told) {
-            tracing::error!("{alarm}");
             if matches!(alarm, Alarm::OwnIdentityElsewhere { .. }) {
                 finish(&end, End::Failed(NodeError::Identity(alarm.to_string())));
             }

@@ -61,7 +61,7 @@ impl Sampler for NodeSampler {
         let members = raft.membership_config.nodes().count();
         sample.gauges.extend([
             ("raft_term", "The current term", raft.current_term as f64),
-            ("raft_has_leader", "1 when a leader is known", f64::from(raft.current_leader.is_some())),
+            ("raft_has_leader", "1 when a leader is known", f64::from(serving.consensus.leader().is_some())),
             ("raft_last_log_index", "The last entry in the log", raft.last_log_index.unwrap_or(0) as f64),
             ("raft_committed_index", "The last entry known to be committed", index(raft.local_committed)),
             ("raft_applied_index", "The last entry applied to the map", index(raft.last_applied)),

@@ -3,7 +3,7 @@
 //! Every wait here is bounded. What certainly did not happen and what may have happened are kept apart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +12,12 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, ServerState};
 
-use super::Raft;
 use super::peers::{CallError, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
 use super::wire::log_id_from_wire;
+use super::{Raft, Timing};
 use crate::map::Answer;
 use crate::planted;
 use crate::rt::{self, Instant};
@@ -58,13 +58,26 @@ pub struct Consensus {
     peers: Arc<Peers>,
     reads: Reads,
     request_timeout: Duration,
+    /// When the leader was last heard; `None`: not since this process began.
+    leader_heard: Arc<Mutex<Option<Instant>>>,
+    /// A leader that is silent for longer counts as none.
+    leader_patience: Duration,
 }
 
 impl Consensus {
     /// Puts the parts together and starts the rounds for reads.
-    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, request_timeout: Duration) -> Consensus {
+    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, timing: &Timing) -> Consensus {
         let reads = Reads::start(raft.clone(), peers.clone());
-        Consensus { raft, store, peers, reads, request_timeout }
+        Consensus {
+            raft,
+            store,
+            peers,
+            reads,
+            request_timeout: timing.request_timeout,
+            leader_heard: Arc::default(),
+            // The longest election timeout: by then this node stands for election itself.
+            leader_patience: timing.election * 2,
+        }
     }
 
     /// openraft itself.
@@ -96,10 +109,21 @@ impl Consensus {
         *self.raft.node_id()
     }
 
-    /// The node that leads, as far as this one knows.
+    /// The node that leads, as far as this one knows: itself, or one that it has heard of late.
+    ///
+    /// openraft names whoever won the last vote, and with pre-votes a node without a quorum never votes again: it
+    /// would know a leader for ever.
     pub fn leader(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
-        self.raft.server_metrics().borrow_watched().current_leader
+        let leader = self.raft.server_metrics().borrow_watched().current_leader?;
+        let heard = *self.leader_heard.lock().expect("no code panics while it holds this lock");
+        let is_near = || heard.is_some_and(|at| rt::now().duration_since(at) <= self.leader_patience);
+        (leader == self.node_id() || is_near()).then_some(leader)
+    }
+
+    /// The leader of this node's term has spoken.
+    pub(super) fn leader_spoke(&self) {
+        *self.leader_heard.lock().expect("no code panics while it holds this lock") = Some(rt::now());
     }
 
     /// Whether this node leads, as far as it knows.

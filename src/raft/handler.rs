@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use mokv_proto::raft::{self as wire, forward_answer, request, response};
 use openraft::alias::SnapshotOf;
+use openraft::raft::AppendEntriesResponse;
 
 use super::consensus::{Consensus, ProposeError};
 use super::peers::Handler;
@@ -57,6 +58,9 @@ impl Handler for PeerHandler {
                     match append_from_wire(append) {
                         Ok(append) => match raft.append_entries(append).await {
                             Ok(answer) => {
+                                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                                    consensus.leader_spoke();
+                                }
                                 response::Body::Append(append_answer_to_wire(answer, !log.has_room()))
                             }
                             Err(error) => failed(error),

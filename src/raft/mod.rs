@@ -69,7 +69,7 @@ pub async fn start(
     let network = Network { peers: peers.clone() };
     let raft =
         Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
-    Ok(Consensus::new(raft, store, peers, timing.request_timeout))
+    Ok(Consensus::new(raft, store, peers, timing))
 }
 
 /// openraft's configuration, with what safety asks for.

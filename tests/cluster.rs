@@ -1,0 +1,508 @@
+//! Clusters of real processes on real sockets and real files, killed, stopped, wiped and joined while clients write.
+//!
+//! A test whose name begins with `unlike_the_original` shows right what the original Go mökv got wrong.
+
+mod common;
+
+use std::process::Command;
+use std::time::Duration;
+
+use common::cluster::{Cluster, voters_are};
+use common::load::Load;
+use common::{run, wait_for};
+use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, WriteOptions};
+use mokv::rt;
+use mokv_proto::api;
+use mokv_proto::tonic::{Code, Request};
+use rustix::process::Signal;
+
+/// An old id of a name makes room for a new one as soon as the configuration allows.
+const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
+/// Snapshots, and the purges that follow them, come as often as the configuration allows.
+const MANY_SNAPSHOTS: &str = "snapshot-log-entries: 100";
+
+const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
+
+/// A client that begins with this node and learns of the others by itself.
+fn client_of(endpoint: &str) -> Client {
+    Client::builder().endpoints([endpoint]).timeout(common::cluster::PATIENCE).build().unwrap()
+}
+
+async fn set(client: &Client, key: &str, value: &str) -> u64 {
+    client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap().revision
+}
+
+async fn get(client: &Client, key: &str) -> Option<Vec<u8>> {
+    let read = client.get(key, ReadOptions::default()).await.unwrap();
+    read.entry.map(|entry| entry.value.to_vec())
+}
+
+/// Keys and values of a listing.
+async fn list(client: &Client, options: ListOptions) -> Vec<(String, String)> {
+    let mut listing = client.list(options).await.unwrap();
+    let mut entries = Vec::new();
+    while let Some(entry) = listing.next().await.unwrap() {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        entries.push((text(&entry.key), text(&entry.value)));
+    }
+    entries
+}
+
+/// What one node answers by itself to a linearizable read.
+async fn get_from(cluster: &Cluster, node: usize, key: &str) -> Result<Vec<u8>, Code> {
+    let request = api::GetRequest { key: key.to_owned(), ..api::GetRequest::default() };
+    let answer = cluster.nodes[node].connect().await.kv().get(request).await;
+    answer.map(|response| response.into_inner().value.to_vec()).map_err(|status| status.code())
+}
+
+#[test]
+fn set_get_list_and_members_work_through_each_of_three_ports() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        for (i, node) in cluster.nodes.iter().enumerate() {
+            let mut kv = node.connect().await.kv();
+            let key = format!("through-{}", node.name);
+            let value = format!("written through port {i}").into_bytes();
+            let request = api::SetRequest {
+                key: key.clone(),
+                value: value.clone().into(),
+                ..api::SetRequest::default()
+            };
+            // Set and get, each by one node alone: it forwards the write and confirms the read by itself.
+            assert!(kv.set(request).await.unwrap().into_inner().ok);
+            for other in 0..cluster.nodes.len() {
+                assert_eq!(get_from(&cluster, other, &key).await.as_ref(), Ok(&value));
+            }
+            let mut listing = kv.list(api::ListRequest::default()).await.unwrap().into_inner();
+            let mut keys = Vec::new();
+            while let Some(entry) = listing.message().await.unwrap() {
+                keys.push(entry.key);
+            }
+            let expected: Vec<String> = ALL[..=i].iter().map(|name| format!("through-{name}")).collect();
+            assert_eq!(keys, expected, "keys in order, values or not");
+        }
+        let leader = cluster.nodes[cluster.leader().await].name.clone();
+        // The same by hand.
+        for node in &cluster.nodes {
+            let shell = |args: &[&str]| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+                let output = command.args(args).args(["--endpoints", &node.rpc]).output().unwrap();
+                assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            };
+            assert!(shell(&["set", "by-hand", &node.name]).starts_with("revision "));
+            assert_eq!(shell(&["get", "by-hand"]), node.name);
+            assert!(shell(&["list"]).contains("by-hand"));
+            let members = shell(&["members"]);
+            assert!(ALL.iter().all(|name| members.contains(name)), "{members}");
+        }
+        for i in 0..3 {
+            let led = |servers: &[mokv::client::Server]| servers.iter().any(|server| server.is_leader);
+            let servers = cluster.wait_members(i, "a node knows the leader", led).await;
+            assert!(voters_are(&servers, &ALL), "{servers:?}");
+            let leaders: Vec<&str> =
+                servers.iter().filter(|server| server.is_leader).map(|server| server.id.as_str()).collect();
+            assert_eq!(leaders, [leader.as_str()]);
+            let mut addresses: Vec<&str> = servers.iter().map(|server| server.rpc_addr.as_str()).collect();
+            addresses.sort();
+            assert_eq!(addresses, cluster.endpoints());
+        }
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn kill_nine_of_a_follower_and_of_the_leader_under_load_loses_nothing() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let load = Load::start(&cluster, "load");
+        load.goes_on(100).await;
+        let follower = cluster.follower().await;
+        cluster.nodes[follower].kill();
+        load.goes_on(200).await;
+        cluster.nodes[follower].start();
+        let reached = cluster.nodes[cluster.leader().await].status().await.unwrap().applied_index;
+        let caught_up = |status: &mokv::client::NodeStatus| status.applied_index >= reached;
+        cluster.nodes[follower].wait_status("the restarted follower catches up", caught_up).await;
+
+        let leader = cluster.leader().await;
+        cluster.nodes[leader].kill();
+        load.goes_on(200).await;
+        cluster.nodes[leader].start();
+        load.goes_on(50).await;
+        let promises = load.stop().await;
+        promises.verify(&cluster).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn kill_nine_of_all_three_under_load_loses_nothing_acknowledged() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let load = Load::start(&cluster, "load");
+        for _ in 0..2 {
+            load.goes_on(100).await;
+            cluster.nodes.iter_mut().for_each(|node| node.kill());
+            cluster.start_all();
+        }
+        load.goes_on(50).await;
+        let promises = load.stop().await;
+        promises.verify(&cluster).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_lost_data_directory_heals_alone_under_its_name_with_a_new_id() {
+    run(async {
+        let mut cluster = Cluster::start(&[QUICK_REPLACEMENT]).await;
+        let load = Load::start(&cluster, "load");
+        load.goes_on(50).await;
+        let lost = cluster.follower().await;
+        let old = cluster.nodes[lost].status().await.unwrap();
+        cluster.nodes[lost].kill();
+        std::fs::remove_dir_all(&cluster.nodes[lost].data_dir).unwrap();
+        cluster.nodes[lost].start();
+        let other = cluster.leader().await;
+        let name = cluster.nodes[lost].name.clone();
+        let servers = cluster
+            .wait_members(other, "the node without data is a voter again", |servers| {
+                let back = servers.iter().any(|server| server.id == name && server.node_id != old.node_id);
+                back && voters_are(servers, &ALL)
+            })
+            .await;
+        assert!(servers.iter().all(|server| server.node_id != old.node_id), "{servers:?}");
+        let new = cluster.nodes[lost].wait_status("it follows", |status| status.role == "follower").await;
+        assert_eq!((new.cluster_id, new.boot_counter), (old.cluster_id, 1));
+        load.goes_on(50).await;
+        let promises = load.stop().await;
+        promises.verify(&cluster).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn unlike_the_original_a_follower_that_is_stopped_stays_a_member() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let stopped = cluster.follower().await;
+        assert_eq!(cluster.nodes[stopped].terminate().await.code(), Some(0));
+        let leader = cluster.leader().await;
+        let client = client_of(&cluster.nodes[leader].rpc);
+        set(&client, "while", "it was away").await;
+        let servers = cluster.wait_members(leader, "the members are told", |_| true).await;
+        assert!(voters_are(&servers, &ALL), "{servers:?}");
+        cluster.nodes[stopped].start();
+        cluster.leader().await;
+        assert_eq!(get_from(&cluster, stopped, "while").await.as_deref(), Ok(&b"it was away"[..]));
+    });
+}
+
+#[test]
+fn sigterm_hands_leadership_over_under_load_and_exits_with_0() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let load = Load::start(&cluster, "load");
+        load.goes_on(50).await;
+        let leader = cluster.leader().await;
+        assert_eq!(cluster.nodes[leader].terminate().await.code(), Some(0));
+        let log = cluster.nodes[leader].log();
+        assert!(log.contains("leadership handed over"), "{log}");
+        common::assert_no_panic(&log);
+        load.goes_on(50).await;
+        let servers = cluster.wait_members(cluster.leader().await, "the members are told", |_| true).await;
+        assert!(voters_are(&servers, &ALL), "{servers:?}");
+        cluster.nodes[leader].start();
+        cluster.leader().await;
+        load.stop().await.verify(&cluster).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_fourth_node_joins_by_gossip_under_load() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let load = Load::start(&cluster, "load");
+        load.goes_on(100).await;
+        let fourth = cluster.add_node();
+        cluster.nodes[fourth].start();
+        let four = ["node-1", "node-2", "node-3", "node-4"];
+        for i in 0..4 {
+            cluster.wait_members(i, "four vote", |servers| voters_are(servers, &four)).await;
+        }
+        load.goes_on(50).await;
+        load.stop().await.verify(&cluster).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn unlike_the_original_a_join_is_tried_until_it_succeeds() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        let fourth = cluster.add_node();
+        cluster.nodes[fourth].start();
+        // It asks in vain, for as long as it takes: nobody is there.
+        let waits = |status: &mokv::client::NodeStatus| status.role != "follower" && status.leader_id == 0;
+        cluster.nodes[fourth].wait_status("it waits for a cluster", waits).await;
+        cluster.start_all();
+        let four = ["node-1", "node-2", "node-3", "node-4"];
+        cluster.wait_members(0, "four vote", |servers| voters_are(servers, &four)).await;
+        assert!(cluster.nodes[fourth].is_started());
+    });
+}
+
+#[test]
+fn unlike_the_original_all_three_restart_after_snapshots_with_the_same_state() {
+    run(async {
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
+        let load = Load::start(&cluster, "load");
+        // Snapshots are taken while writes go on: each is one point in time, or the digests would part.
+        load.goes_on(1000).await;
+        for node in &cluster.nodes {
+            let purged =
+                |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.purged_index > 0;
+            node.wait_status("it takes snapshots and purges its log", purged).await;
+            let snapshots = node.files().iter().filter(|name| name.ends_with(".snap")).count();
+            assert!((1..=3).contains(&snapshots), "{:?}", node.files());
+        }
+        let client = cluster.client();
+        set(&client, "odd", "\u{0}not\r\na length").await;
+        load.goes_on(20).await;
+        cluster.nodes.iter_mut().for_each(|node| node.kill());
+        cluster.start_all();
+        load.goes_on(100).await;
+        load.stop().await.verify(&cluster).await;
+        assert_eq!(get(&client, "odd").await.as_deref(), Some("\u{0}not\r\na length".as_bytes()));
+        cluster.equal_state().await;
+        for i in 0..3 {
+            assert_eq!(cluster.nodes[i].terminate().await.code(), Some(0));
+        }
+        cluster.start_all();
+        cluster.leader().await;
+        cluster.equal_state().await;
+        assert_eq!(get(&client, "odd").await.as_deref(), Some("\u{0}not\r\na length".as_bytes()));
+    });
+}
+
+#[test]
+fn a_wiped_node_behind_the_purge_catches_up_by_snapshot() {
+    run(async {
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS, QUICK_REPLACEMENT]).await;
+        let load = Load::start(&cluster, "load");
+        load.goes_on(600).await;
+        let lost = cluster.follower().await;
+        cluster.nodes[lost].kill();
+        std::fs::remove_dir_all(&cluster.nodes[lost].data_dir).unwrap();
+        let leader = cluster.leader().await;
+        let purged = |status: &mokv::client::NodeStatus| status.purged_index > 0;
+        cluster.nodes[leader].wait_status("the leader has purged its log", purged).await;
+        cluster.nodes[lost].start();
+        let name = cluster.nodes[lost].name.clone();
+        let installed =
+            |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.role == "follower";
+        cluster.nodes[lost].wait_status("it has installed a snapshot and votes", installed).await;
+        load.stop().await.verify(&cluster).await;
+        cluster.equal_state().await;
+        let log = cluster.nodes[lost].log();
+        assert!(cluster.nodes[lost].files().iter().any(|file| file.ends_with(".snap")), "{name}: {log}");
+    });
+}
+
+#[test]
+fn unlike_the_original_an_installed_snapshot_replaces_what_was_there() {
+    run(async {
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
+        let client = cluster.client();
+        for number in 0..20 {
+            set(&client, &format!("doomed/{number}"), "not for long").await;
+        }
+        let sleeper = cluster.follower().await;
+        let slept_at = cluster.nodes[sleeper].status().await.unwrap().applied_index;
+        assert_eq!(cluster.nodes[sleeper].terminate().await.code(), Some(0));
+        for number in 0..20 {
+            client.delete(format!("doomed/{number}"), WriteOptions::default()).await.unwrap();
+        }
+        let load = Load::start(&cluster, "load");
+        load.goes_on(500).await;
+        load.stop().await.verify(&cluster).await;
+        let leader = cluster.leader().await;
+        let gone = |status: &mokv::client::NodeStatus| status.purged_index > slept_at + 40;
+        cluster.nodes[leader].wait_status("what the sleeper misses is purged", gone).await;
+        cluster.nodes[sleeper].start();
+        cluster.leader().await;
+        let state = cluster.equal_state().await;
+        assert!(state.snapshot_index > slept_at);
+        // Its own memory, without asking anybody.
+        let stale = api::ListRequest {
+            prefix: "doomed/".into(),
+            consistency: api::Consistency::Stale.into(),
+            ..api::ListRequest::default()
+        };
+        let mut listing = cluster.nodes[sleeper].connect().await.kv().list(stale).await.unwrap().into_inner();
+        assert_eq!(listing.message().await.unwrap(), None, "deleted keys came back");
+    });
+}
+
+#[test]
+fn unlike_the_original_followers_never_answer_with_old_values() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let client = cluster.client();
+        let mut readers = Vec::new();
+        for node in &cluster.nodes {
+            readers.push(node.connect().await.kv());
+        }
+        for number in 0..100 {
+            set(&client, "counter", &number.to_string()).await;
+            for (reader, node) in readers.iter_mut().zip(&cluster.nodes) {
+                let request = api::GetRequest { key: "counter".into(), ..api::GetRequest::default() };
+                match reader.get(request).await {
+                    Ok(read) => assert_eq!(read.into_inner().value, number.to_string(), "{}", node.name),
+                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn unlike_the_original_a_deposed_leader_does_not_answer_with_old_values() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let client = cluster.client();
+        set(&client, "key", "old").await;
+        let deposed = cluster.leader().await;
+        let mut reader = cluster.nodes[deposed].connect().await.kv();
+        // It stops like a machine that hangs: its connections stay open, and it believes that it leads.
+        cluster.nodes[deposed].signal(Signal::STOP);
+        let others: Vec<String> =
+            cluster.endpoints().into_iter().filter(|rpc| *rpc != cluster.nodes[deposed].rpc).collect();
+        let others = Client::builder().endpoints(others).timeout(common::cluster::PATIENCE).build().unwrap();
+        set(&others, "key", "new").await;
+        // The question lies in its socket when it wakes up.
+        let question = rt::spawn(async move {
+            let request = api::GetRequest { key: "key".into(), ..api::GetRequest::default() };
+            reader.get(request).await
+        });
+        rt::sleep(Duration::from_millis(100)).await;
+        cluster.nodes[deposed].signal(Signal::CONT);
+        match question.await.unwrap() {
+            Ok(read) => assert_eq!(read.into_inner().value, &b"new"[..]),
+            Err(status) => assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status}"),
+        }
+        // And it comes to its senses.
+        cluster.leader().await;
+        wait_for("the deposed leader reads the new value", async || {
+            get_from(&cluster, deposed, "key").await.ok().filter(|value| value == b"new")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn unlike_the_original_a_node_that_replays_its_log_never_says_not_found() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let load = Load::start(&cluster, "load");
+        set(&cluster.client(), "known", "value").await;
+        load.goes_on(1000).await;
+        load.stop().await.verify(&cluster).await;
+        let node = cluster.follower().await;
+        for consistency in [api::Consistency::Linearizable, api::Consistency::Stale] {
+            cluster.nodes[node].kill();
+            cluster.nodes[node].start();
+            let mut kv = cluster.nodes[node].connect().await.kv();
+            // From the first moment at which it can be asked at all until it answers.
+            let value = wait_for("the restarted node answers", async || {
+                let mut request = Request::new(api::GetRequest {
+                    key: "known".into(),
+                    consistency: consistency.into(),
+                    ..api::GetRequest::default()
+                });
+                request.set_timeout(Duration::from_secs(1));
+                match kv.get(request).await {
+                    Ok(read) => Some(read.into_inner().value),
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::Unavailable, "{status}");
+                        None
+                    }
+                }
+            });
+            assert_eq!(value.await, &b"value"[..]);
+        }
+    });
+}
+
+#[test]
+fn unlike_the_original_the_bootstrapping_node_that_lost_its_disk_joins_its_old_cluster() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[QUICK_REPLACEMENT]);
+        // As in the original's example files: the first bootstraps, the others join, and the files stay as they are.
+        cluster.configure(&cluster.nodes[0], &["bootstrap: true"]);
+        for follower in &cluster.nodes[1..] {
+            cluster.configure(follower, &[]);
+        }
+        cluster.start_all();
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
+        set(&cluster.client(), "before", "the disk was lost").await;
+        let before = cluster.nodes[0].status().await.unwrap();
+        cluster.nodes[0].kill();
+        std::fs::remove_dir_all(&cluster.nodes[0].data_dir).unwrap();
+        cluster.nodes[0].start();
+        let back = cluster.nodes[0].wait_status("it follows", |status| status.role == "follower").await;
+        assert_eq!(back.cluster_id, before.cluster_id, "no second cluster");
+        assert_ne!(back.node_id, before.node_id);
+        assert_eq!(get_from(&cluster, 0, "before").await.as_deref(), Ok(&b"the disk was lost"[..]));
+    });
+}
+
+#[test]
+fn unlike_the_original_a_client_that_knows_one_follower_writes_and_notices_a_new_leader() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let follower = cluster.follower().await;
+        let client = client_of(&cluster.nodes[follower].rpc);
+        let first = set(&client, "key", "by way of a follower").await;
+        let leader = cluster.leader().await;
+        cluster.nodes[leader].kill();
+        let second = set(&client, "key", "to the new leader").await;
+        assert!(second > first);
+        assert_eq!(get(&client, "key").await.as_deref(), Some(&b"to the new leader"[..]));
+        // Errors are values, and tell apart what is absent from what cannot be asked.
+        assert_eq!(get(&client, "absent").await, None);
+        cluster.nodes.iter_mut().filter(|node| node.is_started()).for_each(|node| node.kill());
+        let hasty = client.with_timeout(Duration::from_millis(500));
+        let nobody = hasty.get("key", ReadOptions::default()).await;
+        assert!(matches!(nobody, Err(Error::Unavailable(_))), "{nobody:?}");
+    });
+}
+
+#[test]
+fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let client = cluster.client();
+        for key in ["b/2", "a", "b/1", "ü", "b/3"] {
+            set(&client, key, &format!("value of {key}")).await;
+        }
+        let everything = list(&client, ListOptions::default()).await;
+        let keys: Vec<&str> = everything.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["a", "b/1", "b/2", "b/3", "ü"]);
+        assert!(everything.iter().all(|(key, value)| *value == format!("value of {key}")));
+        let page = ListOptions { prefix: b"b/".to_vec(), limit: 2, ..ListOptions::default() };
+        let mut first = client.list(page.clone()).await.unwrap();
+        let revision = first.revision();
+        while first.next().await.unwrap().is_some() {}
+        let rest = ListOptions { start_after: b"b/2".to_vec(), at_revision: revision, ..page };
+        let rest = list(&client, rest).await;
+        assert_eq!(rest, [("b/3".to_owned(), "value of b/3".to_owned())]);
+        // The bytes of the original's empty request go on to mean everything, through any node, also from its memory.
+        for consistency in [Consistency::Linearizable, Consistency::Stale] {
+            let all = list(&client, ListOptions { consistency, ..ListOptions::default() }).await;
+            assert_eq!(all, everything);
+        }
+    });
+}

@@ -1,0 +1,173 @@
+//! A cluster of nodes on this machine.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mokv::client::{Client, NodeStatus, Server};
+use tempfile::TempDir;
+
+use super::node::Node;
+use super::ports::PortBlock;
+use super::wait_for;
+
+/// A call of a test's client rides through elections and restarts on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What every node of a test has besides its name and its addresses: small files, and no wish for a big disk.
+const SETTINGS: [&str; 3] = ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
+
+/// Clusters of one test program run one after the other: several at a time make elections of each other's load.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A cluster. Its processes end and its files go when it is dropped.
+pub struct Cluster {
+    // Dropped in this order: processes, files, ports, turn.
+    pub nodes: Vec<Node>,
+    directory: TempDir,
+    ports: PortBlock,
+    settings: Vec<String>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Three nodes that form a cluster, with these lines in all configuration files. Waits until they have a leader.
+    pub async fn start(settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(3, settings);
+        cluster.start_all();
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Nodes that will form a cluster of all of them and are not started yet.
+    pub fn prepare(size: usize, settings: &[&str]) -> Cluster {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            directory: tempfile::tempdir().unwrap(),
+            ports: PortBlock::take(),
+            settings: settings.iter().map(|&line| line.to_owned()).collect(),
+            _turn: turn,
+        };
+        for _ in 0..size {
+            cluster.new_node();
+        }
+        for node in &cluster.nodes {
+            cluster.configure(node, &[&format!("bootstrap-expect: {size}")]);
+        }
+        cluster
+    }
+
+    /// One more node, which joins through all others. It is not started yet.
+    pub fn add_node(&mut self) -> usize {
+        let new = self.new_node();
+        self.configure(&self.nodes[new], &[]);
+        new
+    }
+
+    fn new_node(&mut self) -> usize {
+        let name = format!("node-{}", self.nodes.len() + 1);
+        self.nodes.push(Node::new(self.directory.path(), &name, &mut self.ports));
+        self.nodes.len() - 1
+    }
+
+    /// Writes a node's configuration file: what all have, how it joins, and these lines.
+    pub fn configure(&self, node: &Node, more: &[&str]) {
+        let joins: Vec<&str> = self.nodes.iter().map(|node| node.gossip.as_str()).collect();
+        let joins = format!("start-join-addrs: [{}]", joins.join(", "));
+        let given = self.settings.iter().map(String::as_str);
+        // A test may want its own value of what all have: a key stands once in a file.
+        let key = |line: &str| line.split(':').next().map(str::to_owned);
+        let common = SETTINGS.into_iter().filter(|line| given.clone().all(|own| key(own) != key(line)));
+        let lines: Vec<&str> =
+            common.chain(given.clone()).chain([joins.as_str()]).chain(more.iter().copied()).collect();
+        node.configure(&lines);
+    }
+
+    /// Starts every node that has no process.
+    pub fn start_all(&mut self) {
+        self.nodes.iter_mut().filter(|node| !node.is_started()).for_each(Node::start);
+    }
+
+    /// The path of a file beside the nodes' own.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The RPC addresses of all nodes.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.rpc.clone()).collect()
+    }
+
+    /// A patient client that knows all nodes.
+    pub fn client(&self) -> Client {
+        Client::builder().endpoints(self.endpoints()).timeout(PATIENCE).build().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_started())
+    }
+
+    /// Waits until one running node leads and all others follow it; which.
+    pub async fn leader(&self) -> usize {
+        wait_for("one node leads and the others know", async || {
+            let statuses = self.statuses().await?;
+            let leader = statuses.iter().max_by_key(|status| (status.role == "leader", status.term))?;
+            let agreed = statuses
+                .iter()
+                .all(|status| status.leader_id == leader.node_id && status.term == leader.term);
+            (leader.role == "leader" && agreed)
+                .then(|| self.nodes.iter().position(|node| node.name == leader.name))?
+        })
+        .await
+    }
+
+    /// A running node that does not lead.
+    pub async fn follower(&self) -> usize {
+        let leader = self.leader().await;
+        let follows = |(i, node): (usize, &Node)| (i != leader && node.is_started()).then_some(i);
+        self.nodes.iter().enumerate().find_map(follows).expect("more than one node runs")
+    }
+
+    /// How all running nodes are; `None` if one does not answer.
+    pub async fn statuses(&self) -> Option<Vec<NodeStatus>> {
+        let mut statuses = Vec::new();
+        for node in self.running() {
+            statuses.push(node.status().await?);
+        }
+        Some(statuses)
+    }
+
+    /// Waits until all running nodes have applied the same entries, and compares what they made of them.
+    pub async fn equal_state(&self) -> NodeStatus {
+        let same = wait_for("all nodes have applied the same", async || {
+            let statuses = self.statuses().await?;
+            let index = statuses.first()?.applied_index;
+            (index > 0 && statuses.iter().all(|status| status.applied_index == index)).then_some(statuses)
+        });
+        let statuses = same.await;
+        for status in &statuses {
+            assert_eq!(status.digest, statuses[0].digest, "{} differs at the same index", status.name);
+            assert!(!status.digest_alarm, "{} raises the alarm", status.name);
+        }
+        statuses.into_iter().next().expect("a node runs")
+    }
+
+    /// Waits until the membership, as `node` tells it, is as wanted.
+    pub async fn wait_members(
+        &self,
+        node: usize,
+        what: &str,
+        wanted: impl Fn(&[Server]) -> bool,
+    ) -> Vec<Server> {
+        let asks = Client::builder().endpoints([&self.nodes[node].rpc]).build().unwrap();
+        wait_for(what, async || asks.servers().await.ok().filter(|servers| wanted(servers))).await
+    }
+}
+
+/// Whether these and no others vote.
+pub fn voters_are(servers: &[Server], names: &[&str]) -> bool {
+    let mut voters: Vec<&str> =
+        servers.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect();
+    voters.sort();
+    voters == names && servers.len() == names.len()
+}

@@ -1,0 +1,221 @@
+//! `mokv dev`: a cluster on one machine by one command, that leaves nothing running behind.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use common::ports::PortBlock;
+use common::{assert_no_panic, run, wait_for};
+use mokv::client::{Client, ReadOptions, WriteOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+
+/// A running `mokv dev`. It is killed when dropped, and its nodes end with it.
+struct Dev {
+    process: Child,
+    /// What it prints, line by line.
+    lines: std::sync::mpsc::Receiver<String>,
+    said: Vec<String>,
+    endpoints: Vec<String>,
+}
+
+impl Dev {
+    /// Starts it and reads the pids of its nodes. On the test's own thread.
+    fn start(data_dir: &Path, ports: &PortBlock) -> (Dev, Vec<String>) {
+        let base = ports.first();
+        let mut process =
+            dev(data_dir, base).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::sync_channel(1000);
+        mokv::rt::spawn(mokv::rt::spawn_blocking(move || {
+            // Until it ends, or nobody listens.
+            output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
+        }));
+        let endpoints = (0..3).map(|i| format!("127.0.0.1:{}", base + 2 * i)).collect();
+        let mut dev = Dev { process, lines, said: Vec::new(), endpoints };
+        let table = dev.read_until("CONFIGURATION");
+        assert!(table.contains("NODE") && table.contains("PID"), "{table}");
+        let pids = NODES.map(|node| {
+            let row = dev.read_until(node);
+            assert!(row.contains(&format!("{node}.yaml")), "{row}");
+            row.split_whitespace().nth(1).unwrap().to_owned()
+        });
+        (dev, pids.to_vec())
+    }
+
+    /// The next line that contains this.
+    fn read_until(&mut self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(common::LIMIT);
+            let line = line.unwrap_or_else(|_| panic!("'{text}' was never said after {:#?}", self.said));
+            self.said.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn client(&self) -> Client {
+        let builder = Client::builder().endpoints(self.endpoints.clone());
+        builder.timeout(common::cluster::PATIENCE).build().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let Dev { process, .. } = self;
+        wait_for("mokv dev ends", async || process.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn dev(data_dir: &Path, base: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+    command.args(["dev", "--base-port", &base.to_string(), "--data-dir"]).arg(data_dir).stdin(Stdio::null());
+    command
+}
+
+/// Waits until the process is gone, or dead and only waiting for somebody to notice.
+async fn wait_until_ended(pid: &str) {
+    wait_for(&format!("process {pid} ends"), async || {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return Some(()) };
+        stat.rsplit(") ").next().unwrap().starts_with('Z').then_some(())
+    })
+    .await;
+}
+
+/// Ports for a development cluster: its metrics ports lie far below the others, and may be anybody's.
+fn free_ports() -> PortBlock {
+    PortBlock::take_where(|base| {
+        base > 15_500
+            && [4400, 4397, 4394].iter().all(|below| TcpListener::bind(("127.0.0.1", base - below)).is_ok())
+    })
+}
+
+#[test]
+fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = free_ports();
+        let (mut dev, pids) = Dev::start(directory.path(), &ports);
+        let leads = dev.read_until(" leads.");
+        assert!(NODES.iter().any(|node| leads == format!("{node} leads.")), "{leads}");
+        let command = dev.read_until(" set greeting hello");
+        dev.read_until("Ctrl-C stops all nodes and keeps their data.");
+        // What it tells to type works as it stands.
+        let output = Command::new("sh").args(["-c", command.trim()]).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let client = dev.client();
+        let read = client.get("greeting", ReadOptions::default()).await.unwrap();
+        assert_eq!(read.entry.unwrap().value, &b"hello"[..]);
+        dev.signal(Signal::INT);
+        assert_eq!(dev.ended().await.code(), Some(0));
+        for (pid, node) in pids.iter().zip(NODES) {
+            wait_until_ended(pid).await;
+            let log = std::fs::read_to_string(directory.path().join(format!("{node}.log"))).unwrap();
+            assert!(log.contains("stopped"), "{node} stopped cleanly: {log}");
+            assert_no_panic(&log);
+            assert!(directory.path().join(format!("{node}.yaml")).exists());
+        }
+        dev.read_until("All nodes are stopped.");
+
+        let (mut dev, _) = Dev::start(directory.path(), &ports);
+        dev.read_until(" leads.");
+        let read = dev.client().get("greeting", ReadOptions::default()).await.unwrap();
+        assert_eq!(read.entry.unwrap().value, &b"hello"[..]);
+        // The other signal that asks to stop.
+        dev.signal(Signal::TERM);
+        assert_eq!(dev.ended().await.code(), Some(0));
+    });
+}
+
+#[test]
+fn when_dev_is_killed_its_nodes_end_too_and_nothing_acknowledged_is_lost() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = free_ports();
+        let (mut dev, pids) = Dev::start(directory.path(), &ports);
+        let client = dev.client();
+        client.set("key", "value", WriteOptions::default()).await.unwrap();
+        dev.process.kill().unwrap();
+        dev.process.wait().unwrap();
+        for pid in &pids {
+            wait_until_ended(pid).await;
+        }
+        let (dev, _) = Dev::start(directory.path(), &ports);
+        let read = dev.client().get("key", ReadOptions::default()).await.unwrap();
+        assert_eq!(read.entry.unwrap().value, &b"value"[..]);
+    });
+}
+
+#[test]
+fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = free_ports();
+        let (mut dev, pids) = Dev::start(directory.path(), &ports);
+        dev.read_until(" leads.");
+        let victim = pids[0].parse().ok().and_then(Pid::from_raw).unwrap();
+        kill_process(victim, Signal::KILL).unwrap();
+        let told = dev.read_until("node-1 was ended by signal 9.");
+        assert!(told.contains("node-1.log"), "{told}");
+        let (_, command) = told.split_once("Start it again: ").unwrap();
+        assert!(command.contains("serve --config-file"), "{told}");
+        // The others go on, and the command brings it back.
+        let client = dev.client();
+        client.set("key", "value", WriteOptions::default()).await.unwrap();
+        let mut words = command.split(' ');
+        let mut again = Command::new(words.next().unwrap());
+        again.args(words).args(["--exit-with-parent", &std::process::id().to_string()]);
+        let mut again =
+            again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let endpoint = dev.endpoints[0].clone();
+        wait_for("node-1 is back", async || {
+            let status = client.status(&endpoint).await.ok()?;
+            (status.leader_id != 0 && status.keys == 1).then_some(())
+        })
+        .await;
+        again.kill().unwrap();
+        again.wait().unwrap();
+    });
+}
+
+#[test]
+fn all_ports_in_use_are_named_in_one_error_before_anything_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let ports = free_ports();
+    let base = ports.first();
+    // One of each kind, of different nodes.
+    let rpc = TcpListener::bind(("127.0.0.1", base + 2)).unwrap();
+    let gossip = UdpSocket::bind(("127.0.0.1", base + 5)).unwrap();
+    let metrics = TcpListener::bind(("127.0.0.1", base - 4400 + 3)).unwrap();
+    let output = dev(&data_dir, base).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for (port, purpose) in
+        [(base + 2, "node-2 rpc"), (base + 5, "node-3 gossip"), (base - 4397, "node-2 metrics")]
+    {
+        assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(purpose), "{said}");
+    }
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    assert!(said.contains("--base-port"), "{said}");
+    assert!(!data_dir.exists(), "nothing was written");
+    drop((rpc, gossip, metrics));
+}

@@ -1,0 +1,246 @@
+//! What a node says of itself to machines: metrics, probes, health, reflection, logs.
+
+mod common;
+
+use std::time::Duration;
+
+use common::cluster::Cluster;
+use common::{http1, run, wait_for};
+use mokv::client::WriteOptions;
+use mokv_proto::api;
+use mokv_proto::tonic::{Code, Request};
+use mokv_proto::tonic_health::ServingStatus;
+use mokv_proto::tonic_health::pb::HealthCheckRequest;
+use mokv_proto::tonic_health::pb::health_client::HealthClient;
+use mokv_proto::tonic_reflection::pb::v1::ServerReflectionRequest;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use mokv_proto::tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use common::direct::Direct;
+
+async fn http_get(address: &str, path: &str) -> (u16, String) {
+    let (address, path) = (address.to_owned(), path.to_owned());
+    mokv::rt::spawn_blocking(move || http1::get(&address, &path)).await.unwrap()
+}
+
+/// The value of a metric without labels, or with exactly these.
+fn value_of(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+async fn health_of(direct: &Direct, service: &str) -> Result<i32, Code> {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(direct.clone()).check(request).await;
+    answer.map(|response| response.into_inner().status).map_err(|status| status.code())
+}
+
+#[test]
+fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let client = cluster.client();
+        for number in 0..10 {
+            client.set(format!("key-{number}"), "value", WriteOptions::default()).await.unwrap();
+        }
+        let leader = &cluster.nodes[cluster.leader().await];
+        leader.connect().await.kv().get(api::GetRequest::default()).await.unwrap_err();
+        let (status, metrics) = http_get(&leader.metrics, "/metrics").await;
+        assert_eq!(status, 200);
+        let names = [
+            "mokv_raft_term",
+            "mokv_raft_has_leader",
+            "mokv_raft_last_log_index",
+            "mokv_raft_committed_index",
+            "mokv_raft_applied_index",
+            "mokv_raft_snapshot_index",
+            "mokv_raft_purged_index",
+            "mokv_raft_voters",
+            "mokv_raft_members",
+            "mokv_store_revision",
+            "mokv_store_keys",
+            "mokv_store_bytes",
+            "mokv_store_sessions",
+            "mokv_log_segments",
+            "mokv_log_queued_bytes",
+            "mokv_log_batches_total",
+            "mokv_log_entries_total",
+            "mokv_log_written_bytes_total",
+            "mokv_log_fsync_duration_seconds_count",
+            "mokv_apply_duration_seconds_count",
+            "mokv_gossip_members",
+            "mokv_gossip_members_alive",
+            "mokv_digest_alarm",
+            "mokv_quarantined",
+            "mokv_disk_free_bytes",
+            "mokv_boot_count",
+            "mokv_grpc_connections",
+        ];
+        for name in names {
+            assert!(value_of(&metrics, name).is_some(), "{name} is missing from\n{metrics}");
+        }
+        assert_eq!(value_of(&metrics, "mokv_raft_voters"), Some(3.0));
+        assert_eq!(value_of(&metrics, "mokv_store_keys"), Some(10.0));
+        assert_eq!(value_of(&metrics, "mokv_digest_alarm"), Some(0.0));
+        assert_eq!(value_of(&metrics, "mokv_role{role=\"leader\"}"), Some(1.0));
+        assert!(value_of(&metrics, "mokv_log_fsync_duration_seconds_count").unwrap() >= 10.0);
+        let requests = |method: &str, code: &str| {
+            let line = metrics.lines().find(|line| {
+                line.starts_with("mokv_grpc_requests_total{")
+                    && line.contains(&format!("method=\"{method}\""))
+                    && line.contains(&format!("code=\"{code}\""))
+            })?;
+            line.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        assert!(requests("Set", "OK") >= Some(10.0), "{metrics}");
+        assert_eq!(requests("Get", "INVALID_ARGUMENT"), Some(1.0), "{metrics}");
+        // Every name stands with a help text and a type, and the text ends as OpenMetrics wants it.
+        let families: Vec<&str> =
+            metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for family in &families {
+            assert!(metrics.contains(&format!("# HELP {family} ")), "{family} has no help");
+        }
+        assert!(metrics.ends_with("# EOF\n"));
+        assert_eq!(http_get(&leader.metrics, "/other").await.0, 404);
+    });
+}
+
+#[test]
+fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let survivor = cluster.follower().await;
+        let metrics = cluster.nodes[survivor].metrics.clone();
+        let direct = cluster.nodes[survivor].connect().await;
+        let serving = ServingStatus::Serving as i32;
+        for service in ["", "api.KV", "api.Admin"] {
+            wait_for("a node that knows a leader is SERVING", async || {
+                (health_of(&direct, service).await == Ok(serving)).then_some(())
+            })
+            .await;
+        }
+        assert_eq!(health_of(&direct, "nonsense").await, Err(Code::NotFound));
+        wait_for("it is ready", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(())).await;
+
+        for other in (0..3).filter(|other| *other != survivor) {
+            cluster.nodes[other].kill();
+        }
+        let (_, reason) = wait_for("it is not ready any more", async || {
+            Some(http_get(&metrics, "/readyz").await).filter(|(status, _)| *status == 503)
+        })
+        .await;
+        assert!(reason.contains("leader"), "{reason}");
+        assert_eq!(http_get(&metrics, "/livez").await.0, 200);
+        wait_for("health is NOT_SERVING", async || {
+            let not_serving = ServingStatus::NotServing as i32;
+            (health_of(&direct, "api.KV").await == Ok(not_serving)).then_some(())
+        })
+        .await;
+        // A read that must be fresh is refused, as something that went wrong and not as an absent key.
+        let mut request = Request::new(api::GetRequest { key: "key".into(), ..Default::default() });
+        request.set_timeout(Duration::from_millis(500));
+        let refused = direct.kv().get(request).await.unwrap_err();
+        assert!(matches!(refused.code(), Code::Unavailable | Code::DeadlineExceeded), "{refused}");
+
+        cluster.start_all();
+        wait_for("it is ready again", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(()))
+            .await;
+        wait_for("health is SERVING again", async || {
+            (health_of(&direct, "").await == Ok(serving)).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_node_that_waits_for_its_cluster_is_live_and_not_serving() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        cluster.nodes[0].start();
+        let direct = cluster.nodes[0].connect().await;
+        assert_eq!(health_of(&direct, "").await, Ok(ServingStatus::NotServing as i32));
+        let metrics = cluster.nodes[0].metrics.clone();
+        assert_eq!(http_get(&metrics, "/livez").await.0, 200);
+        assert_eq!(http_get(&metrics, "/readyz").await.0, 503);
+        let (status, text) = http_get(&metrics, "/metrics").await;
+        assert_eq!((status, value_of(&text, "mokv_role{role=\"recovering\"}")), (200, Some(1.0)), "{text}");
+    });
+}
+
+#[test]
+fn reflection_lists_our_services_and_unlike_the_original_raft_is_not_among_them() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let direct = cluster.nodes[0].connect().await;
+        let ask = |question| {
+            let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+            let mut client = ServerReflectionClient::new(direct.clone());
+            async move {
+                let questions = futures_util::stream::iter([request]);
+                let mut answers = client.server_reflection_info(questions).await.unwrap().into_inner();
+                answers.message().await.unwrap().unwrap().message_response.unwrap()
+            }
+        };
+        let MessageResponse::ListServicesResponse(listed) =
+            ask(MessageRequest::ListServices(String::new())).await
+        else {
+            panic!("another answer");
+        };
+        let services: Vec<&str> = listed.service.iter().map(|service| service.name.as_str()).collect();
+        for expected in ["api.KV", "api.Admin"] {
+            assert!(services.contains(&expected), "{services:?}");
+        }
+        assert!(services.iter().all(|service| !service.to_lowercase().contains("raft")), "{services:?}");
+        let found = ask(MessageRequest::FileContainingSymbol("api.KV.Get".into())).await;
+        assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{found:?}");
+    });
+}
+
+#[test]
+fn unlike_the_original_values_never_end_up_in_logs() {
+    const MARK: &str = "t0p-s3cret-v4lue";
+    run(async {
+        // Everything that can be said is said.
+        let mut cluster = Cluster::start(&["log-level: trace", "snapshot-log-entries: 100"]).await;
+        let client = cluster.client();
+        for number in 0..150 {
+            let value = format!("{MARK}-{number}");
+            client.set(format!("key-{}", number % 7), value, WriteOptions::default()).await.unwrap();
+        }
+        // What is refused is not told with its value either.
+        let long = MARK.repeat(100_000);
+        client.set("key", long, WriteOptions::default()).await.unwrap_err();
+        let mismatch = WriteOptions { if_revision: Some(1 << 40) };
+        client.set("key-0", MARK, mismatch).await.unwrap_err();
+        let follower = cluster.follower().await;
+        cluster.nodes[follower].kill();
+        cluster.nodes[follower].start();
+        cluster.equal_state().await;
+        for node in &cluster.nodes {
+            let log = node.log();
+            assert!(log.contains("TRACE"), "the level was set");
+            let line = log.lines().find(|line| line.contains(MARK));
+            assert_eq!(line, None, "{} tells a value", node.name);
+            // As bytes in a list, which is how a derived Debug would print it.
+            let bytes = format!("{:?}", MARK.as_bytes());
+            let listed = log.lines().find(|line| line.contains(bytes.trim_matches(['[', ']'])));
+            assert_eq!(listed, None, "{} tells a value as numbers", node.name);
+        }
+    });
+}
+
+#[test]
+fn unlike_the_original_the_log_level_decides_what_is_said() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        for (node, level) in cluster.nodes.iter().zip(["error", "info", "debug"]) {
+            cluster.configure(node, &["bootstrap-expect: 3", &format!("log-level: {level}")]);
+        }
+        cluster.start_all();
+        cluster.leader().await;
+        let [quiet, usual, chatty] = [0, 1, 2].map(|i| cluster.nodes[i].log());
+        assert!(!quiet.contains(" INFO ") && !quiet.contains(" WARN "), "{quiet}");
+        assert!(usual.contains(" INFO ") && !usual.contains(" DEBUG "), "{usual}");
+        assert!(chatty.contains(" DEBUG "));
+    });
+}
