@@ -355,14 +355,31 @@ fn unlike_the_original_followers_never_answer_with_old_values() {
         for node in &cluster.nodes {
             readers.push(node.connect().await.kv());
         }
+        let question = || api::GetRequest { key: "counter".into(), ..api::GetRequest::default() };
         for number in 0..100 {
             set(&client, "counter", &number.to_string()).await;
             for (reader, node) in readers.iter_mut().zip(&cluster.nodes) {
-                let request = api::GetRequest { key: "counter".into(), ..api::GetRequest::default() };
-                match reader.get(request).await {
+                match reader.get(question()).await {
                     Ok(read) => assert_eq!(read.into_inner().value, number.to_string(), "{}", node.name),
                     Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
                 }
+            }
+        }
+        // A follower that hung while the others went on finds the question before it hears what it has missed.
+        for number in 100..110 {
+            let sleeper = cluster.follower().await;
+            let mut reader = readers[sleeper].clone();
+            cluster.nodes[sleeper].signal(Signal::STOP);
+            let awake: Vec<String> =
+                cluster.endpoints().into_iter().filter(|rpc| *rpc != cluster.nodes[sleeper].rpc).collect();
+            let writer = Client::builder().endpoints(awake).timeout(common::cluster::PATIENCE).build().unwrap();
+            set(&writer, "counter", &number.to_string()).await;
+            let asked = rt::spawn(async move { reader.get(question()).await });
+            rt::sleep(Duration::from_millis(50)).await;
+            cluster.nodes[sleeper].signal(Signal::CONT);
+            match asked.await.unwrap() {
+                Ok(read) => assert_eq!(read.into_inner().value, number.to_string()),
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
             }
         }
     });
