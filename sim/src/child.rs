@@ -46,7 +46,8 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
                 .cloned()
                 .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
                 .unwrap_or_else(|| "no message".into());
-            let mut report = Report::crashed(scenario.name, seed, format!("panicked: {words}"), run.last_events());
+            let mut report =
+                Report::crashed(scenario.name, seed, format!("panicked: {words}"), run.last_events());
             report.world = run.world();
             report.faults = run.faults();
             report
@@ -83,7 +84,9 @@ fn report(scenario: &Scenario, run: &Run, trace: Trace) -> Report {
     let findings = run.findings();
     let verdict = match findings.as_slice() {
         [] => Verdict::Passed,
-        findings if findings.iter().any(|finding| matches!(finding, Finding::Violation { .. })) => Verdict::Violated,
+        findings if findings.iter().any(|finding| matches!(finding, Finding::Violation { .. })) => {
+            Verdict::Violated
+        }
         _ => Verdict::Undecided,
     };
     let mut operations = std::collections::BTreeMap::new();

@@ -86,8 +86,11 @@ impl SimClient {
     pub async fn list(&self, prefix: &str, stale: bool) -> Outcome {
         let (client, name) = (self.client.clone(), prefix.to_owned());
         self.record(prefix, Call::List { stale }, async move {
-            let options =
-                ListOptions { prefix: name.into(), consistency: consistency(stale), ..ListOptions::default() };
+            let options = ListOptions {
+                prefix: name.into(),
+                consistency: consistency(stale),
+                ..ListOptions::default()
+            };
             let mut listing = client.list(options).await?;
             let mut entries = Vec::new();
             while let Some(found) = listing.next().await? {

@@ -16,6 +16,7 @@ use madsim::task::NodeId;
 use mokv::client::{Client, NodeStatus};
 use mokv::config::NodeConfig;
 use mokv::node::{self, Options};
+use mokv::raft::Observer;
 use mokv::rt;
 use mokv::rt::disk::{DiskCall, Fault, Latency, Operation, SimDisk};
 use mokv::rt::task::TaskGuard;
@@ -63,6 +64,8 @@ struct Host {
     disk: SimDisk,
     config: NodeConfig,
     power: Power,
+    /// It runs a node of another cluster, which is not judged with this one.
+    outsider: bool,
     /// Rises with every start.
     life: u64,
     stop: Option<oneshot::Sender<()>>,
@@ -164,8 +167,14 @@ impl Cluster {
             write: world.write_latency.clone(),
             sync: world.sync_latency.clone(),
         }));
-        let host = Host { disk, config, power: Power::Off, life: 0, stop: None, cause: None };
+        let host =
+            Host { disk, config, power: Power::Off, outsider: false, life: 0, stop: None, cause: None };
         state.nodes.insert(name.to_owned(), host);
+    }
+
+    /// The node is of another cluster: what it applies and whom it elects says nothing about this one.
+    pub fn set_outsider(&self, name: &str) {
+        self.host(&mut self.state(), name).outsider = true;
     }
 
     /// Changes the configuration that the next start uses.
@@ -227,9 +236,10 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         host.stop = Some(stop);
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
-        let observer = Arc::new(NodeObserver::new(name, self.0.run.clone()));
+        let observer = NodeObserver::new(name, self.0.run.clone());
+        let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         self.0.run.with_ledger(|ledger| ledger.started(name));
-        let options = Options { observer: Some(observer), ..Default::default() };
+        let options = Options { observer, ..Default::default() };
         // A restart makes a fresh host: everything of the old process is gone.
         Handle::current().restart(id);
         let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
@@ -449,7 +459,10 @@ impl Cluster {
     /// All hosts get other addresses under their old names. No node may run.
     pub fn change_all_addresses(&self, network: u8) {
         let mut state = self.state();
-        assert!(state.nodes.values().all(|host| host.power == Power::Off), "a running node keeps its address");
+        assert!(
+            state.nodes.values().all(|host| host.power == Power::Off),
+            "a running node keeps its address"
+        );
         state.network.heal();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for (number, name) in (1..).zip(&names) {
@@ -513,8 +526,17 @@ impl Cluster {
         (name, number)
     }
 
+    /// Where a host is now.
+    pub fn address(&self, host: &str) -> std::net::IpAddr {
+        self.state().network.address(host)
+    }
+
     /// Runs a future on a host.
-    pub async fn on<T: Send + 'static>(&self, host: &str, future: impl Future<Output = T> + Send + 'static) -> T {
+    pub async fn on<T: Send + 'static>(
+        &self,
+        host: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         let id = self.state().network.id(host);
         let host = Handle::current().get_node(id).expect("the host exists");
         host.spawn(future).await.expect("clients' hosts live as long as the run")
@@ -527,7 +549,8 @@ impl Cluster {
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
         let status = monitor.spawn(async move { client.status(&address).await.ok() }).await;
         let status = status.expect("the monitor lives as long as the run")?;
-        if status.role == "leader" {
+        let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
+        if status.role == "leader" && !outsider {
             let now = self.0.run.now();
             let fresh = self.0.run.with_leaders(|leaders| {
                 let before = leaders.terms();

@@ -27,20 +27,15 @@ impl NodeObserver {
 
 impl Observer for NodeObserver {
     fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
-        let applied = Applied {
-            term: at.leader_id.term,
-            payload: xxh3_64(payload),
-            digest,
-            change: change.map(plain),
-        };
+        let applied =
+            Applied { term: at.leader_id.term, payload: xxh3_64(payload), digest, change: change.map(plain) };
         self.run.with_ledger(|ledger| ledger.applied(&self.node, at.index, applied));
     }
 
     fn installed(&self, at: LogId, digest: u128) {
         self.run.situation("snapshot installed");
         self.run.tell(format!("{} installs a snapshot of log index {}", self.node, at.index));
-        self.run
-            .with_ledger(|ledger| ledger.installed(&self.node, at.index, at.leader_id.term, digest));
+        self.run.with_ledger(|ledger| ledger.installed(&self.node, at.index, at.leader_id.term, digest));
     }
 }
 

@@ -61,8 +61,7 @@ mod tests {
     fn applied(values: &[u64]) -> Ledger {
         let mut ledger = Ledger::default();
         for (index, value) in (1..).zip(values) {
-            let entry =
-                Entry { value: *value, create_revision: 1, mod_revision: index, version: index };
+            let entry = Entry { value: *value, create_revision: 1, mod_revision: index, version: index };
             let change = Some(Change { revision: index, key: "k".into(), new: Some(entry) });
             ledger.applied("n1", index, Applied { term: 1, payload: index, digest: 0, change });
         }

@@ -102,22 +102,23 @@ impl Effect {
     fn apply(self, state: Option<u64>, revisions: &Revisions) -> Option<Option<u64>> {
         match self {
             Effect::Set { value, condition } => {
-                condition.is_none_or(|at| revisions.certainly(state, at)).then_some(Some(value))
+                condition.is_none_or(|at| revisions.fits(state, at)).then_some(Some(value))
             }
             Effect::Delete { condition, existed } => {
-                let fits = condition.is_none_or(|at| revisions.certainly(state, at));
+                let fits = condition.is_none_or(|at| revisions.fits(state, at));
                 (fits && existed.is_none_or(|existed| existed == state.is_some())).then_some(None)
             }
-            Effect::Refused { present_revision } => {
-                revisions.possibly(state, present_revision).then_some(state)
-            }
+            Effect::Refused { present_revision } => revisions.fits(state, present_revision).then_some(state),
             Effect::Read(value) => (value == state).then_some(state),
         }
     }
 }
 
 /// Which revision wrote a value, as far as any answer told.
-struct Revisions(BTreeMap<u64, u64>);
+struct Revisions {
+    of_value: BTreeMap<u64, u64>,
+    taken: BTreeSet<u64>,
+}
 
 impl Revisions {
     fn of(operations: &[Operation]) -> Revisions {
@@ -136,22 +137,18 @@ impl Revisions {
                 _ => {}
             }
         }
-        Revisions(known)
+        Revisions { taken: known.values().copied().collect(), of_value: known }
     }
 
-    /// A client can only ask for a revision it was told, so a value whose revision nobody was told is not it.
-    fn certainly(&self, state: Option<u64>, revision: u64) -> bool {
+    /// Whether a key in this state may be at `revision`. Of a write that was never answered nobody may have been told the
+    /// revision, though a refusal named it; then it can be any that is no other write's.
+    fn fits(&self, state: Option<u64>, revision: u64) -> bool {
         match state {
             None => revision == 0,
-            Some(value) => self.0.get(&value) == Some(&revision),
-        }
-    }
-
-    /// A refusal may name the revision of a value that nobody was told of.
-    fn possibly(&self, state: Option<u64>, revision: u64) -> bool {
-        match state {
-            None => revision == 0,
-            Some(value) => self.0.get(&value).is_none_or(|known| *known == revision) && revision != 0,
+            Some(value) => match self.of_value.get(&value) {
+                Some(known) => *known == revision,
+                None => revision != 0 && !self.taken.contains(&revision),
+            },
         }
     }
 }
@@ -177,7 +174,10 @@ impl Step {
 enum Verdict {
     Linearizable,
     /// The longest order that was found, and the operation whose answer then had to be explained.
-    Broken { ordered: Vec<usize>, stuck: usize },
+    Broken {
+        ordered: Vec<usize>,
+        stuck: usize,
+    },
     GaveUp,
 }
 

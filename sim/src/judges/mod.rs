@@ -1,7 +1,7 @@
 //! The judges: each looks at one property, knows one source of evidence, and says in words what was violated.
 //!
 //! A judge that cannot decide says so as [`Finding::GaveUp`], which fails the run as an error of the harness: it
-//! is never a pass (SAFETY F3). Judges are pure; what they look at was recorded by the world.
+//! is never a pass. Judges are pure; what they look at was recorded by the world.
 
 pub mod durability;
 pub mod election;

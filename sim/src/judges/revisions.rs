@@ -117,9 +117,7 @@ fn content(operations: &[Operation], past: &Past, findings: &mut Judgement) {
                 let held = past.prefix(&operation.key, *revision);
                 let wrong = held.iter().zip(entries).find(|(held, listed)| held != listed);
                 match wrong {
-                    Some((held, listed)) => {
-                        Some(format!("it has {listed:?} where the store held {held:?}"))
-                    }
+                    Some((held, listed)) => Some(format!("it has {listed:?} where the store held {held:?}")),
                     None if held.len() != entries.len() => {
                         Some(format!("it has {} keys, the store held {}", entries.len(), held.len()))
                     }
@@ -141,8 +139,10 @@ fn monotonic_reads(operations: &[Operation], findings: &mut Judgement) {
     for operation in operations {
         let Some((revision, _)) = revision_of(operation) else { continue };
         let seen = by_client.entry(operation.client).or_default();
-        if let Some((_, _, earlier)) =
-            seen.iter().rev().find(|(returned, higher, _)| *returned < operation.invoked && *higher > revision)
+        if let Some((_, _, earlier)) = seen
+            .iter()
+            .rev()
+            .find(|(returned, higher, _)| *returned < operation.invoked && *higher > revision)
         {
             let words = format!("a client went back in time\n    {earlier}\n    {operation}");
             findings.push(Finding::violation(SESSION, words));
@@ -199,7 +199,11 @@ mod tests {
     fn concurrent_answers_may_cross_but_later_ones_never_go_back() {
         assert!(complaints(&[set(1, 0, 2), set(2, 3, 1), get(3, 10, false, 2)]).is_empty());
         assert_eq!(complaints(&[set(1, 0, 2), get(2, 10, false, 1)]), [ORDER]);
-        assert_eq!(complaints(&[get(1, 0, false, 2), set(2, 10, 2)]), [ORDER], "the write came after the read");
+        assert_eq!(
+            complaints(&[get(1, 0, false, 2), set(2, 10, 2)]),
+            [ORDER],
+            "the write came after the read"
+        );
         assert_eq!(complaints(&[set(1, 0, 2), set(2, 3, 2)]), [ORDER], "one revision, two writes");
     }
 
@@ -211,18 +215,12 @@ mod tests {
 
     #[test]
     fn an_answer_shows_what_its_revision_held() {
-        let wrong = operation(
-            1,
-            0,
-            Call::Get { stale: true },
-            Answer::Read { revision: 3, entry: Some(entry(2)) },
-        );
+        let wrong =
+            operation(1, 0, Call::Get { stale: true }, Answer::Read { revision: 3, entry: Some(entry(2)) });
         assert_eq!(complaints(&[wrong]), [CONTENT]);
-        let list = |entries: Vec<(String, Entry)>| {
-            Operation {
-                key: String::new(),
-                ..operation(1, 0, Call::List { stale: false }, Answer::Listed { revision: 3, entries })
-            }
+        let list = |entries: Vec<(String, Entry)>| Operation {
+            key: String::new(),
+            ..operation(1, 0, Call::List { stale: false }, Answer::Listed { revision: 3, entries })
         };
         assert!(complaints(&[list(vec![("k".into(), entry(3))])]).is_empty());
         assert_eq!(complaints(&[list(vec![("k".into(), entry(2))])]), [CONTENT]);

@@ -49,7 +49,10 @@ impl Conflict {
                 } else if one.change != other.change {
                     format!("the same entry with different effects ({:?} and {:?})", one.change, other.change)
                 } else {
-                    format!("the same entry to different states ({:032x} and {:032x})", one.digest, other.digest)
+                    format!(
+                        "the same entry to different states ({:032x} and {:032x})",
+                        one.digest, other.digest
+                    )
                 };
                 format!("at log index {index}, {first} and {second} applied {what}")
             }

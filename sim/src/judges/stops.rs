@@ -1,4 +1,4 @@
-//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to (SAFETY F4).
+//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to.
 
 use super::{Finding, Judgement};
 use crate::history::{Nanos, Seconds};

@@ -1,5 +1,5 @@
 //! The determinism check: a seed that was played is played again in another process and must leave the same trace
-//! (SAFETY F1); and a run that is made unsteady on purpose must not.
+//!; and a run that is made unsteady on purpose must not.
 
 use super::children::{self, Job};
 

@@ -122,13 +122,15 @@ impl Progress {
 
     fn show(&self, done: usize, job: &Job, outcome: &Outcome) {
         let line = format!(
-            "[{done}/{}] {} seed {}: {}, {:.0} s simulated in {:.1} s",
+            "[{done}/{}] {} seed {}: {}, {:.0} s simulated in {:.1} s, {} operations, {} faults",
             self.total,
             job.scenario,
             job.seed,
             outcome.report.verdict.word(),
             outcome.report.simulated_seconds,
-            outcome.wall.as_secs_f64()
+            outcome.wall.as_secs_f64(),
+            outcome.report.completed(),
+            outcome.report.faults.values().sum::<u64>()
         );
         if self.moves {
             eprint!("\r\x1b[K{line}");

@@ -24,7 +24,7 @@ pub async fn elect_and_write(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A leader that cannot confirm itself answers neither reads nor writes (SAFETY A3), although clients reach it.
+/// A leader that cannot confirm itself answers neither reads nor writes, although clients reach it.
 pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, old) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -45,7 +45,9 @@ pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     let answer = at_the_old_leader.get("key", false).await;
     ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader answered a read: {answer:?}"))?;
     let answer = at_the_old_leader.set("key", None, 16).await.1;
-    ensure(!matches!(answer, Outcome::Ok(_)), || format!("the deposed leader confirmed a write: {answer:?}"))?;
+    ensure(!matches!(answer, Outcome::Ok(_)), || {
+        format!("the deposed leader confirmed a write: {answer:?}")
+    })?;
     cluster.heal_network();
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     let (value, _) = set(&client_of(&cluster, &old), "key").await?;

@@ -1,10 +1,11 @@
-//! Damaged, full, copied and rolled-back disks (SAFETY D and E1): the operator does what the message says.
+//! Damaged, full, copied and rolled-back disks: the operator does what the message says.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::rt;
 
+use super::identity::wait_for_members;
 use super::stage::{
     ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
 };
@@ -29,7 +30,7 @@ fn wipe_as_told(cluster: &Cluster, node: &str, reason: &str) -> Result<(), Strin
 }
 
 /// A bit flips in the middle of the log, where later batches prove that it was durable: the node refuses to start
-/// and names the file, and comes back after a wipe (SAFETY D4).
+/// and names the file, and comes back after a wipe.
 pub async fn flipped_bit_in_the_log(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -49,7 +50,7 @@ pub async fn flipped_bit_in_the_log(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The newest snapshot is damaged: the older one and the log are enough (SAFETY D5).
+/// The newest snapshot is damaged: the older one and the log are enough.
 pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 60, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;
@@ -61,25 +62,20 @@ pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     let (file, length) = newest_file(&cluster, &name, ".snap")?;
     ensure(cluster.disk(&name).flip(&file, length / 2, 5), || format!("{file} is empty"))?;
     run.fault("flipped bit", format!("a bit flips in {name}'s newest snapshot {file}"));
-    // Nobody can help it: what it has must be enough.
+    // Nobody can help it: what it has must be enough to begin with.
     cluster.isolate(&name);
     cluster.start(&name);
-    let alone = super::stage::client_of(&cluster, &name);
-    let before = rt::now();
-    loop {
-        let answer = alone.get("key", true).await;
-        if matches!(&answer, Outcome::Ok(crate::history::Answer::Read { entry: Some(entry), .. }) if entry.value == value)
-        {
-            break;
-        }
-        ensure(rt::now() - before < ELECTION_BOUND, || {
-            format!("{name} did not recover from its older snapshot and the log: {answer:?}")
-        })?;
-    }
+    rt::sleep(Duration::from_secs(5)).await;
+    ensure(cluster.power(&name) == Power::On, || {
+        format!("{name} does not start although it has an older snapshot and the log since then")
+    })?;
+    cluster.heal_network();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    expect(&super::stage::client_of(&cluster, &name), "key", value).await?;
     Ok(cluster)
 }
 
-/// The log of a node is gone and its identity is not: it refuses to vote anew with the old name (SAFETY E1).
+/// The log of a node is gone and its identity is not: it refuses to vote anew with the old name.
 pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -100,7 +96,7 @@ pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A volume is rolled back to an older state, with older votes and fewer entries: its node takes no part (SAFETY E1).
+/// A volume is rolled back to an older state, with older votes and fewer entries: its node takes no part.
 pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -134,7 +130,7 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A data directory is copied to a second machine and both run: at most one of them takes part (SAFETY E1).
+/// A data directory is copied to a second machine and both run: at most one of them takes part.
 pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -151,22 +147,33 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&client, 20).await?;
     let both_run = cluster.power("copy") == Power::On && cluster.power(&name) == Power::On;
     if both_run {
-        let applied = |status: Option<mokv::client::NodeStatus>| status.map_or(0, |status| status.applied_index);
+        let applied =
+            |status: Option<mokv::client::NodeStatus>| status.map_or(0, |status| status.applied_index);
         let (one, other) = (applied(cluster.status("copy").await), applied(cluster.status(&name).await));
         let newest = applied(cluster.status(&leader).await);
         ensure(one < newest || other < newest, || {
             format!("{name} and its copy both follow, at log indexes {one} and {other}")
         })?;
     }
+    // The message says: stop one of the two and wipe its data directory. Here it is both: the copy is no machine of
+    // this cluster.
     if cluster.power("copy") != Power::Off {
         cluster.kill("copy");
     }
     cluster.forget("copy");
+    if cluster.power(&name) == Power::Off {
+        let stop = run.stops().into_iter().rfind(|stop| stop.node == name);
+        wipe_as_told(&cluster, &name, &stop.map_or_else(String::new, |stop| stop.reason))?;
+        wait_for_members(&cluster, &leader, "that the wiped node is back", |members| {
+            members.len() == 3 && members.iter().all(|(_, _, learner)| !learner)
+        })
+        .await?;
+    }
     Ok(cluster)
 }
 
 /// The leader's disk fills up: writes are refused while there is room for Raft's own, deletes are not, nobody stops,
-/// and with room again writes go on (SAFETY D7).
+/// and with room again writes go on.
 pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);

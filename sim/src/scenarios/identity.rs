@@ -1,4 +1,4 @@
-//! Who a node is: joining, lost disks, twins, other addresses (SAFETY E).
+//! Who a node is: joining, lost disks, twins, other addresses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ pub async fn join(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A disk is lost: its node comes back under the same name with a new id and replaces its old self (SAFETY E5).
+/// A disk is lost: its node comes back under the same name with a new id and replaces its old self.
 pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -85,7 +85,7 @@ pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A second node that merely uses a living node's name gets no place in the cluster (SAFETY E5).
+/// A second node that merely uses a living node's name gets no place in the cluster.
 pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -97,9 +97,10 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start("twin");
     rt::sleep(Duration::from_secs(20)).await;
     let members = members(&cluster, &leader).await;
-    ensure(members.len() == 3 && members.iter().any(|(other, other_id, _)| *other == name && *other_id == id), || {
-        format!("the twin of {name} (id {id}) changed the members to {members:?}")
-    })?;
+    ensure(
+        members.len() == 3 && members.iter().any(|(other, other_id, _)| *other == name && *other_id == id),
+        || format!("the twin of {name} (id {id}) changed the members to {members:?}"),
+    )?;
     set_many(&client, 20).await?;
     if cluster.power("twin") != Power::Off {
         cluster.kill("twin");
@@ -108,7 +109,7 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All nodes come back at addresses that nobody has written down; only their names still lead to them (SAFETY E7).
+/// All nodes come back at addresses that nobody has written down; only their names still lead to them.
 pub async fn all_addresses_change(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let patient = client(&cluster);

@@ -11,6 +11,7 @@ mod raft;
 mod restarts;
 mod snapshots;
 mod stage;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,17 +45,32 @@ pub const CHAOS: &str = "chaos";
 
 /// All stories; the chaos loop is the last.
 pub const ALL: &[Scenario] = &[
-    scenario!("elect-and-write", 2, basics::elect_and_write, "three nodes form a cluster, elect, write and read"),
+    scenario!(
+        "elect-and-write",
+        2,
+        basics::elect_and_write,
+        "three nodes form a cluster, elect, write and read"
+    ),
     scenario!(
         "leader-partitioned",
         2,
         basics::leader_partitioned,
         "the leader is cut off, another is elected, the old one answers nothing old, and it comes back"
     ),
-    scenario!("leader-transfer", 2, basics::leader_transfer_on_stop, "a leader that is stopped hands over first"),
+    scenario!(
+        "leader-transfer",
+        2,
+        basics::leader_transfer_on_stop,
+        "a leader that is stopped hands over first"
+    ),
     scenario!("kill-each", 2, restarts::kill_each_in_turn, "every node is killed in turn and comes back"),
     scenario!("power-loss-of-all", 3, restarts::power_loss_of_all, "all machines lose power at once, twice"),
-    scenario!("failed-sync", 2, restarts::failed_sync, "a failed sync stops the node, and what it showed is not trusted"),
+    scenario!(
+        "failed-sync",
+        2,
+        restarts::failed_sync,
+        "a failed sync stops the node, and what it showed is not trusted"
+    ),
     scenario!(
         "snapshot-to-a-laggard",
         2,
@@ -64,26 +80,51 @@ pub const ALL: &[Scenario] = &[
     scenario!("join", 2, identity::join, "a fourth node joins by gossip"),
     scenario!("wiped-disk", 2, identity::wiped_disk, "a node whose disk is lost comes back under its name"),
     scenario!("twin-name", 2, identity::twin_name, "a second node of the same name is refused"),
-    scenario!("all-addresses-change", 2, identity::all_addresses_change, "all nodes come back at other addresses"),
+    scenario!(
+        "all-addresses-change",
+        2,
+        identity::all_addresses_change,
+        "all nodes come back at other addresses"
+    ),
     scenario!(
         "leader-back-at-once",
         3,
         raft::leader_back_at_once,
         "a leader that committed more than its own disk has loses power and is back before an election"
     ),
-    scenario!("deaf-leader", 2, raft::deaf_leader, "a leader that everybody hears and that hears nobody steps down"),
+    scenario!(
+        "deaf-leader",
+        2,
+        raft::deaf_leader,
+        "a leader that everybody hears and that hears nobody steps down"
+    ),
     scenario!(
         "reads-during-recovery",
         2,
         raft::reads_during_recovery,
         "a node that restarts alone shows nothing older than it knew to be committed"
     ),
-    scenario!("large-values", 1, raft::large_values, "the largest values reach a laggard over a slow network"),
+    scenario!(
+        "large-values",
+        1,
+        raft::large_values,
+        "the largest values reach a laggard over a slow network"
+    ),
     scenario!("lost-answers", 2, raft::lost_answers, "writes whose answers are lost are applied once"),
-    scenario!("evicted-sessions", 1, raft::evicted_sessions, "more clients than the cluster keeps sessions for"),
+    scenario!(
+        "evicted-sessions",
+        1,
+        raft::evicted_sessions,
+        "more clients than the cluster keeps sessions for"
+    ),
     scenario!("pages", 1, raft::pages_of_one_revision, "the pages of a list belong to one revision"),
     scenario!("flipped-bit", 2, disks::flipped_bit_in_the_log, "a bit flips in the middle of a log"),
-    scenario!("damaged-snapshot", 2, disks::damaged_snapshot, "the newest snapshot is damaged, the older one helps"),
+    scenario!(
+        "damaged-snapshot",
+        2,
+        disks::damaged_snapshot,
+        "the newest snapshot is damaged, the older one helps"
+    ),
     scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
     scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
     scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
@@ -99,6 +140,8 @@ pub const ALL: &[Scenario] = &[
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
+    scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),
+    scenario!("nonsense", 1, wire::nonsense, "garbage, HTTP/1 and half a frame do not hurt a node"),
     scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
 ];
 

@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Power};
 use crate::run::Run;
 use crate::workload::Workload;
 
-/// Every node is killed in turn, the others go on, and it comes back (SAFETY D1).
+/// Every node is killed in turn, the others go on, and it comes back.
 pub async fn kill_each_in_turn(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -27,7 +27,7 @@ pub async fn kill_each_in_turn(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All machines lose power in the middle of writes; twice, the second time while they recover (SAFETY D1-D4).
+/// All machines lose power in the middle of writes; twice, the second time while they recover.
 pub async fn power_loss_of_all(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -49,7 +49,7 @@ pub async fn power_loss_of_all(run: Arc<Run>) -> Result<Cluster, String> {
 }
 
 /// A sync fails under load: the node stops at once, and restarted without a power loss it trusts nothing that only
-/// its page cache shows (SAFETY D1, fsyncgate).
+/// its page cache shows.
 pub async fn failed_sync(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let workload = Workload::start(&cluster, &cluster.names());

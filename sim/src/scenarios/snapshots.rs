@@ -32,7 +32,7 @@ async fn write_until_purged(
 }
 
 /// A node lags behind the purge, so only a snapshot helps; it is killed just before each call by which its disk
-/// changes while it installs one, and must come back every time (SAFETY D5, D6).
+/// changes while it installs one, and must come back every time.
 pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 60, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;

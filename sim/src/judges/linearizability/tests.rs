@@ -73,6 +73,17 @@ fn an_unknown_write_may_take_effect_late_or_never_but_once() {
 }
 
 #[test]
+fn a_refusal_may_tell_the_revision_of_a_write_that_was_never_answered() {
+    let lost = in_doubt(set(0, 1, 7));
+    assert!(holds(&[lost.clone(), set_if(2, 3, 8, 0, Some(7)), set_if(4, 5, 9, 7, None), get(6, 7, 9)]));
+    assert!(!holds(&[lost.clone(), set_if(2, 3, 8, 0, Some(7)), get(4, 5, 0)]), "refused because of nothing");
+    assert!(
+        !holds(&[set(0, 1, 6), lost, set_if(2, 3, 8, 6, None), get(4, 5, 7), get(6, 7, 8)]),
+        "late, then undone"
+    );
+}
+
+#[test]
 fn deletes_and_conditions_say_what_they_found() {
     assert!(holds(&[set(0, 1, 7), delete(2, 3, true), delete(4, 5, false), get(6, 7, 0)]));
     assert!(!holds(&[set(0, 1, 7), delete(2, 3, false)]));
@@ -103,8 +114,7 @@ fn a_list_is_a_read_of_every_key() {
 
 #[test]
 fn giving_up_is_no_verdict() {
-    let mut operations: Vec<Operation> =
-        (1..=24).map(|value| in_doubt(set(0, 1, value))).collect();
+    let mut operations: Vec<Operation> = (1..=24).map(|value| in_doubt(set(0, 1, value))).collect();
     operations.extend([get(2, 3, 1), get(4, 5, 99)]);
     let steps: Vec<Step> = operations
         .iter()
