@@ -31,7 +31,7 @@ scenario NAME:
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings
-    RUSTFLAGS="--cfg madsim" cargo clippy --all-targets --features sim,planted --profile sim --target-dir target/sim -- -D warnings
+    RUSTFLAGS="--cfg madsim" cargo clippy --lib --bins --test sim --features sim,planted --profile sim --target-dir target/sim -- -D warnings
 
 # Formats the code.
 fmt:

@@ -239,6 +239,53 @@ fn a_fourth_node_joins_by_gossip_under_load() {
 }
 
 #[test]
+fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        set(&cluster.client(), "key", "value").await;
+        let removed = cluster.follower().await;
+        let node = &cluster.nodes[removed];
+        let old = node.status().await.unwrap();
+        let other = cluster.leader().await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+        command.args(["members", "remove", &node.name, "--timeout", "100s"]);
+        let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let servers = cluster
+            .wait_members(other, "it votes again, under a new id", |servers| {
+                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
+            })
+            .await;
+        assert_eq!(servers.len(), 3);
+        let back = node.wait_status("it follows", |status| status.role == "follower").await;
+        assert_eq!(back.cluster_id, old.cluster_id);
+        assert!(
+            node.files().iter().any(|file| file.starts_with("left-")),
+            "its old data is kept: {:?}",
+            node.files()
+        );
+        assert_eq!(get_from(&cluster, removed, "key").await.as_deref(), Ok(&b"value"[..]));
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let fourth = cluster.add_node();
+        cluster.configure(&cluster.nodes[fourth], &["leave-on-terminate: true"]);
+        cluster.nodes[fourth].start();
+        let four = ["node-1", "node-2", "node-3", "node-4"];
+        cluster.wait_members(fourth, "four vote", |servers| voters_are(servers, &four)).await;
+        assert_eq!(cluster.nodes[fourth].terminate().await.code(), Some(0));
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
 fn unlike_the_original_a_join_is_tried_until_it_succeeds() {
     run(async {
         let mut cluster = Cluster::prepare(3, &[]);
@@ -355,14 +402,32 @@ fn unlike_the_original_followers_never_answer_with_old_values() {
         for node in &cluster.nodes {
             readers.push(node.connect().await.kv());
         }
+        let question = || api::GetRequest { key: "counter".into(), ..api::GetRequest::default() };
         for number in 0..100 {
             set(&client, "counter", &number.to_string()).await;
             for (reader, node) in readers.iter_mut().zip(&cluster.nodes) {
-                let request = api::GetRequest { key: "counter".into(), ..api::GetRequest::default() };
-                match reader.get(request).await {
+                match reader.get(question()).await {
                     Ok(read) => assert_eq!(read.into_inner().value, number.to_string(), "{}", node.name),
                     Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
                 }
+            }
+        }
+        // A follower that hung while the others went on finds the question before it hears what it has missed.
+        for number in 100..110 {
+            let sleeper = cluster.follower().await;
+            let mut reader = readers[sleeper].clone();
+            cluster.nodes[sleeper].signal(Signal::STOP);
+            let awake: Vec<String> =
+                cluster.endpoints().into_iter().filter(|rpc| *rpc != cluster.nodes[sleeper].rpc).collect();
+            let writer =
+                Client::builder().endpoints(awake).timeout(common::cluster::PATIENCE).build().unwrap();
+            set(&writer, "counter", &number.to_string()).await;
+            let asked = rt::spawn(async move { reader.get(question()).await });
+            rt::sleep(Duration::from_millis(50)).await;
+            cluster.nodes[sleeper].signal(Signal::CONT);
+            match asked.await.unwrap() {
+                Ok(read) => assert_eq!(read.into_inner().value, number.to_string()),
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
             }
         }
     });

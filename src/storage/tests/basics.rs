@@ -281,7 +281,6 @@ async fn segments_removed_by_hand_are_missed() {
     }
 }
 
-#[cfg(not(madsim))]
 #[tokio::test]
 async fn real_files_hold_what_the_model_says() {
     let directory = tempfile::tempdir().unwrap();
@@ -304,7 +303,6 @@ async fn real_files_hold_what_the_model_says() {
     }
 }
 
-#[cfg(not(madsim))]
 #[tokio::test]
 async fn a_closed_log_lets_go_of_the_directory() {
     let directory = tempfile::tempdir().unwrap();
