@@ -18,6 +18,9 @@ use crate::world::{FaultKind, World};
 /// How long the cluster has to form before faults begin.
 const FORMING: Duration = Duration::from_secs(30);
 
+/// A run in which less was answered says little: it goes on for a while.
+const FEWEST_OPERATIONS: usize = 250;
+const LONGER: Duration = Duration::from_secs(60);
 /// So soon that no election has begun.
 const SOON: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
@@ -47,8 +50,12 @@ pub async fn rage(cluster: &Cluster, lasting: Duration) {
     let mut dice = Dice::new(cluster.run().seed, "faults");
     let world = cluster.world().clone();
     let end = rt::now() + lasting;
+    let goes_on = || {
+        let now = rt::now();
+        now < end || (now < end + LONGER && cluster.run().answered() < FEWEST_OPERATIONS)
+    };
     let mut repairs: Vec<TaskGuard<()>> = Vec::new();
-    while rt::now() < end && !cluster.run().is_broken() {
+    while goes_on() && !cluster.run().is_broken() {
         rt::sleep(dice.time(world.fault_pause.clone())).await;
         let kind = *dice.weighted(&world.faults);
         let length = dice.time(world.fault_length.clone());
@@ -180,6 +187,34 @@ async fn strike(cluster: Cluster, kind: FaultKind, length: Duration, mut dice: D
                 rt::sleep(length).await;
                 come_back(&cluster, &victim, Duration::ZERO).await;
             }
+        }
+        FaultKind::WipedDisk => {
+            if cluster.lost_disks() == 0 && cluster.names().len() == cluster.world().nodes {
+                cluster.kill(&victim);
+                cluster.wipe(&victim);
+                come_back(&cluster, &victim, away(&mut dice, length)).await;
+            }
+        }
+        FaultKind::Newcomer => {
+            if cluster.lost_disks() == 0 && cluster.names().len() == cluster.world().nodes {
+                let name = format!("n{}", cluster.world().nodes + 1);
+                // It has nothing to expect: it joins what is there.
+                cluster.add(&name, |_| {});
+                cluster.run().fault(kind.name(), format!("{name} joins"));
+                cluster.start(&name);
+            }
+        }
+        FaultKind::Transfer => {
+            cluster.run().fault(kind.name(), format!("leadership shall go to {victim}"));
+            let to = victim.clone();
+            let ask = |client: mokv::client::Client| async move { client.transfer_leader(Some(&to)).await };
+            cluster.operate("transfer", ask).await;
+        }
+        FaultKind::Snapshot => {
+            cluster.run().fault(kind.name(), format!("{victim} shall write a snapshot"));
+            let address = format!("{victim}.sim:{}", crate::cluster::RPC_PORT);
+            let ask = |client: mokv::client::Client| async move { client.snapshot(&address).await };
+            cluster.operate("snapshot", ask).await;
         }
         FaultKind::Stop => {
             cluster.stop(&victim).await;

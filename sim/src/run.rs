@@ -181,6 +181,12 @@ impl Run {
         }
     }
 
+    /// How many operations were answered so far.
+    pub fn answered(&self) -> usize {
+        let answered = |operation: &&Operation| matches!(operation.outcome, Outcome::Ok(_));
+        self.state().history.operations().iter().filter(answered).count()
+    }
+
     /// Looks at the history.
     pub fn with_history<T>(&self, look: impl FnOnce(&[Operation]) -> T) -> T {
         look(self.state().history.operations())

@@ -36,6 +36,8 @@ pub const GOSSIP_PORT: u16 = 8401;
 pub const RPC_PORT: u16 = 8400;
 /// How often the monitor asks every node how it is.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
+/// How long an operator waits for an answer.
+const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
 /// A graceful stop takes less, or something hangs.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
@@ -57,6 +59,8 @@ struct State {
     statuses: BTreeMap<String, NodeStatus>,
     supervisors: Vec<TaskGuard<()>>,
     clients: u32,
+    /// Nodes whose disk was lost in this run.
+    lost_disks: u32,
 }
 
 /// A host that runs a node, or could.
@@ -110,6 +114,7 @@ impl Cluster {
             statuses: BTreeMap::new(),
             supervisors: Vec::new(),
             clients: 0,
+            lost_disks: 0,
         };
         let shared = Shared {
             run: run.clone(),
@@ -239,7 +244,7 @@ impl Cluster {
         let observer = NodeObserver::new(name, self.0.run.clone());
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         self.0.run.with_ledger(|ledger| ledger.started(name));
-        let options = Options { observer, ..Default::default() };
+        let options = Options { observer };
         // A restart makes a fresh host: everything of the old process is gone.
         Handle::current().restart(id);
         let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
@@ -453,7 +458,13 @@ impl Cluster {
     pub fn wipe(&self, name: &str) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         self.disk(name).wipe();
+        self.state().lost_disks += 1;
         self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
+    }
+
+    /// Nodes whose disk was lost so far: more than a minority is more than any cluster can bear.
+    pub fn lost_disks(&self) -> u32 {
+        self.state().lost_disks
     }
 
     /// All hosts get other addresses under their old names. No node may run.
@@ -563,6 +574,18 @@ impl Cluster {
         }
         self.state().statuses.insert(name.to_owned(), status.clone());
         Some(status)
+    }
+
+    /// Asks for something as an operator does; how it ended is told in the story and matters to nobody else.
+    pub async fn operate<T, F>(&self, what: &str, ask: impl FnOnce(Client) -> F)
+    where
+        T: Send + std::fmt::Debug + 'static,
+        F: Future<Output = Result<T, mokv::client::Error>> + Send + 'static,
+    {
+        let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
+        let answer = monitor.spawn(ask(self.0.monitor_client.with_timeout(OPERATOR_PATIENCE))).await;
+        let answer = answer.expect("the monitor lives as long as the run");
+        self.0.run.tell(format!("{what}: {answer:?}"));
     }
 
     /// The node that last said it leads, in the highest term, as far as the monitor knows.

@@ -17,7 +17,7 @@ use crate::world::World;
 /// The newest file whose name ends so, and its length.
 fn newest_file(cluster: &Cluster, node: &str, ending: &str) -> Result<(String, u64), String> {
     let files = cluster.disk(node).files();
-    let newest = files.into_iter().filter(|(name, _)| name.ends_with(ending)).next_back();
+    let newest = files.into_iter().rfind(|(name, _)| name.ends_with(ending));
     newest.ok_or_else(|| format!("{node} has no file that ends in {ending}"))
 }
 

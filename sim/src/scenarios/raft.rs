@@ -58,7 +58,7 @@ pub async fn reads_during_recovery(run: Arc<Run>) -> Result<Cluster, String> {
     set(&writer, "key").await?;
     set_many(&writer, 200).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let alone = SimClient::new(&cluster, &[name.clone()], Duration::from_millis(500), true);
+    let alone = SimClient::new(&cluster, std::slice::from_ref(&name), Duration::from_millis(500), true);
     for other in others(&cluster.names(), &name) {
         cluster.cut(&other, alone.host());
         cluster.cut(alone.host(), &other);

@@ -45,6 +45,14 @@ pub enum FaultKind {
     RestartVoters,
     /// A sync fails, and the node stops by it.
     FailedSync,
+    /// A disk is lost for good, once in a run; its node comes back under its name.
+    WipedDisk,
+    /// A node joins, once in a run.
+    Newcomer,
+    /// An operator hands leadership to somebody else.
+    Transfer,
+    /// An operator has a node write a snapshot.
+    Snapshot,
     /// A node is asked to stop.
     Stop,
     /// A node stands still for a while.
@@ -55,7 +63,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::OneWayCut,
         FaultKind::TwoWayCut,
         FaultKind::IsolateNode,
@@ -72,6 +80,10 @@ impl FaultKind {
         FaultKind::SlowDisk,
         FaultKind::RestartVoters,
         FaultKind::FailedSync,
+        FaultKind::WipedDisk,
+        FaultKind::Newcomer,
+        FaultKind::Transfer,
+        FaultKind::Snapshot,
         FaultKind::Stop,
         FaultKind::Pause,
         FaultKind::PauseLeader,
@@ -96,6 +108,10 @@ impl FaultKind {
             FaultKind::SlowDisk => "slow disk",
             FaultKind::RestartVoters => "restarts during elections",
             FaultKind::FailedSync => "failed sync",
+            FaultKind::WipedDisk => "wiped disk",
+            FaultKind::Newcomer => "newcomer",
+            FaultKind::Transfer => "transfer",
+            FaultKind::Snapshot => "snapshot",
             FaultKind::Stop => "stop",
             FaultKind::Pause => "pause",
             FaultKind::PauseLeader => "pause of the leader",
@@ -212,7 +228,7 @@ impl World {
             snapshot_entries: *dice.one_of(&[100, 300, 1_000, 5_000]),
             clients: dice.within(3..6) as u32,
             keys: dice.within(2..9),
-            think_time: if busy { millis(1..25) } else { millis(10..150) },
+            think_time: if busy { millis(1..25) } else { millis(5..100) },
             patience: Duration::from_millis(dice.within(800..4_000)),
             sessions: *dice.one_of(&[0.5, 0.8, 1.0]),
             faults_last: Duration::from_secs(dice.within(30..40)),
