@@ -208,6 +208,25 @@ fn the_dead_are_forgotten_unless_they_are_members_of_raft() {
 }
 
 #[test]
+fn e4_two_clusters_that_meet_both_say_so_though_only_one_asked() {
+    let mut network = Network::new(vec![member(0, 1, &[])]);
+    let mut stranger = member(1, 1, &[0]);
+    stranger.me.cluster_id = Some(ClusterId([2; 16]));
+    network.nodes.push(stranger);
+    network.begin(1);
+    network.run(MINUTE);
+    for (index, other) in [(0, 1), (1, 0)] {
+        let told = network.nodes[index]
+            .alarms
+            .all()
+            .iter()
+            .any(|alarm| matches!(alarm, Alarm::ForeignCluster { from, .. } if *from == address(other)));
+        assert!(told, "node {index}");
+        assert_eq!(network.alive(index), [index as u64 + 1], "they do not mix");
+    }
+}
+
+#[test]
 fn e9_a_datagram_that_is_played_back_changes_nothing() {
     let mut network = trio();
     // The earlier life's datagram arrives after the next one has been heard.
