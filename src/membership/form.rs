@@ -1,11 +1,17 @@
 //! Forming or joining a cluster: [`Formation`]'s steps, made durable and said aloud, in this order.
 
+use std::mem::discriminant;
+use std::time::Duration;
+
 use super::claim::{Intent, Pledge, PledgedNode, State};
 use super::formation::{Formation, Formed, Refusal, Step, Waiting};
 use super::gossip::Gossip;
 use super::identity::{Identity, IdentityError};
 use super::joins::JoinAnswers;
-use crate::rt::watch;
+use crate::rt::{self, Instant, watch};
+
+/// Details of what is waited for are repeated at most so often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a node did not become part of a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +96,13 @@ fn look(formation: &Formation, answers: &mut watch::Receiver<JoinAnswers>) -> St
     formation.step(&answers.borrow_and_update())
 }
 
-fn report(reported: &mut Option<Waiting>, waiting: Waiting) {
-    if reported.as_ref() == Some(&waiting) {
+/// Says what is waited for: at once when it is something else, and now and then when only its details change, as they do
+/// with every attempt.
+fn report(reported: &mut Option<(Waiting, Instant)>, waiting: Waiting) {
+    if let Some((last, at)) = reported
+        && (*last == waiting
+            || discriminant(last) == discriminant(&waiting) && rt::now() < *at + REPORT_INTERVAL)
+    {
         return;
     }
     if waiting.needs_a_person() {
@@ -99,7 +110,7 @@ fn report(reported: &mut Option<Waiting>, waiting: Waiting) {
     } else {
         tracing::info!("{waiting}");
     }
-    *reported = Some(waiting);
+    *reported = Some((waiting, rt::now()));
 }
 
 #[cfg(test)]
