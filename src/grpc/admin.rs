@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use mokv_proto::api::{self, admin_server};
 use mokv_proto::status;
-use openraft::ServerState;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::context::Context;
@@ -38,24 +37,13 @@ impl admin_server::Admin for Admin {
             boot_counter: context.boot,
             rpc_addr: context.rpc_addr.clone(),
             digest_alarm: context.digest_alarm(),
+            role: context.role().into(),
             ..Default::default()
         };
-        let Some(serving) = context.recovered() else {
-            response.role = "recovering".into();
-            return Ok(Response::new(response));
-        };
+        let Some(serving) = context.recovered() else { return Ok(Response::new(response)) };
         let consensus = &serving.consensus;
         let metrics = consensus.metrics();
         response.cluster_id = hex(&consensus.peers().me().cluster_id);
-        response.role = match metrics.state {
-            _ if context.is_quarantined() => "quarantined",
-            ServerState::Leader => "leader",
-            ServerState::Follower => "follower",
-            ServerState::Candidate => "candidate",
-            ServerState::Learner => "learner",
-            ServerState::Shutdown => "stopping",
-        }
-        .into();
         response.term = metrics.current_term;
         response.leader_id = consensus.leader().unwrap_or(0);
         response.leader_name = (metrics.membership_config.membership().get_node(&response.leader_id))

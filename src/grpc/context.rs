@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mokv_proto::status;
+use openraft::ServerState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -125,6 +126,19 @@ impl Context {
         self.draining.store(true, Ordering::Relaxed);
         let all = self.in_flight.acquire_many(self.limits.max_in_flight_requests as u32);
         timeout(within, all).await.map(|_| ())
+    }
+
+    /// What this node is now, in one word of [`crate::metrics::ROLES`].
+    pub fn role(&self) -> &'static str {
+        let Some(serving) = self.recovered() else { return "recovering" };
+        match serving.consensus.state() {
+            _ if self.is_quarantined() => "quarantined",
+            ServerState::Leader => "leader",
+            ServerState::Follower => "follower",
+            ServerState::Candidate => "candidate",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "stopping",
+        }
     }
 
     /// Whether this node was outvoted by a majority over its state.

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use openraft::ServerState;
-
 use crate::grpc::Context;
 use crate::membership::{Liveness, View};
 use crate::metrics::{Sample, Sampler};
@@ -46,16 +44,9 @@ impl Sampler for NodeSampler {
             "1 when a majority has another state",
             f64::from(context.is_quarantined()),
         ));
+        sample.role = context.role();
         let Some(serving) = context.recovered() else { return sample };
         let raft = serving.consensus.metrics();
-        sample.role = match raft.state {
-            _ if context.is_quarantined() => "quarantined",
-            ServerState::Leader => "leader",
-            ServerState::Follower => "follower",
-            ServerState::Candidate => "candidate",
-            ServerState::Learner => "learner",
-            ServerState::Shutdown => "stopping",
-        };
         let index = |id: Option<crate::raft::LogId>| id.map_or(0.0, |id| id.index as f64);
         let voters = raft.membership_config.voter_ids().count();
         let members = raft.membership_config.nodes().count();

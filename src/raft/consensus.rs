@@ -126,10 +126,15 @@ impl Consensus {
         *self.leader_heard.lock().expect("no code panics while it holds this lock") = Some(rt::now());
     }
 
+    /// What this node is in its term, as far as it knows.
+    pub fn state(&self) -> ServerState {
+        use openraft::rt::WatchReceiver;
+        self.raft.server_metrics().borrow_watched().state
+    }
+
     /// Whether this node leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
-        use openraft::rt::WatchReceiver;
-        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+        self.state() == ServerState::Leader
     }
 
     /// The membership in force, committed or not.
