@@ -172,15 +172,29 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The leader's disk fills up: writes are refused while there is room for Raft's own, deletes are not, nobody stops,
-/// and with room again writes go on.
+/// The leader's disk fills up: clients' writes are refused, deletes are not, and nothing stops.
 pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
-    let client = client(&cluster);
+    fill_up(&run, &cluster, &leader).await?;
+    Ok(cluster)
+}
+
+/// A follower's disk fills up: the leader honours the fullest voter, before that one has to stop.
+pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let follower = others(&cluster.names(), &leader).remove(0);
+    fill_up(&run, &cluster, &follower).await?;
+    Ok(cluster)
+}
+
+/// Writes until a node's disk is full: writes are refused while there is room for Raft's own, deletes are not, nobody
+/// stops, and with room again writes go on.
+async fn fill_up(run: &Arc<Run>, cluster: &Cluster, name: &str) -> Result<(), String> {
+    let client = client(cluster);
     set_many(&client, 50).await?;
-    let used: u64 = cluster.disk(&leader).files().iter().map(|(_, length)| length).sum();
-    cluster.disk(&leader).set_capacity(Some(used + (2 << 20)));
-    run.fault("full disk", format!("{leader}'s disk has room for 2 MiB more"));
+    let used: u64 = cluster.disk(name).files().iter().map(|(_, length)| length).sum();
+    cluster.disk(name).set_capacity(Some(used + (2 << 20)));
+    run.fault("full disk", format!("{name}'s disk has room for 2 MiB more"));
     let mut refused = false;
     for number in 0..200 {
         let (_, outcome) = client.set(&format!("filling/{number}"), None, 60_000).await;
@@ -193,13 +207,13 @@ pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
     ensure(refused, || "12 MB were written to a disk with room for 2 MiB".into())?;
     let outcome = client.delete("filling/0", None).await;
     ensure(matches!(outcome, Outcome::Ok(_)), || format!("a delete on a full disk was {outcome:?}"))?;
-    cluster.disk(&leader).set_capacity(None);
+    cluster.disk(name).set_capacity(None);
     let before = rt::now();
     loop {
         let (value, outcome) = client.set("room again", None, 16).await;
         if matches!(outcome, Outcome::Ok(_)) {
             expect(&client, "room again", value).await?;
-            return Ok(cluster);
+            return Ok(());
         }
         ensure(rt::now() - before < ELECTION_BOUND, || format!("with room again a write was {outcome:?}"))?;
         rt::sleep(Duration::from_millis(200)).await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
@@ -138,8 +139,28 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node is cut off for so long that all have buried each other: after healing they find each other again
-///.
+/// With one of three nodes dead nobody removes another one: what would remain could commit nothing. The cluster goes on
+/// as it was, and with the dead one back the removal is granted.
+pub async fn removal_needs_a_majority(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 10).await?;
+    let followers = others(&cluster.names(), &leader);
+    let (dead, living) = (&followers[0], followers[1].clone());
+    cluster.kill(dead);
+    // Long enough to be missed on the leader's own connection.
+    rt::sleep(Duration::from_secs(5)).await;
+    let asked = living.clone();
+    let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    let refused = matches!(&removed, Err(Error::Refused(_)));
+    ensure(refused, || format!("the removal of {living} while {dead} is dead was {removed:?}"))?;
+    set_many(&client, 10).await?;
+    cluster.start(dead);
+    wait_for_members(&cluster, &leader, "that all three are members", |members| members.len() == 3).await?;
+    Ok(cluster)
+}
+
+/// A node is cut off for so long that all have buried each other: after healing they find each other again.
 pub async fn long_partition(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);

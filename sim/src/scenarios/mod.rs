@@ -129,6 +129,7 @@ pub const ALL: &[Scenario] = &[
     scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
     scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
+    scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),
     scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),
     scenario!(
         "power-losses-while-forming",
@@ -139,6 +140,12 @@ pub const ALL: &[Scenario] = &[
     scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
+    scenario!(
+        "removal-needs-a-majority",
+        2,
+        formation::removal_needs_a_majority,
+        "nobody is removed when what would remain has no majority"
+    ),
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
     scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),
     scenario!("nonsense", 1, wire::nonsense, "garbage, HTTP/1 and half a frame do not hurt a node"),
