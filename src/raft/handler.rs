@@ -16,6 +16,7 @@ use super::state_machine::{SnapshotData, read_meta};
 use super::types::{SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::*;
 use super::{reads, types::LogId};
+use crate::map::Command;
 use crate::rt;
 use crate::storage::{Log, SnapshotReceiver, Snapshots};
 
@@ -108,19 +109,26 @@ impl Handler for PeerHandler {
             .boxed(),
             request::Body::Forward(forward) => async move {
                 let deadline = rt::now() + consensus.request_timeout();
-                let outcome =
-                    match consensus.propose_here(Bytes::copy_from_slice(&forward.payload), deadline).await {
-                        Ok(committed) => forward_answer::Outcome::Forwarded(wire::Forwarded {
-                            answer: Some(committed.answer.into()),
-                            log_id: Some(log_id_to_wire(committed.log_id)),
-                            revision: committed.revision,
-                        }),
-                        Err(ProposeError::NotLeader(leader)) => {
-                            forward_answer::Outcome::NotLeader(leader.unwrap_or(0))
-                        }
-                        Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
-                        Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
-                    };
+                let payload = Bytes::copy_from_slice(&forward.payload);
+                // What this node could not apply, or what is Raft's own to say, must not get into the log: it would
+                // stop every node, or pass for a membership.
+                let is_a_clients = !Command::is_rafts_own(&payload) && Command::decode(&payload).is_ok();
+                let proposed = match is_a_clients {
+                    true => consensus.propose_here(payload, deadline).await,
+                    false => Err(ProposeError::NotExecuted("the leader does not know such a command".into())),
+                };
+                let outcome = match proposed {
+                    Ok(committed) => forward_answer::Outcome::Forwarded(wire::Forwarded {
+                        answer: Some(committed.answer.into()),
+                        log_id: Some(log_id_to_wire(committed.log_id)),
+                        revision: committed.revision,
+                    }),
+                    Err(ProposeError::NotLeader(leader)) => {
+                        forward_answer::Outcome::NotLeader(leader.unwrap_or(0))
+                    }
+                    Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
+                    Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
+                };
                 response::Body::Forward(wire::ForwardAnswer { outcome: Some(outcome) })
             }
             .boxed(),
