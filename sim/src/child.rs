@@ -3,7 +3,7 @@
 //! tokio and futures seed generators from process-wide counters, so a process that has run one seed can never run
 //! another as if it were the first.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use madsim::net::NetSim;
@@ -35,24 +35,46 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
         plant(&name);
     }
     let run = Run::new(seed, manner.verbose);
+    let panicked = watch_for_panics(&run);
     let inside = run.clone();
     #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
     let thread = std::thread::spawn(move || simulate(scenario, inside, manner));
-    match thread.join() {
-        Ok(trace) => report(scenario, &run, trace),
-        Err(panic) => {
-            let words = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-                .unwrap_or_else(|| "no message".into());
-            let mut report =
-                Report::crashed(scenario.name, seed, format!("panicked: {words}"), run.last_events());
-            report.world = run.world();
-            report.faults = run.faults();
+    match (thread.join(), panicked.get()) {
+        (Ok(trace), _) => report(scenario, &run, trace),
+        (Err(_), Some(panic)) => {
+            let mut report = report(scenario, &run, panic.trace);
+            report.verdict = Verdict::over_panic(&panic.place);
+            report.findings.insert(0, format!("panicked at {}: {}", panic.place, panic.words));
             report
         }
+        (Err(_), None) => unreachable!("the hook hears of every panic"),
     }
+}
+
+/// The first panic of the run; later ones only follow from it.
+struct Panic {
+    words: String,
+    place: String,
+    trace: Trace,
+}
+
+/// Hears of panics where they happen, while the simulator's clock and trace can still be read.
+fn watch_for_panics(run: &Arc<Run>) -> Arc<OnceLock<Panic>> {
+    let first = Arc::new(OnceLock::new());
+    let (run, panicked) = (run.clone(), first.clone());
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        panicked.get_or_init(|| {
+            run.now();
+            Panic {
+                words: panic.payload_as_str().unwrap_or("no message").to_owned(),
+                place: panic.location().map_or_else(|| "nowhere".into(), ToString::to_string),
+                trace: trace::snapshot(),
+            }
+        });
+    }));
+    first
 }
 
 fn simulate(scenario: &'static Scenario, run: Arc<Run>, manner: Manner) -> Trace {
@@ -68,7 +90,12 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, manner: Manner) -> Trace
         match (scenario.play)(run.clone()).await {
             Ok(cluster) => crate::ending::end(&cluster).await,
             Err(words) => {
-                run.find(Finding::violation("the story", words));
+                // Chaos fails by itself only if its cluster never forms.
+                run.find(if scenario.name == crate::scenarios::CHAOS {
+                    Finding::liveness("the cluster forms", words)
+                } else {
+                    Finding::violation("the story", words)
+                });
                 crate::ending::judge(&run);
             }
         }
@@ -82,13 +109,7 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, manner: Manner) -> Trace
 
 fn report(scenario: &Scenario, run: &Run, trace: Trace) -> Report {
     let findings = run.findings();
-    let verdict = match findings.as_slice() {
-        [] => Verdict::Passed,
-        findings if findings.iter().any(|finding| matches!(finding, Finding::Violation { .. })) => {
-            Verdict::Violated
-        }
-        _ => Verdict::Undecided,
-    };
+    let verdict = Verdict::over(&findings);
     let mut operations = std::collections::BTreeMap::new();
     run.with_history(|history| {
         for operation in history {

@@ -420,7 +420,7 @@ impl Cluster {
         while self.power(name) == Power::On {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
-                self.0.run.find(Finding::violation("graceful stop", words));
+                self.0.run.find(Finding::liveness("graceful stop", words));
                 self.kill(name);
                 return;
             }

@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::report::Report;
 
-/// Runs at a time.
-const AT_A_TIME: usize = 2;
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -49,13 +47,19 @@ struct Running {
     started: Instant,
 }
 
+/// Runs at a time, unless somebody says otherwise: one for each core.
+pub fn at_a_time() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Plays all jobs; `done` hears of each as it ends, with how many are over.
 pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, Outcome)) {
     let mut waiting = jobs.into_iter();
     let mut running: Vec<Running> = Vec::new();
     let mut over = 0;
+    let at_a_time = at_a_time();
     loop {
-        while running.len() < AT_A_TIME
+        while running.len() < at_a_time
             && let Some(job) = waiting.next()
         {
             running.push(start(job, verbose, false));
@@ -140,15 +144,5 @@ fn collect(mut running: Running) -> (Job, Outcome) {
         let last: Vec<String> = stderr.lines().rev().take(40).map(str::to_owned).collect();
         Report::crashed(running.job.scenario, running.job.seed, how, last.into_iter().rev().collect())
     });
-    let report = with_panic(report, &stderr);
     (running.job, Outcome { report, wall })
-}
-
-/// A panic's place is on standard error only.
-fn with_panic(mut report: Report, stderr: &str) -> Report {
-    let lines: Vec<&str> = stderr.lines().collect();
-    if let Some(place) = lines.iter().position(|line| line.contains("panicked at")) {
-        report.findings.extend(lines[place..].iter().take(6).map(ToString::to_string));
-    }
-    report
 }

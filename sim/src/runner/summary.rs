@@ -39,7 +39,7 @@ impl Summary {
         let failed = report.verdict != Verdict::Passed;
         if failed {
             self.failures.push(format!("{:<9} {}", report.verdict.word(), job.command()));
-            self.worst = Some(self.worst.map_or(report.verdict, |worst| worst.min(report.verdict)));
+            self.worsen(report.verdict);
         } else {
             self.passed += 1;
             self.hashes.push((job.clone(), report.trace_hash, report.trace_events));
@@ -84,10 +84,14 @@ impl Summary {
                 Some(words) => {
                     println!("FAILED    {}: {words}", check.name);
                     self.failures.push(format!("FAILED    {}", check.name));
-                    self.worst = Some(self.worst.unwrap_or(Verdict::Violated));
+                    self.worsen(Verdict::Unsteady);
                 }
             }
         }
+    }
+
+    fn worsen(&mut self, verdict: Verdict) {
+        self.worst = Some(self.worst.map_or(verdict, |worst| worst.min(verdict)));
     }
 
     /// The runs that passed: job, trace hash, number of events.
@@ -125,14 +129,9 @@ impl Summary {
         println!("\n{} passed, {} failed", self.passed, self.failures.len());
     }
 
-    /// 0: all passed; 3: something crashed; 4: a property is violated; 5: a judge could not decide.
+    /// The worst verdict's: see [`Verdict::exit_code`].
     pub fn exit_code(&self) -> ExitCode {
-        match self.worst {
-            None => ExitCode::SUCCESS,
-            Some(Verdict::Crashed) => ExitCode::from(3),
-            Some(Verdict::Violated) => ExitCode::from(4),
-            Some(Verdict::Undecided | Verdict::Passed) => ExitCode::from(5),
-        }
+        ExitCode::from(self.worst.map_or(0, Verdict::exit_code))
     }
 }
 
