@@ -19,7 +19,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// What judges found, in words.
     pub findings: Vec<String>,
-    /// The last things that happened, for a failure.
+    /// Which judges they are of.
+    pub judges: Vec<String>,
+    /// What happened that matters, for a failure.
     pub last_events: Vec<String>,
     /// Simulated seconds in all.
     pub simulated_seconds: f64,
@@ -132,6 +134,7 @@ impl Report {
             world: String::new(),
             verdict: Verdict::Crashed,
             findings: vec![words],
+            judges: vec!["no report".into()],
             last_events,
             simulated_seconds: 0.0,
             fault_seconds: 0.0,

@@ -295,9 +295,16 @@ impl Consensus {
                 rt::sleep(Duration::from_millis(10)).await;
             }
         };
-        let moved = rt::timeout(within, moved).await;
-        rt::sometimes(if moved.is_ok() { "leadership handed over" } else { "leadership not handed over" });
-        moved.map_err(|_| format!("no hand-over within {within:?}"))
+        match rt::timeout(within, moved).await {
+            Ok(()) => {
+                rt::sometimes("leadership handed over");
+                Ok(())
+            }
+            Err(_) => {
+                rt::sometimes("leadership not handed over");
+                Err(format!("no hand-over within {within:?}"))
+            }
+        }
     }
 
     /// The voter whose log is known to reach furthest, other than this node.

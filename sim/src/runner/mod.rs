@@ -5,22 +5,27 @@
 
 mod children;
 mod determinism;
-mod options;
+mod folders;
+mod pages;
+mod shrink;
 mod summary;
+mod sweep;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::child;
+use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
 use crate::scenarios;
 use children::{Job, Outcome};
-use options::{Command, Play};
+
 use summary::Summary;
 
 /// The `mokv-sim` command in the simulated world.
 pub fn main() -> ExitCode {
-    match options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+    let is_known = |name: &str| scenarios::find(name).is_some();
+    match options::read(std::env::args().skip(1), |name| std::env::var(name).ok(), is_known) {
         Ok(command) => carry_out(command),
         Err(words) => {
             let asked_for = !words.use_stderr();
@@ -48,6 +53,9 @@ fn carry_out(command: Command) -> ExitCode {
             std::process::exit(0)
         }
         Command::Play(options) => play(&options),
+        Command::Sweep(options) => sweep::sweep(&options),
+        Command::Report(options) => pages::report(&options),
+        Command::Shrink(run) => shrink::shrink(&run),
     }
 }
 
@@ -68,6 +76,9 @@ fn play(options: &Play) -> ExitCode {
         if outcome.report.verdict != Verdict::Passed {
             progress.clear();
             print_failure(&job, &outcome.report, verbose);
+            if let Some(folder) = &options.reports {
+                pages::write_into(folder, &job);
+            }
         }
         summary.add(&job, &outcome);
     });
@@ -88,7 +99,7 @@ fn plan(options: &Play) -> Vec<Job> {
             (None, 0) => options.chaos_seeds(),
             (None, seeds) => 1..seeds + 1,
         };
-        jobs.extend(seeds.map(|seed| Job { scenario: scenario.name, seed }));
+        jobs.extend(seeds.map(|seed| Job::new(scenario.name, seed)));
     }
     jobs
 }
@@ -99,7 +110,7 @@ fn print_failure(job: &Job, report: &Report, verbose: bool) {
         println!("world: {}", report.world.replace('\n', "\n       "));
     }
     if !verbose && !report.last_events.is_empty() {
-        println!("last events:");
+        println!("what happened, as far as it matters:");
         report.last_events.iter().for_each(|event| println!("  {event}"));
     }
     report.findings.iter().take(5).for_each(|finding| println!("{finding}"));

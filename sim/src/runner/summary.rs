@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::children::{Job, Outcome};
 use super::determinism::Check;
+use crate::markers;
 use crate::report::{Report, Verdict};
 
 /// Runs added up.
@@ -122,6 +123,11 @@ impl Summary {
         println!("faults: {}", listed(&self.faults));
         println!("client operations: {}", listed(&self.operations));
         println!("situations: {}", listed(&self.situations));
+        let unreached: Vec<&str> =
+            markers::unreached(&self.situations).iter().map(|marker| marker.name).collect();
+        if !unreached.is_empty() {
+            println!("not reached by these runs: {}", unreached.join(", "));
+        }
         if !self.failures.is_empty() {
             println!("\nfailures:");
             self.failures.iter().for_each(|failure| println!("  {failure}"));
