@@ -192,14 +192,17 @@ pub fn instant(finding: &Finding, operations: &[Operation], found_at: Nanos) -> 
 const MOST_CONCERNED: usize = 36;
 /// Lines about a key that findings name.
 const MOST_OF_KEYS: usize = 12;
+/// Findings whose names count: later ones are mostly consequences.
+const FIRST_FINDINGS: usize = 5;
 /// The last lines, whatever they are about.
 const LAST: usize = 12;
 
 /// The events that matter for what was found, in order, with a line of dots where something was left out: those of the
 /// nodes that the findings name (of all, if they name none), the writes of the keys they name, and the very last.
 pub fn that_matter(timeline: &Timeline) -> Vec<String> {
-    let until = timeline.marks.iter().map(|mark| mark.at).max().unwrap_or(timeline.length);
-    let named = |word: &str| timeline.marks.iter().any(|mark| mentions(&mark.words, word));
+    let marks = &timeline.marks[..timeline.marks.len().min(FIRST_FINDINGS)];
+    let until = marks.iter().map(|mark| mark.at).max().unwrap_or(timeline.length);
+    let named = |word: &str| marks.iter().any(|mark| mentions(&mark.words, word));
     let nodes: Vec<&String> = timeline.nodes.iter().filter(|node| named(node)).collect();
     let told: Vec<&Event> = timeline.events.iter().filter(|event| event.is_told()).collect();
     let concerns = |event: &Event| {
@@ -225,7 +228,7 @@ pub fn that_matter(timeline: &Timeline) -> Vec<String> {
     let of_keys = &of_keys[of_keys.len().saturating_sub(MOST_OF_KEYS)..];
     // They stand between events, whose places say nothing of them.
     chosen.extend(of_keys.iter().map(|bar| (bar.from, usize::MAX, bar.words.clone())));
-    chosen.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+    chosen.sort_by_key(|one| (one.0, one.1));
     with_gaps(chosen)
 }
 
