@@ -135,7 +135,6 @@ mod tests {
     use std::path::Path;
 
     /// The names in all calls of `sometimes("...")` and `situation("...")` below a folder.
-    #[allow(clippy::disallowed_methods)] // A test may read files.
     fn marked(folder: &Path, names: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).expect("the source is there") {
             let path = entry.expect("the source can be listed").path();
