@@ -37,7 +37,7 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
     let (report, timeline) = match (thread.join(), panicked.get()) {
         (Ok(trace), _) => report(scenario, &run, trace, None),
         (Err(_), Some(panic)) => {
-            let words = format!("panicked at {}: {}", panic.place, panic.words);
+            let words = format!("panicked at {}: {}", in_short(&panic.place), panic.words);
             let (mut report, timeline) = report(scenario, &run, panic.trace, Some(words.clone()));
             report.verdict = Verdict::over_panic(&panic.place);
             report.judges.insert(0, "a panic".into());
@@ -50,6 +50,12 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
         write_timeline(file, &timeline);
     }
     report
+}
+
+/// A place in a dependency without the path to where this machine keeps them.
+fn in_short(place: &str) -> &str {
+    let dependency = place.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
+    dependency.map_or(place, |(_, rest)| rest)
 }
 
 /// The first panic of the run; later ones only follow from it.
@@ -110,7 +116,6 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace
     trace
 }
 
-#[allow(clippy::disallowed_methods)] // The simulation is over.
 fn write_timeline(file: &Path, timeline: &Timeline) {
     let text = serde_json::to_string(timeline).expect("a timeline is plain data");
     if let Err(error) = std::fs::write(file, text) {

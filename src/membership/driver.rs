@@ -109,13 +109,14 @@ impl Driver {
     /// Raft as this node sees it, if it leads, and the membership that any change has to start from.
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
         if !self.consensus.is_leader() {
-            let led = self.leading.lock().expect("no code panics while it holds this lock").take();
-            if led.is_some_and(|(term, _)| term == self.consensus.metrics().current_term) {
-                rt::sometimes("leader stepped down without a quorum");
-            }
+            *self.leading.lock().expect("no code panics while it holds this lock") = None;
             return None;
         }
         let metrics = self.consensus.metrics();
+        let unconfirmed = metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since(*at));
+        if unconfirmed.is_some_and(|time| time > self.policy.reachable_within) {
+            rt::sometimes("leader without a quorum");
+        }
         let since = {
             let mut leading = self.leading.lock().expect("no code panics while it holds this lock");
             match *leading {

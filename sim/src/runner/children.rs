@@ -134,7 +134,6 @@ pub fn play_one(job: Job, how: How<'_>) -> Outcome {
 }
 
 /// Plays one job alone and returns everything that happened, too. `None`: the process left nothing behind.
-#[allow(clippy::disallowed_methods)] // The parent simulates nothing.
 pub fn play_for_timeline(job: Job) -> (Outcome, Option<Timeline>) {
     let file = std::env::temp_dir().join(format!("mokv-sim-{}-{}.json", std::process::id(), job.seed));
     let outcome = play_one(job, How::WithTimeline(&file));

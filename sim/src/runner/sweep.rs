@@ -3,11 +3,13 @@
 //! The state belongs to one build of the program: results of another one say nothing about this one, so its file has
 //! the hash of the program in its name. A share of all seeds is played again in another process, always.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // The parent simulates nothing.
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ use crate::sweep::totals::Totals;
 
 /// How often a line is written where there is no terminal.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// What is said of a seed that is not deterministic.
+const TWO_TRACES: &str = "two traces";
 /// Failures told in full; all of them are in the file.
 const MOST_TOLD: usize = 10;
 
@@ -48,14 +52,15 @@ struct State {
 }
 
 impl State {
-    #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
     fn open(options: &Sweep) -> Result<State, String> {
         let folder = options.state.as_deref().map_or_else(|| folders::in_target("sweep"), folders::of_user);
         let path = folder.join(format!("{}.jsonl", name_of_this_program()?));
         let cannot = |error: std::io::Error| format!("cannot keep results in {}: {error}", path.display());
         std::fs::create_dir_all(&folder).map_err(cannot)?;
-        if options.fresh && path.exists() {
-            std::fs::remove_file(&path).map_err(cannot)?;
+        for old in [&path, &path.with_extension("failures")] {
+            if options.fresh && old.exists() {
+                std::fs::remove_file(old).map_err(cannot)?;
+            }
         }
         let text =
             if path.exists() { std::fs::read_to_string(&path).map_err(cannot)? } else { String::new() };
@@ -84,6 +89,15 @@ impl State {
             eprintln!("cannot keep results in {}: {error}", self.path.display());
         }
     }
+
+    /// Failures of all ranges of seeds that this program has swept are in one file.
+    fn keep_failure(&self, failure: &str) {
+        let path = self.path.with_extension("failures");
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "{failure}")) {
+            eprintln!("cannot keep failures in {}: {error}", path.display());
+        }
+    }
 }
 
 fn is_checked(options: &Sweep, seed: u64) -> bool {
@@ -91,7 +105,6 @@ fn is_checked(options: &Sweep, seed: u64) -> bool {
 }
 
 /// Names the build and what changes its runs, so that results of different programs are never added up.
-#[allow(clippy::disallowed_methods)] // The parent simulates nothing.
 fn name_of_this_program() -> Result<String, String> {
     let program = std::env::current_exe().and_then(std::fs::read);
     let program = program.map_err(|error| format!("cannot read this program: {error}"))?;
@@ -140,6 +153,7 @@ impl State {
         if let Some(trace) = self.totals.trace(job.seed) {
             let same = trace == (report.trace_hash, report.trace_events);
             if !same {
+                self.keep_failure(&failure(Verdict::Unsteady, job.seed, TWO_TRACES));
                 progress.tell(|| {
                     println!(
                         "UNSTEADY chaos seed {}: two runs left two traces; MOKV_TRACE=1 shows where they part: {}",
@@ -157,6 +171,7 @@ impl State {
         }
         if report.verdict != Verdict::Passed {
             self.told += 1;
+            self.keep_failure(&failure(report.verdict, job.seed, &report.judges.join(", ")));
             progress.tell(|| {
                 if self.told <= MOST_TOLD {
                     print_failure(job, report, false);
@@ -174,13 +189,10 @@ impl State {
         let failures = self.failures();
         if !failures.is_empty() {
             let file = self.path.with_extension("failures");
-            println!("\n{} failing seeds, in {}:", failures.len(), file.display());
+            println!("\n{} failing seeds, kept in {}:", failures.len(), file.display());
             failures.iter().take(20).for_each(|line| println!("  {line}"));
             if failures.len() > 20 {
                 println!("  ... and {} more", failures.len() - 20);
-            }
-            if let Err(words) = folders::write(Path::new(&file), &(failures.join("\n") + "\n")) {
-                eprintln!("{words}");
             }
         }
         let code = self.totals.exit_code();
@@ -188,16 +200,17 @@ impl State {
         ExitCode::from(code)
     }
 
-    /// One line for each failure: verdict, command, judges.
     fn failures(&self) -> Vec<String> {
-        let line = |verdict: Verdict, seed, what: &str| {
-            format!("{:<9} {}  # {what}", verdict.word(), Job::new(CHAOS, seed).command())
-        };
         let failed =
-            self.totals.failures().map(|(seed, verdict, judges)| line(verdict, seed, &judges.join(", ")));
-        let unsteady = self.totals.unsteady().map(|seed| line(Verdict::Unsteady, seed, "two traces"));
+            self.totals.failures().map(|(seed, verdict, judges)| failure(verdict, seed, &judges.join(", ")));
+        let unsteady = self.totals.unsteady().map(|seed| failure(Verdict::Unsteady, seed, TWO_TRACES));
         failed.chain(unsteady).collect()
     }
+}
+
+/// One line for a failure: verdict, command, judges.
+fn failure(verdict: Verdict, seed: u64, judges: &str) -> String {
+    format!("{:<9} {}  # {judges}", verdict.word(), Job::new(CHAOS, seed).command())
 }
 
 /// A bar on a terminal, a line now and then elsewhere.
