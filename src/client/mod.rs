@@ -63,6 +63,8 @@ use refresh::Refresher;
 use retry::Resend;
 use topology::Topology;
 
+use crate::planted;
+
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
@@ -268,7 +270,17 @@ impl Client {
         };
         self.inner.keep_informed();
         let deadline = Deadline::after(self.timeout);
-        match self.inner.read(&request, options.consistency.purpose(), deadline, None).await {
+        let mut read = self.inner.read(&request, options.consistency.purpose(), deadline, None).await;
+        if planted::is("client-falls-back-to-stale")
+            && matches!(&read, Err(failure) if failure.status.is_none())
+        {
+            let stale = api::GetRequest { consistency: Consistency::Stale.wire(), ..request };
+            read = self
+                .inner
+                .read(&stale, Consistency::Stale.purpose(), Deadline::after(self.timeout / 4), None)
+                .await;
+        }
+        match read {
             Ok(response) => {
                 let entry = response.into_inner();
                 self.inner.saw(entry.revision);
