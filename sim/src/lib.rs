@@ -26,6 +26,8 @@ pub mod ledger;
 pub mod markers;
 pub mod options;
 pub mod picture;
+#[cfg(madsim)]
+pub mod planted;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;

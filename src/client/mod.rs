@@ -63,6 +63,8 @@ use refresh::Refresher;
 use retry::Resend;
 use topology::Topology;
 
+use crate::planted;
+
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
@@ -268,7 +270,17 @@ impl Client {
         };
         self.inner.keep_informed();
         let deadline = Deadline::after(self.timeout);
-        match self.inner.read(&request, options.consistency.purpose(), deadline, None).await {
+        let mut read = self.inner.read(&request, options.consistency.purpose(), deadline, None).await;
+        if planted::is("client-falls-back-to-stale")
+            && matches!(&read, Err(failure) if failure.status.is_none())
+        {
+            let stale = api::GetRequest { consistency: Consistency::Stale.wire(), ..request };
+            read = self
+                .inner
+                .read(&stale, Consistency::Stale.purpose(), Deadline::after(self.timeout / 4), None)
+                .await;
+        }
+        match read {
             Ok(response) => {
                 let entry = response.into_inner();
                 self.inner.saw(entry.revision);
@@ -301,7 +313,13 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        let deadline = Deadline::after(self.timeout);
+        let reply = match options.if_revision {
+            Some(_) if planted::is("conditional-set-sent-again") && !self.inner.use_sessions => {
+                self.inner.command(&request, Resend::Safe, deadline).await?
+            }
+            _ => self.inner.named_write(request, deadline).await?,
+        };
         self.inner.saw(reply.revision);
         Ok(Written { revision: reply.revision })
     }
@@ -317,7 +335,13 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        let deadline = Deadline::after(self.timeout);
+        let reply = match self.inner.use_sessions {
+            false if planted::is("delete-sent-again") => {
+                self.inner.command(&request, Resend::Safe, deadline).await?
+            }
+            _ => self.inner.named_write(request, deadline).await?,
+        };
         self.inner.saw(reply.revision);
         Ok(Deleted { revision: reply.revision, existed: reply.existed })
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -14,6 +15,7 @@ use super::context::{Context, Serving};
 use super::list::{Listing, Retained};
 use crate::config::MAX_KEY_BYTES;
 use crate::map::{Answer, Command, Entry};
+use crate::planted;
 use crate::raft::{Committed, ReadIndexError};
 use crate::rt::{self, Instant};
 
@@ -55,6 +57,10 @@ impl Kv {
                 let store = serving.consensus.store();
                 if store.read().map.revision() < min_revision {
                     rt::sometimes("stale read waited for its revision");
+                }
+                if planted::is("stale-read-gives-up") {
+                    let _ = rt::timeout(Duration::from_millis(200), store.wait_revision(min_revision)).await;
+                    return Ok(serving);
                 }
                 rt::time::timeout_at(deadline, store.wait_revision(min_revision)).await.map_err(|_| {
                     rt::sometimes("stale read declined for its revision");
@@ -134,7 +140,7 @@ impl kv_server::Kv for Kv {
 
     async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         check_key(&request.key)?;
         let (length, limit) = (request.value.len(), self.context.limits.max_value_bytes);
         if length > limit {
@@ -143,11 +149,27 @@ impl kv_server::Kv for Kv {
             )));
         }
         let serving = self.context.serving()?;
-        if !serving.log.has_room() || serving.consensus.is_a_voter_full() {
+        let is_full = !serving.log.has_room() || serving.consensus.is_a_voter_full();
+        if is_full && !planted::is("reserve-ignored") {
             rt::sometimes("write refused for a full disk");
             return Err(Status::resource_exhausted(
                 "a disk of the cluster is nearly full and takes no more values; delete keys or make room",
             ));
+        }
+        if planted::is("condition-checked-by-follower") && !serving.consensus.is_leader() {
+            let present = serving
+                .consensus
+                .store()
+                .read()
+                .map
+                .get(request.key.as_bytes())
+                .map_or(0, |entry| entry.mod_revision);
+            if request.if_revision.take().is_some_and(|at| at != present) {
+                return Err(status::condition_failed(present));
+            }
+        }
+        if planted::is("forward-drops-session") && !serving.consensus.is_leader() {
+            request.session = None;
         }
         let command = Command::Set(log::Set {
             key: request.key.into_bytes().into(),
@@ -171,7 +193,7 @@ impl kv_server::Kv for Kv {
         let command = Command::Delete(log::Delete {
             key: request.key.into_bytes().into(),
             if_revision: request.if_revision,
-            session: session_write(request.session),
+            session: session_write(request.session).filter(|_| !planted::is("delete-drops-session")),
         });
         match self.execute(command, deadline).await?.answer {
             Answer::Deleted { revision, existed } => {
@@ -196,7 +218,10 @@ impl kv_server::Kv for Kv {
             }
             revision => {
                 let current = self.context.serving()?.consensus.store().read().map.clone();
-                self.retained.at(revision, current).ok_or_else(|| status::revision_gone(revision))?
+                match self.retained.at(revision, current.clone()) {
+                    None if planted::is("page-of-another-revision") => current,
+                    retained => retained.ok_or_else(|| status::revision_gone(revision))?,
+                }
             }
         };
         let revision = map.revision();

@@ -13,11 +13,12 @@ use openraft::ChangeMembers;
 use tonic::Status;
 
 use super::formation;
-use super::gossip::{Gossip, View};
+use super::gossip::{Gossip, Liveness, View};
 use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide};
 use crate::config::NodeConfig;
 use crate::grpc::Operator;
 use crate::map::Command;
+use crate::planted;
 use crate::raft::{Consensus, LogId, Member};
 use crate::rt::{self, Instant, timeout};
 
@@ -66,7 +67,11 @@ impl Driver {
             }
             if let Some((raft, expected)) = self.look() {
                 // What is decided on may be gone once it is done: no lock is held meanwhile.
-                let seen: View = view.borrow_and_update().clone();
+                let mut seen: View = view.borrow_and_update().clone();
+                if planted::is("suspicion-removes") {
+                    let down = seen.values_mut().filter(|peer| peer.liveness == Liveness::Down);
+                    down.for_each(|peer| peer.liveness = Liveness::Left);
+                }
                 let Decision { change, refused: now } = decide(&raft, &seen, &self.policy);
                 for (id, reason) in &now {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
@@ -167,6 +172,7 @@ impl Driver {
         mark(&change);
         let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
         let members = match change {
+            Change::FlattenJoint { .. } if planted::is("joint-not-flattened") => return Ok(()),
             Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
             Change::AddLearner { id, member: new } => {
                 ChangeMembers::AddNodes(BTreeMap::from([(id, member(new))]))

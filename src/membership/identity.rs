@@ -10,6 +10,7 @@ use mokv_proto::gossip as wire;
 use prost::Message;
 
 use super::claim::{self, ClusterId, Malformed, Pledge};
+use crate::planted;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
 
@@ -340,7 +341,10 @@ impl Identity {
 impl Record {
     fn new(name: &str, former_cluster_id: Option<ClusterId>) -> Record {
         Record {
-            node_id: random::random_nonzero_u64(),
+            node_id: match former_cluster_id {
+                None if planted::is("id-from-name") => u64::from(crc32c::crc32c(name.as_bytes())) | 1,
+                _ => random::random_nonzero_u64(),
+            },
             name: name.to_string(),
             boot: 1,
             cluster_id: None,

@@ -13,6 +13,7 @@ use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::mux::PeerEntrance;
+use crate::planted;
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
 use crate::raft::{self, Consensus, Member, Store};
@@ -60,8 +61,8 @@ impl Life {
         };
         tokio::select! {
             biased;
-            reason = stopped => Err(NodeError::Failed(format!("this node stops because its log did: {reason}"))),
-            reason = raft_stopped(&consensus) => {
+            reason = stopped, if !planted::is("dead-raft-lives-on") => Err(NodeError::Failed(format!("this node stops because its log did: {reason}"))),
+            reason = raft_stopped(&consensus), if !planted::is("dead-raft-lives-on") => {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
             Ok(()) = removed.wait_for(|removed| *removed) => Ok(End::Removed),
@@ -123,7 +124,7 @@ impl Life {
             cluster_id,
             node_id,
             name,
-            boot,
+            boot: if planted::is("hello-says-first-boot") { 1 } else { boot },
             incarnation: rt::random::random_nonzero_u64(),
             supports: SUPPORTS,
             key: self.config.cluster_key.clone(),
@@ -132,7 +133,8 @@ impl Life {
         let gate = Arc::new(Gate::new(me, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
-            state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
+            let is_gone = state.membership.membership().get_node(&id).is_none();
+            state.map.is_tombstoned(id) && (is_gone || planted::is("leaver-shut-out"))
         }));
         let book = Arc::new(Book::new(self.gossip.clone(), store.clone()));
         let peers = Peers::new(gate.clone(), book.clone());
@@ -165,6 +167,11 @@ impl Life {
         log: Log,
     ) -> Result<End, NodeError> {
         let cluster_id = formed.cluster_id();
+        if planted::is("joiner-bootstraps") && matches!(formed, Formed::Joined { .. }) {
+            let rpc_addr = self.config.advertised_rpc();
+            let me = Member { name: self.config.node_name.clone(), rpc_addr };
+            let _ = consensus.raft().initialize(BTreeMap::from([(consensus.node_id(), me)])).await;
+        }
         if let Formed::Initialise { members, .. } = formed {
             let members: BTreeMap<u64, Member> = (members.into_iter())
                 .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))

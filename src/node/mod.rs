@@ -27,6 +27,7 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Alarm, Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
 use crate::mux::{self, Entrances, Phase};
+use crate::planted;
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::TcpListener;
@@ -245,6 +246,9 @@ impl Node {
                 self.leave(serving).await;
             }
             hand_over(&serving.consensus).await;
+        }
+        if planted::is("stop-says-left") {
+            self.gossip.leave().await;
         }
         self.phase.send(Phase::Draining);
         if self.context.drain(self.config.limits.drain_timeout).await.is_err() {

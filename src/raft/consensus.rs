@@ -155,7 +155,12 @@ impl Consensus {
                 other => return other,
             },
         };
-        let committed = self.forward(leader, payload, deadline).await?;
+        let committed = match self.forward(leader, payload.clone(), deadline).await {
+            Err(ProposeError::Unknown(_)) if planted::is("forward-sent-twice") => {
+                self.forward(leader, payload, deadline).await?
+            }
+            forwarded => forwarded?,
+        };
         match rt::time::timeout_at(deadline, self.store.wait_applied(committed.log_id.index)).await {
             Ok(()) => Ok(committed),
             Err(_) => {
@@ -183,8 +188,12 @@ impl Consensus {
                 }
                 Some(ClientWriteError::LogEntryDiscarded(_)) => {
                     rt::sometimes("leader changed with uncommitted entries");
+                    if planted::is("discarded-not-executed") {
+                        return Err(ProposeError::NotLeader(None));
+                    }
                     ProposeError::Unknown("the leader changed while the entry was under way".into())
                 }
+                _ if planted::is("fatal-not-executed") => ProposeError::NotExecuted(error.to_string()),
                 _ => ProposeError::Unknown(format!("this node's Raft stopped: {error}")),
             }),
             Err(_) => {
@@ -213,6 +222,9 @@ impl Consensus {
             Ok(Err(CallError::NotSent(reason))) => {
                 rt::sometimes("forwarded write not sent");
                 return Err(ProposeError::NotExecuted(format!("the leader cannot be reached: {reason}")));
+            }
+            Ok(Err(CallError::Unanswered(reason))) if planted::is("broken-forward-not-executed") => {
+                return Err(ProposeError::NotExecuted(reason));
             }
             Ok(Err(CallError::Unanswered(reason))) => {
                 rt::sometimes("forwarded write of unknown outcome");
@@ -246,13 +258,17 @@ impl Consensus {
     /// # Errors
     /// If until the deadline no leader confirmed itself, or this node did not catch up.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadIndexError> {
-        if planted::is("read-without-index") {
+        if planted::is("leader-reads-locally") && self.is_leader() {
             return Ok(());
         }
         let mut last = ReadIndexError::Unconfirmed("the deadline had passed".into());
         let caught_up = async {
             loop {
                 match self.reads.read_index().await {
+                    Ok(read_index) if planted::is("read-index-wait-gives-up") => {
+                        let _ = rt::timeout(READ_RETRY * 6, self.store.wait_applied(read_index.index)).await;
+                        return;
+                    }
                     Ok(read_index) => return self.store.wait_applied(read_index.index).await,
                     Err(error) => last = error,
                 }

@@ -17,6 +17,7 @@ use super::types::{SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::*;
 use super::{reads, types::LogId};
 use crate::map::Command;
+use crate::planted;
 use crate::rt;
 use crate::storage::{Log, SnapshotReceiver, Snapshots};
 
@@ -114,6 +115,12 @@ impl Handler for PeerHandler {
             }
             .boxed(),
             request::Body::ReadIndex(_) => async move {
+                if planted::is("follower-reads-unconfirmed")
+                    && consensus.is_leader()
+                    && let Some(applied) = consensus.store().read().applied
+                {
+                    return response::Body::ReadIndex(reads::to_wire(Ok(applied)));
+                }
                 response::Body::ReadIndex(reads::to_wire(consensus.reads().read_index_here().await))
             }
             .boxed(),

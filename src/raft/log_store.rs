@@ -8,6 +8,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
@@ -32,6 +33,11 @@ pub struct LogStore {
 impl LogStore {
     /// openraft's view of an open log.
     pub fn new(log: Log, snapshots: Snapshots) -> LogStore {
+        if planted::is("restart-commits-all")
+            && let Some(last) = log.state().last
+        {
+            log.save_committed(last);
+        }
         let purged = log.state().purged.map(log_id_at);
         LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)) }
     }
@@ -73,7 +79,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        self.log.state().vote.map(|vote| decode_vote(&vote)).transpose().map_err(io::Error::other)
+        let vote = self.log.state().vote.filter(|_| !planted::is("forget-vote") || self.purged().is_none());
+        vote.map(|vote| decode_vote(&vote)).transpose().map_err(io::Error::other)
     }
 }
 
@@ -91,7 +98,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.log.save_vote(encode_vote(vote)).await.map_err(io::Error::other)
+        let saved = self.log.save_vote(encode_vote(vote));
+        if planted::is("vote-not-awaited") {
+            let _ = saved.now_or_never();
+            return Ok(());
+        }
+        saved.await.map_err(io::Error::other)
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -126,7 +138,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if self.log.state().last.is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
             rt::sometimes("log conflict truncated");
         }
-        self.log.truncate_after(last.map(|id| id.index)).await.map_err(io::Error::other)
+        let truncated = self.log.truncate_after(last.map(|id| id.index));
+        if planted::is("truncation-not-awaited") {
+            let _ = truncated.now_or_never();
+            return Ok(());
+        }
+        truncated.await.map_err(io::Error::other)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
@@ -139,7 +156,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             rt::sometimes("snapshot jumped a gap in the log");
         }
         let keep_from = match self.snapshots.list().get(1) {
-            _ if jumped_a_gap => Some(position(upto)),
+            _ if jumped_a_gap && !planted::is("install-keeps-log") => Some(position(upto)),
+            _ if planted::is("purge-beyond-older-snapshot") => Some(position(upto)),
             Some(older) => Some(older.position.min(position(upto))),
             None => None,
         };

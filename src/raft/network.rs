@@ -23,6 +23,7 @@ use super::peers::{CallError, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
+use crate::planted;
 use crate::rt::{self, timeout};
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
@@ -354,7 +355,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let Unanswered { mut sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    if planted::is("answer-credits-newest")
+                        && let Some(newest) = self.unanswered.back()
+                    {
+                        sent.last = newest.sent.last;
+                    }
                     let answer = sent.hear(answer.map_err(call_failed)?, &self.peers, self.target)?;
                     return Ok(Some(answer.into_stream_result(sent.previous, sent.last)));
                 }

@@ -15,7 +15,8 @@ use prost::Message as _;
 use super::store::{State, Store};
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
-use crate::map::{Map, Restore};
+use crate::map::{Command, Map, Restore};
+use crate::planted;
 use crate::rt;
 use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
@@ -76,7 +77,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        let (map, meta) = {
+        let (mut map, meta) = {
             let state = self.store.read();
             // O(1): writes go on while the snapshot is written.
             (
@@ -87,13 +88,36 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if meta.last_log_id.is_none() && !force {
             return None;
         }
+        if planted::is("snapshot-without-sessions") {
+            let bound = Some(map.settings().max_sessions);
+            for max_sessions in [Some(1), bound] {
+                map.apply(0, &Command::Configure { max_sessions, max_store_bytes: None });
+            }
+        }
+        if planted::is("snapshot-without-settings") {
+            let defaults = Map::new().settings();
+            let (max_sessions, max_store_bytes) = (defaults.max_sessions, defaults.max_store_bytes);
+            map.apply(
+                0,
+                &Command::Configure {
+                    max_sessions: Some(max_sessions),
+                    max_store_bytes: Some(max_store_bytes),
+                },
+            );
+        }
         let at = meta.last_log_id.map(position).unwrap_or_default();
         let header = snapshot_meta_to_wire(&meta, map.digest()).encode_to_vec().into();
         // Space is taken before openraft counts on the snapshot: a failure later would stop the node.
         match self.snapshots.create(at, header, estimated_bytes(&map)).await {
             Ok(writer) => {
                 let snapshots = self.snapshots.clone();
-                Some(SnapshotBuilder { map, meta, snapshots, writer: Some(writer) })
+                Some(SnapshotBuilder {
+                    map,
+                    meta,
+                    store: self.store.clone(),
+                    snapshots,
+                    writer: Some(writer),
+                })
             }
             Err(error) => {
                 rt::sometimes("snapshot declined for want of space");
@@ -142,8 +166,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
-        let Some(info) = self.snapshots.newest() else { return Ok(None) };
-        let reader = self.snapshots.reader(&info).await.map_err(io::Error::other)?;
+        let mut kept = self.snapshots.list();
+        if planted::is("oldest-snapshot-first") {
+            kept.reverse();
+        }
+        let Some(info) = kept.first() else { return Ok(None) };
+        let reader = self.snapshots.reader(info).await.map_err(io::Error::other)?;
         let (meta, _) = read_meta(reader.header())?;
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Kept(reader) }))
     }
@@ -199,13 +227,15 @@ async fn copy(
 pub struct SnapshotBuilder {
     map: Map,
     meta: SnapshotMeta,
+    store: Arc<Store>,
     snapshots: Snapshots,
     writer: Option<SnapshotWriter>,
 }
 
 impl SnapshotBuilder {
     async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotReader, StorageError> {
-        for block in self.map.blocks() {
+        let live = planted::is("snapshot-reads-live-map").then(|| self.store.read().map.clone());
+        for block in live.as_ref().unwrap_or(&self.map).blocks() {
             writer.add_block(block).await?;
         }
         self.snapshots.reader(&writer.finish().await?).await

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use mokv_proto::log;
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
 
@@ -11,6 +12,7 @@ use super::types::{Entry, LogId, Reply, StoredMembership};
 use super::wire::membership_to_wire;
 use crate::map::{Answer, Applied, Change, Command, Map, UnknownCommand};
 use crate::metrics::Metrics;
+use crate::planted;
 use crate::rt::{self, watch};
 
 /// Digests are recorded at log indexes that are multiples of this.
@@ -154,7 +156,15 @@ impl Store {
     }
 
     /// Replaces the state by a snapshot's.
-    pub(super) fn install(&self, state: State) {
+    pub(super) fn install(&self, mut state: State) {
+        if planted::is("install-keeps-old-keys") {
+            let old = self.read().map.clone();
+            for (key, entry) in old.range(b"", b"") {
+                let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), entry.value.clone());
+                let if_absent = log::Set { key, value, if_revision: Some(0), session: None };
+                state.map.apply(0, &Command::Set(if_absent));
+            }
+        }
         let (at, revision) = (state.applied, state.map.revision());
         if let (Some(observer), Some(at)) = (&self.observer, at) {
             observer.installed(at, state.map.digest());

@@ -187,7 +187,7 @@ impl Log {
         let recovered = recovery::recover(&disk, &config, owner).await?;
         let shared = Arc::new(Shared {
             state: Mutex::new(Inner {
-                vote: recovered.state.vote.clone().filter(|_| !crate::planted::is("forget-vote")),
+                vote: recovered.state.vote.clone(),
                 committed: recovered.state.committed,
                 index: recovered.index,
                 queue: VecDeque::new(),
