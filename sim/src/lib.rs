@@ -9,6 +9,8 @@
 //! except the observer that hears what is applied.
 
 #[cfg(madsim)]
+pub mod bench;
+#[cfg(madsim)]
 pub mod chaos;
 #[cfg(madsim)]
 pub mod child;

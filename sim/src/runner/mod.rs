@@ -11,6 +11,7 @@ mod summary;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::bench;
 use crate::child;
 use crate::report::{Report, Verdict};
 use crate::scenarios;
@@ -40,13 +41,16 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Child { scenario, seed, manner } => {
-            let scenario = scenarios::find(&scenario).expect("the parent knows the scenarios");
+            let scenario =
+                if scenario == bench::NAME { Some(&bench::SCENARIO) } else { scenarios::find(&scenario) };
+            let scenario = scenario.expect("the parent knows the scenarios");
             let report = child::play(scenario, seed, manner);
             println!("{}", report.to_line());
             let _ = std::io::stdout().flush();
             // Not even destructors run: half of a cluster is still in memory.
             std::process::exit(0)
         }
+        Command::Bench { arguments } => bench::main(&arguments),
         Command::Play => play(&options),
     }
 }

@@ -10,6 +10,7 @@ Plays whole clusters in a deterministic simulation.
   cargo test --features sim --test sim -- [list] [NAME ...] [--seed N] [--seeds N] [--first-seed N]
 
   list             what can be played
+  bench            how fast the simulation is, on a world that never changes; `bench --help` tells more
   NAME             only what has this in its name
   --seed N         only this seed, told in detail      (MOKV_SEED)
   --seeds N        this many chaos seeds, 50 by default (MOKV_SEEDS)
@@ -47,6 +48,11 @@ pub enum Command {
     List,
     /// Play.
     Play,
+    /// Measure the simulation's own speed.
+    Bench {
+        /// What `bench` itself reads.
+        arguments: Vec<String>,
+    },
     /// Be one run (private: the runner starts itself so).
     Child {
         /// Which scenario.
@@ -103,6 +109,10 @@ pub fn read(
             }
             "-h" | "--help" => options.command = Command::Help,
             "list" | "--list" => options.command = Command::List,
+            "bench" => {
+                options.command = Command::Bench { arguments: arguments.collect() };
+                return Ok(options);
+            }
             "--seed" => options.seed = Some(value()?),
             "--seeds" => options.seeds = value()?,
             "--first-seed" => options.first_seed = value()?,
