@@ -6,34 +6,26 @@
 //! Runs are played one after the other, each in a process of its own; against another build (`--against`) the two
 //! take turns, so that whatever else the machine does hits both.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mokv::rt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
-use crate::report::{Report, Verdict};
+use crate::options::Bench;
 use crate::run::Run;
 use crate::scenarios::Scenario;
 use crate::world::World;
 
 /// The world's name, for children.
 pub const NAME: &str = "bench";
-
-/// Printed for `bench --help`.
-const HELP: &str = "\
-Measures how fast the simulation is, on a world that never changes.
-
-  bench [--repeat N] [--against PROGRAM] [--json]
-
-  --repeat N         plays all seeds this many times, 5 by default
-  --against PROGRAM  in turn with this other mokv-sim, and compares
-  --json             every repetition, for programs";
 
 /// Each moves every instant; together they are one repetition.
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
@@ -232,7 +224,7 @@ struct Repetition {
 /// A build and what was measured of it.
 #[derive(Debug, Serialize)]
 struct Measured {
-    program: String,
+    program: PathBuf,
     repetitions: Vec<Repetition>,
 }
 
@@ -251,45 +243,27 @@ const RATES: [Rate; 8] = [
 ];
 
 /// The `bench` command.
-pub fn main(arguments: &[String]) -> ExitCode {
-    match run(arguments) {
+pub fn main(options: &Bench) -> ExitCode {
+    match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(words) => {
             eprintln!("{words}");
-            ExitCode::from(2)
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &[String]) -> Result<(), String> {
-    let (mut repeat, mut against, mut json) = (5, None, false);
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
-        match argument.as_str() {
-            "--repeat" => {
-                let number = value()?.parse::<u32>().ok().filter(|number| *number > 0);
-                repeat = number.ok_or("--repeat needs a number from 1 on")?;
-            }
-            "--against" => against = Some(value()?.clone()),
-            "--json" => json = true,
-            "--help" | "-h" => {
-                println!("{HELP}");
-                return Ok(());
-            }
-            other => return Err(format!("'{other}' is unknown to bench; bench --help explains")),
-        }
-    }
+fn run(options: &Bench) -> Result<(), String> {
     let here = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
-    let programs = against.into_iter().chain([here.to_string_lossy().into_owned()]);
+    let programs = options.against.clone().into_iter().chain([here]);
     let mut builds: Vec<Measured> =
         programs.map(|program| Measured { program, repetitions: Vec::new() }).collect();
-    for _ in 0..repeat {
+    for _ in 0..options.repeat {
         for build in &mut builds {
             build.repetitions.push(repetition(&build.program)?);
         }
     }
-    if json {
+    if options.json {
         println!("{}", serde_json::to_string_pretty(&builds).expect("numbers are plain data"));
     } else {
         print_table(&builds);
@@ -297,25 +271,40 @@ fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// What is read of a child's report: another build's may differ in everything else.
+#[derive(Deserialize)]
+struct Told {
+    verdict: String,
+    findings: Vec<String>,
+    simulated_seconds: f64,
+    operations: BTreeMap<String, u64>,
+    trace_hash: u64,
+    trace_events: u64,
+}
+
 /// Plays all seeds once.
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing: its clock is the real one.
-fn repetition(program: &str) -> Result<Repetition, String> {
+fn repetition(program: &Path) -> Result<Repetition, String> {
+    let name = program.display();
     let mut all = Repetition::default();
     let cpu_before = cpu_of_children()?;
     let before = Instant::now();
     for seed in SEEDS {
         let mut child = Command::new(program);
         child.args(["--child", NAME, &seed.to_string()]).stdin(Stdio::null());
-        let output = child.output().map_err(|error| format!("cannot start {program}: {error}"))?;
-        let report = Report::from_output(&String::from_utf8_lossy(&output.stdout))
-            .ok_or_else(|| format!("{program} left no report of seed {seed}: {}", output.status))?;
-        if report.verdict != Verdict::Passed {
-            return Err(format!("seed {seed} of {program} did not pass: {}", report.findings.join("; ")));
+        let output = child.output().map_err(|error| format!("cannot start {name}: {error}"))?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let told = stdout.lines().rev().find_map(|line| serde_json::from_str(line.split_once(' ')?.1).ok());
+        let told: Told =
+            told.ok_or_else(|| format!("{name} left no report of seed {seed}: {}", output.status))?;
+        if told.verdict != "Passed" {
+            return Err(format!("seed {seed} of {name} did not pass: {}", told.findings.join("; ")));
         }
-        all.simulated_seconds += report.simulated_seconds;
-        all.operations += report.completed();
-        all.trace_events += report.trace_events;
-        all.trace_hash = all.trace_hash.rotate_left(1) ^ report.trace_hash;
+        let answered = told.operations.iter().filter(|(outcome, _)| outcome.starts_with("ok"));
+        all.simulated_seconds += told.simulated_seconds;
+        all.operations += answered.map(|(_, count)| count).sum::<u64>();
+        all.trace_events += told.trace_events;
+        all.trace_hash = all.trace_hash.rotate_left(1) ^ told.trace_hash;
     }
     all.wall_seconds = before.elapsed().as_secs_f64();
     all.cpu_seconds = cpu_of_children()? - cpu_before;
@@ -338,7 +327,7 @@ fn print_table(builds: &[Measured]) {
         let one = first(build);
         println!(
             "{}: {} repetitions of {} seeds: {:.1} simulated seconds, {} operations, {} trace events, trace {:016x}",
-            build.program,
+            build.program.display(),
             build.repetitions.len(),
             SEEDS.len(),
             one.simulated_seconds,

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, Reply, StoredMembership};
 use super::wire::membership_to_wire;
-use crate::map::{Change, Command, Map, UnknownCommand};
+use crate::map::{Answer, Applied, Change, Command, Map, UnknownCommand};
 use crate::metrics::Metrics;
 use crate::rt::{self, watch};
 
@@ -43,6 +43,8 @@ pub struct Store {
     waiting: Mutex<Waiting>,
     digests: Mutex<VecDeque<(u64, u128)>>,
     revision: watch::Sender<u64>,
+    /// Why the last snapshot that was wanted is not there.
+    snapshot_declined: watch::Sender<String>,
     observer: Option<Arc<dyn Observer>>,
     metrics: Arc<Metrics>,
 }
@@ -61,6 +63,7 @@ impl Store {
             waiting: Mutex::default(),
             digests: Mutex::default(),
             revision: watch::channel(0).0,
+            snapshot_declined: watch::channel(String::new()).0,
             observer,
             metrics,
         })
@@ -96,6 +99,16 @@ impl Store {
         let _ = self.revision.subscribe().wait_for(|now| *now >= revision).await;
     }
 
+    /// Changes whenever a snapshot was wanted and not begun, to the reason in words.
+    pub fn snapshot_declined(&self) -> watch::Receiver<String> {
+        self.snapshot_declined.subscribe()
+    }
+
+    /// A snapshot was wanted and is not begun.
+    pub(super) fn decline_snapshot(&self, reason: String) {
+        self.snapshot_declined.send(reason);
+    }
+
     /// Recorded digests, oldest first.
     pub fn digests(&self) -> Vec<(u64, u128)> {
         self.digests.lock().expect("no code panics while it holds this lock").iter().copied().collect()
@@ -115,7 +128,9 @@ impl Store {
             }
         };
         let mut state = self.write();
+        let sessions_before = state.map.sessions();
         let applied = state.map.apply(entry.log_id.index, &command);
+        mark(&applied, state.map.sessions() <= sessions_before);
         state.applied = Some(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -164,5 +179,17 @@ impl Store {
             *now = revision;
             moved
         });
+    }
+}
+
+/// Marks what sessions are for.
+fn mark(applied: &Applied, no_session_more: bool) {
+    match applied.answer {
+        Answer::SessionOpened { .. } if no_session_more => rt::sometimes("session evicted"),
+        Answer::SessionExpired => rt::sometimes("write of an ended session refused"),
+        Answer::Written { .. } | Answer::Deleted { existed: true, .. } if applied.change.is_none() => {
+            rt::sometimes("session deduplicated a retry");
+        }
+        _ => {}
     }
 }

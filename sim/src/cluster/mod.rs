@@ -26,6 +26,7 @@ use crate::history::Seconds;
 use crate::judges::Finding;
 use crate::judges::stops::Stop;
 use crate::run::Run;
+use crate::timeline;
 use crate::world::World;
 use network::{Network, dns_name};
 use observer::NodeObserver;
@@ -150,7 +151,8 @@ impl Cluster {
         let mut state = self.state();
         let number = state.nodes.len() as u8 + 1;
         let world = &self.0.world;
-        state.network.add(name, [10, 0, 0, number]);
+        let id = state.network.add(name, [10, 0, 0, number]);
+        self.0.run.host(id, name, true);
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
         config.advertise_host = dns_name(name);
@@ -177,9 +179,10 @@ impl Cluster {
         state.nodes.insert(name.to_owned(), host);
     }
 
-    /// The node is of another cluster: what it applies and whom it elects says nothing about this one.
-    pub fn set_outsider(&self, name: &str) {
-        self.host(&mut self.state(), name).outsider = true;
+    /// Whether the node is of another cluster, or its state was tampered with: from its next start on, what it applies
+    /// and whom it elects says nothing about this cluster.
+    pub fn set_outsider(&self, name: &str, outsider: bool) {
+        self.host(&mut self.state(), name).outsider = outsider;
     }
 
     /// Changes the configuration that the next start uses.
@@ -256,6 +259,7 @@ impl Cluster {
             node::run(config, disk, options, asked_to_stop).await.map_err(|error| error.to_string())
         });
         let (cluster, name) = (self.clone(), name.to_owned());
+        self.0.run.power(&name, timeline::Power::Up);
         self.0.run.tell(format!("{name} starts (life {life})"));
         state.supervisors.push(rt::task::spawn_guarded(async move {
             // A killed process does not report.
@@ -282,6 +286,7 @@ impl Cluster {
         host.disk.kill();
         Handle::current().kill(id);
         drop(state);
+        self.0.run.power(name, timeline::Power::Down);
         match end {
             Ok(()) if was_asked => self.0.run.tell(format!("{name} has stopped")),
             end => {
@@ -350,6 +355,9 @@ impl Cluster {
         host.power = Power::Off;
         host.stop = None;
         Handle::current().kill(id);
+        if was_running {
+            self.0.run.power(name, timeline::Power::Down);
+        }
         was_running
     }
 
@@ -420,7 +428,7 @@ impl Cluster {
         while self.power(name) == Power::On {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
-                self.0.run.find(Finding::violation("graceful stop", words));
+                self.0.run.find(Finding::liveness("graceful stop", words));
                 self.kill(name);
                 return;
             }
@@ -437,6 +445,7 @@ impl Cluster {
             host.power = Power::Paused;
             Handle::current().pause(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Paused);
             self.0.run.fault("pause", format!("{name} stands still"));
         }
     }
@@ -450,6 +459,7 @@ impl Cluster {
             host.power = Power::On;
             Handle::current().resume(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Up);
             self.0.run.tell(format!("{name} goes on"));
         }
     }
@@ -490,14 +500,14 @@ impl Cluster {
     /// Cuts one direction.
     pub fn cut(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, true) {
-            self.0.run.tell(format!("nothing arrives from {from} at {to}"));
+            self.0.run.link(from, to, true, &format!("nothing arrives from {from} at {to}"));
         }
     }
 
     /// Makes one direction whole.
     pub fn mend(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, false) {
-            self.0.run.tell(format!("{from} reaches {to} again"));
+            self.0.run.link(from, to, false, &format!("{from} reaches {to} again"));
         }
     }
 
@@ -512,8 +522,11 @@ impl Cluster {
         {
             let mut state = self.state();
             for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-                state.network.set_cut(from, to, true);
-                state.network.set_cut(to, from, true);
+                for (from, to) in [(from, to), (to, from)] {
+                    if state.network.set_cut(from, to, true) {
+                        self.0.run.link(from, to, true, "");
+                    }
+                }
             }
         }
         self.0.run.tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
@@ -521,7 +534,9 @@ impl Cluster {
 
     /// Makes all links whole.
     pub fn heal_network(&self) {
-        self.state().network.heal();
+        for (from, to) in self.state().network.heal() {
+            self.0.run.link(&from, &to, false, "");
+        }
         self.0.run.tell("all links are whole");
     }
 
@@ -533,7 +548,8 @@ impl Cluster {
         state.clients += 1;
         let number = state.clients;
         let name = format!("c{number}");
-        state.network.add(&name, [10, 0, 240, number as u8]);
+        let id = state.network.add(&name, [10, 0, 240, number as u8]);
+        self.0.run.host(id, &name, false);
         (name, number)
     }
 
@@ -560,6 +576,7 @@ impl Cluster {
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
         let status = monitor.spawn(Box::pin(async move { client.status(&address).await.ok() })).await;
         let status = status.expect("the monitor lives as long as the run")?;
+        self.0.run.status(name, &status.role, status.term, status.committed_index, status.applied_index);
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
         if status.role == "leader" && !outsider {
             let now = self.0.run.now();
