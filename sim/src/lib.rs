@@ -8,6 +8,8 @@
 //! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
 //! except the observer that hears what is applied.
 
+#[cfg(madsim)]
+pub mod bench;
 pub mod chaos;
 #[cfg(madsim)]
 pub mod child;

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// A simulated run allocates a million times a second, and each run is a fresh process with a fresh heap.
+#[cfg(madsim)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     #[cfg(madsim)]
     return mokv_sim::main();

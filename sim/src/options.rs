@@ -57,6 +57,8 @@ pub enum Command {
     Sweep(Sweep),
     /// Write a run as one page of HTML: lanes of nodes, faults, operations, the violation
     Report(Picture),
+    /// Measure how fast the simulation is, on a world that never changes
+    Bench(Bench),
     /// Make a failing chaos run as small as possible
     ///
     /// Leaves out faults, clients, keys and time as long as the same judge complains, and prints what remains and the
@@ -118,6 +120,20 @@ pub struct Sweep {
     /// Write a page of HTML for each failing run into this folder
     #[arg(long, value_name = "FOLDER")]
     pub reports: Option<PathBuf>,
+}
+
+/// A measurement.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Play all of its seeds this many times
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// In turn with this other mokv-sim, and compare
+    #[arg(long, value_name = "PROGRAM")]
+    pub against: Option<PathBuf>,
+    /// Print every repetition, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One run.
@@ -347,6 +363,13 @@ mod tests {
         assert!(matches!(report, Command::Report(Picture { run: One { seed: 17, .. }, output: Some(_) })));
         assert!(matches!(parsed("shrink chaos 17", &[]), Ok(Command::Shrink(One { seed: 17, .. }))));
         assert!(parsed("shrink jion 17", &[]).unwrap_err().contains("no scenario 'jion'"));
+    }
+
+    #[test]
+    fn a_measurement_is_understood() {
+        let bench = parsed("bench --against other", &[]).unwrap();
+        assert!(matches!(bench, Command::Bench(Bench { repeat: 5, against: Some(_), json: false })));
+        assert!(parsed("bench --repeat 0", &[]).is_err());
     }
 
     #[test]

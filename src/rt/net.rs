@@ -324,10 +324,10 @@ mod world {
     }
 
     fn record(kind: &'static str, me: SocketAddr, peer: SocketAddr, bytes: &[u8]) {
-        let mut event = endpoint(me).to_vec();
-        event.extend_from_slice(&endpoint(peer));
-        event.extend_from_slice(bytes);
-        trace::record(kind, &event);
+        let mut ends = [0; 12];
+        ends[..6].copy_from_slice(&endpoint(me));
+        ends[6..].copy_from_slice(&endpoint(peer));
+        trace::record_of(kind, &ends, bytes);
     }
 
     fn endpoint(address: SocketAddr) -> [u8; 6] {
@@ -365,9 +365,7 @@ mod world {
     }
 
     pub(super) fn record_datagram(kind: &'static str, peer: SocketAddr, datagram: &[u8]) {
-        let mut event = endpoint(peer).to_vec();
-        event.extend_from_slice(datagram);
-        trace::record(kind, &event);
+        trace::record_of(kind, &endpoint(peer), datagram);
     }
 }
 

@@ -14,6 +14,10 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    // The simulator moves a future three times before it runs: of a boxed one only the pointer. tokio boxes large
+    // ones itself.
+    #[cfg(madsim)]
+    let future = Box::pin(future);
     tokio::spawn(future)
 }
 

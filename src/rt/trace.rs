@@ -8,17 +8,24 @@
 #[inline(always)]
 pub fn record(_kind: &'static str, _bytes: &[u8]) {}
 
+/// Adds an event to the trace that concerns something with a name or an address.
+#[cfg(not(madsim))]
+#[inline(always)]
+pub fn record_of(_kind: &'static str, _whose: &[u8], _bytes: &[u8]) {}
+
 #[cfg(madsim)]
-pub use simulated::{Trace, record, snapshot, start};
+pub use simulated::{Trace, record, record_of, snapshot, start};
 
 #[cfg(madsim)]
 mod simulated {
     use std::cell::RefCell;
 
+    use xxhash_rust::xxh3::xxh3_64;
+
     /// What has been recorded so far.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Trace {
-        /// FNV-1a over 64-bit words of all events, their kinds and their times.
+        /// FNV-1a over times, lengths and hashes of all events.
         pub hash: u64,
         /// How many events there were.
         pub events: u64,
@@ -53,29 +60,29 @@ mod simulated {
 
     /// Adds an event to the trace.
     pub fn record(kind: &'static str, bytes: &[u8]) {
+        record_of(kind, &[], bytes);
+    }
+
+    /// Adds an event to the trace that concerns something with a name or an address.
+    pub fn record_of(kind: &'static str, whose: &[u8], bytes: &[u8]) {
         STATE.with_borrow_mut(|state| {
             let Some(start) = state.start else { return };
             let at = start.elapsed().as_nanos() as u64;
             let hash = &mut state.trace.hash;
             let mut mix = |word: u64| *hash = (*hash ^ word).wrapping_mul(FNV_PRIME).rotate_left(23);
             mix(at);
-            let words = |bytes: &[u8], mix: &mut dyn FnMut(u64)| {
-                mix(bytes.len() as u64);
-                for chunk in bytes.chunks(8) {
-                    let mut word = [0; 8];
-                    word[..chunk.len()].copy_from_slice(chunk);
-                    mix(u64::from_le_bytes(word));
-                }
-            };
-            words(kind.as_bytes(), &mut mix);
-            words(bytes, &mut mix);
+            for part in [kind.as_bytes(), whose, bytes] {
+                mix(part.len() as u64);
+                mix(xxh3_64(part));
+            }
             state.trace.events += 1;
             if state.dump {
                 let shown = &bytes[..bytes.len().min(96)];
                 eprintln!(
-                    "trace {} {at} {kind} {:016x} {}",
+                    "trace {} {at} {kind} {:016x} {} {}",
                     state.trace.events,
                     state.trace.hash,
+                    whose.escape_ascii(),
                     shown.escape_ascii()
                 );
             }

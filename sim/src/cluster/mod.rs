@@ -566,7 +566,7 @@ impl Cluster {
     ) -> T {
         let id = self.state().network.id(host);
         let host = Handle::current().get_node(id).expect("the host exists");
-        host.spawn(future).await.expect("clients' hosts live as long as the run")
+        host.spawn(Box::pin(future)).await.expect("clients' hosts live as long as the run")
     }
 
     /// Asks a node how it is. `None`: it does not answer.
@@ -574,7 +574,7 @@ impl Cluster {
         let client = self.0.monitor_client.clone();
         let address = format!("{}:{RPC_PORT}", dns_name(name));
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
-        let status = monitor.spawn(async move { client.status(&address).await.ok() }).await;
+        let status = monitor.spawn(Box::pin(async move { client.status(&address).await.ok() })).await;
         let status = status.expect("the monitor lives as long as the run")?;
         self.0.run.status(name, &status.role, status.term, status.committed_index, status.applied_index);
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);

@@ -14,6 +14,7 @@ mod sweep;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use crate::bench;
 use crate::child;
 use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
@@ -52,6 +53,7 @@ fn carry_out(command: Command) -> ExitCode {
             // Not even destructors run: half of a cluster is still in memory.
             std::process::exit(0)
         }
+        Command::Bench(options) => bench::main(&options),
         Command::Play(options) => play(&options),
         Command::Sweep(options) => sweep::sweep(&options),
         Command::Report(options) => pages::report(&options),

@@ -83,12 +83,11 @@ impl Mounted {
         };
         self.pause(delay).await;
         let result = self.carry_out(&call, effect, broken);
-        let mut event = Vec::with_capacity(32 + call.name.len());
-        event.extend_from_slice(&[operation as u8, outcome(&result)]);
-        event.extend_from_slice(&offset.to_le_bytes());
-        event.extend_from_slice(&length.to_le_bytes());
-        event.extend_from_slice(call.name.as_bytes());
-        trace::record("disk", &event);
+        let mut event = [0; 18];
+        event[..2].copy_from_slice(&[operation as u8, outcome(&result)]);
+        event[2..10].copy_from_slice(&offset.to_le_bytes());
+        event[10..].copy_from_slice(&length.to_le_bytes());
+        trace::record_of("disk", call.name.as_bytes(), &event);
         self.pause(delay).await;
         // The answer of a call that outlived its process reaches nobody.
         drop(self.alive()?);

@@ -1,0 +1,390 @@
+//! The simulation's own speed, on a world that never changes: simulated seconds, client operations and trace events
+//! per second of one core.
+//!
+//! Everything that decides how much happens stands in this file: nodes, latencies, faults and when they strike, what
+//! clients do. None of it is drawn by `World::draw` or follows the chaos, so that numbers of different days compare.
+//! Runs are played one after the other, each in a process of its own; against another build (`--against`) the two
+//! take turns, so that whatever else the machine does hits both.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mokv::rt;
+use serde::{Deserialize, Serialize};
+
+use crate::client::SimClient;
+use crate::cluster::{Cluster, Power};
+use crate::dice::Dice;
+use crate::options::Bench;
+use crate::run::Run;
+use crate::scenarios::Scenario;
+use crate::world::World;
+
+/// The world's name, for children.
+pub const NAME: &str = "bench";
+
+/// Each moves every instant; together they are one repetition.
+const SEEDS: [u64; 4] = [1, 2, 3, 4];
+const NODES: usize = 3;
+const CLIENTS: usize = 4;
+const KEYS: u64 = 6;
+const THINK: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(40);
+const FORMING: Duration = Duration::from_secs(30);
+const LASTING: Duration = Duration::from_secs(36);
+
+/// What strikes, and when.
+const FAULTS: [(u64, Fault); 12] = [
+    (2, Fault::KillLeader),
+    (5, Fault::IsolateLeader),
+    (9, Fault::PowerLoss),
+    (11, Fault::Pause),
+    (14, Fault::Snapshot),
+    (15, Fault::OneWayCut),
+    (18, Fault::PowerLossOfAll),
+    (22, Fault::SlowDisk),
+    (25, Fault::Stop),
+    (27, Fault::Transfer),
+    (29, Fault::KillLeader),
+    (32, Fault::IsolateLeader),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    KillLeader,
+    IsolateLeader,
+    PowerLoss,
+    Pause,
+    Snapshot,
+    OneWayCut,
+    PowerLossOfAll,
+    SlowDisk,
+    Stop,
+    Transfer,
+}
+
+/// The scenario that a child plays.
+pub static SCENARIO: Scenario = Scenario {
+    name: NAME,
+    about: "the world in which the simulation's own speed is measured",
+    seeds: SEEDS.len() as u64,
+    play: |run| Box::pin(play_world(run)),
+};
+
+fn world() -> World {
+    let millis = Duration::from_millis;
+    let micros = Duration::from_micros;
+    World {
+        nodes: NODES,
+        network_latency: millis(1)..millis(8),
+        packet_loss: 0.002,
+        write_latency: micros(10)..micros(100),
+        sync_latency: micros(200)..micros(2_000),
+        heartbeat: millis(100),
+        election: millis(500),
+        snapshot_entries: 300,
+        patience: Duration::from_secs(2),
+        // What the cluster and the clients of this file never look at.
+        ..World::calm(NODES)
+    }
+}
+
+async fn play_world(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = world();
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    cluster.start_all();
+    let nodes = cluster.names();
+    cluster.wait_for_leader(&nodes, FORMING).await?;
+    let over = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = SimClient::new(&cluster, &nodes, world.patience, number > 0);
+            let dice = Dice::new(run.seed, &format!("bench client {number}"));
+            rt::spawn(work(client, dice, over.clone()))
+        })
+        .collect();
+    let begin = rt::now();
+    let mut dice = Dice::new(run.seed, "bench faults");
+    for (second, fault) in FAULTS {
+        rt::time::sleep_until(begin + Duration::from_secs(second)).await;
+        strike(&cluster, fault, dice.one_of::<String>(&nodes)).await;
+    }
+    rt::time::sleep_until(begin + LASTING).await;
+    run.add_fault_time(rt::now() - begin);
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("clients do not panic");
+    }
+    Ok(cluster)
+}
+
+/// One client's day.
+async fn work(client: SimClient, mut dice: Dice, over: Arc<AtomicBool>) {
+    while !over.load(Ordering::Relaxed) {
+        rt::sleep(dice.time(THINK)).await;
+        let key = format!("key/{}", dice.within(0..KEYS));
+        match dice.within(0..100) {
+            0..3 => drop(client.set(&key, None, 4_000).await),
+            3..45 => drop(client.set(&key, None, 16).await),
+            45..50 => drop(client.delete(&key, None).await),
+            50..80 => drop(client.get(&key, false).await),
+            80..95 => drop(client.get(&key, true).await),
+            _ => drop(client.list("key/", false).await),
+        }
+    }
+}
+
+/// One fault, to its end.
+async fn strike(cluster: &Cluster, fault: Fault, drawn: &str) {
+    let leader = cluster.last_known_leader().unwrap_or_else(|| drawn.to_owned());
+    let names = cluster.names();
+    let wait = |millis| rt::sleep(Duration::from_millis(millis));
+    match fault {
+        Fault::KillLeader => {
+            cluster.kill(&leader);
+            wait(700).await;
+            start(cluster, &leader);
+        }
+        Fault::IsolateLeader => {
+            cluster.isolate(&leader);
+            wait(2_000).await;
+            cluster.heal_network();
+        }
+        Fault::PowerLoss => {
+            cluster.power_loss(drawn);
+            wait(300).await;
+            start(cluster, drawn);
+        }
+        Fault::Pause => {
+            cluster.pause(drawn);
+            wait(1_500).await;
+            cluster.resume(drawn);
+        }
+        Fault::Snapshot => {
+            let address = format!("{drawn}.sim:{}", crate::cluster::RPC_PORT);
+            let ask = |client: mokv::client::Client| async move { client.snapshot(&address).await };
+            cluster.operate("snapshot", ask).await;
+        }
+        Fault::OneWayCut => {
+            let other = names.iter().find(|name| *name != drawn).expect("there are several nodes");
+            cluster.cut(drawn, other);
+            wait(2_000).await;
+            cluster.heal_network();
+        }
+        Fault::PowerLossOfAll => {
+            names.iter().for_each(|name| cluster.power_loss(name));
+            for name in &names {
+                wait(100).await;
+                start(cluster, name);
+            }
+        }
+        Fault::SlowDisk => {
+            cluster.slow_disk(drawn, 20);
+            wait(2_000).await;
+            cluster.slow_disk(drawn, 1);
+        }
+        Fault::Stop => {
+            cluster.stop(drawn).await;
+            start(cluster, drawn);
+        }
+        Fault::Transfer => {
+            let to = drawn.to_owned();
+            let ask = |client: mokv::client::Client| async move { client.transfer_leader(Some(&to)).await };
+            cluster.operate("transfer", ask).await;
+        }
+    }
+}
+
+fn start(cluster: &Cluster, name: &str) {
+    if cluster.power(name) == Power::Off {
+        cluster.start(name);
+    }
+}
+
+// ---- the parent, which measures ----
+
+/// One repetition: all seeds, one after the other.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Repetition {
+    simulated_seconds: f64,
+    operations: u64,
+    trace_events: u64,
+    /// Over the traces of all seeds, in order.
+    trace_hash: u64,
+    wall_seconds: f64,
+    /// User and system time of the children.
+    cpu_seconds: f64,
+}
+
+/// A build and what was measured of it.
+#[derive(Debug, Serialize)]
+struct Measured {
+    program: PathBuf,
+    repetitions: Vec<Repetition>,
+}
+
+/// A number for each repetition.
+type Rate = (&'static str, fn(&Repetition) -> f64);
+
+const RATES: [Rate; 8] = [
+    ("simulated seconds per wall second", |one| one.simulated_seconds / one.wall_seconds),
+    ("simulated seconds per CPU second", |one| one.simulated_seconds / one.cpu_seconds),
+    ("client operations per wall second", |one| one.operations as f64 / one.wall_seconds),
+    ("client operations per CPU second", |one| one.operations as f64 / one.cpu_seconds),
+    ("trace events per wall second", |one| one.trace_events as f64 / one.wall_seconds),
+    ("trace events per CPU second", |one| one.trace_events as f64 / one.cpu_seconds),
+    ("wall seconds per repetition", |one| one.wall_seconds),
+    ("CPU seconds per repetition", |one| one.cpu_seconds),
+];
+
+/// The `bench` command.
+pub fn main(options: &Bench) -> ExitCode {
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(words) => {
+            eprintln!("{words}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Bench) -> Result<(), String> {
+    let here = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
+    let programs = options.against.clone().into_iter().chain([here]);
+    let mut builds: Vec<Measured> =
+        programs.map(|program| Measured { program, repetitions: Vec::new() }).collect();
+    for _ in 0..options.repeat {
+        for build in &mut builds {
+            build.repetitions.push(repetition(&build.program)?);
+        }
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&builds).expect("numbers are plain data"));
+    } else {
+        print_table(&builds);
+    }
+    Ok(())
+}
+
+/// What is read of a child's report: another build's may differ in everything else.
+#[derive(Deserialize)]
+struct Told {
+    verdict: String,
+    findings: Vec<String>,
+    simulated_seconds: f64,
+    operations: BTreeMap<String, u64>,
+    trace_hash: u64,
+    trace_events: u64,
+}
+
+/// Plays all seeds once.
+#[allow(clippy::disallowed_methods)] // The parent simulates nothing: its clock is the real one.
+fn repetition(program: &Path) -> Result<Repetition, String> {
+    let name = program.display();
+    let mut all = Repetition::default();
+    let cpu_before = cpu_of_children()?;
+    let before = Instant::now();
+    for seed in SEEDS {
+        let mut child = Command::new(program);
+        child.args(["--child", NAME, &seed.to_string()]).stdin(Stdio::null());
+        let output = child.output().map_err(|error| format!("cannot start {name}: {error}"))?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let told = stdout.lines().rev().find_map(|line| serde_json::from_str(line.split_once(' ')?.1).ok());
+        let told: Told =
+            told.ok_or_else(|| format!("{name} left no report of seed {seed}: {}", output.status))?;
+        if told.verdict != "Passed" {
+            return Err(format!("seed {seed} of {name} did not pass: {}", told.findings.join("; ")));
+        }
+        let answered = told.operations.iter().filter(|(outcome, _)| outcome.starts_with("ok"));
+        all.simulated_seconds += told.simulated_seconds;
+        all.operations += answered.map(|(_, count)| count).sum::<u64>();
+        all.trace_events += told.trace_events;
+        all.trace_hash = all.trace_hash.rotate_left(1) ^ told.trace_hash;
+    }
+    all.wall_seconds = before.elapsed().as_secs_f64();
+    all.cpu_seconds = cpu_of_children()? - cpu_before;
+    Ok(all)
+}
+
+/// User and system time of all children that have ended.
+fn cpu_of_children() -> Result<f64, String> {
+    // Fields 16 and 17 of proc(5)'s stat, in ticks of 10 ms; the name before them may hold spaces.
+    let stat =
+        std::fs::read_to_string("/proc/self/stat").map_err(|error| format!("/proc/self/stat: {error}"))?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
+    let ticks = fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse::<f64>().ok());
+    Ok(ticks.sum::<f64>() / 100.0)
+}
+
+fn print_table(builds: &[Measured]) {
+    let first = |build: &Measured| build.repetitions[0];
+    for build in builds {
+        let one = first(build);
+        println!(
+            "{}: {} repetitions of {} seeds: {:.1} simulated seconds, {} operations, {} trace events, trace {:016x}",
+            build.program.display(),
+            build.repetitions.len(),
+            SEEDS.len(),
+            one.simulated_seconds,
+            one.operations,
+            one.trace_events,
+            one.trace_hash
+        );
+    }
+    println!(
+        "\n{:<36}{}",
+        "median (lowest to highest)",
+        if builds.len() > 1 { "before, after, times" } else { "" }
+    );
+    for (name, rate) in RATES {
+        let spreads: Vec<Spread> = builds.iter().map(|build| Spread::of(&build.repetitions, rate)).collect();
+        let columns: Vec<String> = spreads.iter().map(ToString::to_string).collect();
+        let times = match spreads.as_slice() {
+            [before, after] => format!("{:>8.2}x", after.median / before.median),
+            _ => String::new(),
+        };
+        println!("{name:<36}{}{times}", columns.join(""));
+    }
+}
+
+/// A number over all repetitions.
+struct Spread {
+    lowest: f64,
+    median: f64,
+    highest: f64,
+}
+
+impl Spread {
+    fn of(repetitions: &[Repetition], rate: fn(&Repetition) -> f64) -> Spread {
+        let mut numbers: Vec<f64> = repetitions.iter().map(rate).collect();
+        numbers.sort_by(f64::total_cmp);
+        let median = (numbers[(numbers.len() - 1) / 2] + numbers[numbers.len() / 2]) / 2.0;
+        Spread { lowest: numbers[0], median, highest: numbers[numbers.len() - 1] }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = if self.highest < 100.0 { 2 } else { 0 };
+        let text =
+            format!("{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.lowest, self.highest);
+        write!(f, "{text:>30}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_between_lowest_and_highest() {
+        let one = |wall_seconds| Repetition { wall_seconds, ..Repetition::default() };
+        let spread = Spread::of(&[one(4.0), one(1.0), one(2.0), one(3.0)], |one| one.wall_seconds);
+        assert_eq!((spread.lowest, spread.median, spread.highest), (1.0, 2.5, 4.0));
+    }
+}
