@@ -31,8 +31,8 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
     let run = Run::new(seed, manner.verbose);
     let panicked = watch_for_panics(&run);
     let inside = run.clone();
-    #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
     let unsteady = manner.unsteady;
+    #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
     let thread = std::thread::spawn(move || simulate(scenario, inside, unsteady));
     let (report, timeline) = match (thread.join(), panicked.get()) {
         (Ok(trace), _) => report(scenario, &run, trace, None),
@@ -50,6 +50,11 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
         write_timeline(file, &timeline);
     }
     report
+}
+
+fn words_of(payload: &dyn std::any::Any) -> String {
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 /// A place in a dependency without the path to where this machine keeps them.
@@ -76,7 +81,7 @@ fn watch_for_panics(run: &Arc<Run>) -> Arc<OnceLock<Panic>> {
             run.now();
             run.take_markers();
             Panic {
-                words: panic.payload_as_str().unwrap_or("no message").to_owned(),
+                words: words_of(panic.payload()),
                 place: panic.location().map_or_else(|| "nowhere".into(), ToString::to_string),
                 trace: trace::snapshot(),
             }
