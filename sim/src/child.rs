@@ -96,7 +96,7 @@ fn report(scenario: &Scenario, run: &Run, trace: Trace) -> Report {
         }
     });
     let mut situations = run.situations();
-    situations.insert("terms with a leader".into(), run.with_leaders(|leaders| leaders.terms() as u64));
+    situations.insert("terms with a leader".into(), run.with_logs(|logs| logs.terms() as u64));
     Report {
         scenario: scenario.name.to_owned(),
         seed: run.seed,

@@ -9,7 +9,7 @@ use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::history::{Answer, Entry, Outcome};
 use crate::judges::replicas::{self, Replica};
-use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, state_machine, stops};
+use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, stops};
 use crate::run::Run;
 
 /// After all faults are undone: one leader, a fresh write, all nodes level, within this.
@@ -31,6 +31,7 @@ pub async fn end(cluster: &Cluster) {
             }
             Err(finding) => run.find(finding),
         }
+        crate::watch::look_at_disks(cluster);
     }
     judge(&run);
 }
@@ -41,13 +42,9 @@ pub fn judge(run: &Run) {
         let mut findings = linearizability::judge(operations);
         findings.extend(revisions::judge(operations, ledger));
         findings.extend(exactly_once::judge(operations, ledger));
-        findings.extend(state_machine::judge(ledger));
         findings
     });
-    findings.extend(run.with_leaders(|leaders| leaders.judge()));
     findings.extend(stops::judge(&run.stops()));
-    let known = run.findings();
-    findings.retain(|finding| !known.contains(finding));
     findings.into_iter().for_each(|finding| run.find(finding));
 }
 

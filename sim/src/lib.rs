@@ -3,7 +3,7 @@
 //! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums up, `child`
 //! is one run, `scenarios` and `chaos` say what happens in it, `ending` brings every run to the same end,
 //! `cluster` does things to nodes, `workload` and `client` do things through them, `run` keeps the record,
-//! `judges` look at it. What is pure (`history`, `ledger`, `world`, the judges) is tested without a simulator.
+//! `judges` look at it. What is pure (`history`, `ledger`, `logs`, `world`, the judges) is tested without a simulator.
 //!
 //! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
 //! except the observer that hears what is applied.
@@ -24,6 +24,7 @@ pub mod ending;
 pub mod history;
 pub mod judges;
 pub mod ledger;
+pub mod logs;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;
@@ -32,6 +33,8 @@ pub mod runner;
 #[cfg(madsim)]
 pub mod scenarios;
 pub mod values;
+#[cfg(madsim)]
+pub mod watch;
 #[cfg(madsim)]
 pub mod workload;
 pub mod world;

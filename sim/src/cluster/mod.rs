@@ -66,6 +66,10 @@ struct State {
 /// A host that runs a node, or could.
 struct Host {
     disk: SimDisk,
+    /// Rises with every disk that is lost.
+    disks: u64,
+    /// How often the disk had been tampered with when the node was started last.
+    tampered: u64,
     config: NodeConfig,
     power: Power,
     /// It runs a node of another cluster, which is not judged with this one.
@@ -172,8 +176,17 @@ impl Cluster {
             write: world.write_latency.clone(),
             sync: world.sync_latency.clone(),
         }));
-        let host =
-            Host { disk, config, power: Power::Off, outsider: false, life: 0, stop: None, cause: None };
+        let host = Host {
+            disk,
+            disks: 1,
+            tampered: 0,
+            config,
+            power: Power::Off,
+            outsider: false,
+            life: 0,
+            stop: None,
+            cause: None,
+        };
         state.nodes.insert(name.to_owned(), host);
     }
 
@@ -206,6 +219,16 @@ impl Cluster {
         let state = self.state();
         let on = |host: &Host| host.power != Power::Off;
         state.nodes.iter().filter(|(_, host)| on(host)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The configuration of a node's next start.
+    pub fn config(&self, name: &str) -> NodeConfig {
+        self.host(&mut self.state(), name).config.clone()
+    }
+
+    /// What a node said of itself last.
+    pub fn last_status(&self, name: &str) -> Option<NodeStatus> {
+        self.state().statuses.get(name).cloned()
     }
 
     /// The disk of a node, for faults that are aimed.
@@ -241,9 +264,11 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         host.stop = Some(stop);
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
-        let observer = NodeObserver::new(name, self.0.run.clone());
+        let tampered = host.disk.counts().tampered;
+        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered;
+        let disk_name = format!("{name}'s disk {}", host.disks);
+        let observer = NodeObserver::new(name, disk_name, is_tampered, self.0.run.clone());
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
-        self.0.run.with_ledger(|ledger| ledger.started(name));
         let options = Options { observer };
         // A restart makes a fresh host: everything of the old process is gone.
         Handle::current().restart(id);
@@ -281,6 +306,7 @@ impl Cluster {
         }
         host.disk.kill();
         Handle::current().kill(id);
+        self.0.run.with_logs(|logs| logs.ended(name));
         drop(state);
         match end {
             Ok(()) if was_asked => self.0.run.tell(format!("{name} has stopped")),
@@ -350,6 +376,7 @@ impl Cluster {
         host.power = Power::Off;
         host.stop = None;
         Handle::current().kill(id);
+        self.0.run.with_logs(|logs| logs.ended(name));
         was_running
     }
 
@@ -458,7 +485,10 @@ impl Cluster {
     pub fn wipe(&self, name: &str) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         self.disk(name).wipe();
-        self.state().lost_disks += 1;
+        let mut state = self.state();
+        self.host(&mut state, name).disks += 1;
+        state.lost_disks += 1;
+        drop(state);
         self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
     }
 
@@ -563,14 +593,7 @@ impl Cluster {
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
         if status.role == "leader" && !outsider {
             let now = self.0.run.now();
-            let fresh = self.0.run.with_leaders(|leaders| {
-                let before = leaders.terms();
-                leaders.observe(status.term, &status.name, status.node_id, now);
-                leaders.terms() > before
-            });
-            if fresh {
-                self.0.run.tell(format!("{} leads term {}", status.name, status.term));
-            }
+            self.0.run.with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
         }
         self.state().statuses.insert(name.to_owned(), status.clone());
         Some(status)
@@ -627,6 +650,7 @@ impl Cluster {
 impl Shared {
     /// Asks every running node how it is, for ever.
     fn watch(&self, cluster: Cluster) {
+        let cluster_to_watch = cluster.clone();
         let guard = rt::task::spawn_guarded(async move {
             loop {
                 for name in cluster.running() {
@@ -640,7 +664,10 @@ impl Shared {
                 rt::sleep(MONITOR_PAUSE).await;
             }
         });
-        self.state.lock().expect("no code panics while it holds this lock").supervisors.push(guard);
+        let looking = rt::task::spawn_guarded(crate::watch::watch(cluster_to_watch));
+        let supervisors =
+            &mut self.state.lock().expect("no code panics while it holds this lock").supervisors;
+        supervisors.extend([guard, looking]);
     }
 }
 
