@@ -3,12 +3,12 @@
 //! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums up, `child`
 //! is one run, `scenarios` and `chaos` say what happens in it, `ending` brings every run to the same end,
 //! `cluster` does things to nodes, `workload` and `client` do things through them, `run` keeps the record,
-//! `judges` look at it. What is pure (`history`, `ledger`, `logs`, `world`, the judges) is tested without a simulator.
+//! `judges` look at it, `watch` lets them look while it goes on. What is pure (`chaos::schedule`, `history`, `ledger`,
+//! `logs`, `world`, the judges) is tested without a simulator.
 //!
 //! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
 //! except the observer that hears what is applied.
 
-#[cfg(madsim)]
 pub mod chaos;
 #[cfg(madsim)]
 pub mod child;

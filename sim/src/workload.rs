@@ -46,7 +46,7 @@ impl Workload {
         let workers = (0..world.clients)
             .map(|number| {
                 let mut dice = Dice::new(cluster.run().seed, &format!("client {number}"));
-                let sessions = dice.chance(world.sessions);
+                let sessions = dice.chance(world.workload.sessions);
                 let client = SimClient::new(cluster, nodes, world.patience, sessions);
                 let worker = Worker {
                     client,

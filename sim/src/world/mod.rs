@@ -3,129 +3,16 @@
 //! Swarm testing: each seed leaves some faults out altogether, so that some runs are calm enough to find what storms
 //! hide. Pure: drawing a world starts nothing.
 
+mod kinds;
+mod mix;
+
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
 use crate::dice::Dice;
-
-/// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FaultKind {
-    /// One direction of one link is cut.
-    OneWayCut,
-    /// One link is cut.
-    TwoWayCut,
-    /// A node is cut off from all others; clients may still reach it.
-    IsolateNode,
-    /// The leader is cut off from all others; clients still reach it.
-    IsolateLeader,
-    /// The nodes fall into two groups.
-    Split,
-    /// Answers of a node no longer reach one client.
-    MuteNode,
-    /// A process dies; what it wrote stays in the page cache.
-    Kill,
-    /// The leader's process dies.
-    KillLeader,
-    /// Power fails on one machine.
-    PowerLoss,
-    /// Power fails on all machines at once.
-    PowerLossOfAll,
-    /// Power fails on one machine just before a sync.
-    PowerLossAtSync,
-    /// Power fails on all machines just before a sync on one of them; they come back one by one.
-    PowerLossOfAllAtSync,
-    /// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at
-    /// once.
-    PowerLossOfSlowLeader,
-    /// A disk becomes slow for a while.
-    SlowDisk,
-    /// Processes die during elections and are back at once, several times in a row.
-    RestartVoters,
-    /// A sync fails, and the node stops by it.
-    FailedSync,
-    /// A disk is lost for good, once in a run; its node comes back under its name.
-    WipedDisk,
-    /// A node joins, once in a run.
-    Newcomer,
-    /// An operator hands leadership to somebody else.
-    Transfer,
-    /// An operator has a node write a snapshot.
-    Snapshot,
-    /// A node is asked to stop.
-    Stop,
-    /// A node stands still for a while.
-    Pause,
-    /// The leader stands still for a while.
-    PauseLeader,
-}
-
-impl FaultKind {
-    /// All of them.
-    pub const ALL: [FaultKind; 23] = [
-        FaultKind::OneWayCut,
-        FaultKind::TwoWayCut,
-        FaultKind::IsolateNode,
-        FaultKind::IsolateLeader,
-        FaultKind::Split,
-        FaultKind::MuteNode,
-        FaultKind::Kill,
-        FaultKind::KillLeader,
-        FaultKind::PowerLoss,
-        FaultKind::PowerLossOfAll,
-        FaultKind::PowerLossAtSync,
-        FaultKind::PowerLossOfAllAtSync,
-        FaultKind::PowerLossOfSlowLeader,
-        FaultKind::SlowDisk,
-        FaultKind::RestartVoters,
-        FaultKind::FailedSync,
-        FaultKind::WipedDisk,
-        FaultKind::Newcomer,
-        FaultKind::Transfer,
-        FaultKind::Snapshot,
-        FaultKind::Stop,
-        FaultKind::Pause,
-        FaultKind::PauseLeader,
-    ];
-
-    /// As people call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            FaultKind::OneWayCut => "one-way cut",
-            FaultKind::TwoWayCut => "two-way cut",
-            FaultKind::IsolateNode => "isolated node",
-            FaultKind::IsolateLeader => "isolated leader",
-            FaultKind::Split => "split",
-            FaultKind::MuteNode => "answers lost",
-            FaultKind::Kill => "kill",
-            FaultKind::KillLeader => "kill of the leader",
-            FaultKind::PowerLoss => "power loss",
-            FaultKind::PowerLossOfAll => "power loss of all",
-            FaultKind::PowerLossAtSync => "power loss at a sync",
-            FaultKind::PowerLossOfAllAtSync => "power loss of all at a sync",
-            FaultKind::PowerLossOfSlowLeader => "power loss of a slow leader",
-            FaultKind::SlowDisk => "slow disk",
-            FaultKind::RestartVoters => "restarts during elections",
-            FaultKind::FailedSync => "failed sync",
-            FaultKind::WipedDisk => "wiped disk",
-            FaultKind::Newcomer => "newcomer",
-            FaultKind::Transfer => "transfer",
-            FaultKind::Snapshot => "snapshot",
-            FaultKind::Stop => "stop",
-            FaultKind::Pause => "pause",
-            FaultKind::PauseLeader => "pause of the leader",
-        }
-    }
-
-    fn weight(self) -> u32 {
-        match self {
-            FaultKind::Kill | FaultKind::PowerLoss | FaultKind::IsolateLeader | FaultKind::KillLeader => 3,
-            FaultKind::PowerLossOfAll | FaultKind::FailedSync | FaultKind::Stop | FaultKind::SlowDisk => 1,
-            _ => 2,
-        }
-    }
-}
+pub use kinds::FaultKind;
+pub use mix::{Doing, WorkloadMix};
 
 /// What a seed drew.
 #[derive(Debug, Clone)]
@@ -154,8 +41,8 @@ pub struct World {
     pub think_time: Range<Duration>,
     /// How long a client waits for one operation.
     pub patience: Duration,
-    /// Share of clients whose writes belong to a session.
-    pub sessions: f64,
+    /// What they do.
+    pub workload: WorkloadMix,
     /// How long faults rage.
     pub faults_last: Duration,
     /// Between the beginnings of two faults.
@@ -190,7 +77,7 @@ impl World {
             keys: 6,
             think_time: millis(1..60),
             patience: Duration::from_secs(3),
-            sessions: 0.7,
+            workload: WorkloadMix::default(),
             faults_last: Duration::ZERO,
             fault_pause: millis(500..2_500),
             fault_length: millis(200..4_000),
@@ -207,15 +94,16 @@ impl World {
         let faults: Vec<(FaultKind, u32)> = loop {
             let share = *dice.one_of(&[0.25, 0.5, 0.9]);
             let drawn: Vec<_> = FaultKind::ALL
-                .into_iter()
+                .iter()
                 .filter(|_| dice.chance(share))
-                .map(|kind| (kind, kind.weight()))
+                .map(|kind| (*kind, kind.weight()))
                 .collect();
             if drawn.len() > 1 {
                 break drawn;
             }
         };
         let busy = dice.chance(0.5);
+        let keys = dice.within(2..9);
         let heartbeat = Duration::from_millis(if slow_network { 200 } else { dice.within(60..150) });
         World {
             nodes: *dice.weighted(&[(3, 3), (5, 2)]),
@@ -227,10 +115,10 @@ impl World {
             election: heartbeat * dice.within(4..8) as u32,
             snapshot_entries: *dice.one_of(&[100, 300, 1_000, 5_000]),
             clients: dice.within(3..6) as u32,
-            keys: dice.within(2..9),
+            keys,
             think_time: if busy { millis(1..25) } else { millis(5..100) },
             patience: Duration::from_millis(dice.within(800..4_000)),
-            sessions: *dice.one_of(&[0.5, 0.8, 1.0]),
+            workload: WorkloadMix::draw(seed, keys),
             faults_last: Duration::from_secs(dice.within(30..40)),
             fault_pause: if dice.chance(0.5) { millis(300..1_500) } else { millis(1_000..5_000) },
             fault_length: if dice.chance(0.5) { millis(100..2_000) } else { millis(500..6_000) },
@@ -256,12 +144,8 @@ impl fmt::Display for World {
         )?;
         write!(
             f,
-            "{} clients on {} keys, think {:?}, wait {:?}, {:.0}% with sessions",
-            self.clients,
-            self.keys,
-            self.think_time,
-            self.patience,
-            self.sessions * 100.0
+            "{} clients on {} keys, think {:?}, wait {:?}: {}",
+            self.clients, self.keys, self.think_time, self.patience, self.workload
         )?;
         if self.faults.is_empty() {
             return Ok(());

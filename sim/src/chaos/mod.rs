@@ -1,0 +1,24 @@
+//! Chaos: clients at work while a seed's faults rage, for as long as the seed says.
+//!
+//! `schedule` draws which faults strike when, `reduction` says which of them a shrunk run leaves out, `play` lets the
+//! run pass, `strike` does one fault; the faults themselves stand in a file for each family. Faults overlap freely and
+//! may take the quorum away: safety must hold whatever happens. Each fault is undone after a while; what is still
+//! broken at the end is repaired by the ending that all runs share.
+
+#[cfg(madsim)]
+mod disk;
+#[cfg(madsim)]
+mod network;
+#[cfg(madsim)]
+mod operator;
+#[cfg(madsim)]
+mod play;
+#[cfg(madsim)]
+mod power;
+pub mod reduction;
+pub mod schedule;
+#[cfg(madsim)]
+mod strike;
+
+#[cfg(madsim)]
+pub use play::play;

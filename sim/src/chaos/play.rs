@@ -1,0 +1,79 @@
+//! One run of chaos: the cluster forms, clients set to work, the schedule strikes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::rt;
+use mokv::rt::task::TaskGuard;
+
+use super::reduction::Reduction;
+use super::schedule::{self, FEWEST_OPERATIONS, LONGER};
+use super::strike::Strike;
+use crate::cluster::Cluster;
+use crate::run::Run;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// How long the cluster has to form before faults begin.
+const FORMING: Duration = Duration::from_secs(30);
+/// Between two looks at whether enough was answered.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Plays the chaos of the run's seed.
+///
+/// # Errors
+/// In words, if the cluster does not even form.
+///
+/// # Panics
+/// If the reduction in the environment cannot be read: that is no run of anything.
+pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
+    let reduction = Reduction::from_environment().unwrap_or_else(|words| panic!("{words}"));
+    let mut world = World::draw(run.seed);
+    reduction.shrink(&mut world);
+    let shown = if reduction.is_empty() { String::new() } else { format!("\nreduced: {reduction}") };
+    run.set_world(format!("{world}{shown}"));
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    cluster.start_all();
+    let nodes = cluster.names();
+    cluster.wait_for_leader(&nodes, FORMING).await?;
+    let workload = Workload::start(&cluster, &nodes);
+    let before = rt::now();
+    rage(&cluster, &reduction).await;
+    run.add_fault_time(rt::now() - before);
+    cluster.heal_network();
+    workload.stop().await;
+    Ok(cluster)
+}
+
+/// Lets the schedule strike, each fault in a task of its own.
+async fn rage(cluster: &Cluster, reduction: &Reduction) {
+    let began = rt::now();
+    let world = cluster.world();
+    let goes_on = || {
+        let lasted = rt::now() - began;
+        let says_little = || reduction.until.is_none() && cluster.run().answered() < FEWEST_OPERATIONS;
+        !cluster.run().is_broken()
+            && (lasted < world.faults_last || (lasted < world.faults_last + LONGER && says_little()))
+    };
+    let mut schedule = schedule::draw(world, cluster.run().seed).into_iter();
+    let mut next = schedule.find(|planned| reduction.keeps(planned));
+    let mut strikes: Vec<TaskGuard<()>> = Vec::new();
+    while goes_on() {
+        // The last look of a run that is long enough comes when its time is over, not later.
+        let lasted = rt::now() - began;
+        let left = world.faults_last.saturating_sub(lasted);
+        let look_again = lasted + if left.is_zero() { LOOK_AGAIN } else { LOOK_AGAIN.min(left) };
+        match next.take_if(|planned| planned.after < look_again) {
+            Some(planned) => {
+                rt::sleep_until(began + planned.after).await;
+                strikes.push(Strike::new(cluster, &planned).begin());
+                next = schedule.find(|planned| reduction.keeps(planned));
+            }
+            None => rt::sleep_until(began + look_again).await,
+        }
+    }
+    // Whatever is under way is broken off, and left to the common ending to repair.
+    drop(strikes);
+    cluster.names().iter().for_each(|name| cluster.mend_disk(name));
+}
