@@ -10,6 +10,7 @@ use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 use mokv::rt::trace::{self, Trace};
 
+use crate::history_file;
 use crate::judges::Finding;
 use crate::report::{Report, Verdict};
 use crate::run::Run;
@@ -38,7 +39,13 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
     let inside = run.clone();
     #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
     let thread = std::thread::spawn(move || simulate(scenario, inside, manner));
-    match thread.join() {
+    let joined = thread.join();
+    if let Some(file) = history_file::destination() {
+        #[allow(clippy::disallowed_methods)] // The simulation is over.
+        let written = std::fs::write(&file, run.with_history(history_file::write));
+        written.unwrap_or_else(|error| panic!("cannot write the history to {}: {error}", file.display()));
+    }
+    match joined {
         Ok(trace) => report(scenario, &run, trace),
         Err(panic) => {
             let words = panic

@@ -22,6 +22,8 @@ pub mod door;
 #[cfg(madsim)]
 pub mod ending;
 pub mod history;
+pub mod history_file;
+pub mod judge_check;
 pub mod judges;
 pub mod ledger;
 pub mod logs;

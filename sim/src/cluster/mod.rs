@@ -169,6 +169,9 @@ impl Cluster {
         config.storage.log_segment_bytes = 256 << 10;
         config.storage.log_cache_bytes = 64 << 10;
         config.limits.drain_timeout = Duration::from_secs(3);
+        if let Some(most) = world.workload.max_sessions {
+            config.initial_max_sessions = most;
+        }
         change(&mut config);
         let disk = SimDisk::new(self.0.run.seed ^ u64::from(number) << 48);
         disk.set_latency(Some(Latency {
@@ -563,7 +566,8 @@ impl Cluster {
         state.clients += 1;
         let number = state.clients;
         let name = format!("c{number}");
-        state.network.add(&name, [10, 0, 240, number as u8]);
+        let [.., high, low] = number.to_be_bytes();
+        state.network.add(&name, [10, 0, 240 + high, low]);
         (name, number)
     }
 
@@ -572,15 +576,22 @@ impl Cluster {
         self.state().network.address(host)
     }
 
-    /// Runs a future on a host.
+    /// Runs a future on a host. `None`: the host died before it was done.
     pub async fn on<T: Send + 'static>(
         &self,
         host: &str,
         future: impl Future<Output = T> + Send + 'static,
-    ) -> T {
+    ) -> Option<T> {
         let id = self.state().network.id(host);
         let host = Handle::current().get_node(id).expect("the host exists");
-        host.spawn(future).await.expect("clients' hosts live as long as the run")
+        host.spawn(future).await.ok()
+    }
+
+    /// A client's machine dies, with everything that it has under way.
+    pub fn kill_client(&self, host: &str) {
+        let id = self.state().network.id(host);
+        Handle::current().kill(id);
+        self.0.run.fault("client crash", format!("{host} dies"));
     }
 
     /// Asks a node how it is. `None`: it does not answer.

@@ -16,6 +16,8 @@ pub mod replicas;
 pub mod revisions;
 pub mod state_machine;
 pub mod stops;
+#[cfg(test)]
+pub mod testing;
 
 use std::fmt;
 

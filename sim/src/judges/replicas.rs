@@ -1,5 +1,7 @@
 //! Equal replicas: when nothing is under way any more, all nodes hold the same state at the same position.
 
+use std::collections::BTreeMap;
+
 use super::{Finding, Judgement};
 
 const NAME: &str = "equal replicas";
@@ -25,9 +27,10 @@ pub fn judge(replicas: &[Replica]) -> Judgement {
     for replica in replicas.iter().filter(|replica| replica.alarm) {
         findings.push(Finding::violation(NAME, format!("{} raises the digest alarm", replica.name)));
     }
-    for pair in replicas.windows(2) {
-        let (one, other) = (&pair[0], &pair[1]);
-        if one.applied == other.applied && one.digest != other.digest {
+    let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
+    for other in replicas {
+        let one = *first.entry(other.applied).or_insert(other);
+        if one.digest != other.digest {
             let words = format!(
                 "at log index {}, {} has the digest {} and {} has {}",
                 one.applied, one.name, one.digest, other.name, other.digest
@@ -57,6 +60,8 @@ mod tests {
         assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]).is_empty());
         assert!(!are_level(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]));
         assert_eq!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "bb")]).len(), 1);
+        let with_one_between = [replica("n1", 5, "aa"), replica("n2", 6, "cc"), replica("n3", 5, "bb")];
+        assert_eq!(judge(&with_one_between).len(), 1);
         assert_eq!(judge(&[Replica { alarm: true, ..replica("n1", 5, "aa") }]).len(), 1);
     }
 }

@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::history_file;
 use crate::report::Report;
 
 /// Runs at a time.
@@ -102,6 +103,10 @@ fn start(job: Job, verbose: bool, unsteady: bool) -> Running {
     if unsteady {
         command.arg("--unsteady");
     }
+    match history_file::destination() {
+        Some(file) if verbose => command.env(history_file::VARIABLE, file),
+        _ => command.env_remove(history_file::VARIABLE),
+    };
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(if verbose { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn().expect("a process can be started");

@@ -12,6 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::child;
+use crate::judge_check::{self, Opinion};
 use crate::report::{Report, Verdict};
 use crate::scenarios;
 use children::{Job, Outcome};
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
                 println!("{:<24} {}", scenario.name, scenario.about);
             }
             println!("{:<24} {}", determinism::NAME, determinism::ABOUT);
+            println!("{:<24} {}", judge_check::NAME, judge_check::ABOUT);
             ExitCode::SUCCESS
         }
         Command::Child { scenario, seed, manner } => {
@@ -53,7 +55,7 @@ pub fn main() -> ExitCode {
 
 fn play(options: &Options) -> ExitCode {
     let jobs = plan(options);
-    if jobs.is_empty() && !options.wants(determinism::NAME) {
+    if jobs.is_empty() && !options.wants(determinism::NAME) && !options.wants(judge_check::NAME) {
         eprintln!("nothing matches; `list` shows what there is");
         return ExitCode::from(2);
     }
@@ -74,6 +76,17 @@ fn play(options: &Options) -> ExitCode {
     if options.wants(determinism::NAME) && options.seed.is_none() {
         progress.note("determinism: the same seeds once more, in other processes");
         summary.add_checks(determinism::check(summary.hashes()));
+    }
+    if options.wants(judge_check::NAME) && options.seed.is_none() {
+        progress.note("second opinion: porcupine judges histories, too");
+        let check = |name: String, failure| vec![determinism::Check { name, failure }];
+        match judge_check::check() {
+            Opinion::Agrees(words) => {
+                summary.add_checks(check(format!("{}: {words}", judge_check::NAME), None))
+            }
+            Opinion::Differs(words) => summary.add_checks(check(judge_check::NAME.into(), Some(words))),
+            Opinion::Missing(words) => println!("skipped   {}: {words}", judge_check::NAME),
+        }
     }
     progress.clear();
     summary.print();

@@ -1,7 +1,7 @@
 //! What the user wants, from arguments and environment. Arguments win.
 
 use crate::child::Manner;
-use crate::scenarios;
+use crate::{judge_check, scenarios};
 
 /// Printed for --help.
 pub const HELP: &str = "\
@@ -14,6 +14,8 @@ Plays whole clusters in a deterministic simulation.
   --seed N         only this seed, told in detail      (MOKV_SEED)
   --seeds N        this many chaos seeds, 50 by default (MOKV_SEEDS)
   --first-seed N   the first chaos seed, 1 by default  (MOKV_FIRST_SEED)
+
+  --history FILE   with a seed: what clients asked and heard, as JSON lines (MOKV_HISTORY)
 
   MOKV_SCENARIO=NAME   only the scenario of exactly this name
   MOKV_LOG=mokv=debug  the nodes' own logs, in simulated time
@@ -105,6 +107,7 @@ pub fn read(
             "list" | "--list" => options.command = Command::List,
             "--seed" => options.seed = Some(value()?),
             "--seeds" => options.seeds = value()?,
+            "--history" => drop(arguments.next().ok_or("--history needs a file")?),
             "--first-seed" => options.first_seed = value()?,
             // What cargo passes to every test program.
             "--nocapture" | "--no-capture" | "--quiet" | "-q" | "--show-output" => {}
@@ -115,6 +118,7 @@ pub fn read(
     if let Some(name) = &options.exactly
         && scenarios::find(name).is_none()
         && name != super::determinism::NAME
+        && name != judge_check::NAME
     {
         return Err(format!("there is no scenario '{name}'; `list` shows what there is"));
     }

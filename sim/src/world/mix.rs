@@ -60,6 +60,10 @@ pub struct WorkloadMix {
     pub client_crashes: f64,
     /// Keys asked for in one page of a list; 0: as many as the server likes.
     pub page: u32,
+    /// Most operations that a client has under way at a time.
+    pub in_flight: u64,
+    /// Most sessions that the cluster keeps: with fewer than there are clients, some lose theirs. `None`: enough.
+    pub max_sessions: Option<u64>,
 }
 
 impl Default for WorkloadMix {
@@ -76,6 +80,8 @@ impl Default for WorkloadMix {
             sessions: 0.7,
             client_crashes: 0.0,
             page: 0,
+            in_flight: 1,
+            max_sessions: None,
         }
     }
 }
@@ -90,6 +96,8 @@ impl WorkloadMix {
             hot: *dice.one_of(&[0.0, 0.4, 0.4, 0.8]),
             client_crashes: *dice.one_of(&[0.0, 0.0, 0.002, 0.01]),
             page: *dice.one_of(&[0, 0, 1, 3]),
+            in_flight: *dice.one_of(&[1, 1, 4, 12]),
+            max_sessions: *dice.one_of(&[None, None, None, Some(2)]),
             ..WorkloadMix::default()
         };
         if dice.chance(0.3) {
@@ -125,6 +133,15 @@ impl fmt::Display for WorkloadMix {
             self.sessions * 100.0,
             self.client_crashes * 100.0
         )?;
-        if self.page > 0 { write!(f, "; pages of {}", self.page) } else { Ok(()) }
+        if self.page > 0 {
+            write!(f, "; pages of {}", self.page)?;
+        }
+        if self.in_flight > 1 {
+            write!(f, "; up to {} at a time", self.in_flight)?;
+        }
+        match self.max_sessions {
+            Some(most) => write!(f, "; {most} sessions at most"),
+            None => Ok(()),
+        }
     }
 }
