@@ -89,11 +89,11 @@ impl SimClient {
 
     /// Reads all keys of a prefix.
     pub async fn list(&self, prefix: &str, stale: bool) -> Outcome {
-        self.list_in_pages(prefix, stale, 0).await
+        self.list_in_pages(prefix, stale, 0, Duration::ZERO).await
     }
 
-    /// Reads all keys of a prefix at one revision, so many with each request; 0: all with one.
-    pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64) -> Outcome {
+    /// Reads all keys of a prefix at one revision, so many with each request, with a pause between; 0: all with one.
+    pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64, pause: Duration) -> Outcome {
         /// Longer lists are read in fewer, larger pages.
         const MOST_PAGES: u32 = 8;
         let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
@@ -128,6 +128,7 @@ impl SimClient {
                     Some((last, _)) if !is_last => options.start_after = last.clone().into(),
                     _ => break,
                 }
+                rt::sleep(pause).await;
             }
             Ok(Answer::Listed { revision: options.at_revision, entries })
         })

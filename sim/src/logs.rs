@@ -4,12 +4,13 @@
 //! and handed to the judges of Raft's own properties, at the moment they happen. Knows no node: reports are plain
 //! values. A node is its id, not its name: a disk that was lost comes back as another node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::history::Nanos;
 use crate::judges::election::Leaders;
 use crate::judges::leader_completeness::LeaderCompleteness;
 use crate::judges::log_matching::LogMatching;
+use crate::judges::members::Members;
 use crate::judges::node_ids::NodeIds;
 use crate::judges::promises::Promises;
 use crate::judges::{Finding, Judgement};
@@ -140,6 +141,9 @@ pub struct Logs {
     completeness: LeaderCompleteness,
     promises: Promises,
     ids: NodeIds,
+    members: Members,
+    /// The node that ran last on a host.
+    last_on_host: BTreeMap<String, u64>,
     /// Log index and value of the newest bound.
     most_sessions: Option<(u64, u64)>,
     findings: Judgement,
@@ -150,6 +154,7 @@ impl Logs {
     /// on it, so that no promise binds the node any more.
     pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64, found: Found) {
         self.on_host.insert(host.to_owned(), id);
+        self.last_on_host.insert(host.to_owned(), id);
         self.findings.extend(self.ids.opened(host, disk, tampered, id));
         let node = self.nodes.entry(id).or_default();
         if tampered {
@@ -240,9 +245,20 @@ impl Logs {
         self.findings.extend(self.completeness.committed(host, at, known_by));
     }
 
-    /// The members of the cluster, as an applied entry says.
-    pub fn members(&mut self, index: u64, ids: Vec<u64>) {
+    /// The voters and all members of the cluster, as an applied entry says. Two sets of voters: a change is half done.
+    pub fn members(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, ids: BTreeSet<u64>) {
+        self.findings.extend(self.members.changed(index, voters, &ids));
         self.findings.extend(self.ids.members(index, ids));
+    }
+
+    /// The node that ran last on a host may leave the members: it was removed, or its disk is lost.
+    pub fn may_go(&mut self, host: &str) {
+        self.last_on_host.get(host).into_iter().for_each(|id| self.members.may_go(*id));
+    }
+
+    /// Whether no change of the members is half done, as far as any node has applied.
+    pub fn members_are_settled(&self) -> bool {
+        self.members.are_settled()
     }
 
     /// A node id was buried by an applied entry.

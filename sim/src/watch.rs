@@ -10,7 +10,7 @@ use mokv::rt;
 
 use crate::cluster::{Cluster, Power};
 use crate::judges::footprint::{self, Bounds, Footprint};
-use crate::judges::{exactly_once, revisions};
+use crate::judges::{Finding, exactly_once, linearizability, revisions};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -53,6 +53,9 @@ fn look_at_answers(cluster: &Cluster) {
     let findings = run.with_evidence(|operations, ledger| {
         let mut findings = revisions::judge(operations, ledger);
         findings.extend(exactly_once::judge(operations, ledger));
+        findings.extend(linearizability::judge(operations));
+        // What is undecided now is decided at the end.
+        findings.retain(|finding| matches!(finding, Finding::Violation { .. }));
         findings
     });
     findings.into_iter().for_each(|finding| run.find(finding));

@@ -32,6 +32,8 @@ const SELDOM_SHARE: f64 = 0.06;
 const MANY_AT_ONCE: f64 = 0.15;
 /// Share of sets with a value as long as may be, and of sets with one that is a byte too long.
 const LONGEST: f64 = 0.004;
+/// A reader of a long list takes so long over a page.
+const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 /// So long after its last request a client dies.
 const DYING: std::ops::Range<Duration> = Duration::ZERO..Duration::from_millis(30);
 
@@ -135,6 +137,7 @@ struct Task {
     condition: u64,
     size: usize,
     page: u64,
+    pause: Duration,
 }
 
 struct Worker {
@@ -204,7 +207,8 @@ impl Worker {
         };
         // What is seldom touched is a long list.
         let page = u64::from(mix.page) * if is_seldom { 16 } else { 1 };
-        Task { doing, key, writes, condition, size, page }
+        let pause = if is_list && page > 0 { self.dice.time(READING) } else { Duration::ZERO };
+        Task { doing, key, writes, condition, size, page, pause }
     }
 }
 
@@ -214,7 +218,7 @@ async fn carry_out(
     shared: Arc<Shared>,
     seen: Arc<Mutex<BTreeMap<String, u64>>>,
 ) {
-    let Task { doing, key, writes, condition, size, page } = task;
+    let Task { doing, key, writes, condition, size, page, pause } = task;
     let outcome = match doing {
         Doing::Set => client.set(&key, None, size).await.1,
         Doing::SetIf => client.set(&key, Some(condition), size).await.1,
@@ -222,8 +226,8 @@ async fn carry_out(
         Doing::DeleteIf => client.delete(&key, Some(condition)).await,
         Doing::Get => client.get(&key, false).await,
         Doing::StaleGet => client.get(&key, true).await,
-        Doing::List => client.list_in_pages(&key, false, page).await,
-        Doing::StaleList => client.list_in_pages(&key, true, page).await,
+        Doing::List => client.list_in_pages(&key, false, page, pause).await,
+        Doing::StaleList => client.list_in_pages(&key, true, page, pause).await,
     };
     if let Some(slot) = writes {
         shared.end_write(slot, &key, outcome == Outcome::Unknown);

@@ -492,7 +492,13 @@ impl Cluster {
         self.host(&mut state, name).disks += 1;
         state.lost_disks += 1;
         drop(state);
+        self.may_go(name);
         self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
+    }
+
+    /// An operator removes the node, or its disk is lost: it may leave the members.
+    pub fn may_go(&self, name: &str) {
+        self.0.run.with_logs(|logs| logs.may_go(name));
     }
 
     /// Nodes whose disk was lost so far: more than a minority is more than any cluster can bear.

@@ -73,7 +73,8 @@ impl Observer for NodeObserver {
             logs.applied(&self.host, place(at), hash);
             match Command::decode(payload) {
                 Ok(Command::Membership(members)) => {
-                    logs.members(at.index, members.nodes.keys().copied().collect());
+                    let voters = members.voter_sets.iter().map(|set| set.ids.iter().copied().collect());
+                    logs.members(at.index, voters.collect(), members.nodes.keys().copied().collect());
                 }
                 Ok(Command::Tombstone { node_id, .. }) => logs.buried(at.index, node_id),
                 Ok(Command::Configure { max_sessions: Some(most), .. }) => {

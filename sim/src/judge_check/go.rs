@@ -32,7 +32,7 @@ pub enum Opinion {
 /// Compares the two.
 pub fn check() -> Opinion {
     if !has_go() {
-        let words = "there is no Go here to build porcupine with; install Go 1.24 or later".to_owned();
+        let words = "there is no Go here to build porcupine with; install Go 1.18 or later".to_owned();
         let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
         return if must { Opinion::Differs(words) } else { Opinion::Missing(words) };
     }

@@ -10,6 +10,7 @@ pub mod footprint;
 pub mod leader_completeness;
 pub mod linearizability;
 pub mod log_matching;
+pub mod members;
 pub mod node_ids;
 pub mod promises;
 pub mod replicas;

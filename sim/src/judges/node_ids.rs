@@ -65,11 +65,11 @@ impl NodeIds {
     }
 
     /// An applied entry names the members. Nodes apply the same entries at different times.
-    pub fn members(&mut self, index: u64, ids: Vec<u64>) -> Option<Finding> {
+    pub fn members(&mut self, index: u64, ids: BTreeSet<u64>) -> Option<Finding> {
         if index <= self.members.0 && self.members.0 > 0 {
             return None;
         }
-        let (_, before) = std::mem::replace(&mut self.members, (index, ids.into_iter().collect()));
+        let (_, before) = std::mem::replace(&mut self.members, (index, ids));
         let returned =
             |id: &&u64| !before.contains(id) && self.buried.get(id).is_some_and(|buried| *buried < index);
         let id = self.members.1.iter().find(returned)?;
@@ -97,11 +97,11 @@ mod tests {
     #[test]
     fn a_buried_id_may_still_vote_but_never_returns() {
         let mut ids = NodeIds::default();
-        assert_eq!(ids.members(1, vec![7, 8, 9]), None);
+        assert_eq!(ids.members(1, BTreeSet::from([7, 8, 9])), None);
         ids.buried(5, 9);
-        assert_eq!(ids.members(6, vec![7, 8, 9, 10]), None, "it has not left yet");
-        assert_eq!(ids.members(7, vec![7, 8, 10]), None);
-        assert_eq!(ids.members(6, vec![7, 8, 9, 10]), None, "another node applies it later");
-        assert!(ids.members(9, vec![7, 8, 9, 10]).is_some());
+        assert_eq!(ids.members(6, BTreeSet::from([7, 8, 9, 10])), None, "it has not left yet");
+        assert_eq!(ids.members(7, BTreeSet::from([7, 8, 10])), None);
+        assert_eq!(ids.members(6, BTreeSet::from([7, 8, 9, 10])), None, "another node applies it later");
+        assert!(ids.members(9, BTreeSet::from([7, 8, 9, 10])).is_some());
     }
 }

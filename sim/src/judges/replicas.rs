@@ -19,6 +19,8 @@ pub struct Replica {
     pub digest: String,
     /// It says itself that digests differ.
     pub alarm: bool,
+    /// It takes part in elections.
+    pub votes: bool,
 }
 
 /// Judges what all nodes say.
@@ -41,9 +43,12 @@ pub fn judge(replicas: &[Replica]) -> Judgement {
     findings
 }
 
-/// Whether all of them are at the same place.
+/// Whether all of them vote and are at the same place.
 pub fn are_level(replicas: &[Replica]) -> bool {
-    replicas.windows(2).all(|pair| (pair[0].applied, pair[0].revision) == (pair[1].applied, pair[1].revision))
+    replicas.iter().all(|replica| replica.votes)
+        && replicas
+            .windows(2)
+            .all(|pair| (pair[0].applied, pair[0].revision) == (pair[1].applied, pair[1].revision))
 }
 
 #[cfg(test)]
@@ -51,7 +56,14 @@ mod tests {
     use super::*;
 
     fn replica(name: &str, applied: u64, digest: &str) -> Replica {
-        Replica { name: name.into(), applied, revision: applied, digest: digest.into(), alarm: false }
+        Replica {
+            name: name.into(),
+            applied,
+            revision: applied,
+            digest: digest.into(),
+            alarm: false,
+            votes: true,
+        }
     }
 
     #[test]
@@ -59,6 +71,7 @@ mod tests {
         assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "aa")]).is_empty());
         assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]).is_empty());
         assert!(!are_level(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]));
+        assert!(!are_level(&[replica("n1", 5, "aa"), Replica { votes: false, ..replica("n2", 5, "aa") }]));
         assert_eq!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "bb")]).len(), 1);
         let with_one_between = [replica("n1", 5, "aa"), replica("n2", 6, "cc"), replica("n3", 5, "bb")];
         assert_eq!(judge(&with_one_between).len(), 1);
