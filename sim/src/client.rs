@@ -144,7 +144,7 @@ impl SimClient {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.cluster.on(&self.host, call(self.client.clone())).await.expect("the client lives")
+        self.cluster.on(&self.host, call(self.client.clone())).await
     }
 
     /// Puts an operation on record that makes so many calls of the library.
@@ -158,7 +158,7 @@ impl SimClient {
         let writes = matches!(call, Call::Set { .. } | Call::Delete { .. });
         let ticket = self.run.invoked(self.number, key, call);
         let bound = self.patience * 2 * calls + GRACE;
-        let outcome = match self.cluster.on(&self.host, rt::timeout(bound, work)).await {
+        let outcome = match self.cluster.try_on(&self.host, rt::timeout(bound, work)).await {
             Some(Ok(result)) => outcome(result, writes),
             Some(Err(_)) => {
                 let words = format!(

@@ -497,6 +497,11 @@ impl Cluster {
         self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
     }
 
+    /// Somebody rewrote what lies on the disk of a node that is off: what the node promised before binds it no more.
+    pub fn tampered(&self, name: &str) {
+        self.host(&mut self.state(), name).tampered = u64::MAX;
+    }
+
     /// An operator removes the node, or its disk is lost: it may leave the members.
     pub fn may_go(&self, name: &str) {
         self.0.run.with_logs(|logs| logs.may_go(name));
@@ -583,8 +588,17 @@ impl Cluster {
         self.state().network.address(host)
     }
 
-    /// Runs a future on a host. `None`: the host died before it was done.
+    /// Runs a future on a host that lives as long as the run.
     pub async fn on<T: Send + 'static>(
+        &self,
+        host: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        self.try_on(host, future).await.expect("the host lives as long as the run")
+    }
+
+    /// Runs a future on a host. `None`: the host died before it was done.
+    pub async fn try_on<T: Send + 'static>(
         &self,
         host: &str,
         future: impl Future<Output = T> + Send + 'static,
