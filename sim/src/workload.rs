@@ -93,8 +93,17 @@ impl Workload {
 
 impl Shared {
     fn new_client(&self, dice: &mut Dice) -> SimClient {
-        let world = self.cluster.world();
-        SimClient::new(&self.cluster, &self.nodes, world.patience, dice.chance(world.workload.sessions))
+        let (world, cluster) = (self.cluster.world(), &self.cluster);
+        let sessions = dice.chance(world.workload.sessions);
+        let client = SimClient::new(cluster, &self.nodes, world.patience, sessions);
+        let only = dice.one_of(&self.nodes);
+        if dice.chance(world.workload.one_node) {
+            for node in self.nodes.iter().filter(|node| *node != only) {
+                cluster.cut(client.host(), node);
+                cluster.cut(node, client.host());
+            }
+        }
+        client
     }
 
     fn keys(&self) -> MutexGuard<'_, Vec<Slot>> {

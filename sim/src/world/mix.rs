@@ -56,6 +56,8 @@ pub struct WorkloadMix {
     pub hot: f64,
     /// Share of clients whose writes belong to a session.
     pub sessions: f64,
+    /// Share of clients that reach one node only: what they write is forwarded, unless it leads.
+    pub one_node: f64,
     /// Share of operations in the middle of which a client dies; another takes its place.
     pub client_crashes: f64,
     /// Keys asked for in one page of a list; 0: as many as the server likes.
@@ -78,6 +80,7 @@ impl Default for WorkloadMix {
             hot_keys: 1,
             hot: 0.4,
             sessions: 0.7,
+            one_node: 0.0,
             client_crashes: 0.0,
             page: 0,
             in_flight: 1,
@@ -94,6 +97,7 @@ impl WorkloadMix {
             sessions: *dice.one_of(&[0.5, 0.8, 1.0]),
             hot_keys: dice.within(1..3).min(keys),
             hot: *dice.one_of(&[0.0, 0.4, 0.4, 0.8]),
+            one_node: *dice.one_of(&[0.0, 0.0, 0.4]),
             client_crashes: *dice.one_of(&[0.0, 0.0, 0.002, 0.01]),
             page: *dice.one_of(&[0, 0, 1, 3]),
             in_flight: *dice.one_of(&[1, 1, 4, 12]),
@@ -135,6 +139,9 @@ impl fmt::Display for WorkloadMix {
         )?;
         if self.page > 0 {
             write!(f, "; pages of {}", self.page)?;
+        }
+        if self.one_node > 0.0 {
+            write!(f, "; {:.0}% reach one node only", self.one_node * 100.0)?;
         }
         if self.in_flight > 1 {
             write!(f, "; up to {} at a time", self.in_flight)?;
