@@ -27,6 +27,9 @@ pub mod judge_check;
 pub mod judges;
 pub mod ledger;
 pub mod logs;
+pub mod markers;
+pub mod options;
+pub mod picture;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;
@@ -34,6 +37,9 @@ pub mod run;
 pub mod runner;
 #[cfg(madsim)]
 pub mod scenarios;
+pub mod shrink;
+pub mod sweep;
+pub mod timeline;
 pub mod values;
 #[cfg(madsim)]
 pub mod watch;

@@ -10,7 +10,7 @@ use mokv::rt;
 
 use crate::cluster::{Cluster, Power};
 use crate::judges::footprint::{self, Bounds, Footprint};
-use crate::judges::{Finding, exactly_once, linearizability, revisions};
+use crate::judges::{Class, exactly_once, linearizability, revisions};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -55,7 +55,7 @@ fn look_at_answers(cluster: &Cluster) {
         findings.extend(exactly_once::judge(operations, ledger));
         findings.extend(linearizability::judge(operations));
         // What is undecided now is decided at the end.
-        findings.retain(|finding| matches!(finding, Finding::Violation { .. }));
+        findings.retain(|finding| finding.class != Class::Undecided);
         findings
     });
     findings.into_iter().for_each(|finding| run.find(finding));

@@ -71,6 +71,7 @@ impl Driver {
                 for (id, reason) in &now {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
+                        rt::sometimes("newcomer not admitted yet");
                         tracing::warn!(node = name, id = %format_args!("{id:016x}"), "not admitted: {reason}");
                     }
                 }
@@ -78,6 +79,7 @@ impl Driver {
                 if let Some(change) = change {
                     tracing::info!(?change, "changing the cluster");
                     if let Err(reason) = self.carry_out(&raft, change, expected).await {
+                        rt::sometimes("membership change did not go through");
                         tracing::warn!("the change did not go through: {reason}");
                     }
                 }
@@ -107,7 +109,10 @@ impl Driver {
     /// Raft as this node sees it, if it leads, and the membership that any change has to start from.
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
         if !self.consensus.is_leader() {
-            *self.leading.lock().expect("no code panics while it holds this lock") = None;
+            let led = self.leading.lock().expect("no code panics while it holds this lock").take();
+            if led.is_some_and(|(term, _)| term == self.consensus.metrics().current_term) {
+                rt::sometimes("leader stepped down without a quorum");
+            }
             return None;
         }
         let metrics = self.consensus.metrics();
@@ -158,6 +163,7 @@ impl Driver {
         change: Change,
         expected: Option<LogId>,
     ) -> Result<(), String> {
+        mark(&change);
         let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
         let members = match change {
             Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
@@ -190,6 +196,18 @@ impl Driver {
     async fn propose(&self, command: Command) -> Result<(), String> {
         let proposed = self.consensus.propose(command.encode(), rt::now() + CHANGE_TIMEOUT).await;
         proposed.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+fn mark(change: &Change) {
+    match change {
+        Change::FlattenJoint { .. } => rt::sometimes("joint configuration flattened"),
+        Change::AddLearner { .. } => rt::sometimes("learner added"),
+        Change::Promote { .. } => rt::sometimes("learner promoted"),
+        Change::Replace { .. } => rt::sometimes("node replaced under its name"),
+        Change::Remove { .. } => rt::sometimes("member removed"),
+        Change::UpdateAddress { .. } => rt::sometimes("member's address updated"),
+        Change::HandOver { .. } | Change::Tombstone { .. } | Change::RaiseVersion { .. } => {}
     }
 }
 

@@ -26,6 +26,7 @@ use crate::history::Seconds;
 use crate::judges::Finding;
 use crate::judges::stops::Stop;
 use crate::run::Run;
+use crate::timeline;
 use crate::world::World;
 use network::{Network, dns_name};
 use observer::NodeObserver;
@@ -154,7 +155,8 @@ impl Cluster {
         let mut state = self.state();
         let number = state.nodes.len() as u8 + 1;
         let world = &self.0.world;
-        state.network.add(name, [10, 0, 0, number]);
+        let id = state.network.add(name, [10, 0, 0, number]);
+        self.0.run.host(id, name, true);
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
         config.advertise_host = dns_name(name);
@@ -285,6 +287,7 @@ impl Cluster {
             node::run(config, disk, options, asked_to_stop).await.map_err(|error| error.to_string())
         });
         let (cluster, name) = (self.clone(), name.to_owned());
+        self.0.run.power(&name, timeline::Power::Up);
         self.0.run.tell(format!("{name} starts (life {life})"));
         state.supervisors.push(rt::task::spawn_guarded(async move {
             // A killed process does not report.
@@ -312,6 +315,7 @@ impl Cluster {
         Handle::current().kill(id);
         self.0.run.with_logs(|logs| logs.ended(name));
         drop(state);
+        self.0.run.power(name, timeline::Power::Down);
         match end {
             Ok(()) if was_asked => self.0.run.tell(format!("{name} has stopped")),
             end => {
@@ -381,6 +385,9 @@ impl Cluster {
         host.stop = None;
         Handle::current().kill(id);
         self.0.run.with_logs(|logs| logs.ended(name));
+        if was_running {
+            self.0.run.power(name, timeline::Power::Down);
+        }
         was_running
     }
 
@@ -451,7 +458,7 @@ impl Cluster {
         while self.power(name) == Power::On {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
-                self.0.run.find(Finding::violation("graceful stop", words));
+                self.0.run.find(Finding::liveness("graceful stop", words));
                 self.kill(name);
                 return;
             }
@@ -468,6 +475,7 @@ impl Cluster {
             host.power = Power::Paused;
             Handle::current().pause(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Paused);
             self.0.run.fault("pause", format!("{name} stands still"));
         }
     }
@@ -481,6 +489,7 @@ impl Cluster {
             host.power = Power::On;
             Handle::current().resume(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Up);
             self.0.run.tell(format!("{name} goes on"));
         }
     }
@@ -535,14 +544,14 @@ impl Cluster {
     /// Cuts one direction.
     pub fn cut(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, true) {
-            self.0.run.tell(format!("nothing arrives from {from} at {to}"));
+            self.0.run.link(from, to, true, &format!("nothing arrives from {from} at {to}"));
         }
     }
 
     /// Makes one direction whole.
     pub fn mend(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, false) {
-            self.0.run.tell(format!("{from} reaches {to} again"));
+            self.0.run.link(from, to, false, &format!("{from} reaches {to} again"));
         }
     }
 
@@ -557,8 +566,11 @@ impl Cluster {
         {
             let mut state = self.state();
             for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-                state.network.set_cut(from, to, true);
-                state.network.set_cut(to, from, true);
+                for (from, to) in [(from, to), (to, from)] {
+                    if state.network.set_cut(from, to, true) {
+                        self.0.run.link(from, to, true, "");
+                    }
+                }
             }
         }
         self.0.run.tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
@@ -566,7 +578,9 @@ impl Cluster {
 
     /// Makes all links whole.
     pub fn heal_network(&self) {
-        self.state().network.heal();
+        for (from, to) in self.state().network.heal() {
+            self.0.run.link(&from, &to, false, "");
+        }
         self.0.run.tell("all links are whole");
     }
 
@@ -579,7 +593,8 @@ impl Cluster {
         let number = state.clients;
         let name = format!("c{number}");
         let [.., high, low] = number.to_be_bytes();
-        state.network.add(&name, [10, 0, 240 + high, low]);
+        let id = state.network.add(&name, [10, 0, 240 + high, low]);
+        self.0.run.host(id, &name, false);
         (name, number)
     }
 
@@ -622,6 +637,7 @@ impl Cluster {
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
         let status = monitor.spawn(async move { client.status(&address).await.ok() }).await;
         let status = status.expect("the monitor lives as long as the run")?;
+        self.0.run.status(name, &status.role, status.term, status.committed_index, status.applied_index);
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
         if status.role == "leader" && !outsider {
             let now = self.0.run.now();

@@ -11,6 +11,7 @@ use crate::history::Entry;
 use crate::ledger::{Applied, Change};
 use crate::logs::{Found, Place, Vote};
 use crate::run::Run;
+use crate::timeline::What;
 use crate::values;
 
 /// Hears what one process of a node does.
@@ -89,7 +90,8 @@ impl Observer for NodeObserver {
 
     fn installed(&self, at: LogId, digest: u128) {
         self.run.situation("snapshot installed");
-        self.run.tell(format!("{} installs a snapshot of log index {}", self.host, at.index));
+        let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
+        self.run.record(Some(&self.host), What::Snapshot, &words);
         self.run.with_ledger(|ledger| ledger.installed(&self.host, at.index, at.leader_id.term, digest));
     }
 }

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use super::{Case, cases};
 use crate::history::Operation;
-use crate::judges::{Finding, linearizability};
+use crate::judges::{Class, linearizability};
 use crate::{history_file, scenarios};
 
 /// What it is called on the command line.
-pub const NAME: &str = "second-opinion";
+pub use crate::options::SECOND_OPINION as NAME;
 /// What it is about.
 pub const ABOUT: &str = "the linearizability checker and porcupine agree on good and on broken histories";
 
@@ -63,9 +63,7 @@ fn compare(folder: &Path) -> Result<String, String> {
         let findings = linearizability::judge(operations);
         let ours = match findings.as_slice() {
             [] => "ok",
-            findings if findings.iter().any(|finding| matches!(finding, Finding::Violation { .. })) => {
-                "broken"
-            }
+            findings if findings.iter().any(|finding| finding.class == Class::Safety) => "broken",
             undecided => return Err(format!("{name}: {}", undecided[0])),
         };
         let theirs = theirs.get(name).ok_or_else(|| format!("porcupine says nothing of {name}"))?;
