@@ -11,6 +11,7 @@ use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 use mokv::rt::trace::{self, Trace};
 
+use crate::history_file;
 use crate::judges::Finding;
 use crate::options::Manner;
 use crate::report::{Report, Verdict};
@@ -34,7 +35,13 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
     let unsteady = manner.unsteady;
     #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
     let thread = std::thread::spawn(move || simulate(scenario, inside, unsteady));
-    let (report, timeline) = match (thread.join(), panicked.get()) {
+    let joined = thread.join();
+    if let Some(file) = history_file::destination() {
+        #[allow(clippy::disallowed_methods)] // The simulation is over.
+        let written = std::fs::write(&file, run.with_history(history_file::write));
+        written.unwrap_or_else(|error| panic!("cannot write the history to {}: {error}", file.display()));
+    }
+    let (report, timeline) = match (joined, panicked.get()) {
         (Ok(trace), _) => report(scenario, &run, trace, None),
         (Err(_), Some(panic)) => {
             let words = format!("panicked at {}: {}", in_short(&panic.place), panic.words);
@@ -138,7 +145,7 @@ fn report(scenario: &Scenario, run: &Run, trace: Trace, panic: Option<String>) -
         }
     });
     let mut situations = run.situations();
-    situations.insert("terms with a leader".into(), run.with_leaders(|leaders| leaders.terms() as u64));
+    situations.insert("terms with a leader".into(), run.with_logs(|logs| logs.terms() as u64));
     let timeline = run.timeline(panic);
     let failed = !timeline.marks.is_empty();
     let report = Report {

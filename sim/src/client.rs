@@ -1,7 +1,7 @@
 //! A simulated client: the product's own client library on a host of its own, with every call put on record.
 //!
 //! It decides nothing about outcomes that the library did not say: certainly not executed is `Failed`, everything
-//! doubtful is `Unknown`.
+//! doubtful is `Unknown`, and what a client that died had under way has no end on record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +49,16 @@ impl SimClient {
         &self.host
     }
 
+    /// Its host dies. What is under way has no end any more, and nothing else may be asked of this client.
+    pub fn crash(&self) {
+        self.cluster.kill_client(&self.host);
+    }
+
     /// Writes a new value; its number.
     pub async fn set(&self, key: &str, if_revision: Option<u64>, size: usize) -> (u64, Outcome) {
         let value = self.run.next_value();
         let (client, name) = (self.client.clone(), key.to_owned());
-        let outcome = self.record(key, Call::Set { value, if_revision }, async move {
+        let outcome = self.record(key, Call::Set { value, if_revision }, 1, async move {
             let options = WriteOptions { if_revision };
             let written = client.set(name, values::encode(value, size), options).await;
             written.map(|written| Answer::Written { revision: written.revision })
@@ -64,7 +69,7 @@ impl SimClient {
     /// Deletes a key.
     pub async fn delete(&self, key: &str, if_revision: Option<u64>) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
-        self.record(key, Call::Delete { if_revision }, async move {
+        self.record(key, Call::Delete { if_revision }, 1, async move {
             let deleted = client.delete(name, WriteOptions { if_revision }).await?;
             Ok(Answer::Deleted { revision: deleted.revision, existed: deleted.existed })
         })
@@ -74,7 +79,7 @@ impl SimClient {
     /// Reads a key.
     pub async fn get(&self, key: &str, stale: bool) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
-        self.record(key, Call::Get { stale }, async move {
+        self.record(key, Call::Get { stale }, 1, async move {
             let options = ReadOptions { consistency: consistency(stale) };
             let read = client.get(name, options).await?;
             Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
@@ -84,24 +89,56 @@ impl SimClient {
 
     /// Reads all keys of a prefix.
     pub async fn list(&self, prefix: &str, stale: bool) -> Outcome {
-        let (client, name) = (self.client.clone(), prefix.to_owned());
-        self.record(prefix, Call::List { stale }, async move {
-            let options = ListOptions {
+        self.list_in_pages(prefix, stale, 0, Duration::ZERO).await
+    }
+
+    /// Reads all keys of a prefix at one revision, so many with each request, with a pause between; 0: all with one.
+    pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64, pause: Duration) -> Outcome {
+        /// Longer lists are read in fewer, larger pages.
+        const MOST_PAGES: u32 = 8;
+        let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
+        let calls = if page > 0 { MOST_PAGES } else { 1 };
+        self.record(prefix, Call::List { stale }, calls, async move {
+            let mut options = ListOptions {
                 prefix: name.into(),
+                limit: page,
                 consistency: consistency(stale),
                 ..ListOptions::default()
             };
-            let mut listing = client.list(options).await?;
-            let mut entries = Vec::new();
-            while let Some(found) = listing.next().await? {
-                entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
+            let mut entries: Vec<(String, Entry)> = Vec::new();
+            for number in 1..=calls {
+                // The last page has everything that is left.
+                options.limit = if number == calls { 0 } else { page };
+                let mut listing = client.list(options.clone()).await?;
+                let before = entries.len();
+                while let Some(found) = listing.next().await? {
+                    entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
+                }
+                if options.at_revision != 0 && listing.revision() != options.at_revision {
+                    let words = format!(
+                        "page {number} of a list at revision {} came at revision {}",
+                        options.at_revision,
+                        listing.revision()
+                    );
+                    run.find(Finding::violation("a list is one revision", words));
+                }
+                options.at_revision = listing.revision();
+                let is_last = options.limit == 0 || ((entries.len() - before) as u64) < options.limit;
+                match entries.last() {
+                    Some((last, _)) if !is_last => options.start_after = last.clone().into(),
+                    _ => break,
+                }
+                rt::sleep(pause).await;
             }
-            Ok(Answer::Listed { revision: listing.revision(), entries })
+            Ok(Answer::Listed { revision: options.at_revision, entries })
         })
         .await
     }
 
     /// The library itself, for what is not on record.
+    ///
+    /// # Panics
+    /// If the client has crashed.
     pub async fn with_library<T, F>(&self, call: impl FnOnce(Client) -> F) -> T
     where
         T: Send + 'static,
@@ -110,18 +147,20 @@ impl SimClient {
         self.cluster.on(&self.host, call(self.client.clone())).await
     }
 
+    /// Puts an operation on record that makes so many calls of the library.
     async fn record(
         &self,
         key: &str,
         call: Call,
+        calls: u32,
         work: impl Future<Output = Result<Answer, Error>> + Send + 'static,
     ) -> Outcome {
         let writes = matches!(call, Call::Set { .. } | Call::Delete { .. });
         let ticket = self.run.invoked(self.number, key, call);
-        let bound = self.patience * 2 + GRACE;
-        let outcome = match self.cluster.on(&self.host, rt::timeout(bound, work)).await {
-            Ok(result) => outcome(result, writes),
-            Err(_) => {
+        let bound = self.patience * 2 * calls + GRACE;
+        let outcome = match self.cluster.try_on(&self.host, rt::timeout(bound, work)).await {
+            Some(Ok(result)) => outcome(result, writes),
+            Some(Err(_)) => {
                 let words = format!(
                     "a call of client {} about {key} has not returned after {bound:?}, it promised {:?}",
                     self.number, self.patience
@@ -129,6 +168,8 @@ impl SimClient {
                 self.run.find(Finding::liveness("calls return in time", words));
                 Outcome::Unknown
             }
+            // Nobody is left to hear of it.
+            None => return Outcome::Unknown,
         };
         self.run.returned(ticket, outcome.clone());
         outcome

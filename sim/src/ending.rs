@@ -9,10 +9,10 @@ use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::history::{Answer, Entry, Outcome};
 use crate::judges::replicas::{self, Replica};
-use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, state_machine, stops};
+use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, stops};
 use crate::run::Run;
 
-/// After all faults are undone: one leader, a fresh write, all nodes level, within this.
+/// After all faults are undone: one leader, a fresh write, all nodes voters and level, within this.
 pub const LIVENESS_BOUND: Duration = Duration::from_secs(30);
 const LIVENESS: &str = "liveness after healing";
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -31,6 +31,7 @@ pub async fn end(cluster: &Cluster) {
             }
             Err(finding) => run.find(finding),
         }
+        crate::watch::look_at_disks(cluster);
     }
     judge(&run);
 }
@@ -41,13 +42,9 @@ pub fn judge(run: &Run) {
         let mut findings = linearizability::judge(operations);
         findings.extend(revisions::judge(operations, ledger));
         findings.extend(exactly_once::judge(operations, ledger));
-        findings.extend(state_machine::judge(ledger));
         findings
     });
-    findings.extend(run.with_leaders(|leaders| leaders.judge()));
     findings.extend(stops::judge(&run.stops()));
-    let known = run.findings();
-    findings.retain(|finding| !known.contains(finding));
     findings.into_iter().for_each(|finding| run.find(finding));
 }
 
@@ -85,11 +82,16 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
     let replicas = loop {
         let replicas = look_at_all(cluster, nodes).await;
         let all_have_it = replicas.iter().all(|replica| replica.revision >= written);
-        if replicas.len() == nodes.len() && all_have_it && replicas::are_level(&replicas) {
+        let settled = run.with_logs(|logs| logs.members_are_settled());
+        if replicas.len() == nodes.len() && all_have_it && replicas::are_level(&replicas) && settled {
             break replicas;
         }
         if left().is_zero() {
-            return Err(dead(format!("not all nodes show revision {written}: {}", shown(&replicas))));
+            let words = match settled {
+                true => format!("not all nodes vote and show revision {written}: {}", shown(&replicas)),
+                false => "a change of the members is half done".to_owned(),
+            };
+            return Err(dead(words));
         }
         rt::sleep(Duration::from_millis(100)).await;
     };
@@ -115,6 +117,7 @@ async fn look_at_all(cluster: &Cluster, nodes: &[String]) -> Vec<Replica> {
                 revision: status.revision,
                 digest: status.digest,
                 alarm: status.digest_alarm,
+                votes: matches!(status.role.as_str(), "leader" | "follower" | "candidate"),
             });
         }
     }
@@ -123,7 +126,8 @@ async fn look_at_all(cluster: &Cluster, nodes: &[String]) -> Vec<Replica> {
 
 fn shown(replicas: &[Replica]) -> String {
     let one = |replica: &Replica| {
-        format!("{} at index {}, revision {}", replica.name, replica.applied, replica.revision)
+        let learns = if replica.votes { "" } else { " (no voter)" };
+        format!("{}{learns} at index {}, revision {}", replica.name, replica.applied, replica.revision)
     };
     replicas.iter().map(one).collect::<Vec<_>>().join("; ")
 }

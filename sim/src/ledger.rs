@@ -45,20 +45,20 @@ pub struct Ledger {
     positions: BTreeMap<String, u64>,
     snapshots_installed: u64,
     conflicts: Vec<Conflict>,
+    reported: bool,
 }
 
 impl Ledger {
-    /// A node starts anew: its next report may be of any position.
+    /// A node opens its log, also one that was removed and starts over within one process: its next report may be of
+    /// any position.
     pub fn started(&mut self, node: &str) {
         self.positions.remove(node);
     }
 
     /// A node applied an entry.
     pub fn applied(&mut self, node: &str, index: u64, applied: Applied) {
-        // A node that was removed starts over from the beginning within one life.
         if let Some(last) = self.positions.insert(node.to_owned(), index)
             && index != last + 1
-            && index > 1
         {
             self.conflicts.push(Conflict::Order { node: node.to_owned(), last, index });
         }
@@ -85,15 +85,16 @@ impl Ledger {
     pub fn installed(&mut self, node: &str, index: u64, term: u64, digest: u128) {
         self.positions.insert(node.to_owned(), index);
         self.snapshots_installed += 1;
-        let known = self.entries.get(&index).map(|(other, entry)| (other, entry.term, entry.digest));
-        match known {
+        let applied = self.entries.get(&index).map(|(other, entry)| (other, entry.term, entry.digest));
+        let installed = self.installed.get(&index).map(|(other, term, digest)| (other, *term, *digest));
+        match applied.or(installed) {
             Some((other, known_term, known_digest)) if (known_term, known_digest) != (term, digest) => {
                 let nodes = (other.clone(), node.to_owned());
                 self.conflicts.push(Conflict::Snapshot { nodes, index });
             }
             Some(_) => {}
             None => {
-                self.installed.entry(index).or_insert_with(|| (node.to_owned(), term, digest));
+                self.installed.insert(index, (node.to_owned(), term, digest));
             }
         }
     }
@@ -118,13 +119,10 @@ impl Ledger {
         self.snapshots_installed
     }
 
-    /// Where nodes contradicted each other or themselves.
-    pub fn conflicts(&self) -> &[Conflict] {
-        &self.conflicts
-    }
-
-    /// The first contradiction so far, for those who look continuously.
-    pub fn first_finding(&self) -> Option<Finding> {
-        self.conflicts.first().map(Conflict::finding)
+    /// The first contradiction, once: it makes all later ones.
+    pub fn take_finding(&mut self) -> Option<Finding> {
+        let first = self.conflicts.first().filter(|_| !self.reported).map(Conflict::finding);
+        self.reported |= first.is_some();
+        first
     }
 }

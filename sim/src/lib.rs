@@ -3,7 +3,8 @@
 //! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums up, `child`
 //! is one run, `scenarios` and `chaos` say what happens in it, `ending` brings every run to the same end,
 //! `cluster` does things to nodes, `workload` and `client` do things through them, `run` keeps the record,
-//! `judges` look at it. What is pure (`chaos::schedule`, `history`, `ledger`, `world`, the judges) is tested without a simulator.
+//! `judges` look at it, `watch` lets them look while it goes on. What is pure (`chaos::schedule`, `history`, `ledger`,
+//! `logs`, `world`, the judges) is tested without a simulator.
 //!
 //! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
 //! except the observer that hears what is applied.
@@ -23,8 +24,11 @@ pub mod door;
 #[cfg(madsim)]
 pub mod ending;
 pub mod history;
+pub mod history_file;
+pub mod judge_check;
 pub mod judges;
 pub mod ledger;
+pub mod logs;
 pub mod markers;
 pub mod options;
 pub mod picture;
@@ -41,6 +45,8 @@ pub mod shrink;
 pub mod sweep;
 pub mod timeline;
 pub mod values;
+#[cfg(madsim)]
+pub mod watch;
 #[cfg(madsim)]
 pub mod workload;
 pub mod world;

@@ -13,6 +13,8 @@ use mokv::planted::{BUGS, Bug};
 pub const CHAOS: &str = "chaos";
 /// What the check for determinism is called among them.
 pub const DETERMINISM: &str = "determinism";
+/// What the comparison with another checker is called among them.
+pub const SECOND_OPINION: &str = "second-opinion";
 
 const ENVIRONMENT: &str = "\
 Environment:
@@ -204,6 +206,9 @@ pub struct Play {
     /// Write a page of HTML for each failing run into this folder
     #[arg(long, value_name = "FOLDER")]
     pub reports: Option<PathBuf>,
+    /// With a seed: write what clients asked and heard to this file, as JSON lines [env: MOKV_HISTORY]
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
     /// Exactly this scenario.
     #[arg(skip)]
     exactly: Option<String>,
@@ -265,6 +270,7 @@ impl Play {
         if let Some(name) = &self.exactly
             && !is_known(name)
             && name != DETERMINISM
+            && name != SECOND_OPINION
         {
             return Err(format!("there is no scenario '{name}'; `list` shows what there is"));
         }

@@ -12,9 +12,9 @@ use mokv::rt::{self, Instant, trace};
 
 use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
 use crate::judges::Finding;
-use crate::judges::election::Leaders;
 use crate::judges::stops::Stop;
 use crate::ledger::Ledger;
+use crate::logs::Logs;
 use crate::timeline::{self, Event, Mark, Power, Timeline, What};
 
 /// A situation reached more often in one run is no news.
@@ -43,7 +43,7 @@ struct State {
     statuses: BTreeMap<String, What>,
     history: History,
     ledger: Ledger,
-    leaders: Leaders,
+    logs: Logs,
     stops: Vec<Stop>,
     findings: Vec<(Nanos, Finding)>,
     faults: BTreeMap<String, u64>,
@@ -234,8 +234,11 @@ impl Run {
         self.state().situations.clone()
     }
 
-    /// A judge has something to say.
+    /// A judge has something to say. Said twice it counts once.
     pub fn find(&self, finding: Finding) {
+        if self.state().findings.iter().any(|(_, known)| *known == finding) {
+            return;
+        }
         let words = finding.to_string();
         self.record(None, What::Finding, words.lines().next().unwrap_or_default());
         self.broken.store(true, Ordering::Relaxed);
@@ -245,7 +248,7 @@ impl Run {
 
     /// Whether anything was found so far: going on would only bury it.
     pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed) || self.state().ledger.first_finding().is_some()
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// All findings.
@@ -287,7 +290,12 @@ impl Run {
 
     /// Looks at what was applied, or adds to it.
     pub fn with_ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
-        look(&mut self.state().ledger)
+        let (seen, finding) = {
+            let ledger = &mut self.state().ledger;
+            (look(ledger), ledger.take_finding())
+        };
+        finding.into_iter().for_each(|finding| self.find(finding));
+        seen
     }
 
     /// Looks at the history and at what was applied.
@@ -296,9 +304,14 @@ impl Run {
         look(state.history.operations(), &state.ledger)
     }
 
-    /// Looks at who led, or adds to it.
-    pub fn with_leaders<T>(&self, look: impl FnOnce(&mut Leaders) -> T) -> T {
-        look(&mut self.state().leaders)
+    /// Looks at the nodes' logs, or adds to them.
+    pub fn with_logs<T>(&self, look: impl FnOnce(&mut Logs) -> T) -> T {
+        let (seen, findings) = {
+            let logs = &mut self.state().logs;
+            (look(logs), logs.take_findings())
+        };
+        findings.into_iter().for_each(|finding| self.find(finding));
+        seen
     }
 
     /// A node ended by itself.

@@ -12,11 +12,14 @@ use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
+use super::observer::{Found, Observer};
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use super::wire::{decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position};
+use super::wire::{
+    Malformed, decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position,
+};
 use crate::planted;
 use crate::rt;
-use crate::storage::{Log, Snapshots};
+use crate::storage::{Log, Snapshots, StorageError};
 
 /// Entries sent with one append, unless one alone is larger.
 const MAX_APPEND_BYTES: u64 = 1 << 20;
@@ -28,18 +31,32 @@ pub struct LogStore {
     snapshots: Snapshots,
     /// What openraft was told is purged, ahead of what is gone from the disk.
     purged: Arc<Mutex<Option<LogId>>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl LogStore {
-    /// openraft's view of an open log.
-    pub fn new(log: Log, snapshots: Snapshots) -> LogStore {
+    /// openraft's view of an open log; `observer` hears of what is done to it.
+    pub fn new(log: Log, snapshots: Snapshots, observer: Option<Arc<dyn Observer>>) -> LogStore {
         if planted::is("restart-commits-all")
             && let Some(last) = log.state().last
         {
             log.save_committed(last);
         }
         let purged = log.state().purged.map(log_id_at);
-        LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)) }
+        LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)), observer }
+    }
+
+    /// What stands in the log, for the observer.
+    pub(super) fn found(&self) -> Result<Found, Malformed> {
+        let state = self.log.state();
+        let vote = state.vote.map(|vote| decode_vote(&vote)).transpose()?;
+        Ok(Found { vote, purged: state.purged.map(log_id_at), last: state.last.map(log_id_at) })
+    }
+
+    fn tell(&self, step: impl FnOnce(&dyn Observer)) {
+        if let Some(observer) = &self.observer {
+            step(&**observer);
+        }
     }
 
     fn purged(&self) -> Option<LogId> {
@@ -103,7 +120,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let _ = saved.now_or_never();
             return Ok(());
         }
-        saved.await.map_err(io::Error::other)
+        saved.await.map_err(io::Error::other)?;
+        self.tell(|observer| observer.voted(vote));
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -123,14 +142,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
+        let entries: Vec<_> = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
         // Memory for what waits to be written is bounded here.
         self.log.ready().await.map_err(io::Error::other)?;
+        self.tell(|observer| {
+            entries.iter().for_each(|entry| observer.appended(log_id_at(entry.position()), &entry.payload));
+        });
+        let last = entries.last().map(|entry| log_id_at(entry.position()));
+        let observer = self.observer.clone();
+        let durable = move |result: Result<(), StorageError>| {
+            if let (Ok(()), Some(last), Some(observer)) = (&result, last, observer) {
+                observer.acknowledged(last);
+            }
+            callback.io_completed(result.map_err(io::Error::other));
+        };
         if planted::is("ack-before-fsync") {
-            callback.io_completed(Ok(()));
+            durable(Ok(()));
             return self.log.append(entries, |_| {}).map_err(io::Error::other);
         }
-        let durable = move |result: Result<(), _>| callback.io_completed(result.map_err(io::Error::other));
         self.log.append(entries, durable).map_err(io::Error::other)
     }
 
@@ -138,12 +167,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if self.log.state().last.is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
             rt::sometimes("log conflict truncated");
         }
+        self.tell(|observer| observer.truncating(last));
         let truncated = self.log.truncate_after(last.map(|id| id.index));
         if planted::is("truncation-not-awaited") {
             let _ = truncated.now_or_never();
             return Ok(());
         }
-        truncated.await.map_err(io::Error::other)
+        truncated.await.map_err(io::Error::other)?;
+        self.tell(|observer| observer.truncated(last));
+        Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
@@ -162,7 +194,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             None => None,
         };
         match keep_from {
-            Some(position) => self.log.purge(position).await.map_err(io::Error::other),
+            Some(position) => {
+                self.log.purge(position).await.map_err(io::Error::other)?;
+                self.tell(|observer| observer.purged(log_id_at(position)));
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ pub mod consensus;
 pub mod handler;
 pub mod log_store;
 pub mod network;
+pub mod observer;
 pub mod peers;
 pub mod reads;
 pub mod runtime;
@@ -23,9 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use consensus::{Committed, Consensus, ProposeError};
+pub use observer::{Found, Observer};
 pub use reads::ReadIndexError;
-pub use store::{Observer, Store};
-pub use types::{LogId, Member, Membership, StoredMembership, TypeConfig};
+pub use store::Store;
+pub use types::{LogId, Member, Membership, StoredMembership, TypeConfig, Vote};
 
 use log_store::LogStore;
 use network::Network;
@@ -64,7 +66,10 @@ pub async fn start(
     store: Arc<Store>,
 ) -> Result<Consensus, String> {
     let config = config(timing);
-    let log_store = LogStore::new(log, snapshots.clone());
+    let log_store = LogStore::new(log, snapshots.clone(), store.observer());
+    if let Some(observer) = store.observer() {
+        observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
+    }
     let state_machine = StateMachine::new(store.clone(), snapshots);
     let network = Network { peers: peers.clone() };
     let raft =

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
 use mokv_proto::log;
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
 
+use super::observer::Observer;
 use super::types::{Entry, LogId, Reply, StoredMembership};
-use super::wire::membership_to_wire;
-use crate::map::{Answer, Applied, Change, Command, Map, UnknownCommand};
+use super::wire::{entry_to_storage, membership_to_wire};
+use crate::map::{Answer, Applied, Command, Map, UnknownCommand};
 use crate::metrics::Metrics;
 use crate::planted;
 use crate::rt::{self, watch};
@@ -19,14 +19,6 @@ use crate::rt::{self, watch};
 pub const DIGEST_INTERVAL: u64 = 256;
 /// How many recorded digests are kept for comparison with other nodes.
 const DIGESTS_KEPT: usize = 64;
-
-/// Hears of every entry as it is applied: the place that watches, caches and judges listen to.
-pub trait Observer: Send + Sync + 'static {
-    /// `entry` was applied and made this change; `digest` is that of the state after it.
-    fn applied(&self, at: LogId, payload: &Bytes, change: Option<&Change>, digest: u128);
-    /// A snapshot replaced the state.
-    fn installed(&self, at: LogId, digest: u128);
-}
 
 /// The state and its position, swapped together.
 #[derive(Default)]
@@ -69,6 +61,11 @@ impl Store {
             observer,
             metrics,
         })
+    }
+
+    /// Who watches this node.
+    pub(super) fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.observer.clone()
     }
 
     /// The state now. Hold it briefly: applying waits.
@@ -122,12 +119,10 @@ impl Store {
     /// If this node does not know the command: it must stop before it applies anything else.
     pub(super) fn apply(&self, entry: &Entry) -> Result<Reply, UnknownCommand> {
         let started = rt::now();
-        let (payload, command) = match &entry.payload {
-            EntryPayload::Blank => (Bytes::new(), Command::Blank),
-            EntryPayload::Normal(payload) => (payload.0.clone(), Command::decode(&payload.0)?),
-            EntryPayload::Membership(membership) => {
-                (Bytes::new(), Command::Membership(membership_to_wire(membership)))
-            }
+        let command = match &entry.payload {
+            EntryPayload::Blank => Command::Blank,
+            EntryPayload::Normal(payload) => Command::decode(&payload.0)?,
+            EntryPayload::Membership(membership) => Command::Membership(membership_to_wire(membership)),
         };
         let mut state = self.write();
         let sessions_before = state.map.sessions();
@@ -139,6 +134,7 @@ impl Store {
         }
         let revision = state.map.revision();
         if let Some(observer) = &self.observer {
+            let payload = entry_to_storage(entry).payload;
             observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.map.digest());
         }
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());

@@ -67,6 +67,10 @@ struct State {
 /// A host that runs a node, or could.
 struct Host {
     disk: SimDisk,
+    /// Rises with every disk that is lost.
+    disks: u64,
+    /// How often the disk had been tampered with when the node was started last.
+    tampered: u64,
     config: NodeConfig,
     power: Power,
     /// It runs a node of another cluster, which is not judged with this one.
@@ -167,6 +171,9 @@ impl Cluster {
         config.storage.log_segment_bytes = 256 << 10;
         config.storage.log_cache_bytes = 64 << 10;
         config.limits.drain_timeout = Duration::from_secs(3);
+        if let Some(most) = world.workload.max_sessions {
+            config.initial_max_sessions = most;
+        }
         change(&mut config);
         let disk = SimDisk::new(self.0.run.seed ^ u64::from(number) << 48);
         disk.set_latency(Some(Latency {
@@ -174,8 +181,17 @@ impl Cluster {
             write: world.write_latency.clone(),
             sync: world.sync_latency.clone(),
         }));
-        let host =
-            Host { disk, config, power: Power::Off, outsider: false, life: 0, stop: None, cause: None };
+        let host = Host {
+            disk,
+            disks: 1,
+            tampered: 0,
+            config,
+            power: Power::Off,
+            outsider: false,
+            life: 0,
+            stop: None,
+            cause: None,
+        };
         state.nodes.insert(name.to_owned(), host);
     }
 
@@ -211,6 +227,16 @@ impl Cluster {
         state.nodes.iter().filter(|(_, host)| on(host)).map(|(name, _)| name.clone()).collect()
     }
 
+    /// The configuration of a node's next start.
+    pub fn config(&self, name: &str) -> NodeConfig {
+        self.host(&mut self.state(), name).config.clone()
+    }
+
+    /// What a node said of itself last.
+    pub fn last_status(&self, name: &str) -> Option<NodeStatus> {
+        self.state().statuses.get(name).cloned()
+    }
+
     /// The disk of a node, for faults that are aimed.
     pub fn disk(&self, name: &str) -> SimDisk {
         self.host(&mut self.state(), name).disk.clone()
@@ -244,9 +270,11 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         host.stop = Some(stop);
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
-        let observer = NodeObserver::new(name, self.0.run.clone());
+        let tampered = host.disk.counts().tampered;
+        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered;
+        let disk_name = format!("{name}'s disk {}", host.disks);
+        let observer = NodeObserver::new(name, disk_name, is_tampered, self.0.run.clone());
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
-        self.0.run.with_ledger(|ledger| ledger.started(name));
         let options = Options { observer };
         // A restart makes a fresh host: everything of the old process is gone.
         Handle::current().restart(id);
@@ -285,6 +313,7 @@ impl Cluster {
         }
         host.disk.kill();
         Handle::current().kill(id);
+        self.0.run.with_logs(|logs| logs.ended(name));
         drop(state);
         self.0.run.power(name, timeline::Power::Down);
         match end {
@@ -355,6 +384,7 @@ impl Cluster {
         host.power = Power::Off;
         host.stop = None;
         Handle::current().kill(id);
+        self.0.run.with_logs(|logs| logs.ended(name));
         if was_running {
             self.0.run.power(name, timeline::Power::Down);
         }
@@ -468,8 +498,22 @@ impl Cluster {
     pub fn wipe(&self, name: &str) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         self.disk(name).wipe();
-        self.state().lost_disks += 1;
+        let mut state = self.state();
+        self.host(&mut state, name).disks += 1;
+        state.lost_disks += 1;
+        drop(state);
+        self.may_go(name);
         self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
+    }
+
+    /// Somebody rewrote what lies on the disk of a node that is off: what the node promised before binds it no more.
+    pub fn tampered(&self, name: &str) {
+        self.host(&mut self.state(), name).tampered = u64::MAX;
+    }
+
+    /// An operator removes the node, or its disk is lost: it may leave the members.
+    pub fn may_go(&self, name: &str) {
+        self.0.run.with_logs(|logs| logs.may_go(name));
     }
 
     /// Nodes whose disk was lost so far: more than a minority is more than any cluster can bear.
@@ -548,7 +592,8 @@ impl Cluster {
         state.clients += 1;
         let number = state.clients;
         let name = format!("c{number}");
-        let id = state.network.add(&name, [10, 0, 240, number as u8]);
+        let [.., high, low] = number.to_be_bytes();
+        let id = state.network.add(&name, [10, 0, 240 + high, low]);
         self.0.run.host(id, &name, false);
         (name, number)
     }
@@ -558,15 +603,31 @@ impl Cluster {
         self.state().network.address(host)
     }
 
-    /// Runs a future on a host.
+    /// Runs a future on a host that lives as long as the run.
     pub async fn on<T: Send + 'static>(
         &self,
         host: &str,
         future: impl Future<Output = T> + Send + 'static,
     ) -> T {
+        self.try_on(host, future).await.expect("the host lives as long as the run")
+    }
+
+    /// Runs a future on a host. `None`: the host died before it was done.
+    pub async fn try_on<T: Send + 'static>(
+        &self,
+        host: &str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         let id = self.state().network.id(host);
         let host = Handle::current().get_node(id).expect("the host exists");
-        host.spawn(Box::pin(future)).await.expect("clients' hosts live as long as the run")
+        host.spawn(Box::pin(future)).await.ok()
+    }
+
+    /// A client's machine dies, with everything that it has under way.
+    pub fn kill_client(&self, host: &str) {
+        let id = self.state().network.id(host);
+        Handle::current().kill(id);
+        self.0.run.fault("client crash", format!("{host} dies"));
     }
 
     /// Asks a node how it is. `None`: it does not answer.
@@ -580,14 +641,7 @@ impl Cluster {
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
         if status.role == "leader" && !outsider {
             let now = self.0.run.now();
-            let fresh = self.0.run.with_leaders(|leaders| {
-                let before = leaders.terms();
-                leaders.observe(status.term, &status.name, status.node_id, now);
-                leaders.terms() > before
-            });
-            if fresh {
-                self.0.run.tell(format!("{} leads term {}", status.name, status.term));
-            }
+            self.0.run.with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
         }
         self.state().statuses.insert(name.to_owned(), status.clone());
         Some(status)
@@ -644,6 +698,7 @@ impl Cluster {
 impl Shared {
     /// Asks every running node how it is, for ever.
     fn watch(&self, cluster: Cluster) {
+        let cluster_to_watch = cluster.clone();
         let guard = rt::task::spawn_guarded(async move {
             loop {
                 for name in cluster.running() {
@@ -657,7 +712,10 @@ impl Shared {
                 rt::sleep(MONITOR_PAUSE).await;
             }
         });
-        self.state.lock().expect("no code panics while it holds this lock").supervisors.push(guard);
+        let looking = rt::task::spawn_guarded(crate::watch::watch(cluster_to_watch));
+        let supervisors =
+            &mut self.state.lock().expect("no code panics while it holds this lock").supervisors;
+        supervisors.extend([guard, looking]);
     }
 }
 

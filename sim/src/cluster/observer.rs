@@ -1,44 +1,111 @@
-//! Tells the ledger what one node applies.
+//! Puts on record what one node's Raft does.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mokv::map::Change as MapChange;
-use mokv::raft::{LogId, Observer};
+use mokv::map::{Change as MapChange, Command};
+use mokv::raft::{self, LogId, Observer};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::history::Entry;
 use crate::ledger::{Applied, Change};
+use crate::logs::{Found, Place, Vote};
 use crate::run::Run;
 use crate::timeline::What;
 use crate::values;
 
-/// Hears what one node applies.
+/// Hears what one process of a node does.
 pub struct NodeObserver {
-    node: String,
+    host: String,
+    /// Which medium it runs on.
+    disk: String,
+    /// Somebody outside changed what lies on the disk since the node used it last.
+    tampered: bool,
     run: Arc<Run>,
 }
 
 impl NodeObserver {
-    /// For the node of this name.
-    pub fn new(node: &str, run: Arc<Run>) -> NodeObserver {
-        NodeObserver { node: node.to_owned(), run }
+    /// For a process on this host.
+    pub fn new(host: &str, disk: String, tampered: bool, run: Arc<Run>) -> NodeObserver {
+        NodeObserver { host: host.to_owned(), disk, tampered, run }
     }
 }
 
 impl Observer for NodeObserver {
+    fn opened(&self, node_id: u64, found: &raft::Found) {
+        let found = Found {
+            vote: found.vote.as_ref().map(vote),
+            purged: found.purged.map(place),
+            last: found.last.map(place),
+        };
+        self.run.with_ledger(|ledger| ledger.started(&self.host));
+        self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found));
+    }
+
+    fn voted(&self, saved: &raft::Vote) {
+        let now = self.run.now();
+        self.run.with_logs(|logs| logs.voted(&self.host, vote(saved), now));
+    }
+
+    fn appended(&self, at: LogId, payload: &Bytes) {
+        let (hash, bytes) = (xxh3_64(payload), payload.len() as u64);
+        self.run.with_logs(|logs| logs.appended(&self.host, place(at), hash, bytes));
+    }
+
+    fn acknowledged(&self, last: LogId) {
+        self.run.with_logs(|logs| logs.acknowledged(&self.host, place(last)));
+    }
+
+    fn truncating(&self, last: Option<LogId>) {
+        self.run.with_logs(|logs| logs.truncating(&self.host, end_after(last)));
+    }
+
+    fn truncated(&self, last: Option<LogId>) {
+        self.run.with_logs(|logs| logs.truncated(&self.host, end_after(last)));
+    }
+
+    fn purged(&self, upto: LogId) {
+        self.run.with_logs(|logs| logs.purged(&self.host, upto.index));
+    }
+
     fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
-        let applied =
-            Applied { term: at.leader_id.term, payload: xxh3_64(payload), digest, change: change.map(plain) };
-        self.run.with_ledger(|ledger| ledger.applied(&self.node, at.index, applied));
+        let hash = xxh3_64(payload);
+        self.run.with_logs(|logs| {
+            logs.applied(&self.host, place(at), hash);
+            match Command::decode(payload) {
+                Ok(Command::Membership(members)) => {
+                    let voters = members.voter_sets.iter().map(|set| set.ids.iter().copied().collect());
+                    logs.members(at.index, voters.collect(), members.nodes.keys().copied().collect());
+                }
+                Ok(Command::Tombstone { node_id, .. }) => logs.buried(at.index, node_id),
+                Ok(Command::Configure { max_sessions: Some(most), .. }) => {
+                    logs.sessions_bounded(at.index, most)
+                }
+                _ => {}
+            }
+        });
+        let applied = Applied { term: at.leader_id.term, payload: hash, digest, change: change.map(plain) };
+        self.run.with_ledger(|ledger| ledger.applied(&self.host, at.index, applied));
     }
 
     fn installed(&self, at: LogId, digest: u128) {
         self.run.situation("snapshot installed");
-        let words = format!("{} installs a snapshot of log index {}", self.node, at.index);
-        self.run.record(Some(&self.node), What::Snapshot, &words);
-        self.run.with_ledger(|ledger| ledger.installed(&self.node, at.index, at.leader_id.term, digest));
+        let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
+        self.run.record(Some(&self.host), What::Snapshot, &words);
+        self.run.with_ledger(|ledger| ledger.installed(&self.host, at.index, at.leader_id.term, digest));
     }
+}
+
+fn place(at: LogId) -> Place {
+    Place { term: at.leader_id.term, index: at.index }
+}
+
+fn end_after(last: Option<LogId>) -> u64 {
+    last.map_or(0, |last| last.index + 1)
+}
+
+fn vote(vote: &raft::Vote) -> Vote {
+    Vote { term: vote.leader_id.term, candidate: vote.leader_id.voted_for, committed: vote.committed }
 }
 
 fn plain(change: &MapChange) -> Change {

@@ -1,48 +1,48 @@
-//! Durability: at the end the store holds every acknowledged write that no later one replaced.
+//! Durability: at the end the store holds every acknowledged write that no later one replaced, and nothing that failed.
 //!
 //! Looks at answers and at what was read last, not at the log: a write that all nodes lost together is lost too.
 
 use std::collections::BTreeMap;
 
 use super::{Finding, Judgement};
-use crate::history::{Answer, Entry, Operation, Outcome};
+use crate::history::{Answer, Call, Entry, Operation, Outcome};
 
 const NAME: &str = "durability of acknowledged writes";
 
 /// Judges the last linearizable list of everything, made after all clients had stopped.
 pub fn judge(operations: &[Operation], last: &[(String, Entry)]) -> Judgement {
-    let held: BTreeMap<&str, &Entry> = last.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
-    let mut newest: BTreeMap<&str, (u64, &Operation)> = BTreeMap::new();
-    let mut may_be_gone = BTreeMap::new();
-    for operation in operations {
-        let key = operation.key.as_str();
-        if operation.is_doubtful_write() {
-            // An unknown write may be the one that replaced an acknowledged one.
-            *may_be_gone.entry(key).or_insert(0u64) += 1;
-        }
-        let revision = match operation.outcome {
-            Outcome::Ok(Answer::Written { revision }) => revision,
-            Outcome::Ok(Answer::Deleted { revision, existed: true }) => revision,
-            _ => continue,
-        };
-        let newest = newest.entry(key).or_insert((revision, operation));
-        if newest.0 <= revision {
-            *newest = (revision, operation);
-        }
-    }
     let mut findings = Judgement::new();
-    for (key, (revision, operation)) in newest {
+    let writers: BTreeMap<(&str, u64), &Operation> = operations
+        .iter()
+        .filter_map(|operation| match operation.call {
+            Call::Set { value, .. } => Some(((operation.key.as_str(), value), operation)),
+            _ => None,
+        })
+        .collect();
+    for (key, entry) in last {
+        let complaint = match writers.get(&(key.as_str(), entry.value)) {
+            None => format!("v{} is in {key} at the end, and nobody wrote it there", entry.value),
+            Some(writer) if !writer.may_have_written() => {
+                format!("v{} is in {key} at the end\n    {writer}", entry.value)
+            }
+            Some(_) => continue,
+        };
+        findings.push(Finding::violation(NAME, complaint));
+    }
+    let held: BTreeMap<&str, &Entry> = last.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+    for (key, (revision, operation)) in newest_acknowledged(operations) {
         let deleted = matches!(operation.outcome, Outcome::Ok(Answer::Deleted { .. }));
         let complaint = match held.get(key) {
+            // A write of unknown outcome came later.
             Some(entry) if entry.mod_revision > revision => continue,
             Some(entry) if entry.mod_revision == revision && !deleted => {
-                if matches!(operation.call, crate::history::Call::Set { value, .. } if value == entry.value) {
+                if matches!(operation.call, Call::Set { value, .. } if value == entry.value) {
                     continue;
                 }
                 format!("v{} stands in its place", entry.value)
             }
             Some(entry) => format!("v{} of revision {} is back", entry.value, entry.mod_revision),
-            None if deleted || may_be_gone.contains_key(key) => continue,
+            None if deleted || may_be_deleted(operations, key, revision) => continue,
             None => "the key is gone".into(),
         };
         let words = format!("an acknowledged write is lost, {complaint}\n    {operation}");
@@ -51,46 +51,72 @@ pub fn judge(operations: &[Operation], last: &[(String, Entry)]) -> Judgement {
     findings
 }
 
+/// Of every key the acknowledged change with the highest revision.
+fn newest_acknowledged(operations: &[Operation]) -> BTreeMap<&str, (u64, &Operation)> {
+    let mut newest: BTreeMap<&str, (u64, &Operation)> = BTreeMap::new();
+    for operation in operations {
+        let revision = match operation.outcome {
+            Outcome::Ok(Answer::Written { revision }) => revision,
+            Outcome::Ok(Answer::Deleted { revision, existed: true }) => revision,
+            _ => continue,
+        };
+        let newest = newest.entry(&operation.key).or_insert((revision, operation));
+        if newest.0 <= revision {
+            *newest = (revision, operation);
+        }
+    }
+    newest
+}
+
+/// Whether a delete of unknown outcome can have taken away what `revision` wrote, or something later.
+fn may_be_deleted(operations: &[Operation], key: &str, revision: u64) -> bool {
+    operations.iter().any(|operation| {
+        let fits = match operation.call {
+            Call::Delete { if_revision } => if_revision.is_none_or(|at| at >= revision),
+            _ => false,
+        };
+        fits && operation.key == key && operation.is_doubtful_write()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Call;
+    use crate::judges::testing::{delete, ended, entry, in_doubt, operation, set};
 
-    fn write(value: u64, outcome: Outcome) -> Operation {
-        let call = Call::Set { value, if_revision: None };
-        Operation { client: 1, key: "k".into(), call, invoked: value, returned: Some(value + 1), outcome }
-    }
-
-    fn ok(revision: u64) -> Outcome {
-        Outcome::Ok(Answer::Written { revision })
-    }
-
+    /// The value and the revision that the key holds at the end.
     fn holds(operations: &[Operation], last: Option<(u64, u64)>) -> bool {
-        let last: Vec<(String, Entry)> = last
-            .map(|(value, mod_revision)| {
-                ("k".into(), Entry { value, create_revision: 1, mod_revision, version: 1 })
-            })
-            .into_iter()
-            .collect();
-        judge(operations, &last).is_empty()
+        let last = last.map(|(value, mod_revision)| ("k".into(), Entry { mod_revision, ..entry(value) }));
+        judge(operations, &last.into_iter().collect::<Vec<_>>()).is_empty()
     }
 
     #[test]
     fn the_last_acknowledged_write_or_a_later_one_is_there() {
-        let two = [write(7, ok(1)), write(8, ok(2))];
-        assert!(holds(&two, Some((8, 2))));
-        assert!(holds(&two, Some((9, 3))), "an unknown write came later");
-        assert!(!holds(&two, Some((7, 1))), "the older value is back");
-        assert!(!holds(&two, Some((7, 2))), "another value has its revision");
-        assert!(!holds(&two, None), "the key is gone");
+        let three = [set(0, 1, 7), set(2, 3, 8), in_doubt(set(4, 5, 9))];
+        assert!(holds(&three, Some((8, 8))));
+        assert!(holds(&three, Some((9, 10))), "the unknown write came later");
+        assert!(!holds(&three, Some((7, 7))), "the older value is back");
+        assert!(!holds(&three, Some((7, 8))), "another value has its revision");
+        assert!(!holds(&three, Some((5, 12))), "nobody wrote it");
+        assert!(!holds(&three, None), "the key is gone, and an unknown set deletes nothing");
     }
 
     #[test]
-    fn a_deleted_key_stays_deleted() {
-        let call = Call::Delete { if_revision: None };
-        let outcome = Outcome::Ok(Answer::Deleted { revision: 2, existed: true });
-        let history = [write(7, ok(1)), Operation { call, ..write(8, outcome) }];
+    fn what_failed_for_certain_is_never_there() {
+        assert!(!holds(&[ended(set(0, 1, 7), Outcome::Failed)], Some((7, 7))));
+        assert!(holds(&[in_doubt(set(0, 1, 7))], Some((7, 7))));
+        assert!(holds(&[in_doubt(set(0, 1, 7))], None));
+    }
+
+    #[test]
+    fn a_deleted_key_stays_deleted_and_only_a_delete_that_fits_takes_one_away() {
+        let gone = ended(delete(2, 3, true), Outcome::Ok(Answer::Deleted { revision: 8, existed: true }));
+        let history = [set(0, 1, 7), gone];
         assert!(holds(&history, None));
-        assert!(!holds(&history, Some((7, 1))));
+        assert!(!holds(&history, Some((7, 7))));
+        let delete_if = |at| operation(2, 3, Call::Delete { if_revision: Some(at) }, Outcome::Unknown);
+        assert!(holds(&[set(0, 1, 7), in_doubt(delete(2, 3, true))], None));
+        assert!(holds(&[set(0, 1, 7), delete_if(7)], None));
+        assert!(!holds(&[set(0, 1, 7), delete_if(6)], None), "its condition never held again");
     }
 }

@@ -1,8 +1,9 @@
-//! Election safety: a term has at most one leader (Ongaro 2014, section 3.6), as the nodes themselves report it.
+//! Election safety: a term has at most one leader (Ongaro, "Consensus: bridging theory and practice", 2014, section
+//! 3.4), as the nodes themselves report it when they win and as they tell whoever asks.
 
 use std::collections::BTreeMap;
 
-use super::{Finding, Judgement};
+use super::Finding;
 use crate::history::{Nanos, Seconds};
 
 const NAME: &str = "election safety";
@@ -11,14 +12,13 @@ const NAME: &str = "election safety";
 #[derive(Debug, Default)]
 pub struct Leaders {
     by_term: BTreeMap<u64, (String, u64, Nanos)>,
-    findings: Judgement,
 }
 
 impl Leaders {
-    /// A node said that it leads.
-    pub fn observe(&mut self, term: u64, name: &str, node_id: u64, now: Nanos) {
+    /// A node won an election, or said that it leads.
+    pub fn observe(&mut self, term: u64, name: &str, node_id: u64, now: Nanos) -> Option<Finding> {
         let first = self.by_term.entry(term).or_insert_with(|| (name.to_owned(), node_id, now));
-        if first.1 != node_id {
+        (first.1 != node_id).then(|| {
             let words = format!(
                 "term {term} had two leaders: {} (id {}) at {} and {name} (id {node_id}) at {}",
                 first.0,
@@ -26,18 +26,13 @@ impl Leaders {
                 Seconds(first.2),
                 Seconds(now)
             );
-            self.findings.push(Finding::violation(NAME, words));
-        }
+            Finding::violation(NAME, words)
+        })
     }
 
-    /// How many terms had a leader that was seen.
+    /// How many terms had a leader.
     pub fn terms(&self) -> usize {
         self.by_term.len()
-    }
-
-    /// The verdict so far.
-    pub fn judge(&self) -> Judgement {
-        self.findings.first().cloned().into_iter().collect()
     }
 }
 
@@ -48,11 +43,11 @@ mod tests {
     #[test]
     fn a_term_belongs_to_the_first_leader_it_had() {
         let mut leaders = Leaders::default();
-        leaders.observe(1, "n1", 11, 0);
-        leaders.observe(1, "n1", 11, 5);
-        leaders.observe(2, "n2", 22, 6);
-        assert!(leaders.judge().is_empty());
-        leaders.observe(1, "n2", 22, 7);
-        assert!(leaders.judge()[0].to_string().contains("term 1 had two leaders"));
+        assert_eq!(leaders.observe(1, "n1", 11, 0), None);
+        assert_eq!(leaders.observe(1, "n1", 11, 5), None);
+        assert_eq!(leaders.observe(2, "n2", 22, 6), None);
+        let finding = leaders.observe(1, "n2", 22, 7).unwrap();
+        assert!(finding.to_string().contains("term 1 had two leaders"));
+        assert_eq!(leaders.terms(), 2);
     }
 }

@@ -5,9 +5,12 @@
 //! ("Testing for linearizability", 2017): a depth-first search over orders that never visits the same set of
 //! operations with the same state twice. Linearizability is local, so keys are checked alone; a linearizable list
 //! counts as a read of every key. Operations with unknown outcome stay open to the end and may take effect or
-//! not. Time is not looked at: the search is bounded by its steps, and giving up is no verdict.
+//! not. Time is not looked at: the search is bounded by its steps, and giving up is no verdict. Visited states are
+//! remembered by a hash of 128 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Finding, Judgement};
 use crate::history::{Answer, Call, Nanos, Operation, Outcome};
@@ -24,11 +27,17 @@ pub fn judge(operations: &[Operation]) -> Judgement {
     let lists: Vec<&Operation> =
         operations.iter().filter(|operation| matches!(operation.call, Call::List { stale: false })).collect();
     for (index, operation) in operations.iter().enumerate() {
-        if !matches!(operation.call, Call::List { .. })
-            && let Some(effect) = Effect::of(operation)
-        {
-            steps.entry(&operation.key).or_default().push(Step::new(index, operation, effect));
+        if let Outcome::Ok(Answer::Listed { entries, .. }) = &operation.outcome {
+            // Also what only a list has seen must have come from somewhere.
+            for (key, _) in entries {
+                steps.entry(key).or_default();
+            }
         }
+        if matches!(operation.call, Call::List { .. }) {
+            continue;
+        }
+        let steps = steps.entry(&operation.key).or_default();
+        steps.extend(Effect::of(operation).map(|effect| Step::new(index, operation, effect)));
     }
     for list in lists {
         let Outcome::Ok(Answer::Listed { entries, .. }) = &list.outcome else { continue };
@@ -70,7 +79,7 @@ pub fn judge(operations: &[Operation]) -> Judgement {
 enum Effect {
     Set { value: u64, condition: Option<u64> },
     Delete { condition: Option<u64>, existed: Option<bool> },
-    Refused { present_revision: u64 },
+    Refused { condition: Option<u64>, present_revision: u64 },
     Read(Option<u64>),
 }
 
@@ -79,9 +88,10 @@ impl Effect {
     fn of(operation: &Operation) -> Option<Effect> {
         match (&operation.call, &operation.outcome) {
             (_, Outcome::Failed) => None,
-            (_, Outcome::Ok(Answer::ConditionFailed { present_revision })) => {
-                Some(Effect::Refused { present_revision: *present_revision })
-            }
+            (
+                Call::Set { if_revision: condition, .. } | Call::Delete { if_revision: condition },
+                Outcome::Ok(Answer::ConditionFailed { present_revision }),
+            ) => Some(Effect::Refused { condition: *condition, present_revision: *present_revision }),
             (Call::Set { value, if_revision }, _) => {
                 Some(Effect::Set { value: *value, condition: *if_revision })
             }
@@ -99,19 +109,30 @@ impl Effect {
     }
 
     /// The state after it, if it fits the state before it.
-    fn apply(self, state: Option<u64>, revisions: &Revisions) -> Option<Option<u64>> {
+    fn apply(self, state: State, revisions: &Revisions) -> Option<State> {
+        let met = |condition: Option<u64>| condition.is_none_or(|at| revisions.fit(state, at).is_some());
         match self {
-            Effect::Set { value, condition } => {
-                condition.is_none_or(|at| revisions.fits(state, at)).then_some(Some(value))
-            }
+            Effect::Set { value, condition } => met(condition).then_some(Some(Held { value, told: 0 })),
             Effect::Delete { condition, existed } => {
-                let fits = condition.is_none_or(|at| revisions.fits(state, at));
-                (fits && existed.is_none_or(|existed| existed == state.is_some())).then_some(None)
+                (met(condition) && existed.is_none_or(|existed| existed == state.is_some())).then_some(None)
             }
-            Effect::Refused { present_revision } => revisions.fits(state, present_revision).then_some(state),
-            Effect::Read(value) => (value == state).then_some(state),
+            Effect::Refused { condition, present_revision } => {
+                let is_reason = condition.is_some_and(|at| at != present_revision);
+                revisions.fit(state, present_revision).filter(|_| is_reason)
+            }
+            Effect::Read(value) => (value == state.map(|held| held.value)).then_some(state),
         }
     }
+}
+
+/// What the key holds.
+type State = Option<Held>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    value: u64,
+    /// Of a write whose revision no answer and no read told: the one that a refusal named; 0: none did yet.
+    told: u64,
 }
 
 /// Which revision wrote a value, as far as any answer told.
@@ -124,15 +145,22 @@ impl Revisions {
     fn of(operations: &[Operation]) -> Revisions {
         let mut known = BTreeMap::new();
         for operation in operations {
-            match (&operation.call, &operation.outcome) {
-                (Call::Set { value, .. }, Outcome::Ok(Answer::Written { revision })) => {
-                    known.insert(*value, *revision);
+            if let (Call::Set { value, .. }, Outcome::Ok(Answer::Written { revision })) =
+                (operation.call, &operation.outcome)
+            {
+                known.insert(value, *revision);
+            }
+        }
+        // Who wrote it knows best.
+        for operation in operations {
+            match &operation.outcome {
+                Outcome::Ok(Answer::Read { entry: Some(entry), .. }) => {
+                    known.entry(entry.value).or_insert(entry.mod_revision);
                 }
-                (_, Outcome::Ok(Answer::Read { entry: Some(entry), .. })) => {
-                    known.insert(entry.value, entry.mod_revision);
-                }
-                (_, Outcome::Ok(Answer::Listed { entries, .. })) => {
-                    known.extend(entries.iter().map(|(_, entry)| (entry.value, entry.mod_revision)));
+                Outcome::Ok(Answer::Listed { entries, .. }) => {
+                    for (_, entry) in entries {
+                        known.entry(entry.value).or_insert(entry.mod_revision);
+                    }
                 }
                 _ => {}
             }
@@ -140,16 +168,16 @@ impl Revisions {
         Revisions { taken: known.values().copied().collect(), of_value: known }
     }
 
-    /// Whether a key in this state may be at `revision`. Of a write that was never answered nobody may have been told the
-    /// revision, though a refusal named it; then it can be any that is no other write's.
-    fn fits(&self, state: Option<u64>, revision: u64) -> bool {
-        match state {
-            None => revision == 0,
-            Some(value) => match self.of_value.get(&value) {
-                Some(known) => *known == revision,
-                None => revision != 0 && !self.taken.contains(&revision),
-            },
-        }
+    /// The state if a key in it may be at `revision`. Of a write that was never answered nobody may have been told the
+    /// revision, though a refusal named it; then it can be any that is no other write's, and stays what it is.
+    fn fit(&self, state: State, revision: u64) -> Option<State> {
+        let Some(held) = state else { return (revision == 0).then_some(None) };
+        let is_possible = match self.of_value.get(&held.value) {
+            Some(known) => return (*known == revision).then_some(state),
+            None if held.told != 0 => held.told == revision,
+            None => revision != 0 && !self.taken.contains(&revision),
+        };
+        is_possible.then_some(Some(Held { told: revision, ..held }))
     }
 }
 
@@ -266,11 +294,12 @@ impl Events {
 fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict {
     let mut events = Events::new(steps);
     let mut open_returns = steps.iter().filter(|step| step.returned.is_some()).count();
-    let mut done = vec![0u64; steps.len().div_ceil(64)];
-    let mut seen: BTreeSet<(Vec<u64>, Option<u64>)> = BTreeSet::new();
-    let mut order: Vec<(usize, Option<u64>)> = Vec::new();
+    // Of the operations that are placed: each adds and removes the same bits.
+    let mut placed = 0u128;
+    let mut seen: BTreeSet<u128> = BTreeSet::new();
+    let mut order: Vec<(usize, State)> = Vec::new();
     let mut best = (Vec::new(), NOWHERE);
-    let mut state = None;
+    let mut state: State = None;
     let mut place = events.first();
     while open_returns > 0 {
         let here = (place != NOWHERE).then(|| events.list[place]);
@@ -280,8 +309,8 @@ fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict 
                 // An unknown operation that changes nothing need not be placed anywhere.
                 let next = next.filter(|next| steps[step].returned.is_some() || *next != state);
                 if let Some(next) = next {
-                    done[step / 64] |= 1 << (step % 64);
-                    if seen.insert((done.clone(), next)) {
+                    placed ^= hash_of_step(step);
+                    if seen.insert(placed ^ hash_of_state(next)) {
                         if seen.len() > most_states {
                             return Verdict::GaveUp;
                         }
@@ -292,7 +321,7 @@ fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict 
                         place = events.first();
                         continue;
                     }
-                    done[step / 64] &= !(1 << (step % 64));
+                    placed ^= hash_of_step(step);
                 }
                 place = after;
             }
@@ -306,7 +335,7 @@ fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict 
                     return Verdict::Broken { ordered: best.0, stuck: best.1 };
                 };
                 state = before;
-                done[step / 64] &= !(1 << (step % 64));
+                placed ^= hash_of_step(step);
                 events.put_back(step);
                 open_returns += usize::from(steps[step].returned.is_some());
                 place = events.list[events.call_of[step]].after;
@@ -314,6 +343,15 @@ fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict 
         }
     }
     Verdict::Linearizable
+}
+
+fn hash_of_step(step: usize) -> u128 {
+    xxh3_128(&(step as u64).to_be_bytes())
+}
+
+fn hash_of_state(state: State) -> u128 {
+    let Some(Held { value, told }) = state else { return 0 };
+    xxh3_128(&((u128::from(value) << 64) | u128::from(told)).to_be_bytes())
 }
 
 /// The last operations that could be ordered, the one that could not, and what else was going on.

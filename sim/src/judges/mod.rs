@@ -6,11 +6,19 @@
 pub mod durability;
 pub mod election;
 pub mod exactly_once;
+pub mod footprint;
+pub mod leader_completeness;
 pub mod linearizability;
+pub mod log_matching;
+pub mod members;
+pub mod node_ids;
+pub mod promises;
 pub mod replicas;
 pub mod revisions;
 pub mod state_machine;
 pub mod stops;
+#[cfg(test)]
+pub mod testing;
 
 use std::fmt;
 

@@ -1,5 +1,7 @@
 //! Equal replicas: when nothing is under way any more, all nodes hold the same state at the same position.
 
+use std::collections::BTreeMap;
+
 use super::{Finding, Judgement};
 
 const NAME: &str = "equal replicas";
@@ -17,6 +19,8 @@ pub struct Replica {
     pub digest: String,
     /// It says itself that digests differ.
     pub alarm: bool,
+    /// It takes part in elections.
+    pub votes: bool,
 }
 
 /// Judges what all nodes say.
@@ -25,9 +29,10 @@ pub fn judge(replicas: &[Replica]) -> Judgement {
     for replica in replicas.iter().filter(|replica| replica.alarm) {
         findings.push(Finding::violation(NAME, format!("{} raises the digest alarm", replica.name)));
     }
-    for pair in replicas.windows(2) {
-        let (one, other) = (&pair[0], &pair[1]);
-        if one.applied == other.applied && one.digest != other.digest {
+    let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
+    for other in replicas {
+        let one = *first.entry(other.applied).or_insert(other);
+        if one.digest != other.digest {
             let words = format!(
                 "at log index {}, {} has the digest {} and {} has {}",
                 one.applied, one.name, one.digest, other.name, other.digest
@@ -38,9 +43,12 @@ pub fn judge(replicas: &[Replica]) -> Judgement {
     findings
 }
 
-/// Whether all of them are at the same place.
+/// Whether all of them vote and are at the same place.
 pub fn are_level(replicas: &[Replica]) -> bool {
-    replicas.windows(2).all(|pair| (pair[0].applied, pair[0].revision) == (pair[1].applied, pair[1].revision))
+    replicas.iter().all(|replica| replica.votes)
+        && replicas
+            .windows(2)
+            .all(|pair| (pair[0].applied, pair[0].revision) == (pair[1].applied, pair[1].revision))
 }
 
 #[cfg(test)]
@@ -48,7 +56,14 @@ mod tests {
     use super::*;
 
     fn replica(name: &str, applied: u64, digest: &str) -> Replica {
-        Replica { name: name.into(), applied, revision: applied, digest: digest.into(), alarm: false }
+        Replica {
+            name: name.into(),
+            applied,
+            revision: applied,
+            digest: digest.into(),
+            alarm: false,
+            votes: true,
+        }
     }
 
     #[test]
@@ -56,7 +71,10 @@ mod tests {
         assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "aa")]).is_empty());
         assert!(judge(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]).is_empty());
         assert!(!are_level(&[replica("n1", 5, "aa"), replica("n2", 6, "bb")]));
+        assert!(!are_level(&[replica("n1", 5, "aa"), Replica { votes: false, ..replica("n2", 5, "aa") }]));
         assert_eq!(judge(&[replica("n1", 5, "aa"), replica("n2", 5, "bb")]).len(), 1);
+        let with_one_between = [replica("n1", 5, "aa"), replica("n2", 6, "cc"), replica("n3", 5, "bb")];
+        assert_eq!(judge(&with_one_between).len(), 1);
         assert_eq!(judge(&[Replica { alarm: true, ..replica("n1", 5, "aa") }]).len(), 1);
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! Stronger than linearizability of each key, and cheap: every answer names the revision it belongs to, so the
 //! order need not be searched for. Three things must hold. A linearizable operation never has a lower revision than
-//! one that was answered before it was sent. What a read or a list found is what the log says the store held at its
-//! revision, stale or not. The revisions that one client sees never go back, stale reads included.
+//! one that was answered before it was sent. What a read or a list found is what the store held at its revision, stale
+//! or not: no change that any client was told of lies between, and the log agrees. The revisions that one client sees
+//! never go back, stale reads included (Terry et al., "Session guarantees for weakly consistent replicated data", 1994:
+//! monotonic reads, read your writes).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::{Finding, Judgement};
 use crate::history::{Answer, Call, Entry, Nanos, Operation, Outcome};
@@ -19,7 +22,11 @@ const SESSION: &str = "one client's reads never go back";
 pub fn judge(operations: &[Operation], ledger: &Ledger) -> Judgement {
     let mut findings = Judgement::new();
     real_time_order(operations, &mut findings);
-    content(operations, &Past::of(ledger), &mut findings);
+    told(operations, &mut findings);
+    // The log knows more, and would only say the same once more.
+    if findings.is_empty() {
+        content(operations, &Past::of(ledger), &mut findings);
+    }
     monotonic_reads(operations, &mut findings);
     findings
 }
@@ -72,6 +79,71 @@ fn real_time_order(operations: &[Operation], findings: &mut Judgement) {
         if *made && let Some(other) = makers.insert(*revision, operation) {
             let words = format!("two writes made revision {revision}\n    {other}\n    {operation}");
             findings.push(Finding::violation(ORDER, words));
+        }
+    }
+}
+
+/// What any client was told of a key: revisions and what they wrote there; `None`: they deleted.
+type Told<'a> = BTreeMap<&'a str, BTreeMap<u64, Option<u64>>>;
+
+/// Reads against what clients were told, by whomever.
+fn told(operations: &[Operation], findings: &mut Judgement) {
+    let mut told = Told::new();
+    let mut may_be_deleted: BTreeSet<&str> = BTreeSet::new();
+    for operation in operations {
+        let key = operation.key.as_str();
+        let mut tell = |key, revision, held| {
+            told.entry(key).or_default().insert(revision, held);
+        };
+        match (&operation.outcome, operation.call) {
+            (Outcome::Ok(Answer::Written { revision }), Call::Set { value, .. }) => {
+                tell(key, *revision, Some(value));
+            }
+            (Outcome::Ok(Answer::Deleted { revision, existed: true }), _) => tell(key, *revision, None),
+            (Outcome::Ok(Answer::Read { entry: Some(entry), .. }), _) => {
+                tell(key, entry.mod_revision, Some(entry.value));
+            }
+            (Outcome::Ok(Answer::Listed { entries, .. }), _) => {
+                entries.iter().for_each(|(key, entry)| tell(key, entry.mod_revision, Some(entry.value)));
+            }
+            (Outcome::Unknown, Call::Delete { .. }) => {
+                may_be_deleted.insert(key);
+            }
+            _ => {}
+        }
+    }
+    let complaint = |key: &str, revision: u64, entry: Option<&Entry>| {
+        let from = entry.map_or(0, |entry| entry.mod_revision);
+        if from > revision {
+            return Some(format!("it found {key} as revision {from} wrote it"));
+        }
+        let (later, held) =
+            told.get(key)?.range((Bound::Excluded(from), Bound::Included(revision))).next_back()?;
+        match (entry, held) {
+            (Some(_), _) => Some(format!("revision {later} changed {key} again")),
+            (None, Some(value)) if !may_be_deleted.contains(key) => {
+                Some(format!("{key} is absent, and v{value} was there since revision {later}"))
+            }
+            (None, _) => None,
+        }
+    };
+    for operation in operations {
+        let complaint = match &operation.outcome {
+            Outcome::Ok(Answer::Read { revision, entry }) => {
+                complaint(&operation.key, *revision, entry.as_ref())
+            }
+            Outcome::Ok(Answer::Listed { revision, entries }) => {
+                let found: BTreeMap<&str, &Entry> =
+                    entries.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+                let keys = told.range(operation.key.as_str()..).map(|(key, _)| *key);
+                let mut keys = keys.take_while(|key| key.starts_with(&operation.key));
+                keys.find_map(|key| complaint(key, *revision, found.get(key).copied()))
+            }
+            _ => None,
+        };
+        if let Some(complaint) = complaint {
+            let words = format!("an answer is not what its revision held: {complaint}\n    {operation}");
+            findings.push(Finding::violation(CONTENT, words));
         }
     }
 }
@@ -135,24 +207,28 @@ fn content(operations: &[Operation], past: &Past, findings: &mut Judgement) {
 
 fn monotonic_reads(operations: &[Operation], findings: &mut Judgement) {
     // A client may have several operations under way: only those that follow each other are compared.
-    let mut by_client: BTreeMap<u32, Vec<(Nanos, u64, &Operation)>> = BTreeMap::new();
+    let mut by_client: BTreeMap<u32, Vec<(&Operation, u64)>> = BTreeMap::new();
     for operation in operations {
-        let Some((revision, _)) = revision_of(operation) else { continue };
-        let seen = by_client.entry(operation.client).or_default();
-        if let Some((_, _, earlier)) = seen
-            .iter()
-            .rev()
-            .find(|(returned, higher, _)| *returned < operation.invoked && *higher > revision)
-        {
-            let words = format!("a client went back in time\n    {earlier}\n    {operation}");
-            findings.push(Finding::violation(SESSION, words));
+        if let Some((revision, _)) = revision_of(operation) {
+            by_client.entry(operation.client).or_default().push((operation, revision));
         }
-        seen.push((operation.returned.unwrap_or(Nanos::MAX), revision, operation));
-        // The highest of those that have returned is enough.
-        if seen.len() > 64 {
-            let highest = seen.iter().map(|(_, revision, _)| *revision).max().unwrap_or(0);
-            let now = operation.invoked;
-            seen.retain(|(returned, revision, _)| *returned >= now || *revision == highest);
+    }
+    for answered in by_client.into_values() {
+        let ended = |(operation, _): &(&Operation, u64)| operation.returned.unwrap_or(Nanos::MAX);
+        let mut by_return = answered.clone();
+        by_return.sort_by_key(ended);
+        let mut returned = by_return.into_iter().peekable();
+        let mut highest: Option<(&Operation, u64)> = None;
+        for (operation, revision) in answered {
+            while let Some(earlier) = returned.next_if(|earlier| ended(earlier) < operation.invoked) {
+                if highest.is_none_or(|highest| highest.1 < earlier.1) {
+                    highest = Some(earlier);
+                }
+            }
+            if let Some((earlier, _)) = highest.filter(|(_, highest)| *highest > revision) {
+                let words = format!("a client went back in time\n    {earlier}\n    {operation}");
+                findings.push(Finding::violation(SESSION, words));
+            }
         }
     }
 }
@@ -160,11 +236,8 @@ fn monotonic_reads(operations: &[Operation], findings: &mut Judgement) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judges::testing::{by, delete, ended, entry, get, in_doubt, list, set, stale};
     use crate::ledger::{Applied, Change};
-
-    fn entry(value: u64) -> Entry {
-        Entry { value, create_revision: 1, mod_revision: value, version: 1 }
-    }
 
     /// Revision n wrote the value n to the key k.
     fn ledger(revisions: u64) -> Ledger {
@@ -176,54 +249,68 @@ mod tests {
         ledger
     }
 
-    fn operation(client: u32, at: Nanos, call: Call, answer: Answer) -> Operation {
-        let outcome = Outcome::Ok(answer);
-        Operation { client, key: "k".into(), call, invoked: at, returned: Some(at + 5), outcome }
-    }
-
-    fn set(client: u32, at: Nanos, revision: u64) -> Operation {
-        let call = Call::Set { value: revision, if_revision: None };
-        operation(client, at, call, Answer::Written { revision })
-    }
-
-    fn get(client: u32, at: Nanos, stale: bool, revision: u64) -> Operation {
-        let answer = Answer::Read { revision, entry: Some(entry(revision)) };
-        operation(client, at, Call::Get { stale }, answer)
-    }
-
     fn complaints(operations: &[Operation]) -> Vec<&'static str> {
         judge(operations, &ledger(9)).iter().map(Finding::judge).collect()
     }
 
     #[test]
     fn concurrent_answers_may_cross_but_later_ones_never_go_back() {
-        assert!(complaints(&[set(1, 0, 2), set(2, 3, 1), get(3, 10, false, 2)]).is_empty());
-        assert_eq!(complaints(&[set(1, 0, 2), get(2, 10, false, 1)]), [ORDER]);
+        assert!(complaints(&[set(0, 5, 2), by(2, set(3, 8, 1)), by(3, get(10, 11, 2))]).is_empty());
+        assert_eq!(complaints(&[set(0, 5, 2), by(2, get(10, 11, 1))]), [ORDER]);
         assert_eq!(
-            complaints(&[get(1, 0, false, 2), set(2, 10, 2)]),
+            complaints(&[get(0, 5, 2), by(2, set(10, 11, 2))]),
             [ORDER],
             "the write came after the read"
         );
-        assert_eq!(complaints(&[set(1, 0, 2), set(2, 3, 2)]), [ORDER], "one revision, two writes");
+        assert_eq!(complaints(&[set(0, 5, 2), by(2, set(3, 8, 2))]), [ORDER], "one revision, two writes");
     }
 
     #[test]
     fn stale_reads_may_be_old_but_not_for_one_client() {
-        assert!(complaints(&[set(1, 0, 2), get(2, 10, true, 1), get(2, 20, true, 1)]).is_empty());
-        assert_eq!(complaints(&[set(1, 0, 2), get(1, 10, true, 1)]), [SESSION]);
+        let old = |at| stale(get(at, at + 5, 1));
+        assert!(complaints(&[set(0, 5, 2), by(2, old(10)), by(2, old(20))]).is_empty());
+        assert_eq!(complaints(&[set(0, 5, 2), old(10)]), [SESSION]);
+        assert!(complaints(&[set(0, 50, 2), old(10)]).is_empty(), "the write was under way");
+        // What returned first and what is highest need not be the same.
+        let mut many: Vec<Operation> = (0..200).map(|at| stale(get(at, at + 1, 1))).collect();
+        many[50] = stale(get(50, 51, 2));
+        many[51] = stale(get(51, 900, 3));
+        assert_eq!(complaints(&many), vec![SESSION; 148]);
     }
 
     #[test]
     fn an_answer_shows_what_its_revision_held() {
-        let wrong =
-            operation(1, 0, Call::Get { stale: true }, Answer::Read { revision: 3, entry: Some(entry(2)) });
-        assert_eq!(complaints(&[wrong]), [CONTENT]);
-        let list = |entries: Vec<(String, Entry)>| Operation {
-            key: String::new(),
-            ..operation(1, 0, Call::List { stale: false }, Answer::Listed { revision: 3, entries })
+        let read = |revision, value| {
+            let answer = Answer::Read { revision, entry: (value > 0).then(|| entry(value)) };
+            stale(ended(get(0, 5, value), Outcome::Ok(answer)))
         };
-        assert!(complaints(&[list(vec![("k".into(), entry(3))])]).is_empty());
-        assert_eq!(complaints(&[list(vec![("k".into(), entry(2))])]), [CONTENT]);
-        assert_eq!(complaints(&[list(vec![])]), [CONTENT]);
+        assert!(complaints(&[read(3, 3)]).is_empty());
+        assert_eq!(complaints(&[read(3, 2)]), [CONTENT], "the log knows of revision 3");
+        assert!(complaints(&[list(0, 5, 3, &[("k", 3)])]).is_empty());
+        assert_eq!(complaints(&[list(0, 5, 3, &[("k", 2)])]), [CONTENT]);
+        assert_eq!(complaints(&[list(0, 5, 3, &[])]), [CONTENT]);
+    }
+
+    #[test]
+    fn what_any_client_was_told_convicts_whatever_the_log_says() {
+        let said = |operations: &[Operation]| {
+            let mut findings = Judgement::new();
+            told(operations, &mut findings);
+            findings.first().map_or_else(String::new, ToString::to_string)
+        };
+        let at = |revision, value| {
+            let answer = Answer::Read { revision, entry: (value > 0).then(|| entry(value)) };
+            ended(get(10, 11, value), Outcome::Ok(answer))
+        };
+        let writes = [set(0, 1, 2), set(2, 3, 4)];
+        let with = |read: Operation| [writes[0].clone(), writes[1].clone(), read];
+        assert_eq!(said(&with(at(6, 4))), "");
+        assert_eq!(said(&with(at(3, 2))), "", "an older revision");
+        assert!(said(&with(at(6, 2))).contains("revision 4 changed k again"));
+        assert!(said(&with(at(3, 4))).contains("as revision 4 wrote it"), "from the future");
+        assert!(said(&with(at(6, 0))).contains("absent, and v4 was there"));
+        assert!(said(&with(list(10, 11, 6, &[]))).contains("absent"));
+        let deleted = in_doubt(delete(5, 6, true));
+        assert_eq!(said(&[writes[0].clone(), deleted, at(6, 0)]), "");
     }
 }

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::chaos::reduction;
+use crate::history_file;
 use crate::report::Report;
 use crate::timeline::Timeline;
 
@@ -173,6 +174,10 @@ fn start(job: Job, how: How<'_>) -> Running {
     if !job.reduction.is_empty() {
         command.env(reduction::VARIABLE, &job.reduction);
     }
+    match history_file::destination() {
+        Some(file) if how == How::Aloud => command.env(history_file::VARIABLE, file),
+        _ => command.env_remove(history_file::VARIABLE),
+    };
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(if how == How::Aloud { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn().expect("a process can be started");

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use crate::bench;
 use crate::child;
+use crate::judge_check::{self, Opinion};
 use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
 use crate::scenarios;
@@ -43,6 +44,7 @@ fn carry_out(command: Command) -> ExitCode {
                 println!("{:<28} {}", scenario.name, scenario.about);
             }
             println!("{:<28} {}", determinism::NAME, determinism::ABOUT);
+            println!("{:<28} {}", judge_check::NAME, judge_check::ABOUT);
             ExitCode::SUCCESS
         }
         Command::Child { scenario, seed, manner } => {
@@ -65,7 +67,7 @@ fn carry_out(command: Command) -> ExitCode {
 
 fn play(options: &Play) -> ExitCode {
     let jobs = plan(options);
-    if jobs.is_empty() && !options.wants(determinism::NAME) {
+    if jobs.is_empty() && !options.wants(determinism::NAME) && !options.wants(judge_check::NAME) {
         eprintln!("nothing matches; `list` shows what there is");
         return ExitCode::from(2);
     }
@@ -89,6 +91,17 @@ fn play(options: &Play) -> ExitCode {
     if options.wants(determinism::NAME) && options.seed.is_none() {
         progress.note("determinism: the same seeds once more, in other processes");
         summary.add_checks(determinism::check(summary.hashes()));
+    }
+    if options.wants(judge_check::NAME) && options.seed.is_none() {
+        progress.note("second opinion: porcupine judges histories, too");
+        let check = |name: String, failure| vec![determinism::Check { name, failure }];
+        match judge_check::check() {
+            Opinion::Agrees(words) => {
+                summary.add_checks(check(format!("{}: {words}", judge_check::NAME), None))
+            }
+            Opinion::Differs(words) => summary.add_checks(check(judge_check::NAME.into(), Some(words))),
+            Opinion::Missing(words) => println!("skipped   {}: {words}", judge_check::NAME),
+        }
     }
     progress.clear();
     summary.print();

@@ -41,6 +41,7 @@ pub async fn rewrite_log(
         log.append(rest, |result| drop(durable.send(result))).map_err(words)?;
         is_durable.await.map_err(|_| "the log has ended")?.map_err(words)?;
     }
+    cluster.tampered(node);
     log.close().await.map_err(words)
 }
 

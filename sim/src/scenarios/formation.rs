@@ -128,6 +128,7 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&client, 30).await?;
     let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;
     cluster.kill("n4");
+    cluster.may_go("n4");
     let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
     ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
     wait_for_members(&cluster, &leader, "the removal of n4", |members| members.len() == 3).await?;

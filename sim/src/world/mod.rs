@@ -4,6 +4,7 @@
 //! hide. Pure: drawing a world starts nothing.
 
 mod kinds;
+mod mix;
 
 use std::fmt;
 use std::ops::Range;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use crate::dice::Dice;
 pub use kinds::FaultKind;
+pub use mix::{Doing, WorkloadMix};
 
 /// What a seed drew.
 #[derive(Debug, Clone)]
@@ -39,8 +41,8 @@ pub struct World {
     pub think_time: Range<Duration>,
     /// How long a client waits for one operation.
     pub patience: Duration,
-    /// Share of clients whose writes belong to a session.
-    pub sessions: f64,
+    /// What they do.
+    pub workload: WorkloadMix,
     /// How long faults rage.
     pub faults_last: Duration,
     /// Between the beginnings of two faults.
@@ -75,7 +77,7 @@ impl World {
             keys: 6,
             think_time: millis(1..60),
             patience: Duration::from_secs(3),
-            sessions: 0.7,
+            workload: WorkloadMix::default(),
             faults_last: Duration::ZERO,
             fault_pause: millis(500..2_500),
             fault_length: millis(200..4_000),
@@ -101,6 +103,7 @@ impl World {
             }
         };
         let busy = dice.chance(0.5);
+        let keys = dice.within(2..9);
         let heartbeat = Duration::from_millis(if slow_network { 200 } else { dice.within(60..150) });
         World {
             nodes: *dice.weighted(&[(3, 3), (5, 2)]),
@@ -112,10 +115,10 @@ impl World {
             election: heartbeat * dice.within(4..8) as u32,
             snapshot_entries: *dice.one_of(&[100, 300, 1_000, 5_000]),
             clients: dice.within(3..6) as u32,
-            keys: dice.within(2..9),
+            keys,
             think_time: if busy { millis(1..25) } else { millis(5..100) },
             patience: Duration::from_millis(dice.within(800..4_000)),
-            sessions: *dice.one_of(&[0.5, 0.8, 1.0]),
+            workload: WorkloadMix::draw(seed, keys),
             faults_last: Duration::from_secs(dice.within(30..40)),
             fault_pause: if dice.chance(0.5) { millis(300..1_500) } else { millis(1_000..5_000) },
             fault_length: if dice.chance(0.5) { millis(100..2_000) } else { millis(500..6_000) },
@@ -141,12 +144,8 @@ impl fmt::Display for World {
         )?;
         write!(
             f,
-            "{} clients on {} keys, think {:?}, wait {:?}, {:.0}% with sessions",
-            self.clients,
-            self.keys,
-            self.think_time,
-            self.patience,
-            self.sessions * 100.0
+            "{} clients on {} keys, think {:?}, wait {:?}: {}",
+            self.clients, self.keys, self.think_time, self.patience, self.workload
         )?;
         if self.faults.is_empty() {
             return Ok(());

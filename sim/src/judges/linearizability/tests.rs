@@ -2,41 +2,8 @@
 
 use super::*;
 use crate::dice::Dice;
-use crate::history::Entry;
-
-fn operation(invoked: Nanos, returned: Nanos, call: Call, outcome: Outcome) -> Operation {
-    Operation { client: 0, key: "k".into(), call, invoked, returned: Some(returned), outcome }
-}
-
-fn set(invoked: Nanos, returned: Nanos, value: u64) -> Operation {
-    let call = Call::Set { value, if_revision: None };
-    operation(invoked, returned, call, Outcome::Ok(Answer::Written { revision: value }))
-}
-
-fn in_doubt(mut operation: Operation) -> Operation {
-    operation.outcome = Outcome::Unknown;
-    operation
-}
-
-/// Value 0 stands for absence; a value is its own revision.
-fn get(invoked: Nanos, returned: Nanos, value: u64) -> Operation {
-    let entry = (value > 0).then_some(Entry { value, create_revision: 1, mod_revision: value, version: 1 });
-    let answer = Answer::Read { revision: value, entry };
-    operation(invoked, returned, Call::Get { stale: false }, Outcome::Ok(answer))
-}
-
-fn delete(invoked: Nanos, returned: Nanos, existed: bool) -> Operation {
-    let answer = Answer::Deleted { revision: 0, existed };
-    operation(invoked, returned, Call::Delete { if_revision: None }, Outcome::Ok(answer))
-}
-
-fn set_if(invoked: Nanos, returned: Nanos, value: u64, at: u64, present: Option<u64>) -> Operation {
-    let answer = match present {
-        Some(present_revision) => Answer::ConditionFailed { present_revision },
-        None => Answer::Written { revision: value },
-    };
-    operation(invoked, returned, Call::Set { value, if_revision: Some(at) }, Outcome::Ok(answer))
-}
+use crate::judge_check::generated;
+use crate::judges::testing::{delete, get, in_doubt, list, on, set, set_if};
 
 fn holds(operations: &[Operation]) -> bool {
     let mut operations = operations.to_vec();
@@ -78,6 +45,11 @@ fn a_refusal_may_tell_the_revision_of_a_write_that_was_never_answered() {
     assert!(holds(&[lost.clone(), set_if(2, 3, 8, 0, Some(7)), set_if(4, 5, 9, 7, None), get(6, 7, 9)]));
     assert!(!holds(&[lost.clone(), set_if(2, 3, 8, 0, Some(7)), get(4, 5, 0)]), "refused because of nothing");
     assert!(
+        !holds(&[lost.clone(), set_if(2, 3, 8, 0, Some(7)), set_if(4, 5, 9, 0, Some(6))]),
+        "one write, two revisions"
+    );
+    assert!(!holds(&[set(0, 1, 7), set_if(2, 3, 8, 7, Some(7))]), "refused though the condition held");
+    assert!(
         !holds(&[set(0, 1, 6), lost, set_if(2, 3, 8, 6, None), get(4, 5, 7), get(6, 7, 8)]),
         "late, then undone"
     );
@@ -94,22 +66,9 @@ fn deletes_and_conditions_say_what_they_found() {
 
 #[test]
 fn a_list_is_a_read_of_every_key() {
-    let entry = |value| Entry { value, create_revision: 1, mod_revision: value, version: 1 };
-    let list = |at, values: &[(&str, u64)]| Operation {
-        key: String::new(),
-        ..operation(
-            at,
-            at + 1,
-            Call::List { stale: false },
-            Outcome::Ok(Answer::Listed {
-                revision: 9,
-                entries: values.iter().map(|(key, value)| (key.to_string(), entry(*value))).collect(),
-            }),
-        )
-    };
-    let other = Operation { key: "other".into(), ..set(0, 1, 8) };
-    assert!(holds(&[set(0, 1, 7), other.clone(), list(2, &[("k", 7), ("other", 8)])]));
-    assert!(!holds(&[set(0, 1, 7), other, list(2, &[("k", 7)])]), "a key is missing");
+    let other = on("other", set(0, 1, 8));
+    assert!(holds(&[set(0, 1, 7), other.clone(), list(2, 3, 9, &[("k", 7), ("other", 8)])]));
+    assert!(!holds(&[set(0, 1, 7), other, list(2, 3, 9, &[("k", 7)])]), "a key is missing");
 }
 
 #[test]
@@ -125,7 +84,7 @@ fn giving_up_is_no_verdict() {
 
 /// Tries every order of every subset of the unknown operations.
 fn by_trying_all(operations: &[Operation]) -> bool {
-    fn go(operations: &[Operation], revisions: &Revisions, used: &mut Vec<bool>, state: Option<u64>) -> bool {
+    fn go(operations: &[Operation], revisions: &Revisions, used: &mut Vec<bool>, state: State) -> bool {
         let pending = |operation: &Operation| {
             if operation.outcome == Outcome::Unknown { Nanos::MAX } else { operation.returned.unwrap() }
         };
@@ -182,41 +141,13 @@ fn agrees_with_trying_all_orders_of_small_histories() {
     assert!(good > 300 && bad > 300, "{good} good and {bad} bad histories say little");
 }
 
-/// A store with one copy that applies every operation at a random instant between call and return.
-fn history_of_an_honest_store(seed: u64, length: u64) -> Vec<Operation> {
-    let mut dice = Dice::new(seed, "honest store");
-    let mut planned: Vec<(Nanos, Nanos, Nanos, u64)> = (1..=length)
-        .map(|value| {
-            let invoked = dice.within(0..length * 4);
-            let applied = invoked + dice.within(0..20);
-            (applied, invoked, applied + dice.within(0..20), value)
-        })
-        .collect();
-    planned.sort();
-    let mut present = 0;
-    let mut operations: Vec<Operation> = planned
-        .into_iter()
-        .map(|(_, invoked, returned, value)| match dice.within(0..4) {
-            0 => {
-                present = value;
-                let operation = set(invoked, returned, value);
-                if dice.chance(0.05) { in_doubt(operation) } else { operation }
-            }
-            1 if dice.chance(0.3) => delete(invoked, returned, std::mem::take(&mut present) != 0),
-            _ => get(invoked, returned, present),
-        })
-        .collect();
-    operations.sort_by_key(|operation| operation.invoked);
-    operations
-}
-
 #[test]
 fn long_honest_histories_pass_and_one_wrong_answer_is_found() {
     for seed in 0..5 {
-        let mut operations = history_of_an_honest_store(seed, 400);
+        let mut operations = generated::history(seed, 150, 1);
         assert!(holds(&operations), "seed {seed}");
         let last = operations.iter().map(|operation| operation.returned.unwrap()).max().unwrap();
-        operations.push(get(last + 1, last + 2, 12_345));
+        operations.push(on("k0", get(last + 1, last + 2, 12_345)));
         assert!(!holds(&operations), "seed {seed}");
     }
 }

@@ -123,6 +123,8 @@ pub struct Counts {
     pub kills: u64,
     /// Times power failed.
     pub power_losses: u64,
+    /// Times somebody outside changed what lies on it: flipped bits, restored images.
+    pub tampered: u64,
 }
 
 /// A small generator of its own (splitmix64), so that a disk's faults depend on its seed alone.

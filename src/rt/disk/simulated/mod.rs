@@ -118,7 +118,9 @@ impl SimDisk {
         let Ok(inode) = state.platter.find(name) else { return false };
         let inode = state.platter.inodes.get_mut(&inode).expect("a name has a file");
         inode.flip(offset as usize, bit);
-        (offset as usize) < inode.cached.len()
+        let hit = (offset as usize) < inode.cached.len();
+        state.counts.tampered += u64::from(hit);
+        hit
     }
 
     /// An empty disk again; the process that used it is dead.
@@ -137,6 +139,7 @@ impl SimDisk {
     pub fn restore(&self, image: &Image) {
         let mut state = self.state();
         state.kill();
+        state.counts.tampered += 1;
         state.platter = image.0.clone();
     }
 

@@ -1,0 +1,216 @@
+//! A history as a file: one operation a line, in JSON, for people and for other checkers.
+//!
+//! The format is told in `sim/README.md`. What is read back is what was written.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::history::{Answer, Call, Entry, Nanos, Operation, Outcome};
+
+/// Names the file in the environment; `--history FILE` does on the command line.
+pub const VARIABLE: &str = "MOKV_HISTORY";
+
+/// Where the history of this process's run shall go, if anywhere.
+pub fn destination() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip_while(|argument| argument != "--history").skip(1);
+    arguments.next().or_else(|| std::env::var_os(VARIABLE)).map(PathBuf::from)
+}
+
+/// One line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    client: u32,
+    operation: Kind,
+    /// Of a list, the prefix.
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_revision: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    invoked: Nanos,
+    returned: Option<Nanos>,
+    outcome: Word,
+    /// The store's revision that the answer names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// Of a delete: whether the key was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existed: Option<bool>,
+    /// Of a write that its condition refused: where the key was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    present_revision: Option<u64>,
+    /// Of a get or a list: what was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<Vec<Item>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Set,
+    Delete,
+    Get,
+    List,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Ok,
+    Failed,
+    Unknown,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    key: String,
+    value: u64,
+    create_revision: u64,
+    mod_revision: u64,
+    version: u64,
+}
+
+impl Item {
+    fn new(key: &str, entry: &Entry) -> Item {
+        let Entry { value, create_revision, mod_revision, version } = *entry;
+        Item { key: key.to_owned(), value, create_revision, mod_revision, version }
+    }
+
+    fn entry(&self) -> Entry {
+        let Item { value, create_revision, mod_revision, version, .. } = *self;
+        Entry { value, create_revision, mod_revision, version }
+    }
+}
+
+/// The operations as lines.
+pub fn write(operations: &[Operation]) -> String {
+    let line = |operation| serde_json::to_string(&line(operation)).expect("a line is plain data") + "\n";
+    operations.iter().map(line).collect()
+}
+
+/// The operations of a file.
+///
+/// # Errors
+/// In words, with the number of the line that is none.
+pub fn read(text: &str) -> Result<Vec<Operation>, String> {
+    let one = |(number, text): (usize, &str)| {
+        let line: Line = serde_json::from_str(text).map_err(|error| format!("line {number}: {error}"))?;
+        operation(&line).ok_or_else(|| format!("line {number}: the answer does not fit the operation"))
+    };
+    (1..).zip(text.lines()).map(one).collect()
+}
+
+fn line(operation: &Operation) -> Line {
+    let (kind, value, if_revision, stale) = match operation.call {
+        Call::Set { value, if_revision } => (Kind::Set, Some(value), if_revision, false),
+        Call::Delete { if_revision } => (Kind::Delete, None, if_revision, false),
+        Call::Get { stale } => (Kind::Get, None, None, stale),
+        Call::List { stale } => (Kind::List, None, None, stale),
+    };
+    let mut line = Line {
+        client: operation.client,
+        operation: kind,
+        key: operation.key.clone(),
+        value,
+        if_revision,
+        stale,
+        invoked: operation.invoked,
+        returned: operation.returned,
+        outcome: Word::Ok,
+        revision: None,
+        existed: None,
+        present_revision: None,
+        read: None,
+    };
+    match &operation.outcome {
+        Outcome::Failed => line.outcome = Word::Failed,
+        Outcome::Unknown => line.outcome = Word::Unknown,
+        Outcome::Ok(Answer::ConditionFailed { present_revision }) => {
+            line.outcome = Word::Failed;
+            line.present_revision = Some(*present_revision);
+        }
+        Outcome::Ok(Answer::Written { revision }) => line.revision = Some(*revision),
+        Outcome::Ok(Answer::Deleted { revision, existed }) => {
+            (line.revision, line.existed) = (Some(*revision), Some(*existed));
+        }
+        Outcome::Ok(Answer::Read { revision, entry }) => {
+            line.revision = Some(*revision);
+            line.read = Some(entry.iter().map(|entry| Item::new(&operation.key, entry)).collect());
+        }
+        Outcome::Ok(Answer::Listed { revision, entries }) => {
+            line.revision = Some(*revision);
+            line.read = Some(entries.iter().map(|(key, entry)| Item::new(key, entry)).collect());
+        }
+    }
+    line
+}
+
+fn operation(line: &Line) -> Option<Operation> {
+    let call = match line.operation {
+        Kind::Set => Call::Set { value: line.value?, if_revision: line.if_revision },
+        Kind::Delete => Call::Delete { if_revision: line.if_revision },
+        Kind::Get => Call::Get { stale: line.stale },
+        Kind::List => Call::List { stale: line.stale },
+    };
+    let outcome = match (line.outcome, line.operation) {
+        (Word::Unknown, _) => Outcome::Unknown,
+        (Word::Failed, _) => match line.present_revision {
+            Some(present_revision) => Outcome::Ok(Answer::ConditionFailed { present_revision }),
+            None => Outcome::Failed,
+        },
+        (Word::Ok, kind) => {
+            let revision = line.revision?;
+            Outcome::Ok(match kind {
+                Kind::Set => Answer::Written { revision },
+                Kind::Delete => Answer::Deleted { revision, existed: line.existed? },
+                Kind::Get => Answer::Read { revision, entry: line.read.as_ref()?.first().map(Item::entry) },
+                Kind::List => {
+                    let found = line.read.as_ref()?.iter().map(|item| (item.key.clone(), item.entry()));
+                    Answer::Listed { revision, entries: found.collect() }
+                }
+            })
+        }
+    };
+    let (client, key) = (line.client, line.key.clone());
+    Some(Operation { client, key, call, invoked: line.invoked, returned: line.returned, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judges::testing::{delete, ended, get, in_doubt, list, set, set_if, stale};
+
+    #[test]
+    fn what_is_written_is_read_back_and_has_a_line_each() {
+        let operations = vec![
+            set(0, 1, 7),
+            set_if(2, 3, 8, 7, None),
+            set_if(2, 3, 9, 7, Some(8)),
+            delete(4, 5, true),
+            ended(set(4, 5, 10), Outcome::Failed),
+            Operation { returned: None, ..in_doubt(set(6, 7, 11)) },
+            get(8, 9, 8),
+            stale(get(8, 9, 0)),
+            list(10, 11, 8, &[("k", 8), ("other", 3)]),
+        ];
+        let text = write(&operations);
+        assert_eq!(text.lines().count(), operations.len());
+        assert_eq!(read(&text).unwrap(), operations);
+        assert_eq!(
+            text.lines().next().unwrap(),
+            r#"{"client":1,"operation":"set","key":"k","value":7,"invoked":0,"returned":1,"outcome":"ok","revision":7}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_operation_is_refused_with_its_line() {
+        assert!(read("nonsense").unwrap_err().starts_with("line 1"));
+        let text = write(&[set(0, 1, 7)]).replace(r#","value":7"#, "");
+        assert!(read(&text).unwrap_err().contains("does not fit"));
+    }
+}

@@ -1,0 +1,382 @@
+//! What stands in the nodes' logs, what they voted and whom they elected: mirrored from their own reports.
+//!
+//! Every node of a simulation tells each step of its log as it takes it. This is where the steps are put together
+//! and handed to the judges of Raft's own properties, at the moment they happen. Knows no node: reports are plain
+//! values. A node is its id, not its name: a disk that was lost comes back as another node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::history::Nanos;
+use crate::judges::election::Leaders;
+use crate::judges::leader_completeness::LeaderCompleteness;
+use crate::judges::log_matching::LogMatching;
+use crate::judges::members::Members;
+use crate::judges::node_ids::NodeIds;
+use crate::judges::promises::Promises;
+use crate::judges::{Finding, Judgement};
+
+/// The place of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The term in which it was made.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+}
+
+/// What a node has promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vote {
+    /// In which term.
+    pub term: u64,
+    /// To whom.
+    pub candidate: u64,
+    /// A quorum has promised the same: the candidate leads.
+    pub committed: bool,
+}
+
+/// What a node found in its log when it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The vote saved last.
+    pub vote: Option<Vote>,
+    /// Entries up to here are gone.
+    pub purged: Option<Place>,
+    /// The last entry, or `purged`.
+    pub last: Option<Place>,
+}
+
+/// A log, told by where each of its terms begins: terms never fall along a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// First index and term of each run of entries of one term.
+    runs: Vec<(u64, u64)>,
+    /// The next index.
+    end: u64,
+    /// For the entries below this index a snapshot stands.
+    covered: u64,
+}
+
+impl Shape {
+    /// The term of the entry at `index`; `None`: it is not there, or below what is known.
+    pub fn term_at(&self, index: u64) -> Option<u64> {
+        if index >= self.end {
+            return None;
+        }
+        let after = self.runs.partition_point(|(first, _)| *first <= index);
+        after.checked_sub(1).map(|run| self.runs[run].1)
+    }
+
+    /// Whether it holds this entry, itself or by a snapshot.
+    pub fn holds(&self, place: Place) -> bool {
+        place.index < self.covered || self.term_at(place.index) == Some(place.term)
+    }
+
+    /// The last entry; `None`: there is none, or a snapshot stands for it.
+    pub fn last(&self) -> Option<Place> {
+        let index = self.end.checked_sub(1)?;
+        Some(Place { term: self.term_at(index)?, index })
+    }
+
+    /// How many entries lie in the log itself.
+    pub fn entries(&self) -> u64 {
+        self.end.saturating_sub(self.covered)
+    }
+
+    fn push(&mut self, place: Place) {
+        if place.index != self.end {
+            // A log that was empty begins anywhere.
+            self.runs.clear();
+            self.covered = self.covered.max(place.index);
+        }
+        if self.runs.last().is_none_or(|(_, term)| *term != place.term) {
+            self.runs.push((place.index, place.term));
+        }
+        self.end = place.index + 1;
+    }
+
+    fn truncate(&mut self, end: u64) {
+        self.end = self.end.min(end);
+        self.runs.retain(|(first, _)| *first < end);
+    }
+
+    fn purge(&mut self, covered: u64) {
+        self.covered = self.covered.max(covered);
+        if covered > self.end {
+            self.runs.clear();
+            self.end = covered;
+        }
+    }
+}
+
+/// One node's log, as its reports tell.
+#[derive(Debug, Default)]
+struct Node {
+    shape: Shape,
+    /// Payload bytes of each entry in it.
+    bytes: BTreeMap<u64, u64>,
+    vote: Option<Vote>,
+}
+
+impl Node {
+    fn truncate(&mut self, end: u64) {
+        self.shape.truncate(end);
+        self.bytes.split_off(&end);
+    }
+
+    fn purge(&mut self, covered: u64) {
+        self.shape.purge(covered);
+        self.bytes = self.bytes.split_off(&covered);
+    }
+}
+
+/// All nodes' logs, and the judges that look at them.
+#[derive(Debug, Default)]
+pub struct Logs {
+    nodes: BTreeMap<u64, Node>,
+    /// Which node runs on a host.
+    on_host: BTreeMap<String, u64>,
+    leaders: Leaders,
+    matching: LogMatching,
+    completeness: LeaderCompleteness,
+    promises: Promises,
+    ids: NodeIds,
+    members: Members,
+    /// The node that ran last on a host.
+    last_on_host: BTreeMap<String, u64>,
+    /// Log index and value of the newest bound.
+    most_sessions: Option<(u64, u64)>,
+    findings: Judgement,
+}
+
+impl Logs {
+    /// Raft starts on a host under this id. `disk` names the medium; `tampered`: somebody outside changed what lies
+    /// on it, so that no promise binds the node any more.
+    pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64, found: Found) {
+        self.on_host.insert(host.to_owned(), id);
+        self.last_on_host.insert(host.to_owned(), id);
+        self.findings.extend(self.ids.opened(host, disk, tampered, id));
+        let node = self.nodes.entry(id).or_default();
+        if tampered {
+            self.promises.release(id);
+            *node = Node::default();
+        } else {
+            self.findings.extend(self.promises.kept(host, id, &node.shape, found));
+        }
+        node.truncate(found.last.map_or(0, |last| last.index + 1));
+        if let Some(last) = found.last
+            && last.index >= node.shape.end
+        {
+            node.shape.push(last);
+        }
+        if let Some(purged) = found.purged {
+            node.purge(purged.index + 1);
+        }
+        node.vote = found.vote;
+    }
+
+    /// The process on a host has ended.
+    pub fn ended(&mut self, host: &str) {
+        if let Some(id) = self.on_host.remove(host) {
+            self.ids.ended(host, id);
+        }
+    }
+
+    /// A node's vote is durable.
+    pub fn voted(&mut self, host: &str, vote: Vote, now: Nanos) {
+        let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        node.vote = Some(vote);
+        self.findings.extend(self.promises.voted(host, id, vote));
+        if vote.committed && vote.candidate == id {
+            self.findings.extend(self.ids.active(host, id));
+            self.findings.extend(self.leaders.observe(vote.term, host, id, now));
+            self.findings.extend(self.completeness.elected(vote.term, host, node.shape.clone()));
+        }
+    }
+
+    /// An entry stands at the end of a node's log.
+    pub fn appended(&mut self, host: &str, at: Place, payload: u64, bytes: u64) {
+        let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        self.findings.extend(self.ids.active(host, id));
+        let previous = at.index.checked_sub(1).and_then(|before| node.shape.term_at(before));
+        self.findings.extend(self.matching.appended(host, at, payload, previous));
+        node.shape.push(at);
+        node.bytes.insert(at.index, bytes);
+    }
+
+    /// A node called everything up to here durable.
+    pub fn acknowledged(&mut self, host: &str, last: Place) {
+        let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        // It may have been truncated in the meantime.
+        if node.shape.holds(last) {
+            self.promises.acknowledged(id, last);
+        }
+    }
+
+    /// A node is about to remove the entries from `end` on.
+    pub fn truncating(&mut self, host: &str, end: u64) {
+        let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        let leads = node.vote.filter(|vote| vote.committed && vote.candidate == id);
+        self.findings.extend(self.matching.truncating(host, leads.map(|vote| vote.term), end));
+        let stays =
+            end.checked_sub(1).and_then(|index| Some(Place { term: node.shape.term_at(index)?, index }));
+        self.findings.extend(self.promises.truncating(host, id, end, stays));
+    }
+
+    /// The entries from `end` on are gone.
+    pub fn truncated(&mut self, host: &str, end: u64) {
+        let Some((_, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        node.truncate(end);
+    }
+
+    /// A snapshot stands for the entries up to here.
+    pub fn purged(&mut self, host: &str, upto: u64) {
+        let Some((_, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        node.purge(upto + 1);
+    }
+
+    /// A node applied an entry.
+    pub fn applied(&mut self, host: &str, at: Place, payload: u64) {
+        let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
+        self.findings.extend(self.matching.applied(host, at, payload));
+        self.promises.applied(id, at.index);
+        // Whoever told this node that the entry is committed led this term at most.
+        let known_by = node.vote.map_or(0, |vote| vote.term).max(at.term);
+        self.findings.extend(self.completeness.committed(host, at, known_by));
+    }
+
+    /// The voters and all members of the cluster, as an applied entry says. Two sets of voters: a change is half done.
+    pub fn members(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, ids: BTreeSet<u64>) {
+        self.findings.extend(self.members.changed(index, voters, &ids));
+        self.findings.extend(self.ids.members(index, ids));
+    }
+
+    /// The node that ran last on a host may leave the members: it was removed, or its disk is lost.
+    pub fn may_go(&mut self, host: &str) {
+        self.last_on_host.get(host).into_iter().for_each(|id| self.members.may_go(*id));
+    }
+
+    /// Whether no change of the members is half done, as far as any node has applied.
+    pub fn members_are_settled(&self) -> bool {
+        self.members.are_settled()
+    }
+
+    /// A node id was buried by an applied entry.
+    pub fn buried(&mut self, index: u64, id: u64) {
+        self.ids.buried(index, id);
+    }
+
+    /// A node said to somebody else that it leads.
+    pub fn said_to_lead(&mut self, term: u64, name: &str, id: u64, now: Nanos) {
+        self.findings.extend(self.leaders.observe(term, name, id, now));
+    }
+
+    /// How many terms had a leader.
+    pub fn terms(&self) -> usize {
+        self.leaders.terms()
+    }
+
+    /// An applied entry bounds the number of sessions.
+    pub fn sessions_bounded(&mut self, index: u64, most: u64) {
+        self.most_sessions = self.most_sessions.max(Some((index, most)));
+    }
+
+    /// Log index and value of the newest bound that an applied entry set.
+    pub fn most_sessions(&self) -> Option<(u64, u64)> {
+        self.most_sessions
+    }
+
+    /// Entries in the log of a host's node and the bytes of their payloads; `None` if some were never reported.
+    pub fn measure(&self, host: &str) -> Option<(u64, u64)> {
+        let node = &self.nodes[self.on_host.get(host)?];
+        let entries = node.bytes.len() as u64;
+        (entries == node.shape.entries()).then(|| (entries, node.bytes.values().sum()))
+    }
+
+    /// A log of these terms, from index 0.
+    #[cfg(test)]
+    pub fn shape_of(terms: &[u64]) -> Shape {
+        let mut shape = Shape::default();
+        (0..).zip(terms).for_each(|(index, term)| shape.push(Place { term: *term, index }));
+        shape
+    }
+
+    /// What was found since the last call.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
+    }
+}
+
+fn node<'a>(
+    on_host: &BTreeMap<String, u64>,
+    nodes: &'a mut BTreeMap<u64, Node>,
+    host: &str,
+) -> Option<(u64, &'a mut Node)> {
+    // What a process still says while it dies is of no weight.
+    let id = *on_host.get(host)?;
+    nodes.get_mut(&id).map(|node| (id, node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_known_by_where_its_terms_begin() {
+        let mut log = Logs::shape_of(&[1, 1, 3, 3, 4]);
+        assert_eq!(
+            (0..6).map(|index| log.term_at(index)).collect::<Vec<_>>(),
+            [Some(1), Some(1), Some(3), Some(3), Some(4), None]
+        );
+        assert_eq!(log.last(), Some(Place { term: 4, index: 4 }));
+        log.truncate(3);
+        assert_eq!(log, Logs::shape_of(&[1, 1, 3]));
+        log.push(Place { term: 5, index: 3 });
+        assert_eq!(log, Logs::shape_of(&[1, 1, 3, 5]));
+    }
+
+    #[test]
+    fn a_snapshot_stands_for_what_is_purged_also_beyond_the_end() {
+        let mut log = Logs::shape_of(&[1, 1, 3]);
+        log.purge(2);
+        assert!(log.holds(Place { term: 1, index: 1 }) && log.holds(Place { term: 3, index: 2 }));
+        assert_eq!(log.entries(), 1);
+        log.purge(9);
+        assert!(log.holds(Place { term: 7, index: 8 }) && !log.holds(Place { term: 7, index: 9 }));
+        assert_eq!((log.entries(), log.last()), (0, None));
+        log.push(Place { term: 7, index: 9 });
+        assert_eq!(log.last(), Some(Place { term: 7, index: 9 }));
+    }
+
+    #[test]
+    fn a_whole_life_of_a_small_cluster_is_in_order() {
+        let mut logs = Logs::default();
+        let elected = Vote { term: 1, candidate: 11, committed: true };
+        for (host, id) in [("n1", 11), ("n2", 22)] {
+            logs.opened(host, host, false, id, Found::default());
+            logs.voted(host, Vote { committed: false, ..elected }, 0);
+        }
+        logs.voted("n1", elected, 1);
+        for index in 0..3 {
+            for host in ["n1", "n2"] {
+                logs.appended(host, Place { term: 1, index }, index, 10);
+                logs.acknowledged(host, Place { term: 1, index });
+            }
+            logs.applied("n1", Place { term: 1, index }, index);
+        }
+        logs.appended("n1", Place { term: 1, index: 3 }, 3, 10);
+        logs.ended("n1");
+        logs.voted("n2", Vote { term: 2, candidate: 22, committed: false }, 2);
+        logs.voted("n2", Vote { term: 2, candidate: 22, committed: true }, 2);
+        let last = Some(Place { term: 1, index: 3 });
+        logs.opened("n1", "n1", false, 11, Found { vote: Some(elected), purged: None, last });
+        logs.voted("n1", Vote { term: 2, candidate: 22, committed: true }, 3);
+        logs.truncating("n1", 3);
+        logs.truncated("n1", 3);
+        for host in ["n2", "n1"] {
+            logs.appended(host, Place { term: 2, index: 3 }, 33, 10);
+        }
+        assert_eq!(logs.take_findings(), []);
+        assert_eq!((logs.terms(), logs.measure("n1")), (2, Some((4, 40))));
+    }
+}
