@@ -128,7 +128,8 @@ impl Driver {
         let progress = (membership.nodes())
             .filter(|(id, _)| **id != metrics.id)
             .map(|(id, _)| {
-                let heard = answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| **heard);
+                let heard =
+                    answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| (**heard).into());
                 let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
                 (*id, Progress { matched, silence: rt::now().saturating_duration_since(heard) })
             })

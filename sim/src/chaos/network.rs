@@ -1,19 +1,34 @@
 //! Faults of links.
 
+use std::time::Duration;
+
+use mokv::rt;
+use mokv::rt::net::weather::DatagramRates;
+
 use super::strike::Strike;
+
+/// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
+const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
 /// One direction of one link is cut.
 pub async fn one_way_cut(strike: &mut Strike) {
-    let (from, to) = ends(strike);
+    let Some((from, to)) = ends(strike) else { return };
     strike.count(&format!("{from} to {to}"));
     strike.cluster.cut(&from, &to);
     strike.last().await;
     strike.cluster.mend(&from, &to);
 }
 
+/// One direction of one link is cut, until everything is healed.
+pub fn permanent_cut(strike: &mut Strike) {
+    let Some((from, to)) = ends(strike) else { return };
+    strike.count(&format!("{from} to {to}, for good"));
+    strike.cluster.cut(&from, &to);
+}
+
 /// One link is cut.
 pub async fn two_way_cut(strike: &mut Strike) {
-    let (one, other) = ends(strike);
+    let Some((one, other)) = ends(strike) else { return };
     strike.count(&format!("{one} to {other}"));
     strike.cluster.cut(&one, &other);
     strike.cluster.cut(&other, &one);
@@ -31,6 +46,16 @@ pub async fn isolated_node(strike: &mut Strike) {
 pub async fn isolated_leader(strike: &mut Strike) {
     let victim = strike.leader();
     isolate(strike, &victim).await;
+}
+
+/// The leader hears nobody and everybody hears it.
+pub async fn deaf_leader(strike: &mut Strike) {
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    strike.count(&leader);
+    others.iter().for_each(|other| strike.cluster.cut(other, &leader));
+    strike.last().await;
+    others.iter().for_each(|other| strike.cluster.mend(other, &leader));
 }
 
 /// The nodes fall into two groups.
@@ -56,10 +81,63 @@ pub async fn lost_answers(strike: &mut Strike) {
     strike.cluster.mend(&victim, &client);
 }
 
-/// Two different nodes.
-fn ends(strike: &mut Strike) -> (String, String) {
+/// One link is slow.
+pub async fn slow_link(strike: &mut Strike) {
+    let Some((one, other)) = ends(strike) else { return };
+    slow(strike, &one, &[other]).await;
+}
+
+/// All links of a node are slow.
+pub async fn slow_node(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    let others = strike.others(&victim);
+    slow(strike, &victim, &others).await;
+}
+
+/// All connections between two nodes are reset.
+pub fn reset(strike: &mut Strike) {
+    let Some((one, other)) = ends(strike) else { return };
+    strike.count(&format!("{one} and {other}"));
+    strike.cluster.reset_connections(&one, &other);
+}
+
+/// All connections of a node are reset, those of clients too.
+pub fn reset_of_all(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    strike.count(&victim);
+    strike.cluster.reset_all_connections(&victim);
+}
+
+/// Datagrams get lost, doubled and overtaken.
+pub async fn lost_datagrams(strike: &mut Strike) {
+    let mut rate = || *strike.dice.one_of(&[0.0, 0.1, 0.5, 0.9]);
+    let rates = DatagramRates { loss: rate(), duplication: rate(), reordering: rate() };
+    strike.count(&format!("{rates:?}"));
+    strike.cluster.set_datagrams(Some(rates));
+    strike.last().await;
+    strike.cluster.set_datagrams(None);
+}
+
+/// Two different nodes, if there are two.
+fn ends(strike: &mut Strike) -> Option<(String, String)> {
     let names = strike.shuffled();
-    (names[0].clone(), names[1].clone())
+    Some((names.first()?.clone(), names.get(1)?.clone()))
+}
+
+/// Links become slow, in one direction or in both.
+async fn slow(strike: &mut Strike, one: &str, others: &[String]) {
+    let there = strike.dice.time(SLOWER);
+    let back = if strike.dice.chance(0.5) { there } else { Duration::ZERO };
+    strike.count(&format!("{one} to {} takes {there:?} longer, back {back:?}", others.join(", ")));
+    for other in others {
+        strike.cluster.slow_link(one, other, there);
+        strike.cluster.slow_link(other, one, back);
+    }
+    rt::sleep(strike.length).await;
+    for other in others {
+        strike.cluster.slow_link(one, other, Duration::ZERO);
+        strike.cluster.slow_link(other, one, Duration::ZERO);
+    }
 }
 
 async fn isolate(strike: &Strike, victim: &str) {
