@@ -61,6 +61,7 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
     run.tell(format!("{leader} leads the healed cluster"));
     let client = SimClient::new(cluster, nodes, PATIENCE, true);
     let written = loop {
+        cluster.lift_bounds().await;
         let (_, outcome) = client.set("fresh", None, 16).await;
         match outcome {
             Outcome::Ok(Answer::Written { revision }) => break revision,

@@ -152,13 +152,34 @@ pub async fn crash_in_snapshot(strike: &mut Strike) {
 pub async fn crash_while_joining(strike: &mut Strike) {
     let Some(newcomer) = operator::newcomer(strike) else { return };
     for _ in 0..strike.dice.within(2..5) {
-        rt::sleep(strike.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
-        if strike.cluster.last_known_role(&newcomer).is_some_and(|role| role == "learner") {
-            strike.cluster.run().situation("leader crashed while a learner caught up");
+        if strike.dice.chance(0.5) {
+            becomes_voter(strike, &newcomer).await;
+        } else {
+            rt::sleep(strike.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
         }
         let leader = strike.leader();
         let crash = *strike.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
         crash_in_log(strike, &leader, crash, Operation::Sync).await;
+    }
+}
+
+/// A newcomer learns of the joint configuration before it is committed: then the leader dies, half-way through.
+async fn becomes_voter(strike: &mut Strike, newcomer: &str) {
+    const PATIENCE: Duration = Duration::from_secs(8);
+    const LOOK_AGAIN: Duration = Duration::from_millis(3);
+    let before = rt::now();
+    let mut was_learner = false;
+    while rt::now() - before < PATIENCE {
+        let role = strike.cluster.status(newcomer).await.map(|status| status.role);
+        if was_learner && role.as_deref() == Some("follower") {
+            let leader = strike.leader();
+            strike.cluster.run().situation("leader lost in the middle of a membership change");
+            strike.cluster.power_loss(&leader);
+            let away = strike.away(strike.length);
+            return strike.come_back(&leader, away).await;
+        }
+        was_learner |= role.as_deref() == Some("learner");
+        rt::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn full_disk(strike: &mut Strike) {
 
 /// A sync fails, and the node stops by it.
 pub async fn failed_sync(strike: &mut Strike) {
-    let victim = strike.victim();
+    let victim = strike.leader_or_other();
     if strike.cluster.power(&victim) == Power::On {
         strike.tell(&victim);
         strike.cluster.fail_sync(&victim, strike.dice.within(1..20));
@@ -44,7 +44,7 @@ pub async fn failed_sync(strike: &mut Strike) {
 
 /// A write fails, and the node stops by it.
 pub async fn failed_write(strike: &mut Strike) {
-    let victim = strike.victim();
+    let victim = strike.leader_or_other();
     if strike.cluster.power(&victim) == Power::On {
         strike.tell(&victim);
         strike.cluster.fail_write(&victim, strike.dice.within(1..20));
@@ -125,6 +125,21 @@ fn byte_to_damage(strike: &mut Strike, victim: &str) -> Option<(String, u64)> {
         _ => used,
     };
     Some((file, strike.dice.within(0..within as u64)))
+}
+
+/// The newest of two snapshots is damaged; the older one and the log since then must do.
+pub async fn damaged_snapshot(strike: &mut Strike) {
+    let victim = strike.victim();
+    strike.cluster.kill(&victim);
+    if let Some(newest) = strike.cluster.snapshot_with_fallback(&victim) {
+        strike.tell(&victim);
+        let bytes = strike.cluster.disk(&victim).contents(&newest).unwrap_or_default();
+        let offset = strike.dice.within(0..bytes.len().max(1) as u64);
+        // Nothing excuses an end: the node has to come up by itself.
+        strike.cluster.damage_snapshot(&victim, &newest, offset, strike.dice.within(0..8) as u8);
+    }
+    let away = strike.away(strike.length);
+    strike.come_back(&victim, away).await;
 }
 
 /// A disk is rolled back to what it was some lives ago.

@@ -58,6 +58,49 @@ pub async fn deaf_leader(strike: &mut Strike) {
     others.iter().for_each(|other| strike.cluster.mend(other, &leader));
 }
 
+/// A leader is cut off with one follower, which then leads the others without it: what only the two had survives, and
+/// the old leader has to learn it.
+pub async fn cut_off_pair(strike: &mut Strike) {
+    let leader = strike.leader();
+    let mut rest = strike.others(&leader);
+    strike.dice.shuffle(&mut rest);
+    let Some(follower) = rest.pop() else { return };
+    strike.count(&format!("{leader} and {follower}"));
+    strike.cluster.split(&[leader.clone(), follower.clone()], &rest);
+    // Shorter than any election: the others have not left the leader's term when the follower joins them.
+    let election = strike.cluster.world().election;
+    rt::sleep(strike.dice.time(election / 10..election)).await;
+    strike.cluster.isolate(&leader);
+    rest.iter().for_each(|other| mend(strike, &follower, other));
+    rt::sleep(strike.length * 2).await;
+    mend(strike, &leader, &follower);
+    rest.iter().for_each(|other| mend(strike, &leader, other));
+}
+
+/// The leader is cut off from all others, which restart meanwhile; clients still reach it.
+pub async fn deposed_leader(strike: &mut Strike) {
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    strike.count(&leader);
+    strike.cluster.isolate(&leader);
+    for other in &others {
+        // They forget that they have just heard of a leader.
+        strike.cluster.kill(other);
+        strike.come_back(other, Duration::ZERO).await;
+    }
+    let pauses = strike.dice.chance(0.3);
+    if pauses {
+        strike.cluster.pause(&leader);
+    }
+    strike.last().await;
+    if pauses {
+        strike.cluster.resume(&leader);
+        // What it was about to answer it answers now, to clients only.
+        rt::sleep(strike.soon()).await;
+    }
+    others.iter().for_each(|other| mend(strike, &leader, other));
+}
+
 /// The nodes fall into two groups.
 pub async fn split(strike: &mut Strike) {
     let names = strike.shuffled();

@@ -1,6 +1,6 @@
 //! What an operator does at bad moments.
 
-use mokv::client::Client;
+use mokv::client::{Client, SettingsChange};
 use mokv::node::SUPPORTS;
 use mokv::rt;
 
@@ -46,9 +46,20 @@ pub async fn scale_in(strike: &mut Strike) {
 /// A living member is removed and comes back as another.
 pub async fn replacement(strike: &mut Strike) {
     let victim = strike.victim();
-    if strike.cluster.names().len() >= FEWEST_MEMBERS && strike.cluster.may_lose(&victim) {
-        strike.count(&victim);
-        remove(strike, &victim).await;
+    if strike.cluster.names().len() < FEWEST_MEMBERS || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    strike.count(&victim);
+    let others = strike.others(&victim);
+    let away = strike.dice.one_of(&others).clone();
+    let without_another = others.len() >= FEWEST_MEMBERS && strike.dice.chance(0.5);
+    if without_another {
+        // Until the change is through, the one that leaves has to vote.
+        strike.cluster.kill(&away);
+    }
+    remove(strike, &victim).await;
+    if without_another {
+        strike.come_back(&away, strike.length).await;
     }
 }
 
@@ -56,6 +67,29 @@ async fn remove(strike: &Strike, victim: &str) -> bool {
     let name = victim.to_owned();
     let ask = |client: Client| async move { client.remove_member(&name).await };
     strike.cluster.operate(&format!("removal of {victim}"), ask).await
+}
+
+/// An operator makes the cluster's bounds small for a while: few sessions, or no room for more.
+pub async fn small_bounds(strike: &mut Strike) {
+    let (sessions, bytes) = if strike.dice.chance(0.5) {
+        (strike.dice.within(1..4), 0)
+    } else {
+        (strike.cluster.world().limits.sessions, strike.dice.within(100..5_000))
+    };
+    strike.count(&format!("{sessions} sessions, {bytes} bytes (0: any)"));
+    let small = SettingsChange { max_sessions: Some(sessions), max_store_bytes: Some(bytes) };
+    strike.cluster.configure_bounds(small).await;
+    strike.last().await;
+    strike.cluster.lift_bounds().await;
+}
+
+/// All nodes come back at other addresses.
+pub fn changed_addresses(strike: &mut Strike) {
+    strike.tell("of all nodes");
+    let names = strike.shuffled();
+    names.iter().for_each(|name| strike.cluster.kill(name));
+    strike.cluster.move_all();
+    names.iter().for_each(|name| strike.cluster.start(name));
 }
 
 /// An operator hands leadership to somebody else.

@@ -1,6 +1,7 @@
 //! Deeds to disks: they fail, fill up, slow down, take power with them, lose or change what they hold.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mokv::rt;
@@ -172,6 +173,7 @@ impl Cluster {
         let host = self.host(&mut state, name);
         host.disk.wipe();
         host.has_to_be_wiped = false;
+        host.installed.store(0, Ordering::Relaxed);
         host.causes.retain(|cause| cause.proof != Proof::Damage);
         drop(state);
         self.run().fault("wiped disk", format!("{name}'s disk is empty"));
@@ -183,6 +185,29 @@ impl Cluster {
         assert!(self.disk(name).flip(file, offset, bit), "{name} has no byte {offset} in {file}");
         self.blame(name, "a bit of its disk flipped", Proof::Damage);
         self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
+    }
+
+    /// A node's newest snapshot, if it can do without: there is an older one, and no snapshot that jumped a gap was
+    /// installed since that one.
+    pub fn snapshot_with_fallback(&self, name: &str) -> Option<String> {
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        let files = host.disk.files().into_iter().map(|file| file.0);
+        let snapshots: Vec<String> = files.filter(|file| file.ends_with(".snap")).collect();
+        let [.., older, newest] = snapshots.as_slice() else { return None };
+        // snapshot-TERM-INDEX.snap
+        let index = older.strip_suffix(".snap")?.rsplit('-').next()?;
+        let index = u64::from_str_radix(index, 16).ok()?;
+        (index >= host.installed.load(Ordering::Relaxed)).then(|| newest.clone())
+    }
+
+    /// A bit flips in a snapshot that the node can do without.
+    pub fn damage_snapshot(&self, name: &str, file: &str, offset: u64, bit: u8) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        if self.disk(name).flip(file, offset, bit) {
+            self.run()
+                .fault("damaged snapshot", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
+        }
     }
 
     /// The disk is what it was when the image was made. The node must not run; it has to be wiped in the end.

@@ -12,6 +12,7 @@ pub mod network;
 mod observer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -67,6 +68,10 @@ struct State {
     clients: u32,
     /// The one member that may be missing at a time.
     missing: Option<Missing>,
+    /// Somebody made the replicated bounds small.
+    has_small_bounds: bool,
+    /// How often all addresses changed.
+    moves: u8,
 }
 
 /// A host that runs a node, or could.
@@ -81,6 +86,8 @@ struct Host {
     /// Rises with every start.
     life: u64,
     stop: Option<oneshot::Sender<()>>,
+    /// The log index of the last snapshot that was installed on its disk.
+    installed: Arc<AtomicU64>,
     /// What was done to the node that may make it end by itself.
     causes: Vec<Cause>,
     /// Its last words asked for it.
@@ -124,6 +131,8 @@ impl Cluster {
             supervisors: Vec::new(),
             clients: 0,
             missing: None,
+            has_small_bounds: false,
+            moves: 0,
         };
         let shared = Shared {
             run: run.clone(),
@@ -190,6 +199,7 @@ impl Cluster {
             outsider: false,
             life: 0,
             stop: None,
+            installed: Arc::default(),
             causes: Vec::new(),
             has_to_be_wiped: false,
             clock: drawn,
@@ -276,7 +286,7 @@ impl Cluster {
         host.stop = Some(stop);
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
         let supports = host.supports;
-        let observer = NodeObserver::new(name, self.0.run.clone());
+        let observer = NodeObserver::new(name, self.0.run.clone(), host.installed.clone());
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         self.0.run.with_ledger(|ledger| ledger.started(name));
         let options = Options { observer, supports };
@@ -485,6 +495,16 @@ impl Cluster {
         }
     }
 
+    /// All hosts get addresses that they never had. No node may run.
+    pub fn move_all(&self) {
+        let moves = {
+            let mut state = self.state();
+            state.moves += 1;
+            state.moves
+        };
+        self.change_all_addresses(moves);
+    }
+
     /// All hosts get other addresses under their old names. No node may run.
     pub fn change_all_addresses(&self, network: u8) {
         let mut state = self.state();
@@ -493,6 +513,7 @@ impl Cluster {
             "a running node keeps its address"
         );
         state.network.heal();
+        weather::clear_delays();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for (number, name) in (1..).zip(&names) {
             state.network.move_to(name, [10, 0, network, number]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use madsim::runtime::Handle;
-use mokv::client::{Client, NodeStatus};
+use mokv::client::{Client, NodeStatus, SettingsChange};
 use mokv::rt::{self, Instant};
 
 use super::network::dns_name;
@@ -103,6 +103,26 @@ impl Cluster {
         let answer = answer.expect("the monitor lives as long as the run");
         self.run().tell(format!("{what}: {answer:?}"));
         answer.is_ok()
+    }
+
+    /// Changes the replicated bounds; [`Cluster::lift_bounds`] has to follow, and the common ending sees to it.
+    pub async fn configure_bounds(&self, change: SettingsChange) {
+        self.state().has_small_bounds = true;
+        let ask = |client: Client| async move { client.configure(change).await };
+        self.operate("small bounds", ask).await;
+    }
+
+    /// Makes the replicated bounds what the world says, if they may be anything else.
+    pub async fn lift_bounds(&self) {
+        if !self.state().has_small_bounds {
+            return;
+        }
+        let usual =
+            SettingsChange { max_sessions: Some(self.world().limits.sessions), max_store_bytes: Some(0) };
+        let ask = |client: Client| async move { client.configure(usual).await };
+        if self.operate("usual bounds", ask).await {
+            self.state().has_small_bounds = false;
+        }
     }
 
     /// The node that last said it leads, in the highest term, as far as the monitor knows.

@@ -1,6 +1,7 @@
 //! Tells the ledger what one node applies.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use mokv::map::Change as MapChange;
@@ -16,12 +17,14 @@ use crate::values;
 pub struct NodeObserver {
     node: String,
     run: Arc<Run>,
+    /// The log index of the last snapshot that was installed.
+    last_installed: Arc<AtomicU64>,
 }
 
 impl NodeObserver {
     /// For the node of this name.
-    pub fn new(node: &str, run: Arc<Run>) -> NodeObserver {
-        NodeObserver { node: node.to_owned(), run }
+    pub fn new(node: &str, run: Arc<Run>, last_installed: Arc<AtomicU64>) -> NodeObserver {
+        NodeObserver { node: node.to_owned(), run, last_installed }
     }
 }
 
@@ -33,6 +36,7 @@ impl Observer for NodeObserver {
     }
 
     fn installed(&self, at: LogId, digest: u128) {
+        self.last_installed.store(at.index, Ordering::Relaxed);
         self.run.situation("snapshot installed");
         self.run.tell(format!("{} installs a snapshot of log index {}", self.node, at.index));
         self.run.with_ledger(|ledger| ledger.installed(&self.node, at.index, at.leader_id.term, digest));

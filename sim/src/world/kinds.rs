@@ -52,6 +52,11 @@ kinds! {
     SlowLink, "slow link", 2;
     /// All links of a node are slow.
     SlowNode, "slow node", 1;
+    /// A leader is cut off with one follower, which then leads the others without it: what only the two had survives,
+    /// and the old leader has to learn it.
+    Handover, "cut-off pair", 2;
+    /// The leader is cut off from all others, which restart meanwhile; clients still reach it.
+    DeposedLeader, "deposed leader", 2;
     /// All connections between two nodes are reset.
     Reset, "reset", 2;
     /// All connections of a node are reset, those of clients too.
@@ -118,6 +123,8 @@ kinds! {
     WipedDisk, "wiped disk", 2;
     /// A bit of a log, a snapshot or an identity flips; the operator does what the node says.
     FlippedBit, "flipped bit", 2;
+    /// The newest of two snapshots is damaged; the older one and the log since then must do.
+    DamagedSnapshot, "damaged snapshot", 2;
     /// A disk is rolled back to what it was some lives ago.
     RolledBackDisk, "rolled-back disk", 1;
     /// A data directory is copied to a second machine, and both run.
@@ -136,6 +143,10 @@ kinds! {
     ScaleIn, "scale-in", 1;
     /// A living member is removed and comes back as another.
     Replacement, "replacement", 1;
+    /// An operator makes the cluster's bounds small for a while: few sessions, or no room for more.
+    Settings, "small bounds", 1;
+    /// All nodes come back at other addresses.
+    ChangedAddresses, "changed addresses", 1;
     /// An operator hands leadership to somebody else.
     Transfer, "transfer", 2;
     /// An operator has a node write a snapshot.

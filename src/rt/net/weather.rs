@@ -59,6 +59,11 @@ pub fn set_delay(from: IpAddr, to: IpAddr, delay: Duration) {
     });
 }
 
+/// All connections are as fast as the simulator makes them.
+pub fn clear_delays() {
+    STATE.with_borrow_mut(|state| state.delays.clear());
+}
+
 /// Resets all connections between two hosts, in both directions. They hear of it when they use them next.
 pub fn reset(one: IpAddr, other: IpAddr) {
     STATE.with_borrow_mut(|state| *state.resets.entry(pair(one, other)).or_default() += 1);
