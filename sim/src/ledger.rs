@@ -98,6 +98,11 @@ impl Ledger {
         }
     }
 
+    /// The last log index a node applied or installed in its present life.
+    pub fn position(&self, node: &str) -> Option<u64> {
+        self.positions.get(node).copied()
+    }
+
     /// All entries, by log index.
     pub fn entries(&self) -> impl Iterator<Item = (u64, &Applied)> {
         self.entries.iter().map(|(index, (_, applied))| (*index, applied))

@@ -127,6 +127,8 @@ impl admin_server::Admin for Admin {
         let serving = self.context.serving()?;
         let consensus = &serving.consensus;
         let wanted = consensus.store().read().applied.map_or(0, |id| id.index);
+        let mut declined = consensus.store().snapshot_declined();
+        drop(declined.borrow_and_update());
         consensus
             .raft()
             .trigger()
@@ -141,9 +143,19 @@ impl admin_server::Admin for Admin {
                 }
             }
         };
-        let index = rt::time::timeout_at(deadline, taken).await;
+        let outcome = async {
+            tokio::select! {
+                biased;
+                index = taken => Ok(index),
+                Ok(()) = declined.changed() => Err(Status::resource_exhausted(format!(
+                    "no snapshot is taken: {}",
+                    *declined.borrow()
+                ))),
+            }
+        };
         let late = |_| Status::deadline_exceeded("the snapshot was not finished before the deadline");
-        Ok(Response::new(api::SnapshotResponse { index: index.map_err(late)? }))
+        let index = rt::time::timeout_at(deadline, outcome).await.map_err(late)??;
+        Ok(Response::new(api::SnapshotResponse { index }))
     }
 
     async fn configure(

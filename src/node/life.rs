@@ -37,6 +37,7 @@ pub(super) struct Life {
 impl Life {
     /// Lives until the node must not go on, and says why.
     pub async fn live(self) {
+        let _last_word = LastWord(self.end.clone());
         let reason = match self.join_and_serve().await {
             Ok(end) => end,
             Err(error) => End::Failed(error),
@@ -226,6 +227,16 @@ impl Life {
         if let Err(error) = consensus.propose(command.encode(), deadline).await {
             tracing::warn!("the initial bounds were not written down: {error}; use 'mokv configure'");
         }
+    }
+}
+
+/// Ends the node when this task ends without having said why, which only a panic can make it do.
+struct LastWord(watch::Sender<Option<End>>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let words = "this node stops because one of its tasks panicked, which is a bug of mokv";
+        finish(&self.0, End::Failed(NodeError::Failed(words.into())));
     }
 }
 

@@ -121,13 +121,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match call(&self.append, Request::Append(append_to_wire(&request)), option.hard_ttl()).await? {
-            Response::Append(answer) => {
-                self.peers.set_full(self.target, answer.disk_full);
-                append_answer_from_wire(answer).map_err(broken)
-            }
-            other => Err(unexpected(other)),
-        }
+        let sent = Sent::of(&request);
+        let answer = call(&self.append, Request::Append(append_to_wire(&request)), option.hard_ttl()).await?;
+        sent.hear(answer, &self.peers, self.target)
     }
 
     fn stream_append<'s, S>(
@@ -265,10 +261,64 @@ impl Client {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
 
-struct Unanswered {
+/// What an append that was sent asked for, to make sense of its answer.
+struct Sent {
     term: u64,
     previous: Option<LogId>,
     last: Option<LogId>,
+}
+
+impl Sent {
+    fn of(request: &AppendEntriesRequest<TypeConfig>) -> Sent {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        Sent { term: request.vote.leader_id.term, previous, last }
+    }
+
+    /// What a follower's answer means, and what there is to remember of it. A follower that denies what it once
+    /// acknowledged to this leader is not heard any more: its disk has lost what was synced, and counting on it again
+    /// could lose a committed entry.
+    fn hear(
+        &self,
+        answer: Response,
+        peers: &Peers,
+        follower: u64,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let answer = match answer {
+            Response::Append(answer) => answer,
+            other => return Err(unexpected(other)),
+        };
+        peers.set_full(follower, answer.disk_full);
+        let answer = append_answer_from_wire(answer).map_err(broken)?;
+        match &answer {
+            AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower),
+            AppendEntriesResponse::PartialSuccess(upto) => self.acknowledged(*upto, peers, follower),
+            AppendEntriesResponse::HigherVote(_) => {}
+            AppendEntriesResponse::Conflict => match self.previous {
+                None => return Err(broken("a conflict before the first entry")),
+                Some(previous) if peers.has_lost(follower, self.term, previous.index) => {
+                    tracing::error!(
+                        node = %format_args!("{follower:016x}"),
+                        index = previous.index,
+                        "a follower has lost entries that it had acknowledged; wipe it with 'mokv serve --wipe'"
+                    );
+                    return Err(unreachable("the follower has lost entries that it had acknowledged"));
+                }
+                Some(_) => {}
+            },
+        }
+        Ok(answer)
+    }
+
+    fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: u64) {
+        if let Some(upto) = upto {
+            peers.acknowledge(follower, self.term, upto.index);
+        }
+    }
+}
+
+struct Unanswered {
+    sent: Sent,
     answer: Answer,
 }
 
@@ -295,15 +345,9 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { term, previous, last, .. } = self.unanswered.pop_front().expect("the one just answered");
-                    return match answer.map_err(call_failed)? {
-                        Response::Append(answer) => {
-                            self.peers.set_full(self.target, answer.disk_full);
-                            let answer = append_answer_from_wire(answer).map_err(broken)?;
-                            Ok(Some(self.judge(answer, term, previous, last)?))
-                        }
-                        other => Err(unexpected(other)),
-                    };
+                    let Unanswered { sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let answer = sent.hear(answer.map_err(call_failed)?, &self.peers, self.target)?;
+                    return Ok(Some(answer.into_stream_result(sent.previous, sent.last)));
                 }
                 request = self.input.next(), if may_send => match request {
                     None => self.input_ended = true,
@@ -321,43 +365,11 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
         }
     }
 
-    /// What an answer means. A follower that denies what it once acknowledged to this leader is not heard any more: its
-    /// disk has lost what was synced, and counting on it again could lose a committed entry.
-    fn judge(
-        &self,
-        answer: AppendEntriesResponse<TypeConfig>,
-        term: u64,
-        previous: Option<LogId>,
-        last: Option<LogId>,
-    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
-        match (&answer, previous) {
-            (AppendEntriesResponse::Conflict, None) => Err(broken("a conflict before the first entry")),
-            (AppendEntriesResponse::Conflict, Some(previous))
-                if self.peers.has_lost(self.target, term, previous.index) =>
-            {
-                tracing::error!(
-                    node = %format_args!("{:016x}", self.target),
-                    index = previous.index,
-                    "a follower has lost entries that it had acknowledged; wipe it with 'mokv serve --wipe'"
-                );
-                Err(unreachable("the follower has lost entries that it had acknowledged"))
-            }
-            _ => {
-                let result = answer.into_stream_result(previous, last);
-                if let Ok(Some(matching)) = &result {
-                    self.peers.acknowledge(self.target, term, matching.index);
-                }
-                Ok(result)
-            }
-        }
-    }
-
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
-        let (term, previous) = (request.vote.leader_id.term, request.prev_log_id);
-        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let sent = Sent::of(&request);
         let sending = self.link.start(Request::Append(append_to_wire(&request)));
         let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
-        self.unanswered.push_back(Unanswered { term, previous, last, answer: Box::pin(answer) });
+        self.unanswered.push_back(Unanswered { sent, answer: Box::pin(answer) });
         Ok(())
     }
 }

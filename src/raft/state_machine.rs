@@ -1,6 +1,7 @@
 //! openraft's state machine over [`Store`] and snapshot files.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,7 +54,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let reply = self.store.apply(&entry).map_err(|error| {
+            // openraft notices an error here at once, and a panic only when it next needs this task.
+            let applied = catch_unwind(AssertUnwindSafe(|| self.store.apply(&entry)));
+            let applied = applied.map_err(|_| {
+                io::Error::other(format!(
+                    "applying entry {} panicked, which is a bug of mokv; what it said is in this node's log",
+                    entry.log_id
+                ))
+            })?;
+            let reply = applied.map_err(|error| {
                 io::Error::other(format!(
                     "entry {} cannot be applied: {error}; this node is too old for its cluster: upgrade it",
                     entry.log_id
@@ -88,6 +97,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             Err(error) => {
                 tracing::warn!(index = at.index, "no snapshot is taken: {error}");
+                self.store.decline_snapshot(error.to_string());
                 None
             }
         }

@@ -43,6 +43,8 @@ pub struct Store {
     waiting: Mutex<Waiting>,
     digests: Mutex<VecDeque<(u64, u128)>>,
     revision: watch::Sender<u64>,
+    /// Why the last snapshot that was wanted is not there.
+    snapshot_declined: watch::Sender<String>,
     observer: Option<Arc<dyn Observer>>,
     metrics: Arc<Metrics>,
 }
@@ -61,6 +63,7 @@ impl Store {
             waiting: Mutex::default(),
             digests: Mutex::default(),
             revision: watch::channel(0).0,
+            snapshot_declined: watch::channel(String::new()).0,
             observer,
             metrics,
         })
@@ -94,6 +97,16 @@ impl Store {
     pub async fn wait_revision(&self, revision: u64) {
         // The sender lives as long as the store.
         let _ = self.revision.subscribe().wait_for(|now| *now >= revision).await;
+    }
+
+    /// Changes whenever a snapshot was wanted and not begun, to the reason in words.
+    pub fn snapshot_declined(&self) -> watch::Receiver<String> {
+        self.snapshot_declined.subscribe()
+    }
+
+    /// A snapshot was wanted and is not begun.
+    pub(super) fn decline_snapshot(&self, reason: String) {
+        self.snapshot_declined.send(reason);
     }
 
     /// Recorded digests, oldest first.

@@ -210,9 +210,10 @@ impl Cluster {
         self.slow_disk(name, 1);
     }
 
-    /// The node is of another cluster: what it applies and whom it elects says nothing about this one.
-    pub fn set_outsider(&self, name: &str) {
-        self.host(&mut self.state(), name).outsider = true;
+    /// Whether the node is of another cluster, or its state was tampered with: from its next start on, what it applies
+    /// and whom it elects says nothing about this cluster.
+    pub fn set_outsider(&self, name: &str, outsider: bool) {
+        self.host(&mut self.state(), name).outsider = outsider;
     }
 
     /// Changes the configuration that the next start uses.

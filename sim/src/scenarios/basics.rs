@@ -78,3 +78,51 @@ pub async fn leader_transfer_on_stop(run: Arc<Run>) -> Result<Cluster, String> {
     run.tell(format!("{old} handed over to {new}; 20 writes meanwhile took {took:?}"));
     Ok(cluster)
 }
+
+/// What a condition promises: it is compared when the write is applied, a mismatch names the present revision and takes
+/// none, and neither does deleting what is absent.
+pub async fn conditions(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    let refused = |outcome: Outcome, present: u64| {
+        let expected = Outcome::Ok(Answer::ConditionFailed { present_revision: present });
+        ensure(outcome == expected, || {
+            format!("a write should have been refused at {present} and was {outcome:?}")
+        })
+    };
+    refused(client.set("key", Some(7), 16).await.1, 0)?;
+    let outcome = client.set("key", Some(0), 16).await.1;
+    let Outcome::Ok(Answer::Written { revision: first }) = outcome else {
+        return Err(format!("the key is absent, and writing it if absent was {outcome:?}"));
+    };
+    refused(client.set("key", Some(0), 16).await.1, first)?;
+    refused(client.delete("key", Some(first + 1)).await, first)?;
+    let absent = client.delete("nothing", None).await;
+    let expected = Outcome::Ok(Answer::Deleted { revision: first, existed: false });
+    ensure(absent == expected, || format!("deleting what is absent was {absent:?}"))?;
+    let (value, second) = set(&client, "other").await?;
+    ensure(second == first + 1, || {
+        format!("three refusals and a delete of nothing took revisions: {first}, then {second}")
+    })?;
+    expect(&client, "other", value).await?;
+    // Of writers who all ask for the same revision one wins, through whichever node they come.
+    for round in 0..10 {
+        let Outcome::Ok(Answer::Read { entry: Some(entry), .. }) = client.get("key", false).await else {
+            return Err("the key is gone".into());
+        };
+        let race = cluster.names().into_iter().map(|name| {
+            let writer = client_of(&cluster, &name);
+            rt::spawn(async move { writer.set("key", Some(entry.mod_revision), 16).await.1 })
+        });
+        let mut winners = 0;
+        for attempt in race.collect::<Vec<_>>() {
+            match attempt.await.map_err(|error| error.to_string())? {
+                Outcome::Ok(Answer::Written { .. }) => winners += 1,
+                Outcome::Ok(Answer::ConditionFailed { .. }) => {}
+                other => return Err(format!("a conditional write in a healthy cluster was {other:?}")),
+            }
+        }
+        ensure(winners == 1, || format!("in round {round} {winners} of 3 writers won at one revision"))?;
+    }
+    Ok(cluster)
+}

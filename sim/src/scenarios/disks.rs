@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::wait_for_members;
 use super::stage::{
     ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
 };
-use crate::cluster::{Cluster, Power};
+use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
@@ -207,6 +208,12 @@ async fn fill_up(run: &Arc<Run>, cluster: &Cluster, name: &str) -> Result<(), St
     ensure(refused, || "12 MB were written to a disk with room for 2 MiB".into())?;
     let outcome = client.delete("filling/0", None).await;
     ensure(matches!(outcome, Outcome::Ok(_)), || format!("a delete on a full disk was {outcome:?}"))?;
+    let address = format!("{name}.sim:{RPC_PORT}");
+    cluster.disk(name).set_capacity(Some(0));
+    let answer = client.with_library(|library| async move { library.snapshot(&address).await }).await;
+    ensure(matches!(&answer, Err(Error::ResourceExhausted(_))), || {
+        format!("a snapshot on a disk without room was {answer:?}")
+    })?;
     cluster.disk(name).set_capacity(None);
     let before = rt::now();
     loop {

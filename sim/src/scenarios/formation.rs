@@ -63,7 +63,7 @@ pub async fn two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
         config.bootstrap = true;
         config.start_join_addrs.clear();
     });
-    cluster.set_outsider("stranger");
+    cluster.set_outsider("stranger", true);
     cluster.start("stranger");
     cluster.wait_for_leader(&["stranger".to_owned()], ELECTION_BOUND).await?;
     cluster.stop("stranger").await;

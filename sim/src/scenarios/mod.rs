@@ -5,9 +5,12 @@
 
 mod basics;
 mod disks;
+mod forge;
 mod formation;
 mod identity;
+mod logs;
 mod raft;
+mod replicated;
 mod restarts;
 mod snapshots;
 mod stage;
@@ -62,6 +65,12 @@ pub const ALL: &[Scenario] = &[
         2,
         basics::leader_transfer_on_stop,
         "a leader that is stopped hands over first"
+    ),
+    scenario!(
+        "conditions",
+        2,
+        basics::conditions,
+        "a condition holds when a write is applied, or takes no revision"
     ),
     scenario!("kill-each", 2, restarts::kill_each_in_turn, "every node is killed in turn and comes back"),
     scenario!("power-loss-of-all", 3, restarts::power_loss_of_all, "all machines lose power at once, twice"),
@@ -128,6 +137,44 @@ pub const ALL: &[Scenario] = &[
     scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
     scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
     scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
+    scenario!(
+        "votes-across-segments",
+        2,
+        logs::votes_across_segments,
+        "a vote survives power losses at every step of rolling to a new segment"
+    ),
+    scenario!(
+        "forgetful-follower",
+        2,
+        logs::forgetful_follower,
+        "a follower that lost what it had acknowledged is heard no more"
+    ),
+    scenario!("dead-raft", 2, logs::dead_raft, "a node whose Raft died ends with it"),
+    scenario!(
+        "different-flags",
+        2,
+        replicated::different_flags,
+        "nodes with different flags apply the same log to the same state"
+    ),
+    scenario!(
+        "unknown-entry",
+        2,
+        replicated::unknown_entry,
+        "an entry of an unknown kind stops the node before it is applied"
+    ),
+    scenario!("forged-forward", 1, replicated::forged_forward, "no forwarded nonsense gets into the log"),
+    scenario!(
+        "outvoted",
+        2,
+        replicated::outvoted,
+        "a node whose state differs from the majority's is quarantined"
+    ),
+    scenario!(
+        "no-majority",
+        1,
+        replicated::no_majority,
+        "three different states raise the alarm and stop nobody"
+    ),
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),
     scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),

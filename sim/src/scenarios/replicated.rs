@@ -1,0 +1,296 @@
+//! The replicated state: equal everywhere whatever a node's flags say, never guessed at, and compared for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mokv::client::{NodeStatus, SettingsChange};
+use mokv::map::Command;
+use mokv::rt;
+use mokv::storage::Entry;
+use mokv_proto::raft::{Forward, forward_answer, request, response};
+
+use super::forge::{rewrite_log, stranger};
+use super::identity::wait_for_members;
+use super::stage::{
+    ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes, wait_for_end,
+};
+use crate::client::SimClient;
+use crate::cluster::Cluster;
+use crate::history::Outcome;
+use crate::run::Run;
+use crate::values;
+use crate::world::World;
+
+/// A node catches up, and digests are compared, within this.
+const WITHIN: Duration = Duration::from_secs(20);
+/// More log entries than lie between two recorded digests.
+const PAST_A_DIGEST: u64 = 300;
+
+/// Every node has flags of its own, for sizes, bounds and times. What decides an outcome is replicated, so that the same
+/// log leaves the same state on all of them, whoever leads and however often they start.
+pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World { snapshot_entries: 150, ..World::calm(3) };
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    for (number, name) in (1..).zip(cluster.names()) {
+        cluster.configure(&name, |config| {
+            config.initial_max_sessions = 2 * number;
+            config.initial_max_store_bytes = 20_000 * number;
+            config.storage.snapshot_log_entries = 90 * number;
+            config.storage.log_cache_bytes = 4 << (10 + number);
+            config.limits.max_value_bytes = 1_000 * number as usize;
+            config.limits.max_list_bytes = 5_000_000 * number;
+            config.limits.request_timeout = Duration::from_millis(900 * number);
+        });
+    }
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let clients: Vec<SimClient> = (0..5).map(|_| client(&cluster)).collect();
+    let mut refused = 0;
+    for round in 0..9 {
+        let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+        for number in 0..30 {
+            let client = &clients[number % clients.len()];
+            let (_, outcome) = client.set(&format!("{round}/{number}"), None, 100 * (number % 9)).await;
+            refused += u64::from(outcome == Outcome::Failed);
+        }
+        for number in 0..10 {
+            clients[0].delete(&format!("{round}/{number}"), None).await;
+        }
+        match round % 3 {
+            0 => cluster.kill(&leader),
+            1 => cluster.power_loss(&leader),
+            _ => cluster.stop(&leader).await,
+        }
+        cluster.start(&leader);
+    }
+    ensure(refused > 0, || "nothing was refused, although every node was given bounds to refuse by".into())?;
+    // The bound that decides is the replicated one: raised by an entry, it is raised on all.
+    let change = SettingsChange { max_sessions: Some(100), max_store_bytes: Some(0) };
+    clients[0]
+        .with_library(|library| async move { library.configure(change).await })
+        .await
+        .map_err(|error| format!("the bounds could not be raised: {error}"))?;
+    set_many(&clients[1], 30).await?;
+    Ok(cluster)
+}
+
+/// Replaces the payload of a client's write near the end of a stopped node's log.
+async fn tamper(
+    cluster: &Cluster,
+    status: &NodeStatus,
+    change: impl FnOnce(Command) -> Bytes,
+) -> Result<u64, String> {
+    let mut found = None;
+    let is_write = |entry: &&mut Entry| matches!(Command::decode(&entry.payload), Ok(Command::Set(_)));
+    rewrite_log(cluster, status, |entries| {
+        if let Some(entry) = entries.iter_mut().rfind(is_write) {
+            let command = Command::decode(&entry.payload).expect("it was read just now");
+            entry.payload = change(command);
+            found = Some(entry.index);
+        }
+    })
+    .await?;
+    found.ok_or_else(|| format!("{} holds no write", status.name))
+}
+
+/// A committed entry is of a kind that this version does not know, as after an upgrade of the others: the node stops
+/// before it applies it, and says so.
+pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 60).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let status = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?;
+    cluster.kill(&name);
+    let index = tamper(&cluster, &status, |command| {
+        let mut bytes = command.encode().to_vec();
+        bytes[0] = 0xee;
+        bytes.into()
+    })
+    .await?;
+    run.fault("unknown entry", format!("log index {index} of {name} is of a kind that nobody knows"));
+    cluster.excuse(&name, "its log holds an entry of an unknown kind");
+    cluster.start(&name);
+    let reason = wait_for_end(&cluster, &name, ELECTION_BOUND).await?;
+    ensure(reason.contains("upgrade"), || format!("{name} does not say what to do: {reason}"))?;
+    let applied = run.with_ledger(|ledger| ledger.position(&name));
+    ensure(applied.is_none_or(|applied| applied < index), || {
+        format!("{name} applied up to {applied:?} although it cannot know what {index} means")
+    })?;
+    cluster.wipe(&name);
+    cluster.start(&name);
+    Ok(cluster)
+}
+
+/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, nothing at all. The
+/// leader takes none of them into the log, where they would stop every node or pass for a membership.
+pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 10).await?;
+    let status = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
+    let forgeries = [
+        Bytes::from_static(&[0xee, 1, 2, 3]),
+        Bytes::new(),
+        Command::Blank.encode(),
+        Command::Membership(mokv_proto::log::Membership::default()).encode(),
+        // A write whose message is cut short.
+        Bytes::from_static(&[2, 0x0a, 0x50]),
+    ];
+    let (host, _) = cluster.add_client_host();
+    for payload in forgeries {
+        run.fault("forged forward", format!("{} bytes that are no command are forwarded", payload.len()));
+        let (link, kind) = (stranger(&status), payload.first().copied());
+        let body = request::Body::Forward(Forward { payload });
+        let answer =
+            cluster.on(&host, rt::timeout(Duration::from_secs(5), async move { link.call(body).await }));
+        let outcome = match answer.await {
+            Ok(Ok(response::Body::Forward(answer))) => answer.outcome,
+            other => return Err(format!("the forwarded bytes of kind {kind:?} were answered by {other:?}")),
+        };
+        ensure(matches!(outcome, Some(forward_answer::Outcome::Refused(_))), || {
+            format!("the leader took bytes of kind {kind:?} into the log: {outcome:?}")
+        })?;
+    }
+    set_many(&client, 10).await?;
+    Ok(cluster)
+}
+
+/// Alters a write on a node's disk while it is down and starts it again, unjudged: its state is no longer the cluster's.
+async fn corrupt_state(
+    run: &Arc<Run>,
+    cluster: &Cluster,
+    writer: &SimClient,
+    name: &str,
+) -> Result<(), String> {
+    // Nobody writes this key again: the difference stays.
+    set(writer, &format!("witness/{name}")).await?;
+    wait_for_all(cluster, name).await?;
+    let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
+    cluster.kill(name);
+    let value = values::encode(run.next_value(), 32);
+    let index = tamper(cluster, &status, |command| match command {
+        Command::Set(write) => Command::Set(mokv_proto::log::Set { value, ..write }).encode(),
+        other => other.encode(),
+    })
+    .await?;
+    run.fault("corrupted state", format!("{name} believes that log index {index} wrote another value"));
+    cluster.set_outsider(name, true);
+    cluster.start(name);
+    Ok(())
+}
+
+/// Waits until a node holds what its leader holds.
+async fn wait_for_all(cluster: &Cluster, name: &str) -> Result<(), String> {
+    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
+    wait_for_status(cluster, name, "catch up", |status| status.last_log_index >= newest).await
+}
+
+async fn wait_for_status(
+    cluster: &Cluster,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&NodeStatus) -> bool,
+) -> Result<(), String> {
+    let before = rt::now();
+    loop {
+        let status = cluster.status(name).await;
+        if status.as_ref().is_some_and(&holds) {
+            return Ok(());
+        }
+        ensure(rt::now() - before < WITHIN, || format!("{name} should {what} and is {status:?}"))?;
+        rt::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Wipes a node whose state was corrupted, as its message says, and waits until it is a voter again.
+async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
+    let old = cluster.status(name).await.map_or(0, |status| status.node_id);
+    cluster.kill(name);
+    cluster.wipe(name);
+    cluster.set_outsider(name, false);
+    cluster.start(name);
+    wait_for_members(cluster, leader, "that the wiped node is back", |members| {
+        members.iter().any(|(member, id, learner)| member == name && *id != old && !learner)
+    })
+    .await
+}
+
+/// One node's state differs from the majority's: it is quarantined, durably. It answers no reads, it does not lead, and
+/// a wipe heals it.
+pub async fn outvoted(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    set_many(&writer, 30).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    corrupt_state(&run, &cluster, &writer, &name).await?;
+    set_many(&writer, PAST_A_DIGEST).await?;
+    let is_quarantined = |status: &NodeStatus| status.role == "quarantined";
+    wait_for_status(&cluster, &name, "be quarantined", is_quarantined).await?;
+    let alone = SimClient::new(&cluster, std::slice::from_ref(&name), Duration::from_millis(800), true);
+    for other in others(&cluster.names(), &name) {
+        cluster.cut(&other, alone.host());
+        cluster.cut(alone.host(), &other);
+    }
+    let refuses = async |when: &str| {
+        for stale in [true, false] {
+            let answer = alone.get("many/01", stale).await;
+            ensure(answer == Outcome::Failed, || {
+                format!("{when}, {name} was outvoted and answered a read (stale: {stale}) by {answer:?}")
+            })?;
+        }
+        Ok::<(), String>(())
+    };
+    refuses("at once").await?;
+    cluster.kill(&name);
+    cluster.start(&name);
+    wait_for_status(&cluster, &name, "be quarantined after a restart", is_quarantined).await?;
+    refuses("after a restart").await?;
+    // With the leader gone the other sound node leads; the outvoted one votes and no more.
+    cluster.kill(&leader);
+    let sound = others(&others(&cluster.names(), &leader), &name);
+    let new = cluster.wait_for_leader(&[sound[0].clone(), name.clone()], ELECTION_BOUND).await?;
+    ensure(new == sound[0], || format!("{new} leads although its state was outvoted"))?;
+    cluster.start(&leader);
+    heal(&cluster, &new, &name).await?;
+    let (value, _) = set(&writer, "healed").await?;
+    expect(&client_of(&cluster, &name), "healed", value).await?;
+    Ok(cluster)
+}
+
+/// All three states differ, so nobody knows whose is right: every node raises the alarm, and none is stopped.
+pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    set_many(&writer, 30).await?;
+    let corrupted = others(&cluster.names(), &leader);
+    for name in &corrupted {
+        corrupt_state(&run, &cluster, &writer, name).await?;
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    // Writes are judged by what clients hear; linearizable reads and lists would show that nobody is right.
+    set_many(&writer, PAST_A_DIGEST).await?;
+    for name in cluster.names() {
+        wait_for_status(&cluster, &name, "raise the alarm", |status| {
+            status.digest_alarm && status.role != "quarantined"
+        })
+        .await?;
+    }
+    let before = rt::now();
+    for name in &corrupted {
+        // The operator knows whose state is right, and has it lead, so that the others get theirs from it.
+        while cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await? != leader {
+            ensure(rt::now() - before < ELECTION_BOUND * 4, || format!("{leader} was not made to lead"))?;
+            let to = leader.clone();
+            cluster
+                .operate("transfer", |library| async move { library.transfer_leader(Some(&to)).await })
+                .await;
+        }
+        heal(&cluster, &leader, name).await?;
+    }
+    Ok(cluster)
+}

@@ -1,0 +1,76 @@
+//! A panic in the depths of a node ends the whole node: it does not go on answering over a dead Raft.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::ports::PortBlock;
+use mokv::client::{Client, ReadOptions, WriteOptions};
+use mokv::config::NodeConfig;
+use mokv::map::Change;
+use mokv::node::{self, Options};
+use mokv::raft::{LogId, Observer};
+use mokv::rt::disk::RealDisk;
+use mokv::rt::timeout;
+
+/// What must happen happens within this, on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Panics where entries are applied, which is inside a task of Raft, at the first write of the key `fatal`.
+struct Bomb;
+
+impl Observer for Bomb {
+    fn applied(&self, _at: LogId, _payload: &Bytes, change: Option<&Change>, _digest: u128) {
+        assert!(change.is_none_or(|change| change.key.as_bytes() != b"fatal"), "the bomb");
+    }
+
+    fn installed(&self, _at: LogId, _digest: u128) {}
+}
+
+#[test]
+fn a_panic_where_entries_are_applied_ends_the_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ports = PortBlock::take();
+    let address = ([127, 0, 0, 1], ports.next()).into();
+    let mut config = NodeConfig::local("only", address);
+    config.bootstrap = true;
+    (config.rpc_port, config.metrics_port) = (ports.next(), ports.next());
+    let endpoint = config.advertised_rpc();
+    common::run(async {
+        let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
+        let options = Options { observer: Some(Arc::new(Bomb)) };
+        let node = mokv::rt::spawn(node::run(config, disk, options, std::future::pending()));
+        let client = Client::builder().endpoints([&endpoint]).timeout(PATIENCE).build().unwrap();
+        client.set("harmless", "value", WriteOptions::default()).await.unwrap();
+        let asking = client.with_timeout(Duration::from_secs(5));
+        // Whatever the client hears, it is not that the write succeeded.
+        asking.set("fatal", "value", WriteOptions::default()).await.unwrap_err();
+        let end =
+            timeout(PATIENCE, node).await.expect("the node ends").expect("and its own task in good order");
+        let words = end.unwrap_err().to_string();
+        assert!(words.contains("panicked, which is a bug"), "{words}");
+        asking.get("harmless", ReadOptions::default()).await.unwrap_err();
+    });
+}
+
+/// What `mokv serve` arranges for every other panic: none of them leaves half a process behind.
+#[test]
+fn a_panic_in_any_task_ends_the_process() {
+    const INSIDE: &str = "MOKV_TEST_PANIC_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        mokv::rt::process::end_on_panic();
+        common::run(async {
+            let task = mokv::rt::spawn(async { panic!("a bug in one task") });
+            let _ = task.await;
+        });
+        std::process::exit(0);
+    }
+    let itself = std::env::current_exe().unwrap();
+    let mut inside = std::process::Command::new(itself);
+    inside.args(["a_panic_in_any_task_ends_the_process", "--exact", "--nocapture"]).env(INSIDE, "1");
+    let output = inside.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a bug in one task"));
+    assert!(!output.status.success(), "the process lived on: {output:?}");
+}
