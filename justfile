@@ -28,6 +28,18 @@ replay SEED SCENARIO="chaos":
 scenario NAME:
     MOKV_SCENARIO={{ NAME }} cargo test --features sim --test sim
 
+# Plays many chaos seeds on all cores; goes on where it was broken off.
+sweep SEEDS="1000" *ARGS:
+    cargo run -p mokv-sim --release -- sweep --seeds {{ SEEDS }} {{ ARGS }}
+
+# Draws a run as one page of HTML, target/report/SCENARIO-SEED.html.
+picture SEED SCENARIO="chaos":
+    cargo run -p mokv-sim --release -- report {{ SCENARIO }} {{ SEED }}
+
+# Makes a failing chaos run as small as possible.
+shrink SEED:
+    cargo run -p mokv-sim --release -- shrink chaos {{ SEED }}
+
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings

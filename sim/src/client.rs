@@ -126,7 +126,7 @@ impl SimClient {
                     "a call of client {} about {key} has not returned after {bound:?}, it promised {:?}",
                     self.number, self.patience
                 );
-                self.run.find(Finding::violation("calls return in time", words));
+                self.run.find(Finding::liveness("calls return in time", words));
                 Outcome::Unknown
             }
         };

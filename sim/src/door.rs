@@ -10,6 +10,9 @@ use std::process::{Command, ExitCode};
 /// Set for the inner build, so that a build that did not get the flag is noticed instead of running for ever.
 const INSIDE: &str = "MOKV_SIM_INSIDE";
 
+/// Where the user stands, for relative paths.
+const FROM: &str = "MOKV_SIM_FROM";
+
 /// Goes through the door. Ends with the simulation's exit code, or with 101 if cargo could not be run.
 pub fn enter() -> ExitCode {
     if std::env::var_os(INSIDE).is_some() {
@@ -45,6 +48,9 @@ fn command() -> Command {
         if of_package || of_target.contains(&text.as_ref()) || text.starts_with("CARGO_BIN_EXE_") {
             command.env_remove(&name);
         }
+    }
+    if let Ok(from) = std::env::current_dir() {
+        command.env(FROM, from);
     }
     command.env(INSIDE, "1").arg("--").args(std::env::args_os().skip(1));
     command

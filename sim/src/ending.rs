@@ -56,7 +56,7 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
     let run = cluster.run();
     let deadline = rt::now() + LIVENESS_BOUND;
     let left = || deadline.saturating_duration_since(rt::now());
-    let dead = |words: String| Finding::violation(LIVENESS, words);
+    let dead = |words: String| Finding::liveness(LIVENESS, words);
     let leader = cluster.wait_for_leader(nodes, left()).await.map_err(dead)?;
     run.tell(format!("{leader} leads the healed cluster"));
     let client = SimClient::new(cluster, nodes, PATIENCE, true);

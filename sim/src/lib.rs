@@ -23,6 +23,9 @@ pub mod ending;
 pub mod history;
 pub mod judges;
 pub mod ledger;
+pub mod markers;
+pub mod options;
+pub mod picture;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;
@@ -30,6 +33,9 @@ pub mod run;
 pub mod runner;
 #[cfg(madsim)]
 pub mod scenarios;
+pub mod shrink;
+pub mod sweep;
+pub mod timeline;
 pub mod values;
 #[cfg(madsim)]
 pub mod workload;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::judges::{Class, Finding};
+
 /// One run of one seed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
@@ -17,7 +19,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// What judges found, in words.
     pub findings: Vec<String>,
-    /// The last things that happened, for a failure.
+    /// Which judges they are of.
+    pub judges: Vec<String>,
+    /// What happened that matters, for a failure.
     pub last_events: Vec<String>,
     /// Simulated seconds in all.
     pub simulated_seconds: f64,
@@ -38,12 +42,16 @@ pub struct Report {
 /// How a run ended, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
-    /// The program under test or the harness panicked, or the run never ended.
+    /// The program under test panicked, or the run never ended.
     Crashed,
-    /// A property does not hold.
+    /// A safety property does not hold.
     Violated,
-    /// A judge could not decide: an error of the harness.
-    Undecided,
+    /// The same seed left two different traces.
+    Unsteady,
+    /// A liveness property does not hold.
+    NotLive,
+    /// The harness panicked, or a judge could not decide.
+    HarnessError,
     /// All properties hold.
     Passed,
 }
@@ -54,9 +62,53 @@ impl Verdict {
         match self {
             Verdict::Crashed => "CRASHED",
             Verdict::Violated => "VIOLATED",
-            Verdict::Undecided => "UNDECIDED",
+            Verdict::Unsteady => "UNSTEADY",
+            Verdict::NotLive => "NOT LIVE",
+            Verdict::HarnessError => "UNDECIDED",
             Verdict::Passed => "ok",
         }
+    }
+
+    /// As a sentence for who meets it for the first time.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Verdict::Crashed => "the program panicked, or the run never ended",
+            Verdict::Violated => "a safety property does not hold",
+            Verdict::Unsteady => "the same seed left two different traces",
+            Verdict::NotLive => "what had to happen within a bound did not",
+            Verdict::HarnessError => "the harness itself failed, or a judge could not decide",
+            Verdict::Passed => "all properties hold",
+        }
+    }
+
+    /// What the process of the runner ends with, if this is the worst that it met. 1 is never used, 2 is a command
+    /// that was not understood.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Passed => 0,
+            Verdict::Crashed => 3,
+            Verdict::Violated => 4,
+            Verdict::HarnessError => 5,
+            Verdict::NotLive => 6,
+            Verdict::Unsteady => 7,
+        }
+    }
+
+    /// The verdict over findings: the worst of their classes.
+    pub fn over(findings: &[Finding]) -> Verdict {
+        let of = |finding: &Finding| match finding.class {
+            Class::Safety => Verdict::Violated,
+            Class::Liveness => Verdict::NotLive,
+            Class::Undecided => Verdict::HarnessError,
+        };
+        findings.iter().map(of).min().unwrap_or(Verdict::Passed)
+    }
+
+    /// The verdict over a panic at a place in the source, such as `sim/src/client.rs:12:5`: the harness's own bugs
+    /// say nothing about the program under test.
+    pub fn over_panic(place: &str) -> Verdict {
+        let of_harness = place.contains("sim/src/") && !place.contains(".cargo/");
+        if of_harness { Verdict::HarnessError } else { Verdict::Crashed }
     }
 }
 
@@ -82,6 +134,7 @@ impl Report {
             world: String::new(),
             verdict: Verdict::Crashed,
             findings: vec![words],
+            judges: vec!["no report".into()],
             last_events,
             simulated_seconds: 0.0,
             fault_seconds: 0.0,
@@ -111,5 +164,26 @@ mod tests {
         let read = Report::from_output(&output).unwrap();
         assert_eq!((read.seed, read.verdict, read.findings), (7, Verdict::Passed, vec!["boom".to_owned()]));
         assert!(Report::from_output("nothing").is_none());
+    }
+
+    #[test]
+    fn each_way_to_fail_has_an_exit_code_and_the_worst_one_counts() {
+        let finding = |class| Finding { class, judge: "a property", words: "it does not hold".into() };
+        let over = |classes: &[Class]| {
+            let findings: Vec<Finding> = classes.iter().map(|class| finding(*class)).collect();
+            Verdict::over(&findings).exit_code()
+        };
+        assert_eq!(over(&[]), 0);
+        assert_eq!(over(&[Class::Undecided]), 5);
+        assert_eq!(over(&[Class::Undecided, Class::Liveness]), 6);
+        assert_eq!(over(&[Class::Liveness, Class::Safety, Class::Undecided]), 4);
+    }
+
+    #[test]
+    fn a_panic_of_the_harness_is_not_the_programs() {
+        assert_eq!(Verdict::over_panic("sim/src/client.rs:12:5").exit_code(), 5);
+        assert_eq!(Verdict::over_panic("src/storage/log.rs:12:5").exit_code(), 3);
+        let madsim = "/home/u/.cargo/registry/src/index/madsim-0.2.34/src/sim/src/x.rs:1:1";
+        assert_eq!(Verdict::over_panic(madsim).exit_code(), 3);
     }
 }

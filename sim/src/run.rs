@@ -2,22 +2,24 @@
 //!
 //! It outlives the simulation, so that a panic in there still leaves a story. Draws nothing and decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use madsim::task::NodeId;
 use mokv::rt::clock::true_now;
-use mokv::rt::{Instant, trace};
+use mokv::rt::{self, Instant, trace};
 
 use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
 use crate::judges::Finding;
 use crate::judges::election::Leaders;
 use crate::judges::stops::Stop;
 use crate::ledger::Ledger;
+use crate::timeline::{self, Event, Mark, Power, Timeline, What};
 
-/// Events shown of a run that failed.
-const LAST_EVENTS: usize = 60;
+/// A situation reached more often in one run is no news.
+const OFTEN: u64 = 4;
 
 /// What happened. Cheap to share.
 pub struct Run {
@@ -36,12 +38,15 @@ pub struct Run {
 
 #[derive(Default)]
 struct State {
-    events: Vec<String>,
+    events: Vec<Event>,
+    hosts: BTreeMap<NodeId, String>,
+    nodes: BTreeSet<String>,
+    statuses: BTreeMap<String, What>,
     history: History,
     ledger: Ledger,
     leaders: Leaders,
     stops: Vec<Stop>,
-    findings: Vec<Finding>,
+    findings: Vec<(Nanos, Finding)>,
     faults: BTreeMap<String, u64>,
     situations: BTreeMap<String, u64>,
 }
@@ -109,24 +114,110 @@ impl Run {
 
     /// Something happened that belongs into the story.
     pub fn tell(&self, event: impl AsRef<str>) {
-        let line = format!("{}  {}", Seconds(self.now()), event.as_ref());
-        if self.verbose {
-            eprintln!("{line}");
-        }
-        trace::record("story", line.as_bytes());
-        self.state().events.push(line);
+        self.record(None, What::Told, event.as_ref());
     }
 
-    /// The last events.
-    pub fn last_events(&self) -> Vec<String> {
+    /// Something happened, to a node or to nobody in particular. Events without words are not told, only drawn.
+    pub fn record(&self, node: Option<&str>, what: What, words: &str) {
+        let event = Event { at: self.now(), node: node.map(str::to_owned), what, words: words.to_owned() };
+        if !words.is_empty() {
+            let line = event.line();
+            if self.verbose {
+                eprintln!("{line}");
+            }
+            trace::record("story", line.as_bytes());
+        }
+        self.state().events.push(event);
+    }
+
+    /// There is a host of this name, which may run a node or be a client's.
+    pub fn host(&self, id: NodeId, name: &str, runs_a_node: bool) {
+        let mut state = self.state();
+        state.hosts.insert(id, name.to_owned());
+        if runs_a_node {
+            state.nodes.insert(name.to_owned());
+        }
+    }
+
+    /// A node's process began, ended or stands still.
+    pub fn power(&self, node: &str, now: Power) {
+        self.record(Some(node), What::Power { now }, "");
+    }
+
+    /// A link was cut or made whole.
+    pub fn link(&self, from: &str, to: &str, cut: bool, words: &str) {
+        self.record(None, What::Link { from: from.to_owned(), to: to.to_owned(), cut }, words);
+    }
+
+    /// A node says how it is.
+    pub fn status(&self, node: &str, role: &str, term: u64, committed: u64, applied: u64) {
+        let what = What::Status { role: role.to_owned(), term, committed, applied };
+        let before = self.state().statuses.insert(node.to_owned(), what.clone());
+        if before.as_ref() != Some(&what) {
+            self.record(Some(node), what, "");
+        }
+    }
+
+    /// A fault begins, and ends when the guard is dropped.
+    pub fn begin_strike(self: &Arc<Self>, strike: u32, fault: &str) -> Underway {
+        self.record(None, What::Begins { strike, fault: fault.to_owned() }, "");
+        Underway { run: self.clone(), strike }
+    }
+
+    /// A strike does something.
+    pub fn strike(&self, strike: u32, words: &str) {
+        self.record(None, What::Strike { strike }, words);
+    }
+
+    /// Takes in the rare situations that code said it has reached. To be called where the simulation ran.
+    pub fn take_markers(&self) {
+        let reached = rt::sometimes::reached();
+        // After a panic of whoever holds the lock there is nothing to be had.
+        let Ok(mut state) = self.state.try_lock() else { return };
+        for (situation, reached) in reached {
+            *state.situations.entry(situation.to_owned()).or_default() += reached.count;
+            let often = reached.count > OFTEN;
+            for place in reached.places {
+                let started = self.started.get().copied().unwrap_or(place.at);
+                let node = state.hosts.get(&place.host).cloned();
+                let at = (place.at - started).as_nanos() as u64;
+                let words = match &node {
+                    Some(node) => format!("{node}: {situation}"),
+                    None => situation.to_owned(),
+                };
+                state.events.push(Event { at, node, what: What::Reached { often }, words });
+            }
+        }
+        // In the order of time again; events of one instant stay as they came.
+        state.events.sort_by_key(|event| event.at);
+    }
+
+    /// The whole run as data, with what was found besides the judges' findings.
+    pub fn timeline(&self, more: Option<String>) -> Timeline {
+        let length = self.length().as_nanos() as u64;
         let state = self.state();
-        state.events[state.events.len().saturating_sub(LAST_EVENTS)..].to_vec()
+        let operations = state.history.operations();
+        let mut marks: Vec<Mark> = (state.findings.iter())
+            .map(|(found_at, finding)| {
+                let at = timeline::instant(finding, operations, *found_at);
+                Mark { at, words: finding.to_string() }
+            })
+            .collect();
+        marks.extend(more.map(|words| Mark { at: length, words }));
+        let nodes = state.nodes.iter().cloned().collect();
+        Timeline::new(length, nodes, state.events.clone(), operations, marks)
     }
 
     /// A fault was done to the cluster.
     pub fn fault(&self, kind: &str, event: impl AsRef<str>) {
         *self.state().faults.entry(kind.to_owned()).or_default() += 1;
         self.tell(event);
+    }
+
+    /// A strike did a fault to the cluster.
+    pub fn fault_of_strike(&self, strike: u32, kind: &str, words: &str) {
+        *self.state().faults.entry(kind.to_owned()).or_default() += 1;
+        self.strike(strike, words);
     }
 
     /// Faults by kind.
@@ -146,9 +237,11 @@ impl Run {
 
     /// A judge has something to say.
     pub fn find(&self, finding: Finding) {
-        self.tell(finding.to_string().lines().next().unwrap_or_default());
+        let words = finding.to_string();
+        self.record(None, What::Finding, words.lines().next().unwrap_or_default());
         self.broken.store(true, Ordering::Relaxed);
-        self.state().findings.push(finding);
+        let now = self.now();
+        self.state().findings.push((now, finding));
     }
 
     /// Whether anything was found so far: going on would only bury it.
@@ -158,7 +251,7 @@ impl Run {
 
     /// All findings.
     pub fn findings(&self) -> Vec<Finding> {
-        self.state().findings.clone()
+        self.state().findings.iter().map(|(_, finding)| finding.clone()).collect()
     }
 
     /// A number that no value had before.
@@ -217,5 +310,17 @@ impl Run {
     /// All ends of nodes.
     pub fn stops(&self) -> Vec<Stop> {
         self.state().stops.clone()
+    }
+}
+
+/// A fault under way.
+pub struct Underway {
+    run: Arc<Run>,
+    strike: u32,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.run.record(None, What::Ends { strike: self.strike }, "");
     }
 }

@@ -286,10 +286,16 @@ impl Inner {
                     return Err(WriteFailure::Error(error));
                 }
                 Next::SessionLost(error) => {
+                    rt::sometimes("client lost its session");
                     *in_doubt = error.is_some();
                     return Err(WriteFailure::SessionLost(error));
                 }
-                Next::Again { in_doubt: now } => *in_doubt = now,
+                Next::Again { in_doubt: now } => {
+                    if now {
+                        rt::sometimes("client repeats a write in doubt");
+                    }
+                    *in_doubt = now;
+                }
             }
         }
         let why = rounds.exhausted("no node answered the write");

@@ -52,8 +52,12 @@ impl Kv {
                     .map_err(|error| read_failed(serving, error))?;
             }
             Consistency::Stale => {
-                let caught_up = serving.consensus.store().wait_revision(min_revision);
-                rt::time::timeout_at(deadline, caught_up).await.map_err(|_| {
+                let store = serving.consensus.store();
+                if store.read().map.revision() < min_revision {
+                    rt::sometimes("stale read waited for its revision");
+                }
+                rt::time::timeout_at(deadline, store.wait_revision(min_revision)).await.map_err(|_| {
+                    rt::sometimes("stale read declined for its revision");
                     Status::unavailable(format!(
                         "this node has not reached revision {min_revision} before the deadline"
                     ))
@@ -140,6 +144,7 @@ impl kv_server::Kv for Kv {
         }
         let serving = self.context.serving()?;
         if !serving.log.has_room() || serving.consensus.is_a_voter_full() {
+            rt::sometimes("write refused for a full disk");
             return Err(Status::resource_exhausted(
                 "a disk of the cluster is nearly full and takes no more values; delete keys or make room",
             ));

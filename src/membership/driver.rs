@@ -71,6 +71,7 @@ impl Driver {
                 for (id, reason) in &now {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
+                        rt::sometimes("newcomer not admitted yet");
                         tracing::warn!(node = name, id = %format_args!("{id:016x}"), "not admitted: {reason}");
                     }
                 }
@@ -78,6 +79,7 @@ impl Driver {
                 if let Some(change) = change {
                     tracing::info!(?change, "changing the cluster");
                     if let Err(reason) = self.carry_out(&raft, change, expected).await {
+                        rt::sometimes("membership change did not go through");
                         tracing::warn!("the change did not go through: {reason}");
                     }
                 }
@@ -111,6 +113,10 @@ impl Driver {
             return None;
         }
         let metrics = self.consensus.metrics();
+        let unconfirmed = metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since(*at));
+        if unconfirmed.is_some_and(|time| time > self.policy.reachable_within) {
+            rt::sometimes("leader without a quorum");
+        }
         let since = {
             let mut leading = self.leading.lock().expect("no code panics while it holds this lock");
             match *leading {
@@ -159,6 +165,7 @@ impl Driver {
         change: Change,
         expected: Option<LogId>,
     ) -> Result<(), String> {
+        mark(&change);
         let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
         let members = match change {
             Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
@@ -191,6 +198,18 @@ impl Driver {
     async fn propose(&self, command: Command) -> Result<(), String> {
         let proposed = self.consensus.propose(command.encode(), rt::now() + CHANGE_TIMEOUT).await;
         proposed.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+fn mark(change: &Change) {
+    match change {
+        Change::FlattenJoint { .. } => rt::sometimes("joint configuration flattened"),
+        Change::AddLearner { .. } => rt::sometimes("learner added"),
+        Change::Promote { .. } => rt::sometimes("learner promoted"),
+        Change::Replace { .. } => rt::sometimes("node replaced under its name"),
+        Change::Remove { .. } => rt::sometimes("member removed"),
+        Change::UpdateAddress { .. } => rt::sometimes("member's address updated"),
+        Change::HandOver { .. } | Change::Tombstone { .. } | Change::RaiseVersion { .. } => {}
     }
 }
 

@@ -52,6 +52,9 @@ pub async fn form(
         former: identity.former_cluster_id(),
         keyed: gossip.is_keyed(),
     };
+    if identity.pledge().is_some() {
+        rt::sometimes("formation interrupted after the pledge");
+    }
     say_pristine(gossip, intent, identity.pledge().cloned());
     let mut answers = gossip.answers();
     let mut reported = None;

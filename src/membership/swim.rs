@@ -14,7 +14,7 @@ use foca::{AccumulatingRuntime, Foca, Header, Member, Message, NoCustomBroadcast
 
 use super::claim::Malformed;
 use super::datagram;
-use crate::rt::random;
+use crate::rt::{self, random};
 
 /// One life of a node as the failure detector sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,11 @@ impl Swim {
     /// What is known of the other members: boot counter and state.
     pub(super) fn states(&mut self) -> BTreeMap<u64, (u64, foca::State)> {
         // The states themselves are read below; what changed between two looks is of no interest.
-        while self.runtime.to_notify().is_some() {}
+        while let Some(news) = self.runtime.to_notify() {
+            if matches!(news, foca::OwnedNotification::Rejoin(_)) {
+                rt::sometimes("gossip rejoined under a renewed identity");
+            }
+        }
         let members = self.foca.iter_membership_state();
         members.map(|member| (member.id().node_id, (member.id().boot, member.state()))).collect()
     }

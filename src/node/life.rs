@@ -146,6 +146,9 @@ impl Life {
             raft::start(node_id, &timing, log.clone(), snapshots.clone(), peers, store).await.map_err(
                 |reason| NodeError::Failed(format!("cannot start Raft on this node's data: {reason}")),
             )?;
+        if consensus.membership().membership().get_joint_config().len() > 1 {
+            rt::sometimes("joint configuration crashed through");
+        }
         if self.context.is_quarantined() {
             consensus.raft().runtime_config().elect(false);
         }

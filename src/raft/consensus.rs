@@ -182,11 +182,15 @@ impl Consensus {
                     ProposeError::NotLeader(forward.leader_id)
                 }
                 Some(ClientWriteError::LogEntryDiscarded(_)) => {
+                    rt::sometimes("leader changed with uncommitted entries");
                     ProposeError::Unknown("the leader changed while the entry was under way".into())
                 }
                 _ => ProposeError::Unknown(format!("this node's Raft stopped: {error}")),
             }),
-            Err(_) => Err(ProposeError::Unknown("no quorum answered before the deadline".into())),
+            Err(_) => {
+                rt::sometimes("write without a quorum until its deadline");
+                Err(ProposeError::Unknown("no quorum answered before the deadline".into()))
+            }
         }
     }
 
@@ -207,9 +211,11 @@ impl Consensus {
             Ok(Ok(response::Body::Failed(reason))) => return Err(ProposeError::Unknown(reason)),
             Ok(Ok(_)) => return Err(ProposeError::Unknown("the leader answered another question".into())),
             Ok(Err(CallError::NotSent(reason))) => {
+                rt::sometimes("forwarded write not sent");
                 return Err(ProposeError::NotExecuted(format!("the leader cannot be reached: {reason}")));
             }
             Ok(Err(CallError::Unanswered(reason))) => {
+                rt::sometimes("forwarded write of unknown outcome");
                 return Err(ProposeError::Unknown(format!("the leader did not answer: {reason}")));
             }
             Err(_) => {
@@ -250,6 +256,7 @@ impl Consensus {
                     Ok(read_index) => return self.store.wait_applied(read_index.index).await,
                     Err(error) => last = error,
                 }
+                rt::sometimes("read index retried");
                 rt::sleep(READ_RETRY).await;
             }
         };
@@ -288,7 +295,16 @@ impl Consensus {
                 rt::sleep(Duration::from_millis(10)).await;
             }
         };
-        rt::timeout(within, moved).await.map_err(|_| format!("no hand-over within {within:?}"))
+        match rt::timeout(within, moved).await {
+            Ok(()) => {
+                rt::sometimes("leadership handed over");
+                Ok(())
+            }
+            Err(_) => {
+                rt::sometimes("leadership not handed over");
+                Err(format!("no hand-over within {within:?}"))
+            }
+        }
     }
 
     /// The voter whose log is known to reach furthest, other than this node.

@@ -74,7 +74,12 @@ impl Handler for PeerHandler {
             request::Body::Vote(vote) => async move {
                 match vote_request_from_wire(vote) {
                     Ok(vote) => match raft.vote(vote).await {
-                        Ok(answer) => response::Body::Vote(vote_answer_to_wire(&answer)),
+                        Ok(answer) => {
+                            if !answer.vote_granted {
+                                rt::sometimes("vote refused");
+                            }
+                            response::Body::Vote(vote_answer_to_wire(&answer))
+                        }
                         Err(error) => failed(error),
                     },
                     Err(error) => failed(error),
@@ -84,7 +89,12 @@ impl Handler for PeerHandler {
             request::Body::PreVote(vote) => async move {
                 match vote_request_from_wire(vote) {
                     Ok(vote) => match raft.pre_vote(vote).await {
-                        Ok(answer) => response::Body::Vote(vote_answer_to_wire(&answer)),
+                        Ok(answer) => {
+                            if !answer.vote_granted {
+                                rt::sometimes("pre-vote refused");
+                            }
+                            response::Body::Vote(vote_answer_to_wire(&answer))
+                        }
                         Err(error) => failed(error),
                     },
                     Err(error) => failed(error),

@@ -14,6 +14,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wire::{decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position};
 use crate::planted;
+use crate::rt;
 use crate::storage::{Log, Snapshots};
 
 /// Entries sent with one append, unless one alone is larger.
@@ -122,6 +123,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        if self.log.state().last.is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
+            rt::sometimes("log conflict truncated");
+        }
         self.log.truncate_after(last.map(|id| id.index)).await.map_err(io::Error::other)
     }
 
@@ -131,6 +135,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             *purged = (*purged).max(Some(upto));
         }
         let jumped_a_gap = self.log.state().last.is_none_or(|last| last.index < upto.index);
+        if jumped_a_gap {
+            rt::sometimes("snapshot jumped a gap in the log");
+        }
         let keep_from = match self.snapshots.list().get(1) {
             _ if jumped_a_gap => Some(position(upto)),
             Some(older) => Some(older.position.min(position(upto))),

@@ -23,7 +23,7 @@ use super::peers::{CallError, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
-use crate::rt::timeout;
+use crate::rt::{self, timeout};
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
 /// window is full.
@@ -207,8 +207,16 @@ impl RaftNetworkV2<TypeConfig> for Client {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
             biased;
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_snapshot(vote, snapshot) => sent.map_err(StreamingError::from),
+            closed = cancel => {
+                rt::sometimes("snapshot transfer interrupted");
+                Err(StreamingError::Closed(closed))
+            }
+            sent = self.send_snapshot(vote, snapshot) => {
+                if sent.is_err() {
+                    rt::sometimes("snapshot transfer interrupted");
+                }
+                sent.map_err(StreamingError::from)
+            }
         }
     }
 }
@@ -297,6 +305,7 @@ impl Sent {
             AppendEntriesResponse::Conflict => match self.previous {
                 None => return Err(broken("a conflict before the first entry")),
                 Some(previous) if peers.has_lost(follower, self.term, previous.index) => {
+                    rt::sometimes("follower had lost what it acknowledged");
                     tracing::error!(
                         node = %format_args!("{follower:016x}"),
                         index = previous.index,
@@ -359,6 +368,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                     }
                 },
                 () = &mut deadline, if !idle => {
+                    rt::sometimes("replication made no progress");
                     return Err(unreachable(format!("no append was answered for {NO_PROGRESS:?}")));
                 }
             }

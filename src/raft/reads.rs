@@ -93,6 +93,9 @@ where
         while let Ok(waiter) = waiting.try_recv() {
             waiters.push(waiter);
         }
+        if waiters.len() > 1 {
+            rt::sometimes("reads shared a confirmation");
+        }
         let confirmed = round();
         rt::spawn(async move {
             let result = confirmed.await;

@@ -96,6 +96,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 Some(SnapshotBuilder { map, meta, snapshots, writer: Some(writer) })
             }
             Err(error) => {
+                rt::sometimes("snapshot declined for want of space");
                 tracing::warn!(index = at.index, "no snapshot is taken: {error}");
                 self.store.decline_snapshot(error.to_string());
                 None
@@ -131,6 +132,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // openraft truncated what conflicts before, durably; from here on the file counts.
         received.publish().await.map_err(io::Error::other)?;
+        if self.store.read().applied.is_none() {
+            rt::sometimes("empty node caught up by a snapshot");
+        }
         self.store.install(state);
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, Reply, StoredMembership};
 use super::wire::membership_to_wire;
-use crate::map::{Change, Command, Map, UnknownCommand};
+use crate::map::{Answer, Applied, Change, Command, Map, UnknownCommand};
 use crate::metrics::Metrics;
 use crate::rt::{self, watch};
 
@@ -128,7 +128,9 @@ impl Store {
             }
         };
         let mut state = self.write();
+        let sessions_before = state.map.sessions();
         let applied = state.map.apply(entry.log_id.index, &command);
+        mark(&applied, state.map.sessions() <= sessions_before);
         state.applied = Some(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -177,5 +179,17 @@ impl Store {
             *now = revision;
             moved
         });
+    }
+}
+
+/// Marks what sessions are for.
+fn mark(applied: &Applied, no_session_more: bool) {
+    match applied.answer {
+        Answer::SessionOpened { .. } if no_session_more => rt::sometimes("session evicted"),
+        Answer::SessionExpired => rt::sometimes("write of an ended session refused"),
+        Answer::Written { .. } | Answer::Deleted { existed: true, .. } if applied.change.is_none() => {
+            rt::sometimes("session deduplicated a retry");
+        }
+        _ => {}
     }
 }

@@ -10,11 +10,13 @@ pub mod disk;
 pub mod net;
 pub mod process;
 pub mod random;
+pub mod sometimes;
 pub mod splitmix;
 pub mod task;
 pub mod time;
 pub mod trace;
 pub mod watch;
 
+pub use sometimes::sometimes;
 pub use task::{spawn, spawn_blocking};
 pub use time::{Instant, now, sleep, sleep_until, timeout};

@@ -18,7 +18,7 @@ use super::record::{self, Body, Seed};
 use super::spares::{self, Space, Spare};
 use super::{Entry, Owner, Position, recovery, segment, writer};
 use crate::rt::disk::{DiskRef, FileRef};
-use crate::rt::watch;
+use crate::rt::{self, watch};
 
 /// How the log uses disk and memory.
 #[derive(Debug, Clone)]
@@ -137,6 +137,7 @@ impl Shared {
             state.queued_bytes = 0;
             std::mem::take(&mut state.queue)
         };
+        rt::sometimes("log stopped by a failed write or sync");
         tracing::error!(%error, "the log has stopped for good");
         self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(error).is_none());
         self.progress.send(());

@@ -14,6 +14,7 @@ use super::record::{Body, Checkpoint, State};
 use super::segment::{self, Contents};
 use super::writer::{Sealed, Tail};
 use super::{Entry, Owner};
+use crate::rt;
 use crate::rt::disk::{DiskRef, FileRef};
 
 /// How much one write of a longer copy takes.
@@ -58,6 +59,7 @@ pub(super) async fn recover(
             contents.refuse_damage_before_valid_records(number, &bytes)?;
             let dropped = bytes[contents.end as usize..].iter().filter(|byte| **byte != 0).count();
             if dropped > 0 {
+                rt::sometimes("torn tail recovered");
                 tracing::info!(file = name, offset = contents.end, "dropped the torn end of the log");
             }
             last = Some((number, bytes.slice(..contents.end as usize)));

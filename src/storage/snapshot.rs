@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Position;
 use super::error::StorageError;
+use crate::rt;
 use crate::rt::disk::DiskRef;
 
 pub use read::SnapshotReader;
@@ -78,6 +79,7 @@ impl Snapshots {
     pub async fn open(disk: DiskRef) -> Result<(Snapshots, Vec<SnapshotInfo>), StorageError> {
         let names = disk.list().await.map_err(StorageError::io("list", "."))?;
         for name in names.iter().filter(|name| is_temporary(name)) {
+            rt::sometimes("unfinished snapshot swept up");
             disk.remove(name).await.map_err(StorageError::io("remove", name))?;
         }
         // A name that only the page cache knows could vanish after the log was purged because of it.
@@ -93,6 +95,11 @@ impl Snapshots {
             }
         }
         state.whole.sort_by_key(|info| std::cmp::Reverse(info.position));
+        if let Some(newest) = state.whole.first()
+            && state.damaged.iter().any(|damaged| damaged.position > newest.position)
+        {
+            rt::sometimes("fallback to an older snapshot");
+        }
         let whole = state.whole.clone();
         Ok((Snapshots { disk, state: Arc::new(Mutex::new(state)) }, whole))
     }

@@ -15,7 +15,7 @@ use super::record::{self, Body, Checkpoint, Place, Seed, State};
 use super::spares::{Retired, Spare, Spares};
 use super::{Owner, segment};
 use crate::rt::disk::{DiskRef, FileRef};
-use crate::rt::{now, random, spawn, timeout};
+use crate::rt::{self, now, random, spawn, timeout};
 
 /// A segment that is not written any more.
 #[derive(Debug, Clone, Copy)]
@@ -309,6 +309,9 @@ impl Writer {
         self.disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
         self.tail.end = written;
         self.file = Some(file);
+        if self.tail.number > 1 {
+            rt::sometimes("segment rolled");
+        }
         let mut state = self.shared.state();
         state.segments.insert(self.tail.number, (readable, self.tail.salt));
         state.metrics.rotations += 1;
@@ -386,6 +389,7 @@ impl Writer {
         for Sealed { number, .. } in self.tail.sealed.drain(..count) {
             let removed = self.shared.state().segments.remove(&number);
             if let Some((file, _)) = removed {
+                rt::sometimes("segment retired");
                 self.spares.retire(Retired { number, file });
             }
         }

@@ -49,6 +49,7 @@ impl Strike {
 
     async fn strike(mut self) {
         let strike = &mut self;
+        let _underway = strike.cluster.run().begin_strike(strike.number, strike.kind.name());
         match strike.kind {
             FaultKind::OneWayCut => network::one_way_cut(strike).await,
             FaultKind::TwoWayCut => network::two_way_cut(strike).await,
@@ -114,13 +115,14 @@ impl Strike {
 
     /// Tells what happens, under the strike's number. To be called when it really does.
     pub fn tell(&self, what: &str) {
-        self.cluster.run().tell(format!("#{} {}: {what}", self.number, self.kind.name()));
+        let words = format!("#{} {}: {what}", self.number, self.kind.name());
+        self.cluster.run().strike(self.number, &words);
     }
 
     /// Tells and counts what the cluster does not count by itself.
     pub fn count(&self, what: &str) {
         let words = format!("#{} {}: {what}", self.number, self.kind.name());
-        self.cluster.run().fault(self.kind.name(), words);
+        self.cluster.run().fault_of_strike(self.number, self.kind.name(), &words);
     }
 
     /// Any node.

@@ -11,14 +11,14 @@ impl Cluster {
     /// Cuts one direction.
     pub fn cut(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, true) {
-            self.run().tell(format!("nothing arrives from {from} at {to}"));
+            self.run().link(from, to, true, &format!("nothing arrives from {from} at {to}"));
         }
     }
 
     /// Makes one direction whole.
     pub fn mend(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, false) {
-            self.run().tell(format!("{from} reaches {to} again"));
+            self.run().link(from, to, false, &format!("{from} reaches {to} again"));
         }
     }
 
@@ -33,8 +33,11 @@ impl Cluster {
         {
             let mut state = self.state();
             for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-                state.network.set_cut(from, to, true);
-                state.network.set_cut(to, from, true);
+                for (from, to) in [(from, to), (to, from)] {
+                    if state.network.set_cut(from, to, true) {
+                        self.run().link(from, to, true, "");
+                    }
+                }
             }
         }
         self.run().tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
@@ -79,7 +82,9 @@ impl Cluster {
     /// Makes all links whole and as fast as the world says.
     pub fn heal_network(&self) {
         {
-            self.state().network.heal();
+            for (from, to) in self.state().network.heal() {
+                self.run().link(&from, &to, false, "");
+            }
             weather::clear_delays();
         }
         self.set_datagrams(None);

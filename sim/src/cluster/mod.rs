@@ -33,6 +33,7 @@ use crate::history::Seconds;
 use crate::judges::Finding;
 use crate::judges::stops::Stop;
 use crate::run::Run;
+use crate::timeline;
 use crate::world::World;
 use cause::{Cause, Proof};
 use monitor::Missing;
@@ -173,6 +174,7 @@ impl Cluster {
         let newest = state.nodes.values().map(|host| host.supports).max();
         let id = state.network.add(name, [10, 0, 0, number]);
         clock::set_rate(id, drawn);
+        self.0.run.host(id, name, true);
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
         config.advertise_host = dns_name(name);
@@ -302,6 +304,7 @@ impl Cluster {
             node::run(config, disk, options, asked_to_stop).await.map_err(|error| error.to_string())
         });
         let (cluster, name) = (self.clone(), name.to_owned());
+        self.0.run.power(&name, timeline::Power::Up);
         self.0.run.tell(format!("{name} starts (life {life})"));
         state.supervisors.push(rt::task::spawn_guarded(async move {
             // A killed process does not report.
@@ -323,6 +326,7 @@ impl Cluster {
         host.stop = None;
         host.disk.kill();
         Handle::current().kill(id);
+        self.run().power(name, timeline::Power::Down);
         let reason = match end {
             Ok(()) if was_asked => {
                 drop(state);
@@ -450,6 +454,9 @@ impl Cluster {
         host.power = Power::Off;
         host.stop = None;
         Handle::current().kill(id);
+        if was_running {
+            self.0.run.power(name, timeline::Power::Down);
+        }
         was_running
     }
 
@@ -462,7 +469,7 @@ impl Cluster {
         while self.power(name) == Power::On {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
-                self.0.run.find(Finding::violation("graceful stop", words));
+                self.0.run.find(Finding::liveness("graceful stop", words));
                 self.kill(name);
                 return;
             }
@@ -479,6 +486,7 @@ impl Cluster {
             host.power = Power::Paused;
             Handle::current().pause(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Paused);
             self.0.run.fault("pause", format!("{name} stands still"));
         }
     }
@@ -492,6 +500,7 @@ impl Cluster {
             host.power = Power::On;
             Handle::current().resume(id);
             drop(state);
+            self.0.run.power(name, timeline::Power::Up);
             self.0.run.tell(format!("{name} goes on"));
         }
     }
@@ -533,7 +542,9 @@ impl Cluster {
         state.clients += 1;
         let number = state.clients;
         let name = format!("c{number}");
-        state.network.add(&name, [10, 0, 200 + (number / 250) as u8, (number % 250) as u8 + 1]);
+        let address = [10, 0, 200 + (number / 250) as u8, (number % 250) as u8 + 1];
+        let id = state.network.add(&name, address);
+        self.0.run.host(id, &name, false);
         (name, number)
     }
 

@@ -68,6 +68,7 @@ impl Cluster {
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
         let status = monitor.spawn(async move { client.status(&address).await.ok() }).await;
         let status = status.expect("the monitor lives as long as the run")?;
+        self.run().status(name, &status.role, status.term, status.committed_index, status.applied_index);
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
         if status.role == "leader" && !outsider {
             let now = self.run().now();

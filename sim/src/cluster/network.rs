@@ -77,11 +77,13 @@ impl Network {
         !self.cuts.is_empty()
     }
 
-    /// Makes all links whole.
-    pub fn heal(&mut self) {
-        for (from, to) in self.cuts.clone() {
-            self.set_cut(&from, &to, false);
+    /// Makes all links whole; those that were not.
+    pub fn heal(&mut self) -> BTreeSet<(String, String)> {
+        let cuts = self.cuts.clone();
+        for (from, to) in &cuts {
+            self.set_cut(from, to, false);
         }
+        cuts
     }
 }
 

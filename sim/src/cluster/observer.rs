@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::history::Entry;
 use crate::ledger::{Applied, Change};
 use crate::run::Run;
+use crate::timeline::What;
 use crate::values;
 
 /// Hears what one node applies.
@@ -38,7 +39,8 @@ impl Observer for NodeObserver {
     fn installed(&self, at: LogId, digest: u128) {
         self.last_installed.store(at.index, Ordering::Relaxed);
         self.run.situation("snapshot installed");
-        self.run.tell(format!("{} installs a snapshot of log index {}", self.node, at.index));
+        let words = format!("{} installs a snapshot of log index {}", self.node, at.index);
+        self.run.record(Some(&self.node), What::Snapshot, &words);
         self.run.with_ledger(|ledger| ledger.installed(&self.node, at.index, at.leader_id.term, digest));
     }
 }

@@ -52,14 +52,14 @@ pub fn judge(operations: &[Operation]) -> Judgement {
                 NAME,
                 format!("no order explains the answers about {key}\n{}", evidence(&steps, &ordered, stuck)),
             )),
-            Verdict::GaveUp => findings.push(Finding::GaveUp {
-                judge: NAME,
-                words: format!(
+            Verdict::GaveUp => findings.push(Finding::gave_up(
+                NAME,
+                format!(
                     "key {key}: gave up after {MOST_STATES} states over {} operations, {} of them unknown",
                     steps.len(),
                     steps.iter().filter(|step| step.returned.is_none()).count()
                 ),
-            }),
+            )),
         }
     }
     findings

@@ -1,6 +1,6 @@
 //! The judges: each looks at one property, knows one source of evidence, and says in words what was violated.
 //!
-//! A judge that cannot decide says so as [`Finding::GaveUp`], which fails the run as an error of the harness: it
+//! A judge that cannot decide says so as [`Class::Undecided`], which fails the run as an error of the harness: it
 //! is never a pass. Judges are pure; what they look at was recorded by the world.
 
 pub mod durability;
@@ -16,43 +16,56 @@ use std::fmt;
 
 /// What a judge has to say against a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The property does not hold.
-    Violation {
-        /// Which judge.
-        judge: &'static str,
-        /// What happened, in words, with the evidence.
-        words: String,
-    },
+pub struct Finding {
+    /// What it means.
+    pub class: Class,
+    /// Which judge says so: the name of the property.
+    pub judge: &'static str,
+    /// What happened, in words, with the evidence.
+    pub words: String,
+}
+
+/// What a finding means. Runs end with different exit codes for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Something bad happened that no later event makes good.
+    Safety,
+    /// Something good did not happen although nothing stood in its way any more.
+    Liveness,
     /// The judge could not decide: the harness has to be made better.
-    GaveUp {
-        /// Which judge.
-        judge: &'static str,
-        /// Why.
-        words: String,
-    },
+    Undecided,
 }
 
 impl Finding {
-    /// A violated property.
+    /// A violated safety property.
     pub fn violation(judge: &'static str, words: impl Into<String>) -> Finding {
-        Finding::Violation { judge, words: words.into() }
+        Finding { class: Class::Safety, judge, words: words.into() }
+    }
+
+    /// A violated liveness property: what had to happen within a bound did not.
+    pub fn liveness(judge: &'static str, words: impl Into<String>) -> Finding {
+        Finding { class: Class::Liveness, judge, words: words.into() }
+    }
+
+    /// The judge gave up, and why.
+    pub fn gave_up(judge: &'static str, words: impl Into<String>) -> Finding {
+        Finding { class: Class::Undecided, judge, words: words.into() }
     }
 
     /// Whose finding it is.
     pub fn judge(&self) -> &'static str {
-        match self {
-            Finding::Violation { judge, .. } | Finding::GaveUp { judge, .. } => judge,
-        }
+        self.judge
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Finding::Violation { judge, words } => write!(f, "violated: {judge}: {words}"),
-            Finding::GaveUp { judge, words } => write!(f, "undecided: {judge}: {words}"),
-        }
+        let class = match self.class {
+            Class::Safety => "violated",
+            Class::Liveness => "not live",
+            Class::Undecided => "undecided",
+        };
+        write!(f, "{class}: {}: {}", self.judge, self.words)
     }
 }
 

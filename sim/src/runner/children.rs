@@ -1,12 +1,13 @@
 //! Child processes: at most a few at a time, each with one run, none for ever.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::chaos::reduction;
 use crate::report::Report;
+use crate::timeline::Timeline;
 
-/// Runs at a time.
-const AT_A_TIME: usize = 2;
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -17,9 +18,16 @@ pub struct Job {
     pub scenario: &'static str,
     /// Which seed.
     pub seed: u64,
+    /// What is left out of the run, as `MOKV_REDUCE` says it; empty: nothing.
+    pub reduction: String,
 }
 
 impl Job {
+    /// A run that leaves out what the environment says.
+    pub fn new(scenario: &'static str, seed: u64) -> Job {
+        Job { scenario, seed, reduction: std::env::var(reduction::VARIABLE).unwrap_or_default() }
+    }
+
     /// What plays exactly this run again, from the top of the repository.
     pub fn command(&self) -> String {
         let planted = std::env::var("MOKV_PLANTED");
@@ -27,8 +35,12 @@ impl Job {
             Ok(name) => (format!("MOKV_PLANTED={name} "), "sim,planted"),
             Err(_) => (String::new(), "sim"),
         };
+        let reduced = match self.reduction.as_str() {
+            "" => String::new(),
+            text => format!("{}='{text}' ", reduction::VARIABLE),
+        };
         format!(
-            "{variable}MOKV_SCENARIO={} MOKV_SEED={} cargo test --features {features} --test sim",
+            "{variable}{reduced}MOKV_SCENARIO={} MOKV_SEED={} cargo test --features {features} --test sim",
             self.scenario, self.seed
         )
     }
@@ -49,16 +61,52 @@ struct Running {
     started: Instant,
 }
 
+/// Runs at a time, unless somebody says otherwise: one for each core.
+pub fn at_a_time() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Plays all jobs; `done` hears of each as it ends, with how many are over.
 pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, Outcome)) {
-    let mut waiting = jobs.into_iter();
+    let (mut waiting, mut over) = (jobs.into_iter(), 0);
+    let how = if verbose { How::Aloud } else { How::Quietly };
+    play(
+        at_a_time(),
+        how,
+        || waiting.next(),
+        |job, outcome| {
+            over += 1;
+            done(over, job, outcome);
+        },
+    );
+}
+
+/// How a run is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How<'a> {
+    /// For its report alone.
+    Quietly,
+    /// It tells its story on standard error.
+    Aloud,
+    /// It is made non-deterministic on purpose.
+    Unsteadily,
+    /// It writes everything that happened to this file.
+    WithTimeline(&'a Path),
+}
+
+/// Plays what `next` says until it has nothing more and all is done, so many at a time; `done` hears of each as it ends.
+pub fn play(
+    at_a_time: usize,
+    how: How<'_>,
+    mut next: impl FnMut() -> Option<Job>,
+    mut done: impl FnMut(Job, Outcome),
+) {
     let mut running: Vec<Running> = Vec::new();
-    let mut over = 0;
     loop {
-        while running.len() < AT_A_TIME
-            && let Some(job) = waiting.next()
+        while running.len() < at_a_time
+            && let Some(job) = next()
         {
-            running.push(start(job, verbose, false));
+            running.push(start(job, how));
         }
         if running.is_empty() {
             return;
@@ -67,8 +115,7 @@ pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, 
         while index < running.len() {
             if has_ended(&mut running[index]) {
                 let (job, outcome) = collect(running.swap_remove(index));
-                over += 1;
-                done(over, job, outcome);
+                done(job, outcome);
             } else {
                 index += 1;
             }
@@ -78,12 +125,22 @@ pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, 
 }
 
 /// Plays one job alone.
-pub fn play_one(job: Job, unsteady: bool) -> Outcome {
-    let mut running = start(job, false, unsteady);
+pub fn play_one(job: Job, how: How<'_>) -> Outcome {
+    let mut running = start(job, how);
     while !has_ended(&mut running) {
         pause();
     }
     collect(running).1
+}
+
+/// Plays one job alone and returns everything that happened, too. `None`: the process left nothing behind.
+#[allow(clippy::disallowed_methods)] // The parent simulates nothing.
+pub fn play_for_timeline(job: Job) -> (Outcome, Option<Timeline>) {
+    let file = std::env::temp_dir().join(format!("mokv-sim-{}-{}.json", std::process::id(), job.seed));
+    let outcome = play_one(job, How::WithTimeline(&file));
+    let timeline = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let _ = std::fs::remove_file(&file);
+    (outcome, timeline)
 }
 
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
@@ -92,18 +149,27 @@ fn pause() {
 }
 
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
-fn start(job: Job, verbose: bool, unsteady: bool) -> Running {
+fn start(job: Job, how: How<'_>) -> Running {
     let program = std::env::current_exe().expect("the program knows where it is");
     let mut command = Command::new(program);
     command.args(["--child", job.scenario, &job.seed.to_string()]);
-    if verbose {
-        command.arg("--verbose");
+    match how {
+        How::Quietly => {}
+        How::Aloud => {
+            command.arg("--verbose");
+        }
+        How::Unsteadily => {
+            command.arg("--unsteady");
+        }
+        How::WithTimeline(file) => {
+            command.arg("--timeline").arg(file);
+        }
     }
-    if unsteady {
-        command.arg("--unsteady");
+    if !job.reduction.is_empty() {
+        command.env(reduction::VARIABLE, &job.reduction);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    command.stderr(if verbose { Stdio::inherit() } else { Stdio::piped() });
+    command.stderr(if how == How::Aloud { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn().expect("a process can be started");
     let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Both ends are drained, so that no child waits for its parent to read.
@@ -140,15 +206,5 @@ fn collect(mut running: Running) -> (Job, Outcome) {
         let last: Vec<String> = stderr.lines().rev().take(40).map(str::to_owned).collect();
         Report::crashed(running.job.scenario, running.job.seed, how, last.into_iter().rev().collect())
     });
-    let report = with_panic(report, &stderr);
     (running.job, Outcome { report, wall })
-}
-
-/// A panic's place is on standard error only.
-fn with_panic(mut report: Report, stderr: &str) -> Report {
-    let lines: Vec<&str> = stderr.lines().collect();
-    if let Some(place) = lines.iter().position(|line| line.contains("panicked at")) {
-        report.findings.extend(lines[place..].iter().take(6).map(ToString::to_string));
-    }
-    report
 }

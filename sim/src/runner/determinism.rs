@@ -1,10 +1,10 @@
 //! The determinism check: a seed that was played is played again in another process and must leave the same trace
 //!; and a run that is made unsteady on purpose must not.
 
-use super::children::{self, Job};
+use super::children::{self, How, Job};
 
 /// What it is called on the command line.
-pub const NAME: &str = "determinism";
+pub use crate::options::DETERMINISM as NAME;
 /// What it is about.
 pub const ABOUT: &str = "the same seed leaves the same trace in two processes, and an unsteady run does not";
 
@@ -25,8 +25,8 @@ pub fn check(played: &[(Job, u64, u64)]) -> Vec<Check> {
     let played = if played.is_empty() {
         // Nothing was played: two chaos seeds for the first time.
         fresh.extend((1..3).map(|seed| {
-            let job = Job { scenario: crate::scenarios::CHAOS, seed };
-            let report = children::play_one(job.clone(), false).report;
+            let job = Job::new(crate::scenarios::CHAOS, seed);
+            let report = children::play_one(job.clone(), How::Quietly).report;
             (job, report.trace_hash, report.trace_events)
         }));
         &fresh
@@ -40,7 +40,8 @@ pub fn check(played: &[(Job, u64, u64)]) -> Vec<Check> {
 }
 
 fn again((job, hash, events): &(Job, u64, u64), unsteady: bool) -> Check {
-    let report = children::play_one(job.clone(), unsteady).report;
+    let how = if unsteady { How::Unsteadily } else { How::Quietly };
+    let report = children::play_one(job.clone(), how).report;
     let same = (report.trace_hash, report.trace_events) == (*hash, *events);
     let found = format!(
         "trace {hash:016x} of {events} events, then {:016x} of {}; find where they part with MOKV_TRACE=1 {}",

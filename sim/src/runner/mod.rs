@@ -5,53 +5,61 @@
 
 mod children;
 mod determinism;
-mod options;
+mod folders;
+mod pages;
+mod shrink;
 mod summary;
+mod sweep;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::child;
+use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
 use crate::scenarios;
 use children::{Job, Outcome};
-use options::{Command, Options};
+
 use summary::Summary;
 
 /// The `mokv-sim` command in the simulated world.
 pub fn main() -> ExitCode {
-    let options = match options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
-        Ok(options) => options,
+    let is_known = |name: &str| scenarios::find(name).is_some();
+    match options::read(std::env::args().skip(1), |name| std::env::var(name).ok(), is_known) {
+        Ok(command) => carry_out(command),
         Err(words) => {
-            eprintln!("{words}");
-            return ExitCode::from(2);
+            let asked_for = !words.use_stderr();
+            let _ = words.print();
+            if asked_for { ExitCode::SUCCESS } else { ExitCode::from(2) }
         }
-    };
-    match options.command {
-        Command::Help => {
-            println!("{}", options::HELP);
-            ExitCode::SUCCESS
-        }
+    }
+}
+
+fn carry_out(command: Command) -> ExitCode {
+    match command {
         Command::List => {
             for scenario in scenarios::ALL {
-                println!("{:<24} {}", scenario.name, scenario.about);
+                println!("{:<28} {}", scenario.name, scenario.about);
             }
-            println!("{:<24} {}", determinism::NAME, determinism::ABOUT);
+            println!("{:<28} {}", determinism::NAME, determinism::ABOUT);
             ExitCode::SUCCESS
         }
         Command::Child { scenario, seed, manner } => {
-            let scenario = scenarios::find(&scenario).expect("the parent knows the scenarios");
+            let scenario = scenarios::find(&scenario).expect("the options know the scenarios");
             let report = child::play(scenario, seed, manner);
             println!("{}", report.to_line());
             let _ = std::io::stdout().flush();
             // Not even destructors run: half of a cluster is still in memory.
             std::process::exit(0)
         }
-        Command::Play => play(&options),
+        Command::Play(options) => play(&options),
+        Command::Sweep(options) => sweep::sweep(&options),
+        Command::Report(options) => pages::report(&options),
+        Command::Shrink(run) => shrink::shrink(&run),
     }
 }
 
-fn play(options: &Options) -> ExitCode {
+fn play(options: &Play) -> ExitCode {
     let jobs = plan(options);
     if jobs.is_empty() && !options.wants(determinism::NAME) {
         eprintln!("nothing matches; `list` shows what there is");
@@ -68,6 +76,9 @@ fn play(options: &Options) -> ExitCode {
         if outcome.report.verdict != Verdict::Passed {
             progress.clear();
             print_failure(&job, &outcome.report, verbose);
+            if let Some(folder) = &options.reports {
+                pages::write_into(folder, &job);
+            }
         }
         summary.add(&job, &outcome);
     });
@@ -80,15 +91,15 @@ fn play(options: &Options) -> ExitCode {
     summary.exit_code()
 }
 
-fn plan(options: &Options) -> Vec<Job> {
+fn plan(options: &Play) -> Vec<Job> {
     let mut jobs = Vec::new();
     for scenario in scenarios::ALL.iter().filter(|scenario| options.wants(scenario.name)) {
         let seeds = match (options.seed, scenario.seeds) {
             (Some(seed), _) => seed..seed + 1,
-            (None, 0) => options.first_seed..options.first_seed + options.seeds,
+            (None, 0) => options.chaos_seeds(),
             (None, seeds) => 1..seeds + 1,
         };
-        jobs.extend(seeds.map(|seed| Job { scenario: scenario.name, seed }));
+        jobs.extend(seeds.map(|seed| Job::new(scenario.name, seed)));
     }
     jobs
 }
@@ -99,7 +110,7 @@ fn print_failure(job: &Job, report: &Report, verbose: bool) {
         println!("world: {}", report.world.replace('\n', "\n       "));
     }
     if !verbose && !report.last_events.is_empty() {
-        println!("last events:");
+        println!("what happened, as far as it matters:");
         report.last_events.iter().for_each(|event| println!("  {event}"));
     }
     report.findings.iter().take(5).for_each(|finding| println!("{finding}"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::children::{Job, Outcome};
 use super::determinism::Check;
+use crate::markers;
 use crate::report::{Report, Verdict};
 
 /// Runs added up.
@@ -39,7 +40,7 @@ impl Summary {
         let failed = report.verdict != Verdict::Passed;
         if failed {
             self.failures.push(format!("{:<9} {}", report.verdict.word(), job.command()));
-            self.worst = Some(self.worst.map_or(report.verdict, |worst| worst.min(report.verdict)));
+            self.worsen(report.verdict);
         } else {
             self.passed += 1;
             self.hashes.push((job.clone(), report.trace_hash, report.trace_events));
@@ -84,10 +85,14 @@ impl Summary {
                 Some(words) => {
                     println!("FAILED    {}: {words}", check.name);
                     self.failures.push(format!("FAILED    {}", check.name));
-                    self.worst = Some(self.worst.unwrap_or(Verdict::Violated));
+                    self.worsen(Verdict::Unsteady);
                 }
             }
         }
+    }
+
+    fn worsen(&mut self, verdict: Verdict) {
+        self.worst = Some(self.worst.map_or(verdict, |worst| worst.min(verdict)));
     }
 
     /// The runs that passed: job, trace hash, number of events.
@@ -118,6 +123,11 @@ impl Summary {
         println!("faults: {}", listed(&self.faults));
         println!("client operations: {}", listed(&self.operations));
         println!("situations: {}", listed(&self.situations));
+        let unreached: Vec<&str> =
+            markers::unreached(&self.situations).iter().map(|marker| marker.name).collect();
+        if !unreached.is_empty() {
+            println!("not reached by these runs: {}", unreached.join(", "));
+        }
         if !self.failures.is_empty() {
             println!("\nfailures:");
             self.failures.iter().for_each(|failure| println!("  {failure}"));
@@ -125,14 +135,9 @@ impl Summary {
         println!("\n{} passed, {} failed", self.passed, self.failures.len());
     }
 
-    /// 0: all passed; 3: something crashed; 4: a property is violated; 5: a judge could not decide.
+    /// The worst verdict's: see [`Verdict::exit_code`].
     pub fn exit_code(&self) -> ExitCode {
-        match self.worst {
-            None => ExitCode::SUCCESS,
-            Some(Verdict::Crashed) => ExitCode::from(3),
-            Some(Verdict::Violated) => ExitCode::from(4),
-            Some(Verdict::Undecided | Verdict::Passed) => ExitCode::from(5),
-        }
+        ExitCode::from(self.worst.map_or(0, Verdict::exit_code))
     }
 }
 

@@ -44,7 +44,7 @@ macro_rules! scenario {
 }
 
 /// The name of the chaos loop.
-pub const CHAOS: &str = "chaos";
+pub use crate::options::CHAOS;
 
 /// All stories; the chaos loop is the last.
 pub const ALL: &[Scenario] = &[

@@ -136,12 +136,14 @@ impl Gate {
             return Err("this node belongs to another cluster: check the join addresses".to_string().into());
         }
         if (self.is_removed)(node_id) {
+            rt::sometimes("removed node refused");
             let reason = format!("node id {node_id:016x} was removed from the cluster");
             return Err(Refusal { reason, removed: true });
         }
         let mut seen = self.seen.lock().expect("no code panics while it holds this lock");
         let newest = seen.entry(node_id).or_insert((boot, incarnation));
         if boot < newest.0 {
+            rt::sometimes("older boot counter refused");
             return Err(format!(
                 "node id {node_id:016x} was seen with boot counter {}, now {boot}: its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'",
                 newest.0
@@ -149,6 +151,7 @@ impl Gate {
             .into());
         }
         if boot == newest.0 && incarnation != newest.1 {
+            rt::sometimes("second live copy refused");
             return Err(format!(
                 "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
             )

@@ -182,11 +182,14 @@ impl Link {
         {
             return Ok(connection.clone());
         }
-        *current = None;
+        let is_again = current.take().is_some();
         let mut last = format!("no address is known for node {:016x}", self.target);
         for address in self.book.addresses(self.target) {
             match timeout(DIAL_TIMEOUT, self.dial(&address)).await {
                 Ok(Ok(connection)) => {
+                    if is_again && matches!(self.channel, Channel::Log) {
+                        rt::sometimes("replication connection rebuilt");
+                    }
                     tracing::debug!(peer = %format_args!("{:016x}", self.target), address, channel = ?self.channel, "connected");
                     return Ok(current.insert(Arc::new(connection)).clone());
                 }

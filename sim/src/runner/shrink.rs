@@ -1,0 +1,197 @@
+//! The command `shrink`: leaves out of a failing chaos run whatever it can while the same failure stays.
+//!
+//! First time, for that spares the most; then faults, by delta debugging; then clients and keys; then time again. Every
+//! attempt is a whole run in a process of its own, and the one that is printed at last has been played.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::children::{self, How, Job};
+use crate::chaos::reduction::Reduction;
+use crate::chaos::schedule::{self, Planned};
+use crate::options::{CHAOS, One};
+use crate::report::{Report, Verdict};
+use crate::shrink::{least, minimise};
+use crate::world::World;
+
+/// Times are shrunk in steps of this.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Shrinks a run. Ends with the exit code of the failure, or with 2 if there is none.
+pub fn shrink(run: &One) -> ExitCode {
+    if run.scenario != CHAOS {
+        eprintln!("only {CHAOS} has a schedule that can be shrunk; '{}' is one story", run.scenario);
+        return ExitCode::from(2);
+    }
+    let base = match Reduction::from_environment() {
+        Ok(base) => base,
+        Err(words) => {
+            eprintln!("{words}");
+            return ExitCode::from(2);
+        }
+    };
+    let first = play(run.seed, &base);
+    let Some(failure) = Failure::of(&first) else {
+        eprintln!("chaos seed {} passes: there is nothing to shrink", run.seed);
+        return ExitCode::from(2);
+    };
+    println!("{} chaos seed {}: {}", first.verdict.word(), run.seed, failure.words);
+    let mut attempts = Attempts::new(run.seed, failure, base, first);
+    attempts.shrink();
+    attempts.progress.finish_and_clear();
+    attempts.print();
+    ExitCode::from(attempts.report.verdict.exit_code())
+}
+
+fn play(seed: u64, reduction: &Reduction) -> Report {
+    let job = Job { scenario: CHAOS, seed, reduction: reduction.to_string() };
+    children::play_one(job, How::Quietly).report
+}
+
+/// What makes two failures the same: the judge that complained first, or the place of the panic.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    verdict: Verdict,
+    words: String,
+}
+
+impl Failure {
+    /// `None`: it passed.
+    fn of(report: &Report) -> Option<Failure> {
+        let words = match report.findings.first() {
+            Some(panic) if panic.starts_with("panicked at ") => {
+                panic.split(": ").next().unwrap_or_default().to_owned()
+            }
+            _ => report.judges.first().cloned().unwrap_or_default(),
+        };
+        (report.verdict != Verdict::Passed).then_some(Failure { verdict: report.verdict, words })
+    }
+
+    /// Whether a run failed in this way, among others.
+    fn is_in(&self, report: &Report) -> bool {
+        report.verdict == self.verdict
+            && (Failure::of(report).as_ref() == Some(self) || report.judges.contains(&self.words))
+    }
+}
+
+struct Attempts {
+    seed: u64,
+    failure: Failure,
+    /// The smallest run that fails so far, and what it said.
+    best: Reduction,
+    report: Report,
+    played: u64,
+    progress: ProgressBar,
+}
+
+impl Attempts {
+    fn new(seed: u64, failure: Failure, best: Reduction, report: Report) -> Attempts {
+        let progress = ProgressBar::new_spinner();
+        progress.set_style(
+            ProgressStyle::with_template("{spinner} {elapsed} {msg}").expect("the template is well-formed"),
+        );
+        progress.enable_steady_tick(Duration::from_millis(200));
+        Attempts { seed, failure, best, report, played: 1, progress }
+    }
+
+    fn shrink(&mut self) {
+        let world = World::draw(self.seed);
+        self.shrink_time(&world);
+        let all: Vec<Planned> = self.strikes();
+        let numbers: Vec<u32> = all.iter().map(|strike| strike.number).collect();
+        let everything: BTreeSet<u32> = self.best.without.iter().copied().chain(numbers.clone()).collect();
+        minimise(numbers, |kept| {
+            let without = everything.iter().filter(|number| !kept.contains(number)).copied().collect();
+            let reduction = Reduction { without, ..self.best.clone() };
+            self.fails(&reduction, "faults")
+        });
+        let clients = self.best.clients.unwrap_or(world.clients);
+        least(clients.into(), |clients| {
+            let clients = Some(u32::try_from(clients).expect("there were more"));
+            let reduction = Reduction { clients, ..self.best.clone() };
+            self.fails(&reduction, "clients")
+        });
+        let keys = self.best.keys.unwrap_or(world.keys);
+        least(keys, |keys| {
+            let reduction = Reduction { keys: Some(keys), ..self.best.clone() };
+            self.fails(&reduction, "keys")
+        });
+        self.shrink_time(&world);
+        // Strikes that come after the end need not be named.
+        let numbers: BTreeSet<u32> = schedule::draw(&world, self.seed)
+            .iter()
+            .filter(|strike| self.best.until.is_none_or(|until| strike.after < until))
+            .map(|strike| strike.number)
+            .collect();
+        self.best.without.retain(|number| numbers.contains(number));
+    }
+
+    fn shrink_time(&mut self, world: &World) {
+        let longest = self.best.until.unwrap_or(world.faults_last + schedule::LONGER);
+        let steps = longest.as_nanos().div_ceil(STEP.as_nanos()) as u64;
+        least(steps, |steps| {
+            let reduction = Reduction { until: Some(STEP * steps as u32), ..self.best.clone() };
+            self.fails(&reduction, "time")
+        });
+    }
+
+    /// Plays a smaller run; if it fails in the same way it is the best from now on.
+    fn fails(&mut self, reduction: &Reduction, what: &str) -> bool {
+        let strikes = self.strikes().len();
+        self.progress.set_message(format!(
+            "{} runs; trying less {what}; so far {strikes} faults, {}",
+            self.played, self.best
+        ));
+        self.played += 1;
+        let report = play(self.seed, reduction);
+        let fails = self.failure.is_in(&report);
+        if fails {
+            (self.best, self.report) = (reduction.clone(), report);
+        }
+        fails
+    }
+
+    /// The strikes that are left.
+    fn strikes(&self) -> Vec<Planned> {
+        let mut world = World::draw(self.seed);
+        self.best.shrink(&mut world);
+        let mut strikes = schedule::draw(&World::draw(self.seed), self.seed);
+        strikes.retain(|strike| self.best.keeps(strike));
+        strikes
+    }
+
+    fn print(&self) {
+        let world = World::draw(self.seed);
+        let strikes = self.strikes();
+        println!("\nafter {} runs this is left:", self.played);
+        println!(
+            "  {} of {} clients on {} of {} keys, faults for {:?} of {:?}",
+            self.best.clients.unwrap_or(world.clients),
+            world.clients,
+            self.best.keys.unwrap_or(world.keys),
+            world.keys,
+            self.best.until.unwrap_or(world.faults_last),
+            world.faults_last
+        );
+        if strikes.is_empty() {
+            println!("  no fault at all");
+        }
+        for strike in &strikes {
+            println!(
+                "  fault #{:<3} {:.3} s after the first could strike: {}, for up to {:?}",
+                strike.number,
+                strike.after.as_secs_f64(),
+                strike.kind.name(),
+                strike.length
+            );
+        }
+        println!("\nwhat happens then:");
+        self.report.last_events.iter().for_each(|event| println!("  {event}"));
+        self.report.findings.iter().take(3).for_each(|finding| println!("{finding}"));
+        let job = Job { scenario: CHAOS, seed: self.seed, reduction: self.best.to_string() };
+        println!("play it: {}", job.command());
+    }
+}
