@@ -6,7 +6,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use mokv::rt::splitmix::SplitMix;
+/// The product's own file, so that there is one generator; the door to the simulation is built without the product.
+#[path = "../../src/rt/splitmix.rs"]
+pub mod splitmix;
+
+use splitmix::SplitMix;
 
 /// Draws for one purpose of one seed. Equal seeds give equal draws, for ever.
 #[derive(Debug, Clone)]

@@ -113,7 +113,8 @@ impl Driver {
             return None;
         }
         let metrics = self.consensus.metrics();
-        let unconfirmed = metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since((*at).into()));
+        let unconfirmed =
+            metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since((*at).into()));
         if unconfirmed.is_some_and(|time| time > self.policy.reachable_within) {
             rt::sometimes("leader without a quorum");
         }

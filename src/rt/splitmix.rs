@@ -1,6 +1,6 @@
 //! A small random generator that stays what it is for ever: equal seeds give equal draws in every version of mökv.
 //!
-//! For what is simulated or tested, never for secrets, ids or timeouts of a node: those draw from [`super::random`].
+//! For what is simulated or tested, never for secrets, ids or timeouts of a node: those draw from `rt::random`.
 
 /// The generator (splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]

@@ -101,6 +101,31 @@ pub async fn deposed_leader(strike: &mut Strike) {
     others.iter().for_each(|other| mend(strike, &leader, other));
 }
 
+/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
+pub async fn laggard(strike: &mut Strike) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(300);
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    if others.is_empty() {
+        return;
+    }
+    let victim = strike.dice.one_of(&others).clone();
+    let Some(status) = strike.cluster.status(&victim).await else { return };
+    strike.count(&victim);
+    strike.cluster.isolate(&victim);
+    let before = rt::now();
+    while rt::now() - before < strike.length * 4 {
+        rt::sleep(LOOK_AGAIN).await;
+        let leader = strike.leader();
+        let purged = strike.cluster.status(&leader).await.map_or(0, |leads| leads.purged_index);
+        if leader != victim && purged > status.last_log_index {
+            strike.cluster.run().situation("a node lags behind the purge");
+            break;
+        }
+    }
+    strike.others(&victim).iter().for_each(|other| mend(strike, &victim, other));
+}
+
 /// The nodes fall into two groups.
 pub async fn split(strike: &mut Strike) {
     let names = strike.shuffled();

@@ -57,6 +57,7 @@ impl Strike {
             FaultKind::IsolateNode => network::isolated_node(strike).await,
             FaultKind::IsolateLeader => network::isolated_leader(strike).await,
             FaultKind::DeafLeader => network::deaf_leader(strike).await,
+            FaultKind::Laggard => network::laggard(strike).await,
             FaultKind::Split => network::split(strike).await,
             FaultKind::MuteNode => network::lost_answers(strike).await,
             FaultKind::SlowLink => network::slow_link(strike).await,

@@ -383,13 +383,22 @@ impl Cluster {
             self.mend_disk(&name);
             self.slow_disk(&name, 1);
             self.set_clock_rate(&name, None);
-            match self.power(&name) {
-                Power::Paused => self.resume(&name),
-                Power::Off => self.start(&name),
-                Power::On => {}
+            if self.power(&name) == Power::Paused {
+                self.resume(&name);
+            }
+            if self.power(&name) == Power::On && self.is_stopping(&name) {
+                // Whoever asked it to stop is gone, and nobody would start it again.
+                self.kill(&name);
+            }
+            if self.power(&name) == Power::Off {
+                self.start(&name);
             }
         }
         self.run().tell("all faults are undone");
+    }
+
+    fn is_stopping(&self, name: &str) -> bool {
+        self.host(&mut self.state(), name).stop.is_none()
     }
 
     fn configured_name(&self, host: &str) -> String {

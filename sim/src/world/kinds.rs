@@ -44,6 +44,8 @@ kinds! {
     IsolateLeader, "isolated leader", 3;
     /// The leader hears nobody and everybody hears it.
     DeafLeader, "deaf leader", 1;
+    /// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
+    Laggard, "laggard", 2;
     /// The nodes fall into two groups.
     Split, "split", 2;
     /// Answers of a node no longer reach one client.
