@@ -6,9 +6,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
-/// A small generator (splitmix64). Equal seeds give equal draws, for ever.
+/// The product's own file, so that there is one generator; the door to the simulation is built without the product.
+#[path = "../../src/rt/splitmix.rs"]
+pub mod splitmix;
+
+use splitmix::SplitMix;
+
+/// Draws for one purpose of one seed. Equal seeds give equal draws, for ever.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub struct Dice(SplitMix);
 
 impl Dice {
     /// A generator for one purpose of one seed.
@@ -16,19 +22,13 @@ impl Dice {
         let purpose = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-        let mut dice = Dice(seed ^ purpose);
         // Neighbouring seeds must not have neighbouring lives.
-        dice.0 = dice.roll();
-        dice
+        Dice(SplitMix::new(seed ^ purpose).split())
     }
 
     /// Any number.
     pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.roll()
     }
 
     /// A number in the range.
@@ -47,7 +47,7 @@ impl Dice {
 
     /// True with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
-        ((self.roll() >> 11) as f64 / (1u64 << 53) as f64) < probability
+        self.0.chance(probability)
     }
 
     /// One of them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mokv::rt;
 
 use crate::client::SimClient;
-use crate::cluster::{Cluster, Power};
+use crate::cluster::Cluster;
 use crate::history::{Answer, Entry, Outcome};
 use crate::judges::replicas::{self, Replica};
 use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, stops};
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub async fn end(cluster: &Cluster) {
     let run = cluster.run().clone();
     if !run.is_broken() {
-        repair(cluster);
+        cluster.repair();
         let nodes = cluster.running();
         match revive(cluster, &nodes).await {
             Ok(last) => {
@@ -48,20 +48,6 @@ pub fn judge(run: &Run) {
     findings.into_iter().for_each(|finding| run.find(finding));
 }
 
-fn repair(cluster: &Cluster) {
-    cluster.heal_network();
-    for name in cluster.names() {
-        cluster.mend_disk(&name);
-        cluster.slow_disk(&name, 1);
-        match cluster.power(&name) {
-            Power::Paused => cluster.resume(&name),
-            Power::Off => cluster.start(&name),
-            Power::On => {}
-        }
-    }
-    cluster.run().tell("all faults are undone");
-}
-
 /// One leader, a fresh write that every node shows, equal states; what the store holds then.
 async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entry)>, Finding> {
     let run = cluster.run();
@@ -72,6 +58,7 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
     run.tell(format!("{leader} leads the healed cluster"));
     let client = SimClient::new(cluster, nodes, PATIENCE, true);
     let written = loop {
+        cluster.lift_bounds().await;
         let (_, outcome) = client.set("fresh", None, 16).await;
         match outcome {
             Outcome::Ok(Answer::Written { revision }) => break revision,

@@ -59,6 +59,22 @@ pub const ALL: &[Marker] = &[
     ),
     chaos("power lost just before a sync", "a machine lost power at the instant of a sync"),
     chaos("power lost everywhere", "all machines lost power at once"),
+    chaos(
+        "crashed at an aimed call of the log",
+        "a node died between an append and its sync, or between the sync and the answer",
+    ),
+    chaos("crashed between vote and answer", "a voter died with its vote written and nobody told"),
+    chaos("crashed in a snapshot", "a node died while it built or installed a snapshot"),
+    chaos("killed while recovering", "a process died at a call of its disk soon after its start"),
+    chaos("a node lags behind the purge", "the others' logs no longer begin where a node's own ends"),
+    chaos(
+        "leader lost in the middle of a membership change",
+        "a newcomer had just learnt of the joint configuration when the leader lost power",
+    ),
+    scenario(
+        "power lost while a segment was rolled",
+        "a machine lost power at a step of going on in a new segment",
+    ),
     // Elections and leadership.
     chaos("pre-vote refused", "a node that wanted to stand for election was told that it would not win"),
     chaos("vote refused", "a candidate was refused a vote"),

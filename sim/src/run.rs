@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use madsim::task::NodeId;
+use mokv::rt::clock::true_now;
 use mokv::rt::{self, Instant, trace};
 
 use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
@@ -73,12 +74,12 @@ impl Run {
 
     /// Time begins. To be called inside the simulation.
     pub fn begin(&self) {
-        self.started.set(rt::now()).expect("a run begins once");
+        self.started.set(true_now()).expect("a run begins once");
     }
 
     /// Simulated time since the beginning.
     pub fn now(&self) -> Nanos {
-        let now = self.started.get().map_or(0, |started| (rt::now() - *started).as_nanos() as u64);
+        let now = self.started.get().map_or(0, |started| (true_now() - *started).as_nanos() as u64);
         self.ended.fetch_max(now, Ordering::Relaxed);
         now
     }

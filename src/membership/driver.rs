@@ -118,7 +118,8 @@ impl Driver {
             return None;
         }
         let metrics = self.consensus.metrics();
-        let unconfirmed = metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since(*at));
+        let unconfirmed =
+            metrics.last_quorum_acked.map(|at| rt::now().saturating_duration_since((*at).into()));
         if unconfirmed.is_some_and(|time| time > self.policy.reachable_within) {
             rt::sometimes("leader without a quorum");
         }
@@ -139,7 +140,8 @@ impl Driver {
         let progress = (membership.nodes())
             .filter(|(id, _)| **id != metrics.id)
             .map(|(id, _)| {
-                let heard = answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| **heard);
+                let heard =
+                    answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| (**heard).into());
                 let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
                 (*id, Progress { matched, silence: rt::now().saturating_duration_since(heard) })
             })

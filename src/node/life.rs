@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::{End, NodeError, Options, SUPPORTS, digests, finish, hand_over, intent};
+use super::{End, NodeError, Options, digests, finish, hand_over, intent};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -126,7 +126,7 @@ impl Life {
             name,
             boot: if planted::is("hello-says-first-boot") { 1 } else { boot },
             incarnation: rt::random::random_nonzero_u64(),
-            supports: SUPPORTS,
+            supports: self.options.supports,
             key: self.config.cluster_key.clone(),
         };
         let removed = store.clone();

@@ -83,10 +83,18 @@ impl From<IdentityError> for NodeError {
 }
 
 /// What a node is given besides its configuration.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// Hears of every entry as it is applied.
     pub observer: Option<Arc<dyn Observer>>,
+    /// The highest cluster version this node says it supports: [`SUPPORTS`], or another build's in a simulated upgrade.
+    pub supports: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { observer: None, supports: SUPPORTS }
+    }
 }
 
 /// How a node's life ended by itself.
@@ -172,7 +180,7 @@ impl Node {
             gossip = %config.bind_addr,
             "starting"
         );
-        let gossip = Arc::new(start_gossip(&config, &identity).await?);
+        let gossip = Arc::new(start_gossip(&config, &identity, options.supports).await?);
         let sampler = Arc::new(NodeSampler::new(gossip.view()));
         let metrics = Metrics::new(sampler.clone());
         let context = grpc::Context::new(
@@ -312,7 +320,7 @@ async fn bind(
     TcpListener::bind(address).await.map_err(failed)
 }
 
-async fn start_gossip(config: &NodeConfig, identity: &Identity) -> Result<Gossip, NodeError> {
+async fn start_gossip(config: &NodeConfig, identity: &Identity, supports: u32) -> Result<Gossip, NodeError> {
     let state = match identity.cluster_id() {
         None => State::Pristine { intent: intent(config), pledge: identity.pledge().cloned() },
         Some(_) if identity.log_formatted() => State::Member,
@@ -328,7 +336,7 @@ async fn start_gossip(config: &NodeConfig, identity: &Identity) -> Result<Gossip
         gossip_addr: config.advertised_gossip(),
         state,
         format: FORMAT,
-        supports: SUPPORTS,
+        supports,
     };
     let key = config.cluster_key.as_ref().map_or_else(Key::open, |key| Key::secret(key.as_bytes()));
     let gossip = GossipConfig {

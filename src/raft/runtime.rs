@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::io;
+use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::RwLockReadGuard;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft_rt::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
 use openraft_rt::{AsyncRuntime, OptionalSend, OptionalSync};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
 
-use crate::rt;
+use crate::rt::{self, Instant};
 
 /// Tells openraft how to start tasks, wait, and draw random numbers.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl AsyncRuntime for Runtime {
     type JoinError = rt::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = rt::task::JoinHandle<T>;
     type Sleep = rt::time::Sleep;
-    type Instant = Instant;
+    type Instant = Moment;
     type TimeoutError = rt::time::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = rt::time::Timeout<T>;
     type ThreadLocalRng = rt::random::Rng;
@@ -40,8 +41,8 @@ impl AsyncRuntime for Runtime {
         rt::sleep(duration)
     }
 
-    fn sleep_until(deadline: Instant) -> Self::Sleep {
-        rt::sleep_until(deadline)
+    fn sleep_until(deadline: Moment) -> Self::Sleep {
+        rt::sleep_until(deadline.0)
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -52,10 +53,10 @@ impl AsyncRuntime for Runtime {
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
-        deadline: Instant,
+        deadline: Moment,
         future: F,
     ) -> Self::Timeout<R, F> {
-        rt::time::timeout_at(deadline, future)
+        rt::time::timeout_at(deadline.0, future)
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {
@@ -80,6 +81,58 @@ impl AsyncRuntime for Runtime {
         T: Send + 'static,
     {
         rt::spawn_blocking(work)
+    }
+}
+
+/// An instant of [`rt::now`], which is the node's own clock: openraft must not read another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Instant);
+
+impl openraft_rt::Instant for Moment {
+    fn now() -> Self {
+        Moment(rt::now())
+    }
+}
+
+impl From<Moment> for Instant {
+    fn from(moment: Moment) -> Instant {
+        moment.0
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Moment;
+
+    fn add(self, time: Duration) -> Moment {
+        Moment(self.0 + time)
+    }
+}
+
+impl AddAssign<Duration> for Moment {
+    fn add_assign(&mut self, time: Duration) {
+        self.0 += time;
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Moment;
+
+    fn sub(self, time: Duration) -> Moment {
+        Moment(self.0 - time)
+    }
+}
+
+impl Sub for Moment {
+    type Output = Duration;
+
+    fn sub(self, earlier: Moment) -> Duration {
+        self.0 - earlier.0
+    }
+}
+
+impl SubAssign<Duration> for Moment {
+    fn sub_assign(&mut self, time: Duration) {
+        self.0 -= time;
     }
 }
 

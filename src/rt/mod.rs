@@ -4,11 +4,14 @@
 //! simulation (`--cfg madsim`) they are a seeded world. Node code above this module never asks which: this
 //! is the only place in `src` where `cfg(madsim)` stands.
 
+#[cfg(any(madsim, test))]
+pub mod clock;
 pub mod disk;
 pub mod net;
 pub mod process;
 pub mod random;
 pub mod sometimes;
+pub mod splitmix;
 pub mod task;
 pub mod time;
 pub mod trace;

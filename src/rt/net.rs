@@ -4,6 +4,9 @@
 //! packets, connections over a cut link are refused at once, ends of streams leak through partitions. The wrappers
 //! here make both worlds behave alike.
 
+#[cfg(madsim)]
+pub mod weather;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -130,8 +133,8 @@ impl AsyncRead for TcpStream {
         }
         let this = &mut *self;
         let before = buf.filled().len();
-        ready!(this.link.poll_readable(cx));
-        let result = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        ready!(this.link.poll_readable(cx))?;
+        let result = ready!(this.link.poll_read(&mut this.stream, cx, buf));
         if result.is_ok() && buf.filled().len() == before {
             // A partition holds back the end of the stream like everything else.
             ready!(this.link.poll_end(cx));
@@ -143,6 +146,7 @@ impl AsyncRead for TcpStream {
 
 impl AsyncWrite for TcpStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.link.check()?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.dirty = true;
         self.link.record_write(&bytes[..written]);
@@ -188,7 +192,10 @@ impl AsyncWrite for TcpStream {
 }
 
 /// A UDP socket.
-pub struct UdpSocket(tokio::net::UdpSocket);
+pub struct UdpSocket {
+    socket: tokio::net::UdpSocket,
+    overtaken: world::Overtaken,
+}
 
 impl UdpSocket {
     /// Binds `address`.
@@ -196,7 +203,8 @@ impl UdpSocket {
     /// # Errors
     /// If the address is in use or not of this machine.
     pub async fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-        tokio::net::UdpSocket::bind(address).await.map(UdpSocket)
+        let socket = tokio::net::UdpSocket::bind(address).await?;
+        Ok(UdpSocket { socket, overtaken: world::Overtaken::default() })
     }
 
     /// Where it is bound.
@@ -204,7 +212,7 @@ impl UdpSocket {
     /// # Errors
     /// If the kernel does not say.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
     }
 
     /// Sends one datagram.
@@ -214,7 +222,7 @@ impl UdpSocket {
     #[allow(clippy::let_unit_value, clippy::unit_arg)] // The simulator's send_to returns nothing.
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         world::record_datagram("udp-send", to, datagram);
-        world::send_to(&self.0, datagram, to).await
+        world::send_to(&self.socket, &self.overtaken, datagram, to).await
     }
 
     /// Receives one datagram into `buffer`: its length and where it comes from.
@@ -222,7 +230,7 @@ impl UdpSocket {
     /// # Errors
     /// If the socket fails.
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (length, from) = self.0.recv_from(buffer).await?;
+        let (length, from) = self.socket.recv_from(buffer).await?;
         world::record_datagram("udp-receive", from, &buffer[..length]);
         Ok((length, from))
     }
@@ -240,8 +248,21 @@ mod world {
             Ok(Link)
         }
 
-        pub(super) fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-            Poll::Ready(())
+        pub(super) fn check(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub(super) fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        pub(super) fn poll_read(
+            &mut self,
+            stream: &mut tokio::net::TcpStream,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(stream).poll_read(cx, buf)
         }
 
         pub(super) fn poll_end(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
@@ -261,8 +282,13 @@ mod world {
         tokio::net::TcpStream::connect(address).await
     }
 
+    /// A kernel does by itself what has to be simulated.
+    #[derive(Default)]
+    pub(super) struct Overtaken(());
+
     pub(super) async fn send_to(
         socket: &tokio::net::UdpSocket,
+        _overtaken: &Overtaken,
         datagram: &[u8],
         to: SocketAddr,
     ) -> io::Result<()> {
@@ -275,29 +301,93 @@ mod world {
 #[cfg(madsim)]
 mod world {
     use super::partition::is_cut;
+    use super::weather::{self, Fate};
     use super::*;
-    use crate::rt::{sleep, time::Sleep, trace};
+    use crate::rt::{Instant, now, sleep, sleep_until, time::Sleep, trace};
+    use std::collections::VecDeque;
     use std::future::Future;
     use std::net::IpAddr;
+    use std::sync::Mutex;
     use std::time::Duration;
 
     const POLL_CUT: Duration = Duration::from_millis(20);
+    /// Read at a time from a slow link, and how much of it may be under way.
+    const CHUNK_BYTES: usize = 16 << 10;
+    const MOST_CHUNKS: usize = 64;
 
     /// The two ends of a simulated connection.
     pub(super) struct Link {
         me: SocketAddr,
         peer: SocketAddr,
         held: Option<Sleep>,
+        /// Resets between the two ends before this connection was made.
+        resets: u64,
+        /// What is still on its way over a slow link, and when it arrives. The last may be the end.
+        late: VecDeque<(Instant, io::Result<Vec<u8>>)>,
+        alarm: Option<Sleep>,
+        has_ended: bool,
     }
 
     impl Link {
         pub(super) fn new(stream: &tokio::net::TcpStream) -> io::Result<Link> {
-            Ok(Link { me: stream.local_addr()?, peer: stream.peer_addr()?, held: None })
+            let (me, peer) = (stream.local_addr()?, stream.peer_addr()?);
+            let resets = weather::resets(me.ip(), peer.ip());
+            let late = VecDeque::new();
+            Ok(Link { me, peer, held: None, resets, late, alarm: None, has_ended: false })
         }
 
-        pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        /// Whether the connection was reset.
+        pub(super) fn check(&self) -> io::Result<()> {
+            if weather::resets(self.me.ip(), self.peer.ip()) == self.resets {
+                return Ok(());
+            }
+            trace::record("tcp-reset", &endpoint(self.peer));
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+
+        pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.check()?;
             // While an end of stream is held back the stream is not read again.
-            if self.held.is_some() { self.poll_end(cx) } else { Poll::Ready(()) }
+            if self.held.is_some() { self.poll_end(cx).map(Ok) } else { Poll::Ready(Ok(())) }
+        }
+
+        pub(super) fn poll_read(
+            &mut self,
+            stream: &mut tokio::net::TcpStream,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let delay = weather::delay(self.peer.ip(), self.me.ip());
+            if delay.is_zero() && self.late.is_empty() && !self.has_ended {
+                let result = ready!(Pin::new(stream).poll_read(cx, buf));
+                // Nothing that a reset connection still carried is delivered.
+                return Poll::Ready(self.check().and(result));
+            }
+            while !self.has_ended && self.late.len() < MOST_CHUNKS {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let mut read = ReadBuf::new(&mut chunk);
+                let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(cx, &mut read) else { break };
+                let bytes = read.filled().to_vec();
+                self.has_ended = bytes.is_empty();
+                self.late.push_back((now() + delay, result.map(|()| bytes)));
+            }
+            let Some((due, _)) = self.late.front() else {
+                return if self.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+            };
+            if *due > now() {
+                let alarm = self.alarm.get_or_insert_with(|| sleep_until(*due));
+                ready!(Pin::new(alarm).poll(cx));
+            }
+            self.alarm = None;
+            self.check()?;
+            let (due, arrived) = self.late.pop_front().expect("it was looked at");
+            let mut bytes = arrived?;
+            let rest = bytes.split_off(bytes.len().min(buf.remaining()));
+            buf.put_slice(&bytes);
+            if !rest.is_empty() {
+                self.late.push_front((due, Ok(rest)));
+            }
+            Poll::Ready(Ok(()))
         }
 
         pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -354,13 +444,37 @@ mod world {
         }
     }
 
+    /// A datagram that waits for the next one to overtake it.
+    #[derive(Default)]
+    pub(super) struct Overtaken(Mutex<Option<(Vec<u8>, SocketAddr)>>);
+
+    impl Overtaken {
+        fn replace(&self, datagram: Option<(Vec<u8>, SocketAddr)>) -> Option<(Vec<u8>, SocketAddr)> {
+            std::mem::replace(&mut *self.0.lock().expect("no code panics while it holds this lock"), datagram)
+        }
+    }
+
     pub(super) async fn send_to(
         socket: &tokio::net::UdpSocket,
+        overtaken: &Overtaken,
         datagram: &[u8],
         to: SocketAddr,
     ) -> io::Result<()> {
+        let fate = weather::fate();
+        let waits = fate == Fate::Overtaken;
+        let earlier = overtaken.replace(waits.then(|| (datagram.to_vec(), to)));
+        let times = match fate {
+            Fate::Lost | Fate::Overtaken => 0,
+            Fate::Once => 1,
+            Fate::Twice => 2,
+        };
         // The simulator knows whether anybody listens and says so; a datagram would just be lost.
-        let _ = socket.send_to(to, datagram).await;
+        for _ in 0..times {
+            let _ = socket.send_to(to, datagram).await;
+        }
+        if let Some((datagram, to)) = earlier {
+            let _ = socket.send_to(to, &datagram).await;
+        }
         Ok(())
     }
 

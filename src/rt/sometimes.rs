@@ -20,7 +20,8 @@ mod simulated {
 
     use madsim::task::NodeId;
 
-    use crate::rt::{Instant, now, trace};
+    use crate::rt::clock::true_now;
+    use crate::rt::{Instant, trace};
 
     /// Places kept of each situation; more are only counted.
     const MOST_PLACES: usize = 40;
@@ -52,7 +53,7 @@ mod simulated {
             let reached = all.entry(situation).or_default();
             reached.count += 1;
             if reached.places.len() < MOST_PLACES {
-                reached.places.push(Place { at: now(), host: madsim::plugin::node() });
+                reached.places.push(Place { at: true_now(), host: madsim::plugin::node() });
             }
         });
     }

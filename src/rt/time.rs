@@ -7,10 +7,9 @@ use std::time::Duration;
 
 pub use std::time::Instant;
 
-/// The monotonic clock. Simulated time in simulation.
-#[allow(clippy::disallowed_methods)] // The one place that reads the clock.
+/// The monotonic clock. Simulated time in simulation, as the present node's own clock shows it.
 pub fn now() -> Instant {
-    Instant::now()
+    world::now()
 }
 
 /// Waits for `duration`.
@@ -21,7 +20,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Waits until `deadline`.
 #[allow(clippy::useless_conversion)] // tokio has an instant of its own, the simulator has not.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { inner: Box::pin(tokio::time::sleep_until(deadline.into())), deadline, armed: None }
+    Sleep { inner: Box::pin(tokio::time::sleep_until(world::truth(deadline).into())), deadline, armed: None }
 }
 
 /// A sleep that can be named, moved and polled by anybody.
@@ -47,7 +46,11 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.inner.is_elapsed() {
-            return Poll::Ready(());
+            if !cfg!(madsim) || now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            // The node's clock became slower meanwhile.
+            *self = sleep_until(self.deadline);
         }
         if cfg!(madsim) {
             if self.armed.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -75,6 +78,23 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep_until(deadline) }
 }
+
+#[cfg(not(madsim))]
+mod world {
+    use super::Instant;
+
+    #[allow(clippy::disallowed_methods)] // The one place that reads the clock.
+    pub(super) fn now() -> Instant {
+        Instant::now()
+    }
+
+    pub(super) fn truth(local: Instant) -> Instant {
+        local
+    }
+}
+
+#[cfg(madsim)]
+use super::clock as world;
 
 pin_project_lite::pin_project! {
     /// The future of [`timeout`]; it has a name, unlike the simulator's.

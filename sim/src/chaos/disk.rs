@@ -1,9 +1,18 @@
-//! Faults of disks.
+//! Faults of disks. What destroys a disk happens to one member at a time, and to the next only when that one is whole.
 
 use std::time::Duration;
 
+use mokv::rt;
+
 use super::strike::Strike;
 use crate::cluster::Power;
+
+/// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
+const ROOM: u64 = 2 << 20;
+/// In a log of at least so many bytes the first half lies before the last batch, about which there may be doubt.
+const ENOUGH_LOG_BYTES: usize = 150_000;
+/// Between two lives of a node whose disk will be rolled back: everybody has heard of the next one.
+const LIFE: Duration = Duration::from_secs(4);
 
 /// A disk becomes slow for a while.
 pub async fn slow_disk(strike: &mut Strike) {
@@ -14,26 +23,179 @@ pub async fn slow_disk(strike: &mut Strike) {
     strike.cluster.slow_disk(&victim, 1);
 }
 
+/// A disk is full for a while.
+pub async fn full_disk(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    strike.tell(&victim);
+    strike.cluster.fill_disk(&victim, Some(ROOM));
+    strike.last().await;
+    strike.cluster.fill_disk(&victim, None);
+}
+
 /// A sync fails, and the node stops by it.
 pub async fn failed_sync(strike: &mut Strike) {
-    let victim = strike.victim();
+    let victim = strike.leader_or_other();
     if strike.cluster.power(&victim) == Power::On {
         strike.tell(&victim);
         strike.cluster.fail_sync(&victim, strike.dice.within(1..20));
-        strike.last().await;
-        strike.come_back(&victim, Duration::ZERO).await;
+        stopped(strike, &victim).await;
     }
 }
 
-/// A disk is lost for good, once in a run; its node comes back under its name.
+/// A write fails, and the node stops by it.
+pub async fn failed_write(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    if strike.cluster.power(&victim) == Power::On {
+        strike.tell(&victim);
+        strike.cluster.fail_write(&victim, strike.dice.within(1..20));
+        stopped(strike, &victim).await;
+    }
+}
+
+/// A read fails: the node dies first, so that there is something to be read.
+pub async fn failed_read(strike: &mut Strike) {
+    let victim = strike.victim();
+    if strike.cluster.power(&victim) == Power::On {
+        strike.tell(&victim);
+        strike.cluster.fail_read(&victim, strike.dice.within(1..12));
+        if strike.dice.chance(0.7) {
+            strike.cluster.kill(&victim);
+            let soon = strike.soon();
+            strike.come_back(&victim, soon).await;
+        }
+        stopped(strike, &victim).await;
+    }
+}
+
+/// Whether a node has stopped or not, it goes on afterwards.
+async fn stopped(strike: &Strike, victim: &str) {
+    strike.last().await;
+    strike.come_back(victim, Duration::ZERO).await;
+}
+
+/// A disk is lost for good; its node comes back under its name.
 pub async fn wiped_disk(strike: &mut Strike) {
     let victim = strike.victim();
-    let cluster = &strike.cluster;
-    if cluster.lost_disks() == 0 && cluster.names().len() == cluster.world().nodes {
+    if strike.cluster.may_lose(&victim) {
         strike.tell(&victim);
         strike.cluster.kill(&victim);
         strike.cluster.wipe(&victim);
         let away = strike.away(strike.length);
         strike.come_back(&victim, away).await;
     }
+}
+
+/// A bit of a log, a snapshot or an identity flips; the operator does what the node says.
+pub async fn flipped_bit(strike: &mut Strike) {
+    let victim = strike.victim();
+    let Some((file, offset)) = byte_to_damage(strike, &victim) else { return };
+    if !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    strike.tell(&victim);
+    strike.cluster.kill(&victim);
+    // It may be gone or shorter by now: what was under way is over.
+    if strike.cluster.disk(&victim).contents(&file).is_some_and(|bytes| offset < bytes.len() as u64) {
+        strike.cluster.flip_bit(&victim, &file, offset, strike.dice.within(0..8) as u8);
+    }
+    let away = strike.away(strike.length);
+    strike.come_back(&victim, away).await;
+    // Damage that nobody needed to read yet is replaced before it can add up with somebody else's.
+    rt::sleep(LIFE).await;
+    if strike.cluster.is_damaged(&victim) {
+        strike.cluster.kill(&victim);
+        strike.cluster.wipe(&victim);
+        strike.come_back(&victim, Duration::ZERO).await;
+    }
+}
+
+/// A byte that was durable long ago: of the identity, of a snapshot, of a log well before its last batch.
+fn byte_to_damage(strike: &mut Strike, victim: &str) -> Option<(String, u64)> {
+    let disk = strike.cluster.disk(victim);
+    let ending = *strike.dice.one_of(&[".wal", ".wal", ".snap", "identity"]);
+    let files: Vec<String> = disk.files().into_iter().map(|file| file.0).collect();
+    let files: Vec<String> = files.into_iter().filter(|file| file.ends_with(ending)).collect();
+    let newest = files.last()?.clone();
+    let file = strike.dice.one_of(&files).clone();
+    let bytes = disk.contents(&file)?;
+    let used = bytes.iter().rposition(|byte| *byte != 0)? + 1;
+    let within = match ending {
+        ".wal" if file == newest && used < ENOUGH_LOG_BYTES => return None,
+        ".wal" => used / 2,
+        _ => used,
+    };
+    Some((file, strike.dice.within(0..within as u64)))
+}
+
+/// The newest of two snapshots is damaged; the older one and the log since then must do.
+pub async fn damaged_snapshot(strike: &mut Strike) {
+    let victim = strike.victim();
+    strike.cluster.kill(&victim);
+    if let Some(newest) = strike.cluster.snapshot_with_fallback(&victim) {
+        strike.tell(&victim);
+        let bytes = strike.cluster.disk(&victim).contents(&newest).unwrap_or_default();
+        let offset = strike.dice.within(0..bytes.len().max(1) as u64);
+        // Nothing excuses an end: the node has to come up by itself.
+        strike.cluster.damage_snapshot(&victim, &newest, offset, strike.dice.within(0..8) as u8);
+    }
+    let away = strike.away(strike.length);
+    strike.come_back(&victim, away).await;
+}
+
+/// A disk is rolled back to what it was some lives ago.
+pub async fn rolled_back_disk(strike: &mut Strike) {
+    let victim = strike.victim();
+    // Its peers must have heard of its later lives, or they cannot tell.
+    if !strike.cluster.is_whole() || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    strike.tell(&victim);
+    let image = strike.cluster.disk(&victim).image();
+    for _ in 0..3 {
+        strike.cluster.kill(&victim);
+        strike.come_back(&victim, Duration::ZERO).await;
+        rt::sleep(LIFE).await;
+        if !strike.cluster.is_whole() {
+            return;
+        }
+    }
+    strike.cluster.kill(&victim);
+    strike.cluster.roll_back(&victim, &image);
+    strike.come_back(&victim, Duration::ZERO).await;
+    rt::sleep(strike.length + LIFE).await;
+    if strike.cluster.is_damaged(&victim) {
+        strike.cluster.kill(&victim);
+        strike.cluster.wipe(&victim);
+    }
+    strike.come_back(&victim, Duration::ZERO).await;
+}
+
+/// A data directory is copied to a second machine, and both run.
+pub async fn copied_disk(strike: &mut Strike) {
+    let victim = strike.victim();
+    if !strike.cluster.is_whole() || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    let copy = strike.cluster.next_name();
+    strike.tell(&format!("{victim} to {copy}"));
+    strike.cluster.stop(&victim).await;
+    if strike.cluster.power(&victim) != Power::Off {
+        return;
+    }
+    let name = victim.clone();
+    strike.cluster.add(&copy, |config| config.node_name = name);
+    strike.cluster.copy_disk(&victim, &copy);
+    let mut both = [victim.clone(), copy.clone()];
+    strike.dice.shuffle(&mut both);
+    for name in &both {
+        let soon = strike.soon();
+        strike.come_back(name, soon).await;
+    }
+    rt::sleep(strike.length + LIFE).await;
+    strike.cluster.retire(&copy);
+    if strike.cluster.is_damaged(&victim) {
+        strike.cluster.kill(&victim);
+        strike.cluster.wipe(&victim);
+    }
+    strike.come_back(&victim, Duration::ZERO).await;
 }

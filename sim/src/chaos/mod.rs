@@ -6,6 +6,10 @@
 //! broken at the end is repaired by the ending that all runs share.
 
 #[cfg(madsim)]
+mod aimed;
+#[cfg(madsim)]
+mod clock;
+#[cfg(madsim)]
 mod disk;
 #[cfg(madsim)]
 mod network;

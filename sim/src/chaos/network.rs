@@ -1,19 +1,34 @@
 //! Faults of links.
 
+use std::time::Duration;
+
+use mokv::rt;
+use mokv::rt::net::weather::DatagramRates;
+
 use super::strike::Strike;
+
+/// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
+const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
 /// One direction of one link is cut.
 pub async fn one_way_cut(strike: &mut Strike) {
-    let (from, to) = ends(strike);
+    let Some((from, to)) = ends(strike) else { return };
     strike.count(&format!("{from} to {to}"));
     strike.cluster.cut(&from, &to);
     strike.last().await;
     strike.cluster.mend(&from, &to);
 }
 
+/// One direction of one link is cut, until everything is healed.
+pub fn permanent_cut(strike: &mut Strike) {
+    let Some((from, to)) = ends(strike) else { return };
+    strike.count(&format!("{from} to {to}, for good"));
+    strike.cluster.cut(&from, &to);
+}
+
 /// One link is cut.
 pub async fn two_way_cut(strike: &mut Strike) {
-    let (one, other) = ends(strike);
+    let Some((one, other)) = ends(strike) else { return };
     strike.count(&format!("{one} to {other}"));
     strike.cluster.cut(&one, &other);
     strike.cluster.cut(&other, &one);
@@ -31,6 +46,84 @@ pub async fn isolated_node(strike: &mut Strike) {
 pub async fn isolated_leader(strike: &mut Strike) {
     let victim = strike.leader();
     isolate(strike, &victim).await;
+}
+
+/// The leader hears nobody and everybody hears it.
+pub async fn deaf_leader(strike: &mut Strike) {
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    strike.count(&leader);
+    others.iter().for_each(|other| strike.cluster.cut(other, &leader));
+    strike.last().await;
+    others.iter().for_each(|other| strike.cluster.mend(other, &leader));
+}
+
+/// A leader is cut off with one follower, which then leads the others without it: what only the two had survives, and
+/// the old leader has to learn it.
+pub async fn cut_off_pair(strike: &mut Strike) {
+    let leader = strike.leader();
+    let mut rest = strike.others(&leader);
+    strike.dice.shuffle(&mut rest);
+    let Some(follower) = rest.pop() else { return };
+    strike.count(&format!("{leader} and {follower}"));
+    strike.cluster.split(&[leader.clone(), follower.clone()], &rest);
+    // Shorter than any election: the others have not left the leader's term when the follower joins them.
+    let election = strike.cluster.world().election;
+    rt::sleep(strike.dice.time(election / 10..election)).await;
+    strike.cluster.isolate(&leader);
+    rest.iter().for_each(|other| mend(strike, &follower, other));
+    rt::sleep(strike.length * 2).await;
+    mend(strike, &leader, &follower);
+    rest.iter().for_each(|other| mend(strike, &leader, other));
+}
+
+/// The leader is cut off from all others, which restart meanwhile; clients still reach it.
+pub async fn deposed_leader(strike: &mut Strike) {
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    strike.count(&leader);
+    strike.cluster.isolate(&leader);
+    for other in &others {
+        // They forget that they have just heard of a leader.
+        strike.cluster.kill(other);
+        strike.come_back(other, Duration::ZERO).await;
+    }
+    let pauses = strike.dice.chance(0.3);
+    if pauses {
+        strike.cluster.pause(&leader);
+    }
+    strike.last().await;
+    if pauses {
+        strike.cluster.resume(&leader);
+        // What it was about to answer it answers now, to clients only.
+        rt::sleep(strike.soon()).await;
+    }
+    others.iter().for_each(|other| mend(strike, &leader, other));
+}
+
+/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
+pub async fn laggard(strike: &mut Strike) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(300);
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    if others.is_empty() {
+        return;
+    }
+    let victim = strike.dice.one_of(&others).clone();
+    let Some(status) = strike.cluster.status(&victim).await else { return };
+    strike.count(&victim);
+    strike.cluster.isolate(&victim);
+    let before = rt::now();
+    while rt::now() - before < strike.length * 4 {
+        rt::sleep(LOOK_AGAIN).await;
+        let leader = strike.leader();
+        let purged = strike.cluster.status(&leader).await.map_or(0, |leads| leads.purged_index);
+        if leader != victim && purged > status.last_log_index {
+            strike.cluster.run().situation("a node lags behind the purge");
+            break;
+        }
+    }
+    strike.others(&victim).iter().for_each(|other| mend(strike, &victim, other));
 }
 
 /// The nodes fall into two groups.
@@ -56,10 +149,63 @@ pub async fn lost_answers(strike: &mut Strike) {
     strike.cluster.mend(&victim, &client);
 }
 
-/// Two different nodes.
-fn ends(strike: &mut Strike) -> (String, String) {
+/// One link is slow.
+pub async fn slow_link(strike: &mut Strike) {
+    let Some((one, other)) = ends(strike) else { return };
+    slow(strike, &one, &[other]).await;
+}
+
+/// All links of a node are slow.
+pub async fn slow_node(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    let others = strike.others(&victim);
+    slow(strike, &victim, &others).await;
+}
+
+/// All connections between two nodes are reset.
+pub fn reset(strike: &mut Strike) {
+    let Some((one, other)) = ends(strike) else { return };
+    strike.count(&format!("{one} and {other}"));
+    strike.cluster.reset_connections(&one, &other);
+}
+
+/// All connections of a node are reset, those of clients too.
+pub fn reset_of_all(strike: &mut Strike) {
+    let victim = strike.leader_or_other();
+    strike.count(&victim);
+    strike.cluster.reset_all_connections(&victim);
+}
+
+/// Datagrams get lost, doubled and overtaken.
+pub async fn lost_datagrams(strike: &mut Strike) {
+    let mut rate = || *strike.dice.one_of(&[0.0, 0.1, 0.5, 0.9]);
+    let rates = DatagramRates { loss: rate(), duplication: rate(), reordering: rate() };
+    strike.count(&format!("{rates:?}"));
+    strike.cluster.set_datagrams(Some(rates));
+    strike.last().await;
+    strike.cluster.set_datagrams(None);
+}
+
+/// Two different nodes, if there are two.
+fn ends(strike: &mut Strike) -> Option<(String, String)> {
     let names = strike.shuffled();
-    (names[0].clone(), names[1].clone())
+    Some((names.first()?.clone(), names.get(1)?.clone()))
+}
+
+/// Links become slow, in one direction or in both.
+async fn slow(strike: &mut Strike, one: &str, others: &[String]) {
+    let there = strike.dice.time(SLOWER);
+    let back = if strike.dice.chance(0.5) { there } else { Duration::ZERO };
+    strike.count(&format!("{one} to {} takes {there:?} longer, back {back:?}", others.join(", ")));
+    for other in others {
+        strike.cluster.slow_link(one, other, there);
+        strike.cluster.slow_link(other, one, back);
+    }
+    rt::sleep(strike.length).await;
+    for other in others {
+        strike.cluster.slow_link(one, other, Duration::ZERO);
+        strike.cluster.slow_link(other, one, Duration::ZERO);
+    }
 }
 
 async fn isolate(strike: &Strike, victim: &str) {

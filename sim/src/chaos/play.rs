@@ -41,9 +41,25 @@ pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     let before = rt::now();
     rage(&cluster, &reduction).await;
     run.add_fault_time(rt::now() - before);
+    calm(&cluster, &reduction).await;
     cluster.heal_network();
     workload.stop().await;
     Ok(cluster)
+}
+
+/// After a storm in which hardly anything was answered, everything is repaired and clients go on until enough was: what
+/// the storm broke has to show, and a run that says little is none.
+async fn calm(cluster: &Cluster, reduction: &Reduction) {
+    let says_little = || reduction.until.is_none() && cluster.run().answered() < FEWEST_OPERATIONS;
+    if cluster.run().is_broken() || !says_little() {
+        return;
+    }
+    cluster.repair();
+    let before = rt::now();
+    while says_little() && rt::now() - before < LONGER && !cluster.run().is_broken() {
+        cluster.lift_bounds().await;
+        rt::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Lets the schedule strike, each fault in a task of its own.

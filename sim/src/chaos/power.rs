@@ -19,24 +19,6 @@ pub async fn kill_leader(strike: &mut Strike) {
     kill_for_a_while(strike, &victim).await;
 }
 
-/// Processes die during elections and are back at once, several times in a row.
-pub async fn restarts_during_elections(strike: &mut Strike) {
-    let Some(leader) = strike.cluster.last_known_leader() else { return };
-    strike.tell(&format!("{leader} first"));
-    strike.cluster.kill(&leader);
-    let election = strike.cluster.world().election;
-    rt::sleep(strike.dice.time(election / 2..election * 2)).await;
-    for _ in 0..strike.dice.within(2..6) {
-        let voter = strike.victim();
-        strike.cluster.kill(&voter);
-        let soon = strike.soon();
-        strike.come_back(&voter, soon).await;
-        rt::sleep(strike.soon()).await;
-    }
-    let away = strike.away(strike.length);
-    strike.come_back(&leader, away).await;
-}
-
 /// Power fails on one machine.
 pub async fn power_loss(strike: &mut Strike) {
     let victim = strike.victim();
@@ -75,6 +57,25 @@ pub async fn power_loss_of_all_at_sync(strike: &mut Strike) {
     }
 }
 
+/// Power fails on a machine, far more likely while it has writes that are not synced.
+pub async fn power_loss_while_unsynced(strike: &mut Strike) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(2);
+    let mut looks = strike.length.as_millis() / LOOK_AGAIN.as_millis() + 1;
+    let victim = loop {
+        let victim = strike.leader_or_other();
+        let at_stake = strike.cluster.disk(&victim).counts().unsynced_writes > 0;
+        if strike.dice.chance(if at_stake { 0.2 } else { 0.002 }) || looks == 0 {
+            break victim;
+        }
+        looks -= 1;
+        rt::sleep(LOOK_AGAIN).await;
+    };
+    strike.tell(&victim);
+    strike.cluster.power_loss(&victim);
+    let away = strike.away(strike.length);
+    strike.come_back(&victim, away).await;
+}
+
 /// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at once.
 pub async fn power_loss_of_slow_leader(strike: &mut Strike) {
     let victim = strike.leader();
@@ -97,6 +98,22 @@ pub async fn pause(strike: &mut Strike) {
 pub async fn pause_leader(strike: &mut Strike) {
     let victim = strike.leader();
     stand_still(strike, &victim).await;
+}
+
+/// The leader stands still until others have elected another, again and again for short times in between: what it was
+/// about to answer it answers later.
+pub async fn stutter(strike: &mut Strike) {
+    let victim = strike.leader();
+    strike.tell(&victim);
+    let election = strike.cluster.world().election;
+    let end = rt::now() + strike.length;
+    while rt::now() < end {
+        strike.cluster.pause(&victim);
+        let short = strike.dice.chance(0.8);
+        rt::sleep(if short { strike.soon() } else { strike.dice.time(election..election * 4) }).await;
+        strike.cluster.resume(&victim);
+        rt::sleep(strike.soon()).await;
+    }
 }
 
 async fn kill_for_a_while(strike: &mut Strike, victim: &str) {

@@ -4,14 +4,17 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mokv::rt;
+use mokv::rt::disk::{DiskCall, Fault};
 use mokv::rt::task::TaskGuard;
 
 use super::schedule::Planned;
-use super::{disk, network, operator, power};
+use super::{aimed, clock, disk, network, operator, power};
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::world::FaultKind;
 
+/// Waiting for the moment that is aimed at takes no longer.
+const AIM: Duration = Duration::from_secs(5);
 /// So soon that no election has begun.
 pub const SOON: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
@@ -50,27 +53,64 @@ impl Strike {
         match strike.kind {
             FaultKind::OneWayCut => network::one_way_cut(strike).await,
             FaultKind::TwoWayCut => network::two_way_cut(strike).await,
+            FaultKind::PermanentCut => network::permanent_cut(strike),
             FaultKind::IsolateNode => network::isolated_node(strike).await,
             FaultKind::IsolateLeader => network::isolated_leader(strike).await,
+            FaultKind::DeafLeader => network::deaf_leader(strike).await,
+            FaultKind::Laggard => network::laggard(strike).await,
             FaultKind::Split => network::split(strike).await,
             FaultKind::MuteNode => network::lost_answers(strike).await,
+            FaultKind::SlowLink => network::slow_link(strike).await,
+            FaultKind::SlowNode => network::slow_node(strike).await,
+            FaultKind::Handover => network::cut_off_pair(strike).await,
+            FaultKind::DeposedLeader => network::deposed_leader(strike).await,
+            FaultKind::Reset => network::reset(strike),
+            FaultKind::ResetAll => network::reset_of_all(strike),
+            FaultKind::LostDatagrams => network::lost_datagrams(strike).await,
             FaultKind::Kill => power::kill(strike).await,
             FaultKind::KillLeader => power::kill_leader(strike).await,
-            FaultKind::RestartVoters => power::restarts_during_elections(strike).await,
+            FaultKind::RestartVoters => aimed::restarts_during_elections(strike).await,
+            FaultKind::KillInRecovery => aimed::kill_in_recovery(strike).await,
             FaultKind::PowerLoss => power::power_loss(strike).await,
             FaultKind::PowerLossOfAll => power::power_loss_of_all(strike).await,
             FaultKind::PowerLossAtSync => power::power_loss_at_sync(strike).await,
             FaultKind::PowerLossOfAllAtSync => power::power_loss_of_all_at_sync(strike).await,
+            FaultKind::PowerLossWhileUnsynced => power::power_loss_while_unsynced(strike).await,
             FaultKind::PowerLossOfSlowLeader => power::power_loss_of_slow_leader(strike).await,
+            FaultKind::TwoWhileOneRecovers => aimed::two_while_one_recovers(strike).await,
+            FaultKind::CrashBeforeSync => aimed::crash_before_sync(strike).await,
+            FaultKind::CrashAfterSync => aimed::crash_after_sync(strike).await,
+            FaultKind::CrashAfterVote => aimed::crash_after_vote(strike).await,
+            FaultKind::CrashAfterTransfer => aimed::crash_after_transfer(strike).await,
+            FaultKind::CrashInSnapshot => aimed::crash_in_snapshot(strike).await,
+            FaultKind::CrashWhileJoining => aimed::crash_while_joining(strike).await,
             FaultKind::Pause => power::pause(strike).await,
             FaultKind::PauseLeader => power::pause_leader(strike).await,
+            FaultKind::Stutter => power::stutter(strike).await,
             FaultKind::SlowDisk => disk::slow_disk(strike).await,
+            FaultKind::FullDisk => disk::full_disk(strike).await,
             FaultKind::FailedSync => disk::failed_sync(strike).await,
+            FaultKind::FailedWrite => disk::failed_write(strike).await,
+            FaultKind::FailedRead => disk::failed_read(strike).await,
             FaultKind::WipedDisk => disk::wiped_disk(strike).await,
-            FaultKind::Newcomer => operator::newcomer(strike).await,
+            FaultKind::FlippedBit => disk::flipped_bit(strike).await,
+            FaultKind::DamagedSnapshot => disk::damaged_snapshot(strike).await,
+            FaultKind::RolledBackDisk => disk::rolled_back_disk(strike).await,
+            FaultKind::CopiedDisk => disk::copied_disk(strike).await,
+            FaultKind::ClockRate => clock::odd_clock(strike).await,
+            FaultKind::ClockLeap => clock::leap(strike),
+            FaultKind::Newcomer => {
+                operator::newcomer(strike);
+            }
+            FaultKind::ScaleIn => operator::scale_in(strike).await,
+            FaultKind::Replacement => operator::replacement(strike).await,
+            FaultKind::Settings => operator::small_bounds(strike).await,
+            FaultKind::ChangedAddresses => operator::changed_addresses(strike),
             FaultKind::Transfer => operator::transfer(strike).await,
             FaultKind::Snapshot => operator::snapshot(strike).await,
             FaultKind::Stop => operator::stop(strike).await,
+            FaultKind::RollingRestart => operator::rolling_restart(strike).await,
+            FaultKind::RollingUpgrade => operator::rolling_upgrade(strike).await,
         }
     }
 
@@ -102,6 +142,11 @@ impl Strike {
         self.cluster.names().into_iter().filter(|name| name != than).collect()
     }
 
+    /// The leader or any node, each in half of all strikes.
+    pub fn leader_or_other(&mut self) -> String {
+        if self.dice.chance(0.5) { self.leader() } else { self.victim() }
+    }
+
     /// All nodes in any order.
     pub fn shuffled(&mut self) -> Vec<String> {
         let mut names = self.cluster.names();
@@ -122,6 +167,25 @@ impl Strike {
     /// A time so short that no election begins.
     pub fn soon(&mut self) -> Duration {
         self.dice.time(SOON)
+    }
+
+    /// Crashes a node at the first call of its disk that is meant. False if none came in time or others came first.
+    pub async fn crash_at_call(
+        &self,
+        name: &str,
+        crash: Fault,
+        meant: impl FnMut(&DiskCall) -> bool + Send + 'static,
+    ) -> bool {
+        if self.cluster.power(name) != Power::On {
+            return false;
+        }
+        match rt::timeout(AIM, self.cluster.crash_at_call(name, crash, meant)).await {
+            Ok(has_struck) => has_struck,
+            Err(_) => {
+                self.cluster.mend_disk(name);
+                false
+            }
+        }
     }
 
     /// Starts a node again after a pause, unless somebody else did.

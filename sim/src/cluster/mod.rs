@@ -4,10 +4,15 @@
 //! node cannot touch: its power, its disk, its links, its address. Every deed is told in the run's story and counted
 //! as a fault where it is one.
 
+mod cause;
+mod disks;
+mod links;
+mod monitor;
 pub mod network;
 mod observer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,10 +20,12 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use mokv::client::{Client, NodeStatus};
 use mokv::config::NodeConfig;
-use mokv::node::{self, Options};
+use mokv::node::{self, Options, SUPPORTS};
 use mokv::raft::Observer;
 use mokv::rt;
-use mokv::rt::disk::{DiskCall, Fault, Latency, Operation, SimDisk};
+use mokv::rt::clock;
+use mokv::rt::disk::SimDisk;
+use mokv::rt::net::weather;
 use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
@@ -28,6 +35,8 @@ use crate::judges::stops::Stop;
 use crate::run::Run;
 use crate::timeline;
 use crate::world::World;
+use cause::{Cause, Proof};
+use monitor::Missing;
 use network::{Network, dns_name};
 use observer::NodeObserver;
 
@@ -35,10 +44,8 @@ use observer::NodeObserver;
 pub const GOSSIP_PORT: u16 = 8401;
 /// TCP port of gRPC and Raft on every host.
 pub const RPC_PORT: u16 = 8400;
-/// How often the monitor asks every node how it is.
-const MONITOR_PAUSE: Duration = Duration::from_millis(200);
-/// How long an operator waits for an answer.
-const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
+/// An operator reads the last words of a node that asks for a wipe, and does what they say, within this.
+const OPERATOR_PAUSE: Duration = Duration::from_secs(1);
 /// A graceful stop takes less, or something hangs.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
@@ -60,8 +67,12 @@ struct State {
     statuses: BTreeMap<String, NodeStatus>,
     supervisors: Vec<TaskGuard<()>>,
     clients: u32,
-    /// Nodes whose disk was lost in this run.
-    lost_disks: u32,
+    /// The one member that may be missing at a time.
+    missing: Option<Missing>,
+    /// Somebody made the replicated bounds small.
+    has_small_bounds: bool,
+    /// How often all addresses changed.
+    moves: u8,
 }
 
 /// A host that runs a node, or could.
@@ -73,19 +84,23 @@ struct Host {
     tampered: u64,
     config: NodeConfig,
     power: Power,
+    /// It is gone for good.
+    retired: bool,
     /// It runs a node of another cluster, which is not judged with this one.
     outsider: bool,
     /// Rises with every start.
     life: u64,
     stop: Option<oneshot::Sender<()>>,
+    /// The log index of the last snapshot that was installed on its disk.
+    installed: Arc<AtomicU64>,
     /// What was done to the node that may make it end by itself.
-    cause: Option<Cause>,
-}
-
-struct Cause {
-    words: String,
-    /// EIO answers before; `None`: it holds whatever the disk says.
-    errors: Option<u64>,
+    causes: Vec<Cause>,
+    /// Its last words asked for it.
+    has_to_be_wiped: bool,
+    /// The rate of its clock in this world, in thousandths of time.
+    clock: u32,
+    /// The highest cluster version its program supports.
+    supports: u32,
 }
 
 /// What a host does.
@@ -106,6 +121,7 @@ impl Cluster {
     /// Hosts n1, n2, ... with empty disks, none of them started, that will form one cluster.
     pub fn new(run: &Arc<Run>, world: &World) -> Cluster {
         let names: Vec<String> = (1..=world.nodes).map(|number| format!("n{number}")).collect();
+        weather::seed(run.seed);
         let mut network = Network::default();
         let monitor = network.add("monitor", [10, 0, 250, 1]);
         let monitor_client = Client::builder()
@@ -119,7 +135,9 @@ impl Cluster {
             statuses: BTreeMap::new(),
             supervisors: Vec::new(),
             clients: 0,
-            lost_disks: 0,
+            missing: None,
+            has_small_bounds: false,
+            moves: 0,
         };
         let shared = Shared {
             run: run.clone(),
@@ -132,6 +150,7 @@ impl Cluster {
         for name in &names {
             cluster.add(name, |config| config.bootstrap_expect = Some(names.len()));
         }
+        cluster.set_datagrams(None);
         cluster.0.watch(cluster.clone());
         cluster
     }
@@ -155,7 +174,10 @@ impl Cluster {
         let mut state = self.state();
         let number = state.nodes.len() as u8 + 1;
         let world = &self.0.world;
+        let drawn = world.clocks.get(usize::from(number) - 1).copied().unwrap_or(1_000);
+        let newest = state.nodes.values().map(|host| host.supports).max();
         let id = state.network.add(name, [10, 0, 0, number]);
+        clock::set_rate(id, drawn);
         self.0.run.host(id, name, true);
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
@@ -168,31 +190,35 @@ impl Cluster {
         config.storage.snapshot_log_entries = world.snapshot_entries;
         config.limits.max_value_bytes = 64 << 10;
         config.limits.max_request_bytes = 128 << 10;
-        config.storage.log_segment_bytes = 256 << 10;
-        config.storage.log_cache_bytes = 64 << 10;
+        config.limits.max_in_flight_requests = world.limits.requests_in_flight;
+        config.initial_max_sessions = world.limits.sessions;
+        config.storage.log_segment_bytes = world.limits.log_segment_bytes;
+        config.storage.log_cache_bytes = world.limits.log_cache_bytes;
         config.limits.drain_timeout = Duration::from_secs(3);
         if let Some(most) = world.workload.max_sessions {
             config.initial_max_sessions = most;
         }
         change(&mut config);
         let disk = SimDisk::new(self.0.run.seed ^ u64::from(number) << 48);
-        disk.set_latency(Some(Latency {
-            read: Duration::ZERO..Duration::ZERO,
-            write: world.write_latency.clone(),
-            sync: world.sync_latency.clone(),
-        }));
         let host = Host {
             disk,
             disks: 1,
             tampered: 0,
             config,
             power: Power::Off,
+            retired: false,
             outsider: false,
             life: 0,
             stop: None,
-            cause: None,
+            installed: Arc::default(),
+            causes: Vec::new(),
+            has_to_be_wiped: false,
+            clock: drawn,
+            supports: newest.unwrap_or(SUPPORTS),
         };
         state.nodes.insert(name.to_owned(), host);
+        drop(state);
+        self.slow_disk(name, 1);
     }
 
     /// Whether the node is of another cluster, or its state was tampered with: from its next start on, what it applies
@@ -212,7 +238,13 @@ impl Cluster {
 
     /// All nodes' names.
     pub fn names(&self) -> Vec<String> {
-        self.state().nodes.keys().cloned().collect()
+        let state = self.state();
+        state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The name of the next node: none is given twice.
+    pub fn next_name(&self) -> String {
+        format!("n{}", self.state().nodes.len() + 1)
     }
 
     /// What a host does.
@@ -232,16 +264,6 @@ impl Cluster {
         self.host(&mut self.state(), name).config.clone()
     }
 
-    /// What a node said of itself last.
-    pub fn last_status(&self, name: &str) -> Option<NodeStatus> {
-        self.state().statuses.get(name).cloned()
-    }
-
-    /// The disk of a node, for faults that are aimed.
-    pub fn disk(&self, name: &str) -> SimDisk {
-        self.host(&mut self.state(), name).disk.clone()
-    }
-
     // ---- power ----
 
     /// Starts all nodes that do not run.
@@ -253,29 +275,41 @@ impl Cluster {
         }
     }
 
-    /// Starts a node on its disk as it is. Always a fresh process.
+    /// Starts a node on its disk as it is, or on an empty one if its last words asked for that. Always a fresh process.
     pub fn start(&self, name: &str) {
+        if !self.is_here(name) {
+            return;
+        }
+        if self.host(&mut self.state(), name).has_to_be_wiped {
+            self.wipe(name);
+        }
         let mut state = self.state();
         let id = state.network.id(name);
         let host = self.host(&mut state, name);
         assert_eq!(host.power, Power::Off, "{name} runs already");
         host.power = Power::On;
         host.life += 1;
-        let is_over = |cause: &Cause| cause.errors.is_some() && cause.has_struck(&host.disk);
-        if host.cause.as_ref().is_some_and(is_over) {
+        let disk = host.disk.clone();
+        let lasts = |cause: &Cause| match cause.proof {
+            Proof::Told | Proof::Damage => true,
             // It struck while the node went down anyway.
-            host.cause = None;
+            Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
+        };
+        if host.causes.iter().any(|cause| !lasts(cause)) {
+            host.causes.retain(lasts);
             host.disk.on_call(None);
         }
         let (stop, stopped) = oneshot::channel();
         host.stop = Some(stop);
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
+        let supports = host.supports;
         let tampered = host.disk.counts().tampered;
         let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered;
         let disk_name = format!("{name}'s disk {}", host.disks);
-        let observer = NodeObserver::new(name, disk_name, is_tampered, self.0.run.clone());
+        let (run, installed) = (self.0.run.clone(), host.installed.clone());
+        let observer = NodeObserver::new(name, disk_name, is_tampered, run, installed);
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
-        let options = Options { observer };
+        let options = Options { observer, supports };
         // A restart makes a fresh host: everything of the old process is gone.
         Handle::current().restart(id);
         let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
@@ -300,51 +334,114 @@ impl Cluster {
     fn ended(&self, name: &str, life: u64, end: End) {
         let mut state = self.state();
         let id = state.network.id(name);
-        let host = self.host(&mut state, name);
+        let Some(host) = state.nodes.get_mut(name) else { return };
         if host.life != life || host.power == Power::Off {
             return;
         }
         host.power = Power::Off;
         let was_asked = host.stop.is_none();
         host.stop = None;
-        let cause = host.cause.take_if(|cause| cause.has_struck(&host.disk)).map(|cause| cause.words);
-        if cause.is_some() {
-            host.disk.on_call(None);
-        }
         host.disk.kill();
         Handle::current().kill(id);
-        self.0.run.with_logs(|logs| logs.ended(name));
-        drop(state);
-        self.0.run.power(name, timeline::Power::Down);
-        match end {
-            Ok(()) if was_asked => self.0.run.tell(format!("{name} has stopped")),
-            end => {
-                let reason = end.err().unwrap_or_else(|| "it said nothing".into());
-                self.0.run.tell(format!("{name} ends by itself: {reason}"));
-                let stop = Stop { node: name.to_owned(), at: self.0.run.now(), reason, cause };
-                if stop.cause.is_none() {
-                    crate::judges::stops::judge(std::slice::from_ref(&stop))
-                        .into_iter()
-                        .for_each(|finding| self.0.run.find(finding));
-                }
-                self.0.run.stopped(stop);
+        self.run().with_logs(|logs| logs.ended(name));
+        self.run().power(name, timeline::Power::Down);
+        let reason = match end {
+            Ok(()) if was_asked => {
+                drop(state);
+                return self.run().tell(format!("{name} has stopped"));
             }
+            end => end.err().unwrap_or_else(|| "it said nothing".into()),
+        };
+        // The latest that explains it; damage stays until the wipe.
+        let known = host.causes.iter().rposition(|cause| cause.explains(&host.disk, &reason));
+        let cause = known.map(|known| host.causes[known].words.clone());
+        if let Some(known) = known {
+            host.disk.on_call(None);
+            if host.causes[known].proof == Proof::Damage {
+                host.has_to_be_wiped = true;
+            } else {
+                host.causes.remove(known);
+            }
+        }
+        let has_to_be_wiped = host.has_to_be_wiped;
+        drop(state);
+        self.run().tell(format!("{name} ends by itself: {reason}"));
+        let stop = Stop { node: name.to_owned(), at: self.run().now(), reason, cause };
+        if stop.cause.is_none() {
+            crate::judges::stops::judge(std::slice::from_ref(&stop))
+                .into_iter()
+                .for_each(|finding| self.run().find(finding));
+        }
+        self.run().stopped(stop);
+        if has_to_be_wiped {
+            let (cluster, name) = (self.clone(), name.to_owned());
+            rt::spawn(async move {
+                rt::sleep(OPERATOR_PAUSE).await;
+                if cluster.power(&name) == Power::Off {
+                    cluster.start(&name);
+                }
+            });
         }
     }
 
-    /// What follows may make the node end by itself, whatever its disk says.
-    pub fn excuse(&self, name: &str, words: &str) {
-        self.host(&mut self.state(), name).cause = Some(Cause { words: words.to_owned(), errors: None });
+    /// Undoes everything that was done: whatever is broken is mended, whatever is down starts.
+    pub fn repair(&self) {
+        self.heal_network();
+        for name in self.names() {
+            if self.configured_name(&name) != name {
+                // A copy of another node is no machine of this cluster.
+                self.retire(&name);
+                continue;
+            }
+            if self.is_damaged(&name) {
+                // Nobody waits until it notices by itself.
+                self.kill(&name);
+                self.wipe(&name);
+            }
+            self.mend_disk(&name);
+            self.slow_disk(&name, 1);
+            self.set_clock_rate(&name, None);
+            if self.power(&name) == Power::Paused {
+                self.resume(&name);
+            }
+            if self.power(&name) == Power::On && self.is_stopping(&name) {
+                // Whoever asked it to stop is gone, and nobody would start it again.
+                self.kill(&name);
+            }
+            if self.power(&name) == Power::Off {
+                self.start(&name);
+            }
+        }
+        self.run().tell("all faults are undone");
     }
 
-    /// Undoes what was prepared against a node's disk.
-    pub fn mend_disk(&self, name: &str) {
+    fn is_stopping(&self, name: &str) -> bool {
+        self.host(&mut self.state(), name).stop.is_none()
+    }
+
+    fn configured_name(&self, host: &str) -> String {
+        self.host(&mut self.state(), host).config.node_name.clone()
+    }
+
+    /// The program on a host is exchanged for one that supports this cluster version; the next start runs it.
+    pub fn upgrade(&self, name: &str, supports: u32) {
+        self.host(&mut self.state(), name).supports = supports;
+    }
+
+    /// Whether a host of this name is part of the story (still).
+    pub fn is_here(&self, name: &str) -> bool {
+        self.state().nodes.get(name).is_some_and(|host| !host.retired)
+    }
+
+    /// A host is gone for good: its process dies and never comes back.
+    pub fn retire(&self, name: &str) {
+        self.kill(name);
         let mut state = self.state();
-        let host = self.host(&mut state, name);
-        host.disk.on_call(None);
-        host.disk.set_capacity(None);
-        // A sync that failed already may still make the node end.
-        host.cause.take_if(|cause| cause.errors.is_none() || !cause.has_struck(&host.disk));
+        self.host(&mut state, name).retired = true;
+        state.statuses.remove(name);
+        state.missing.take_if(|missing| missing.is(name));
+        drop(state);
+        self.run().fault("retired node", format!("{name} is gone for good"));
     }
 
     /// Takes a host that runs nothing out of the cluster's story.
@@ -389,64 +486,6 @@ impl Cluster {
             self.0.run.power(name, timeline::Power::Down);
         }
         was_running
-    }
-
-    /// One of the next syncs of the node's disk fails, and everything after it until the node is started again; the
-    /// node must stop by it.
-    pub fn fail_sync(&self, name: &str, nth: u64) {
-        {
-            let mut state = self.state();
-            let host = self.host(&mut state, name);
-            let mut left = nth;
-            host.disk.on_call(Some(Box::new(move |call| {
-                left -= u64::from(left > 0 && call.operation == Operation::Sync);
-                match left {
-                    0 => Fault::Error,
-                    _ => Fault::None,
-                }
-            })));
-            let errors = Some(host.disk.counts().errors);
-            host.cause = Some(Cause { words: "a sync of its disk failed".into(), errors });
-        }
-        self.0.run.fault("failed sync", format!("the sync number {nth} from now on {name}'s disk will fail"));
-    }
-
-    /// Power fails on a node's machine just before one of its next syncs. Resolves when it has.
-    pub async fn power_loss_at_sync(&self, name: &str, nth: u64) {
-        let (sender, struck) = oneshot::channel();
-        let mut sender = Some(sender);
-        let mut left = nth;
-        let hook = move |call: &DiskCall| {
-            left -= u64::from(left > 0 && call.operation == Operation::Sync);
-            let strikes = left == 0 && sender.take().is_some_and(|sender| sender.send(()).is_ok());
-            if strikes { Fault::PowerLossBefore } else { Fault::None }
-        };
-        self.disk(name).on_call(Some(Box::new(hook)));
-        // Whoever waits may be gone by then; the process must go with its disk all the same.
-        let (cluster, name) = (self.clone(), name.to_owned());
-        let finished = rt::spawn(async move {
-            // A hook that is replaced strikes no more.
-            if struck.await.is_ok() {
-                cluster.run().situation("power lost just before a sync");
-                cluster.power_loss(&name);
-            }
-        });
-        // It ends with the run at the latest.
-        let _ = finished.await;
-    }
-
-    /// Makes a node's disk slower by this factor; 1: as fast as the world says.
-    pub fn slow_disk(&self, name: &str, factor: u32) {
-        let world = &self.0.world;
-        let times = |range: &std::ops::Range<Duration>| range.start * factor..range.end * factor;
-        self.disk(name).set_latency(Some(Latency {
-            read: Duration::ZERO..Duration::ZERO,
-            write: world.write_latency.clone(),
-            sync: times(&world.sync_latency),
-        }));
-        if factor > 1 {
-            self.0.run.fault("slow disk", format!("{name}'s disk is {factor} times slower"));
-        }
     }
 
     /// Asks a node to stop, as SIGTERM does, and waits until it has.
@@ -494,18 +533,6 @@ impl Cluster {
         }
     }
 
-    /// The disk comes back empty. The node must not run.
-    pub fn wipe(&self, name: &str) {
-        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
-        self.disk(name).wipe();
-        let mut state = self.state();
-        self.host(&mut state, name).disks += 1;
-        state.lost_disks += 1;
-        drop(state);
-        self.may_go(name);
-        self.0.run.fault("wiped disk", format!("{name}'s disk is empty"));
-    }
-
     /// Somebody rewrote what lies on the disk of a node that is off: what the node promised before binds it no more.
     pub fn tampered(&self, name: &str) {
         self.host(&mut self.state(), name).tampered = u64::MAX;
@@ -516,9 +543,14 @@ impl Cluster {
         self.0.run.with_logs(|logs| logs.may_go(name));
     }
 
-    /// Nodes whose disk was lost so far: more than a minority is more than any cluster can bear.
-    pub fn lost_disks(&self) -> u32 {
-        self.state().lost_disks
+    /// All hosts get addresses that they never had. No node may run.
+    pub fn move_all(&self) {
+        let moves = {
+            let mut state = self.state();
+            state.moves += 1;
+            state.moves
+        };
+        self.change_all_addresses(moves);
     }
 
     /// All hosts get other addresses under their old names. No node may run.
@@ -529,6 +561,7 @@ impl Cluster {
             "a running node keeps its address"
         );
         state.network.heal();
+        weather::clear_delays();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for (number, name) in (1..).zip(&names) {
             state.network.move_to(name, [10, 0, network, number]);
@@ -539,52 +572,7 @@ impl Cluster {
         self.0.run.fault("changed addresses", format!("all nodes move to 10.0.{network}.x"));
     }
 
-    // ---- links ----
-
-    /// Cuts one direction.
-    pub fn cut(&self, from: &str, to: &str) {
-        if self.state().network.set_cut(from, to, true) {
-            self.0.run.link(from, to, true, &format!("nothing arrives from {from} at {to}"));
-        }
-    }
-
-    /// Makes one direction whole.
-    pub fn mend(&self, from: &str, to: &str) {
-        if self.state().network.set_cut(from, to, false) {
-            self.0.run.link(from, to, false, &format!("{from} reaches {to} again"));
-        }
-    }
-
-    /// Cuts both directions between a node and each of the others.
-    pub fn isolate(&self, name: &str) {
-        let others: Vec<String> = self.names().into_iter().filter(|other| other != name).collect();
-        self.split(&[name.to_owned()], &others);
-    }
-
-    /// Cuts both directions between two groups.
-    pub fn split(&self, one: &[String], other: &[String]) {
-        {
-            let mut state = self.state();
-            for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-                for (from, to) in [(from, to), (to, from)] {
-                    if state.network.set_cut(from, to, true) {
-                        self.0.run.link(from, to, true, "");
-                    }
-                }
-            }
-        }
-        self.0.run.tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
-    }
-
-    /// Makes all links whole.
-    pub fn heal_network(&self) {
-        for (from, to) in self.state().network.heal() {
-            self.0.run.link(&from, &to, false, "");
-        }
-        self.0.run.tell("all links are whole");
-    }
-
-    // ---- what the nodes say of themselves ----
+    // ---- hosts ----
 
     /// Adds a host for a client: its name and its number.
     pub fn add_client_host(&self) -> (String, u32) {
@@ -592,8 +580,8 @@ impl Cluster {
         state.clients += 1;
         let number = state.clients;
         let name = format!("c{number}");
-        let [.., high, low] = number.to_be_bytes();
-        let id = state.network.add(&name, [10, 0, 240 + high, low]);
+        let address = [10, 0, 200 + (number / 250) as u8, (number % 250) as u8 + 1];
+        let id = state.network.add(&name, address);
         self.0.run.host(id, &name, false);
         (name, number)
     }
@@ -628,100 +616,6 @@ impl Cluster {
         let id = self.state().network.id(host);
         Handle::current().kill(id);
         self.0.run.fault("client crash", format!("{host} dies"));
-    }
-
-    /// Asks a node how it is. `None`: it does not answer.
-    pub async fn status(&self, name: &str) -> Option<NodeStatus> {
-        let client = self.0.monitor_client.clone();
-        let address = format!("{}:{RPC_PORT}", dns_name(name));
-        let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
-        let status = monitor.spawn(Box::pin(async move { client.status(&address).await.ok() })).await;
-        let status = status.expect("the monitor lives as long as the run")?;
-        self.0.run.status(name, &status.role, status.term, status.committed_index, status.applied_index);
-        let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
-        if status.role == "leader" && !outsider {
-            let now = self.0.run.now();
-            self.0.run.with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
-        }
-        self.state().statuses.insert(name.to_owned(), status.clone());
-        Some(status)
-    }
-
-    /// Asks for something as an operator does; how it ended is told in the story and matters to nobody else.
-    pub async fn operate<T, F>(&self, what: &str, ask: impl FnOnce(Client) -> F)
-    where
-        T: Send + std::fmt::Debug + 'static,
-        F: Future<Output = Result<T, mokv::client::Error>> + Send + 'static,
-    {
-        let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
-        let answer = monitor.spawn(ask(self.0.monitor_client.with_timeout(OPERATOR_PATIENCE))).await;
-        let answer = answer.expect("the monitor lives as long as the run");
-        self.0.run.tell(format!("{what}: {answer:?}"));
-    }
-
-    /// The node that last said it leads, in the highest term, as far as the monitor knows.
-    pub fn last_known_leader(&self) -> Option<String> {
-        let state = self.state();
-        let leads = state.statuses.values().filter(|status| status.role == "leader");
-        leads.max_by_key(|status| status.term).map(|status| status.name.clone())
-    }
-
-    /// Waits until a majority of the running nodes agree on a leader that is one of `among`; its name.
-    ///
-    /// # Errors
-    /// In words, if there is none within the bound.
-    pub async fn wait_for_leader(&self, among: &[String], within: Duration) -> Result<String, String> {
-        let before = rt::now();
-        loop {
-            let mut votes: BTreeMap<(u64, String), usize> = BTreeMap::new();
-            let mut said_so = None;
-            for name in among {
-                let Some(status) = self.status(name).await else { continue };
-                if status.role == "leader" {
-                    said_so = Some((status.term, status.name.clone())).max(said_so);
-                }
-                *votes.entry((status.term, status.leader_name)).or_default() += 1;
-            }
-            if let Some(leader) = said_so
-                && votes.get(&leader).is_some_and(|votes| *votes > among.len() / 2)
-            {
-                return Ok(leader.1);
-            }
-            if rt::now() - before > within {
-                return Err(format!("{} have no leader after {within:?}", among.join(", ")));
-            }
-            rt::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Shared {
-    /// Asks every running node how it is, for ever.
-    fn watch(&self, cluster: Cluster) {
-        let cluster_to_watch = cluster.clone();
-        let guard = rt::task::spawn_guarded(async move {
-            loop {
-                for name in cluster.running() {
-                    if cluster.power(&name) == Power::On {
-                        let cluster = cluster.clone();
-                        rt::spawn(async move {
-                            cluster.status(&name).await;
-                        });
-                    }
-                }
-                rt::sleep(MONITOR_PAUSE).await;
-            }
-        });
-        let looking = rt::task::spawn_guarded(crate::watch::watch(cluster_to_watch));
-        let supervisors =
-            &mut self.state.lock().expect("no code panics while it holds this lock").supervisors;
-        supervisors.extend([guard, looking]);
-    }
-}
-
-impl Cause {
-    fn has_struck(&self, disk: &SimDisk) -> bool {
-        self.errors.is_none_or(|before| disk.counts().errors > before)
     }
 }
 

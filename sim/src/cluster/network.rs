@@ -67,6 +67,16 @@ impl Network {
         changed
     }
 
+    /// Where all hosts are.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.hosts.values().map(|(_, address)| *address).collect()
+    }
+
+    /// Whether anything is cut.
+    pub fn has_cuts(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
     /// Makes all links whole; those that were not.
     pub fn heal(&mut self) -> BTreeSet<(String, String)> {
         let cuts = self.cuts.clone();

@@ -1,6 +1,7 @@
 //! Puts on record what one node's Raft does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use mokv::map::{Change as MapChange, Command};
@@ -22,12 +23,20 @@ pub struct NodeObserver {
     /// Somebody outside changed what lies on the disk since the node used it last.
     tampered: bool,
     run: Arc<Run>,
+    /// The log index of the last snapshot that was installed.
+    last_installed: Arc<AtomicU64>,
 }
 
 impl NodeObserver {
     /// For a process on this host.
-    pub fn new(host: &str, disk: String, tampered: bool, run: Arc<Run>) -> NodeObserver {
-        NodeObserver { host: host.to_owned(), disk, tampered, run }
+    pub fn new(
+        host: &str,
+        disk: String,
+        tampered: bool,
+        run: Arc<Run>,
+        last_installed: Arc<AtomicU64>,
+    ) -> NodeObserver {
+        NodeObserver { host: host.to_owned(), disk, tampered, run, last_installed }
     }
 }
 
@@ -89,6 +98,7 @@ impl Observer for NodeObserver {
     }
 
     fn installed(&self, at: LogId, digest: u128) {
+        self.last_installed.store(at.index, Ordering::Relaxed);
         self.run.situation("snapshot installed");
         let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
         self.run.record(Some(&self.host), What::Snapshot, &words);

@@ -14,6 +14,30 @@ use crate::dice::Dice;
 pub use kinds::FaultKind;
 pub use mix::{Doing, WorkloadMix};
 
+/// Probabilities, each from 0 to 1, of what may happen to a datagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Datagrams {
+    /// It is lost.
+    pub loss: f64,
+    /// It arrives twice.
+    pub duplication: f64,
+    /// The next one overtakes it.
+    pub reordering: f64,
+}
+
+/// How much nodes hold and do at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions the cluster keeps.
+    pub sessions: u64,
+    /// Size of one log file.
+    pub log_segment_bytes: u64,
+    /// Memory for recent entries.
+    pub log_cache_bytes: u64,
+    /// Requests a node serves at a time.
+    pub requests_in_flight: usize,
+}
+
 /// What a seed drew.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -23,6 +47,10 @@ pub struct World {
     pub network_latency: Range<Duration>,
     /// Share of packets lost; TCP retries them.
     pub packet_loss: f64,
+    /// What happens to datagrams, of gossip that is.
+    pub datagrams: Datagrams,
+    /// The rate of every node's clock, in thousandths of time; whoever is not listed has a true one.
+    pub clocks: Vec<u32>,
     /// Of a write to disk.
     pub write_latency: Range<Duration>,
     /// Of a sync.
@@ -33,6 +61,8 @@ pub struct World {
     pub election: Duration,
     /// A snapshot is taken after this many entries.
     pub snapshot_entries: u64,
+    /// What nodes are bounded by.
+    pub limits: Limits,
     /// How many clients.
     pub clients: u32,
     /// How many keys they share.
@@ -68,11 +98,19 @@ impl World {
             nodes,
             network_latency: millis(1..4),
             packet_loss: 0.0,
+            datagrams: Datagrams::default(),
+            clocks: Vec::new(),
             write_latency: micros(10..60),
             sync_latency: micros(200..1_500),
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(500),
             snapshot_entries: 1_000,
+            limits: Limits {
+                sessions: 10_000,
+                log_segment_bytes: 256 << 10,
+                log_cache_bytes: 64 << 10,
+                requests_in_flight: 1_000,
+            },
             clients: 3,
             keys: 6,
             think_time: millis(1..60),
@@ -91,38 +129,78 @@ impl World {
         let slow_network = dice.chance(0.2);
         let slow_disk = dice.chance(0.2);
         let longest = if slow_network { 40 } else { dice.within(3..12) };
-        let faults: Vec<(FaultKind, u32)> = loop {
-            let share = *dice.one_of(&[0.25, 0.5, 0.9]);
-            let drawn: Vec<_> = FaultKind::ALL
-                .iter()
-                .filter(|_| dice.chance(share))
-                .map(|kind| (*kind, kind.weight()))
-                .collect();
-            if drawn.len() > 1 {
-                break drawn;
-            }
-        };
         let busy = dice.chance(0.5);
         let keys = dice.within(2..9);
         let heartbeat = Duration::from_millis(if slow_network { 200 } else { dice.within(60..150) });
-        World {
-            nodes: *dice.weighted(&[(3, 3), (5, 2)]),
+        let nodes = *dice.weighted(&[(1, 1), (3, 8), (4, 2), (5, 5), (7, 2)]);
+        let mut world = World {
+            nodes,
             network_latency: millis(1..longest),
             packet_loss: if dice.chance(0.3) { 0.01 } else { 0.0 },
+            datagrams: Datagrams::default(),
+            clocks: Vec::new(),
             write_latency: micros(10..100),
             sync_latency: if slow_disk { millis(2..25) } else { micros(200..2_000) },
             heartbeat,
             election: heartbeat * dice.within(4..8) as u32,
-            snapshot_entries: *dice.one_of(&[100, 300, 1_000, 5_000]),
+            snapshot_entries: *dice.one_of(&[30, 100, 300, 1_000, 5_000]),
+            limits: Limits::draw(seed),
             clients: dice.within(3..6) as u32,
             keys,
             think_time: if busy { millis(1..25) } else { millis(5..100) },
             patience: Duration::from_millis(dice.within(800..4_000)),
             workload: WorkloadMix::draw(seed, keys),
             faults_last: Duration::from_secs(dice.within(30..40)),
-            fault_pause: if dice.chance(0.5) { millis(300..1_500) } else { millis(1_000..5_000) },
-            fault_length: if dice.chance(0.5) { millis(100..2_000) } else { millis(500..6_000) },
-            faults,
+            fault_pause: millis(1_000..5_000),
+            fault_length: millis(500..6_000),
+            faults: Vec::new(),
+        };
+        world.draw_faults(&mut Dice::new(seed, "fault classes"));
+        world.draw_weather(&mut Dice::new(seed, "weather"));
+        world
+    }
+
+    /// Which faults, how often each, how close together: from a few in a calm sea to all of them in a storm.
+    fn draw_faults(&mut self, dice: &mut Dice) {
+        while self.faults.len() < 2 {
+            let share = *dice.one_of(&[0.08, 0.25, 0.5, 0.9]);
+            let mut drawn = |kind: &FaultKind| {
+                let often = *dice.one_of(&[1, 1, 1, 4]);
+                dice.chance(share).then_some((*kind, kind.weight() * often))
+            };
+            self.faults = FaultKind::ALL.iter().filter_map(&mut drawn).collect();
+        }
+        if self.nodes == 1 {
+            // Alone it would learn little.
+            self.faults.push((FaultKind::Newcomer, 8));
+        }
+        self.fault_pause = dice
+            .one_of(&[millis(300..1_500), millis(300..1_500), millis(1_000..5_000), millis(4_000..9_000)])
+            .clone();
+        self.fault_length = dice.one_of(&[millis(100..2_000), millis(500..6_000)]).clone();
+    }
+
+    fn draw_weather(&mut self, dice: &mut Dice) {
+        if dice.chance(0.4) {
+            let mut rate = || *dice.one_of(&[0.0, 0.02, 0.1]);
+            self.datagrams = Datagrams { loss: rate(), duplication: rate(), reordering: rate() };
+        }
+        if dice.chance(0.4) {
+            // Newcomers may have odd clocks, too.
+            self.clocks = (0..self.nodes + 3).map(|_| dice.within(800..1_250) as u32).collect();
+        }
+    }
+}
+
+impl Limits {
+    fn draw(seed: u64) -> Limits {
+        let mut dice = Dice::new(seed, "limits");
+        let most_sessions = if dice.chance(0.15) { dice.within(2..5) } else { 10_000 };
+        Limits {
+            sessions: most_sessions,
+            log_segment_bytes: *dice.one_of(&[256 << 10, 256 << 10, 512 << 10, 4 << 20]),
+            log_cache_bytes: *dice.one_of(&[64 << 10, 64 << 10, 1 << 20]),
+            requests_in_flight: if dice.chance(0.1) { 2 } else { 1_000 },
         }
     }
 }
@@ -142,6 +220,26 @@ impl fmt::Display for World {
             self.election,
             self.snapshot_entries
         )?;
+        writeln!(
+            f,
+            "{} sessions, log files of {} KiB, {} KiB of log in memory, {} requests at a time",
+            self.limits.sessions,
+            self.limits.log_segment_bytes >> 10,
+            self.limits.log_cache_bytes >> 10,
+            self.limits.requests_in_flight
+        )?;
+        if self.datagrams != Datagrams::default() {
+            writeln!(
+                f,
+                "datagrams: {:.0}% lost, {:.0}% doubled, {:.0}% overtaken",
+                self.datagrams.loss * 100.0,
+                self.datagrams.duplication * 100.0,
+                self.datagrams.reordering * 100.0
+            )?;
+        }
+        if !self.clocks.is_empty() {
+            writeln!(f, "clocks at {:?} thousandths of time", self.clocks)?;
+        }
         write!(
             f,
             "{} clients on {} keys, think {:?}, wait {:?}: {}",
@@ -150,7 +248,8 @@ impl fmt::Display for World {
         if self.faults.is_empty() {
             return Ok(());
         }
-        let kinds: Vec<&str> = self.faults.iter().map(|(kind, _)| kind.name()).collect();
+        let kinds: Vec<String> =
+            self.faults.iter().map(|(kind, weight)| format!("{} {weight}", kind.name())).collect();
         write!(
             f,
             "\nfaults for {:?}, one every {:?}, each {:?} long: {}",
@@ -179,6 +278,6 @@ mod tests {
             sizes.insert(world.nodes);
         }
         assert_eq!(kinds.len(), FaultKind::ALL.len());
-        assert_eq!(sizes, BTreeSet::from([3, 5]));
+        assert_eq!(sizes, BTreeSet::from([1, 3, 4, 5, 7]));
     }
 }

@@ -126,31 +126,3 @@ pub struct Counts {
     /// Times somebody outside changed what lies on it: flipped bits, restored images.
     pub tampered: u64,
 }
-
-/// A small generator of its own (splitmix64), so that a disk's faults depend on its seed alone.
-#[derive(Debug, Clone)]
-pub(super) struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Another generator that goes its own way.
-    pub fn split(&mut self) -> Dice {
-        Dice(self.roll())
-    }
-
-    /// A number in `0..=most`.
-    pub fn up_to(&mut self, most: u64) -> u64 {
-        if most == u64::MAX { self.roll() } else { self.roll() % (most + 1) }
-    }
-
-    pub fn chance(&mut self, probability: f64) -> bool {
-        probability > 0.0 && ((self.roll() >> 11) as f64 / (1u64 << 53) as f64) < probability
-    }
-}

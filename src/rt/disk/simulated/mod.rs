@@ -16,8 +16,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::DiskRef;
+use crate::rt::splitmix::SplitMix;
 use crate::rt::trace;
-use faults::Dice;
 pub use faults::{Counts, DiskCall, Fault, FaultRates, Hook, Latency, Operation};
 use mount::Mounted;
 use platter::Platter;
@@ -32,7 +32,8 @@ pub struct Image(Platter);
 
 struct State {
     platter: Platter,
-    dice: Dice,
+    /// Of its own, so that a disk's faults depend on its seed alone.
+    dice: SplitMix,
     /// Rises with every death of the process, so that its handles are known to be dead.
     life: u64,
     rates: FaultRates,
@@ -55,7 +56,7 @@ impl SimDisk {
     pub fn new(seed: u64) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
             platter: Platter::default(),
-            dice: Dice(seed),
+            dice: SplitMix::new(seed),
             life: 0,
             rates: FaultRates::default(),
             fail_next: Vec::new(),
@@ -121,6 +122,13 @@ impl SimDisk {
         let hit = (offset as usize) < inode.cached.len();
         state.counts.tampered += u64::from(hit);
         hit
+    }
+
+    /// What a file holds as the page cache shows it, unseen by anybody; `None`: there is no such file.
+    pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        let inode = state.platter.find(name).ok()?;
+        Some(state.platter.inodes[&inode].cached.clone())
     }
 
     /// An empty disk again; the process that used it is dead.

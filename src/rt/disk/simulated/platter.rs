@@ -10,7 +10,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::faults::Dice;
+use crate::rt::splitmix::SplitMix;
 
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -103,7 +103,7 @@ impl Inode {
     }
 
     /// The error was reported once; from now on the pages count as clean, whatever reached the platter.
-    pub fn fail_sync(&mut self, dice: &mut Dice) {
+    pub fn fail_sync(&mut self, dice: &mut SplitMix) {
         let shown = self.cached.clone();
         self.lose_power(if dice.chance(0.5) { Loss::Everything } else { Loss::AnySectors }, dice);
         self.cached = shown;
@@ -117,7 +117,7 @@ impl Inode {
         }
     }
 
-    fn lose_power(&mut self, loss: Loss, dice: &mut Dice) {
+    fn lose_power(&mut self, loss: Loss, dice: &mut SplitMix) {
         let pending = std::mem::take(&mut self.pending);
         let kept = match loss {
             Loss::Everything => 0,
@@ -159,7 +159,7 @@ enum Loss {
 }
 
 impl Loss {
-    fn draw(dice: &mut Dice) -> Loss {
+    fn draw(dice: &mut SplitMix) -> Loss {
         [Loss::Nothing, Loss::Everything, Loss::ATail, Loss::AnySectors][dice.up_to(3) as usize]
     }
 }
@@ -238,7 +238,7 @@ impl Platter {
     }
 
     /// The process died: what it wrote stays in the page cache, of what it was writing any beginning.
-    pub fn kill(&mut self, dice: &mut Dice) {
+    pub fn kill(&mut self, dice: &mut SplitMix) {
         for (_, (inode, offset, bytes)) in std::mem::take(&mut self.in_flight) {
             let written = dice.up_to(bytes.len() as u64) as usize;
             if written > 0
@@ -252,7 +252,7 @@ impl Platter {
     }
 
     /// Power failed: only what was synced is sure to be there again.
-    pub fn lose_power(&mut self, dice: &mut Dice) {
+    pub fn lose_power(&mut self, dice: &mut SplitMix) {
         self.kill(dice);
         let loss = Loss::draw(dice);
         for inode in self.inodes.values_mut() {

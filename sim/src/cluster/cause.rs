@@ -1,0 +1,50 @@
+//! What was done to a node that may make it end by itself: an end is excused by what really happened, never by what
+//! might have.
+
+use mokv::rt::disk::SimDisk;
+
+/// One thing that was done.
+pub struct Cause {
+    /// What, for the story.
+    pub words: String,
+    /// How it shows that it happened.
+    pub proof: Proof,
+}
+
+/// How a cause shows that it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It cannot show it: scenarios vouch for it.
+    Told,
+    /// The disk has answered more EIO than these.
+    Errors(u64),
+    /// The process died in the middle of a call: the disk has seen more deaths than these.
+    Deaths(u64),
+    /// The disk holds damage that the node must find, and must ask for a wipe; holds until the wipe.
+    Damage,
+}
+
+impl Cause {
+    /// Whether it explains why a node ended with these words.
+    pub fn explains(&self, disk: &SimDisk, reason: &str) -> bool {
+        match self.proof {
+            Proof::Damage => reason.contains("wipe"),
+            _ => self.has_happened(disk),
+        }
+    }
+
+    /// Whether it has come to pass.
+    pub fn has_happened(&self, disk: &SimDisk) -> bool {
+        match self.proof {
+            Proof::Told | Proof::Damage => true,
+            Proof::Errors(before) => disk.counts().errors > before,
+            Proof::Deaths(before) => deaths(disk) > before,
+        }
+    }
+}
+
+/// How often the process on a disk died.
+pub fn deaths(disk: &SimDisk) -> u64 {
+    let counts = disk.counts();
+    counts.kills + counts.power_losses
+}

@@ -1,0 +1,237 @@
+//! Deeds to disks: they fail, fill up, slow down, take power with them, lose or change what they hold.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mokv::rt;
+use mokv::rt::disk::{DiskCall, Fault, Image, Latency, Operation, SimDisk};
+use tokio::sync::oneshot;
+
+use super::cause::{Cause, Proof, deaths};
+use super::{Cluster, Power};
+
+impl Cluster {
+    /// The disk of a node, for faults that are aimed.
+    pub fn disk(&self, name: &str) -> SimDisk {
+        self.host(&mut self.state(), name).disk.clone()
+    }
+
+    /// What follows may make the node end by itself, whatever its disk says.
+    pub fn excuse(&self, name: &str, words: &str) {
+        self.blame(name, words, Proof::Told);
+    }
+
+    fn blame(&self, name: &str, words: &str, proof: Proof) {
+        self.host(&mut self.state(), name).causes.push(Cause { words: words.to_owned(), proof });
+    }
+
+    /// Undoes what was prepared against a node's disk.
+    pub fn mend_disk(&self, name: &str) {
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        host.disk.on_call(None);
+        host.disk.set_capacity(None);
+        // What happened already may still make the node end.
+        let disk = host.disk.clone();
+        host.causes.retain(|cause| cause.proof != Proof::Told && cause.has_happened(&disk));
+    }
+
+    /// One of the next syncs of the node's disk fails, and everything after it until the node is started again; the
+    /// node must stop by it.
+    pub fn fail_sync(&self, name: &str, nth: u64) {
+        self.fail_calls(name, "a sync of its disk failed", nth, true, |call| {
+            call.operation == Operation::Sync
+        });
+        self.run().fault("failed sync", format!("the sync number {nth} from now on {name}'s disk will fail"));
+    }
+
+    /// One of the next writes of the node's disk fails half-way, and everything after it until the node is started
+    /// again.
+    pub fn fail_write(&self, name: &str, nth: u64) {
+        self.fail_calls(name, "a write of its disk failed", nth, true, |call| {
+            call.operation == Operation::Write
+        });
+        self.run()
+            .fault("failed write", format!("the write number {nth} from now on {name}'s disk will fail"));
+    }
+
+    /// One of the next reads of the node's disk fails; the sectors behind it can be read again later.
+    pub fn fail_read(&self, name: &str, nth: u64) {
+        self.fail_calls(name, "a read of its disk failed", nth, false, |call| {
+            call.operation == Operation::Read
+        });
+        self.run().fault("failed read", format!("the read number {nth} from now on {name}'s disk will fail"));
+    }
+
+    /// The `nth` call that is meant answers EIO; if it is for good, all calls after it do.
+    fn fail_calls(
+        &self,
+        name: &str,
+        words: &str,
+        nth: u64,
+        for_good: bool,
+        mut meant: impl FnMut(&DiskCall) -> bool + Send + 'static,
+    ) {
+        let disk = self.disk(name);
+        self.blame(name, words, Proof::Errors(disk.counts().errors));
+        let mut left = nth;
+        let mut over = false;
+        disk.on_call(Some(Box::new(move |call| {
+            if over {
+                return Fault::None;
+            }
+            left -= u64::from(left > 0 && meant(call));
+            over = left == 0 && !for_good;
+            if left == 0 { Fault::Error } else { Fault::None }
+        })));
+    }
+
+    /// Power fails on a node's machine just before one of its next syncs. Resolves when it has.
+    pub async fn power_loss_at_sync(&self, name: &str, nth: u64) {
+        let mut left = nth;
+        let meant = move |call: &DiskCall| {
+            left -= u64::from(left > 0 && call.operation == Operation::Sync);
+            left == 0
+        };
+        if self.crash_at_call(name, Fault::PowerLossBefore, meant).await {
+            self.run().situation("power lost just before a sync");
+        }
+    }
+
+    /// The node dies, or its machine loses power, at the first call of its disk that is meant. Resolves when it has,
+    /// with whether it has: other faults may have come first.
+    ///
+    /// # Panics
+    /// If `crash` is a fault that nobody dies of.
+    pub async fn crash_at_call(
+        &self,
+        name: &str,
+        crash: Fault,
+        mut meant: impl FnMut(&DiskCall) -> bool + Send + 'static,
+    ) -> bool {
+        let loses_power = match crash {
+            Fault::PowerLossBefore | Fault::PowerLossAfter => true,
+            Fault::KillBefore | Fault::KillAfter => false,
+            Fault::None | Fault::Error | Fault::Full => panic!("nobody dies of {crash:?}"),
+        };
+        let (sender, struck) = oneshot::channel();
+        let mut sender = Some(sender);
+        let hook = move |call: &DiskCall| {
+            let strikes = sender.is_some()
+                && meant(call)
+                && sender.take().is_some_and(|sender| sender.send(()).is_ok());
+            if strikes { crash } else { Fault::None }
+        };
+        let disk = self.disk(name);
+        self.blame(name, "it died in the middle of a call", Proof::Deaths(deaths(&disk)));
+        disk.on_call(Some(Box::new(hook)));
+        // Whoever waits may be gone by then; the process must go with its disk all the same.
+        let (cluster, name) = (self.clone(), name.to_owned());
+        let finished = rt::spawn(async move {
+            // A hook that is replaced strikes no more.
+            let has_struck = struck.await.is_ok();
+            if has_struck && loses_power {
+                cluster.power_loss(&name);
+            } else if has_struck {
+                cluster.kill(&name);
+            }
+            has_struck
+        });
+        // It ends with the run at the latest.
+        finished.await.unwrap_or(false)
+    }
+
+    /// Makes a node's disk slower by this factor; 1: as fast as the world says.
+    pub fn slow_disk(&self, name: &str, factor: u32) {
+        let world = self.world();
+        let times = |range: &Range<Duration>| range.start * factor..range.end * factor;
+        self.disk(name).set_latency(Some(Latency {
+            read: Duration::ZERO..Duration::ZERO,
+            write: world.write_latency.clone(),
+            sync: times(&world.sync_latency),
+        }));
+        if factor > 1 {
+            self.run().fault("slow disk", format!("{name}'s disk is {factor} times slower"));
+        }
+    }
+
+    /// Leaves room for so many more bytes; `None`: for as many as one likes.
+    pub fn fill_disk(&self, name: &str, room: Option<u64>) {
+        let disk = self.disk(name);
+        let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
+        disk.set_capacity(room.map(|room| used + room));
+        if let Some(room) = room {
+            self.run().fault("full disk", format!("{name}'s disk has room for {room} bytes more"));
+        }
+    }
+
+    /// The disk comes back empty. The node must not run.
+    pub fn wipe(&self, name: &str) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        host.disk.wipe();
+        host.has_to_be_wiped = false;
+        host.installed.store(0, Ordering::Relaxed);
+        host.causes.retain(|cause| cause.proof != Proof::Damage);
+        host.disks += 1;
+        drop(state);
+        self.may_go(name);
+        self.run().fault("wiped disk", format!("{name}'s disk is empty"));
+    }
+
+    /// A bit of a file flips. The node must not run; once it finds the damage it has to ask for a wipe, and gets it.
+    pub fn flip_bit(&self, name: &str, file: &str, offset: u64, bit: u8) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        assert!(self.disk(name).flip(file, offset, bit), "{name} has no byte {offset} in {file}");
+        self.blame(name, "a bit of its disk flipped", Proof::Damage);
+        self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
+    }
+
+    /// A node's newest snapshot, if it can do without: there is an older one, and no snapshot that jumped a gap was
+    /// installed since that one.
+    pub fn snapshot_with_fallback(&self, name: &str) -> Option<String> {
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        let files = host.disk.files().into_iter().map(|file| file.0);
+        let snapshots: Vec<String> = files.filter(|file| file.ends_with(".snap")).collect();
+        let [.., older, newest] = snapshots.as_slice() else { return None };
+        // snapshot-TERM-INDEX.snap
+        let index = older.strip_suffix(".snap")?.rsplit('-').next()?;
+        let index = u64::from_str_radix(index, 16).ok()?;
+        (index >= host.installed.load(Ordering::Relaxed)).then(|| newest.clone())
+    }
+
+    /// A bit flips in a snapshot that the node can do without.
+    pub fn damage_snapshot(&self, name: &str, file: &str, offset: u64, bit: u8) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        if self.disk(name).flip(file, offset, bit) {
+            self.run()
+                .fault("damaged snapshot", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
+        }
+    }
+
+    /// The disk is what it was when the image was made. The node must not run; it has to be wiped in the end.
+    pub fn roll_back(&self, name: &str, image: &Image) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        self.disk(name).restore(image);
+        self.blame(name, "its disk was rolled back", Proof::Damage);
+        self.run().fault("rolled-back disk", format!("{name}'s disk is what it once was"));
+    }
+
+    /// The disk of a node that does not run is copied to another machine. Both have to be wiped in the end.
+    pub fn copy_disk(&self, name: &str, to: &str) {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        self.disk(to).restore(&self.disk(name).image());
+        for host in [name, to] {
+            self.blame(host, "its disk was copied and both run", Proof::Damage);
+        }
+        self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
+    }
+
+    /// Whether a node's disk was damaged and not wiped since.
+    pub fn is_damaged(&self, name: &str) -> bool {
+        self.host(&mut self.state(), name).causes.iter().any(|cause| cause.proof == Proof::Damage)
+    }
+}

@@ -1,0 +1,105 @@
+//! Deeds to links: cut, slow, reset; and to clocks, which are as far from a node's reach.
+
+use std::time::Duration;
+
+use mokv::rt::clock;
+use mokv::rt::net::weather::{self, DatagramRates};
+
+use super::Cluster;
+
+impl Cluster {
+    /// Cuts one direction.
+    pub fn cut(&self, from: &str, to: &str) {
+        if self.state().network.set_cut(from, to, true) {
+            self.run().link(from, to, true, &format!("nothing arrives from {from} at {to}"));
+        }
+    }
+
+    /// Makes one direction whole.
+    pub fn mend(&self, from: &str, to: &str) {
+        if self.state().network.set_cut(from, to, false) {
+            self.run().link(from, to, false, &format!("{from} reaches {to} again"));
+        }
+    }
+
+    /// Cuts both directions between a node and each of the others.
+    pub fn isolate(&self, name: &str) {
+        let others: Vec<String> = self.names().into_iter().filter(|other| other != name).collect();
+        self.split(&[name.to_owned()], &others);
+    }
+
+    /// Cuts both directions between two groups.
+    pub fn split(&self, one: &[String], other: &[String]) {
+        {
+            let mut state = self.state();
+            for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
+                for (from, to) in [(from, to), (to, from)] {
+                    if state.network.set_cut(from, to, true) {
+                        self.run().link(from, to, true, "");
+                    }
+                }
+            }
+        }
+        self.run().tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
+    }
+
+    /// Whether every link is whole and every node runs: a moment to do what the cluster can bear only then.
+    pub fn is_whole(&self) -> bool {
+        let state = self.state();
+        let is_well = |host: &super::Host| host.retired || host.power == super::Power::On;
+        !state.network.has_cuts() && state.nodes.values().all(is_well)
+    }
+
+    /// Makes one direction slower by so much; zero: as fast as the world says.
+    pub fn slow_link(&self, from: &str, to: &str, delay: Duration) {
+        let state = self.state();
+        weather::set_delay(state.network.address(from), state.network.address(to), delay);
+    }
+
+    /// Resets all connections between two hosts.
+    pub fn reset_connections(&self, one: &str, other: &str) {
+        let state = self.state();
+        weather::reset(state.network.address(one), state.network.address(other));
+    }
+
+    /// Resets all connections of a host.
+    pub fn reset_all_connections(&self, name: &str) {
+        let state = self.state();
+        let address = state.network.address(name);
+        state.network.addresses().into_iter().for_each(|other| weather::reset(address, other));
+    }
+
+    /// What happens to datagrams; `None`: what the world says.
+    pub fn set_datagrams(&self, rates: Option<DatagramRates>) {
+        let world = self.world();
+        weather::set_datagrams(rates.unwrap_or(DatagramRates {
+            loss: world.datagrams.loss,
+            duplication: world.datagrams.duplication,
+            reordering: world.datagrams.reordering,
+        }));
+    }
+
+    /// Makes all links whole and as fast as the world says.
+    pub fn heal_network(&self) {
+        {
+            for (from, to) in self.state().network.heal() {
+                self.run().link(&from, &to, false, "");
+            }
+            weather::clear_delays();
+        }
+        self.set_datagrams(None);
+        self.run().tell("all links are whole");
+    }
+
+    /// A node's clock runs at this rate from now on, in thousandths of time; `None`: as the world says.
+    pub fn set_clock_rate(&self, name: &str, per_mille: Option<u32>) {
+        let mut state = self.state();
+        let drawn = self.host(&mut state, name).clock;
+        clock::set_rate(state.network.id(name), per_mille.unwrap_or(drawn));
+    }
+
+    /// A node's clock leaps ahead.
+    pub fn leap_clock(&self, name: &str, by: Duration) {
+        clock::leap(self.state().network.id(name), by);
+    }
+}

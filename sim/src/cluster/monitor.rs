@@ -1,0 +1,188 @@
+//! Whoever watches over a cluster: asks nodes how they are, asks for things as an operator, and knows how many members
+//! may be missing before it would be the harness that destroys the data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use madsim::runtime::Handle;
+use mokv::client::{Client, NodeStatus, SettingsChange};
+use mokv::rt::{self, Instant};
+
+use super::network::dns_name;
+use super::{Cluster, Power, RPC_PORT, Shared};
+
+/// How often the monitor asks every node how it is.
+const MONITOR_PAUSE: Duration = Duration::from_millis(200);
+/// How long an operator waits for an answer.
+const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
+/// What was asked of a cluster may still happen this long after nobody waits for it any more; and an answer of a node
+/// about the time before it was wiped arrives within this.
+const SETTLING: Duration = Duration::from_secs(10);
+/// With fewer voters no disk may be lost.
+const FEWEST_VOTERS: usize = 3;
+
+/// A member that is being replaced or removed, or whose disk is lost: until it is a voter again with everything that
+/// was committed, nothing of the kind may happen to another.
+pub struct Missing {
+    name: String,
+    since: Instant,
+    /// What its log held when it was first seen as a voter again.
+    voter_at: Option<u64>,
+}
+
+impl Missing {
+    /// Whether it is this one.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name
+    }
+
+    fn is_over(&mut self, status: &NodeStatus) -> bool {
+        if rt::now() < self.since + SETTLING || !is_voter(status) {
+            return false;
+        }
+        let at = *self.voter_at.get_or_insert(status.last_log_index);
+        status.applied_index >= at
+    }
+}
+
+fn is_voter(status: &NodeStatus) -> bool {
+    ["leader", "follower", "candidate"].contains(&status.role.as_str())
+}
+
+impl Cluster {
+    /// Claims the one place for a member that is missing, for this one. False if the cluster could not bear it now.
+    pub fn may_lose(&self, name: &str) -> bool {
+        let mut state = self.state();
+        let voters = state.statuses.values().filter(|status| is_voter(status)).count();
+        if state.missing.is_some() || voters < FEWEST_VOTERS {
+            return false;
+        }
+        state.missing = Some(Missing { name: name.to_owned(), since: rt::now(), voter_at: None });
+        true
+    }
+
+    /// Asks a node how it is. `None`: it does not answer.
+    pub async fn status(&self, name: &str) -> Option<NodeStatus> {
+        let client = self.0.monitor_client.clone();
+        let address = format!("{}:{RPC_PORT}", dns_name(name));
+        let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
+        let status = monitor.spawn(Box::pin(async move { client.status(&address).await.ok() })).await;
+        let status = status.expect("the monitor lives as long as the run")?;
+        self.run().status(name, &status.role, status.term, status.committed_index, status.applied_index);
+        let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
+        if status.role == "leader" && !outsider {
+            let now = self.run().now();
+            self.run().with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
+        }
+        let is_damaged = self.is_here(name) && self.is_damaged(name);
+        let mut state = self.state();
+        let is_back = |missing: &mut Missing| missing.is(name) && !is_damaged && missing.is_over(&status);
+        if state.missing.take_if(is_back).is_some() {
+            self.run().tell(format!("{name} is a full member again"));
+        }
+        if state.nodes.get(name).is_some_and(|host| !host.retired) {
+            state.statuses.insert(name.to_owned(), status.clone());
+        }
+        Some(status)
+    }
+
+    /// Asks for something as an operator does; how it ended is told in the story, and whether it was granted.
+    pub async fn operate<T, F>(&self, what: &str, ask: impl FnOnce(Client) -> F) -> bool
+    where
+        T: Send + std::fmt::Debug + 'static,
+        F: Future<Output = Result<T, mokv::client::Error>> + Send + 'static,
+    {
+        let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
+        let answer = monitor.spawn(ask(self.0.monitor_client.with_timeout(OPERATOR_PATIENCE))).await;
+        let answer = answer.expect("the monitor lives as long as the run");
+        self.run().tell(format!("{what}: {answer:?}"));
+        answer.is_ok()
+    }
+
+    /// Changes the replicated bounds; [`Cluster::lift_bounds`] has to follow, and the common ending sees to it.
+    pub async fn configure_bounds(&self, change: SettingsChange) {
+        self.state().has_small_bounds = true;
+        let ask = |client: Client| async move { client.configure(change).await };
+        self.operate("small bounds", ask).await;
+    }
+
+    /// Makes the replicated bounds what the world says, if they may be anything else.
+    pub async fn lift_bounds(&self) {
+        if !self.state().has_small_bounds {
+            return;
+        }
+        let usual =
+            SettingsChange { max_sessions: Some(self.world().limits.sessions), max_store_bytes: Some(0) };
+        let ask = |client: Client| async move { client.configure(usual).await };
+        if self.operate("usual bounds", ask).await {
+            self.state().has_small_bounds = false;
+        }
+    }
+
+    /// The node that last said it leads, in the highest term, as far as the monitor knows.
+    pub fn last_known_leader(&self) -> Option<String> {
+        let state = self.state();
+        let leads = state.statuses.values().filter(|status| status.role == "leader");
+        leads.max_by_key(|status| status.term).map(|status| status.name.clone())
+    }
+
+    /// What a node said of itself last.
+    pub fn last_status(&self, name: &str) -> Option<NodeStatus> {
+        self.state().statuses.get(name).cloned()
+    }
+
+    /// What a node last said of its role.
+    pub fn last_known_role(&self, name: &str) -> Option<String> {
+        self.state().statuses.get(name).map(|status| status.role.clone())
+    }
+
+    /// Waits until a majority of the running nodes agree on a leader that is one of `among`; its name.
+    ///
+    /// # Errors
+    /// In words, if there is none within the bound.
+    pub async fn wait_for_leader(&self, among: &[String], within: Duration) -> Result<String, String> {
+        let before = rt::now();
+        loop {
+            let mut votes: BTreeMap<(u64, String), usize> = BTreeMap::new();
+            let mut said_so = None;
+            for name in among {
+                let Some(status) = self.status(name).await else { continue };
+                if status.role == "leader" {
+                    said_so = Some((status.term, status.name.clone())).max(said_so);
+                }
+                *votes.entry((status.term, status.leader_name)).or_default() += 1;
+            }
+            if let Some(leader) = said_so
+                && votes.get(&leader).is_some_and(|votes| *votes > among.len() / 2)
+            {
+                return Ok(leader.1);
+            }
+            if rt::now() - before > within {
+                return Err(format!("{} have no leader after {within:?}", among.join(", ")));
+            }
+            rt::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Asks every running node how it is, for ever.
+    pub fn watch(&self, cluster: Cluster) {
+        let looking = rt::task::spawn_guarded(crate::watch::watch(cluster.clone()));
+        let guard = rt::task::spawn_guarded(async move {
+            loop {
+                for name in cluster.running() {
+                    if cluster.power(&name) == Power::On {
+                        let cluster = cluster.clone();
+                        rt::spawn(async move {
+                            cluster.status(&name).await;
+                        });
+                    }
+                }
+                rt::sleep(MONITOR_PAUSE).await;
+            }
+        });
+        let mut state = self.state.lock().expect("no code panics while it holds this lock");
+        state.supervisors.extend([guard, looking]);
+    }
+}

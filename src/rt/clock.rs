@@ -1,0 +1,124 @@
+//! Clocks of simulated nodes that disagree: each may run fast or slow, and may leap ahead as that of a virtual
+//! machine does that was suspended.
+//!
+//! The simulator has one clock for all, so what a node sees of it is bent here, for the whole of [`super::time`]:
+//! what a node measures and what it waits for follow its own clock. The harness's own times are the true ones.
+
+use std::time::{Duration, Instant};
+
+#[cfg(madsim)]
+pub use world::{leap, set_rate, true_now};
+#[cfg(madsim)]
+pub(super) use world::{now, truth};
+
+const TRUE_RATE: u32 = 1_000;
+
+/// A node's clock since it was last set: so much of its own time has passed at so much of the true one.
+#[derive(Clone, Copy)]
+struct Clock {
+    truth: Instant,
+    local: Instant,
+    per_mille: u32,
+}
+
+impl Clock {
+    fn local(&self, truth: Instant) -> Instant {
+        let passed = truth.saturating_duration_since(self.truth);
+        self.local + scale(passed, self.per_mille, TRUE_RATE)
+    }
+
+    /// The first true time at which the node's clock shows `local`.
+    fn truth(&self, local: Instant) -> Instant {
+        let left = local.saturating_duration_since(self.local);
+        let left = scale(left, TRUE_RATE, self.per_mille) + Duration::from_nanos(2);
+        self.truth.checked_add(left).unwrap_or(local)
+    }
+}
+
+fn scale(time: Duration, times: u32, by: u32) -> Duration {
+    let nanos = time.as_nanos() * u128::from(times) / u128::from(by);
+    Duration::new((nanos / 1_000_000_000) as u64, (nanos % 1_000_000_000) as u32)
+}
+
+#[cfg(madsim)]
+mod world {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use madsim::task::NodeId;
+
+    use super::*;
+
+    thread_local!(static CLOCKS: RefCell<BTreeMap<NodeId, Clock>> = const { RefCell::new(BTreeMap::new()) });
+
+    /// The true time, wherever it is asked for.
+    #[allow(clippy::disallowed_methods)] // It is the simulator's clock.
+    pub fn true_now() -> Instant {
+        Instant::now()
+    }
+
+    /// From now on a node's clock runs at this rate; 1,000: as fast as time.
+    ///
+    /// # Panics
+    /// If the clock would stand still.
+    pub fn set_rate(node: NodeId, per_mille: u32) {
+        assert!(per_mille > 0, "a clock that stands still is no clock");
+        set(node, |clock| clock.per_mille = per_mille);
+    }
+
+    /// A node's clock leaps ahead: so much time has passed and nobody in the node had a chance to notice.
+    pub fn leap(node: NodeId, by: Duration) {
+        set(node, |clock| clock.local += by);
+    }
+
+    fn set(node: NodeId, change: impl FnOnce(&mut Clock)) {
+        let truth = true_now();
+        CLOCKS.with_borrow_mut(|clocks| {
+            let before = clocks.get(&node);
+            let mut clock = Clock {
+                truth,
+                local: before.map_or(truth, |clock| clock.local(truth)),
+                per_mille: before.map_or(TRUE_RATE, |clock| clock.per_mille),
+            };
+            change(&mut clock);
+            clocks.insert(node, clock);
+        });
+    }
+
+    fn here() -> Option<Clock> {
+        CLOCKS.with_borrow(|clocks| {
+            if clocks.is_empty() { None } else { clocks.get(&madsim::plugin::node()).copied() }
+        })
+    }
+
+    /// What the present node's clock shows.
+    pub fn now() -> Instant {
+        let truth = true_now();
+        here().map_or(truth, |clock| clock.local(truth))
+    }
+
+    /// When the present node's clock will show `local`.
+    pub fn truth(local: Instant) -> Instant {
+        here().map_or(local, |clock| clock.truth(local))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // Any instant will do.
+    fn whoever_waits_until_a_time_sees_it_on_the_clock_then_and_hardly_later() {
+        let begin = Instant::now();
+        for per_mille in [250, 800, 999, 1_000, 1_001, 1_250, 4_000] {
+            let clock = Clock { truth: begin, local: begin + Duration::from_secs(3), per_mille };
+            for nanos in [0, 1, 2, 999, 1_000_003, 7_000_000_011] {
+                let deadline = clock.local + Duration::from_nanos(nanos);
+                let shown = clock.local(clock.truth(deadline));
+                let late = shown.checked_duration_since(deadline).expect("nobody wakes too early");
+                assert!(late <= Duration::from_nanos(9), "{late:?} late at {per_mille}");
+            }
+        }
+    }
+}

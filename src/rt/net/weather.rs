@@ -1,0 +1,102 @@
+//! Bad weather on simulated links: some are slow, connections are reset, datagrams get lost, doubled or overtaken.
+//!
+//! The simulator knows one latency for all links and reliable connections only; what is missing is added here, between
+//! it and the nodes. What is cut altogether is told to [`super::partition`].
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::rt::splitmix::SplitMix;
+
+/// Probabilities, each from 0 to 1, of what may happen to a datagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DatagramRates {
+    /// It is lost.
+    pub loss: f64,
+    /// It arrives twice.
+    pub duplication: f64,
+    /// It leaves only after the next one.
+    pub reordering: f64,
+}
+
+/// What happens to one datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Lost,
+    Once,
+    Twice,
+    Overtaken,
+}
+
+struct State {
+    /// On top of the simulator's latency, by direction.
+    delays: BTreeMap<(IpAddr, IpAddr), Duration>,
+    /// How often the connections between two hosts were reset, the smaller address first.
+    resets: BTreeMap<(IpAddr, IpAddr), u64>,
+    datagrams: DatagramRates,
+    dice: SplitMix,
+}
+
+thread_local!(static STATE: RefCell<State> = RefCell::new(State {
+    delays: BTreeMap::new(),
+    resets: BTreeMap::new(),
+    datagrams: DatagramRates::default(),
+    dice: SplitMix::new(0),
+}));
+
+/// Seeds what is drawn here.
+pub fn seed(seed: u64) {
+    STATE.with_borrow_mut(|state| state.dice = SplitMix::new(seed));
+}
+
+/// Makes connections slower in one direction, by so much; zero: as fast as all others.
+pub fn set_delay(from: IpAddr, to: IpAddr, delay: Duration) {
+    STATE.with_borrow_mut(|state| {
+        state.delays.insert((from, to), delay);
+        state.delays.retain(|_, delay| !delay.is_zero());
+    });
+}
+
+/// All connections are as fast as the simulator makes them.
+pub fn clear_delays() {
+    STATE.with_borrow_mut(|state| state.delays.clear());
+}
+
+/// Resets all connections between two hosts, in both directions. They hear of it when they use them next.
+pub fn reset(one: IpAddr, other: IpAddr) {
+    STATE.with_borrow_mut(|state| *state.resets.entry(pair(one, other)).or_default() += 1);
+}
+
+/// What may happen to datagrams from now on.
+pub fn set_datagrams(rates: DatagramRates) {
+    STATE.with_borrow_mut(|state| state.datagrams = rates);
+}
+
+pub(super) fn delay(from: IpAddr, to: IpAddr) -> Duration {
+    STATE.with_borrow(|state| state.delays.get(&(from, to)).copied().unwrap_or_default())
+}
+
+pub(super) fn resets(one: IpAddr, other: IpAddr) -> u64 {
+    STATE.with_borrow(|state| state.resets.get(&pair(one, other)).copied().unwrap_or_default())
+}
+
+pub(super) fn fate() -> Fate {
+    STATE.with_borrow_mut(|state| {
+        let State { datagrams: rates, dice, .. } = state;
+        if dice.chance(rates.loss) {
+            Fate::Lost
+        } else if dice.chance(rates.duplication) {
+            Fate::Twice
+        } else if dice.chance(rates.reordering) {
+            Fate::Overtaken
+        } else {
+            Fate::Once
+        }
+    })
+}
+
+fn pair(one: IpAddr, other: IpAddr) -> (IpAddr, IpAddr) {
+    (one.min(other), one.max(other))
+}
