@@ -40,6 +40,14 @@ picture SEED SCENARIO="chaos":
 shrink SEED:
     cargo run -p mokv-sim --release -- shrink chaos {{ SEED }}
 
+# Runs the unit and property tests once with each planted bug (or with the named ones): none of them may notice.
+planted-units *NAMES:
+    sim/planted-units {{ NAMES }}
+
+# Plays chaos with each planted bug (or with the named ones) until it is caught.
+hunt *ARGS:
+    cargo run -p mokv-sim --release --features planted -- hunt {{ ARGS }}
+
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings

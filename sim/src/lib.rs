@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod markers;
 pub mod options;
 pub mod picture;
+pub mod planted;
 pub mod report;
 #[cfg(madsim)]
 pub mod run;

@@ -60,6 +60,12 @@ pub enum Command {
     /// Leaves out faults, clients, keys and time as long as the same judge complains, and prints what remains and the
     /// command that plays it.
     Shrink(One),
+    /// Hunt the planted bugs, each until chaos catches it
+    ///
+    /// Plays chaos with one bug of src/planted/bugs.rs at a time, in ranges of seeds that are far apart, and prints how
+    /// many seeds that took and who caught it. Results are kept; the same command goes on where it was broken off.
+    #[cfg(feature = "planted")]
+    Hunt(Hunt),
     /// Play scenarios: what happens without a command.
     #[command(skip)]
     Play(Play),
@@ -119,6 +125,30 @@ pub struct One {
     pub scenario: String,
     /// Which seed
     pub seed: u64,
+}
+
+/// Which planted bugs, and how far.
+#[cfg(feature = "planted")]
+#[derive(Debug, Clone, Args)]
+pub struct Hunt {
+    /// Only these bugs
+    #[arg(value_name = "NAME")]
+    pub bugs: Vec<String>,
+    /// Most seeds of a range
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub seeds_max: u64,
+    /// How many ranges of seeds, far apart from each other
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub ranges: u64,
+    /// Where results are kept; remove it after a change of the program
+    #[arg(long, value_name = "FILE", default_value = "target/hunt.jsonl")]
+    pub results: PathBuf,
+    /// Play a calm world with each bug instead: it must not be noticed there
+    #[arg(long)]
+    pub check: bool,
+    /// Tell what each bug breaks, and play nothing
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// One run as a page.

@@ -313,7 +313,13 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        let deadline = Deadline::after(self.timeout);
+        let reply = match options.if_revision {
+            Some(_) if planted::is("conditional-set-sent-again") && !self.inner.use_sessions => {
+                self.inner.command(&request, Resend::Safe, deadline).await?
+            }
+            _ => self.inner.named_write(request, deadline).await?,
+        };
         self.inner.saw(reply.revision);
         Ok(Written { revision: reply.revision })
     }
@@ -329,7 +335,13 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let reply = self.inner.named_write(request, Deadline::after(self.timeout)).await?;
+        let deadline = Deadline::after(self.timeout);
+        let reply = match self.inner.use_sessions {
+            false if planted::is("delete-sent-again") => {
+                self.inner.command(&request, Resend::Safe, deadline).await?
+            }
+            _ => self.inner.named_write(request, deadline).await?,
+        };
         self.inner.saw(reply.revision);
         Ok(Deleted { revision: reply.revision, existed: reply.existed })
     }

@@ -193,7 +193,7 @@ impl kv_server::Kv for Kv {
         let command = Command::Delete(log::Delete {
             key: request.key.into_bytes().into(),
             if_revision: request.if_revision,
-            session: session_write(request.session),
+            session: session_write(request.session).filter(|_| !planted::is("delete-drops-session")),
         });
         match self.execute(command, deadline).await?.answer {
             Answer::Deleted { revision, existed } => {

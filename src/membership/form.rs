@@ -8,7 +8,6 @@ use super::formation::{Formation, Formed, Refusal, Step, Waiting};
 use super::gossip::Gossip;
 use super::identity::{Identity, IdentityError};
 use super::joins::JoinAnswers;
-use crate::planted;
 use crate::rt::{self, Instant, watch};
 
 /// Details of what is waited for are repeated at most so often.
@@ -64,9 +63,6 @@ pub async fn form(
         let step = look(&formation, &mut answers);
         match step {
             Step::Pledge(pledge) => {
-                if planted::is("pledge-said-first") {
-                    say_pristine(gossip, intent, Some(pledge.clone()));
-                }
                 identity.pledge_to(pledge.clone()).await?;
                 say_pristine(gossip, intent, Some(pledge.clone()));
                 formation.pledge = Some(pledge);

@@ -167,12 +167,6 @@ pub const BUGS: &[Bug] = &[
         "the original Go mökv: restore never clears the map",
     ),
     rare(
-        "publish-not-awaited",
-        Area::Snapshot,
-        "a received snapshot counts before it has its name; the log is purged for a file that a crash takes away",
-        "rqlite #2747: snapshot store and state ahead of each other",
-    ),
-    rare(
         "oldest-snapshot-first",
         Area::Snapshot,
         "a start takes the older of two snapshots; after one that jumped a gap the log behind it is missing",
@@ -216,17 +210,11 @@ pub const BUGS: &[Bug] = &[
         "a follower forwards a set without its name; a retry is applied twice",
         "metadata lost at a proxy",
     ),
-    rare(
-        "sequence-reused",
+    bug(
+        "delete-drops-session",
         Area::Sessions,
-        "a client that gives a write up uses its sequence for the next one, which gets the other's answer",
+        "deletes lose their names on the way into the log; a retry is applied twice",
         "Ongaro's thesis, section 6.3",
-    ),
-    rare(
-        "retry-in-new-session",
-        Area::Sessions,
-        "a write in doubt whose session is gone is sent again under a new name, and is applied twice",
-        "Ongaro's thesis, section 6.3: expired sessions",
     ),
     // ---- reads ----
     bug(
@@ -340,42 +328,18 @@ pub const BUGS: &[Bug] = &[
         "peers are sought where the membership says, never where gossip says",
         "pods that restart with new addresses",
     ),
-    rare(
-        "identity-name-not-synced",
-        Area::Identity,
-        "changes of the identity are not durable; power takes the boot counter or the whole identity back",
-        "Pillai et al., OSDI 2014: rename without a sync of the directory",
-    ),
-    rare(
-        "pledge-said-first",
-        Area::Identity,
-        "a pledge is told before it is durable; after a crash the node may pledge to another set",
-        "a promise on volatile ground",
-    ),
     // ---- client ----
-    bug(
-        "resend-without-session",
+    rare(
+        "delete-sent-again",
         Area::Client,
-        "a write without a name is sent again after its first byte left, and is applied twice",
-        "etcd #18424 and #14890: the client's retries",
+        "a delete without a name counts as safe to repeat; the second takes away what was written in between",
+        "etcd #18424: the client repeats what is not idempotent",
     ),
-    bug(
-        "timeout-not-executed",
+    rare(
+        "conditional-set-sent-again",
         Area::Client,
-        "a request that was not answered in time is taken for not executed",
-        "Jepsen: indeterminate errors told as failures",
-    ),
-    bug(
-        "broken-connection-not-executed",
-        Area::Client,
-        "a request whose connection broke is taken for not executed",
-        "Jepsen: indeterminate errors told as failures",
-    ),
-    bug(
-        "doubt-forgotten",
-        Area::Client,
-        "a refusal of the second attempt is believed, though the first may have been executed",
-        "Jepsen: indeterminate errors told as failures",
+        "a conditional set without a name counts as safe to repeat; its own success fails the second attempt",
+        "etcd #14890 and #18424: the client repeats a guarded transaction",
     ),
     bug(
         "client-falls-back-to-stale",

@@ -20,20 +20,23 @@ pub struct Job {
     pub seed: u64,
     /// What is left out of the run, as `MOKV_REDUCE` says it; empty: nothing.
     pub reduction: String,
+    /// With which planted bug, if not with the one that the environment names.
+    pub planted: Option<&'static str>,
 }
 
 impl Job {
     /// A run that leaves out what the environment says.
     pub fn new(scenario: &'static str, seed: u64) -> Job {
-        Job { scenario, seed, reduction: std::env::var(reduction::VARIABLE).unwrap_or_default() }
+        let reduction = std::env::var(reduction::VARIABLE).unwrap_or_default();
+        Job { scenario, seed, reduction, planted: None }
     }
 
     /// What plays exactly this run again, from the top of the repository.
     pub fn command(&self) -> String {
-        let planted = std::env::var("MOKV_PLANTED");
-        let (variable, features) = match &planted {
-            Ok(name) => (format!("MOKV_PLANTED={name} "), "sim,planted"),
-            Err(_) => (String::new(), "sim"),
+        let of_environment = std::env::var("MOKV_PLANTED").ok();
+        let (variable, features) = match self.planted.or(of_environment.as_deref()) {
+            Some(name) => (format!("MOKV_PLANTED={name} "), "sim,planted"),
+            None => (String::new(), "sim"),
         };
         let reduced = match self.reduction.as_str() {
             "" => String::new(),
@@ -164,6 +167,9 @@ fn start(job: Job, how: How<'_>) -> Running {
         How::WithTimeline(file) => {
             command.arg("--timeline").arg(file);
         }
+    }
+    if let Some(name) = job.planted {
+        command.env("MOKV_PLANTED", name);
     }
     if !job.reduction.is_empty() {
         command.env(reduction::VARIABLE, &job.reduction);

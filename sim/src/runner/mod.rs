@@ -3,7 +3,7 @@
 //! The parent simulates nothing. A run that fails prints its seed, its world, what was violated in words, its last
 //! events and the exact command that plays it again.
 
-mod children;
+pub mod children;
 mod determinism;
 mod folders;
 mod pages;
@@ -56,6 +56,8 @@ fn carry_out(command: Command) -> ExitCode {
         Command::Sweep(options) => sweep::sweep(&options),
         Command::Report(options) => pages::report(&options),
         Command::Shrink(run) => shrink::shrink(&run),
+        #[cfg(feature = "planted")]
+        Command::Hunt(options) => crate::planted::hunt(&options),
     }
 }
 

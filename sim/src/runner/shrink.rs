@@ -47,7 +47,7 @@ pub fn shrink(run: &One) -> ExitCode {
 }
 
 fn play(seed: u64, reduction: &Reduction) -> Report {
-    let job = Job { scenario: CHAOS, seed, reduction: reduction.to_string() };
+    let job = Job { reduction: reduction.to_string(), ..Job::new(CHAOS, seed) };
     children::play_one(job, How::Quietly).report
 }
 
@@ -191,7 +191,7 @@ impl Attempts {
         println!("\nwhat happens then:");
         self.report.last_events.iter().for_each(|event| println!("  {event}"));
         self.report.findings.iter().take(3).for_each(|finding| println!("{finding}"));
-        let job = Job { scenario: CHAOS, seed: self.seed, reduction: self.best.to_string() };
+        let job = Job { reduction: self.best.to_string(), ..Job::new(CHAOS, self.seed) };
         println!("play it: {}", job.command());
     }
 }

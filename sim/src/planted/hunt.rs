@@ -1,0 +1,183 @@
+//! The hunt: chaos with one planted bug at a time, seed after seed, until a judge speaks or the range is over.
+//!
+//! A catch is a crash or a violated property. A judge that gave up is none, and neither is a bug of the harness.
+//! Results depend on the program: after a change of it the file of results is to be removed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use mokv::planted::{BUGS, Bug};
+
+use super::calm;
+use super::record::{Catch, Hunted, Record};
+use super::table::{self, Row};
+use crate::options::Hunt;
+use crate::report::{Report, Verdict};
+use crate::runner::children::{How, Job, at_a_time, play};
+use crate::scenarios;
+
+/// Between the first seeds of two ranges.
+const RANGES_APART: u64 = 1_000_000;
+
+/// Hunts, and shows what came of it. Fails if a bug was not caught, or was noticed where it should not be.
+pub fn hunt(options: &Hunt) -> ExitCode {
+    let bugs: Vec<&'static Bug> = if options.bugs.is_empty() {
+        BUGS.iter().collect()
+    } else {
+        BUGS.iter().filter(|bug| options.bugs.iter().any(|name| name == bug.name)).collect()
+    };
+    if let Some(unknown) = options.bugs.iter().find(|name| bugs.iter().all(|bug| bug.name != **name)) {
+        eprintln!("there is no planted bug '{unknown}'; `hunt --list` shows them");
+        return ExitCode::from(2);
+    }
+    let done = if options.list {
+        list(&bugs);
+        Ok(true)
+    } else if options.check {
+        Ok(check(&bugs))
+    } else {
+        hunt_all(&bugs, options)
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cannot keep the results in {}: {error}", options.results.display());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn list(bugs: &[&Bug]) {
+    for bug in bugs {
+        println!("{:<32} {:<10} {}: {}", bug.name, bug.area, bug.origin, bug.breaks);
+    }
+}
+
+fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> io::Result<bool> {
+    let mut record = Record::open(&options.results)?;
+    let mut rows = Vec::new();
+    for bug in bugs {
+        let mut ranges = Vec::new();
+        for range in 0..options.ranges {
+            let first_seed = 1 + range * RANGES_APART;
+            let hunted = match record.of(bug.name, first_seed) {
+                Some(known) if known.caught.is_some() || known.seeds >= options.seeds_max => known.clone(),
+                known => {
+                    let hunted = hunt_one(bug, first_seed, known.cloned(), options.seeds_max);
+                    record.add(hunted.clone())?;
+                    hunted
+                }
+            };
+            tell(&hunted);
+            ranges.push(hunted);
+        }
+        rows.push(Row { bug: bug.name, area: bug.area.to_string(), rare: bug.rare, ranges });
+    }
+    table::print(&rows);
+    Ok(rows.iter().all(|row| table::is_caught(&row.ranges)))
+}
+
+fn job(scenario: &'static str, seed: u64, planted: Option<&'static str>) -> Job {
+    Job { planted, ..Job::new(scenario, seed) }
+}
+
+/// Plays on in a range where it was left, until the bug is caught or the range is over.
+#[allow(clippy::disallowed_methods)] // The parent simulates nothing.
+fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max: u64) -> Hunted {
+    let started = Instant::now();
+    let (before, wall_before) = known.map_or((0, 0.0), |known| (known.seeds, known.wall_seconds));
+    let is_over = Cell::new(false);
+    let catches = RefCell::new(BTreeMap::new());
+    let mut seeds = (first_seed + before..first_seed + seeds_max).take_while(|_| !is_over.get());
+    let next = || seeds.next().map(|seed| job(scenarios::CHAOS, seed, Some(bug.name)));
+    play(at_a_time(), How::Quietly, next, |job, outcome| {
+        if let Some(catch) = catch(job.seed, &outcome.report) {
+            is_over.set(true);
+            catches.borrow_mut().insert(job.seed, catch);
+        }
+    });
+    // Seeds that ran beside the first catch do not count.
+    let caught = catches.into_inner().into_values().next();
+    Hunted {
+        bug: bug.name.into(),
+        first_seed,
+        seeds: caught.as_ref().map_or(seeds_max.max(before), |catch| catch.seed - first_seed + 1),
+        wall_seconds: wall_before + started.elapsed().as_secs_f64(),
+        caught,
+    }
+}
+
+fn tell(hunted: &Hunted) {
+    match &hunted.caught {
+        Some(Catch { seed, judge, words }) => {
+            let first_line = words.lines().next().unwrap_or_default();
+            println!(
+                "{}: caught by seed {seed} after {} seeds: {judge}: {first_line}",
+                hunted.bug, hunted.seeds
+            );
+        }
+        None => println!("{}: not caught by {} seeds from {}", hunted.bug, hunted.seeds, hunted.first_seed),
+    }
+}
+
+/// What of a report is a catch.
+fn catch(seed: u64, report: &Report) -> Option<Catch> {
+    if !matches!(report.verdict, Verdict::Crashed | Verdict::Violated | Verdict::NotLive) {
+        return None;
+    }
+    let mut findings = report.findings.iter().filter(|finding| !finding.starts_with("undecided: "));
+    let finding = findings.next().map_or("it left no words", String::as_str);
+    let of_a_judge = finding.strip_prefix("violated: ").or_else(|| finding.strip_prefix("not live: "));
+    let (judge, words) = match of_a_judge.and_then(|finding| finding.split_once(": ")) {
+        Some((judge, words)) if report.verdict != Verdict::Crashed => (judge, words),
+        _ => ("crash", finding),
+    };
+    Some(Catch { seed, judge: judge.into(), words: words.into() })
+}
+
+/// Plays the calm world with each bug.
+fn check(bugs: &[&'static Bug]) -> bool {
+    let planted = std::iter::once(None).chain(bugs.iter().map(|bug| Some(bug.name)));
+    let seeds = 1..calm::SCENARIO.seeds + 1;
+    let mut jobs = planted.flat_map(|planted| seeds.clone().map(move |seed| job(calm::NAME, seed, planted)));
+    let mut noticed: BTreeMap<&str, String> = BTreeMap::new();
+    play(
+        at_a_time(),
+        How::Quietly,
+        || jobs.next(),
+        |job, outcome| {
+            if outcome.report.verdict != Verdict::Passed {
+                let words = outcome.report.findings.first().cloned().unwrap_or_default();
+                println!("{} seed {}: {words}", job.planted.unwrap_or("no bug"), job.seed);
+                noticed.insert(job.planted.unwrap_or("no bug"), words);
+            }
+        },
+    );
+    println!("{} of {} planted bugs pass a calm day", bugs.len() - noticed.len().min(bugs.len()), bugs.len());
+    noticed.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(verdict: Verdict, findings: &[&str]) -> Report {
+        let findings = findings.iter().map(ToString::to_string).collect();
+        Report { verdict, findings, ..Report::crashed("chaos", 7, String::new(), Vec::new()) }
+    }
+
+    #[test]
+    fn a_catch_names_its_judge_and_a_judge_that_gave_up_is_none() {
+        assert_eq!(catch(7, &report(Verdict::Passed, &[])), None);
+        assert_eq!(catch(7, &report(Verdict::HarnessError, &["undecided: linearizability: too long"])), None);
+        let violated = ["undecided: linearizability: too long", "violated: durability: gone: all"];
+        let caught = catch(7, &report(Verdict::Violated, &violated)).unwrap();
+        assert_eq!((caught.judge.as_str(), caught.words.as_str()), ("durability", "gone: all"));
+        let caught = catch(7, &report(Verdict::Crashed, &["panicked at src/map.rs:1: oh"])).unwrap();
+        assert_eq!((caught.seed, caught.judge.as_str()), (7, "crash"));
+    }
+}
