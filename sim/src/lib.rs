@@ -32,7 +32,6 @@ pub mod logs;
 pub mod markers;
 pub mod options;
 pub mod picture;
-#[cfg(madsim)]
 pub mod planted;
 pub mod report;
 #[cfg(madsim)]

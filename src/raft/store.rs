@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bytes::Bytes;
 use mokv_proto::log;
 use openraft::EntryPayload;
 use tokio::sync::oneshot;

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use mokv::planted::{BUGS, Bug};
 
+use super::calm;
 use super::record::{Catch, Hunted, Record};
-use super::{calm, table};
+use super::table::{self, Row};
 use crate::options::Hunt;
 use crate::report::{Report, Verdict};
 use crate::runner::children::{How, Job, at_a_time, play};
@@ -23,7 +24,15 @@ const RANGES_APART: u64 = 1_000_000;
 
 /// Hunts, and shows what came of it. Fails if a bug was not caught, or was noticed where it should not be.
 pub fn hunt(options: &Hunt) -> ExitCode {
-    let bugs = if options.bugs.is_empty() { BUGS.iter().collect() } else { options.bugs.clone() };
+    let bugs: Vec<&'static Bug> = if options.bugs.is_empty() {
+        BUGS.iter().collect()
+    } else {
+        BUGS.iter().filter(|bug| options.bugs.iter().any(|name| name == bug.name)).collect()
+    };
+    if let Some(unknown) = options.bugs.iter().find(|name| bugs.iter().all(|bug| bug.name != **name)) {
+        eprintln!("there is no planted bug '{unknown}'; `hunt --list` shows them");
+        return ExitCode::from(2);
+    }
     let done = if options.list {
         list(&bugs);
         Ok(true)
@@ -66,10 +75,10 @@ fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> io::Result<bool> {
             tell(&hunted);
             ranges.push(hunted);
         }
-        rows.push((*bug, ranges));
+        rows.push(Row { bug: bug.name, area: bug.area.to_string(), rare: bug.rare, ranges });
     }
     table::print(&rows);
-    Ok(rows.iter().all(|(_, ranges)| table::is_caught(ranges)))
+    Ok(rows.iter().all(|row| table::is_caught(&row.ranges)))
 }
 
 fn job(scenario: &'static str, seed: u64, planted: Option<&'static str>) -> Job {

@@ -4,13 +4,12 @@
 //! it: what shows on a fair day needs no chaos. `hunt` plays, `record` keeps the results in a file, so that a hunt may
 //! be broken off and taken up again, `table` shows them.
 
+#[cfg(madsim)]
 pub mod calm;
-#[cfg(feature = "planted")]
+#[cfg(all(madsim, feature = "planted"))]
 mod hunt;
-#[cfg(feature = "planted")]
-mod record;
-#[cfg(feature = "planted")]
-mod table;
+pub mod record;
+pub mod table;
 
-#[cfg(feature = "planted")]
+#[cfg(all(madsim, feature = "planted"))]
 pub use hunt::hunt;

@@ -2,30 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use mokv::planted::Bug;
-
 use super::record::Hunted;
 
-/// Prints a row for each bug: what came of it in each range.
-pub fn print(rows: &[(&Bug, Vec<Hunted>)]) {
+/// A bug, and what came of it in each range.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its name.
+    pub bug: &'static str,
+    /// Where it sits.
+    pub area: String,
+    /// Whether it needs a rare sequence of events.
+    pub rare: bool,
+    /// The ranges.
+    pub ranges: Vec<Hunted>,
+}
+
+/// Prints a row for each bug.
+pub fn print(rows: &[Row]) {
     println!(
         "\n{:<32} {:<10} {:<5} {:>7} {:>7} {:>8}  caught by",
         "bug", "area", "rare", "median", "worst", "wall s"
     );
-    for (bug, ranges) in rows {
+    for Row { bug, area, rare, ranges } in rows {
         let (median, worst) = seeds(ranges);
         let wall: f64 = ranges.iter().map(|range| range.wall_seconds).sum();
         let judges: BTreeSet<&str> =
             ranges.iter().filter_map(|range| range.caught.as_ref()).map(|catch| &*catch.judge).collect();
         println!(
-            "{:<32} {:<10} {:<5} {median:>7} {worst:>7} {wall:>8.0}  {}",
-            bug.name,
-            bug.area,
-            if bug.rare { "rare" } else { "" },
+            "{bug:<32} {area:<10} {:<5} {median:>7} {worst:>7} {wall:>8.0}  {}",
+            if *rare { "rare" } else { "" },
             judges.into_iter().collect::<Vec<_>>().join(", ")
         );
     }
-    let all = rows.iter().filter(|(_, ranges)| is_caught(ranges)).count();
+    let all = rows.iter().filter(|row| is_caught(&row.ranges)).count();
     println!("\n{all} of {} planted bugs caught in every range", rows.len());
 }
 
