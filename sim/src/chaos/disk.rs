@@ -159,6 +159,10 @@ pub async fn rolled_back_disk(strike: &mut Strike) {
             return;
         }
     }
+    // It was a whole member all the while, and now will not be.
+    if !strike.cluster.may_lose(&victim) {
+        return;
+    }
     strike.cluster.kill(&victim);
     strike.cluster.roll_back(&victim, &image);
     strike.come_back(&victim, Duration::ZERO).await;

@@ -226,6 +226,8 @@ impl Cluster {
         self.disk(to).restore(&self.disk(name).image());
         for host in [name, to] {
             self.blame(host, "its disk was copied and both run", Proof::Damage);
+            // From now on there are two that promise in one name.
+            self.tampered(host);
         }
         self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
     }

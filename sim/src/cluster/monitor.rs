@@ -26,8 +26,8 @@ const FEWEST_VOTERS: usize = 3;
 pub struct Missing {
     name: String,
     since: Instant,
-    /// What its log held when it was first seen as a voter again.
-    voter_at: Option<u64>,
+    /// What the leader's log held when the member was first seen to follow it again.
+    to_reach: Option<u64>,
 }
 
 impl Missing {
@@ -36,12 +36,16 @@ impl Missing {
         self.name == name
     }
 
-    fn is_over(&mut self, status: &NodeStatus) -> bool {
-        if rt::now() < self.since + SETTLING || !is_voter(status) {
+    /// Whether it votes and has what the leader had. Its own word is not enough: a removed node and one whose disk was
+    /// rolled back both believe that they are followers, but no leader speaks to them.
+    fn is_over(&mut self, status: &NodeStatus, leader: Option<&NodeStatus>) -> bool {
+        let Some(leader) = leader else { return false };
+        let follows = status.term == leader.term && status.leader_id == leader.node_id;
+        if rt::now() < self.since + SETTLING || !is_voter(status) || !follows {
             return false;
         }
-        let at = *self.voter_at.get_or_insert(status.last_log_index);
-        status.applied_index >= at
+        let to_reach = *self.to_reach.get_or_insert(leader.last_log_index);
+        status.applied_index >= to_reach
     }
 }
 
@@ -49,15 +53,21 @@ fn is_voter(status: &NodeStatus) -> bool {
     ["leader", "follower", "candidate"].contains(&status.role.as_str())
 }
 
+/// Who last said that it leads, in the highest term.
+fn leader_of(statuses: &BTreeMap<String, NodeStatus>) -> Option<&NodeStatus> {
+    statuses.values().filter(|status| status.role == "leader").max_by_key(|status| status.term)
+}
+
 impl Cluster {
-    /// Claims the one place for a member that is missing, for this one. False if the cluster could not bear it now.
+    /// Claims the one place for a member that is missing, for this one, or claims it anew. False if the cluster could not
+    /// bear it now.
     pub fn may_lose(&self, name: &str) -> bool {
         let mut state = self.state();
         let voters = state.statuses.values().filter(|status| is_voter(status)).count();
-        if state.missing.is_some() || voters < FEWEST_VOTERS {
+        if state.missing.as_ref().is_some_and(|missing| !missing.is(name)) || voters < FEWEST_VOTERS {
             return false;
         }
-        state.missing = Some(Missing { name: name.to_owned(), since: rt::now(), voter_at: None });
+        state.missing = Some(Missing { name: name.to_owned(), since: rt::now(), to_reach: None });
         true
     }
 
@@ -76,7 +86,10 @@ impl Cluster {
         }
         let is_damaged = self.is_here(name) && self.is_damaged(name);
         let mut state = self.state();
-        let is_back = |missing: &mut Missing| missing.is(name) && !is_damaged && missing.is_over(&status);
+        let leader = leader_of(&state.statuses).cloned();
+        let is_back = |missing: &mut Missing| {
+            missing.is(name) && !is_damaged && missing.is_over(&status, leader.as_ref())
+        };
         if state.missing.take_if(is_back).is_some() {
             self.run().tell(format!("{name} is a full member again"));
         }
@@ -121,9 +134,7 @@ impl Cluster {
 
     /// The node that last said it leads, in the highest term, as far as the monitor knows.
     pub fn last_known_leader(&self) -> Option<String> {
-        let state = self.state();
-        let leads = state.statuses.values().filter(|status| status.role == "leader");
-        leads.max_by_key(|status| status.term).map(|status| status.name.clone())
+        leader_of(&self.state().statuses).map(|status| status.name.clone())
     }
 
     /// What a node said of itself last.

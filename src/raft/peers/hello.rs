@@ -118,6 +118,17 @@ impl Gate {
         &self.me
     }
 
+    /// Checks a peer again that was let in before. Meanwhile it may have been removed, or a later start of its data
+    /// directory may have been seen: its connection then ends, and the next hello tells it why.
+    ///
+    /// # Errors
+    /// [`HelloError::Refused`].
+    pub fn admit_again(&self, peer: &Dialer) -> Result<(), HelloError> {
+        let me = &self.me;
+        let admitted = self.admit(PROTOCOL, &me.cluster_id, peer.node_id, peer.boot, peer.incarnation);
+        admitted.map_err(|refusal| HelloError::Refused(refusal.reason))
+    }
+
     /// Checks what the other side says of itself.
     fn admit(
         &self,
@@ -227,6 +238,10 @@ pub struct Dialer {
     pub name: String,
     /// What the connection is for.
     pub channel: Channel,
+    /// Its boot counter.
+    pub boot: u64,
+    /// Drawn at the start of its process.
+    pub incarnation: u64,
 }
 
 /// Answers the hello on a connection whose first byte was read.
@@ -285,7 +300,13 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     };
     send(reader.get_mut(), &accepted).await?;
     verdict.map_err(|refusal| HelloError::Refused(refusal.reason))?;
-    Ok(Dialer { node_id: hello.from, channel: hello.channel(), name: hello.from_name })
+    Ok(Dialer {
+        node_id: hello.from,
+        channel: hello.channel(),
+        name: hello.from_name,
+        boot: hello.boot,
+        incarnation: hello.incarnation,
+    })
 }
 
 fn nonce() -> Bytes {
@@ -324,6 +345,21 @@ mod tests {
 
     fn gate(me: Me) -> Gate {
         Gate::new(me, |id| id == 666)
+    }
+
+    #[test]
+    fn who_was_let_in_is_checked_again() {
+        let removed = std::sync::Arc::new(Mutex::new(false));
+        let seen = removed.clone();
+        let gate = Gate::new(me(1, None), move |_| *seen.lock().unwrap());
+        let peer =
+            Dialer { node_id: 2, name: "n2".into(), channel: Channel::Control, boot: 3, incarnation: 9 };
+        gate.admit_again(&peer).unwrap();
+        *removed.lock().unwrap() = true;
+        assert!(gate.admit_again(&peer).unwrap_err().to_string().contains("removed"));
+        *removed.lock().unwrap() = false;
+        gate.admit_again(&Dialer { boot: 4, incarnation: 10, ..peer.clone() }).unwrap();
+        assert!(gate.admit_again(&peer).unwrap_err().to_string().contains("rolled back"));
     }
 
     /// Lets `from` dial `gate` and returns what both conclude.

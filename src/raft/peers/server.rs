@@ -66,6 +66,7 @@ pub async fn serve<H: Handler>(
             Some(response) = handled.next(), if !handled.is_empty() => put_frame(&mut answers, &response),
             request = reader.next::<raft::Request>(), if handled.len() < max_handled => {
                 let Some(raft::Request { id, body }) = request? else { return Ok(()) };
+                gate.admit_again(&peer)?;
                 match body {
                     Some(body) => handled.push(handler.handle(&mut session, body).map(move |body| {
                         raft::Response { id, body: Some(body) }
