@@ -40,7 +40,7 @@ fn a_panic_where_entries_are_applied_ends_the_node() {
     let endpoint = config.advertised_rpc();
     common::run(async {
         let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
-        let options = Options { observer: Some(Arc::new(Bomb)) };
+        let options = Options { observer: Some(Arc::new(Bomb)), ..Options::default() };
         let node = mokv::rt::spawn(node::run(config, disk, options, std::future::pending()));
         let client = Client::builder().endpoints([&endpoint]).timeout(PATIENCE).build().unwrap();
         client.set("harmless", "value", WriteOptions::default()).await.unwrap();

@@ -27,6 +27,9 @@ const MAX_PEERS: usize = 256;
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Two members compare what they know so often.
 pub(super) const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
+/// A node without a cluster repeats the questions of an attempt so often: one lost datagram makes a name seem silent, and
+/// one silent name the whole attempt worth nothing.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The names resolved for one attempt.
 #[derive(Debug, Default)]
@@ -37,6 +40,7 @@ pub(super) struct Resolved(pub(super) BTreeMap<String, Vec<SocketAddr>>);
 pub(super) enum Due {
     Swim(Timer),
     Exchange,
+    AskAgain { attempt: u64 },
 }
 
 /// A node that this one has heard of.
@@ -183,6 +187,13 @@ impl Conversation {
                 self.say(Kind::Ask, 0, address, None);
             }
         }
+        self.ask_again_soon();
+    }
+
+    fn ask_again_soon(&mut self) {
+        if matches!(self.me.state, State::Pristine { .. }) && !self.questions.is_empty() {
+            self.schedule.push((ASK_AGAIN_AFTER, Due::AskAgain { attempt: self.answers.attempt }));
+        }
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -198,6 +209,16 @@ impl Conversation {
                 }
                 self.drain_swim();
             }
+            // A later attempt has questions of its own.
+            Due::AskAgain { attempt } if attempt == self.answers.attempt => {
+                let open: Vec<(u64, SocketAddr)> =
+                    self.questions.iter().map(|(nonce, (_, address))| (*nonce, *address)).collect();
+                for (nonce, address) in open {
+                    self.say(Kind::Ask, nonce, address, None);
+                }
+                self.ask_again_soon();
+            }
+            Due::AskAgain { .. } => {}
             Due::Exchange => {
                 if !self.known.is_empty() {
                     let index = random::below(self.known.len() as u64) as usize;

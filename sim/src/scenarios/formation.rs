@@ -7,11 +7,11 @@ use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
-use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes};
+use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::run::Run;
-use crate::world::World;
+use crate::world::{Datagrams, World};
 
 /// Two of three expected nodes never form a cluster, however long the third is silent.
 pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
@@ -30,6 +30,15 @@ pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
     }
     cluster.start("n3");
     cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    Ok(cluster)
+}
+
+/// Seven nodes find each other although many datagrams are lost: an answer that does not come is asked for again, instead
+/// of making the whole attempt worth nothing.
+pub async fn forming_under_loss(run: Arc<Run>) -> Result<Cluster, String> {
+    let datagrams = Datagrams { loss: 0.25, duplication: 0.1, reordering: 0.1 };
+    let (cluster, leader) = formed(&run, World { datagrams, ..World::calm(7) }).await?;
+    wait_for_members(&cluster, &leader, "that all seven are members", |members| members.len() == 7).await?;
     Ok(cluster)
 }
 
@@ -135,6 +144,31 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start("n4");
     wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
         members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
+    })
+    .await?;
+    Ok(cluster)
+}
+
+/// A member is removed while it runs: it hears of it over connections that it has had all along, sets its data aside and
+/// comes back as a new node.
+pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 30).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?.node_id;
+    // With a vote behind it, it has connections of its own to everybody.
+    cluster.isolate(&name);
+    rt::sleep(Duration::from_secs(3)).await;
+    cluster.heal_network();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    cluster.may_go(&name);
+    let asked = name.clone();
+    let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    ensure(removed == Ok(old), || format!("the removal of {name} (id {old}) was {removed:?}"))?;
+    run.fault("removed member", format!("{name} is removed while it runs"));
+    wait_for_members(&cluster, &leader, &format!("that {name} came back as a new node"), |members| {
+        members.iter().any(|(member, id, learner)| *member == name && !learner && *id != old)
     })
     .await?;
     Ok(cluster)

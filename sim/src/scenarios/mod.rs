@@ -179,6 +179,12 @@ pub const ALL: &[Scenario] = &[
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),
     scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),
     scenario!(
+        "forming-under-loss",
+        3,
+        formation::forming_under_loss,
+        "seven nodes form a cluster although a quarter of their datagrams is lost"
+    ),
+    scenario!(
         "power-losses-while-forming",
         5,
         formation::power_losses_while_forming,
@@ -187,6 +193,12 @@ pub const ALL: &[Scenario] = &[
     scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
+    scenario!(
+        "removed-alive",
+        3,
+        formation::removed_alive,
+        "a member that is removed while it runs hears of it and comes back as a new one"
+    ),
     scenario!(
         "removal-needs-a-majority",
         2,
