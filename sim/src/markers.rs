@@ -44,7 +44,6 @@ pub const ALL: &[Marker] = &[
     chaos("log stopped by a failed write or sync", "the disk failed, and the node stopped for it"),
     chaos("segment rolled", "the log went on in a new segment"),
     chaos("segment retired", "a segment whose entries were purged was given up"),
-    scenario("power lost while a segment was rolled", "a machine lost power between two segments of its log"),
     chaos("log conflict truncated", "a follower threw away entries that another leader had overruled"),
     scenario(
         "fallback to an older snapshot",
