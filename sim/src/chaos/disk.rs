@@ -30,6 +30,8 @@ pub async fn full_disk(strike: &mut Strike) {
     strike.cluster.fill_disk(&victim, Some(ROOM));
     strike.last().await;
     strike.cluster.fill_disk(&victim, None);
+    // It may have refused to start meanwhile.
+    strike.come_back(&victim, Duration::ZERO).await;
 }
 
 /// A sync fails, and the node stops by it.

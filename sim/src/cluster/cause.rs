@@ -20,6 +20,8 @@ pub enum Proof {
     Errors(u64),
     /// The process died in the middle of a call: the disk has seen more deaths than these.
     Deaths(u64),
+    /// The disk has no room: a node may refuse to start for want of it, and a running one may not end by it.
+    Full,
     /// The disk holds damage that the node must find, and must ask for a wipe; holds until the wipe.
     Damage,
 }
@@ -29,14 +31,22 @@ impl Cause {
     pub fn explains(&self, disk: &SimDisk, reason: &str) -> bool {
         match self.proof {
             Proof::Damage => reason.contains("wipe"),
+            Proof::Full => {
+                reason.starts_with("cannot open the data of this node") && reason.contains("the disk is full")
+            }
             _ => self.has_happened(disk),
         }
+    }
+
+    /// Whether it explains as many ends as there are, and not one only.
+    pub fn lasts(&self) -> bool {
+        matches!(self.proof, Proof::Damage | Proof::Full)
     }
 
     /// Whether it has come to pass.
     pub fn has_happened(&self, disk: &SimDisk) -> bool {
         match self.proof {
-            Proof::Told | Proof::Damage => true,
+            Proof::Told | Proof::Damage | Proof::Full => true,
             Proof::Errors(before) => disk.counts().errors > before,
             Proof::Deaths(before) => deaths(disk) > before,
         }

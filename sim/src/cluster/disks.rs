@@ -9,7 +9,8 @@ use mokv::rt::disk::{DiskCall, Fault, Image, Latency, Operation, SimDisk};
 use tokio::sync::oneshot;
 
 use super::cause::{Cause, Proof, deaths};
-use super::{Cluster, Power};
+use super::network::dns_name;
+use super::{Cluster, GOSSIP_PORT, Power};
 
 impl Cluster {
     /// The disk of a node, for faults that are aimed.
@@ -162,6 +163,7 @@ impl Cluster {
         let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
         disk.set_capacity(room.map(|room| used + room));
         if let Some(room) = room {
+            self.blame(name, "its disk is full", Proof::Full);
             self.run().fault("full disk", format!("{name}'s disk has room for {room} bytes more"));
         }
     }
@@ -169,10 +171,13 @@ impl Cluster {
     /// The disk comes back empty. The node must not run.
     pub fn wipe(&self, name: &str) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        let here = self.names().iter().map(|name| format!("{}:{GOSSIP_PORT}", dns_name(name))).collect();
         let mut state = self.state();
         let host = self.host(&mut state, name);
         host.disk.wipe();
         host.has_to_be_wiped = false;
+        // Whoever replaces a disk points the node at the cluster as it is now, which may have grown.
+        host.config.start_join_addrs = here;
         host.installed.store(0, Ordering::Relaxed);
         host.causes.retain(|cause| cause.proof != Proof::Damage);
         host.disks += 1;

@@ -291,7 +291,7 @@ impl Cluster {
         host.life += 1;
         let disk = host.disk.clone();
         let lasts = |cause: &Cause| match cause.proof {
-            Proof::Told | Proof::Damage => true,
+            Proof::Told | Proof::Damage | Proof::Full => true,
             // It struck while the node went down anyway.
             Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
         };
@@ -357,9 +357,8 @@ impl Cluster {
         let cause = known.map(|known| host.causes[known].words.clone());
         if let Some(known) = known {
             host.disk.on_call(None);
-            if host.causes[known].proof == Proof::Damage {
-                host.has_to_be_wiped = true;
-            } else {
+            host.has_to_be_wiped |= host.causes[known].proof == Proof::Damage;
+            if !host.causes[known].lasts() {
                 host.causes.remove(known);
             }
         }
