@@ -148,7 +148,10 @@ impl Life {
             raft::start(node_id, &timing, log.clone(), snapshots.clone(), peers, store).await.map_err(
                 |reason| NodeError::Failed(format!("cannot start Raft on this node's data: {reason}")),
             )?;
-        if consensus.membership().membership().get_joint_config().len() > 1 {
+        let is_joint = consensus.raft().with_raft_state(|state| {
+            state.membership_state.effective().membership().get_joint_config().len() > 1
+        });
+        if let Ok(true) = is_joint.await {
             rt::sometimes("joint configuration crashed through");
         }
         if self.context.is_quarantined() {
