@@ -28,21 +28,31 @@ impl Health for Readiness {
     }
 }
 
+/// What the gRPC health service says before anything else is known. To be said before the first connection is accepted:
+/// by itself the service would begin with SERVING.
+pub async fn begin(reporter: &HealthReporter) {
+    tell(reporter, ServingStatus::NotServing).await;
+}
+
 /// Keeps the gRPC health service up to date for ever.
 pub async fn report(context: Arc<Context>, reporter: HealthReporter) {
     let readiness = Readiness(context);
-    let mut told = None;
+    let mut told = ServingStatus::NotServing;
     loop {
         let status = match readiness.ready() {
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
-        if told != Some(status) {
-            for service in SERVICES {
-                reporter.set_service_status(service, status).await;
-            }
-            told = Some(status);
+        if told != status {
+            tell(&reporter, status).await;
+            told = status;
         }
         rt::sleep(INTERVAL).await;
+    }
+}
+
+async fn tell(reporter: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        reporter.set_service_status(service, status).await;
     }
 }

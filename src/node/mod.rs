@@ -195,7 +195,8 @@ impl Node {
         if identity.quarantined() {
             context.quarantine();
         }
-        let (services, health) = grpc::Services::new(context.clone());
+        let (services, reporter) = grpc::Services::new(context.clone());
+        health::begin(&reporter).await;
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (peers, peers_seen) = watch::channel(None);
         let (running, running_seen) = watch::channel(None);
@@ -220,7 +221,7 @@ impl Node {
                 metrics,
                 Arc::new(health::Readiness(context.clone())),
             )),
-            spawn_guarded(health::report(context.clone(), health)),
+            spawn_guarded(health::report(context.clone(), reporter)),
             spawn_guarded(watch_alarms(gossip.alarms(), life.end.clone())),
             spawn_guarded(life.live()),
         ];
