@@ -182,8 +182,15 @@ impl Cluster {
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
         config.advertise_host = dns_name(name);
+        // The first nodes know each other; whoever comes later is pointed at those that are there then.
+        let founders = (1..=world.nodes).map(|number| format!("n{number}"));
+        let here = state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone());
+        let known: Vec<String> = match state.nodes.len() < world.nodes {
+            true => founders.collect(),
+            false => here.collect(),
+        };
         config.start_join_addrs =
-            (1..=world.nodes).map(|number| format!("n{number}.sim:{GOSSIP_PORT}")).collect();
+            known.iter().map(|name| format!("{}:{GOSSIP_PORT}", dns_name(name))).collect();
         config.heartbeat_interval = world.heartbeat;
         config.election_timeout = world.election;
         config.replace_silence = world.election * 6;
@@ -304,7 +311,9 @@ impl Cluster {
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
         let supports = host.supports;
         let tampered = host.disk.counts().tampered;
-        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered;
+        // Of a copied identity two processes promise in one name, until both are wiped.
+        let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
+        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
         let disk_name = format!("{name}'s disk {}", host.disks);
         let (run, installed) = (self.0.run.clone(), host.installed.clone());
         let observer = NodeObserver::new(name, disk_name, is_tampered, run, installed);
