@@ -22,6 +22,7 @@ use crate::dice::Dice;
 use crate::options::Bench;
 use crate::run::Run;
 use crate::scenarios::Scenario;
+use crate::scenarios::stage::formed_within;
 use crate::world::World;
 
 /// The world's name, for children.
@@ -94,12 +95,8 @@ fn world() -> World {
 
 async fn play_world(run: Arc<Run>) -> Result<Cluster, String> {
     let world = world();
-    run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
-    cluster.start_all();
+    let (cluster, _) = formed_within(&run, &world, FORMING).await?;
     let nodes = cluster.names();
-    cluster.wait_for_leader(&nodes, FORMING).await?;
     let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {

@@ -10,6 +10,7 @@ use mokv::rt;
 use crate::cluster::Cluster;
 use crate::run::Run;
 use crate::scenarios::Scenario;
+use crate::scenarios::stage::formed_within;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -34,13 +35,8 @@ pub const SCENARIO: Scenario = Scenario {
 /// In words, if the cluster does not even form.
 pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { packet_loss: 0.0, faults: Vec::new(), ..World::draw(run.seed) };
-    run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
-    cluster.start_all();
-    let nodes = cluster.names();
-    cluster.wait_for_leader(&nodes, FORMING).await?;
-    let workload = Workload::start(&cluster, &nodes);
+    let (cluster, _) = formed_within(&run, &world, FORMING).await?;
+    let workload = Workload::start(&cluster, &cluster.names());
     rt::sleep(WORKING).await;
     workload.stop().await;
     Ok(cluster)

@@ -13,7 +13,7 @@ mod raft;
 mod replicated;
 mod restarts;
 mod snapshots;
-mod stage;
+pub mod stage;
 mod wire;
 
 use std::pin::Pin;

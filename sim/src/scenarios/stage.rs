@@ -20,11 +20,20 @@ pub async fn three_nodes(run: &Arc<Run>) -> Result<(Cluster, String), String> {
 
 /// The cluster of a world with a leader, and its name.
 pub async fn formed(run: &Arc<Run>, world: World) -> Result<(Cluster, String), String> {
+    formed_within(run, &world, ELECTION_BOUND).await
+}
+
+/// The cluster of a world with a leader, and its name; it may take this long to form.
+pub async fn formed_within(
+    run: &Arc<Run>,
+    world: &World,
+    within: Duration,
+) -> Result<(Cluster, String), String> {
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(run, &world);
+    crate::child::set_network(world);
+    let cluster = Cluster::new(run, world);
     cluster.start_all();
-    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let leader = cluster.wait_for_leader(&cluster.names(), within).await?;
     Ok((cluster, leader))
 }
 
