@@ -124,6 +124,10 @@ pub const ALL: &[Marker] = &[
         "gossip rejoined under a renewed identity",
         "a node that was thought dead told gossip that it is not",
     ),
+    chaos(
+        "gossip gave up a suspicion that nobody ended",
+        "whoever suspected a node had gone without a verdict",
+    ),
     // Identity.
     scenario("older boot counter refused", "a node whose disk had gone back was refused"),
     scenario("second live copy refused", "two processes with one identity were noticed"),

@@ -42,7 +42,13 @@ impl foca::Identity for SwimId {
 }
 
 /// A timer of the failure detector, to be handed back when it is due.
-pub(super) type Timer = foca::Timer<SwimId>;
+#[derive(Debug)]
+pub(super) enum Timer {
+    /// One of foca's own.
+    Foca(foca::Timer<SwimId>),
+    /// A member has been under this suspicion for long.
+    Suspicion(Member<SwimId>),
+}
 
 /// How fast failures are detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +79,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 pub(super) struct Swim {
     foca: Foca<SwimId, Codec, Draws, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<SwimId>,
+    /// The suspicion of each member that a timer runs for.
+    suspicions: BTreeMap<u64, Member<SwimId>>,
+    suspicion: Duration,
+    timers: Vec<(Duration, Timer)>,
 }
 
 impl Swim {
@@ -94,19 +104,60 @@ impl Swim {
             periodic_announce_to_down_members: None,
             periodic_gossip: Some(PeriodicParams { frequency: pace.probe_period / 4, num_members: several }),
         };
-        Swim { foca: Foca::new(id, config, Draws, Codec), runtime: AccumulatingRuntime::new() }
+        Swim {
+            foca: Foca::new(id, config, Draws, Codec),
+            runtime: AccumulatingRuntime::new(),
+            suspicions: BTreeMap::new(),
+            suspicion: pace.suspicion,
+            timers: Vec::new(),
+        }
     }
 
     /// Takes in a packet of another member.
     pub(super) fn receive(&mut self, packet: &[u8]) {
         let result = self.foca.handle_data(packet, &mut self.runtime);
         log_failure("a packet", result);
+        self.time_suspicions();
     }
 
     /// Takes back a timer that is due.
     pub(super) fn due(&mut self, timer: Timer) {
-        let result = self.foca.handle_timer(timer, &mut self.runtime);
+        let result = match timer {
+            Timer::Foca(timer) => self.foca.handle_timer(timer, &mut self.runtime),
+            Timer::Suspicion(suspect) => self.end_suspicion(&suspect),
+        };
         log_failure("a timer", result);
+        self.time_suspicions();
+    }
+
+    /// Starts a timer for each new suspicion. foca times only those that it raised itself; whoever raised another one
+    /// may be gone, and a suspect that answers and has not heard of it would stay one for ever. (SWIM, section 4.2:
+    /// a suspicion times out wherever it is held.)
+    fn time_suspicions(&mut self) {
+        for member in self.foca.iter_membership_state() {
+            let node_id = member.id().node_id;
+            if member.state() == foca::State::Suspect && self.suspicions.get(&node_id) != Some(member) {
+                self.suspicions.insert(node_id, member.clone());
+                // Who raised it goes first.
+                self.timers.push((self.suspicion * 2, Timer::Suspicion(member.clone())));
+            }
+        }
+    }
+
+    /// A suspect that has neither been cleared nor declared down is down, here alone: if it lives it is told so with
+    /// its next packet, and comes back renewed.
+    fn end_suspicion(&mut self, suspect: &Member<SwimId>) -> Result<(), foca::Error> {
+        let node_id = suspect.id().node_id;
+        if self.suspicions.get(&node_id) != Some(suspect) {
+            return Ok(());
+        }
+        self.suspicions.remove(&node_id);
+        if !self.foca.iter_membership_state().any(|member| member == suspect) {
+            return Ok(());
+        }
+        rt::sometimes("gossip gave up a suspicion that nobody ended");
+        let down = Member::new(*suspect.id(), suspect.incarnation(), foca::State::Down);
+        self.foca.apply_many([down].into_iter(), false, &mut self.runtime)
     }
 
     /// Introduces this node to another one.
@@ -128,7 +179,8 @@ impl Swim {
 
     /// The next timer to set.
     pub(super) fn next_timer(&mut self) -> Option<(Duration, Timer)> {
-        self.runtime.to_schedule()
+        let foca = self.runtime.to_schedule().map(|(after, timer)| (after, Timer::Foca(timer)));
+        foca.or_else(|| self.timers.pop())
     }
 
     /// What is known of the other members: boot counter and state.
@@ -357,6 +409,55 @@ mod tests {
     }
 
     #[test]
+    fn a_suspicion_that_nobody_ends_is_ended_and_the_suspect_comes_back() {
+        let pace = Pace::default();
+        let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
+        members[0].announce(2, 1);
+        deliver(&mut members);
+        // A third member, long gone, told the first of a suspicion; the second never hears of it.
+        let suspect = Member::new(SwimId { node_id: 2, boot: 1, renewal: 0 }, 0, foca::State::Suspect);
+        let Swim { foca, runtime, .. } = &mut members[0];
+        foca.apply_many([suspect.clone()].into_iter(), false, runtime).unwrap();
+        members[0].announce(2, 1);
+        deliver(&mut members);
+        assert_eq!(
+            state_of(&mut members[0], 2),
+            Some((1, foca::State::Suspect)),
+            "it answers and stays a suspect"
+        );
+
+        let timers = std::iter::from_fn(|| members[0].next_timer());
+        let [ended] = timers
+            .filter(|(_, timer)| matches!(timer, Timer::Suspicion(_)))
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        assert_eq!(ended.0, pace.suspicion * 2);
+        members[0].due(ended.1);
+        assert_eq!(state_of(&mut members[0], 2), Some((1, foca::State::Down)));
+        members[1].announce(1, 1);
+        deliver(&mut members);
+        members[1].announce(1, 1);
+        deliver(&mut members);
+        assert_eq!(state_of(&mut members[0], 2), Some((1, foca::State::Alive)));
+    }
+
+    #[test]
+    fn a_suspicion_that_was_refuted_is_no_more() {
+        let pace = Pace::default();
+        let mut member = Swim::new(1, 1, pace);
+        let state =
+            |incarnation, state| Member::new(SwimId { node_id: 2, boot: 1, renewal: 0 }, incarnation, state);
+        for news in [state(0, foca::State::Suspect), state(1, foca::State::Alive)] {
+            let Swim { foca, runtime, .. } = &mut member;
+            foca.apply_many([news].into_iter(), false, runtime).unwrap();
+            member.time_suspicions();
+        }
+        member.due(Timer::Suspicion(state(0, foca::State::Suspect)));
+        assert_eq!(state_of(&mut member, 2), Some((1, foca::State::Alive)));
+    }
+
+    #[test]
     fn e8_two_that_have_buried_each_other_come_back_by_one_introduction() {
         let pace = Pace::default();
         let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
@@ -364,7 +465,7 @@ mod tests {
         deliver(&mut members);
         for (index, other) in [(0, 2), (1, 1)] {
             let buried = Member::new(SwimId { node_id: other, boot: 1, renewal: 0 }, 0, foca::State::Down);
-            let Swim { foca, runtime } = &mut members[index];
+            let Swim { foca, runtime, .. } = &mut members[index];
             foca.apply_many([buried].into_iter(), true, runtime).unwrap();
             assert_eq!(state_of(&mut members[index], other).unwrap().1, foca::State::Down);
         }
