@@ -156,18 +156,6 @@ impl kv_server::Kv for Kv {
                 "a disk of the cluster is nearly full and takes no more values; delete keys or make room",
             ));
         }
-        if planted::is("condition-checked-by-follower") && !serving.consensus.is_leader() {
-            let present = serving
-                .consensus
-                .store()
-                .read()
-                .map
-                .get(request.key.as_bytes())
-                .map_or(0, |entry| entry.mod_revision);
-            if request.if_revision.take().is_some_and(|at| at != present) {
-                return Err(status::condition_failed(present));
-            }
-        }
         if planted::is("forward-drops-session") && !serving.consensus.is_leader() {
             request.session = None;
         }
@@ -218,10 +206,7 @@ impl kv_server::Kv for Kv {
             }
             revision => {
                 let current = self.context.serving()?.consensus.store().read().map.clone();
-                match self.retained.at(revision, current.clone()) {
-                    None if planted::is("page-of-another-revision") => current,
-                    retained => retained.ok_or_else(|| status::revision_gone(revision))?,
-                }
+                self.retained.at(revision, current).ok_or_else(|| status::revision_gone(revision))?
             }
         };
         let revision = map.revision();

@@ -69,8 +69,14 @@ impl Driver {
                 // What is decided on may be gone once it is done: no lock is held meanwhile.
                 let mut seen: View = view.borrow_and_update().clone();
                 if planted::is("suspicion-removes") {
-                    let down = seen.values_mut().filter(|peer| peer.liveness == Liveness::Down);
-                    down.for_each(|peer| peer.liveness = Liveness::Left);
+                    let down = seen.iter_mut().filter(|(id, peer)| {
+                        let silent = raft
+                            .progress
+                            .get(id)
+                            .is_some_and(|progress| progress.silence > self.policy.reachable_within);
+                        silent && peer.liveness == Liveness::Down
+                    });
+                    down.for_each(|(_, peer)| peer.liveness = Liveness::Left);
                 }
                 let Decision { change, refused: now } = decide(&raft, &seen, &self.policy);
                 for (id, reason) in &now {

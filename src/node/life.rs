@@ -133,8 +133,7 @@ impl Life {
         let gate = Arc::new(Gate::new(me, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
-            let is_gone = state.membership.membership().get_node(&id).is_none();
-            state.map.is_tombstoned(id) && (is_gone || planted::is("leaver-shut-out"))
+            state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
         }));
         let book = Arc::new(Book::new(self.gossip.clone(), store.clone()));
         let peers = Peers::new(gate.clone(), book.clone());

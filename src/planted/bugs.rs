@@ -99,12 +99,6 @@ pub const BUGS: &[Bug] = &[
         "Raft, section 5.3: applying before a majority holds it",
     ),
     rare(
-        "truncation-not-awaited",
-        Area::Log,
-        "cutting off a conflict is answered before it is durable; a crash leaves the old end behind",
-        "openraft #559: conflicting entries beside an installed snapshot",
-    ),
-    rare(
         "purge-beyond-older-snapshot",
         Area::Log,
         "the log is purged up to the newest snapshot; if that one is damaged nothing reaches so far",
@@ -173,23 +167,11 @@ pub const BUGS: &[Bug] = &[
         "newest by the wrong end of a list",
     ),
     // ---- apply ----
-    bug(
-        "condition-checked-by-follower",
-        Area::Apply,
-        "a follower checks a write's condition on its own copy and forwards the write without it",
-        "a check that was true when it was made",
-    ),
     rare(
         "discarded-not-executed",
         Area::Apply,
         "an entry discarded at a deposed leader is reported as not executed, though its successor may commit it",
         "openraft #1762, ClientWriteError::LogEntryDiscarded",
-    ),
-    rare(
-        "fatal-not-executed",
-        Area::Apply,
-        "a write under way when Raft dies is reported as not executed, though others may hold and commit it",
-        "canonical/raft #320: the leader fails to write what it has replicated",
     ),
     bug(
         "dead-raft-lives-on",
@@ -247,12 +229,6 @@ pub const BUGS: &[Bug] = &[
         "a node that does not reach min_revision soon answers all the same; a client's reads go back",
         "session guarantees, Terry et al. 1994",
     ),
-    rare(
-        "page-of-another-revision",
-        Area::Reads,
-        "a page of a revision that is no longer retained is served from the present one",
-        "etcd's compacted revisions",
-    ),
     // ---- membership ----
     bug(
         "joiner-bootstraps",
@@ -263,7 +239,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "suspicion-removes",
         Area::Membership,
-        "who is down in gossip's eyes counts as having left and loses its vote",
+        "who is down in gossip's eyes and silent for the leader counts as having left and loses its vote",
         "dead-server cleanup on suspicion alone",
     ),
     bug(
@@ -277,12 +253,6 @@ pub const BUGS: &[Bug] = &[
         Area::Membership,
         "a joint configuration that a leader left behind is never finished",
         "Raft, section 6",
-    ),
-    bug(
-        "leaver-shut-out",
-        Area::Membership,
-        "a member marked for removal is refused before the change without it is committed",
-        "removed servers, Ongaro's thesis, section 4.2",
     ),
     // ---- transport ----
     rare(
@@ -303,12 +273,6 @@ pub const BUGS: &[Bug] = &[
         "a forward whose connection broke is reported as not executed",
         "Jepsen: indeterminate errors told as failures",
     ),
-    rare(
-        "silence-unnoticed",
-        Area::Transport,
-        "a connection on which nothing is heard is never given up",
-        "half-open TCP connections",
-    ),
     // ---- identity ----
     bug(
         "hello-says-first-boot",
@@ -325,7 +289,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "addresses-never-refreshed",
         Area::Identity,
-        "peers are sought where the membership says, never where gossip says",
+        "members are sought where the membership says, never where gossip says",
         "pods that restart with new addresses",
     ),
     // ---- client ----

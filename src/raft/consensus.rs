@@ -193,7 +193,6 @@ impl Consensus {
                     }
                     ProposeError::Unknown("the leader changed while the entry was under way".into())
                 }
-                _ if planted::is("fatal-not-executed") => ProposeError::NotExecuted(error.to_string()),
                 _ => ProposeError::Unknown(format!("this node's Raft stopped: {error}")),
             }),
             Err(_) => {

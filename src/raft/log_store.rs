@@ -168,12 +168,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             rt::sometimes("log conflict truncated");
         }
         self.tell(|observer| observer.truncating(last));
-        let truncated = self.log.truncate_after(last.map(|id| id.index));
-        if planted::is("truncation-not-awaited") {
-            let _ = truncated.now_or_never();
-            return Ok(());
-        }
-        truncated.await.map_err(io::Error::other)?;
+        self.log.truncate_after(last.map(|id| id.index)).await.map_err(io::Error::other)?;
         self.tell(|observer| observer.truncated(last));
         Ok(())
     }

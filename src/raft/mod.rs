@@ -98,6 +98,8 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         replication_lag_threshold: timing.snapshot_entries * 2,
         install_snapshot_timeout: 60_000,
         max_payload_entries: 4096,
+        // For statistics that this build of openraft does not take.
+        log_stage_capacity: Some(1),
         ..Default::default()
     };
     let config = config.validate().expect("these settings are consistent");

@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use mokv::rt;
+use mokv::rt::disk::Operation;
 
 use super::strike::Strike;
+use crate::client::SimClient;
 use crate::cluster::Power;
 
 /// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
-const ROOM: u64 = 2 << 20;
+const ROOM: u64 = 1 << 20;
+/// Less than two dozen of these fill the rest.
+const LARGE: usize = 60 << 10;
+/// A client has at least this long to write them.
+const FILLING: Duration = Duration::from_secs(2);
 /// In a log of at least so many bytes the first half lies before the last batch, about which there may be doubt.
 const ENOUGH_LOG_BYTES: usize = 150_000;
 /// Between two lives of a node whose disk will be rolled back: everybody has heard of the next one.
@@ -23,33 +29,30 @@ pub async fn slow_disk(strike: &mut Strike) {
     strike.cluster.slow_disk(&victim, 1);
 }
 
-/// A disk is full for a while.
+/// A disk is full for a while, and a client writes one large value after the other: they must be refused before Raft's
+/// own needs find no room.
 pub async fn full_disk(strike: &mut Strike) {
     let victim = strike.leader_or_other();
     strike.tell(&victim);
     strike.cluster.fill_disk(&victim, Some(ROOM));
-    strike.last().await;
+    let client = SimClient::new(&strike.cluster, &strike.cluster.names(), FILLING, true);
+    let begun = rt::now();
+    while rt::now() - begun < strike.length + FILLING {
+        client.set("large", None, LARGE).await;
+        // A refusal comes at once.
+        rt::sleep(Duration::from_millis(10)).await;
+    }
     strike.cluster.fill_disk(&victim, None);
     // It may have refused to start meanwhile.
     strike.come_back(&victim, Duration::ZERO).await;
 }
 
-/// A sync fails, and the node stops by it.
-pub async fn failed_sync(strike: &mut Strike) {
+/// A write or a sync fails, and the node stops by it.
+pub async fn failed_change(strike: &mut Strike, operation: Operation) {
     let victim = strike.leader_or_other();
     if strike.cluster.power(&victim) == Power::On {
         strike.tell(&victim);
-        strike.cluster.fail_sync(&victim, strike.dice.within(1..20));
-        stopped(strike, &victim).await;
-    }
-}
-
-/// A write fails, and the node stops by it.
-pub async fn failed_write(strike: &mut Strike) {
-    let victim = strike.leader_or_other();
-    if strike.cluster.power(&victim) == Power::On {
-        strike.tell(&victim);
-        strike.cluster.fail_write(&victim, strike.dice.within(1..20));
+        strike.cluster.fail_call(&victim, operation, strike.dice.within(1..20));
         stopped(strike, &victim).await;
     }
 }
@@ -59,7 +62,7 @@ pub async fn failed_read(strike: &mut Strike) {
     let victim = strike.victim();
     if strike.cluster.power(&victim) == Power::On {
         strike.tell(&victim);
-        strike.cluster.fail_read(&victim, strike.dice.within(1..12));
+        strike.cluster.fail_call(&victim, Operation::Read, strike.dice.within(1..12));
         if strike.dice.chance(0.7) {
             strike.cluster.kill(&victim);
             let soon = strike.soon();

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use mokv::rt;
 use mokv::rt::net::weather::DatagramRates;
+use mokv::rt::task::{TaskGuard, spawn_guarded};
 
+use super::operator;
 use super::strike::Strike;
+use crate::client::SimClient;
 
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
@@ -77,11 +80,17 @@ pub async fn cut_off_pair(strike: &mut Strike) {
     rest.iter().for_each(|other| mend(strike, &leader, other));
 }
 
-/// The leader is cut off from all others, which restart meanwhile; clients still reach it.
+/// The leader is cut off from all others, which restart meanwhile; clients still reach it. Its clock may be so slow that
+/// all this takes no time in its eyes.
 pub async fn deposed_leader(strike: &mut Strike) {
+    const SLOW_CLOCK: u32 = 300;
     let leader = strike.leader();
     let others = strike.others(&leader);
     strike.count(&leader);
+    let loses_time = strike.dice.chance(0.5);
+    if loses_time {
+        strike.cluster.set_clock_rate(&leader, Some(SLOW_CLOCK));
+    }
     strike.cluster.isolate(&leader);
     for other in &others {
         // They forget that they have just heard of a leader.
@@ -98,32 +107,81 @@ pub async fn deposed_leader(strike: &mut Strike) {
         // What it was about to answer it answers now, to clients only.
         rt::sleep(strike.soon()).await;
     }
+    if loses_time {
+        strike.cluster.set_clock_rate(&leader, None);
+    }
     others.iter().for_each(|other| mend(strike, &leader, other));
 }
 
-/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
+/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it, which takes
+/// the place of one of its own, and which it may need again at once.
 pub async fn laggard(strike: &mut Strike) {
-    const LOOK_AGAIN: Duration = Duration::from_millis(300);
     let leader = strike.leader();
     let others = strike.others(&leader);
     if others.is_empty() {
         return;
     }
     let victim = strike.dice.one_of(&others).clone();
-    let Some(status) = strike.cluster.status(&victim).await else { return };
     strike.count(&victim);
+    if strike.dice.chance(0.5) {
+        operator::ask_for_snapshot(strike, &victim).await;
+    }
     strike.cluster.isolate(&victim);
-    let before = rt::now();
-    while rt::now() - before < strike.length * 4 {
+    let lags = until_overtaken(strike, &victim).await;
+    strike.others(&victim).iter().for_each(|other| mend(strike, &victim, other));
+    if lags && strike.dice.chance(0.5) {
+        strike.last().await;
+        strike.cluster.kill(&victim);
+        strike.come_back(&victim, Duration::ZERO).await;
+    }
+}
+
+/// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what became
+/// of its clients' writes it learns from a snapshot.
+pub async fn overtaken_leader(strike: &mut Strike) {
+    let leader = strike.leader();
+    let others = strike.others(&leader);
+    if others.is_empty() {
+        return;
+    }
+    strike.count(&leader);
+    others.iter().for_each(|other| strike.cluster.cut(other, &leader));
+    // What comes in meanwhile the others get, and most likely commit.
+    let election = strike.cluster.world().election;
+    rt::sleep(strike.dice.time(election / 10..election)).await;
+    strike.cluster.isolate(&leader);
+    until_overtaken(strike, &leader).await;
+    others.iter().for_each(|other| mend(strike, &leader, other));
+}
+
+/// Waits until the leader has purged what a node lacks, while clients write. Whether it came to that in time.
+async fn until_overtaken(strike: &mut Strike, victim: &str) -> bool {
+    const LOOK_AGAIN: Duration = Duration::from_millis(100);
+    const CLIENTS: u64 = 4;
+    let Some(status) = strike.cluster.status(victim).await else { return false };
+    let others = strike.others(victim);
+    let patience = strike.cluster.world().election * 2;
+    let _clients: Vec<TaskGuard<()>> = (0..CLIENTS)
+        .map(|_| {
+            let client = SimClient::new(&strike.cluster, &others, patience, true);
+            spawn_guarded(async move {
+                loop {
+                    client.set("overtaking", None, 16).await;
+                }
+            })
+        })
+        .collect();
+    let begun = rt::now();
+    while rt::now() - begun < strike.length * 4 {
         rt::sleep(LOOK_AGAIN).await;
         let leader = strike.leader();
         let purged = strike.cluster.status(&leader).await.map_or(0, |leads| leads.purged_index);
-        if leader != victim && purged > status.last_log_index {
+        if leader != *victim && purged > status.last_log_index {
             strike.cluster.run().situation("a node lags behind the purge");
-            break;
+            return true;
         }
     }
-    strike.others(&victim).iter().for_each(|other| mend(strike, &victim, other));
+    false
 }
 
 /// The nodes fall into two groups.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use mokv::rt;
-use mokv::rt::disk::{DiskCall, Fault};
+use mokv::rt::disk::{DiskCall, Fault, Operation};
 use mokv::rt::task::TaskGuard;
 
 use super::schedule::Planned;
@@ -58,6 +58,7 @@ impl Strike {
             FaultKind::IsolateLeader => network::isolated_leader(strike).await,
             FaultKind::DeafLeader => network::deaf_leader(strike).await,
             FaultKind::Laggard => network::laggard(strike).await,
+            FaultKind::Overtaken => network::overtaken_leader(strike).await,
             FaultKind::Split => network::split(strike).await,
             FaultKind::MuteNode => network::lost_answers(strike).await,
             FaultKind::SlowLink => network::slow_link(strike).await,
@@ -89,8 +90,8 @@ impl Strike {
             FaultKind::Stutter => power::stutter(strike).await,
             FaultKind::SlowDisk => disk::slow_disk(strike).await,
             FaultKind::FullDisk => disk::full_disk(strike).await,
-            FaultKind::FailedSync => disk::failed_sync(strike).await,
-            FaultKind::FailedWrite => disk::failed_write(strike).await,
+            FaultKind::FailedSync => disk::failed_change(strike, Operation::Sync).await,
+            FaultKind::FailedWrite => disk::failed_change(strike, Operation::Write).await,
             FaultKind::FailedRead => disk::failed_read(strike).await,
             FaultKind::WipedDisk => disk::wiped_disk(strike).await,
             FaultKind::FlippedBit => disk::flipped_bit(strike).await,

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::cause::{Cause, Proof, deaths};
 use super::network::dns_name;
 use super::{Cluster, GOSSIP_PORT, Power};
+use crate::judges::stops;
 
 impl Cluster {
     /// The disk of a node, for faults that are aimed.
@@ -38,54 +39,61 @@ impl Cluster {
         host.causes.retain(|cause| cause.proof != Proof::Told && cause.has_happened(&disk));
     }
 
-    /// One of the next syncs of the node's disk fails, and everything after it until the node is started again; the
-    /// node must stop by it.
-    pub fn fail_sync(&self, name: &str, nth: u64) {
-        self.fail_calls(name, "a sync of its disk failed", nth, true, |call| {
-            call.operation == Operation::Sync
-        });
-        self.run().fault("failed sync", format!("the sync number {nth} from now on {name}'s disk will fail"));
-    }
-
-    /// One of the next writes of the node's disk fails half-way, and everything after it until the node is started
-    /// again.
-    pub fn fail_write(&self, name: &str, nth: u64) {
-        self.fail_calls(name, "a write of its disk failed", nth, true, |call| {
-            call.operation == Operation::Write
-        });
-        self.run()
-            .fault("failed write", format!("the write number {nth} from now on {name}'s disk will fail"));
-    }
-
-    /// One of the next reads of the node's disk fails; the sectors behind it can be read again later.
-    pub fn fail_read(&self, name: &str, nth: u64) {
-        self.fail_calls(name, "a read of its disk failed", nth, false, |call| {
-            call.operation == Operation::Read
-        });
-        self.run().fault("failed read", format!("the read number {nth} from now on {name}'s disk will fail"));
-    }
-
-    /// The `nth` call that is meant answers EIO; if it is for good, all calls after it do.
-    fn fail_calls(
-        &self,
-        name: &str,
-        words: &str,
-        nth: u64,
-        for_good: bool,
-        mut meant: impl FnMut(&DiskCall) -> bool + Send + 'static,
-    ) {
+    /// One of the next calls of this kind of the node's disk fails. After a write, which fails half-way, or a sync
+    /// everything fails until the node is started again, and the node must stop by it; what could not be read can be
+    /// read again later.
+    pub fn fail_call(&self, name: &str, operation: Operation, nth: u64) {
+        let kind = match operation {
+            Operation::Sync => "failed sync",
+            Operation::Write => "failed write",
+            Operation::Read => "failed read",
+            other => panic!("nobody has let {other:?} fail yet"),
+        };
+        let for_good = operation.changes();
         let disk = self.disk(name);
-        self.blame(name, words, Proof::Errors(disk.counts().errors));
-        let mut left = nth;
-        let mut over = false;
+        self.blame(name, &format!("a {kind} of its disk"), Proof::Errors(disk.counts().errors));
+        let (sender, log_failed) = oneshot::channel();
+        let (mut sender, mut left, mut over) = (Some(sender), nth, false);
         disk.on_call(Some(Box::new(move |call| {
             if over {
                 return Fault::None;
             }
-            left -= u64::from(left > 0 && meant(call));
+            left -= u64::from(left > 0 && call.operation == operation);
             over = left == 0 && !for_good;
-            if left == 0 { Fault::Error } else { Fault::None }
+            if left > 0 {
+                return Fault::None;
+            }
+            if for_good && call.operation.changes() && call.name.ends_with(".wal") {
+                // Whoever waits may be gone by then.
+                sender.take().map(|sender| sender.send(()));
+            }
+            Fault::Error
         })));
+        self.run().fault(kind, format!("the {operation:?} number {nth} from now on {name}'s disk will fail"));
+        let (cluster, name) = (self.clone(), name.to_owned());
+        rt::spawn(async move {
+            if log_failed.await.is_ok() {
+                cluster.must_stop(&name).await;
+            }
+        });
+    }
+
+    /// A node whose log has failed ends by itself as soon as it runs.
+    async fn must_stop(&self, name: &str) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        let life = self.life(name);
+        let mut ran_on = Duration::ZERO;
+        while ran_on < PATIENCE {
+            rt::sleep(LOOK_AGAIN).await;
+            match self.power(name) {
+                _ if self.life(name) != life => return,
+                Power::Off => return,
+                Power::On => ran_on += LOOK_AGAIN,
+                Power::Paused => {}
+            }
+        }
+        self.run().find(stops::lives_on(name, PATIENCE));
     }
 
     /// Power fails on a node's machine just before one of its next syncs. Resolves when it has.

@@ -12,6 +12,7 @@ pub mod network;
 mod observer;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -114,6 +115,11 @@ pub enum Power {
     Paused,
 }
 
+/// How a node calls its host when it speaks of itself.
+fn advertised(world: &World, name: &str, address: IpAddr) -> String {
+    if world.numeric_addresses { address.to_string() } else { dns_name(name) }
+}
+
 /// How a node's process ended by itself.
 type End = Result<(), String>;
 
@@ -181,7 +187,7 @@ impl Cluster {
         self.0.run.host(id, name, true);
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
-        config.advertise_host = dns_name(name);
+        config.advertise_host = advertised(world, name, state.network.address(name));
         // The first nodes know each other; whoever comes later is pointed at those that are there then.
         let founders = (1..=world.nodes).map(|number| format!("n{number}"));
         let here = state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone());
@@ -257,6 +263,11 @@ impl Cluster {
     /// What a host does.
     pub fn power(&self, name: &str) -> Power {
         self.host(&mut self.state(), name).power
+    }
+
+    /// How often a host was started.
+    pub fn life(&self, name: &str) -> u64 {
+        self.host(&mut self.state(), name).life
     }
 
     /// Nodes whose process runs, paused ones included.
@@ -574,7 +585,9 @@ impl Cluster {
         for (number, name) in (1..).zip(&names) {
             state.network.move_to(name, [10, 0, network, number]);
             let address = state.network.address(name);
-            self.host(&mut state, name).config.bind_addr = (address, GOSSIP_PORT).into();
+            let config = &mut self.host(&mut state, name).config;
+            config.bind_addr = (address, GOSSIP_PORT).into();
+            config.advertise_host = advertised(&self.0.world, name, address);
         }
         drop(state);
         self.0.run.fault("changed addresses", format!("all nodes move to 10.0.{network}.x"));
@@ -595,7 +608,7 @@ impl Cluster {
     }
 
     /// Where a host is now.
-    pub fn address(&self, host: &str) -> std::net::IpAddr {
+    pub fn address(&self, host: &str) -> IpAddr {
         self.state().network.address(host)
     }
 

@@ -1,9 +1,14 @@
-//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to.
+//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to. And no life after
+//! its log's end: what it showed after a failed write or sync could be lost (Rebello et al., "Can applications recover
+//! from fsync failures?", 2020).
+
+use std::time::Duration;
 
 use super::{Finding, Judgement};
 use crate::history::{Nanos, Seconds};
 
 const NAME: &str = "no stop without an injected cause";
+const NO_ZOMBIES: &str = "no life after the log's end";
 
 /// A node's process ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,11 @@ pub fn judge(stops: &[Stop]) -> Judgement {
             Finding::violation(NAME, words)
         })
         .collect()
+}
+
+/// A node has run on for this time since a write or a sync of its log failed.
+pub fn lives_on(node: &str, time: Duration) -> Finding {
+    Finding::violation(NO_ZOMBIES, format!("{node} runs {time:?} after a write or a sync of its log failed"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::rt;
+use mokv::rt::disk::Operation;
 
 use super::stage::{ELECTION_BOUND, client, ensure, expect, others, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
@@ -55,7 +56,7 @@ pub async fn failed_sync(run: Arc<Run>) -> Result<Cluster, String> {
     let workload = Workload::start(&cluster, &cluster.names());
     for name in cluster.names() {
         rt::sleep(Duration::from_millis(500)).await;
-        cluster.fail_sync(&name, 1 + run.seed % 7);
+        cluster.fail_call(&name, Operation::Sync, 1 + run.seed % 7);
         let before = rt::now();
         while cluster.power(&name) != Power::Off {
             ensure(rt::now() - before < Duration::from_secs(10), || {

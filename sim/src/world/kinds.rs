@@ -46,6 +46,9 @@ kinds! {
     DeafLeader, "deaf leader", 1;
     /// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
     Laggard, "laggard", 2;
+    /// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what
+    /// became of its clients' writes it learns from a snapshot.
+    Overtaken, "overtaken leader", 2;
     /// The nodes fall into two groups.
     Split, "split", 2;
     /// Answers of a node no longer reach one client.

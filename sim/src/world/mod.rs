@@ -49,6 +49,8 @@ pub struct World {
     pub packet_loss: f64,
     /// What happens to datagrams, of gossip that is.
     pub datagrams: Datagrams,
+    /// Whether nodes tell each other their addresses as numbers, which may change, or as names, which stay.
+    pub numeric_addresses: bool,
     /// The rate of every node's clock, in thousandths of time; whoever is not listed has a true one.
     pub clocks: Vec<u32>,
     /// Of a write to disk.
@@ -99,6 +101,7 @@ impl World {
             network_latency: millis(1..4),
             packet_loss: 0.0,
             datagrams: Datagrams::default(),
+            numeric_addresses: false,
             clocks: Vec::new(),
             write_latency: micros(10..60),
             sync_latency: micros(200..1_500),
@@ -138,6 +141,7 @@ impl World {
             network_latency: millis(1..longest),
             packet_loss: if dice.chance(0.3) { 0.01 } else { 0.0 },
             datagrams: Datagrams::default(),
+            numeric_addresses: false,
             clocks: Vec::new(),
             write_latency: micros(10..100),
             sync_latency: if slow_disk { millis(2..25) } else { micros(200..2_000) },
@@ -189,6 +193,7 @@ impl World {
             // Newcomers may have odd clocks, too.
             self.clocks = (0..self.nodes + 3).map(|_| dice.within(800..1_250) as u32).collect();
         }
+        self.numeric_addresses = dice.chance(0.4);
     }
 }
 
@@ -236,6 +241,9 @@ impl fmt::Display for World {
                 self.datagrams.duplication * 100.0,
                 self.datagrams.reordering * 100.0
             )?;
+        }
+        if self.numeric_addresses {
+            writeln!(f, "nodes are known by numeric addresses")?;
         }
         if !self.clocks.is_empty() {
             writeln!(f, "clocks at {:?} thousandths of time", self.clocks)?;
