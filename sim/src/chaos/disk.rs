@@ -36,9 +36,10 @@ pub async fn full_disk(strike: &mut Strike) {
     strike.tell(&victim);
     strike.cluster.fill_disk(&victim, Some(ROOM));
     let client = SimClient::new(&strike.cluster, &strike.cluster.names(), FILLING, true);
+    let key = format!("large/{}", client.host());
     let begun = rt::now();
     while rt::now() - begun < strike.length + FILLING {
-        client.set("large", None, LARGE).await;
+        client.set(&key, None, LARGE).await;
         // A refusal comes at once.
         rt::sleep(Duration::from_millis(10)).await;
     }

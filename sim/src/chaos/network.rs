@@ -164,9 +164,11 @@ async fn until_overtaken(strike: &mut Strike, victim: &str) -> bool {
     let _clients: Vec<TaskGuard<()>> = (0..CLIENTS)
         .map(|_| {
             let client = SimClient::new(&strike.cluster, &others, patience, true);
+            // Each has a key of its own: many writes in doubt over one key are hard to judge.
+            let key = format!("overtaking/{}", client.host());
             spawn_guarded(async move {
                 loop {
-                    client.set("overtaking", None, 16).await;
+                    client.set(&key, None, 16).await;
                 }
             })
         })

@@ -71,7 +71,7 @@ struct State {
     /// The one member that may be missing at a time.
     missing: Option<Missing>,
     /// Somebody made the replicated bounds small.
-    has_small_bounds: bool,
+    had_small_bounds: bool,
     /// How often all addresses changed.
     moves: u8,
 }
@@ -142,7 +142,7 @@ impl Cluster {
             supervisors: Vec::new(),
             clients: 0,
             missing: None,
-            has_small_bounds: false,
+            had_small_bounds: false,
             moves: 0,
         };
         let shared = Shared {

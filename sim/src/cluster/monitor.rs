@@ -114,22 +114,21 @@ impl Cluster {
 
     /// Changes the replicated bounds; [`Cluster::lift_bounds`] has to follow, and the common ending sees to it.
     pub async fn configure_bounds(&self, change: SettingsChange) {
-        self.state().has_small_bounds = true;
+        self.state().had_small_bounds = true;
         let ask = |client: Client| async move { client.configure(change).await };
         self.operate("small bounds", ask).await;
     }
 
-    /// Makes the replicated bounds what the world says, if they may be anything else.
+    /// Makes the replicated bounds what the world says, if they were ever anything else. What was under way may still
+    /// make them small afterwards.
     pub async fn lift_bounds(&self) {
-        if !self.state().has_small_bounds {
+        if !self.state().had_small_bounds {
             return;
         }
         let usual =
             SettingsChange { max_sessions: Some(self.world().limits.sessions), max_store_bytes: Some(0) };
         let ask = |client: Client| async move { client.configure(usual).await };
-        if self.operate("usual bounds", ask).await {
-            self.state().has_small_bounds = false;
-        }
+        self.operate("usual bounds", ask).await;
     }
 
     /// The node that last said it leads, in the highest term, as far as the monitor knows.
