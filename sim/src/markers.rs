@@ -64,6 +64,10 @@ pub const ALL: &[Marker] = &[
     ),
     chaos("crashed between vote and answer", "a voter died with its vote written and nobody told"),
     chaos("crashed in a snapshot", "a node died while it built or installed a snapshot"),
+    chaos(
+        "ambushed",
+        "something befell a node at the very moment in which it reached one of these situations",
+    ),
     chaos("killed while recovering", "a process died at a call of its disk soon after its start"),
     chaos("a node lags behind the purge", "the others' logs no longer begin where a node's own ends"),
     chaos(
@@ -97,6 +101,7 @@ pub const ALL: &[Marker] = &[
     chaos("write without a quorum until its deadline", "a leader could not commit a write in its time"),
     chaos("forwarded write not sent", "a follower could not reach the leader: certainly not executed"),
     chaos("forwarded write of unknown outcome", "the connection broke after a forwarded write had left"),
+    chaos("read index known", "a read knows what it has to wait for, and has not been answered"),
     chaos("read index retried", "no leader confirmed a read at first, and it was asked again"),
     chaos("reads shared a confirmation", "several reads waited for one round of heartbeats"),
     chaos("stale read waited for its revision", "a node was behind what a client had seen already"),

@@ -268,7 +268,10 @@ impl Consensus {
                         let _ = rt::timeout(READ_RETRY * 6, self.store.wait_applied(read_index.index)).await;
                         return;
                     }
-                    Ok(read_index) => return self.store.wait_applied(read_index.index).await,
+                    Ok(read_index) => {
+                        rt::sometimes("read index known");
+                        return self.store.wait_applied(read_index.index).await;
+                    }
                     Err(error) => last = error,
                 }
                 rt::sometimes("read index retried");

@@ -148,6 +148,46 @@ pub async fn crash_in_snapshot(strike: &mut Strike) {
     strike.come_back(&victim, away).await;
 }
 
+/// Where somebody lies in wait: in the middle of reads, elections, recovery, snapshots and changes of the members.
+const AMBUSHES: [&str; 14] = [
+    "read index known",
+    "read index known",
+    "reads shared a confirmation",
+    "stale read waited for its revision",
+    "session deduplicated a retry",
+    "leadership handed over",
+    "log conflict truncated",
+    "torn tail recovered",
+    "snapshot installed",
+    "snapshot jumped a gap in the log",
+    "learner added",
+    "learner promoted",
+    "joint configuration flattened",
+    "node replaced under its name",
+];
+
+/// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
+pub async fn ambush(strike: &mut Strike) {
+    let situation = *strike.dice.one_of(&AMBUSHES);
+    let Some(victim) = strike.pause_at(situation).await else { return };
+    strike.tell(&format!("{victim} at '{situation}'"));
+    strike.cluster.run().situation("ambushed");
+    if strike.dice.chance(0.4) {
+        // Most likely others lead when it goes on.
+        let election = strike.cluster.world().election;
+        rt::sleep(strike.dice.time(election / 2..election * 4)).await;
+        strike.cluster.resume(&victim);
+        return;
+    }
+    if strike.dice.chance(0.5) {
+        strike.cluster.kill(&victim);
+    } else {
+        strike.cluster.power_loss(&victim);
+    }
+    let away = strike.away(strike.length);
+    strike.come_back(&victim, away).await;
+}
+
 /// The leader dies again and again while a node joins.
 pub async fn crash_while_joining(strike: &mut Strike) {
     let Some(newcomer) = operator::newcomer(strike) else { return };

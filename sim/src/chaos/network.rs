@@ -9,6 +9,7 @@ use mokv::rt::task::{TaskGuard, spawn_guarded};
 use super::operator;
 use super::strike::Strike;
 use crate::client::SimClient;
+use crate::history::Outcome;
 
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
@@ -164,11 +165,13 @@ async fn until_overtaken(strike: &mut Strike, victim: &str) -> bool {
     let _clients: Vec<TaskGuard<()>> = (0..CLIENTS)
         .map(|_| {
             let client = SimClient::new(&strike.cluster, &others, patience, true);
-            // Each has a key of its own: many writes in doubt over one key are hard to judge.
-            let key = format!("overtaking/{}", client.host());
             spawn_guarded(async move {
+                // Many writes in doubt over one key are hard to judge.
+                let mut doubts = 0;
                 loop {
-                    client.set(&key, None, 16).await;
+                    let key = format!("overtaking/{}.{doubts}", client.host());
+                    let (_, outcome) = client.set(&key, None, 16).await;
+                    doubts += u64::from(outcome == Outcome::Unknown);
                 }
             })
         })

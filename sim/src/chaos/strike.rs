@@ -6,6 +6,7 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::disk::{DiskCall, Fault, Operation};
 use mokv::rt::task::TaskGuard;
+use tokio::sync::oneshot;
 
 use super::schedule::Planned;
 use super::{aimed, clock, disk, network, operator, power};
@@ -84,6 +85,7 @@ impl Strike {
             FaultKind::CrashAfterVote => aimed::crash_after_vote(strike).await,
             FaultKind::CrashAfterTransfer => aimed::crash_after_transfer(strike).await,
             FaultKind::CrashInSnapshot => aimed::crash_in_snapshot(strike).await,
+            FaultKind::Ambush => aimed::ambush(strike).await,
             FaultKind::CrashWhileJoining => aimed::crash_while_joining(strike).await,
             FaultKind::Pause => power::pause(strike).await,
             FaultKind::PauseLeader => power::pause_leader(strike).await,
@@ -187,6 +189,28 @@ impl Strike {
                 false
             }
         }
+    }
+
+    /// Makes a node stand still in the midst of the code that reaches a situation: nothing that it has just decided
+    /// leaves it. The node, if any reached it in time.
+    pub async fn pause_at(&self, situation: &'static str) -> Option<String> {
+        let cluster = self.cluster.clone();
+        let (sender, struck) = oneshot::channel();
+        let mut sender = Some(sender);
+        let _watch = rt::sometimes::watch(move |reached, host| {
+            if reached != situation {
+                return;
+            }
+            let node = cluster.names().into_iter().find(|name| cluster.host_id(name) == host);
+            if let Some(node) = node
+                && let Some(sender) = sender.take()
+            {
+                cluster.pause(&node);
+                // Whoever waits has gone only together with this watcher.
+                let _ = sender.send(node);
+            }
+        });
+        rt::timeout(AIM, struck).await.ok()?.ok()
     }
 
     /// Starts a node again after a pause, unless somebody else did.

@@ -233,15 +233,12 @@ impl Cluster {
         self.run().fault("rolled-back disk", format!("{name}'s disk is what it once was"));
     }
 
-    /// The disk of a node that does not run is copied to another machine. Both have to be wiped in the end.
-    pub fn copy_disk(&self, name: &str, to: &str) {
-        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
-        self.disk(to).restore(&self.disk(name).image());
-        for host in [name, to] {
-            self.blame(host, "its disk was copied and both run", Proof::Damage);
-            // From now on there are two that promise in one name.
-            self.tampered(host);
-        }
+    /// A machine gets a copy of what a node's disk was when the image was made. It is no member: what it says of itself
+    /// it says in another one's name.
+    pub fn copy_disk(&self, name: &str, image: &Image, to: &str) {
+        self.disk(to).restore(image);
+        self.blame(to, "its disk is a copy of another one", Proof::Damage);
+        self.set_outsider(to, true);
         self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
     }
 

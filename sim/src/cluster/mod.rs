@@ -265,6 +265,11 @@ impl Cluster {
         self.host(&mut self.state(), name).power
     }
 
+    /// The simulator's name for a host.
+    pub fn host_id(&self, name: &str) -> NodeId {
+        self.state().network.id(name)
+    }
+
     /// How often a host was started.
     pub fn life(&self, name: &str) -> u64 {
         self.host(&mut self.state(), name).life

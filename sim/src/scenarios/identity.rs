@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mokv::client::Error;
 use mokv::rt;
 
-use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, set, set_many, three_nodes};
+use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
 use crate::run::Run;
+use crate::world::World;
 
 /// A newcomer is a voter within this.
 const JOIN_BOUND: Duration = Duration::from_secs(40);
@@ -43,6 +45,39 @@ pub async fn wait_for_members(
         })?;
         rt::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// A cluster grows from one node to five and shrinks to three, whose leader may be among those that go; all the while
+/// it takes writes, and none of them is lost.
+pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = formed(&run, World::calm(1)).await?;
+    let size = async |what: &str, size: usize| {
+        let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+        wait_for_members(&cluster, &leader, what, |members| {
+            members.len() == size && members.iter().all(|(_, _, learner)| !learner)
+        })
+        .await
+    };
+    for (name, voters) in [("n2", 2), ("n3", 3), ("n4", 4), ("n5", 5)] {
+        cluster.add(name, |_| {});
+        cluster.start(name);
+        set_many(&client(&cluster), 10).await?;
+        size(&format!("that {name} became a voter"), voters).await?;
+    }
+    for (name, voters) in [("n1", 4), ("n5", 3)] {
+        cluster.may_go(name);
+        let asked = name.to_owned();
+        let asking = client(&cluster);
+        let removed = asking.with_library(|library| async move { library.remove_member(&asked).await }).await;
+        // A leader that is to go may be gone before its answer; whether it went is seen below.
+        ensure(removed.as_ref().is_ok() || removed.as_ref().is_err_and(Error::is_unknown), || {
+            format!("{name} was not removed: {removed:?}")
+        })?;
+        cluster.retire(name);
+        set_many(&client(&cluster), 10).await?;
+        size(&format!("that {name} went"), voters).await?;
+    }
+    Ok(cluster)
 }
 
 /// A fourth node that only knows gossip addresses becomes a voter and holds the same state.

@@ -87,6 +87,12 @@ pub const ALL: &[Scenario] = &[
         "a node that lagged behind the purge gets a snapshot, and is killed at every step of installing it"
     ),
     scenario!("join", 2, identity::join, "a fourth node joins by gossip"),
+    scenario!(
+        "grow-and-shrink",
+        3,
+        identity::grow_and_shrink,
+        "a cluster of one grows to five and shrinks to three"
+    ),
     scenario!("wiped-disk", 2, identity::wiped_disk, "a node whose disk is lost comes back under its name"),
     scenario!("twin-name", 2, identity::twin_name, "a second node of the same name is refused"),
     scenario!(

@@ -103,6 +103,8 @@ kinds! {
     CrashAfterTransfer, "crash after a transfer", 2;
     /// A node that lags dies while it installs or builds a snapshot.
     CrashInSnapshot, "crash in a snapshot", 2;
+    /// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
+    Ambush, "ambush", 4;
     /// The leader dies again and again while a node joins.
     CrashWhileJoining, "crash while joining", 1;
     /// A node stands still for a while.
@@ -132,7 +134,7 @@ kinds! {
     DamagedSnapshot, "damaged snapshot", 2;
     /// A disk is rolled back to what it was some lives ago.
     RolledBackDisk, "rolled-back disk", 1;
-    /// A data directory is copied to a second machine, and both run.
+    /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run.
     CopiedDisk, "copied disk", 1;
 
     // Clocks.
