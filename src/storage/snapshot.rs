@@ -55,6 +55,14 @@ struct State {
     next_temporary: u64,
 }
 
+impl State {
+    /// Forgets whole snapshots that are more than are kept; which they were.
+    fn superfluous(&mut self) -> Vec<Position> {
+        let kept = self.whole.len().min(KEPT);
+        self.whole.split_off(kept).into_iter().map(|info| info.position).collect()
+    }
+}
+
 fn live_name(position: Position) -> String {
     format!("snapshot-{:016x}-{:016x}.snap", position.term, position.index)
 }
@@ -100,8 +108,12 @@ impl Snapshots {
         {
             rt::sometimes("fallback to an older snapshot");
         }
+        // A crash may have come between a new snapshot and the end of an old one: many crashes must not pile them up.
+        let superfluous = state.superfluous();
         let whole = state.whole.clone();
-        Ok((Snapshots { disk, state: Arc::new(Mutex::new(state)) }, whole))
+        let snapshots = Snapshots { disk, state: Arc::new(Mutex::new(state)) };
+        snapshots.remove(&superfluous).await?;
+        Ok((snapshots, whole))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,12 +186,15 @@ impl Snapshots {
             state.whole.retain(|other| other.position != info.position);
             state.whole.push(info);
             state.whole.sort_by_key(|info| std::cmp::Reverse(info.position));
-            let kept = state.whole.len().min(KEPT);
-            let old = state.whole.split_off(kept).into_iter().map(|info| info.position);
-            let damaged: Vec<_> = state.damaged.drain(..).map(|damaged| damaged.position).collect();
-            old.chain(damaged).collect()
+            let mut superfluous = state.superfluous();
+            superfluous.extend(state.damaged.drain(..).map(|damaged| damaged.position));
+            superfluous
         };
-        for position in &superfluous {
+        self.remove(&superfluous).await
+    }
+
+    async fn remove(&self, superfluous: &[Position]) -> Result<(), StorageError> {
+        for position in superfluous {
             let name = live_name(*position);
             match self.disk.remove(&name).await {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -1,7 +1,7 @@
 //! Snapshot files: whole or not there, newest by position, two of them.
 
 use super::at;
-use crate::rt::disk::{Fault, SimDisk};
+use crate::rt::disk::{Fault, Operation, SimDisk};
 use crate::storage::{Position, SnapshotInfo, Snapshots, StorageError};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -61,6 +61,23 @@ async fn two_are_kept_the_newest_by_position_first() {
     let (snapshots, list) = Snapshots::open(disk.mount()).await.unwrap();
     assert_eq!(positions(&list), [at(3, 9), at(2, 9)]);
     assert_eq!((disk.files().len(), snapshots.damaged().len()), (2, 0));
+}
+
+/// Each crash comes when a new snapshot has its name and no old one is gone yet (chaos seed 100077).
+#[tokio::test]
+async fn crashes_do_not_pile_snapshots_up() {
+    let disk = SimDisk::new(1);
+    for index in 1..20 {
+        let snapshots = open(&disk).await;
+        assert!(disk.files().len() <= 2, "{:?}", disk.files());
+        disk.on_call(Some(Box::new(|call| match call.operation {
+            Operation::Remove => Fault::KillBefore,
+            _ => Fault::None,
+        })));
+        let written = write(&snapshots, at(1, index)).await;
+        assert_eq!(written.is_err(), index > 2);
+        disk.on_call(None);
+    }
 }
 
 #[tokio::test]
