@@ -31,7 +31,7 @@ pub async fn end(cluster: &Cluster) {
             }
             Err(finding) => run.find(finding),
         }
-        crate::watch::look_at_disks(cluster);
+        crate::watch::look_at_disks(cluster).await;
     }
     judge(&run);
 }

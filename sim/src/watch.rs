@@ -3,6 +3,7 @@
 //! What nodes report is judged as they report it (`logs`, `ledger`). Here is what somebody has to look at: what lies
 //! on the disks, and what clients heard so far.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mokv::map::Settings;
@@ -10,7 +11,7 @@ use mokv::rt;
 
 use crate::cluster::{Cluster, Power};
 use crate::judges::footprint::{self, Bounds, Footprint};
-use crate::judges::{Class, exactly_once, linearizability, revisions};
+use crate::judges::{Class, Finding, exactly_once, linearizability, revisions};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -19,14 +20,28 @@ const PAUSE: Duration = Duration::from_secs(4);
 pub async fn watch(cluster: Cluster) {
     while !cluster.run().is_broken() {
         rt::sleep(PAUSE).await;
-        look_at_disks(&cluster);
+        look_at_disks(&cluster).await;
         look_at_answers(&cluster);
     }
 }
 
-/// What the nodes keep.
-pub fn look_at_disks(cluster: &Cluster) {
+/// What the nodes keep. What a purge leaves behind goes file by file, with a sync for each: too much is only what is too
+/// much a while later, too.
+pub async fn look_at_disks(cluster: &Cluster) {
+    const GOING: Duration = Duration::from_secs(8);
+    let before = excesses(cluster);
+    if before.is_empty() {
+        return;
+    }
+    rt::sleep(GOING).await;
+    let now = excesses(cluster).into_iter().filter(|(name, _)| before.contains_key(name));
+    now.for_each(|(_, finding)| cluster.run().find(finding));
+}
+
+/// Nodes that keep too much at this moment.
+fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
     let run = cluster.run();
+    let mut found = BTreeMap::new();
     for name in cluster.names().iter().filter(|name| cluster.power(name) == Power::On) {
         let config = cluster.config(name);
         let (log, bound) = run.with_logs(|logs| (logs.measure(name), logs.most_sessions()));
@@ -43,8 +58,9 @@ pub fn look_at_disks(cluster: &Cluster) {
             segment_bytes: config.storage.log_segment_bytes,
             sessions: bound.unwrap_or(Settings::default().max_sessions),
         };
-        footprint::judge(&footprint, bounds).into_iter().for_each(|finding| run.find(finding));
+        found.extend(footprint::judge(&footprint, bounds).into_iter().map(|finding| (name.clone(), finding)));
     }
+    found
 }
 
 /// What clients heard.

@@ -228,6 +228,8 @@ impl Cluster {
     /// The disk is what it was when the image was made. The node must not run; it has to be wiped in the end.
     pub fn roll_back(&self, name: &str, image: &Image) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        // Whoever it was last may be another one than it was then, and is lost with what the disk had.
+        self.may_go(name);
         self.disk(name).restore(image);
         self.blame(name, "its disk was rolled back", Proof::Damage);
         self.run().fault("rolled-back disk", format!("{name}'s disk is what it once was"));
