@@ -186,6 +186,7 @@ impl Serving {
                 let address = self.leader_address(self.consensus.leader());
                 status::not_executed(reason, address.as_deref())
             }
+            ProposeError::Full => Status::resource_exhausted(error.to_string()),
             ProposeError::Unknown(reason) if deadline_passed => {
                 let mut status = Status::deadline_exceeded(format!("{reason}; it may still be executed"));
                 status

@@ -148,15 +148,7 @@ impl kv_server::Kv for Kv {
                 "the value has {length} bytes; at most {limit} are allowed (max-value-bytes)"
             )));
         }
-        let serving = self.context.serving()?;
-        let is_full = !serving.log.has_room() || serving.consensus.is_a_voter_full();
-        if is_full && !planted::is("reserve-ignored") {
-            rt::sometimes("write refused for a full disk");
-            return Err(Status::resource_exhausted(
-                "a disk of the cluster is nearly full and takes no more values; delete keys or make room",
-            ));
-        }
-        if planted::is("forward-drops-session") && !serving.consensus.is_leader() {
+        if planted::is("forward-drops-session") && !self.context.serving()?.consensus.is_leader() {
             request.session = None;
         }
         let command = Command::Set(log::Set {

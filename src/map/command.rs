@@ -107,6 +107,11 @@ impl Command {
         matches!(bytes.first(), Some(&(BLANK | MEMBERSHIP)))
     }
 
+    /// Whether an entry brings a client's value, the one kind that a cluster without room refuses.
+    pub fn carries_a_value(bytes: &Bytes) -> bool {
+        bytes.first() == Some(&SET)
+    }
+
     /// Reads an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer
     /// alive that its entry lies in, so that buffer should hold one entry.
     ///

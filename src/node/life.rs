@@ -156,7 +156,7 @@ impl Life {
         if self.context.is_quarantined() {
             consensus.raft().runtime_config().elect(false);
         }
-        let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots, log });
+        let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))
     }

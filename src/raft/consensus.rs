@@ -18,9 +18,10 @@ use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
 use super::wire::log_id_from_wire;
 use super::{Raft, Timing};
-use crate::map::Answer;
+use crate::map::{Answer, Command};
 use crate::planted;
 use crate::rt::{self, Instant};
+use crate::storage::Log;
 
 /// A read that finds no leader, or one that cannot confirm itself, asks again this much later.
 const READ_RETRY: Duration = Duration::from_millis(50);
@@ -34,6 +35,9 @@ pub enum ProposeError {
     /// Certainly not executed.
     #[error("{0}")]
     NotExecuted(String),
+    /// Certainly not executed: a voter's disk has no room for more values.
+    #[error("a disk of the cluster is nearly full and takes no more values; delete keys or make room")]
+    Full,
     /// Executed, or not, or still to be executed.
     #[error("{0}")]
     Unknown(String),
@@ -56,6 +60,7 @@ pub struct Consensus {
     raft: Raft,
     store: Arc<Store>,
     peers: Arc<Peers>,
+    log: Log,
     reads: Reads,
     request_timeout: Duration,
     /// When the leader was last heard; `None`: not since this process began.
@@ -66,12 +71,13 @@ pub struct Consensus {
 
 impl Consensus {
     /// Puts the parts together and starts the rounds for reads.
-    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, timing: &Timing) -> Consensus {
+    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, log: Log, timing: &Timing) -> Consensus {
         let reads = Reads::start(raft.clone(), peers.clone());
         Consensus {
             raft,
             store,
             peers,
+            log,
             reads,
             request_timeout: timing.request_timeout,
             leader_heard: Arc::default(),
@@ -175,6 +181,14 @@ impl Consensus {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
+        // What every voter has to store is for the leader to admit, whoever of them the client asked.
+        if Command::carries_a_value(&payload)
+            && (self.is_disk_full() || self.is_a_voter_full())
+            && !planted::is("reserve-ignored")
+        {
+            rt::sometimes("write refused for a full disk");
+            return Err(ProposeError::Full);
+        }
         let written = rt::time::timeout_at(deadline, self.raft.client_write(Payload(payload))).await;
         match written {
             Ok(Ok(response)) => Ok(Committed {
@@ -247,6 +261,7 @@ impl Consensus {
             }
             Some(Outcome::NotLeader(leader)) => Err(ProposeError::NotLeader((leader != 0).then_some(leader))),
             Some(Outcome::Refused(reason)) => Err(ProposeError::NotExecuted(reason)),
+            Some(Outcome::Full(wire::Full {})) => Err(ProposeError::Full),
             Some(Outcome::Unknown(reason)) => Err(ProposeError::Unknown(reason)),
             None => Err(ProposeError::Unknown("the leader's answer is empty".into())),
         }
@@ -343,8 +358,13 @@ impl Consensus {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Whether a voter's disk is so full that it takes no client's writes.
-    pub fn is_a_voter_full(&self) -> bool {
+    /// Whether this node's disk is so full that it takes no more values.
+    pub(super) fn is_disk_full(&self) -> bool {
+        !self.log.has_room()
+    }
+
+    /// Whether another voter's disk is, by its last answer.
+    fn is_a_voter_full(&self) -> bool {
         let membership = self.membership();
         self.peers.any_full(|id| membership.voter_ids().any(|voter| voter == id))
     }

@@ -19,7 +19,7 @@ use super::{reads, types::LogId};
 use crate::map::Command;
 use crate::planted;
 use crate::rt;
-use crate::storage::{Log, SnapshotReceiver, Snapshots};
+use crate::storage::{SnapshotReceiver, Snapshots};
 
 /// Serves peers.
 pub struct PeerHandler {
@@ -27,8 +27,6 @@ pub struct PeerHandler {
     pub consensus: Consensus,
     /// Where received snapshots go.
     pub snapshots: Snapshots,
-    /// The node's log, to say when its disk is nearly full.
-    pub log: Log,
 }
 
 /// One connection's snapshot under way.
@@ -54,24 +52,21 @@ impl Handler for PeerHandler {
         let consensus = self.consensus.clone();
         let raft = consensus.raft().clone();
         match request {
-            request::Body::Append(append) => {
-                let log = self.log.clone();
-                async move {
-                    match append_from_wire(append) {
-                        Ok(append) => match raft.append_entries(append).await {
-                            Ok(answer) => {
-                                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                                    consensus.leader_spoke();
-                                }
-                                response::Body::Append(append_answer_to_wire(answer, !log.has_room()))
+            request::Body::Append(append) => async move {
+                match append_from_wire(append) {
+                    Ok(append) => match raft.append_entries(append).await {
+                        Ok(answer) => {
+                            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                                consensus.leader_spoke();
                             }
-                            Err(error) => failed(error),
-                        },
+                            response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full()))
+                        }
                         Err(error) => failed(error),
-                    }
+                    },
+                    Err(error) => failed(error),
                 }
-                .boxed()
             }
+            .boxed(),
             request::Body::Vote(vote) => async move {
                 match vote_request_from_wire(vote) {
                     Ok(vote) => match raft.vote(vote).await {
@@ -144,6 +139,7 @@ impl Handler for PeerHandler {
                         forward_answer::Outcome::NotLeader(leader.unwrap_or(0))
                     }
                     Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
+                    Err(ProposeError::Full) => forward_answer::Outcome::Full(wire::Full {}),
                     Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
                 };
                 response::Body::Forward(wire::ForwardAnswer { outcome: Some(outcome) })

@@ -66,7 +66,7 @@ pub async fn start(
     store: Arc<Store>,
 ) -> Result<Consensus, String> {
     let config = config(timing);
-    let log_store = LogStore::new(log, snapshots.clone(), store.observer());
+    let log_store = LogStore::new(log.clone(), snapshots.clone(), store.observer());
     if let Some(observer) = store.observer() {
         observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
     }
@@ -74,7 +74,7 @@ pub async fn start(
     let network = Network { peers: peers.clone() };
     let raft =
         Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
-    Ok(Consensus::new(raft, store, peers, timing))
+    Ok(Consensus::new(raft, store, peers, log, timing))
 }
 
 /// openraft's configuration, with what safety asks for.

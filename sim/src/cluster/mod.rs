@@ -177,11 +177,11 @@ impl Cluster {
 
     /// Adds a host with an empty disk, not started. It joins through the first hosts unless `change` says otherwise.
     pub fn add(&self, name: &str, change: impl FnOnce(&mut NodeConfig)) {
+        let supports = self.newest_program();
         let mut state = self.state();
         let number = state.nodes.len() as u8 + 1;
         let world = &self.0.world;
         let drawn = world.clocks.get(usize::from(number) - 1).copied().unwrap_or(1_000);
-        let newest = state.nodes.values().map(|host| host.supports).max();
         let id = state.network.add(name, [10, 0, 0, number]);
         clock::set_rate(id, drawn);
         self.0.run.host(id, name, true);
@@ -227,7 +227,7 @@ impl Cluster {
             causes: Vec::new(),
             has_to_be_wiped: false,
             clock: drawn,
-            supports: newest.unwrap_or(SUPPORTS),
+            supports,
         };
         state.nodes.insert(name.to_owned(), host);
         drop(state);
@@ -411,6 +411,7 @@ impl Cluster {
     /// Undoes everything that was done: whatever is broken is mended, whatever is down starts.
     pub fn repair(&self) {
         self.heal_network();
+        let newest = self.newest_program();
         for name in self.names() {
             if self.configured_name(&name) != name {
                 // A copy of another node is no machine of this cluster.
@@ -427,6 +428,11 @@ impl Cluster {
             self.set_clock_rate(&name, None);
             if self.power(&name) == Power::Paused {
                 self.resume(&name);
+            }
+            if self.supports(&name) < newest {
+                // An upgrade that was begun is finished: to the members that have it, an older program is no member.
+                self.upgrade(&name, newest);
+                self.kill(&name);
             }
             if self.power(&name) == Power::On && self.is_stopping(&name) {
                 // Whoever asked it to stop is gone, and nobody would start it again.
@@ -450,6 +456,15 @@ impl Cluster {
     /// The program on a host is exchanged for one that supports this cluster version; the next start runs it.
     pub fn upgrade(&self, name: &str, supports: u32) {
         self.host(&mut self.state(), name).supports = supports;
+    }
+
+    fn supports(&self, name: &str) -> u32 {
+        self.host(&mut self.state(), name).supports
+    }
+
+    /// The highest cluster version that the program on any host supports.
+    fn newest_program(&self) -> u32 {
+        self.state().nodes.values().map(|host| host.supports).max().unwrap_or(SUPPORTS)
     }
 
     /// Whether a host of this name is part of the story (still).

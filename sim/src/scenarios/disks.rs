@@ -10,6 +10,7 @@ use super::identity::wait_for_members;
 use super::stage::{
     ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
 };
+use crate::client::SimClient;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::history::Outcome;
 use crate::run::Run;
@@ -176,7 +177,18 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
 /// The leader's disk fills up: clients' writes are refused, deletes are not, and nothing stops.
 pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
-    fill_up(&run, &cluster, &leader).await?;
+    fill_up(&run, &cluster, &client(&cluster), &leader).await?;
+    Ok(cluster)
+}
+
+/// The leader's disk fills up with writes that only followers bring it, whose own disks have room (chaos seed 300021).
+pub async fn full_leader(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    for (from, to) in [(client.host(), leader.as_str()), (leader.as_str(), client.host())] {
+        cluster.cut(from, to);
+    }
+    fill_up(&run, &cluster, &client, &leader).await?;
     Ok(cluster)
 }
 
@@ -184,21 +196,20 @@ pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let follower = others(&cluster.names(), &leader).remove(0);
-    fill_up(&run, &cluster, &follower).await?;
+    fill_up(&run, &cluster, &client(&cluster), &follower).await?;
     Ok(cluster)
 }
 
 /// Writes until a node's disk is full: writes are refused while there is room for Raft's own, deletes are not, nobody
 /// stops, and with room again writes go on.
-async fn fill_up(run: &Arc<Run>, cluster: &Cluster, name: &str) -> Result<(), String> {
-    let client = client(cluster);
-    set_many(&client, 50).await?;
+async fn fill_up(run: &Arc<Run>, cluster: &Cluster, writer: &SimClient, name: &str) -> Result<(), String> {
+    set_many(writer, 50).await?;
     let used: u64 = cluster.disk(name).files().iter().map(|(_, length)| length).sum();
     cluster.disk(name).set_capacity(Some(used + (2 << 20)));
     run.fault("full disk", format!("{name}'s disk has room for 2 MiB more"));
     let mut refused = false;
     for number in 0..200 {
-        let (_, outcome) = client.set(&format!("filling/{number}"), None, 60_000).await;
+        let (_, outcome) = writer.set(&format!("filling/{number}"), None, 60_000).await;
         if outcome == Outcome::Failed {
             refused = true;
             break;
@@ -206,20 +217,21 @@ async fn fill_up(run: &Arc<Run>, cluster: &Cluster, name: &str) -> Result<(), St
         ensure(matches!(outcome, Outcome::Ok(_)), || format!("a write on a filling disk was {outcome:?}"))?;
     }
     ensure(refused, || "12 MB were written to a disk with room for 2 MiB".into())?;
-    let outcome = client.delete("filling/0", None).await;
+    let outcome = writer.delete("filling/0", None).await;
     ensure(matches!(outcome, Outcome::Ok(_)), || format!("a delete on a full disk was {outcome:?}"))?;
     let address = format!("{name}.sim:{RPC_PORT}");
     cluster.disk(name).set_capacity(Some(0));
-    let answer = client.with_library(|library| async move { library.snapshot(&address).await }).await;
+    let operator = client(cluster);
+    let answer = operator.with_library(|library| async move { library.snapshot(&address).await }).await;
     ensure(matches!(&answer, Err(Error::ResourceExhausted(_))), || {
         format!("a snapshot on a disk without room was {answer:?}")
     })?;
     cluster.disk(name).set_capacity(None);
     let before = rt::now();
     loop {
-        let (value, outcome) = client.set("room again", None, 16).await;
+        let (value, outcome) = writer.set("room again", None, 16).await;
         if matches!(outcome, Outcome::Ok(_)) {
-            expect(&client, "room again", value).await?;
+            expect(writer, "room again", value).await?;
             return Ok(());
         }
         ensure(rt::now() - before < ELECTION_BOUND, || format!("with room again a write was {outcome:?}"))?;
