@@ -51,6 +51,7 @@ hunt *ARGS:
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings
+    cargo clippy -p mokv --lib --no-default-features -- -D warnings
     RUSTFLAGS="--cfg madsim" cargo clippy --lib --bins --test sim --features sim,planted --profile sim --target-dir target/sim -- -D warnings
 
 # Formats the code.

@@ -9,13 +9,13 @@ use common::{http1, run, wait_for};
 use mokv::client::WriteOptions;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
-use mokv_proto::tonic_health::ServingStatus;
-use mokv_proto::tonic_health::pb::HealthCheckRequest;
-use mokv_proto::tonic_health::pb::health_client::HealthClient;
-use mokv_proto::tonic_reflection::pb::v1::ServerReflectionRequest;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use common::direct::Direct;
 

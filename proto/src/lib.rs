@@ -37,5 +37,3 @@ pub mod gossip {
 }
 
 pub use tonic;
-pub use tonic_health;
-pub use tonic_reflection;

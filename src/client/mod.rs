@@ -32,7 +32,7 @@ mod picker;
 mod refresh;
 mod retry;
 mod session;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 mod topology;
 

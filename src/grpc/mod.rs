@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use mokv_proto::api::{admin_server::AdminServer, kv_server::KvServer};
 use mokv_proto::tonic::body::Body;
-use mokv_proto::tonic_health::pb::health_server::HealthServer;
-use mokv_proto::tonic_health::server::{HealthReporter, HealthService};
 use tonic::{Code, Status};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
 pub use context::{Context, Operator, Serving};

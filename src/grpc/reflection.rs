@@ -10,18 +10,16 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use mokv_proto::api::DESCRIPTORS;
 use mokv_proto::tonic::Streaming;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use mokv_proto::tonic_reflection::pb::v1::server_reflection_server::{
-    ServerReflection, ServerReflectionServer,
-};
-use mokv_proto::tonic_reflection::pb::v1::{
-    ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
-    ServerReflectionResponse, ServiceResponse,
-};
 use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic::{Code, Request, Response, Status, async_trait};
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::pb::v1::{
+    ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
+    ServerReflectionResponse, ServiceResponse,
+};
 
 /// The reflection service.
 pub type Service = ServerReflectionServer<Reflection>;

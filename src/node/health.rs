@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv_proto::tonic_health::ServingStatus;
-use mokv_proto::tonic_health::server::HealthReporter;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::grpc::Context;
 use crate::metrics::http::Health;

@@ -6,8 +6,10 @@
 
 #[cfg(any(madsim, test))]
 pub mod clock;
+#[cfg(feature = "server")]
 pub mod disk;
 pub mod net;
+#[cfg(feature = "server")]
 pub mod process;
 pub mod random;
 pub mod sometimes;

@@ -11,7 +11,7 @@ use mokv_proto::api::admin_server::{Admin, AdminServer};
 use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::{self, GetResponse, Server, SessionWrite};
 use mokv_proto::status;
-use mokv_proto::tonic::{self, Request, Response, Status, body::Body, service::Routes};
+use mokv_proto::tonic::{Request, Response, Status, body::Body, service::Routes};
 
 use crate::rt::net::TcpListener;
 use crate::rt::task::{HyperExecutor, TaskGuard, spawn_guarded};
@@ -199,7 +199,7 @@ fn cut(state: &Mutex<State>) {
     drop(connections);
 }
 
-#[tonic::async_trait]
+#[mokv_proto::tonic::async_trait]
 impl Kv for Service {
     async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<GetResponse>, Status> {
         let key = request.get_ref().key.clone();
@@ -280,7 +280,7 @@ impl Kv for Service {
     }
 }
 
-#[tonic::async_trait]
+#[mokv_proto::tonic::async_trait]
 impl Admin for Service {
     async fn status(
         &self,
