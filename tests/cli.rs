@@ -33,6 +33,16 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
 }
 
 #[test]
+fn shells_get_a_script_that_knows_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completion", shell]);
+        assert!(script.status.success());
+        assert!(String::from_utf8_lossy(&script.stdout).contains("transfer-leader"), "{shell}");
+    }
+    assert_eq!(run(&["completion", "cmd"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_cluster_that_does_not_answer_exits_with_1_and_says_what_to_do() {
     let (_listener, endpoint) = silent_endpoint();
     for command in [vec!["get", "key"], vec!["list"], vec!["members"], vec!["status"]] {

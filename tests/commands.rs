@@ -2,7 +2,7 @@
 
 mod store;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
 use mokv::rt::process::block_on;
@@ -64,6 +64,9 @@ fn a_value_goes_in_and_comes_out_byte_by_byte() {
     with_store(|shell| {
         assert_eq!(shell.ok(&["set", "greeting", "hello"]), "revision 1\n");
         assert_eq!(shell.ok(&["get", "greeting"]), "hello", "a pipe gets the value and nothing else");
+        assert_eq!(json(&shell.ok(&["get", "greeting", "-ojson"]))["value"]["text"], "hello");
+        let table = "KEY       REVISION  VERSION  VALUE\ngreeting  1         1        hello\n";
+        assert_eq!(shell.ok(&["get", "greeting", "--output", "table"]), table);
         let bytes: Vec<u8> = (0..=255).chain(*b"\n\n").collect();
         assert!(shell.run_with_stdin(&["set", "bytes", "-", "--no-session"], &bytes).status.success());
         assert_eq!(shell.run(&["get", "bytes", "--stale"]).stdout, bytes);
@@ -105,12 +108,16 @@ fn lists_are_lines_that_no_value_can_break() {
         assert_eq!(shell.ok(&["list", "--prefix", "a/", "--keys-only"]), "a/1\na/2\n");
         assert_eq!(shell.ok(&["list", "--limit", "1", "--start-after", "a/1", "--keys-only"]), "a/2\n");
         assert_eq!(shell.ok(&["list", "--prefix", "zebra"]), "");
-        let lines = shell.ok(&["list", "--json"]);
+        assert_eq!(shell.ok(&["list", "--prefix", "a/", "--count"]), "2\n");
+        assert_eq!(json(&shell.ok(&["list", "--count", "--output=json"]))["count"], 3);
+        let table = shell.ok(&["list", "--output=table", "--limit", "1"]);
+        assert_eq!(table, "KEY  REVISION  VALUE\na/1  2         tab\\there\n(1 keys at revision 3)\n");
+        let lines = shell.ok(&["list", "--output=json"]);
         let first = json(lines.lines().next().unwrap());
         assert_eq!(first["key"], "a/1");
         assert_eq!(first["value"]["text"], "tab\there");
         assert_eq!((&first["mod_revision"], &first["revision"]), (&2.into(), &3.into()));
-        let keys_only = json(shell.ok(&["list", "--json", "--keys-only", "--limit", "1"]).trim_end());
+        let keys_only = json(shell.ok(&["list", "--output=json", "--keys-only", "--limit", "1"]).trim_end());
         assert!(keys_only.get("value").is_none());
     });
 }
@@ -138,9 +145,26 @@ fn members_and_status_in_tables_and_in_json() {
         let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(lines.next().unwrap(), ["NAME", "NODE", "ID", "RPC", "ADDRESS", "ROLE"]);
         assert_eq!(lines.next().unwrap(), ["only", "0000000000000abc", &shell.endpoint, "leader"]);
-        assert_eq!(json(&shell.ok(&["members", "--json"]))["node_id"], "0000000000000abc");
+        assert_eq!(json(&shell.ok(&["members", "--output=json"]))["node_id"], "0000000000000abc");
         assert!(shell.ok(&["status"]).lines().nth(1).unwrap().starts_with("only "));
-        assert_eq!(json(&shell.ok(&["status", "--json"]))["role"], "leader");
+        assert_eq!(json(&shell.ok(&["status", "--output=json"]))["role"], "leader");
+        assert!(shell.ok(&["members", "--output=plain"]).starts_with("only\t0000000000000abc\t"));
+    });
+}
+
+#[test]
+fn a_watched_status_comes_again_and_again() {
+    with_store(|shell| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mokv"))
+            .args(["status", "--watch=10ms", "--output=json", "--endpoints", &shell.endpoint])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(3);
+        let roles: Vec<_> = lines.map(|line| json(&line.unwrap())["role"].clone()).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(roles, ["leader", "leader", "leader"]);
     });
 }
 
@@ -148,9 +172,9 @@ fn members_and_status_in_tables_and_in_json() {
 fn operators_commands_and_members_that_do_not_exist() {
     with_store(|shell| {
         assert_eq!(shell.ok(&["transfer-leader"]), "only leads\n");
-        assert_eq!(shell.ok(&["snapshot"]), format!("{}: snapshot of the log up to 7\n", shell.endpoint));
-        let settings = json(&shell.ok(&["configure", "--max-store-bytes", "2GiB", "--json"]));
-        assert_eq!(settings["max_store_bytes"], 2_u64 << 30);
+        assert_eq!(shell.ok(&["snapshot", "--output=plain"]), format!("{}\t7\n", shell.endpoint));
+        let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
+        assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\n");
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
             let (code, said) = shell.fails(args);
             assert_eq!(code, Some(3), "{said}");

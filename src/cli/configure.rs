@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
+use super::output::Row;
 use crate::client::SettingsChange;
 use crate::config::parse_bytes;
 
@@ -42,17 +42,13 @@ impl Configure {
             .configure(change)
             .await
             .map_err(|error| self.connect.failure("configure the cluster", error))?;
-        let mut output = Output::new();
-        if self.connect.json {
-            let (sessions, bytes) = (settings.max_sessions, settings.max_store_bytes);
-            return output.json(&json!({ "max_sessions": sessions, "max_store_bytes": bytes }));
-        }
-        output.table(
-            &["SETTING", "VALUE"],
-            [
-                vec!["max-sessions".to_owned(), settings.max_sessions.to_string()],
-                vec!["max-store-bytes".to_owned(), settings.max_store_bytes.to_string()],
-            ],
-        )
+        let settings =
+            [("max-sessions", settings.max_sessions), ("max-store-bytes", settings.max_store_bytes)];
+        let mut output = self.connect.output();
+        let rows = settings.map(|(name, value)| Row {
+            cells: vec![name.to_owned(), value.to_string()],
+            json: json!({ "setting": name, "value": value }),
+        });
+        output.rows(&["SETTING", "VALUE"], rows)
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use super::failure::Failure;
+use super::output::{Format, Output};
 use crate::client::{Builder, Client, Error, NodeStatus};
 use crate::config::parse_time;
 use crate::rt;
@@ -26,9 +27,9 @@ pub struct Connect {
     /// How long to try, all in all
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     pub timeout: Duration,
-    /// Write JSON, one object a line
-    #[arg(long)]
-    pub json: bool,
+    /// How to write results; where it is not said, whatever suits the command and its reader
+    #[arg(long, short, value_name = "FORMAT", value_enum)]
+    pub output: Option<Format>,
 }
 
 impl Connect {
@@ -48,6 +49,16 @@ impl Connect {
         self.build(Client::builder().sessions(false))
     }
 
+    /// stdout, for results in columns unless something else was asked for.
+    pub fn output(&self) -> Output {
+        self.output_or(Format::Table)
+    }
+
+    /// stdout, for results in this format unless something else was asked for.
+    pub fn output_or(&self, format: Format) -> Output {
+        Output::new(self.output.unwrap_or(format))
+    }
+
     fn build(&self, builder: Builder) -> Result<Client, Failure> {
         let list_timeout = self.timeout.max(LIST_PATIENCE);
         let builder = builder.endpoints(self.endpoints.iter().cloned()).timeout(self.timeout);
@@ -62,7 +73,7 @@ impl Connect {
         match error {
             Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
             Error::ConditionFailed { .. } => {
-                Failure::error(what, "read the key again with 'mokv get --json' and decide anew")
+                Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
             }
             Error::NotExecuted(_) => {
                 Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
@@ -128,7 +139,7 @@ mod tests {
 
     fn connect(endpoints: &[&str]) -> Connect {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
-        Connect { endpoints, timeout: Duration::from_secs(1), json: false }
+        Connect { endpoints, timeout: Duration::from_secs(1), output: None }
     }
 
     #[test]

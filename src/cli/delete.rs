@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
 use super::set::Write;
 
 /// Delete one key
@@ -36,12 +35,11 @@ impl Delete {
         let deleted =
             result.map_err(|error| self.connect.failure(&format!("delete '{}'", self.key), error))?;
         self.write.finish(&client).await;
-        let mut output = Output::new();
-        if self.connect.json {
-            let (existed, revision) = (deleted.existed, deleted.revision);
-            return output.json(&json!({ "key": self.key, "existed": existed, "revision": revision }));
-        }
-        let what = if deleted.existed { "deleted" } else { "there was no such key" };
-        output.line(format!("{what}, revision {}", deleted.revision))
+        let crate::client::Deleted { revision, existed } = deleted;
+        let what = if existed { "deleted" } else { "there was no such key" };
+        self.connect.output().answer(
+            format!("{what}, revision {revision}"),
+            &json!({ "key": self.key, "existed": existed, "revision": revision }),
+        )
     }
 }

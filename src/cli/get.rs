@@ -5,19 +5,20 @@ use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::{Output, json_value};
+use super::output::{Format, Row, escaped, json_value, shortened};
 use crate::client::{Consistency, KeyValue, ReadOptions};
 
 /// Read one key
 ///
-/// Writes the value as it is; on a terminal a newline follows. Exit code 3: there is no such key.
+/// Writes the value as it is, byte by byte; on a terminal a newline follows. Exit code 3: there is no such key.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mokv get greeting
   mokv get photo > photo.jpg
-  mokv get greeting --json     {\"key\":..,\"value\":{\"text\":..,\"base64\":..},\"mod_revision\":..,..}
-                               (text is null where the value is not UTF-8)")]
+  mokv get greeting --output table    with its revision and version
+  mokv get greeting --output json     {\"key\":..,\"value\":{\"text\":..,\"base64\":..},\"mod_revision\":..,..}
+                                      (text is null where the value is not UTF-8)")]
 pub struct Get {
     /// The key
     key: String,
@@ -46,9 +47,18 @@ impl Get {
                 "'mokv list --keys-only' lists the keys",
             ));
         };
-        let mut output = Output::new();
-        if self.connect.json {
-            return output.json(&entry_json(&entry, read.revision, false));
+        let mut output = self.connect.output_or(Format::Plain);
+        if output.format() != Format::Plain {
+            let row = Row {
+                cells: vec![
+                    escaped(&entry.key),
+                    entry.mod_revision.to_string(),
+                    entry.version.to_string(),
+                    shortened(&entry.value),
+                ],
+                json: entry_json(&entry, read.revision, false),
+            };
+            return output.rows(&["KEY", "REVISION", "VERSION", "VALUE"], [row]);
         }
         output.bytes(&entry.value)?;
         if output.is_terminal() && !entry.value.ends_with(b"\n") {

@@ -1,11 +1,14 @@
 //! `mokv list`: keys and values of one revision, in key order.
 
+use std::io::IsTerminal;
+
 use clap::Args;
+use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
 use super::get::{consistency, entry_json};
-use super::output::{Output, escaped, shortened, table};
+use super::output::{Format, Output, escaped, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
 /// Rows of a table that are laid out together: columns line up within them, and memory stays bounded.
@@ -13,17 +16,17 @@ const TABLE_ROWS: usize = 500;
 
 /// List keys and values, in byte order of the keys
 ///
-/// All of one revision of the store. On a terminal a table, with long values cut. In a pipe one line an entry,
-/// KEY<TAB>VALUE, where tab, newline, carriage return and backslash are written \t \n \r \\ and other control
-/// characters and bytes that are not UTF-8 are written \xHH.
+/// All of one revision of the store. On a terminal a table, with long values cut. In a pipe (or with --output
+/// plain) one line an entry, KEY<TAB>VALUE, where tab, newline, carriage return and backslash are written \t \n \r
+/// \\ and other control characters and bytes that are not UTF-8 are written \xHH.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mokv list
   mokv list --prefix user/ --limit 100
   mokv list --prefix user/ --limit 100 --start-after user/0100    the next page
-  mokv list --keys-only | wc -l
-  mokv list --json | jq -r 'select(.version > 1) | .key'")]
+  mokv list --prefix user/ --count
+  mokv list --output json | jq -r 'select(.version > 1) | .key'")]
 pub struct List {
     /// Only keys that begin with this
     #[arg(long, default_value = "")]
@@ -37,6 +40,9 @@ pub struct List {
     /// Leave the values out
     #[arg(long)]
     keys_only: bool,
+    /// Write only how many keys there are
+    #[arg(long)]
+    count: bool,
     /// Go on with the revision of an earlier page, while it is retained
     #[arg(long, value_name = "REVISION", default_value_t = 0)]
     at_revision: u64,
@@ -58,18 +64,26 @@ impl List {
             prefix: self.prefix.clone().into_bytes(),
             start_after: self.start_after.clone().into_bytes(),
             limit: self.limit,
-            keys_only: self.keys_only,
+            keys_only: self.keys_only || self.count,
             consistency: consistency(self.stale),
             at_revision: self.at_revision,
         };
         let mut listing =
             client.list(options).await.map_err(|error| self.connect.failure("list the keys", error))?;
-        let mut output = Output::new();
-        if output.is_terminal() && !self.connect.json {
+        if self.count {
+            return self.write_count(&mut listing).await;
+        }
+        let people_read = std::io::stdout().is_terminal();
+        let mut output = self.connect.output_or(if people_read { Format::Table } else { Format::Plain });
+        if output.format() == Format::Table {
             return self.write_tables(&mut listing, &mut output).await;
         }
         while let Some(entry) = self.next(&mut listing).await? {
-            let mut line = self.line(&entry, listing.revision());
+            let mut line = match output.format() {
+                Format::Json => entry_json(&entry, listing.revision(), self.keys_only).to_string(),
+                _ if self.keys_only => escaped(&entry.key),
+                _ => format!("{}\t{}", escaped(&entry.key), escaped(&entry.value)),
+            };
             line.push('\n');
             output.bytes(line.as_bytes())?;
         }
@@ -80,12 +94,13 @@ impl List {
         listing.next().await.map_err(|error| self.connect.failure("list all keys", error))
     }
 
-    fn line(&self, entry: &KeyValue, revision: u64) -> String {
-        if self.connect.json {
-            return entry_json(entry, revision, self.keys_only).to_string();
+    async fn write_count(&self, listing: &mut Listing) -> Result<(), Failure> {
+        let mut count = 0_u64;
+        while self.next(listing).await?.is_some() {
+            count += 1;
         }
-        let key = escaped(&entry.key);
-        if self.keys_only { key } else { format!("{key}\t{}", escaped(&entry.value)) }
+        let json = json!({ "count": count, "revision": listing.revision() });
+        self.connect.output().answer(count.to_string(), &json)
     }
 
     async fn write_tables(&self, listing: &mut Listing, output: &mut Output) -> Result<(), Failure> {

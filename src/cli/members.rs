@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
+use super::output::Row;
 use crate::client::Server;
 
 /// List the members of the cluster, or remove one
@@ -15,7 +15,7 @@ use crate::client::Server;
     after_help = "\
 Examples:
   mokv members
-  mokv members --json | jq -r .rpc_addr
+  mokv members --output json | jq -r .rpc_addr
   mokv members remove node-3"
 )]
 pub struct Members {
@@ -58,14 +58,16 @@ async fn list(connect: &Connect) -> Result<(), Failure> {
     let client = connect.client()?;
     let mut servers = client.servers().await.map_err(|error| connect.failure("list the members", error))?;
     servers.sort_by(|left, right| left.id.cmp(&right.id));
-    let mut output = Output::new();
-    if connect.json {
-        return servers.iter().try_for_each(|server| output.json(&server_json(server)));
-    }
-    let rows = servers.iter().map(|server| {
-        vec![server.id.clone(), node_id(server.node_id), server.rpc_addr.clone(), role(server).to_owned()]
+    let rows = servers.iter().map(|server| Row {
+        cells: vec![
+            server.id.clone(),
+            node_id(server.node_id),
+            server.rpc_addr.clone(),
+            role(server).to_owned(),
+        ],
+        json: server_json(server),
     });
-    output.table(&["NAME", "NODE ID", "RPC ADDRESS", "ROLE"], rows)
+    connect.output().rows(&["NAME", "NODE ID", "RPC ADDRESS", "ROLE"], rows)
 }
 
 impl Remove {
@@ -75,11 +77,10 @@ impl Remove {
             .remove_member(&self.name)
             .await
             .map_err(|error| self.connect.failure(&format!("remove the member '{}'", self.name), error))?;
-        let mut output = Output::new();
-        if self.connect.json {
-            return output.json(&json!({ "name": self.name, "node_id": node_id(removed) }));
-        }
-        output.line(format!("removed {}, node id {}", self.name, node_id(removed)))
+        self.connect.output().answer(
+            format!("removed {}, node id {}", self.name, node_id(removed)),
+            &json!({ "name": self.name, "node_id": node_id(removed) }),
+        )
     }
 }
 

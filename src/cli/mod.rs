@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 makes no sense as given, 3 not found.
 
+mod completion;
 mod configure;
 mod connect;
 mod delete;
@@ -62,6 +63,7 @@ enum Command {
     TransferLeader(transfer_leader::TransferLeader),
     Snapshot(snapshot::Snapshot),
     Configure(configure::Configure),
+    Completion(completion::Completion),
 }
 
 impl Command {
@@ -78,6 +80,7 @@ impl Command {
             Command::TransferLeader(transfer) => transfer.run().await,
             Command::Snapshot(snapshot) => snapshot.run().await,
             Command::Configure(configure) => configure.run().await,
+            Command::Completion(completion) => completion.run(),
         }
     }
 }
@@ -182,7 +185,7 @@ mod tests {
     #[test]
     fn values_may_look_like_numbers_and_flags_may_follow() {
         for line in
-            ["mokv set k -5 --json", "mokv set k -", "mokv set --json k v", "mokv members remove n --json"]
+            ["mokv set k -5 -o json", "mokv set k -", "mokv set -o json k v", "mokv members remove n -ojson"]
         {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use base64::Engine;
+use clap::ValueEnum;
 use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
@@ -12,19 +13,44 @@ use super::failure::Failure;
 /// Most characters of a value in a table.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns under headings, long values cut
+    Table,
+    /// One JSON object a line, nothing cut
+    Json,
+    /// One line a result, tabs between columns, no headings, nothing cut
+    Plain,
+}
+
+/// One result: as columns, and as JSON.
+pub struct Row {
+    /// A cell for each heading.
+    pub cells: Vec<String>,
+    /// The same and more, for programs.
+    pub json: Json,
+}
+
 /// stdout of a command.
 pub struct Output {
     stdout: io::StdoutLock<'static>,
     /// A person is reading.
     terminal: bool,
+    format: Format,
 }
 
 impl Output {
     /// Takes stdout.
-    pub fn new() -> Output {
+    pub fn new(format: Format) -> Output {
         let stdout = io::stdout().lock();
         let terminal = stdout.is_terminal();
-        Output { stdout, terminal }
+        Output { stdout, terminal, format }
+    }
+
+    /// How results are to be written.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Whether a person is reading.
@@ -58,16 +84,28 @@ impl Output {
         self.line(value.to_string())
     }
 
-    /// Writes a table without frames.
+    /// Writes the one result of a command: a sentence for people and scripts, JSON for programs.
     ///
     /// # Errors
     /// If stdout cannot be written to.
-    pub fn table(
-        &mut self,
-        header: &[&str],
-        rows: impl IntoIterator<Item = Vec<String>>,
-    ) -> Result<(), Failure> {
-        self.line(table(header, rows))
+    pub fn answer(&mut self, sentence: impl AsRef<str>, json: &Json) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(json),
+            Format::Table | Format::Plain => self.line(sentence),
+        }
+    }
+
+    /// Writes several results.
+    ///
+    /// # Errors
+    /// If stdout cannot be written to.
+    pub fn rows(&mut self, header: &[&str], rows: impl IntoIterator<Item = Row>) -> Result<(), Failure> {
+        let mut rows = rows.into_iter();
+        match self.format {
+            Format::Table => self.line(table(header, rows.map(|row| row.cells))),
+            Format::Json => rows.try_for_each(|row| self.json(&row.json)),
+            Format::Plain => rows.try_for_each(|row| self.line(row.cells.join("\t"))),
+        }
     }
 
     /// Hands everything to the reader.

@@ -9,7 +9,6 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
 use crate::client::WriteOptions;
 
 /// Most bytes that are read from stdin: the longest value that any cluster can be set to take.
@@ -84,11 +83,10 @@ impl Set {
         let written =
             result.map_err(|error| self.connect.failure(&format!("write '{}'", self.key), error))?;
         self.write.finish(&client).await;
-        let mut output = Output::new();
-        if self.connect.json {
-            return output.json(&json!({ "key": self.key, "revision": written.revision }));
-        }
-        output.line(format!("revision {}", written.revision))
+        let revision = written.revision;
+        self.connect
+            .output()
+            .answer(format!("revision {revision}"), &json!({ "key": self.key, "revision": revision }))
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
+use super::output::Row;
 
 /// Let every node write a snapshot of its state now
 ///
@@ -36,19 +36,22 @@ impl Snapshot {
         };
         let asked = addresses.iter().map(|address| client.snapshot(address));
         let answers = futures_util::future::join_all(asked).await;
-        let mut output = Output::new();
         let mut failed = None;
+        let mut rows = Vec::new();
         for (address, answer) in addresses.iter().zip(answers) {
             match answer {
-                Ok(index) if self.connect.json => {
-                    output.json(&json!({ "rpc_addr": address, "index": index }))?;
-                }
-                Ok(index) => output.line(format!("{address}: snapshot of the log up to {index}"))?,
+                Ok(index) => rows.push(Row {
+                    cells: vec![address.clone(), index.to_string()],
+                    json: json!({ "rpc_addr": address, "index": index }),
+                }),
                 Err(error) => {
                     let action = format!("take a snapshot of the node at {address}");
                     failed = Some(self.connect.failure(&action, error));
                 }
             }
+        }
+        if !rows.is_empty() {
+            self.connect.output().rows(&["RPC ADDRESS", "LOG INDEX"], rows)?;
         }
         failed.map_or(Ok(()), Err)
     }

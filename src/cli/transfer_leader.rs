@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Output;
 
 /// Hand leadership over to another node
 #[derive(Debug, Args)]
@@ -32,10 +31,6 @@ impl TransferLeader {
             .transfer_leader(self.to.as_deref())
             .await
             .map_err(|error| self.connect.failure("hand over leadership", error))?;
-        let mut output = Output::new();
-        if self.connect.json {
-            return output.json(&json!({ "leader": leader }));
-        }
-        output.line(format!("{leader} leads"))
+        self.connect.output().answer(format!("{leader} leads"), &json!({ "leader": leader }))
     }
 }

@@ -51,6 +51,8 @@ use mokv_proto::tonic::Code;
 pub use mokv_proto::api::ConfigureRequest as SettingsChange;
 /// Replicated settings, as they stand.
 pub use mokv_proto::api::ConfigureResponse as Settings;
+/// The digest of a node's state at an earlier position of the log.
+pub use mokv_proto::api::DigestAt;
 /// A member of the cluster: name, gRPC address, role.
 pub use mokv_proto::api::Server;
 /// How one node is, seen from itself.

@@ -13,7 +13,7 @@ use self::children::NodeProcess;
 use self::plan::Plan;
 use super::connect;
 use super::failure::Failure;
-use super::output::{Output, table};
+use super::output::{Format, Output, table};
 use super::{ports, program};
 use crate::rt;
 use crate::rt::process::StopSignals;
@@ -67,7 +67,7 @@ impl Dev {
         let mut signals = StopSignals::listen()
             .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
         let mut nodes = children::start_all(&plan)?;
-        let mut output = Output::new();
+        let mut output = Output::new(Format::Table);
         introduce(&plan, &nodes, &mut output);
         let all_ended = tokio::select! {
             biased;
