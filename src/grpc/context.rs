@@ -12,9 +12,14 @@ use tonic::Status;
 
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::mux::MAX_CONNECTIONS;
 use crate::raft::{Consensus, Member, ProposeError, peers::AddressBook};
-use crate::rt::time::{Elapsed, timeout};
+use crate::rt;
+use crate::rt::time::{Elapsed, timeout_at};
 use crate::storage::Log;
+
+/// An answer that is ready leaves within this, or nobody is there to take it.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// What operators may ask of a node that is part of a cluster.
 #[async_trait]
@@ -50,6 +55,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     in_flight: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
     quarantined: AtomicBool,
@@ -75,6 +81,7 @@ impl Context {
             limits,
             metrics,
             in_flight,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
@@ -118,14 +125,25 @@ impl Context {
         self.in_flight.clone().try_acquire_owned().map_err(full)
     }
 
-    /// Takes no more requests, and waits until those under way are answered.
+    /// Held by a client's connection for as long as it has something to say.
+    pub(super) fn connected(&self) -> Option<OwnedSemaphorePermit> {
+        self.connections.clone().try_acquire_owned().ok()
+    }
+
+    /// Takes no more requests, and waits until those under way are answered and the answers have left. Connections
+    /// have to be told to end before.
     ///
     /// # Errors
     /// If that takes longer than `within`.
     pub async fn drain(&self, within: Duration) -> Result<(), Elapsed> {
         self.draining.store(true, Ordering::Relaxed);
+        let until = rt::now() + within;
         let all = self.in_flight.acquire_many(self.limits.max_in_flight_requests as u32);
-        timeout(within, all).await.map(|_| ())
+        let _answered = timeout_at(until, all).await?;
+        // Whoever does not take its answer now has gone away.
+        let until = until.min(rt::now() + LAST_BYTES);
+        let _ = timeout_at(until, self.connections.acquire_many(MAX_CONNECTIONS as u32)).await;
+        Ok(())
     }
 
     /// What this node is now, in one word of [`crate::metrics::ROLES`].

@@ -142,7 +142,8 @@ pub async fn serve_connection(
         .keep_alive_interval(Some(KEEPALIVE_INTERVAL))
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS);
-    let _connected = services.context.metrics.connection();
+    let _counted = services.context.metrics.connection();
+    let _connected = services.context.connected();
     let service = hyper::service::service_fn(move |request| {
         let services = services.clone();
         async move { Ok::<_, std::convert::Infallible>(services.call(request).await) }

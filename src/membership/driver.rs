@@ -240,8 +240,13 @@ impl Operator for Driver {
             status::unknown(format!("whether '{name}' will be removed is not known: {reason}"))
         })?;
         // The run loop carries the tombstone out, here or on the next leader.
+        // A leader that removes itself may hear that it is gone before it applies it.
+        let is_gone = || {
+            self.consensus.membership().membership().get_node(&id).is_none()
+                || id == self.consensus.node_id() && self.consensus.peers().say_removed()
+        };
         let gone = async {
-            while self.consensus.membership().membership().get_node(&id).is_some() {
+            while !is_gone() {
                 rt::sleep(INTERVAL / 5).await;
             }
         };

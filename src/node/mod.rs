@@ -42,6 +42,8 @@ use sampler::NodeSampler;
 pub const SUPPORTS: u32 = 1;
 /// Handing leadership over at a stop takes at most this long; then another is elected without help.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// A node that was removed answers for so long at most what it was asked before.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Leaving for good takes at most this long; then the node stops as a member.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -131,6 +133,7 @@ pub async fn run(
                 tracing::warn!(
                     "the cluster has removed this node; its data is set aside and it starts over as a new one"
                 );
+                let config = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
                 node = start_again(&config, &disk, &options).await?;
             }
@@ -302,8 +305,23 @@ impl Node {
         }
     }
 
-    /// Puts the data of a removed node aside, after everything that uses it has ended.
+    /// What this node is told when it starts over: beside its own join addresses also where the members are that it
+    /// knows. The first node of a cluster may have been told of nobody, and would never find its cluster again.
+    fn config_of_the_next_life(&self, config: &NodeConfig) -> NodeConfig {
+        let view = self.gossip.view();
+        let view = view.borrow();
+        let members = view.values().filter(|peer| peer.claim.state == State::Member);
+        let members = members.filter(|peer| peer.claim.node_id != self.context.node_id);
+        let mut config = config.clone();
+        config.start_join_addrs.extend(members.map(|peer| peer.claim.gossip_addr.clone()));
+        config
+    }
+
+    /// Puts the data of a removed node aside, after everything that uses it has ended. Whoever asked for the removal
+    /// here hears of it first.
     async fn set_aside(self) -> Result<(), NodeError> {
+        self.phase.send(Phase::Draining);
+        let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;
         let identity = self.identity.lock().await.take();
         if let Some(identity) = identity {

@@ -212,6 +212,14 @@ impl Cluster {
             config.initial_max_sessions = most;
         }
         change(&mut config);
+        // From its next start on, whoever is told of somebody is told of the newcomer too.
+        let is_newcomer = state.nodes.len() >= world.nodes;
+        for host in state.nodes.values_mut().filter(|host| is_newcomer && !host.retired) {
+            let joins = &mut host.config.start_join_addrs;
+            if !joins.is_empty() {
+                joins.push(format!("{}:{GOSSIP_PORT}", dns_name(name)));
+            }
+        }
         let disk = SimDisk::new(self.0.run.seed ^ u64::from(number) << 48);
         let host = Host {
             disk,

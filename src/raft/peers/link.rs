@@ -101,6 +101,11 @@ impl Peers {
         };
     }
 
+    /// Whether a peer has said that this very node was removed from the cluster.
+    pub fn say_removed(&self) -> bool {
+        *self.gate.removed().borrow()
+    }
+
     /// Whether the disk of any peer that `counts` is nearly full.
     pub fn any_full(&self, counts: impl Fn(u64) -> bool) -> bool {
         self.full.lock().expect("no code panics while it holds this lock").iter().any(|id| counts(*id))
