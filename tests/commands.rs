@@ -153,6 +153,39 @@ fn members_and_status_in_tables_and_in_json() {
 }
 
 #[test]
+fn a_measurement_counts_what_it_did() {
+    with_store(|shell| {
+        let space = ["--key-space-size", "50", "--clients", "4", "--conns", "2", "--output=json"];
+        let bench = |args: &[&str]| shell.ok(&[&["bench"], args, &space].concat());
+        let put = json(&bench(&["put", "--total", "200", "--sequential-keys", "--val-size", "100"]));
+        assert_eq!(
+            (&put["operation"], &put["succeeded"], &put["failed"]),
+            (&"put".into(), &200.into(), &0.into())
+        );
+        let latency = |name: &str| put["latency_us"][name].as_u64().unwrap();
+        assert!(0 < latency("p50") && latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
+        assert_eq!(shell.ok(&["list", "--prefix", "bench/", "--count"]), "50\n");
+        assert_eq!(shell.run(&["get", "bench/0000000000"]).stdout.len(), 100);
+        shell.ok(&["delete", "bench/0000000007"]);
+        let rate = ["get", "--stale", "--duration", "200ms", "--rate", "500", "--no-prepare"];
+        let get = json(&bench(&rate));
+        assert!((1..=100).contains(&get["succeeded"].as_u64().unwrap()), "100 are due in this time: {get}");
+        let mixed = bench(&["mixed", "--rw-ratio", "3", "--total", "400", "--distribution", "zipf"]);
+        let lines: Vec<_> = mixed.lines().map(json).collect();
+        let succeeded = |line: &serde_json::Value| line["succeeded"].as_u64().unwrap();
+        assert_eq!(lines.iter().map(succeeded).sum::<u64>(), 400);
+        assert!(succeeded(&lines[0]) < succeeded(&lines[1]), "more gets than puts: {mixed}");
+        assert_eq!(lines[1]["absent"], 0, "the keys are written first, the deleted one as well");
+        assert!(
+            shell
+                .fails(&["bench", "put", "--key-size", "8", "--key-space-size", "1000"])
+                .1
+                .contains("--key-size 9")
+        );
+    });
+}
+
+#[test]
 fn a_watched_status_comes_again_and_again() {
     with_store(|shell| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mokv"))

@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 makes no sense as given, 3 not found.
 
+mod bench;
 mod completion;
 mod configure;
 mod connect;
@@ -63,6 +64,7 @@ enum Command {
     TransferLeader(transfer_leader::TransferLeader),
     Snapshot(snapshot::Snapshot),
     Configure(configure::Configure),
+    Bench(bench::Bench),
     Completion(completion::Completion),
 }
 
@@ -80,6 +82,7 @@ impl Command {
             Command::TransferLeader(transfer) => transfer.run().await,
             Command::Snapshot(snapshot) => snapshot.run().await,
             Command::Configure(configure) => configure.run().await,
+            Command::Bench(bench) => bench.run().await,
             Command::Completion(completion) => completion.run(),
         }
     }

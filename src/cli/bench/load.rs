@@ -1,0 +1,205 @@
+//! Clients at work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::keys::Keys;
+use super::report::{Measured, Operation};
+use crate::cli::failure::Failure;
+use crate::client::{Client, Consistency, Error, ReadOptions, WriteOptions};
+use crate::rt;
+use crate::rt::process::StopSignals;
+use crate::rt::random;
+use crate::rt::task::spawn_guarded;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Mix {
+    /// Of all requests, from 0 to 1.
+    share_of_reads: f64,
+    consistency: Consistency,
+}
+
+impl Mix {
+    /// Writes alone.
+    pub fn puts() -> Mix {
+        Mix { share_of_reads: 0.0, consistency: Consistency::Linearizable }
+    }
+
+    /// Reads alone.
+    pub fn gets(stale: bool) -> Mix {
+        Mix { share_of_reads: 1.0, consistency: crate::cli::get::consistency(stale) }
+    }
+
+    /// So many reads for each write.
+    pub fn mixed(ratio: f64, stale: bool) -> Mix {
+        Mix { share_of_reads: ratio / (ratio + 1.0), consistency: crate::cli::get::consistency(stale) }
+    }
+
+    fn draw(&self) -> Operation {
+        const STEPS: u64 = 1 << 32;
+        match (random::below(STEPS) as f64) < self.share_of_reads * STEPS as f64 {
+            true => Operation::Get,
+            false => Operation::Put,
+        }
+    }
+}
+
+/// When it ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// So many requests were begun.
+    Requests(u64),
+    /// So much time has passed.
+    Elapsed(Duration),
+}
+
+/// Who works.
+pub struct Load {
+    /// One a connection.
+    pub clients: Vec<Client>,
+    /// How many work at the same time.
+    pub tasks: u32,
+    /// Length of every value.
+    pub value_bytes: usize,
+}
+
+/// What the workers share.
+struct Work {
+    mix: Mix,
+    keys: Keys,
+    value: Bytes,
+    until: Until,
+    rate: u32,
+    began: Instant,
+    begun: AtomicU64,
+    progress: ProgressBar,
+}
+
+impl Load {
+    /// Lets all clients work, and adds up what came of it.
+    ///
+    /// # Errors
+    /// If the operating system does not let it hear of Ctrl-C.
+    pub async fn run(
+        &self,
+        what: &'static str,
+        mix: &Mix,
+        keys: Keys,
+        until: Until,
+        rate: u32,
+    ) -> Result<Measured, Failure> {
+        let work = Arc::new(Work {
+            mix: mix.clone(),
+            keys,
+            value: random_bytes(self.value_bytes),
+            until,
+            rate,
+            began: rt::now(),
+            begun: AtomicU64::new(0),
+            progress: progress(what, until),
+        });
+        let mut signals = StopSignals::listen()
+            .map_err(|error| Failure::error(format!("cannot listen for Ctrl-C: {error}"), "try again"))?;
+        let mut tasks = Vec::new();
+        for number in 0..self.tasks as usize {
+            let client = self.clients[number % self.clients.len()].clone();
+            tasks.push(spawn_guarded(work.clone().worker(client)));
+        }
+        let mut measured = Measured::default();
+        for mut task in tasks {
+            let part = tokio::select! {
+                biased;
+                part = &mut task => part,
+                () = signals.next() => {
+                    work.begun.store(STOPPED, Ordering::Relaxed);
+                    task.await
+                }
+            };
+            measured.add(&part.expect("no worker panics"));
+        }
+        measured.took = rt::now().duration_since(work.began);
+        work.progress.finish_and_clear();
+        Ok(measured)
+    }
+}
+
+/// More requests than anybody sends: nobody begins another one.
+const STOPPED: u64 = u64::MAX / 2;
+
+impl Work {
+    /// Works until there is nothing left to do.
+    async fn worker(self: Arc<Self>, client: Client) -> Measured {
+        let mut measured = Measured::default();
+        while let Some((number, due)) = self.next() {
+            let since = match due {
+                Some(due) => {
+                    rt::sleep_until(due).await;
+                    due
+                }
+                None => rt::now(),
+            };
+            let operation = self.mix.draw();
+            let result = self.ask(&client, operation, number).await;
+            measured.record(operation, rt::now().duration_since(since), result);
+            self.tell();
+        }
+        measured
+    }
+
+    /// The number of the next request, and when it is due if there is a rate.
+    fn next(&self) -> Option<(u64, Option<Instant>)> {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let due = (self.rate > 0)
+            .then(|| self.began + Duration::from_secs_f64(number as f64 / f64::from(self.rate)));
+        let goes_on = match self.until {
+            Until::Requests(total) => number < total,
+            Until::Elapsed(time) => {
+                number < STOPPED && due.unwrap_or_else(rt::now).duration_since(self.began) < time
+            }
+        };
+        goes_on.then_some((number, due))
+    }
+
+    async fn ask(&self, client: &Client, operation: Operation, number: u64) -> Result<bool, Error> {
+        let key = self.keys.key(number);
+        match operation {
+            Operation::Put => {
+                client.set(key, self.value.clone(), WriteOptions::default()).await.map(|_| true)
+            }
+            Operation::Get => {
+                let options = ReadOptions { consistency: self.mix.consistency };
+                client.get(key, options).await.map(|read| read.entry.is_some())
+            }
+        }
+    }
+
+    fn tell(&self) {
+        match self.until {
+            Until::Requests(_) => self.progress.inc(1),
+            Until::Elapsed(_) => {
+                self.progress.set_position(rt::now().duration_since(self.began).as_millis() as u64);
+            }
+        }
+    }
+}
+
+/// Shown on a terminal only.
+fn progress(what: &'static str, until: Until) -> ProgressBar {
+    let (length, template) = match until {
+        Until::Requests(total) => (total, "{prefix} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)"),
+        Until::Elapsed(time) => (time.as_millis() as u64, "{prefix} {wide_bar} {elapsed} ({eta} left)"),
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is our own");
+    ProgressBar::new(length).with_style(style).with_prefix(what)
+}
+
+fn random_bytes(length: usize) -> Bytes {
+    let mut bytes = vec![0; length];
+    rand::Rng::fill_bytes(&mut random::rng(), &mut bytes);
+    bytes.into()
+}
