@@ -293,6 +293,14 @@ impl Logs {
         (entries == node.shape.entries()).then(|| (entries, node.bytes.values().sum()))
     }
 
+    /// Payload bytes that the longest log holds beyond the end of the log of the node that ran last on a host.
+    pub fn lacks(&self, host: &str) -> u64 {
+        let node = self.last_on_host.get(host).and_then(|id| self.nodes.get(id));
+        let end = node.map_or(0, |node| node.shape.end);
+        let beyond = |node: &Node| node.bytes.range(end..).map(|(_, bytes)| bytes).sum();
+        self.nodes.values().map(beyond).max().unwrap_or(0)
+    }
+
     /// A log of these terms, from index 0.
     #[cfg(test)]
     pub fn shape_of(terms: &[u64]) -> Shape {

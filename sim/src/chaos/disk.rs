@@ -38,6 +38,7 @@ pub async fn full_disk(strike: &mut Strike) {
     strike.cluster.fill_disk(&victim, Some(ROOM));
     let client = SimClient::new(&strike.cluster, &strike.cluster.names(), FILLING, true);
     let mut doubts = 0;
+    let mut lacked = false;
     let begun = rt::now();
     while rt::now() - begun < strike.length + FILLING {
         // What a node missed while it was away it has to take, however much it is.
@@ -45,6 +46,10 @@ pub async fn full_disk(strike: &mut Strike) {
             let key = format!("large/{}.{doubts}", client.host());
             let (_, outcome) = client.set(&key, None, LARGE).await;
             doubts += u64::from(outcome == Outcome::Unknown);
+        }
+        if !lacked && strike.cluster.run().with_logs(|logs| logs.lacks(&victim)) > ROOM / 2 {
+            lacked = true;
+            strike.cluster.excuse_backlog(&victim);
         }
         // A refusal comes at once.
         rt::sleep(Duration::from_millis(10)).await;

@@ -22,6 +22,8 @@ pub enum Proof {
     Deaths(u64),
     /// The disk has no room: a node may refuse to start for want of it, and a running one may not end by it.
     Full,
+    /// The disk had no room while the node lacked much of what the others had: what it missed it has to take.
+    Backlog,
     /// The disk holds damage that the node must find, and must ask for a wipe; holds until the wipe.
     Damage,
 }
@@ -34,19 +36,20 @@ impl Cause {
             Proof::Full => {
                 reason.starts_with("cannot open the data of this node") && reason.contains("the disk is full")
             }
+            Proof::Backlog => reason.contains("the disk is full"),
             _ => self.has_happened(disk),
         }
     }
 
     /// Whether it explains as many ends as there are, and not one only.
     pub fn lasts(&self) -> bool {
-        matches!(self.proof, Proof::Damage | Proof::Full)
+        matches!(self.proof, Proof::Damage | Proof::Full | Proof::Backlog)
     }
 
     /// Whether it has come to pass.
     pub fn has_happened(&self, disk: &SimDisk) -> bool {
         match self.proof {
-            Proof::Told | Proof::Damage | Proof::Full => true,
+            Proof::Told | Proof::Damage | Proof::Full | Proof::Backlog => true,
             Proof::Errors(before) => disk.counts().errors > before,
             Proof::Deaths(before) => deaths(disk) > before,
         }

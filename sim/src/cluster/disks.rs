@@ -24,6 +24,11 @@ impl Cluster {
         self.blame(name, words, Proof::Told);
     }
 
+    /// A node whose disk is full lacks much of what the others have: it may end for want of room.
+    pub fn excuse_backlog(&self, name: &str) {
+        self.blame(name, "its disk was full when it had much to catch up on", Proof::Backlog);
+    }
+
     fn blame(&self, name: &str, words: &str, proof: Proof) {
         self.host(&mut self.state(), name).causes.push(Cause { words: words.to_owned(), proof });
     }

@@ -322,7 +322,7 @@ impl Cluster {
         host.life += 1;
         let disk = host.disk.clone();
         let lasts = |cause: &Cause| match cause.proof {
-            Proof::Told | Proof::Damage | Proof::Full => true,
+            Proof::Told | Proof::Damage | Proof::Full | Proof::Backlog => true,
             // It struck while the node went down anyway.
             Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
         };
@@ -535,13 +535,14 @@ impl Cluster {
         was_running
     }
 
-    /// Asks a node to stop, as SIGTERM does, and waits until it has.
+    /// Asks a node to stop, as SIGTERM does, and waits until it has, or somebody else has made an end of its life.
     pub async fn stop(&self, name: &str) {
         let Some(stop) = self.host(&mut self.state(), name).stop.take() else { return };
+        let life = self.life(name);
         self.0.run.fault("stop", format!("{name} is asked to stop"));
         let _ = stop.send(());
         let before = rt::now();
-        while self.power(name) == Power::On {
+        while self.power(name) == Power::On && self.life(name) == life {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
                 self.0.run.find(Finding::liveness("graceful stop", words));
