@@ -205,7 +205,7 @@ fn a_watched_status_comes_again_and_again() {
 fn operators_commands_and_members_that_do_not_exist() {
     with_store(|shell| {
         assert_eq!(shell.ok(&["transfer-leader"]), "only leads\n");
-        assert_eq!(shell.ok(&["snapshot", "--output=plain"]), format!("{}\t7\n", shell.endpoint));
+        assert_eq!(shell.ok(&["snapshot", "take", "--output=plain"]), format!("{}\t7\n", shell.endpoint));
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
         assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\n");
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {

@@ -15,6 +15,7 @@ mod list;
 mod members;
 mod output;
 mod ports;
+mod restore;
 mod serve;
 mod set;
 mod snapshot;
@@ -63,6 +64,7 @@ enum Command {
     Status(status::Status),
     TransferLeader(transfer_leader::TransferLeader),
     Snapshot(snapshot::Snapshot),
+    Restore(Box<restore::Restore>),
     Configure(configure::Configure),
     Bench(bench::Bench),
     Completion(completion::Completion),
@@ -81,6 +83,7 @@ impl Command {
             Command::Status(status) => status.run().await,
             Command::TransferLeader(transfer) => transfer.run().await,
             Command::Snapshot(snapshot) => snapshot.run().await,
+            Command::Restore(restore) => restore.run().await,
             Command::Configure(configure) => configure.run().await,
             Command::Bench(bench) => bench.run().await,
             Command::Completion(completion) => completion.run(),

@@ -12,6 +12,7 @@ use crate::config::settings::{Kind, SETTINGS};
 use crate::config::{self, Layer, LogFormat, NodeConfig};
 use crate::node;
 use crate::rt;
+use crate::rt::disk::DiskRef;
 use crate::rt::process::{StopSignals, end_on_panic, end_with_parent};
 
 /// Run one node, from flags, environment variables and a YAML file
@@ -96,14 +97,22 @@ impl Serve {
 async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let name = config.node_name.clone();
     let failed = |what: String| Failure::error(format!("node '{name}': {what}"), "its log says more");
-    let disk = rt::disk::open_directory(&config.data_dir).map_err(|error| {
+    let disk = open_data_directory(&config)?;
+    let run = node::run(config, disk, node::Options::default(), shutdown);
+    run.await.map_err(|error| failed(error.to_string()))
+}
+
+/// The node's data directory, for this process alone.
+///
+/// # Errors
+/// If it cannot be made or is in use.
+pub fn open_data_directory(config: &NodeConfig) -> Result<DiskRef, Failure> {
+    rt::disk::open_directory(&config.data_dir).map_err(|error| {
         Failure::error(
             format!("cannot use the data directory {}: {error}", config.data_dir.display()),
             "check data-dir and its permissions; a directory serves one process at a time",
         )
-    })?;
-    let run = node::run(config, disk, node::Options::default(), shutdown);
-    run.await.map_err(|error| failed(error.to_string()))
+    })
 }
 
 /// The values of the flags that stand for settings. Flags are made from the table of settings.

@@ -1,21 +1,69 @@
-//! `mokv snapshot`: lets nodes write a snapshot now.
+//! `mokv snapshot`: backups of the whole store, and the snapshots that nodes keep.
 
-use clap::Args;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Row;
+use super::output::{Format, Output, Row};
+use crate::node::backup::{self, Contents};
+use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
 
-/// Let every node write a snapshot of its state now
-///
-/// Nodes do so by themselves (snapshot-log-entries); a snapshot before a planned restart makes the restart quick.
+/// Save a backup of the store, look into one, or let nodes write their snapshots
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  mokv snapshot
-  mokv snapshot --only 127.0.0.1:8402")]
+  mokv snapshot save monday.snap
+  mokv snapshot inspect monday.snap
+  mokv snapshot take                      before a planned restart, which it makes quick")]
 pub struct Snapshot {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Save(Save),
+    Inspect(Inspect),
+    Take(Take),
+}
+
+/// Save a backup of the whole store to a file, while the cluster runs
+///
+/// It holds every write that was answered before the command began, with sessions and settings, all at one revision.
+/// The file gets its name when every byte of it has been read again and its digest is right. 'mokv restore' makes a
+/// new cluster of it.
+#[derive(Debug, Args)]
+struct Save {
+    /// Where to
+    file: PathBuf,
+    /// Replace a file of this name
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Read a whole backup, check it, and show what it holds
+#[derive(Debug, Args)]
+struct Inspect {
+    /// The backup
+    file: PathBuf,
+    /// How to write it
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Let every node write a snapshot of its state now, on its own disk
+///
+/// Nodes do so by themselves (snapshot-log-entries); a snapshot before a planned restart makes the restart quick.
+#[derive(Debug, Args)]
+struct Take {
     /// Only the node at this address
     #[arg(long, value_name = "HOST:PORT")]
     only: Option<String>,
@@ -24,11 +72,154 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Asks the nodes, all at once.
+    /// Saves, inspects or takes.
     ///
     /// # Errors
-    /// If one of them did not write its snapshot.
+    /// If a file cannot be written, read or trusted, or a node did not do its part.
     pub async fn run(self) -> Result<(), Failure> {
+        match self.action {
+            Action::Save(save) => save.run().await,
+            Action::Inspect(inspect) => inspect.run().await,
+            Action::Take(take) => take.run().await,
+        }
+    }
+}
+
+impl Save {
+    async fn run(self) -> Result<(), Failure> {
+        if !self.force && self.file.exists() {
+            return Err(Failure::error(
+                format!("{} exists already", self.file.display()),
+                "give another name, or --force to replace it",
+            ));
+        }
+        let draft = self.draft();
+        let contents = self.save(&draft).await.inspect_err(|_| {
+            // It would be taken for a backup by somebody in need of one.
+            let _ = fs::remove_file(&draft);
+        })?;
+        let Contents { revision, keys, digest, file_bytes, .. } = &contents;
+        let file = self.file.display();
+        self.connect.output().answer(
+            format!("{file}: {keys} keys at revision {revision}, {file_bytes} bytes, digest {digest:032x}"),
+            &as_json(&self.file, &contents),
+        )
+    }
+
+    fn draft(&self) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push(".part");
+        name.into()
+    }
+
+    async fn save(&self, draft: &Path) -> Result<Contents, Failure> {
+        let client = self.connect.client()?;
+        let failed = |error| self.connect.failure("save a backup", error);
+        let mut incoming = client.backup().await.map_err(failed)?;
+        let file = create_file(draft).map_err(|error| unwritable(draft, &error))?;
+        let progress = progress(incoming.info().expected_bytes);
+        while let Some(bytes) = incoming.next().await.map_err(failed)? {
+            let (offset, length) = (progress.position(), bytes.len() as u64);
+            file.write_at(offset, bytes).await.map_err(|error| unwritable(draft, &error))?;
+            progress.inc(length);
+        }
+        file.sync().await.map_err(|error| unwritable(draft, &error))?;
+        progress.finish_and_clear();
+        let contents = inspect(draft).await?;
+        let announced = &incoming.info().digest;
+        if format!("{:032x}", contents.digest) != *announced {
+            return Err(Failure::error(
+                format!(
+                    "the backup has digest {:032x} and not {announced}, as the node said",
+                    contents.digest
+                ),
+                "save it again, from another node (--endpoints)",
+            ));
+        }
+        rename_durably(draft, &self.file).map_err(|error| unwritable(&self.file, &error))?;
+        Ok(contents)
+    }
+}
+
+fn unwritable(file: &Path, error: &io::Error) -> Failure {
+    Failure::error(
+        format!("cannot write {}: {error}", file.display()),
+        "check the path, its permissions and its space",
+    )
+}
+
+/// Shown on a terminal only.
+fn progress(bytes: u64) -> ProgressBar {
+    const TEMPLATE: &str = "saving {wide_bar} {bytes}/about {total_bytes} ({bytes_per_sec}, {eta} left)";
+    let style = ProgressStyle::with_template(TEMPLATE).expect("the template is our own");
+    ProgressBar::new(bytes).with_style(style)
+}
+
+/// Reads a backup and checks it.
+///
+/// # Errors
+/// If it cannot be read or is not sound.
+pub async fn inspect(path: &Path) -> Result<Contents, Failure> {
+    let file = open(path)?;
+    backup::inspect(file, &path.display().to_string()).await.map_err(|error| {
+        let next = "use another backup; one that was saved again would do, if the cluster still runs";
+        Failure::error(format!("{} is not a sound backup: {error}", path.display()), next)
+    })
+}
+
+/// A backup's file.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> Result<FileRef, Failure> {
+    open_file(path).map_err(|error| {
+        Failure::error(
+            format!("cannot open {}: {error}", path.display()),
+            "check the path and its permissions",
+        )
+    })
+}
+
+fn as_json(path: &Path, contents: &Contents) -> serde_json::Value {
+    json!({
+        "file": path.display().to_string(),
+        "file_bytes": contents.file_bytes,
+        "revision": contents.revision,
+        "keys": contents.keys,
+        "bytes": contents.bytes,
+        "sessions": contents.sessions,
+        "digest": format!("{:032x}", contents.digest),
+        "term": contents.position.term,
+        "index": contents.position.index,
+        "members": contents.members,
+    })
+}
+
+impl Inspect {
+    async fn run(self) -> Result<(), Failure> {
+        let contents = inspect(&self.file).await?;
+        let mut output = Output::new(self.output);
+        let json = as_json(&self.file, &contents);
+        if self.output == Format::Json {
+            return output.json(&json);
+        }
+        let members = contents.members.iter().map(|(name, address)| format!("{name} at {address}"));
+        let fields = [
+            ("keys", contents.keys.to_string()),
+            ("revision", contents.revision.to_string()),
+            ("bytes of keys and values", contents.bytes.to_string()),
+            ("sessions", contents.sessions.to_string()),
+            ("log index", contents.position.index.to_string()),
+            ("digest", format!("{:032x}", contents.digest)),
+            ("members", members.collect::<Vec<_>>().join(", ")),
+        ];
+        let rows = fields.map(|(name, value)| Row { cells: vec![name.to_owned(), value], json: json!(null) });
+        output.rows(&["HOLDS", ""], rows)
+    }
+}
+
+impl Take {
+    async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
         let addresses = match &self.only {
             Some(address) => vec![address.clone()],

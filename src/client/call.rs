@@ -74,6 +74,7 @@ calls! {
     AdminClient::status(api::StatusRequest) -> api::StatusResponse;
     AdminClient::transfer_leader(api::TransferLeaderRequest) -> api::TransferLeaderResponse;
     AdminClient::remove_member(api::RemoveMemberRequest) -> api::RemoveMemberResponse;
+    AdminClient::backup(api::BackupRequest) -> Streaming<api::BackupChunk>;
     AdminClient::snapshot(api::SnapshotRequest) -> api::SnapshotResponse;
     AdminClient::configure(api::ConfigureRequest) -> api::ConfigureResponse;
 }

@@ -19,10 +19,11 @@
 //!
 //! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is
 //! what is known of the cluster, `connection` a node's address and the connection to it; `session` names writes;
-//! `refresh` asks for news of the cluster; `list` pages through a listing.
+//! `refresh` asks for news of the cluster; `list` pages through a listing; `backup` brings the whole store.
 //!
 //! Stands on `rt` and the wire contract alone: it knows nothing of nodes, logs or maps.
 
+mod backup;
 mod call;
 mod connection;
 mod error;
@@ -40,6 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use backup::Backup;
 use bytes::Bytes;
 pub use error::Error;
 pub use list::{ListOptions, Listing};
@@ -47,6 +49,8 @@ use mokv_proto::api;
 use mokv_proto::status;
 use mokv_proto::tonic::Code;
 
+/// What a backup holds.
+pub use mokv_proto::api::BackupInfo;
 /// A change of replicated settings; absent fields stay as they are.
 pub use mokv_proto::api::ConfigureRequest as SettingsChange;
 /// Replicated settings, as they stand.
@@ -382,6 +386,15 @@ impl Client {
     pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
         let reply = self.inner.ask(address, api::SnapshotRequest {}, Deadline::after(self.timeout)).await?;
         Ok(reply.index)
+    }
+
+    /// The whole store as it is now, sessions and settings included: the bytes of a snapshot file.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node begins to send it in time.
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        self.inner.keep_informed();
+        Backup::open(self).await
     }
 
     /// Hands leadership to the member named `to`, or to the most up-to-date voter; the new leader's name.

@@ -1,13 +1,16 @@
 //! The service `api.Admin`.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::Stream;
 use mokv_proto::api::{self, admin_server};
 use mokv_proto::status;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::backup;
 use super::context::Context;
-use super::kv::deadline;
+use super::kv::{deadline, read_failed};
 use crate::map::{Answer, Command};
 use crate::rt;
 
@@ -156,6 +159,21 @@ impl admin_server::Admin for Admin {
         let late = |_| Status::deadline_exceeded("the snapshot was not finished before the deadline");
         let index = rt::time::timeout_at(deadline, outcome).await.map_err(late)??;
         Ok(Response::new(api::SnapshotResponse { index }))
+    }
+
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<api::BackupChunk, Status>> + Send>>;
+
+    async fn backup(
+        &self,
+        request: Request<api::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let deadline = deadline(&request);
+        let serving = self.context.serving()?;
+        // It holds every write that was answered before it was asked for.
+        let confirmed = serving.consensus.read_barrier(deadline).await;
+        confirmed.map_err(|error| read_failed(serving, error))?;
+        let (map, meta) = serving.consensus.store().read().frozen();
+        Ok(Response::new(Box::pin(backup::stream(map, &meta))))
     }
 
     async fn configure(

@@ -74,7 +74,7 @@ impl Kv {
     }
 }
 
-fn read_failed(serving: &Serving, error: ReadIndexError) -> Status {
+pub(super) fn read_failed(serving: &Serving, error: ReadIndexError) -> Status {
     let leader = serving.leader_address(serving.consensus.leader());
     status::not_executed(format!("no leader confirmed this read: {error}"), leader.as_deref())
 }

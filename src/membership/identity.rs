@@ -169,6 +169,28 @@ impl Identity {
         Ok(identity)
     }
 
+    /// A new node's identity, not written yet: for a directory that is filled before it has an identity, and begins to
+    /// count as a node's with [`Identity::establish`].
+    ///
+    /// # Errors
+    /// If the name is none.
+    pub fn of_member(disk: DiskRef, name: &str, cluster_id: ClusterId) -> Result<Identity, IdentityError> {
+        if !claim::is_name(name) {
+            return Err(IdentityError::BadName(name.escape_default().to_string()));
+        }
+        let mut record = Record::new(name, None);
+        (record.cluster_id, record.log_formatted) = (Some(cluster_id), true);
+        Ok(Identity { disk, record })
+    }
+
+    /// Makes the identity durable. The log has to be there, durably.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn establish(&self) -> Result<(), IdentityError> {
+        self.record.save(&self.disk).await
+    }
+
     /// The Raft node id, never zero.
     pub fn node_id(&self) -> u64 {
         self.record.node_id

@@ -4,6 +4,7 @@
 //! Whatever goes wrong in its depths (a failed sync, a dead Raft, a panic in a task of Raft) stops the whole node: gRPC
 //! never lives on over a dead Raft.
 
+pub mod backup;
 mod book;
 mod digests;
 mod health;

@@ -77,14 +77,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        let (mut map, meta) = {
-            let state = self.store.read();
-            // O(1): writes go on while the snapshot is written.
-            (
-                state.map.clone(),
-                SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() },
-            )
-        };
+        // Writes go on while the snapshot is written.
+        let (mut map, meta) = self.store.read().frozen();
         if meta.last_log_id.is_none() && !force {
             return None;
         }
@@ -106,7 +100,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             );
         }
         let at = meta.last_log_id.map(position).unwrap_or_default();
-        let header = snapshot_meta_to_wire(&meta, map.digest()).encode_to_vec().into();
+        let header = header(&meta, map.digest());
         // Space is taken before openraft counts on the snapshot: a failure later would stop the node.
         match self.snapshots.create(at, header, estimated_bytes(&map)).await {
             Ok(writer) => {
@@ -177,8 +171,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
+/// A snapshot's header.
+pub fn header(meta: &SnapshotMeta, digest: u128) -> Bytes {
+    snapshot_meta_to_wire(meta, digest).encode_to_vec().into()
+}
+
 /// A little more than a snapshot of the map will need.
-fn estimated_bytes(map: &Map) -> u64 {
+pub fn estimated_bytes(map: &Map) -> u64 {
     const PER_KEY: u64 = 48;
     const PER_SESSION: u64 = 64;
     const FIXED: u64 = 64 << 10;
@@ -193,7 +192,10 @@ pub(super) fn read_meta(header: &Bytes) -> io::Result<(SnapshotMeta, u128)> {
 }
 
 /// Reads a whole snapshot and checks that its state has the digest that its header claims.
-async fn load(mut reader: SnapshotReader) -> io::Result<State> {
+///
+/// # Errors
+/// If it cannot be read, is damaged or is no snapshot of a map.
+pub async fn load(mut reader: SnapshotReader) -> io::Result<State> {
     let (meta, digest) = read_meta(reader.header())?;
     let mut restore = Restore::new();
     while let Some(block) = reader.next_block().await.map_err(io::Error::other)? {

@@ -9,7 +9,7 @@ use openraft::EntryPayload;
 use tokio::sync::oneshot;
 
 use super::observer::Observer;
-use super::types::{Entry, LogId, Reply, StoredMembership};
+use super::types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership};
 use super::wire::{entry_to_storage, membership_to_wire};
 use crate::map::{Answer, Applied, Command, Map, UnknownCommand};
 use crate::metrics::Metrics;
@@ -30,6 +30,14 @@ pub struct State {
     pub applied: Option<LogId>,
     /// The newest membership that was applied.
     pub membership: StoredMembership,
+}
+
+impl State {
+    /// A clone of the map (O(1)) and what a snapshot of it says of itself.
+    pub fn frozen(&self) -> (Map, SnapshotMeta) {
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        (self.map.clone(), meta)
+    }
 }
 
 /// The replicated state of this node.

@@ -83,7 +83,7 @@ pub enum StorageError {
 
 impl StorageError {
     /// Tells what was tried on which file; for `map_err`.
-    pub(super) fn io(
+    pub(crate) fn io(
         operation: &'static str,
         file: impl Into<String>,
     ) -> impl FnOnce(io::Error) -> StorageError {

@@ -35,8 +35,8 @@ pub use error::StorageError;
 pub use log::{Log, LogConfig, LogState};
 pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
 pub use snapshot::{
-    DamagedSnapshot, ReceivedSnapshot, SnapshotInfo, SnapshotReader, SnapshotReceiver, SnapshotWriter,
-    Snapshots,
+    DamagedSnapshot, ReceivedSnapshot, SnapshotEncoder, SnapshotInfo, SnapshotReader, SnapshotReceiver,
+    SnapshotWriter, Snapshots,
 };
 
 /// The place of an entry in the log.

@@ -4,6 +4,7 @@
 //! blocks, each with its checksum. "Newest" is by log position, never by a file's time. Building one never touches
 //! the log, and running out of space while building is an error of the snapshot alone.
 
+mod encode;
 mod format;
 mod read;
 mod write;
@@ -15,6 +16,7 @@ use super::error::StorageError;
 use crate::rt;
 use crate::rt::disk::DiskRef;
 
+pub use encode::SnapshotEncoder;
 pub use read::SnapshotReader;
 pub use write::{ReceivedSnapshot, SnapshotReceiver, SnapshotWriter};
 

@@ -195,6 +195,12 @@ impl Admin for Service {
         Ok(Response::new(SnapshotResponse { index: 7 }))
     }
 
+    type BackupStream = tonic::codegen::BoxStream<BackupChunk>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented("this store is gone with its process"))
+    }
+
     async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
         let ConfigureRequest { max_sessions, max_store_bytes } = request.into_inner();
         Ok(Response::new(ConfigureResponse {

@@ -3,6 +3,7 @@
 //! A story drives the cluster to the point and checks what only it can know; the common ending then undoes all faults,
 //! demands life and lets every judge look. Each is told for several seeds, because a seed moves every instant.
 
+mod backup;
 mod basics;
 mod disks;
 mod forge;
@@ -92,6 +93,12 @@ pub const ALL: &[Scenario] = &[
         3,
         identity::grow_and_shrink,
         "a cluster of one grows to five and shrinks to three"
+    ),
+    scenario!(
+        "restored-backup",
+        4,
+        backup::restored,
+        "all disks are lost, a backup becomes another cluster, and power fails while it is restored"
     ),
     scenario!("wiped-disk", 2, identity::wiped_disk, "a node whose disk is lost comes back under its name"),
     scenario!("twin-name", 2, identity::twin_name, "a second node of the same name is refused"),

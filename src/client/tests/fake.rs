@@ -319,6 +319,23 @@ impl Admin for Service {
         Ok(Response::new(api::SnapshotResponse { index: self.state().revision }))
     }
 
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<api::BackupChunk, Status>> + Send>>;
+
+    async fn backup(
+        &self,
+        request: Request<api::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let cut_after = self.hear("backup", request, |_| None).await?;
+        let info = api::BackupInfo { keys: 7, ..api::BackupInfo::default() };
+        let data = |data: &'static [u8]| Ok(api::BackupChunk { info: None, data: data.into() });
+        let mut chunks = vec![Ok(api::BackupChunk { info: Some(info), data: Default::default() })];
+        chunks.extend([data(b"one"), data(b"two")]);
+        if let Some(chunk) = cut_after {
+            chunks[chunk] = Err(Status::unavailable("this node is stopping"));
+        }
+        Ok(Response::new(Box::pin(futures_util::stream::iter(chunks))))
+    }
+
     async fn configure(
         &self,
         request: Request<api::ConfigureRequest>,

@@ -368,6 +368,22 @@ async fn commands_go_to_the_leader_and_questions_to_the_node_they_name() {
 }
 
 #[tokio::test]
+async fn a_backup_comes_in_order_and_says_when_it_is_broken_off() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    let mut backup = client.backup().await.unwrap();
+    assert_eq!(backup.info().keys, 7);
+    assert_eq!(backup.next().await.unwrap().as_deref(), Some(&b"one"[..]));
+    assert_eq!(backup.next().await.unwrap().as_deref(), Some(&b"two"[..]));
+    assert_eq!(backup.next().await, Ok(None));
+    node.play("backup", Play::CutAfter(2));
+    let mut broken = client.backup().await.unwrap();
+    broken.next().await.unwrap();
+    let error = broken.next().await.unwrap_err();
+    assert!(error.to_string().contains("this node is stopping"), "{error}");
+}
+
+#[tokio::test]
 async fn a_command_that_may_have_been_executed_is_not_sent_again() {
     let node = single().await;
     let client = informed(builder(&[&node])).await;

@@ -12,6 +12,7 @@ mod simulated;
 
 use std::fmt::Debug;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -140,17 +141,52 @@ pub trait File: Send + Sync + Debug {
     async fn preallocate(&self, length: u64) -> io::Result<()>;
 }
 
+/// A file for reading that is no part of a data directory: one that a user gives a command.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn open_file(path: &Path) -> io::Result<FileRef> {
+    #[cfg(not(madsim))]
+    return real::open_file(path);
+    #[cfg(madsim)]
+    return Err(outside(path));
+}
+
+/// A file for writing that is no part of a data directory; whatever was in it is gone.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn create_file(path: &Path) -> io::Result<FileRef> {
+    #[cfg(not(madsim))]
+    return real::create_file(path);
+    #[cfg(madsim)]
+    return Err(outside(path));
+}
+
+/// Gives a file another name in the same directory, replacing what had it. Durable when it returns.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(not(madsim))]
+    return real::rename_durably(from, to);
+    #[cfg(madsim)]
+    return [from, to].into_iter().try_for_each(|path| Err(outside(path)));
+}
+
 /// Opens a directory of this machine, made durably if need be, for this process alone.
 ///
 /// # Errors
 /// `WouldBlock` if another process has it open, and whatever the file system says. In simulation always: there a
 /// node is given its disk.
-pub fn open_directory(path: &std::path::Path) -> io::Result<DiskRef> {
+pub fn open_directory(path: &Path) -> io::Result<DiskRef> {
     #[cfg(not(madsim))]
     return Ok(Arc::new(RealDisk::open(path)?));
     #[cfg(madsim)]
-    return Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!("{} is no disk of the simulation", path.display()),
-    ));
+    return Err(outside(path));
+}
+
+#[cfg(madsim)]
+fn outside(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("{} is no part of the simulation", path.display()))
 }

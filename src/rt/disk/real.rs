@@ -83,6 +83,27 @@ impl RealDisk {
     }
 }
 
+/// See [`super::open_file`].
+pub(super) fn open_file(path: &Path) -> io::Result<FileRef> {
+    of_user(StdFile::open(path)?)
+}
+
+/// See [`super::create_file`].
+pub(super) fn create_file(path: &Path) -> io::Result<FileRef> {
+    of_user(StdFile::create(path)?)
+}
+
+fn of_user(file: StdFile) -> io::Result<FileRef> {
+    Ok(Arc::new(RealFile { file: Arc::new(file), jobs: Jobs::start("mokv-file")? }))
+}
+
+/// See [`super::rename_durably`].
+pub(super) fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_directory(directory.unwrap_or(Path::new(".")))
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     match StdFile::open(path) {
         Ok(directory) => directory.sync_all(),

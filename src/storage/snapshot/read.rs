@@ -37,6 +37,18 @@ impl SnapshotReader {
         name: String,
         position: Position,
     ) -> Result<SnapshotReader, StorageError> {
+        let (reader, found) = SnapshotReader::of_any(file, name).await?;
+        match found == position {
+            true => Ok(reader),
+            false => Err(reader.corrupt(0, "it is the snapshot of another position")),
+        }
+    }
+
+    /// A file that holds a snapshot of whatever position, wherever it lies; the position.
+    ///
+    /// # Errors
+    /// If it cannot be read, a newer build wrote it, or it does not begin as a snapshot does.
+    pub async fn of_any(file: FileRef, name: String) -> Result<(SnapshotReader, Position), StorageError> {
         let length = file.len().await.map_err(StorageError::io("look at", &name))?;
         let header = Bytes::new();
         let mut reader = SnapshotReader {
@@ -55,11 +67,8 @@ impl SnapshotReader {
         if version > FORMAT_VERSION {
             return Err(StorageError::Version { file: reader.name, found: version, known: FORMAT_VERSION });
         }
-        if found != position {
-            return Err(reader.corrupt(0, "it is the snapshot of another position"));
-        }
         reader.header = header;
-        Ok(reader)
+        Ok((reader, found))
     }
 
     /// Checks every byte of a file; its length.

@@ -5,8 +5,7 @@
 
 use bytes::Bytes;
 
-use super::format::{self, Footer, Kind, MAX_BODY_BYTES};
-use super::{SnapshotInfo, SnapshotReader, Snapshots};
+use super::{SnapshotEncoder, SnapshotInfo, SnapshotReader, Snapshots};
 use crate::rt::disk::FileRef;
 use crate::storage::{Position, StorageError};
 
@@ -67,10 +66,7 @@ impl Draft {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     draft: Draft,
-    offset: u64,
-    frames: u32,
-    /// Of all bytes so far.
-    checksum: u32,
+    encoder: SnapshotEncoder,
 }
 
 impl SnapshotWriter {
@@ -81,9 +77,9 @@ impl SnapshotWriter {
         expected_bytes: u64,
     ) -> Result<SnapshotWriter, StorageError> {
         let draft = Draft::create(snapshots, position, expected_bytes).await?;
-        let mut writer = SnapshotWriter { draft, offset: 0, frames: 0, checksum: 0 };
-        writer.add(Kind::Header, &format::encode_header(position, &header)).await?;
-        Ok(writer)
+        let (encoder, beginning) = SnapshotEncoder::new(position, &header);
+        draft.write(0, beginning).await?;
+        Ok(SnapshotWriter { draft, encoder })
     }
 
     /// Adds a block of at most 256 MiB.
@@ -91,18 +87,8 @@ impl SnapshotWriter {
     /// # Errors
     /// [`StorageError::Full`] or what else the disk says; the snapshot is given up then.
     pub async fn add_block(&mut self, block: Bytes) -> Result<(), StorageError> {
-        self.add(Kind::Block, &block).await
-    }
-
-    async fn add(&mut self, kind: Kind, body: &[u8]) -> Result<(), StorageError> {
-        assert!(body.len() <= MAX_BODY_BYTES, "a block is bounded");
-        let frame = format::encode(kind, self.frames, body);
-        let (length, checksum) = (frame.len() as u64, crc32c::crc32c_append(self.checksum, &frame));
-        self.draft.write(self.offset, frame).await?;
-        self.offset += length;
-        self.frames += 1;
-        self.checksum = checksum;
-        Ok(())
+        let offset = self.encoder.bytes();
+        self.draft.write(offset, self.encoder.block(&block)).await
     }
 
     /// Makes it durable, gives it its name, and lets the third-newest go.
@@ -110,11 +96,11 @@ impl SnapshotWriter {
     /// # Errors
     /// As [`SnapshotWriter::add_block`]; earlier snapshots are as they were.
     pub async fn finish(mut self) -> Result<SnapshotInfo, StorageError> {
-        let blocks = u64::from(self.frames) - 1;
-        let footer = Footer { blocks, offset: self.offset, checksum: self.checksum };
-        self.add(Kind::Footer, &footer.encode()).await?;
-        self.draft.sync(self.offset).await?;
-        let info = SnapshotInfo { position: self.draft.position, bytes: self.offset };
+        let offset = self.encoder.bytes();
+        self.draft.write(offset, self.encoder.end()).await?;
+        let bytes = self.encoder.bytes();
+        self.draft.sync(bytes).await?;
+        let info = SnapshotInfo { position: self.draft.position, bytes };
         self.draft.snapshots.publish(&self.draft.name, info.clone()).await?;
         Ok(info)
     }

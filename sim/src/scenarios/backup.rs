@@ -1,0 +1,150 @@
+//! Stories of backups: taken while clients write, and made into another cluster, through crashes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mokv::client::{BackupInfo, Client, Error, NodeStatus};
+use mokv::node::backup::{self, BackupError, Restored};
+use mokv::raft::Member;
+use mokv::rt;
+use mokv::rt::disk::{DiskRef, Fault, FileRef, SimDisk};
+
+use super::identity::wait_for_members;
+use super::stage::{ELECTION_BOUND, client, ensure, set_many, three_nodes};
+use crate::cluster::{Cluster, Power, RPC_PORT};
+use crate::dice::Dice;
+use crate::run::Run;
+
+/// Attempts to restore that are broken off by a loss of power, before one that is not.
+const BROKEN_OFF: u64 = 4;
+/// No restore of so little makes as many calls of its disk.
+const CALLS: u64 = 60;
+
+/// A backup holds all that was answered before it was asked for. All disks are lost; power fails in the middle of
+/// restoring, again and again; a directory that was half restored never serves. In the end it is a cluster again, under
+/// another id, and no write is missing.
+pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    set_many(&writer, 150).await?;
+    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
+    let (info, bytes) = writer.with_library(save).await.map_err(|error| format!("no backup: {error}"))?;
+    for name in cluster.names() {
+        cluster.kill(&name);
+        cluster.may_go(&name);
+        cluster.wipe(&name);
+    }
+    run.fault("lost disks", "all disks are lost".to_owned());
+    let (host, _) = cluster.add_client_host();
+    let elsewhere = SimDisk::new(run.seed);
+    let file = keep(elsewhere.mount(), bytes).await.map_err(|error| error.to_string())?;
+    let mut dice = Dice::new(run.seed, "restore");
+    let mut is_done = false;
+    for _ in 0..BROKEN_OFF {
+        let nth = dice.within(1..CALLS);
+        is_done = !break_off(&run, &cluster, &host, file.clone(), nth).await?
+            || half_restored(&cluster, &info).await?;
+        if is_done {
+            break;
+        }
+        cluster.wipe("n1");
+    }
+    if !is_done {
+        let restored = restore(&cluster, &host, file).await.expect("nobody is harmed");
+        restored.map_err(|error| error.to_string())?;
+    }
+    cluster.start("n1");
+    let leader = cluster.wait_for_leader(&["n1".to_owned()], ELECTION_BOUND).await?;
+    let new = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
+    ensure(new.cluster_id != old.cluster_id, || "the new cluster has the old one's id".into())?;
+    ensure(is_whole(&new, &info), || format!("{info:?} became {new:?}"))?;
+    cluster.start("n2");
+    cluster.start("n3");
+    wait_for_members(&cluster, &leader, "that all three vote", |members| {
+        members.len() == 3 && members.iter().all(|(_, _, learner)| !learner)
+    })
+    .await?;
+    set_many(&client(&cluster), 20).await?;
+    Ok(cluster)
+}
+
+async fn save(library: Client) -> Result<(BackupInfo, Vec<Bytes>), Error> {
+    let mut backup = library.backup().await?;
+    let mut all = Vec::new();
+    while let Some(bytes) = backup.next().await? {
+        all.push(bytes);
+    }
+    Ok((backup.info().clone(), all))
+}
+
+async fn keep(disk: DiskRef, bytes: Vec<Bytes>) -> std::io::Result<FileRef> {
+    let file = disk.create("backup").await?;
+    let mut offset = 0;
+    for bytes in bytes {
+        let length = bytes.len() as u64;
+        file.write_at(offset, bytes).await?;
+        offset += length;
+    }
+    Ok(file)
+}
+
+/// Restores to the first node's disk. `None`: the machine that it ran on died.
+async fn restore(cluster: &Cluster, host: &str, file: FileRef) -> Option<Result<Restored, BackupError>> {
+    let disk = cluster.disk("n1").mount();
+    let member = Member { name: "n1".to_owned(), rpc_addr: format!("n1.sim:{RPC_PORT}") };
+    cluster.try_on(host, async move { backup::restore(file, "the backup", disk, member).await }).await
+}
+
+/// Restores, and power fails at this call of the disk. Whether it did before the restore was done.
+async fn break_off(
+    run: &Arc<Run>,
+    cluster: &Cluster,
+    host: &str,
+    file: FileRef,
+    nth: u64,
+) -> Result<bool, String> {
+    let (disk, mut left) = (cluster.disk("n1"), nth);
+    disk.on_call(Some(Box::new(move |_| {
+        left -= u64::from(left > 0);
+        if left == 0 { Fault::PowerLossBefore } else { Fault::None }
+    })));
+    run.fault("power loss", format!("power fails at call {nth} of the disk that is restored to"));
+    // A disk whose machine lost power never answers again.
+    let outcome = rt::timeout(Duration::from_secs(5), restore(cluster, host, file)).await;
+    disk.on_call(None);
+    match outcome {
+        Ok(Some(Ok(_))) => Ok(false),
+        Ok(Some(Err(BackupError::Storage(_) | BackupError::Identity(_)))) | Ok(None) | Err(_) => {
+            disk.power_loss();
+            Ok(true)
+        }
+        Ok(Some(Err(error))) => Err(format!("a sound backup was refused: {error}")),
+    }
+}
+
+/// A node that is started on what was left serves nobody: it says why it cannot start, or waits for a cluster. Unless
+/// nothing is missing but the word that it is done: whether that is so.
+async fn half_restored(cluster: &Cluster, info: &BackupInfo) -> Result<bool, String> {
+    cluster.excuse("n1", "its directory was half restored");
+    cluster.start("n1");
+    rt::sleep(Duration::from_secs(5)).await;
+    if cluster.power("n1") == Power::Off {
+        return Ok(false);
+    }
+    let status = cluster.status("n1").await;
+    cluster.kill("n1");
+    match status {
+        Some(status) if status.role != "recovering" => {
+            ensure(is_whole(&status, info), || {
+                format!("a node with a half restored directory is {status:?}")
+            })?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn is_whole(status: &NodeStatus, info: &BackupInfo) -> bool {
+    status.digest == info.digest && status.keys == info.keys
+}

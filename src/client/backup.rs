@@ -1,0 +1,66 @@
+//! A backup on its way from a node.
+//!
+//! Claims nothing about the bytes: whoever keeps them has to check them, as `mokv snapshot save` does. Never resumes: a
+//! backup that breaks is asked for again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mokv_proto::api;
+use mokv_proto::tonic::Streaming;
+
+use super::call::Deadline;
+use super::error::Error;
+use super::picker::Purpose;
+use super::{BackupInfo, Client};
+use crate::rt;
+
+/// The bytes of a snapshot file, in order. Dropping it ends it.
+pub struct Backup {
+    info: BackupInfo,
+    patience: Duration,
+    stream: Streaming<api::BackupChunk>,
+}
+
+impl Backup {
+    pub(super) async fn open(client: &Client) -> Result<Backup, Error> {
+        let deadline = Deadline::after(client.timeout);
+        let asked = client.inner.read(&api::BackupRequest {}, Purpose::LinearizableRead, deadline, None);
+        let stream = asked.await.map_err(|failure| failure.error)?.into_inner();
+        let mut backup = Backup { info: BackupInfo::default(), patience: client.timeout, stream };
+        let first = backup.chunk().await?.and_then(|chunk| chunk.info);
+        backup.info = first.ok_or_else(|| Error::Unavailable("the backup does not say what it is".into()))?;
+        Ok(backup)
+    }
+
+    /// What it holds.
+    pub fn info(&self) -> &BackupInfo {
+        &self.info
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the node breaks off, or nothing comes for as long as a call may take.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        Ok(self.chunk().await?.map(|chunk| chunk.data))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<api::BackupChunk>, Error> {
+        match rt::timeout(self.patience, self.stream.message()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(status)) => {
+                Err(Error::Unavailable(format!("the backup was broken off: {}", status.message())))
+            }
+            Err(rt::time::Elapsed) => {
+                Err(Error::Unavailable(format!("nothing more of the backup came within {:?}", self.patience)))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backup").field("info", &self.info).finish_non_exhaustive()
+    }
+}

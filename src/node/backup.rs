@@ -1,0 +1,139 @@
+//! Backups as files: what one holds, and a new cluster made of it.
+//!
+//! A backup is a snapshot file that lies anywhere. Restoring mints a new cluster id, a new node id and a membership of
+//! that one node; the others join it. Directories of the old cluster belong to another cluster from then on. The log
+//! and the snapshot are durable before the identity is written: a restore that was broken off leaves a directory that
+//! no node starts on.
+
+use std::collections::BTreeMap;
+
+use crate::membership::identity::IdentityError;
+use crate::membership::{ClusterId, Identity};
+use crate::raft::state_machine::{self, estimated_bytes};
+use crate::raft::store::State;
+use crate::raft::types::{Member, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
+use crate::raft::wire::encode_vote;
+use crate::rt::disk::{DiskRef, FileRef};
+use crate::storage::{Log, LogConfig, Owner, Position, SnapshotReader, Snapshots, StorageError};
+
+/// Why a backup is of no use, or could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// It cannot be read, is damaged, or is none.
+    #[error("{0}")]
+    Unsound(String),
+    /// Something is there already.
+    #[error("the data directory is not empty: '{0}' is in it")]
+    NotEmpty(String),
+    /// The new log or snapshot could not be written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The new identity could not be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// What a backup holds. Every byte of it was read and its digest is right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The last log entry in it.
+    pub position: Position,
+    /// The store's revision.
+    pub revision: u64,
+    /// How many keys there are.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// How many client sessions there are.
+    pub sessions: u64,
+    /// Of the whole state.
+    pub digest: u128,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Name and address of each member of the cluster that it was taken of.
+    pub members: BTreeMap<String, String>,
+}
+
+/// What a backup was restored to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The new cluster.
+    pub cluster_id: ClusterId,
+    /// Its only member so far.
+    pub node_id: u64,
+    /// What it begins with.
+    pub contents: Contents,
+}
+
+/// Reads the whole backup and checks it. `name` stands in messages.
+///
+/// # Errors
+/// [`BackupError::Unsound`].
+pub async fn inspect(file: FileRef, name: &str) -> Result<Contents, BackupError> {
+    Ok(read(file, name).await?.1)
+}
+
+async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupError> {
+    let unsound = |error: &dyn std::error::Error| BackupError::Unsound(error.to_string());
+    let opened = SnapshotReader::of_any(file, name.to_owned()).await;
+    let (reader, position) = opened.map_err(|error| unsound(&error))?;
+    let file_bytes = reader.total_bytes();
+    let state = state_machine::load(reader).await.map_err(|error| unsound(&error))?;
+    let members = (state.membership.nodes())
+        .map(|(_, member)| (member.name.clone(), member.rpc_addr.clone()))
+        .collect();
+    let contents = Contents {
+        position,
+        revision: state.map.revision(),
+        keys: state.map.keys(),
+        bytes: state.map.bytes(),
+        sessions: state.map.sessions(),
+        digest: state.map.digest(),
+        file_bytes,
+        members,
+    };
+    Ok((state, contents))
+}
+
+/// Makes a new cluster of a backup: on an empty `disk`, with one member of this name and address.
+///
+/// # Errors
+/// [`BackupError`]; unless the disk was not empty, it has to be emptied before the next attempt.
+pub async fn restore(
+    file: FileRef,
+    name: &str,
+    disk: DiskRef,
+    member: Member,
+) -> Result<Restored, BackupError> {
+    let there = disk.list().await.map_err(StorageError::io("list", "."))?;
+    if let Some(present) = there.into_iter().next() {
+        return Err(BackupError::NotEmpty(present));
+    }
+    let (state, contents) = read(file, name).await?;
+    let cluster_id = ClusterId::random();
+    let identity = Identity::of_member(disk.clone(), &member.name, cluster_id)?;
+    let node_id = identity.node_id();
+    let at = contents.position;
+    let (snapshots, _) = Snapshots::open(disk.clone()).await?;
+    let membership = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member)]))
+        .expect("the only voter is a member");
+    let last = log_id(at.term, at.index);
+    let meta = SnapshotMeta {
+        last_log_id: Some(last),
+        last_membership: StoredMembership::new(Some(last), membership),
+    };
+    let header = state_machine::header(&meta, contents.digest);
+    let mut writer = snapshots.create(at, header, estimated_bytes(&state.map)).await?;
+    for block in state.map.blocks() {
+        writer.add_block(block).await?;
+    }
+    writer.finish().await?;
+    let owner = Owner { node_id, cluster_id: cluster_id.0 };
+    let log = Log::open(disk, LogConfig::default(), owner).await?;
+    log.purge(at).await?;
+    // The next term is a later one than that of any entry in the snapshot.
+    log.save_vote(encode_vote(&Vote::new(at.term, node_id))).await?;
+    log.close().await?;
+    identity.establish().await?;
+    Ok(Restored { cluster_id, node_id, contents })
+}

@@ -1,0 +1,158 @@
+//! Backups of real clusters by the real command, and new clusters made of them.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::cluster::{Cluster, PATIENCE, voters_are};
+use common::load::Load;
+use common::node::Node;
+use common::run;
+use mokv::client::{ReadOptions, WriteOptions};
+use serde_json::Value;
+
+fn mokv(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+}
+
+/// stdout of a command that must succeed, as JSON.
+fn json(args: &[&str]) -> Value {
+    let output = mokv(&[args, &["--output=json"]].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// stderr of a command that must fail.
+fn fails(args: &[&str]) -> String {
+    let output = mokv(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn save(cluster: &Cluster, name: &str) -> (String, Value) {
+    let file = cluster.path(name).to_str().unwrap().to_owned();
+    let saved = json(&["snapshot", "save", &file, "--endpoints", &cluster.endpoints().join(",")]);
+    (file, saved)
+}
+
+fn put_away(node: &Node) {
+    std::fs::rename(&node.data_dir, away(node)).unwrap();
+}
+
+fn away(node: &Node) -> std::path::PathBuf {
+    node.data_dir.with_extension("away")
+}
+
+#[test]
+fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_join() {
+    run(async {
+        let mut cluster = Cluster::start(&["snapshot-log-entries: 100"]).await;
+        let client = cluster.client();
+        for number in 0..200 {
+            let value = format!("{number:01000}");
+            client.set(format!("before/{number}"), value, WriteOptions::default()).await.unwrap();
+        }
+        let load = Load::start(&cluster, "load");
+        load.goes_on(50).await;
+        let (file, saved) = save(&cluster, "backup.snap");
+        load.goes_on(50).await;
+        load.stop().await;
+        client.set("after", "the backup", WriteOptions::default()).await.unwrap();
+        assert!(!Path::new(&format!("{file}.part")).exists());
+        assert_eq!(json(&["snapshot", "inspect", &file]), saved, "what was saved is what is there");
+        assert!(saved["keys"].as_u64().unwrap() >= 200);
+        assert_eq!(saved["members"].as_object().unwrap().len(), 3);
+        assert!(fails(&["snapshot", "save", &file]).contains("exists already"));
+
+        let old = cluster.nodes[0].status().await.unwrap();
+        for node in &mut cluster.nodes {
+            assert_eq!(node.terminate().await.code(), Some(0));
+        }
+        put_away(&cluster.nodes[0]);
+        put_away(&cluster.nodes[1]);
+        let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
+        let restored = json(&["restore", &file, "--config-file", &config]);
+        assert_eq!(restored["digest"], saved["digest"]);
+        assert_ne!(restored["cluster_id"], old.cluster_id);
+        assert!(fails(&["restore", &file, "--config-file", &config]).contains("is not empty"));
+
+        cluster.nodes[0].start();
+        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
+        assert_eq!(alone.cluster_id, restored["cluster_id"]);
+        assert_eq!(
+            (alone.digest.as_str(), alone.keys),
+            (saved["digest"].as_str().unwrap(), saved["keys"].as_u64().unwrap())
+        );
+        // The second begins with nothing and joins, the third has the old cluster's data and does not.
+        cluster.nodes[1].start();
+        cluster.nodes[2].start();
+        cluster.wait_members(0, "two vote", |servers| voters_are(servers, &["node-1", "node-2"])).await;
+        let stranger = cluster.nodes[2]
+            .wait_status("it knows its own cluster", |status| {
+                !status.cluster_id.is_empty() || status.role == "recovering"
+            })
+            .await;
+        assert_ne!(stranger.cluster_id, alone.cluster_id);
+        cluster.nodes[2].kill();
+        let mut command = cluster.nodes[2].command();
+        command.args(["--wipe", "--yes"]);
+        cluster.nodes[2].start_as(command);
+        cluster
+            .wait_members(0, "three vote", |servers| voters_are(servers, &["node-1", "node-2", "node-3"]))
+            .await;
+
+        let client = cluster.client();
+        let get = async |key: &str| client.get(key, ReadOptions::default()).await.unwrap().entry;
+        assert_eq!(get("after").await, None, "the backup is older");
+        assert_eq!(get("before/7").await.unwrap().value, format!("{:01000}", 7));
+        let written = client.set("new", "again", WriteOptions::default()).await.unwrap();
+        assert!(written.revision > saved["revision"].as_u64().unwrap());
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
+    run(async {
+        let mut cluster = Cluster::prepare(1, &[]);
+        cluster.start_all();
+        let client = cluster.client().with_timeout(PATIENCE);
+        for number in 0..50 {
+            client.set(format!("key/{number}"), vec![b'v'; 500], WriteOptions::default()).await.unwrap();
+        }
+        let (file, _) = save(&cluster, "backup.snap");
+        let whole = std::fs::read(&file).unwrap();
+        let config = cluster.path("fresh.yaml");
+        let fresh = cluster.path("fresh");
+        std::fs::write(
+            &config,
+            format!("node-name: fresh\ndata-dir: {}\nbind-addr: 127.0.0.1:1\n", fresh.display()),
+        )
+        .unwrap();
+        let restore = ["restore", &file, "--config-file", config.to_str().unwrap()];
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let shortened = whole[..whole.len() - 10].to_vec();
+        for damaged in [flipped, shortened, b"no backup at all".to_vec(), Vec::new()] {
+            std::fs::write(&file, damaged).unwrap();
+            for said in [fails(&["snapshot", "inspect", &file]), fails(&restore)] {
+                assert!(
+                    said.contains(&file) && said.contains("next:") && !said.contains("panicked"),
+                    "{said}"
+                );
+            }
+        }
+        std::fs::write(&file, &whole).unwrap();
+        assert!(mokv(&restore).status.success(), "nothing was in the way");
+        assert!(fails(&["snapshot", "inspect", "/nowhere/at/all"]).contains("/nowhere/at/all"));
+        let (nobody, nowhere) = (["--endpoints", "127.0.0.1:9"], cluster.path("not-there/backup.snap"));
+        let save = |file: &str, more: &[&str]| {
+            fails(&[&["snapshot", "save", file, "--timeout=300ms"], more].concat())
+        };
+        assert!(save("unsaved.snap", &nobody).contains("127.0.0.1:9"));
+        assert!(!Path::new("unsaved.snap").exists() && !Path::new("unsaved.snap.part").exists());
+        let endpoints = ["--endpoints", &cluster.nodes[0].rpc];
+        assert!(save(nowhere.to_str().unwrap(), &endpoints).contains("not-there"));
+    });
+}
