@@ -1,0 +1,210 @@
+//! Clients in other languages against real clusters: the wire contract as somebody sees it who has `kv.proto` and
+//! nothing else of ours. What each proves is told in `tests/foreign/README.md`.
+
+#![cfg(unix)]
+
+mod common;
+#[path = "foreign/grpcurl.rs"]
+mod grpcurl;
+#[path = "foreign/program.rs"]
+mod program;
+#[path = "foreign/tools.rs"]
+mod tools;
+
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use common::cluster::Cluster;
+use common::run;
+use grpcurl::Grpcurl;
+use serde_json::json;
+
+/// What the Go program proves, in its words.
+const GO_PROVES: [&str; 13] = [
+    "three members answer and one of them leads",
+    "a set takes the next revision and a get tells all of it",
+    "a delete says whether the key was there, and a get then NOT_FOUND",
+    "a failed condition tells the present revision in google.rpc.Status",
+    "a list is one revision in byte order, page by page",
+    "the bytes of google.protobuf.Empty list everything",
+    "a linearizable get on each follower sees the last write",
+    "a write of a session that is sent twice is applied once",
+    "writes went to the leader and none to a follower, reads to each follower and none to the leader",
+    "writes go on with a new leader when the leader is killed",
+    "every acknowledged write is there and was applied once",
+    "writes went to the new leader and reads to the follower that is left",
+    "the killed node comes back, sees the last write and is read from",
+];
+
+/// What the Python program proves, in its words.
+const PYTHON_PROVES: [&str; 10] = [
+    "every member is told of, and one of them leads",
+    "the standard health service says SERVING of every node and service",
+    "a value goes in and comes out byte by byte, with all that is told of it",
+    "a delete says whether the key was there",
+    "writes and linearizable reads work through any node",
+    "a write on condition happens once, and its refusal tells the present revision",
+    "an absent key is NOT_FOUND at a revision, wrong arguments are INVALID_ARGUMENT",
+    "a stale read waits for min_revision, and is refused rather than older",
+    "pages of a list are of one revision, whatever is written in between",
+    "without a majority writes are not executed, and reads are refused unless stale",
+];
+
+/// Leaders change when the programs ask for it, not because this machine is loaded.
+const PATIENT: &str = "election-timeout: 3s";
+
+// A cluster is prepared before anything is built and started afterwards: whoever prepares has to wait for the clusters
+// of the other tests, and so nothing is built beside a cluster that runs.
+
+#[test]
+fn a_client_on_grpc_go_follows_the_leader_and_loses_nothing() {
+    if !tools::go_is_here() {
+        return;
+    }
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[PATIENT]);
+        let mut client = Command::new(tools::go_program().await);
+        cluster.start_all();
+        // It begins with the node that it will lose.
+        client.arg(&cluster.nodes[cluster.leader().await].rpc);
+        assert_eq!(program::play(client, &mut cluster).await, GO_PROVES);
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_client_on_grpcio_sees_values_errors_and_a_lost_majority() {
+    if !tools::python_is_here() {
+        return;
+    }
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[PATIENT]);
+        let mut client = Command::new(tools::python().await);
+        cluster.start_all();
+        // -B: the sources' folder stays as it is.
+        client.arg("-B").arg(tools::sources("python").join("main.py"));
+        client.arg(&cluster.nodes[cluster.follower().await].rpc);
+        assert_eq!(program::play(client, &mut cluster).await, PYTHON_PROVES);
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn grpcurl_finds_and_calls_everything_by_reflection() {
+    if !tools::go_is_here() {
+        return;
+    }
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[PATIENT]);
+        let program = tools::grpcurl().await;
+        cluster.start_all();
+        let leader = cluster.leader().await;
+        let all: Vec<Grpcurl> = (cluster.endpoints().into_iter())
+            .map(|address| Grpcurl { program: program.clone(), address })
+            .collect();
+        let any = &all[cluster.follower().await];
+
+        services_are_described(any);
+        keys_and_values(&all);
+        members_and_status(&cluster, leader, any).await;
+    });
+}
+
+fn ok(claim: &str) {
+    println!("ok  {claim}");
+}
+
+fn services_are_described(grpcurl: &Grpcurl) {
+    assert_eq!(grpcurl.ask(&["list"]), "api.Admin\napi.KV\n");
+    ok("list names the services");
+
+    let methods = ["CloseSession", "Delete", "Get", "GetServers", "List", "OpenSession", "Set"];
+    let listed = grpcurl.ask(&["list", "api.KV"]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), methods.map(|method| format!("api.KV.{method}")));
+    let described = grpcurl.ask(&["describe", "api.KV"]);
+    for method in methods {
+        let stream = if method == "List" { "stream " } else { "" };
+        let response = if method == "List" { "Get" } else { method };
+        let rpc =
+            format!("rpc {method} ( .api.{method}Request ) returns ( {stream}.api.{response}Response );");
+        assert!(described.contains(&rpc), "'{rpc}' is missing from\n{described}");
+    }
+    let request = grpcurl.ask(&["describe", "api.SetRequest"]);
+    assert!(request.contains("optional uint64 if_revision = 3;"), "{request}");
+    ok("describe tells methods, messages and fields");
+}
+
+fn keys_and_values(all: &[Grpcurl]) {
+    let (first, last) = (&all[0], &all[2]);
+    let bytes = BASE64_STANDARD.encode((0..=255).collect::<Vec<u8>>());
+    let set = first.answer("api.KV/Set", json!({"key": "bytes", "value": bytes}));
+    assert_eq!(set, json!({"ok": true, "revision": "1"}));
+    first.answer("api.KV/Set", json!({"key": "greeting", "value": BASE64_STANDARD.encode("hello")}));
+    ok("Set writes and tells the revision");
+
+    let entry = json!({
+        "key": "bytes", "value": bytes, "revision": "2", "createRevision": "1", "modRevision": "1", "version": "1",
+    });
+    for node in all {
+        assert_eq!(node.answer("api.KV/Get", json!({"key": "bytes"})), entry);
+    }
+    ok("Get tells the same on every node");
+
+    let listed = last.call("api.KV/List", json!({})).unwrap();
+    let values: Vec<_> = listed.iter().map(|entry| (&entry["key"], &entry["value"])).collect();
+    assert_eq!(values, [(&json!("bytes"), &json!(bytes)), (&json!("greeting"), &json!("aGVsbG8="))]);
+    let page = last.call("api.KV/List", json!({"prefix": "g", "keys_only": true, "limit": 1})).unwrap();
+    assert_eq!(page.len(), 1);
+    assert_eq!((&page[0]["key"], page[0].get("value")), (&json!("greeting"), None));
+    ok("List streams keys in order");
+
+    let refusal = first.call("api.KV/Set", json!({"key": "greeting", "if_revision": 1})).unwrap_err();
+    let expected = json!({
+        "code": 9,
+        "message": "condition failed: the key is at revision 2",
+        "details": [{"@type": "type.googleapis.com/api.ConditionFailed", "presentRevision": "2"}],
+    });
+    assert_eq!((refusal.exit_code, refusal.status), (Some(64 + 9), expected));
+    ok("a failed condition has its detail");
+
+    let delete = last.answer("api.KV/Delete", json!({"key": "greeting", "if_revision": 2}));
+    assert_eq!(delete, json!({"ok": true, "revision": "3", "existed": true}));
+    let refusal = first.call("api.KV/Get", json!({"key": "greeting"})).unwrap_err();
+    assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 5), &json!(5)));
+    ok("Delete deletes, and the key is NOT_FOUND");
+}
+
+async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl) {
+    let answer = grpcurl.answer("api.KV/GetServers", json!({}));
+    let mut servers = answer["servers"].as_array().unwrap().clone();
+    servers.sort_by_key(|server| server["id"].to_string());
+    assert_eq!(servers.len(), cluster.nodes.len());
+    for (i, (server, node)) in servers.iter().zip(&cluster.nodes).enumerate() {
+        assert_eq!((&server["id"], &server["rpcAddr"]), (&json!(node.name), &json!(node.rpc)));
+        // What is false is left out.
+        assert_eq!(server.get("isLeader"), (i == leader).then_some(&json!(true)), "{answer}");
+    }
+    ok("GetServers tells who leads");
+
+    for node in &cluster.nodes {
+        let grpcurl = Grpcurl { program: grpcurl.program.clone(), address: node.rpc.clone() };
+        let status = grpcurl.answer("api.Admin/Status", json!({}));
+        let known = node.status().await.unwrap();
+        let expected = [
+            ("name", known.name),
+            ("nodeId", known.node_id.to_string()),
+            ("clusterId", known.cluster_id),
+            ("role", known.role),
+            ("term", known.term.to_string()),
+            ("leaderName", cluster.nodes[leader].name.clone()),
+            ("revision", "3".to_owned()),
+            ("keys", "1".to_owned()),
+            ("rpcAddr", node.rpc.clone()),
+        ];
+        for (field, value) in expected {
+            assert_eq!(status[field], json!(value), "{field} of {status}");
+        }
+    }
+    ok("Status tells the same as the client library");
+}
