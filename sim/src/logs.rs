@@ -293,6 +293,11 @@ impl Logs {
         (entries == node.shape.entries()).then(|| (entries, node.bytes.values().sum()))
     }
 
+    /// The node that ran last on a host.
+    pub fn node_on(&self, host: &str) -> Option<u64> {
+        self.last_on_host.get(host).copied()
+    }
+
     /// Payload bytes that the longest log holds beyond the end of the log of the node that ran last on a host.
     pub fn lacks(&self, host: &str) -> u64 {
         let node = self.last_on_host.get(host).and_then(|id| self.nodes.get(id));

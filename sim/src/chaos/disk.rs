@@ -9,6 +9,7 @@ use super::strike::Strike;
 use crate::client::SimClient;
 use crate::cluster::Power;
 use crate::history::Outcome;
+use crate::logs::Logs;
 
 /// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
 const ROOM: u64 = 1 << 20;
@@ -39,6 +40,7 @@ pub async fn full_disk(strike: &mut Strike) {
     let client = SimClient::new(&strike.cluster, &strike.cluster.names(), FILLING, true);
     let mut doubts = 0;
     let mut lacked = false;
+    let node = strike.cluster.run().with_logs(|logs| logs.node_on(&victim));
     let begun = rt::now();
     while rt::now() - begun < strike.length + FILLING {
         // What a node missed while it was away it has to take, however much it is.
@@ -47,7 +49,9 @@ pub async fn full_disk(strike: &mut Strike) {
             let (_, outcome) = client.set(&key, None, LARGE).await;
             doubts += u64::from(outcome == Outcome::Unknown);
         }
-        if !lacked && strike.cluster.run().with_logs(|logs| logs.lacks(&victim)) > ROOM / 2 {
+        // A node that starts over as another lacks everything, and what it was before takes up room.
+        let lacks = |logs: &mut Logs| logs.node_on(&victim) != node || logs.lacks(&victim) > ROOM / 2;
+        if !lacked && strike.cluster.run().with_logs(lacks) {
             lacked = true;
             strike.cluster.excuse_backlog(&victim);
         }

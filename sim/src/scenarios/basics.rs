@@ -55,6 +55,65 @@ pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// The leader dies under load: no client hears of it. Writes and linearizable reads wait for the next leader, stale reads
+/// go on meanwhile, and nothing is done twice. How long no write was answered is told.
+pub async fn leader_killed_under_load(run: Arc<Run>) -> Result<Cluster, String> {
+    const WRITERS: u64 = 8;
+    const READERS: [bool; 4] = [false, false, true, true];
+    const BEFORE: Duration = Duration::from_secs(3);
+    const AFTER: Duration = Duration::from_secs(9);
+    let (cluster, old) = three_nodes(&run).await?;
+    let since = rt::now();
+    let goes_on = move || rt::now() - since < BEFORE + AFTER;
+    let writers = (0..WRITERS).map(|number| {
+        let client = client(&cluster);
+        rt::spawn(async move {
+            let mut answered = Vec::new();
+            while goes_on() {
+                match client.set(&format!("writer/{number}"), None, 64).await.1 {
+                    Outcome::Ok(_) => answered.push(rt::now()),
+                    other => return Err(format!("a write was {other:?}")),
+                }
+            }
+            Ok(answered)
+        })
+    });
+    let readers = READERS.into_iter().map(|stale| {
+        let client = client(&cluster);
+        rt::spawn(async move {
+            let mut slowest = Duration::ZERO;
+            while goes_on() {
+                let before = rt::now();
+                let outcome = client.get("writer/0", stale).await;
+                if !matches!(outcome, Outcome::Ok(_)) {
+                    return Err(format!("a read (stale: {stale}) was {outcome:?}"));
+                }
+                slowest = slowest.max(rt::now() - before);
+                rt::sleep(Duration::from_millis(20)).await;
+            }
+            Ok((stale, slowest))
+        })
+    });
+    let (writers, readers): (Vec<_>, Vec<_>) = (writers.collect(), readers.collect());
+    rt::sleep(BEFORE).await;
+    cluster.kill(&old);
+    let mut answered = Vec::new();
+    for writer in writers {
+        answered.extend(writer.await.expect("nobody aborts it")?);
+    }
+    answered.sort();
+    let gap = answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    run.tell(format!("the longest time without an answer to a write: {gap:?}"));
+    for reader in readers {
+        let (stale, slowest) = reader.await.expect("nobody aborts it")?;
+        run.tell(format!("the slowest read (stale: {stale}): {slowest:?}"));
+        // Whoever sends a stale read to the dead leader finds out, and asks another node.
+        ensure(!stale || slowest < gap, || format!("a stale read took {slowest:?}, and writes {gap:?}"))?;
+    }
+    cluster.start(&old);
+    Ok(cluster)
+}
+
 /// A leader that is asked to stop hands over first: writes go on almost at once, and nothing is lost or refused.
 pub async fn leader_transfer_on_stop(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, old) = three_nodes(&run).await?;

@@ -62,6 +62,12 @@ pub const ALL: &[Scenario] = &[
         "the leader is cut off, another is elected, the old one answers nothing old, and it comes back"
     ),
     scenario!(
+        "leader-killed-under-load",
+        3,
+        basics::leader_killed_under_load,
+        "the leader dies under load, and clients see nothing but a pause"
+    ),
+    scenario!(
         "leader-transfer",
         2,
         basics::leader_transfer_on_stop,

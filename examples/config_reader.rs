@@ -1,0 +1,34 @@
+//! A service that looks at its configuration all the time: stale reads are answered by the nearest node at once, also
+//! while there is no leader, and never go back to something older than this client has seen.
+//!
+//!     cargo run --example config_reader -- 127.0.0.1:8400 config/ 3
+
+use std::time::Duration;
+
+use mokv::client::{Client, Consistency, ListOptions};
+
+#[tokio::main(flavor = "current_thread")]
+#[allow(clippy::disallowed_methods)] // It is no node: its time is the real one.
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut words = std::env::args().skip(1);
+    let (endpoint, prefix) =
+        (words.next().ok_or("name a node: HOST:PORT")?, words.next().ok_or("name a prefix")?);
+    let looks: u32 = words.next().ok_or("say how often to look")?.parse()?;
+    let client = Client::builder().endpoints([endpoint]).build()?;
+    for _ in 0..looks {
+        let options = ListOptions {
+            prefix: prefix.clone().into_bytes(),
+            consistency: Consistency::Stale,
+            ..ListOptions::default()
+        };
+        // All of one revision: two settings that belong together are never seen half changed.
+        let mut listing = client.list(options).await?;
+        println!("at revision {}:", listing.revision());
+        while let Some(entry) = listing.next().await? {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            println!("  {} = {}", text(&entry.key), text(&entry.value));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! A counter that many programs may raise at the same time: read it, and write what it becomes if nobody else has
+//! written it meanwhile.
+//!
+//!     cargo run --example counter -- 127.0.0.1:8400 visits
+
+use mokv::client::{Client, Error, ReadOptions, WriteOptions};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut words = std::env::args().skip(1);
+    let (endpoint, key) = (words.next().ok_or("name a node: HOST:PORT")?, words.next().ok_or("name a key")?);
+    let client = Client::builder().endpoints([endpoint]).build()?;
+    println!("{key} is {}", raise(&client, &key).await?);
+    client.close().await?;
+    Ok(())
+}
+
+/// Raises the counter by one; what it is now.
+async fn raise(client: &Client, key: &str) -> Result<u64, Box<dyn std::error::Error>> {
+    loop {
+        // 0: the key does not exist, and must not when it is written.
+        let (present, at) = match client.get(key, ReadOptions::default()).await?.entry {
+            Some(entry) => (std::str::from_utf8(&entry.value)?.parse()?, entry.mod_revision),
+            None => (0, 0),
+        };
+        let next: u64 = present + 1;
+        let only_if_unchanged = WriteOptions { if_revision: Some(at) };
+        match client.set(key, next.to_string(), only_if_unchanged).await {
+            Ok(_) => return Ok(next),
+            // Somebody else was quicker. The library tries everything else again by itself, as long as that is safe.
+            Err(Error::ConditionFailed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
