@@ -286,6 +286,66 @@ fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
 }
 
 #[test]
+fn a_node_leaves_by_command_and_comes_back_as_another() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let leaver = cluster.leader().await;
+        let before = cluster.nodes[leaver].status().await.unwrap();
+        let leave = |cluster: &Cluster, node: usize| {
+            let args = ["leave", "--yes", "--timeout=30s", "--endpoints", &cluster.nodes[node].rpc];
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        let left = leave(&cluster, leaver);
+        assert!(left.status.success(), "{}", String::from_utf8_lossy(&left.stderr));
+        assert_eq!(cluster.nodes[leaver].ended().await.code(), Some(0), "its process ends");
+        let stays = cluster.follower().await;
+        let two: Vec<&str> = ALL.into_iter().filter(|name| *name != before.name).collect();
+        cluster.wait_members(stays, "two vote", |servers| voters_are(servers, &two)).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.nodes[leaver].start();
+        cluster.wait_members(stays, "three vote again", |servers| voters_are(servers, &ALL)).await;
+        let after = cluster.nodes[leaver].wait_status("it follows", |status| status.role == "follower").await;
+        assert_ne!(after.node_id, before.node_id);
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let resize = |cluster: &Cluster, to: &str| {
+            let endpoints = cluster.endpoints().join(",");
+            let args = [
+                "members",
+                "resize",
+                "--to",
+                to,
+                "--output=plain",
+                "--timeout=30s",
+                "--endpoints",
+                &endpoints,
+            ];
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        assert_eq!(resize(&cluster, "3").stdout, b"");
+        let shrunk = resize(&cluster, "1");
+        let said = String::from_utf8(shrunk.stdout).unwrap();
+        let gone: Vec<&str> = said.lines().map(|line| line.split('\t').next().unwrap()).collect();
+        assert_eq!(gone, ["node-3", "node-2"], "{}", String::from_utf8_lossy(&shrunk.stderr));
+        for node in [1, 2] {
+            cluster.nodes[node].kill();
+        }
+        cluster.wait_members(0, "one is left", |servers| voters_are(servers, &["node-1"])).await;
+        let last = ["leave", "--yes", "--endpoints", &cluster.nodes[0].rpc];
+        let refused = Command::new(env!("CARGO_BIN_EXE_mokv")).args(last).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("stays a member"), "{refused:?}");
+        set(&cluster.client(), "key", "it goes on").await;
+    });
+}
+
+#[test]
 fn unlike_the_original_a_join_is_tried_until_it_succeeds() {
     run(async {
         let mut cluster = Cluster::prepare(3, &[]);

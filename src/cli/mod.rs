@@ -6,11 +6,13 @@
 mod bench;
 mod completion;
 mod configure;
+mod confirm;
 mod connect;
 mod delete;
 mod dev;
 mod failure;
 mod get;
+mod leave;
 mod list;
 mod members;
 mod output;
@@ -61,6 +63,7 @@ enum Command {
     Delete(delete::Delete),
     List(list::List),
     Members(members::Members),
+    Leave(leave::Leave),
     Status(status::Status),
     TransferLeader(transfer_leader::TransferLeader),
     Snapshot(snapshot::Snapshot),
@@ -80,6 +83,7 @@ impl Command {
             Command::Delete(delete) => delete.run().await,
             Command::List(list) => list.run().await,
             Command::Members(members) => members.run().await,
+            Command::Leave(leave) => leave.run().await,
             Command::Status(status) => status.run().await,
             Command::TransferLeader(transfer) => transfer.run().await,
             Command::Snapshot(snapshot) => snapshot.run().await,

@@ -3,9 +3,10 @@
 //! Deletes plain files of the data directory and nothing below or beside it; a directory that holds anything else
 //! is no data directory and is left alone.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::confirm::confirmed;
 use super::failure::Failure;
 use super::ports::{self, Port, Protocol};
 use crate::config::NodeConfig;
@@ -24,7 +25,7 @@ pub async fn wipe(config: &NodeConfig, yes: bool) -> Result<(), Failure> {
         eprintln!("nothing to wipe: {} is empty", directory.display());
         return Ok(());
     }
-    if !yes && !confirmed(config, files.len())? {
+    if !yes && !asked(config, files.len())? {
         return Err(Failure::error("nothing was deleted", "start the node without --wipe to keep its data"));
     }
     if config.start_join_addrs.is_empty() {
@@ -83,25 +84,17 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn confirmed(config: &NodeConfig, files: usize) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("--wipe asks, and there is no terminal to ask on", "add --yes"));
-    }
+fn asked(config: &NodeConfig, files: usize) -> Result<bool, Failure> {
     let consequence = if config.start_join_addrs.is_empty() {
         "It has no start-join-addrs: nothing brings this data back."
     } else {
         "It comes back from the other nodes, if a majority of the cluster is without this one."
     };
-    eprint!(
-        "Delete all data of node '{}' ({files} files in {})?\n{consequence}\nType its name to go on: ",
-        config.node_name,
-        config.data_dir.display()
-    );
-    let failed = |error| Failure::error(format!("cannot ask: {error}"), "add --yes");
-    io::stderr().flush().map_err(failed)?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(failed)?;
-    Ok(answer.trim() == config.node_name)
+    let (name, directory) = (&config.node_name, config.data_dir.display());
+    confirmed(
+        &format!("All data of node '{name}' ({files} files in {directory}) will be deleted.\n{consequence}"),
+        name,
+    )
 }
 
 /// Deletes all data but the knowledge that there was some: a node that was part of a cluster comes back by joining, and

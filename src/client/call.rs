@@ -74,6 +74,7 @@ calls! {
     AdminClient::status(api::StatusRequest) -> api::StatusResponse;
     AdminClient::transfer_leader(api::TransferLeaderRequest) -> api::TransferLeaderResponse;
     AdminClient::remove_member(api::RemoveMemberRequest) -> api::RemoveMemberResponse;
+    AdminClient::leave(api::LeaveRequest) -> api::LeaveResponse;
     AdminClient::backup(api::BackupRequest) -> Streaming<api::BackupChunk>;
     AdminClient::snapshot(api::SnapshotRequest) -> api::SnapshotResponse;
     AdminClient::configure(api::ConfigureRequest) -> api::ConfigureResponse;
@@ -356,6 +357,26 @@ impl Inner {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(retry::after_read(&status)
                 .unwrap_or_else(|| Error::Unavailable(describe(&endpoint, &status)))),
+        }
+    }
+
+    /// An order to one particular node, given once.
+    pub(super) async fn order<C: Call>(
+        &self,
+        address: &str,
+        call: C,
+        deadline: Deadline,
+    ) -> Result<C::Reply, Error> {
+        let endpoint = self.topology.endpoint(address);
+        match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => {
+                let why = describe(&endpoint, &status);
+                match retry::after_write(Verdict::of(&status), false, Resend::Never, &why) {
+                    Next::Return(error) => Err(error),
+                    Next::Again { .. } | Next::SessionLost(_) => Err(Error::NotExecuted(why)),
+                }
+            }
         }
     }
 

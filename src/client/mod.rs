@@ -414,6 +414,14 @@ impl Client {
         Ok(self.command(api::RemoveMemberRequest { name: name.to_owned() }, Resend::Never).await?.node_id)
     }
 
+    /// Takes the node at `address` (`host:port`) out of its cluster for good and ends its process. Asked once.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it cannot be done without and stays; otherwise as [`Client::set`].
+    pub async fn leave(&self, address: &str) -> Result<(), Error> {
+        self.inner.order(address, api::LeaveRequest {}, Deadline::after(self.timeout)).await.map(|_| ())
+    }
+
     /// Changes replicated settings; as they stand afterwards.
     ///
     /// # Errors

@@ -122,6 +122,21 @@ impl admin_server::Admin for Admin {
         Ok(Response::new(api::RemoveMemberResponse { node_id }))
     }
 
+    async fn leave(
+        &self,
+        request: Request<api::LeaveRequest>,
+    ) -> Result<Response<api::LeaveResponse>, Status> {
+        let deadline = deadline(&request);
+        self.context.serving()?;
+        match rt::time::timeout_at(deadline, self.context.ask_to_leave()).await {
+            Ok(Ok(())) => Ok(Response::new(api::LeaveResponse {})),
+            Ok(Err(reason)) => {
+                Err(Status::failed_precondition(format!("this node stays a member: {reason}")))
+            }
+            Err(_) => Err(status::unknown("the node is about to leave, and has not left yet")),
+        }
+    }
+
     async fn snapshot(
         &self,
         request: Request<api::SnapshotRequest>,

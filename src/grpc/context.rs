@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mokv_proto::status;
 use openraft::ServerState;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::Status;
 
 use crate::config::Limits;
@@ -27,6 +27,9 @@ pub trait Operator: Send + Sync + 'static {
     /// Takes a member out of the cluster for good; the leader's work.
     async fn remove_member(&self, name: &str) -> Result<u64, Status>;
 }
+
+/// Asks a node to leave its cluster for good and to end; hears whether it has left.
+pub type AskedToLeave = oneshot::Sender<Result<(), String>>;
 
 /// A node that is part of a cluster and has recovered.
 pub struct Serving {
@@ -54,6 +57,7 @@ pub struct Context {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    leave: mpsc::Sender<AskedToLeave>,
     in_flight: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     serving: OnceLock<Serving>,
@@ -71,6 +75,7 @@ impl Context {
         rpc_addr: String,
         limits: Limits,
         metrics: Arc<Metrics>,
+        leave: mpsc::Sender<AskedToLeave>,
     ) -> Arc<Context> {
         let in_flight = Arc::new(Semaphore::new(limits.max_in_flight_requests));
         Arc::new(Context {
@@ -80,6 +85,7 @@ impl Context {
             rpc_addr,
             limits,
             metrics,
+            leave,
             in_flight,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             serving: OnceLock::new(),
@@ -113,6 +119,14 @@ impl Context {
         let recovering =
             || status::not_executed("this node has not recovered yet, or belongs to no cluster", None);
         self.serving.get().ok_or_else(recovering)
+    }
+
+    /// Asks the node to leave and to end; resolves when it has left, or says why it stays.
+    pub async fn ask_to_leave(&self) -> Result<(), String> {
+        let (tell, told) = oneshot::channel();
+        // Whoever asks while the node leaves already waits for the same end.
+        let _ = self.leave.send(tell).await;
+        told.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
     }
 
     /// A place for one request, or the answer that all are taken.

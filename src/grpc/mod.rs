@@ -23,7 +23,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
-pub use context::{Context, Operator, Serving};
+pub use context::{AskedToLeave, Context, Operator, Serving};
 
 use crate::mux::Phase;
 use crate::rt::net::TcpStream;

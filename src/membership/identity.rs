@@ -226,6 +226,11 @@ impl Identity {
         self.record.pledge.as_ref()
     }
 
+    /// Whether this node was removed from its cluster: the next start sets its data aside.
+    pub fn has_left(&self) -> bool {
+        self.record.left
+    }
+
     /// Whether this node is quarantined.
     pub fn quarantined(&self) -> bool {
         self.record.quarantined

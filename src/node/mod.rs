@@ -17,11 +17,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::client::Client;
 use crate::config::NodeConfig;
-use crate::grpc::{self, Serving};
+use crate::grpc::{self, AskedToLeave};
 use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
 use crate::membership::identity::IdentityError;
@@ -127,6 +127,17 @@ pub async fn run(
             biased;
             end = node.ended() => end,
             () = &mut shutdown => return node.stop().await,
+            tell = node.asked_to_leave() => match node.leave().await {
+                Ok(()) => {
+                    // Its client may be gone.
+                    let _ = tell.send(Ok(()));
+                    return node.stop().await;
+                }
+                Err(reason) => {
+                    let _ = tell.send(Err(reason));
+                    continue;
+                }
+            },
         };
         match end {
             End::Failed(error) => return Err(error),
@@ -166,6 +177,7 @@ struct Node {
     running: watch::Receiver<Option<(Consensus, Log)>>,
     phase: watch::Sender<Phase>,
     end: watch::Receiver<Option<End>>,
+    leave_requests: Mutex<mpsc::Receiver<AskedToLeave>>,
     /// Declared last: dropping the node ends everything else first.
     _tasks: Vec<TaskGuard<()>>,
 }
@@ -188,6 +200,7 @@ impl Node {
         let gossip = Arc::new(start_gossip(&config, &identity, options.supports).await?);
         let sampler = Arc::new(NodeSampler::new(gossip.view()));
         let metrics = Metrics::new(sampler.clone());
+        let (leave, leave_requests) = mpsc::channel(1);
         let context = grpc::Context::new(
             config.node_name.clone(),
             identity.node_id(),
@@ -195,6 +208,7 @@ impl Node {
             config.advertised_rpc(),
             config.limits.clone(),
             metrics.clone(),
+            leave,
         );
         sampler.look_at(&context);
         if identity.quarantined() {
@@ -238,6 +252,7 @@ impl Node {
             running: running_seen,
             phase,
             end: end_seen,
+            leave_requests: Mutex::new(leave_requests),
             _tasks: tasks,
         })
     }
@@ -255,10 +270,13 @@ impl Node {
 
     /// Hands leadership over, lets clients' requests finish within the configured bound, and syncs.
     async fn stop(self) -> Result<(), NodeError> {
+        if self.config.leave_on_terminate
+            && let Err(reason) = self.leave().await
+        {
+            let name = &self.config.node_name;
+            tracing::warn!("this node stays a member: {reason}; 'mokv members remove {name}' takes it out");
+        }
         if let Some(serving) = self.context.recovered() {
-            if self.config.leave_on_terminate {
-                self.leave(serving).await;
-            }
             hand_over(&serving.consensus).await;
         }
         if planted::is("stop-says-left") {
@@ -288,8 +306,24 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves the cluster for good, if it lets this node go; a node that cannot be done without stays a member.
-    async fn leave(&self, serving: &Serving) {
+    /// Resolves when a client asks this node to leave.
+    async fn asked_to_leave(&self) -> AskedToLeave {
+        match self.leave_requests.lock().await.recv().await {
+            Some(tell) => tell,
+            None => unreachable!("the context lives as long as the node, and can always ask"),
+        }
+    }
+
+    /// Leaves the cluster for good, if it lets this node go; a node that cannot be done without stays a member, and hears
+    /// why. Leaving again is fine.
+    async fn leave(&self) -> Result<(), String> {
+        let serving = self.context.recovered().ok_or("it has not recovered yet, or belongs to no cluster")?;
+        // Nobody holds the identity for long once the node has recovered.
+        let mut identity = self.identity.lock().await;
+        let identity = identity.as_mut().expect("taken only when this node is set aside");
+        if identity.has_left() {
+            return Ok(());
+        }
         let membership = serving.consensus.membership();
         let members = membership.nodes().map(|(id, member)| serving.address_of(*id, member));
         let client = Client::builder().endpoints(members).timeout(LEAVE).sessions(false).build();
@@ -297,13 +331,10 @@ impl Node {
             Ok(client) => client.remove_member(&self.config.node_name).await.map(|_| ()),
             Err(error) => Err(error),
         };
-        match left {
-            Ok(()) => self.gossip.leave().await,
-            Err(error) => tracing::warn!(
-                "this node stays a member: {error}; 'mokv members remove {}' takes it out",
-                self.config.node_name
-            ),
-        }
+        left.map_err(|error| error.to_string())?;
+        self.gossip.leave().await;
+        // Whatever starts on this directory next is another node.
+        identity.mark_left().await.map_err(|error| error.to_string())
     }
 
     /// What this node is told when it starts over: beside its own join addresses also where the members are that it

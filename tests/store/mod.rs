@@ -195,6 +195,10 @@ impl Admin for Service {
         Ok(Response::new(SnapshotResponse { index: 7 }))
     }
 
+    async fn leave(&self, _: Request<LeaveRequest>) -> Answer<LeaveResponse> {
+        Err(Status::failed_precondition("this node stays a member: it is the last voter"))
+    }
+
     type BackupStream = tonic::codegen::BoxStream<BackupChunk>;
 
     async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {

@@ -319,6 +319,14 @@ impl Admin for Service {
         Ok(Response::new(api::SnapshotResponse { index: self.state().revision }))
     }
 
+    async fn leave(
+        &self,
+        request: Request<api::LeaveRequest>,
+    ) -> Result<Response<api::LeaveResponse>, Status> {
+        self.hear("leave", request, |_| Some(Heard::Admin)).await?;
+        Ok(Response::new(api::LeaveResponse {}))
+    }
+
     type BackupStream = Pin<Box<dyn Stream<Item = Result<api::BackupChunk, Status>> + Send>>;
 
     async fn backup(

@@ -1,0 +1,22 @@
+//! Asking before what cannot be undone.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::failure::Failure;
+
+/// Asks the user to type `word`, which names what will be gone. Whether they did.
+///
+/// # Errors
+/// If there is no terminal to ask on: `--yes` says it without being asked.
+pub fn confirmed(question: &str, word: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        let what = format!("{question} There is no terminal to ask on");
+        return Err(Failure::usage(what, "add --yes if that is meant"));
+    }
+    eprint!("{question}\nType '{word}' to go on: ");
+    let failed = |error| Failure::error(format!("cannot ask: {error}"), "add --yes");
+    io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim() == word)
+}
