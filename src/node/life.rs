@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::{End, NodeError, Options, digests, finish, hand_over, intent};
+use super::{End, NodeError, Options, digests, finish, hand_over, intent, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -53,6 +53,7 @@ impl Life {
         let (consensus, book, gate) = self.start_raft(log.clone(), snapshots).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut removed) = (log.failure(), gate.removed());
+        let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone()));
         let stopped = async {
             // The log outlives its watchers.
             let _ = failure.wait_for(Option::is_some).await;

@@ -9,6 +9,7 @@ mod book;
 mod digests;
 mod health;
 mod life;
+mod removal;
 mod sampler;
 
 use std::future::Future;
@@ -352,6 +353,10 @@ impl Node {
     /// Puts the data of a removed node aside, after everything that uses it has ended. Whoever asked for the removal
     /// here hears of it first.
     async fn set_aside(self) -> Result<(), NodeError> {
+        // Durable first: what is killed from here on knows at its next start.
+        if let Some(identity) = self.identity.lock().await.as_mut() {
+            identity.mark_left().await?;
+        }
         self.phase.send(Phase::Draining);
         let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;

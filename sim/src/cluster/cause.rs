@@ -35,6 +35,8 @@ impl Cause {
             Proof::Damage => reason.contains("wipe"),
             Proof::Full => {
                 reason.starts_with("cannot open the data of this node") && reason.contains("the disk is full")
+                    || reason.starts_with("cannot write the node's identity")
+                        && reason.contains("no storage space")
             }
             Proof::Backlog => reason.contains("the disk is full"),
             _ => self.has_happened(disk),

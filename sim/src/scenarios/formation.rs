@@ -149,6 +149,39 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// The leader removes itself and is killed at some moment of it, perhaps when it has written the members without itself
+/// and nobody has told it that this is the end (chaos seed 601852). It comes back as another node.
+pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    set_many(&client(&cluster), 30).await?;
+    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?.node_id;
+    cluster.may_go(&leader);
+    let asked = leader.clone();
+    let asking = client(&cluster);
+    let removal = rt::spawn(async move {
+        asking.with_library(|library| async move { library.remove_member(&asked).await }).await
+    });
+    let mut dice = Dice::new(run.seed, "when the leader is killed");
+    rt::sleep(Duration::from_millis(dice.within(50..1_500))).await;
+    cluster.kill(&leader);
+    let said = removal.await.expect("nobody aborts it");
+    run.tell(format!("the removal of {leader}: {said:?}"));
+    let rest = others(&cluster.names(), &leader);
+    let new = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+    cluster.start(&leader);
+    // Asked again if the first time went under: a removal that is done or under way is not found, or is done twice.
+    let asked = leader.clone();
+    let again = client(&cluster);
+    let again = again.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    run.tell(format!("and asked again: {again:?}"));
+    wait_for_members(&cluster, &new, "that the leader came back as another node", |members| {
+        members.len() == 3
+            && members.iter().all(|(name, id, learner)| !learner && (*name != leader || *id != old))
+    })
+    .await?;
+    Ok(cluster)
+}
+
 /// A member is removed while it runs: it hears of it over connections that it has had all along, sets its data aside and
 /// comes back as a new node.
 pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {

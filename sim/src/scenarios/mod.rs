@@ -214,6 +214,12 @@ pub const ALL: &[Scenario] = &[
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
     scenario!(
+        "removed-leader-killed",
+        6,
+        formation::removed_leader_killed,
+        "the leader removes itself, is killed in the middle of it, and comes back as another node"
+    ),
+    scenario!(
         "removed-alive",
         3,
         formation::removed_alive,

@@ -1,0 +1,33 @@
+//! A node that its own log calls no member asks those who are whether it was removed.
+//!
+//! Nobody would tell it: Raft does not speak to whoever is no member, and a node that is none by its own log does not
+//! stand for election. So it was when a leader that removed itself was killed after the change and before it noticed.
+
+use std::time::Duration;
+
+use mokv_proto::raft::{Channel, Digests, request};
+
+use crate::raft::Consensus;
+use crate::rt;
+
+/// Between two rounds of questions, and for how long one may go unanswered.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Asks, again and again, for as long as this node is no member. The answer comes with the hello: a node that was removed
+/// is refused, which [`Gate::removed`](crate::raft::peers::Gate::removed) tells.
+pub(super) async fn ask_for_ever(consensus: Consensus) {
+    loop {
+        rt::sleep(PAUSE).await;
+        let membership = consensus.membership();
+        let members: Vec<u64> = membership.nodes().map(|(id, _)| *id).collect();
+        if members.contains(&consensus.node_id()) {
+            continue;
+        }
+        rt::sometimes("a node is no member by its own log");
+        for member in members {
+            let link = consensus.peers().link(member, Channel::Control);
+            // What is asked does not matter; who is asked answers at once.
+            let _ = rt::timeout(PAUSE, link.call(request::Body::Digests(Digests {}))).await;
+        }
+    }
+}
