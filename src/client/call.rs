@@ -197,6 +197,9 @@ impl Inner {
         let _in_flight = endpoint.begin();
         let mut request = Request::new(call);
         request.set_timeout(allowed.saturating_duration_since(since));
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
         match timeout_at(until, C::send(channel, request)).await {
             Ok(Ok(response)) => {
                 endpoint.answered(since);

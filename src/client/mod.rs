@@ -48,6 +48,7 @@ pub use list::{ListOptions, Listing};
 use mokv_proto::api;
 use mokv_proto::status;
 use mokv_proto::tonic::Code;
+use mokv_proto::tonic::metadata::AsciiMetadataValue;
 
 /// What a backup holds.
 pub use mokv_proto::api::BackupInfo;
@@ -165,12 +166,20 @@ pub struct Deleted {
 }
 
 /// Makes a [`Client`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Builder {
     endpoints: Vec<String>,
     timeout: Duration,
     list_timeout: Duration,
     sessions: bool,
+    token: Option<String>,
+}
+
+// Written by hand, because a token never appears in messages or logs.
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -204,10 +213,17 @@ impl Builder {
         self
     }
 
+    /// Sent with every request as `authorization: Bearer TOKEN`, in plain text: for a proxy in front of the nodes, which
+    /// do not look at it.
+    pub fn token(mut self, token: impl Into<String>) -> Builder {
+        self.token = Some(token.into());
+        self
+    }
+
     /// The client. Connects to nobody yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without an endpoint, or if one is not `host:port`.
+    /// [`Error::Invalid`] without an endpoint, if one is not `host:port`, or for a token that no header can carry.
     pub fn build(self) -> Result<Client, Error> {
         if self.endpoints.is_empty() {
             return Err(Error::Invalid("a client needs at least one endpoint, as host:port".into()));
@@ -220,7 +236,12 @@ impl Builder {
                 return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port")));
             }
         }
+        let authorization = self.token.map(|token| format!("Bearer {token}").parse());
+        let authorization = authorization
+            .transpose()
+            .map_err(|_| Error::Invalid("the token has characters that no header can carry".into()))?;
         let inner = Inner {
+            authorization,
             topology: Topology::new(self.endpoints),
             seen_revision: AtomicU64::new(0),
             use_sessions: self.sessions,
@@ -241,6 +262,8 @@ pub struct Client {
 
 /// What clones share.
 struct Inner {
+    /// Of every request.
+    authorization: Option<AsciiMetadataValue>,
     topology: Topology,
     seen_revision: AtomicU64,
     use_sessions: bool,
@@ -256,6 +279,7 @@ impl Client {
             timeout: Duration::from_secs(5),
             list_timeout: Duration::from_secs(60),
             sessions: true,
+            token: None,
         }
     }
 

@@ -35,7 +35,7 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.may_go(&name);
         cluster.wipe(&name);
     }
-    run.fault("lost disks", "all disks are lost".to_owned());
+    run.fault("lost disks", "all disks are lost");
     let (host, _) = cluster.add_client_host();
     let elsewhere = SimDisk::new(run.seed);
     let file = keep(elsewhere.mount(), bytes).await.map_err(|error| error.to_string())?;

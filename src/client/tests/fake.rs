@@ -1,6 +1,6 @@
 //! A node that says what a test tells it to, over real HTTP/2, and remembers what it heard.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -49,6 +49,7 @@ struct State {
     heard: Vec<Heard>,
     /// Requests without `grpc-timeout`.
     unbounded: usize,
+    tokens: BTreeSet<Option<String>>,
     accepted: usize,
     connections: Vec<TaskGuard<()>>,
     entries: Vec<GetResponse>,
@@ -130,6 +131,11 @@ impl Node {
         self.state().unbounded
     }
 
+    /// What requests were authorized by.
+    pub(super) fn tokens(&self) -> BTreeSet<Option<String>> {
+        self.state().tokens.clone()
+    }
+
     pub(super) fn accepted(&self) -> usize {
         self.state().accepted
     }
@@ -174,6 +180,8 @@ impl Service {
             if !request.metadata().contains_key("grpc-timeout") {
                 state.unbounded += 1;
             }
+            let token = request.metadata().get("authorization");
+            state.tokens.insert(token.map(|token| token.to_str().unwrap().to_owned()));
             state.heard.extend(heard(request.into_inner()));
             state.plays.get_mut(method).and_then(VecDeque::pop_front)
         };

@@ -335,6 +335,20 @@ async fn closing_closes_the_session_and_the_next_write_opens_another() {
 }
 
 #[tokio::test]
+async fn a_token_goes_with_every_request_and_into_no_message() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).token("s3cr3t")).await;
+    set(&client, "a").await.unwrap();
+    get(&client, "a", Consistency::Stale).await.unwrap();
+    client.status(&node.address).await.unwrap();
+    client.close().await.unwrap();
+    assert_eq!(node.tokens(), BTreeSet::from([Some("Bearer s3cr3t".to_owned())]));
+    assert!(!format!("{:?}", builder(&[&node]).token("s3cr3t")).contains("s3cr3t"));
+    let refused = builder(&[&node]).token("two\nlines").build().unwrap_err();
+    assert!(matches!(&refused, Error::Invalid(why) if !why.contains("lines")), "{refused:?}");
+}
+
+#[tokio::test]
 async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
     let node = single().await;
     let client = builder(&[&node]).build().unwrap();
