@@ -116,7 +116,8 @@ fn ok(claim: &str) {
 }
 
 fn services_are_described(grpcurl: &Grpcurl) {
-    assert_eq!(grpcurl.ask(&["list"]), "api.Admin\napi.KV\n");
+    let services = "api.Admin\napi.KV\ngrpc.health.v1.Health\ngrpc.reflection.v1.ServerReflection\n";
+    assert_eq!(grpcurl.ask(&["list"]), services);
     ok("list names the services");
 
     let methods = ["CloseSession", "Delete", "Get", "GetServers", "List", "OpenSession", "Set"];
@@ -207,4 +208,8 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
         }
     }
     ok("Status tells the same as the client library");
+
+    let health = grpcurl.answer("grpc.health.v1.Health/Check", json!({"service": "api.KV"}));
+    assert_eq!(health, json!({"status": "SERVING"}));
+    ok("the standard health service can be called");
 }

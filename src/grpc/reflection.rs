@@ -30,8 +30,11 @@ pub fn service() -> Service {
 }
 
 fn files() -> Vec<File> {
-    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptors are made by our own build");
-    let files = set.file.into_iter().map(|file| {
+    let standard = [tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET];
+    let sets = [DESCRIPTORS].into_iter().chain(standard).map(|set| {
+        FileDescriptorSet::decode(set).expect("the descriptors were made by a build, ours or tonic's")
+    });
+    let files = sets.flat_map(|set| set.file).map(|file| {
         let package = file.package().to_string();
         let services: Vec<String> =
             file.service.iter().map(|service| format!("{package}.{}", service.name())).collect();
@@ -130,8 +133,17 @@ mod tests {
             panic!("services are listed")
         };
         let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-        assert!(names.contains(&"api.KV") && names.contains(&"api.Admin"), "{names:?}");
-        for symbol in ["api.KV", "api.KV.Get", "api.GetRequest", "api.Consistency", "api.Admin.Status"] {
+        let expected =
+            ["api.KV", "api.Admin", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+        assert_eq!(names, expected);
+        for symbol in [
+            "api.KV",
+            "api.KV.Get",
+            "api.GetRequest",
+            "api.Consistency",
+            "api.Admin.Status",
+            "grpc.health.v1.HealthCheckRequest",
+        ] {
             let found = answer(&files, &MessageRequest::FileContainingSymbol(symbol.into()));
             assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
         }
