@@ -84,10 +84,11 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
             (alone.digest.as_str(), alone.keys),
             (saved["digest"].as_str().unwrap(), saved["keys"].as_u64().unwrap())
         );
-        // The second begins with nothing and joins, the third has the old cluster's data and does not.
+        // The second begins with nothing and joins, the third has the old cluster's data and does not. It comes last:
+        // a new node that hears of both clusters must not guess which of them it is for.
         cluster.nodes[1].start();
-        cluster.nodes[2].start();
         cluster.wait_members(0, "two vote", |servers| voters_are(servers, &["node-1", "node-2"])).await;
+        cluster.nodes[2].start();
         let stranger = cluster.nodes[2]
             .wait_status("it knows its own cluster", |status| {
                 !status.cluster_id.is_empty() || status.role == "recovering"

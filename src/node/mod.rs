@@ -421,7 +421,7 @@ async fn hand_over(consensus: &Consensus) {
     if !consensus.is_leader() {
         return;
     }
-    let Some(to) = consensus.most_up_to_date_voter() else { return };
+    let Some(to) = consensus.successor() else { return };
     match consensus.transfer_leader(to, HAND_OVER).await {
         Ok(()) => tracing::info!(to = %format_args!("{to:016x}"), "leadership handed over"),
         Err(reason) => tracing::warn!("leadership was not handed over: {reason}"),

@@ -2,7 +2,7 @@
 //!
 //! Every wait here is bounded. What certainly did not happen and what may have happened are kept apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -340,16 +340,20 @@ impl Consensus {
         }
     }
 
-    /// The voter whose log is known to reach furthest, other than this node.
-    pub fn most_up_to_date_voter(&self) -> Option<u64> {
-        use openraft::rt::WatchReceiver;
+    /// The voter fittest to lead after this node: of those that answered lately, the one whose log is known to reach
+    /// furthest. A voter that stopped a moment ago may well have the longest log.
+    pub fn successor(&self) -> Option<u64> {
+        use openraft::{Instant, rt::WatchReceiver};
         let voters: BTreeSet<u64> = self.membership().voter_ids().collect();
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let matched: BTreeMap<u64, Option<LogId>> = metrics.replication.clone().unwrap_or_default();
-        (matched.into_iter().filter(|(id, _)| voters.contains(id) && *id != self.node_id()))
-            .max_by_key(|(_, matched)| *matched)
-            .map(|(id, _)| id)
+        let others = voters.into_iter().filter(|id| *id != self.node_id());
+        let (matched, answered) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
+        others.max_by_key(|id| {
+            let answered = answered.get(id).copied().flatten();
+            let lately = answered.is_some_and(|at| at.elapsed() < self.leader_patience);
+            (lately, matched.get(id).copied().flatten(), answered.map(|at| at.into_inner()))
+        })
     }
 
     /// openraft's own figures, now.
