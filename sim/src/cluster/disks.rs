@@ -213,7 +213,9 @@ impl Cluster {
         let mut state = self.state();
         let host = self.host(&mut state, name);
         let files = host.disk.files().into_iter().map(|file| file.0);
-        let snapshots: Vec<String> = files.filter(|file| file.ends_with(".snap")).collect();
+        // Those of a life before are not among them: they have another beginning.
+        let own = |file: &String| file.starts_with("snapshot-") && file.ends_with(".snap");
+        let snapshots: Vec<String> = files.filter(own).collect();
         let [.., older, newest] = snapshots.as_slice() else { return None };
         // snapshot-TERM-INDEX.snap
         let index = older.strip_suffix(".snap")?.rsplit('-').next()?;
