@@ -52,6 +52,7 @@ hunt *ARGS:
 lint:
     cargo clippy --all-targets -- -D warnings
     cargo clippy -p mokv --lib --no-default-features -- -D warnings
+    cargo clippy -p mokv --lib --no-default-features --features tls -- -D warnings
     RUSTFLAGS="--cfg madsim" cargo clippy --lib --bins --test sim --features sim,planted --profile sim --target-dir target/sim -- -D warnings
 
 # Formats the code.

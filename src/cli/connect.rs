@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::mpsc;
 
+use super::credentials::Credentials;
 use super::failure::Failure;
 use super::output::{Format, Output};
 use crate::client::{Builder, Client, Error, NodeStatus};
@@ -30,13 +31,15 @@ pub struct Connect {
     /// How to write results; where it is not said, whatever suits the command and its reader
     #[arg(long, short, value_name = "FORMAT", value_enum)]
     pub output: Option<Format>,
+    #[command(flatten)]
+    pub credentials: Credentials,
 }
 
 impl Connect {
     /// A client of these nodes. Connects to nobody yet.
     ///
     /// # Errors
-    /// If an endpoint is not `HOST:PORT`.
+    /// If an endpoint is not `HOST:PORT`, or a certificate, a key or a token is not what it should be.
     pub fn client(&self) -> Result<Client, Failure> {
         self.build(Client::builder())
     }
@@ -44,7 +47,7 @@ impl Connect {
     /// A client whose writes are sent once and belong to no session.
     ///
     /// # Errors
-    /// If an endpoint is not `HOST:PORT`.
+    /// As [`Connect::client`].
     pub fn client_without_session(&self) -> Result<Client, Failure> {
         self.build(Client::builder().sessions(false))
     }
@@ -62,8 +65,12 @@ impl Connect {
     fn build(&self, builder: Builder) -> Result<Client, Failure> {
         let list_timeout = self.timeout.max(LIST_PATIENCE);
         let builder = builder.endpoints(self.endpoints.iter().cloned()).timeout(self.timeout);
-        builder.list_timeout(list_timeout).build().map_err(|error| {
-            Failure::usage(format!("--endpoints: {error}"), "write HOST:PORT, several with commas between")
+        let builder = self.credentials.give(builder.list_timeout(list_timeout))?;
+        builder.build().map_err(|error| {
+            Failure::usage(
+                format!("cannot make a client: {error}"),
+                "endpoints are HOST:PORT, with commas between; certificates, keys and tokens are files of text",
+            )
         })
     }
 
@@ -139,7 +146,12 @@ mod tests {
 
     fn connect(endpoints: &[&str]) -> Connect {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
-        Connect { endpoints, timeout: Duration::from_secs(1), output: None }
+        Connect {
+            endpoints,
+            timeout: Duration::from_secs(1),
+            output: None,
+            credentials: Credentials::default(),
+        }
     }
 
     #[test]

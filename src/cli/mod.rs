@@ -8,6 +8,7 @@ mod completion;
 mod configure;
 mod confirm;
 mod connect;
+mod credentials;
 mod delete;
 mod dev;
 mod failure;

@@ -54,7 +54,7 @@ macro_rules! calls {
                 channel: Channel,
                 request: Request<Self>,
             ) -> Result<Response<Self::Reply>, Status> {
-                let origin = http::Uri::from_static("http://mokv");
+                let origin = channel.origin();
                 let mut stub = $stub::with_origin(channel, origin)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES);
                 stub.$method(request).await
@@ -110,6 +110,20 @@ impl Deadline {
         self.at
     }
 
+    /// For a part of the call, which may take `most`: it ends a little before the call, which can then say what went wrong.
+    pub(super) fn but_for_the_end(self, most: Duration) -> Deadline {
+        Deadline::after(most.min(self.left().saturating_sub(self.total / 10)))
+    }
+
+    /// Whether no time is left for another such part.
+    pub(super) fn is_nearly_over(self) -> bool {
+        self.left() <= self.total / 10
+    }
+
+    fn left(self) -> Duration {
+        self.at.saturating_duration_since(rt::now())
+    }
+
     /// For one attempt of several: a part of the whole, so that a silent node leaves time for another.
     fn share(self) -> Instant {
         self.at.min(rt::now() + self.total / 3)
@@ -123,14 +137,13 @@ struct Rounds<'a> {
     deadline: Deadline,
     tried: BTreeSet<String>,
     rounds: u32,
-    /// What the last attempt came to, in words.
-    last: String,
+    /// What the last attempt came to, in words; `None` before the first has ended.
+    last: Option<String>,
 }
 
 impl<'a> Rounds<'a> {
     fn new(inner: &'a Inner, purpose: Purpose, deadline: Deadline) -> Rounds<'a> {
-        let last = "no node was asked".to_owned();
-        Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last }
+        Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last: None }
     }
 
     /// The next node; waits a little when all have been asked. `None` when the deadline has passed.
@@ -152,12 +165,16 @@ impl<'a> Rounds<'a> {
     }
 
     fn failed(&mut self, endpoint: &Endpoint, status: &Status) {
-        self.last = describe(endpoint, status);
+        // What an attempt that the deadline broke off says of the node is less than what one before it said.
+        if self.last.is_none() || rt::now() < self.deadline.at {
+            self.last = Some(describe(endpoint, status));
+        }
         self.inner.refresh_soon();
     }
 
     fn exhausted(&self, what: &str) -> String {
-        format!("{what} within {:?}; the last attempt: {}", self.deadline.total, self.last)
+        let last = self.last.as_deref().unwrap_or("no node was asked");
+        format!("{what} within {:?}; the last attempt: {last}", self.deadline.total)
     }
 }
 

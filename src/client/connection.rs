@@ -1,4 +1,4 @@
-//! One node's address and the connection to it: HTTP/2 over the runtime's TCP, shared by all tasks.
+//! One node's address and the connection to it: HTTP/2 over the runtime's TCP or TLS, shared by all tasks.
 //!
 //! Invariants: at most one attempt to connect at a time, however many calls wait for it; the address is resolved
 //! anew at every attempt; a call that fails here says truthfully whether its first byte may have left. Never retries
@@ -17,6 +17,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use mokv_proto::status;
 use mokv_proto::tonic::{Status, body::Body};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::retry::Backoff;
 use crate::rt::net::TcpStream;
@@ -34,6 +35,7 @@ const LATENCY_HORIZON: Duration = Duration::from_secs(10);
 /// An address with its connection and its health. Cheap while unused.
 pub(super) struct Endpoint {
     address: String,
+    transport: Transport,
     link: Mutex<Link>,
     health: Mutex<Health>,
 }
@@ -57,8 +59,8 @@ struct Health {
 
 impl Endpoint {
     /// Does not connect yet.
-    pub(super) fn new(address: String) -> Endpoint {
-        Endpoint { address, link: Mutex::new(Link::Idle), health: Mutex::default() }
+    pub(super) fn new(address: String, transport: Transport) -> Endpoint {
+        Endpoint { address, transport, link: Mutex::new(Link::Idle), health: Mutex::default() }
     }
 
     /// `host:port`.
@@ -92,7 +94,7 @@ impl Endpoint {
     }
 
     async fn connect(self: Arc<Self>, done: watch::Sender<Option<Result<Channel, String>>>) {
-        let result = match rt::timeout(CONNECT_TIMEOUT, Channel::connect(&self.address)).await {
+        let result = match rt::timeout(CONNECT_TIMEOUT, self.transport.connect(&self.address)).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(rt::time::Elapsed) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
         };
@@ -177,15 +179,40 @@ impl Drop for InFlight {
     }
 }
 
+/// What HTTP/2 is spoken over: TCP, and TLS on top of it where the user asked for that.
+#[derive(Clone, Default)]
+pub(super) struct Transport {
+    /// `None`: in plain text.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Handshake>,
+}
+
+impl Transport {
+    async fn connect(&self, address: &str) -> std::io::Result<Channel> {
+        let stream = TcpStream::connect(address).await?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Channel::over(tls.with(address, stream).await?, "https", address).await;
+        }
+        Channel::over(stream, "http", address).await
+    }
+}
+
 /// An established connection; what the generated stubs send their requests over.
 #[derive(Clone)]
 pub(super) struct Channel {
     sender: SendRequest<Body>,
+    /// Scheme and authority of every request.
+    origin: http::Uri,
 }
 
 impl Channel {
-    async fn connect(address: &str) -> std::io::Result<Channel> {
-        let stream = TcpStream::connect(address).await?;
+    async fn over<S>(stream: S, scheme: &str, address: &str) -> std::io::Result<Channel>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let origin = http::Uri::builder().scheme(scheme).authority(address).path_and_query("/").build();
+        let origin = origin.map_err(std::io::Error::other)?;
         let (sender, connection) = Builder::new(HyperExecutor)
             .timer(HyperTimer)
             .keep_alive_interval(KEEP_ALIVE)
@@ -198,7 +225,12 @@ impl Channel {
         rt::spawn(async move {
             let _ = connection.await;
         });
-        Ok(Channel { sender })
+        Ok(Channel { sender, origin })
+    }
+
+    /// Scheme and authority of every request.
+    pub(super) fn origin(&self) -> http::Uri {
+        self.origin.clone()
     }
 }
 

@@ -18,7 +18,7 @@
 //! to be sent. One client's stale reads never go back in time.
 //!
 //! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is
-//! what is known of the cluster, `connection` a node's address and the connection to it; `session` names writes;
+//! what is known of the cluster, `connection` a node's address and the connection to it, `tls` what is spoken there; `session` names writes;
 //! `refresh` asks for news of the cluster; `list` pages through a listing; `backup` brings the whole store.
 //!
 //! Stands on `rt` and the wire contract alone: it knows nothing of nodes, logs or maps.
@@ -35,6 +35,8 @@ mod retry;
 mod session;
 #[cfg(all(test, feature = "server"))]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 mod topology;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,10 +66,13 @@ pub use mokv_proto::api::Server;
 pub use mokv_proto::api::StatusResponse as NodeStatus;
 
 use call::Deadline;
+use connection::Transport;
 use opening::Sessions;
 use picker::Purpose;
 use refresh::Refresher;
 use retry::Resend;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 use topology::Topology;
 
 use crate::planted;
@@ -173,6 +178,8 @@ pub struct Builder {
     list_timeout: Duration,
     sessions: bool,
     token: Option<String>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 // Written by hand, because a token never appears in messages or logs.
@@ -213,17 +220,26 @@ impl Builder {
         self
     }
 
-    /// Sent with every request as `authorization: Bearer TOKEN`, in plain text: for a proxy in front of the nodes, which
-    /// do not look at it.
+    /// Sent with every request as `authorization: Bearer TOKEN`, in plain text unless TLS is spoken: for a proxy in front
+    /// of the nodes, which do not look at it.
     pub fn token(mut self, token: impl Into<String>) -> Builder {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Speaks TLS with every node. Nodes speak plain text themselves: this is for a proxy in front of each, under the
+    /// address that the node advertises.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Builder {
+        self.tls = Some(tls);
         self
     }
 
     /// The client. Connects to nobody yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without an endpoint, if one is not `host:port`, or for a token that no header can carry.
+    /// [`Error::Invalid`] without an endpoint, if one is not `host:port`, for a token that no header can carry, and for
+    /// certificates and keys that are none.
     pub fn build(self) -> Result<Client, Error> {
         if self.endpoints.is_empty() {
             return Err(Error::Invalid("a client needs at least one endpoint, as host:port".into()));
@@ -240,9 +256,13 @@ impl Builder {
         let authorization = authorization
             .transpose()
             .map_err(|_| Error::Invalid("the token has characters that no header can carry".into()))?;
+        let transport = Transport {
+            #[cfg(feature = "tls")]
+            tls: self.tls.map(tls::Handshake::new).transpose().map_err(Error::Invalid)?,
+        };
         let inner = Inner {
             authorization,
-            topology: Topology::new(self.endpoints),
+            topology: Topology::new(self.endpoints, transport),
             seen_revision: AtomicU64::new(0),
             use_sessions: self.sessions,
             sessions: Mutex::new(Sessions::default()),
@@ -280,6 +300,8 @@ impl Client {
             list_timeout: Duration::from_secs(60),
             sessions: true,
             token: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 

@@ -17,7 +17,7 @@ use super::session::{Begin, Session, Ticket};
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
-/// One go at opening or closing. Shorter than the usual deadline of a write, which can then say what went wrong.
+/// One go at opening or closing, at most.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opening = watch::Receiver<Option<Result<(), Error>>>;
@@ -39,7 +39,7 @@ impl Inner {
     pub(super) async fn ticket(self: &Arc<Self>, deadline: Deadline) -> Result<Ticket, Error> {
         let mut last = "no answer yet".to_owned();
         loop {
-            match self.step() {
+            match self.step(deadline) {
                 Step::Begin(session) => match session.begin() {
                     Begin::Ticket(ticket) => return Ok(ticket),
                     Begin::Wait(room) => match timeout_at(deadline.at(), room).await {
@@ -54,24 +54,26 @@ impl Inner {
                 },
                 Step::Wait(mut opening) => {
                     let opened = timeout_at(deadline.at(), opening.wait_for(Option::is_some)).await;
-                    if opened.is_err() {
-                        return Err(Error::NotExecuted(format!(
-                            "no session could be opened in time: {last}"
-                        )));
-                    }
                     match &*opening.borrow() {
-                        Some(Ok(())) => {}
+                        Some(Ok(())) => continue,
                         // Nothing of the write itself was sent, and a session more or less does no harm.
                         Some(Err(Error::Unknown(why) | Error::NotExecuted(why))) => last.clone_from(why),
                         Some(Err(error)) => return Err(error.clone()),
-                        None => return Err(Error::NotExecuted("the client is being torn down".into())),
+                        None if opened.is_ok() => {
+                            return Err(Error::NotExecuted("the client is being torn down".into()));
+                        }
+                        None => {}
+                    }
+                    if opened.is_err() || deadline.is_nearly_over() {
+                        let message = format!("no session could be opened in time: {last}");
+                        return Err(Error::NotExecuted(message));
                     }
                 }
             }
         }
     }
 
-    fn step(self: &Arc<Self>) -> Step {
+    fn step(self: &Arc<Self>, deadline: Deadline) -> Step {
         let mut sessions = self.sessions();
         if let Some(session) = &sessions.current {
             return Step::Begin(session.clone());
@@ -82,14 +84,18 @@ impl Inner {
         let (done, opening) = watch::channel(None);
         sessions.opening = Some(opening.clone());
         // A task of its own: the caller may give up, the others still wait.
-        rt::spawn(self.clone().open_session(done));
+        rt::spawn(self.clone().open_session(done, deadline.but_for_the_end(TIMEOUT)));
         Step::Wait(opening)
     }
 
-    async fn open_session(self: Arc<Self>, done: watch::Sender<Option<Result<(), Error>>>) {
+    async fn open_session(
+        self: Arc<Self>,
+        done: watch::Sender<Option<Result<(), Error>>>,
+        deadline: Deadline,
+    ) {
         let request = api::OpenSessionRequest {};
         // A session opened twice unnoticed does no harm: nobody uses it and it is evicted.
-        let result = self.command(&request, Resend::Safe, Deadline::after(TIMEOUT)).await;
+        let result = self.command(&request, Resend::Safe, deadline).await;
         let mut sessions = self.sessions();
         sessions.opening = None;
         let result = result.map(|reply| {

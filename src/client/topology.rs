@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use mokv_proto::api::Server;
 
-use super::connection::Endpoint;
+use super::connection::{Endpoint, Transport};
 use super::picker::{self, Node, Purpose, Role};
 use crate::rt;
 
@@ -19,6 +19,7 @@ pub(super) struct Topology {
 }
 
 struct State {
+    transport: Transport,
     seeds: Vec<String>,
     members: Vec<Server>,
     leader: Option<String>,
@@ -34,9 +35,10 @@ pub(super) struct AsOf(u64);
 
 impl Topology {
     /// Knows the addresses the user gave and nothing else.
-    pub(super) fn new(seeds: Vec<String>) -> Topology {
+    pub(super) fn new(seeds: Vec<String>, transport: Transport) -> Topology {
         assert!(!seeds.is_empty(), "the builder refuses a client without endpoints");
         let state = State {
+            transport,
             seeds,
             members: Vec::new(),
             leader: None,
@@ -75,8 +77,9 @@ impl Topology {
 
     /// The endpoint of one address, known or not.
     pub(super) fn endpoint(&self, address: &str) -> Arc<Endpoint> {
-        let known = self.state().endpoints.get(address).cloned();
-        known.unwrap_or_else(|| Arc::new(Endpoint::new(address.to_owned())))
+        let state = self.state();
+        let known = state.endpoints.get(address).cloned();
+        known.unwrap_or_else(|| Arc::new(Endpoint::new(address.to_owned(), state.transport.clone())))
     }
 
     /// Taken before the question, given back with the answer.
@@ -146,9 +149,9 @@ impl State {
         let known: BTreeSet<String> = self.seeds.iter().chain(members).chain(&self.leader).cloned().collect();
         self.endpoints.retain(|address, _| known.contains(address));
         for address in known {
-            self.endpoints
-                .entry(address)
-                .or_insert_with_key(|address| Arc::new(Endpoint::new(address.clone())));
+            self.endpoints.entry(address).or_insert_with_key(|address| {
+                Arc::new(Endpoint::new(address.clone(), self.transport.clone()))
+            });
         }
     }
 }
@@ -171,7 +174,7 @@ mod tests {
 
     #[test]
     fn seeds_are_never_forgotten_and_strangers_do_not_pile_up() {
-        let topology = Topology::new(vec!["seed:1".into()]);
+        let topology = Topology::new(vec!["seed:1".into()], Transport::default());
         for number in 0..100 {
             topology.learn_leader(&format!("hint:{number}"));
         }
@@ -183,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_old_list_does_not_overrule_a_newer_hint() {
-        let topology = Topology::new(vec!["a:1".into(), "b:1".into()]);
+        let topology = Topology::new(vec!["a:1".into(), "b:1".into()], Transport::default());
         let asked = topology.as_of();
         topology.learn_leader("b:1");
         topology.learn(asked, &[member("a:1", true), member("b:1", false)]);
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_cluster_still_forming_does_not_empty_what_is_known() {
-        let topology = Topology::new(vec!["a:1".into()]);
+        let topology = Topology::new(vec!["a:1".into()], Transport::default());
         topology.learn(topology.as_of(), &[member("b:1", true)]);
         topology.learn(topology.as_of(), &[]);
         assert_eq!(first_for_write(&topology), "b:1");

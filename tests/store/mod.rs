@@ -1,6 +1,9 @@
 //! The smallest store that speaks `api.KV` and `api.Admin`: one map in memory, in the test's own process. It shows
 //! what the commands send and print, and nothing about the node.
 
+// Every test program compiles this module and uses its own part of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +18,8 @@ use mokv_proto::api::kv_server::{Kv, KvServer};
 use mokv_proto::api::*;
 use mokv_proto::status;
 use mokv_proto::tonic::{self, Request, Response, Status, body::Body, service::Routes};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
 /// A running store; it stops when dropped.
 pub struct Store {
@@ -23,34 +28,71 @@ pub struct Store {
     _serving: TaskGuard<()>,
 }
 
+/// What a client has to get through before it reaches the store.
+#[derive(Clone, Default)]
+pub struct Gate {
+    /// Takes TLS and nothing else.
+    pub tls: Option<TlsAcceptor>,
+    /// Lets only requests with this token through.
+    pub token: Option<&'static str>,
+}
+
 impl Store {
     /// Starts an empty store whose one node is called `only`.
     pub async fn start() -> Store {
+        Store::start_behind(Gate::default()).await
+    }
+
+    /// The same, behind a gate.
+    pub async fn start_behind(gate: Gate) -> Store {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State { address: address.clone(), ..State::default() }));
-        Store { address, _serving: spawn_guarded(serve(listener, Service(state))) }
+        Store { address, _serving: spawn_guarded(accept(listener, gate, Service(state))) }
     }
 }
 
-async fn serve(listener: TcpListener, store: Service) {
+async fn accept(listener: TcpListener, gate: Gate, store: Service) {
     let mut routes = Routes::new(KvServer::new(store.clone()));
     routes = routes.add_service(AdminServer::new(store));
     let routes = routes.prepare();
     let mut connections = Vec::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let routes = routes.clone();
-        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let mut routes = routes.clone();
-            async move { tower_service::Service::call(&mut routes, request.map(Body::new)).await }
-        });
+        let (gate, routes) = (gate.clone(), routes.clone());
         connections.push(spawn_guarded(async move {
-            // The command ends its connections as it likes.
-            let _ = hyper::server::conn::http2::Builder::new(HyperExecutor)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            match &gate.tls {
+                None => serve(stream, gate.token, routes).await,
+                // Who makes no handshake is a stranger.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, gate.token, routes).await;
+                    }
+                }
+            }
         }));
     }
+}
+
+async fn serve<S>(stream: S, token: Option<&'static str>, routes: Routes)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let expected = token.map(|token| format!("Bearer {token}"));
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let mut routes = routes.clone();
+        let given = request.headers().get("authorization").and_then(|given| given.to_str().ok());
+        let is_welcome = expected.is_none() || given == expected.as_deref();
+        async move {
+            match is_welcome {
+                true => tower_service::Service::call(&mut routes, request.map(Body::new)).await,
+                false => Ok(Status::unauthenticated("another token is asked for here").into_http()),
+            }
+        }
+    });
+    // The command ends its connections as it likes.
+    let _ = hyper::server::conn::http2::Builder::new(HyperExecutor)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 #[derive(Default)]

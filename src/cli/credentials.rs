@@ -1,0 +1,79 @@
+//! Flags that say how a command makes itself known to whatever stands in front of the nodes, and how it knows that.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::failure::Failure;
+use crate::client::{Builder, Tls};
+
+/// Nodes speak plain text themselves and ask for no token.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "For proxies in front of the nodes")]
+pub struct Credentials {
+    /// Speak TLS, trusting the certificate authorities that this machine trusts
+    #[arg(long)]
+    pub tls: bool,
+    /// Speak TLS, trusting only the certificate authorities in this file (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Speak TLS and show this certificate (PEM, with those it builds on)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Speak TLS, and expect certificates for this name instead of the one in each address
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// Send the token in this file with every request, as 'authorization: Bearer TOKEN'
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// Gives them to a client that is being made.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn give(&self, mut builder: Builder) -> Result<Builder, Failure> {
+        if let Some(file) = &self.token_file {
+            let token = String::from_utf8(read("--token-file", file)?);
+            let token = token.map_err(|_| {
+                Failure::usage(
+                    format!("--token-file: '{}' holds no text", file.display()),
+                    "name a file that holds the token and nothing else",
+                )
+            })?;
+            builder = builder.token(token.trim());
+        }
+        match self.tls()? {
+            Some(tls) => Ok(builder.tls(tls)),
+            None => Ok(builder),
+        }
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let mut tls = self.tls.then(Tls::new);
+        if let Some(file) = &self.tls_ca {
+            tls = Some(tls.unwrap_or_default().authorities(read("--tls-ca", file)?));
+        }
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);
+            tls = Some(tls.unwrap_or_default().identity(certificate, key));
+        }
+        if let Some(name) = &self.tls_server_name {
+            tls = Some(tls.unwrap_or_default().server_name(name));
+        }
+        Ok(tls)
+    }
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| {
+        Failure::usage(
+            format!("{flag}: cannot read '{}': {error}", file.display()),
+            "name a file that can be read",
+        )
+    })
+}
