@@ -137,6 +137,7 @@ pub const ALL: &[Marker] = &[
     scenario("older boot counter refused", "a node whose disk had gone back was refused"),
     scenario("second live copy refused", "two processes with one identity were noticed"),
     scenario("removed node refused", "a removed node tried to speak to the cluster"),
+    chaos("a node is no member by its own log", "a node asked the members whether it was removed"),
 ];
 
 /// What chaos should have reached and did not.

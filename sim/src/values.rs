@@ -4,18 +4,25 @@ use bytes::Bytes;
 
 /// The bytes of the value with this number: the number, then filling that follows from it.
 pub fn encode(number: u64, size: usize) -> Bytes {
-    let mut bytes = number.to_be_bytes().to_vec();
-    while bytes.len() < size {
-        let place = bytes.len() as u64;
-        bytes.push((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (place % 57)) as u8 ^ place as u8);
-    }
+    let words = words(number).take(size.div_ceil(WORD).max(1));
+    let mut bytes: Vec<u8> = words.flat_map(u64::to_be_bytes).collect();
+    bytes.truncate(size.max(WORD));
     bytes.into()
 }
 
 /// The number of a value; `None`: nobody wrote these bytes.
 pub fn decode(bytes: &[u8]) -> Option<u64> {
-    let number = u64::from_be_bytes(bytes.first_chunk::<8>().copied()?);
-    (encode(number, bytes.len()) == bytes).then_some(number)
+    let number = u64::from_be_bytes(bytes.first_chunk().copied()?);
+    let is_right = |(part, word): (&[u8], u64)| *part == word.to_be_bytes()[..part.len()];
+    bytes.chunks(WORD).zip(words(number)).all(is_right).then_some(number)
+}
+
+const WORD: usize = size_of::<u64>();
+
+/// The number itself, then others that differ in every place.
+fn words(number: u64) -> impl Iterator<Item = u64> {
+    let filling = move |place: u64| number.wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    std::iter::once(number).chain((1..).map(filling))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::planted;
+use crate::rt::time::Patience;
 use crate::rt::{self, timeout};
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
@@ -148,6 +149,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             input,
             input_ended: false,
             unanswered: VecDeque::new(),
+            patience: Patience::new(NO_PROGRESS),
         };
         // The stream must end once its input has ended and every request is answered: openraft sends a heartbeat as
         // a stream of one and waits for that end.
@@ -340,12 +342,14 @@ struct Pipeline<S> {
     input: S,
     input_ended: bool,
     unanswered: VecDeque<Unanswered>,
+    /// Runs out when something was sent and nothing was answered.
+    patience: Patience,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
     /// The next answer; `None` when all input is answered.
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
-        let mut deadline = crate::rt::sleep(NO_PROGRESS);
+        self.patience.renew();
         loop {
             if self.input_ended && self.unanswered.is_empty() {
                 return Ok(None);
@@ -368,12 +372,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                     None => self.input_ended = true,
                     Some(request) => {
                         if idle {
-                            deadline = crate::rt::sleep(NO_PROGRESS);
+                            self.patience.renew();
                         }
                         self.send(request).await?;
                     }
                 },
-                () = &mut deadline, if !idle => {
+                () = self.patience.run_out(), if !idle => {
                     rt::sometimes("replication made no progress");
                     return Err(unreachable(format!("no append was answered for {NO_PROGRESS:?}")));
                 }

@@ -71,12 +71,12 @@ pub struct Elapsed;
 
 /// Lets `future` run for at most `duration`.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
-    Timeout { future, sleep: sleep(duration) }
+    timeout_at(now() + duration, future)
 }
 
 /// Lets `future` run until `deadline`.
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
-    Timeout { future, sleep: sleep_until(deadline) }
+    Timeout { future, deadline, sleep: None }
 }
 
 #[cfg(not(madsim))]
@@ -102,7 +102,9 @@ pin_project_lite::pin_project! {
     pub struct Timeout<F> {
         #[pin]
         future: F,
-        sleep: Sleep,
+        deadline: Instant,
+        // Most futures are ready at once and need no timer.
+        sleep: Option<Sleep>,
     }
 }
 
@@ -114,7 +116,39 @@ impl<F: Future> Future for Timeout<F> {
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        Pin::new(this.sleep).poll(cx).map(|()| Err(Elapsed))
+        let sleep = this.sleep.get_or_insert_with(|| sleep_until(*this.deadline));
+        Pin::new(sleep).poll(cx).map(|()| Err(Elapsed))
+    }
+}
+
+/// A deadline that is put off again and again: one timer that looks again when it goes off, not one each time.
+pub struct Patience {
+    most: Duration,
+    since: Instant,
+    sleep: Option<Sleep>,
+}
+
+impl Patience {
+    /// From now on at most so long without [`Patience::renew`].
+    pub fn new(most: Duration) -> Patience {
+        Patience { most, since: now(), sleep: None }
+    }
+
+    /// From now on as long again.
+    pub fn renew(&mut self) {
+        self.since = now();
+    }
+
+    /// Waits until it has run out. May be dropped and called again.
+    pub async fn run_out(&mut self) {
+        loop {
+            let deadline = self.since + self.most;
+            if now() >= deadline {
+                return;
+            }
+            self.sleep.get_or_insert_with(|| sleep_until(deadline)).await;
+            self.sleep = None;
+        }
     }
 }
 
@@ -133,5 +167,38 @@ impl hyper::rt::Timer for HyperTimer {
 
     fn now(&self) -> Instant {
         now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::process::block_on;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn what_is_ready_is_never_too_late_and_what_never_comes_is() {
+        block_on(async {
+            assert_eq!(timeout(Duration::ZERO, async { 7 }).await, Ok(7));
+            assert_eq!(timeout(SOON, std::future::pending::<()>()).await, Err(Elapsed));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn patience_runs_out_so_long_after_it_was_renewed_last() {
+        block_on(async {
+            let mut patience = Patience::new(SOON);
+            for _ in 0..3 {
+                // Given up half-way, most likely: what was waited for came.
+                let _ = timeout(SOON / 2, patience.run_out()).await;
+                patience.renew();
+            }
+            let renewed = now();
+            patience.run_out().await;
+            assert!(now() >= renewed + SOON);
+        })
+        .unwrap();
     }
 }

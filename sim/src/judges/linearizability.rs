@@ -23,7 +23,7 @@ pub const MOST_STATES: usize = 3_000_000;
 
 /// Judges all keys of a history.
 pub fn judge(operations: &[Operation]) -> Judgement {
-    let mut steps: BTreeMap<&str, Vec<Step>> = BTreeMap::new();
+    let mut steps: BTreeMap<&str, Vec<Step<'_>>> = BTreeMap::new();
     let lists: Vec<&Operation> =
         operations.iter().filter(|operation| matches!(operation.call, Call::List { stale: false })).collect();
     for (index, operation) in operations.iter().enumerate() {
@@ -183,19 +183,26 @@ impl Revisions {
 
 /// An operation of one key.
 #[derive(Debug, Clone)]
-struct Step {
+struct Step<'a> {
     effect: Effect,
     invoked: Nanos,
     /// `None`: unknown, open to the end.
     returned: Option<Nanos>,
-    shown: String,
+    /// Its place in the history.
+    index: usize,
+    operation: &'a Operation,
 }
 
-impl Step {
-    fn new(index: usize, operation: &Operation, effect: Effect) -> Step {
+impl Step<'_> {
+    fn new(index: usize, operation: &Operation, effect: Effect) -> Step<'_> {
         let returned = operation.returned.filter(|_| operation.outcome != Outcome::Unknown);
-        let shown = format!("#{index} {operation}");
-        Step { effect, invoked: operation.invoked, returned, shown }
+        Step { effect, invoked: operation.invoked, returned, index, operation }
+    }
+}
+
+impl std::fmt::Display for Step<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "#{} {}", self.index, self.operation)
     }
 }
 
@@ -228,7 +235,7 @@ struct Events {
 const NOWHERE: usize = usize::MAX;
 
 impl Events {
-    fn new(steps: &[Step]) -> Events {
+    fn new(steps: &[Step<'_>]) -> Events {
         let mut order: Vec<(Nanos, bool, usize)> = Vec::new();
         for (index, step) in steps.iter().enumerate() {
             order.push((step.invoked, false, index));
@@ -291,7 +298,7 @@ impl Events {
     }
 }
 
-fn search(steps: &[Step], revisions: &Revisions, most_states: usize) -> Verdict {
+fn search(steps: &[Step<'_>], revisions: &Revisions, most_states: usize) -> Verdict {
     let mut events = Events::new(steps);
     let mut open_returns = steps.iter().filter(|step| step.returned.is_some()).count();
     // Of the operations that are placed: each adds and removes the same bits.
@@ -355,19 +362,19 @@ fn hash_of_state(state: State) -> u128 {
 }
 
 /// The last operations that could be ordered, the one that could not, and what else was going on.
-fn evidence(steps: &[Step], ordered: &[usize], stuck: usize) -> String {
+fn evidence(steps: &[Step<'_>], ordered: &[usize], stuck: usize) -> String {
     const SHOWN: usize = 6;
     let mut text = String::from("  in this order the answers fit:\n");
     if ordered.len() > SHOWN {
         text.push_str(&format!("    ... {} operations before\n", ordered.len() - SHOWN));
     }
     for step in ordered.iter().skip(ordered.len().saturating_sub(SHOWN)) {
-        text.push_str(&format!("    {}\n", steps[*step].shown));
+        text.push_str(&format!("    {}\n", steps[*step]));
     }
     let Some(stuck) = steps.get(stuck) else { return text };
-    text.push_str(&format!("  and then this one cannot:\n    {}\n", stuck.shown));
+    text.push_str(&format!("  and then this one cannot:\n    {}\n", stuck));
     let until = stuck.returned.unwrap_or(Nanos::MAX);
-    let open: Vec<&Step> = steps
+    let open: Vec<&Step<'_>> = steps
         .iter()
         .enumerate()
         .filter(|(index, step)| {
@@ -377,7 +384,7 @@ fn evidence(steps: &[Step], ordered: &[usize], stuck: usize) -> String {
         .collect();
     if !open.is_empty() {
         text.push_str("  while these were under way or unknown:\n");
-        open.iter().take(SHOWN).for_each(|step| text.push_str(&format!("    {}\n", step.shown)));
+        open.iter().take(SHOWN).for_each(|step| text.push_str(&format!("    {}\n", step)));
     }
     text
 }
