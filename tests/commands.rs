@@ -111,7 +111,7 @@ fn lists_are_lines_that_no_value_can_break() {
         assert_eq!(shell.ok(&["list", "--prefix", "a/", "--count"]), "2\n");
         assert_eq!(json(&shell.ok(&["list", "--count", "--output=json"]))["count"], 3);
         let table = shell.ok(&["list", "--output=table", "--limit", "1"]);
-        assert_eq!(table, "KEY  REVISION  VALUE\na/1  2         tab\\there\n(1 keys at revision 3)\n");
+        assert_eq!(table, "KEY  REVISION  VALUE\na/1  2         tab\\there\n(1 key at revision 3)\n");
         let lines = shell.ok(&["list", "--output=json"]);
         let first = json(lines.lines().next().unwrap());
         assert_eq!(first["key"], "a/1");

@@ -21,7 +21,8 @@ const WORD: usize = size_of::<u64>();
 
 /// The number itself, then others that differ in every place.
 fn words(number: u64) -> impl Iterator<Item = u64> {
-    let filling = move |place: u64| number.wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let filling =
+        move |place: u64| number.wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     std::iter::once(number).chain((1..).map(filling))
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::connect::Connect;
 use super::failure::Failure;
 use super::get::{consistency, entry_json};
-use super::output::{Format, Output, escaped, shortened, table};
+use super::output::{Format, Output, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
 /// Rows of a table that are laid out together: columns line up within them, and memory stays bounded.
@@ -125,7 +125,7 @@ impl List {
                 header = &[];
             }
             if last {
-                return output.line(format!("({count} keys at revision {})", listing.revision()));
+                return output.line(format!("({} at revision {})", keys(count as u64), listing.revision()));
             }
         }
     }

@@ -179,6 +179,11 @@ pub fn shortened(value: &[u8]) -> String {
     format!("{shown}... ({} bytes)", value.len())
 }
 
+/// So many keys, in words.
+pub fn keys(count: u64) -> String {
+    if count == 1 { "1 key".into() } else { format!("{count} keys") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

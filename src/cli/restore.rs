@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::output::{Format, Output};
+use super::output::{Format, Output, keys};
 use super::serve::{SettingFlags, open_data_directory};
 use super::snapshot;
 use crate::config;
@@ -64,9 +64,12 @@ impl Restore {
         let Restored { cluster_id, node_id, contents } = restored;
         Output::new(self.output).answer(
             format!(
-                "restored {} keys at revision {} to {directory}, digest {:032x}\n'{}' is the only member of the new \
+                "restored {} at revision {} to {directory}, digest {:032x}\n'{}' is the only member of the new \
                  cluster {cluster_id}: start it, then the others with empty data directories",
-                contents.keys, contents.revision, contents.digest, config.node_name,
+                keys(contents.keys),
+                contents.revision,
+                contents.digest,
+                config.node_name,
             ),
             &json!({
                 "cluster_id": cluster_id.to_string(),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::{Format, Output, Row};
+use super::output::{self, Format, Output, Row};
 use crate::node::backup::{self, Contents};
 use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
 
@@ -98,10 +98,11 @@ impl Save {
             // It would be taken for a backup by somebody in need of one.
             let _ = fs::remove_file(&draft);
         })?;
-        let Contents { revision, keys, digest, file_bytes, .. } = &contents;
+        let Contents { revision, digest, file_bytes, .. } = &contents;
+        let keys = output::keys(contents.keys);
         let file = self.file.display();
         self.connect.output().answer(
-            format!("{file}: {keys} keys at revision {revision}, {file_bytes} bytes, digest {digest:032x}"),
+            format!("{file}: {keys} at revision {revision}, {file_bytes} bytes, digest {digest:032x}"),
             &as_json(&self.file, &contents),
         )
     }
