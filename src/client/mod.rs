@@ -18,8 +18,9 @@
 //! to be sent. One client's stale reads never go back in time.
 //!
 //! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is
-//! what is known of the cluster, `connection` a node's address and the connection to it, `tls` what is spoken there; `session` names writes;
-//! `refresh` asks for news of the cluster; `list` pages through a listing; `backup` brings the whole store.
+//! what is known of the cluster, `connection` a node's address and the connection to it, `tls` what may be spoken there;
+//! `session` names writes; `refresh` asks for news of the cluster; `list` pages through a listing; `backup` brings the
+//! whole store.
 //!
 //! Stands on `rt` and the wire contract alone: it knows nothing of nodes, logs or maps.
 
