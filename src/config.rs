@@ -55,6 +55,10 @@ pub struct NodeConfig {
     pub allow_insecure: bool,
     /// SIGTERM means leaving for good.
     pub leave_on_terminate: bool,
+    /// Removed while it runs, the node joins again by itself.
+    pub rejoin: bool,
+    /// Ready is who has at most so many committed entries still to apply.
+    pub ready_max_lag: u64,
     /// Replicated when this node forms a cluster: most sessions at a time.
     pub initial_max_sessions: u64,
     /// Replicated when this node forms a cluster: most bytes of keys and values; 0: no bound.
@@ -182,6 +186,14 @@ fn join_host_port(host: &str, port: u16) -> String {
     }
 }
 
+/// What the text of a configuration file called `path` gives, by key; the values are not looked at.
+///
+/// # Errors
+/// If it is no YAML mapping of known keys.
+pub fn parse_file(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+    yaml::parse(path, text)
+}
+
 /// Reads the configuration of a node: `flags` from the command line, `variable` looks into the environment.
 /// Opens the configuration file and the cluster key's, and nothing else.
 ///
@@ -230,6 +242,8 @@ impl Reader<'_> {
             cluster_key: self.cluster_key()?,
             allow_insecure: self.switch("allow-insecure")?,
             leave_on_terminate: self.switch("leave-on-terminate")?,
+            rejoin: self.switch("rejoin")?,
+            ready_max_lag: self.required("ready-max-lag", number)?,
             initial_max_sessions: self.required("initial-max-sessions", number)?,
             initial_max_store_bytes: self.required("initial-max-store-bytes", number)?,
             log_level: self.required("log-level", |_, text| check::log_filter(text))?,

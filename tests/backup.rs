@@ -114,6 +114,67 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
 }
 
 #[test]
+fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
+    run(async {
+        let mut cluster = Cluster::start(&["snapshot-log-entries: 100"]).await;
+        let client = cluster.client();
+        for number in 0..250 {
+            client.set(format!("key/{number}"), format!("{number}"), WriteOptions::default()).await.unwrap();
+        }
+        let before = cluster.equal_state().await;
+        let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
+        let recover = |more: &'static str| ["recover", "--config-file", &config, more];
+        assert!(fails(&recover("--inspect")).contains("cannot use the data directory"), "it runs");
+        cluster.nodes.iter_mut().for_each(Node::kill);
+        for lost in &cluster.nodes[1..] {
+            std::fs::remove_dir_all(&lost.data_dir).unwrap();
+        }
+
+        let left = json(&recover("--inspect"));
+        assert_eq!((left["name"].as_str(), left["keys"].as_u64()), (Some("node-1"), Some(250)));
+        assert_eq!(left["cluster_id"], before.cluster_id);
+        assert!(left["last_index"].as_u64().unwrap() >= before.applied_index, "{left}");
+        assert_eq!(left["members"].as_object().unwrap().len(), 3);
+        let unasked = mokv(&["recover", "--config-file", &config]);
+        assert_eq!(unasked.status.code(), Some(2), "nobody was there to be asked");
+        let recovered = json(&recover("--yes"));
+        assert_eq!(recovered["digest"], left["digest"]);
+        assert_ne!(recovered["cluster_id"], left["cluster_id"]);
+        let files = cluster.nodes[0].files();
+        assert!(files.iter().any(|file| file.starts_with("left-") && file.ends_with(".wal")), "{files:?}");
+
+        cluster.nodes[0].start();
+        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
+        assert_eq!((alone.digest, alone.keys), (before.digest, 250));
+        // The others begin with nothing.
+        cluster.start_all();
+        let all = ["node-1", "node-2", "node-3"];
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &all)).await;
+        let client = cluster.client();
+        for number in 0..250 {
+            let read = client.get(format!("key/{number}"), ReadOptions::default()).await.unwrap();
+            assert_eq!(read.entry.unwrap().value, format!("{number}"));
+        }
+        let written = client.set("new", "again", WriteOptions::default()).await.unwrap();
+        assert!(written.revision > before.revision);
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn nothing_is_recovered_from_a_directory_that_holds_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    for args in [["--inspect", "--data-dir"], ["--yes", "--data-dir"]] {
+        let said = fails(&[&["recover"], &args[..], &[path]].concat());
+        assert!(said.contains(path) && said.contains("next:") && !said.contains("panicked"), "{said}");
+    }
+    let absent = directory.path().join("absent");
+    let said = fails(&["recover", "--yes", "--data-dir", absent.to_str().unwrap()]);
+    assert!(said.contains("there is no data directory") && !absent.exists(), "{said}");
+}
+
+#[test]
 fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
     run(async {
         let mut cluster = Cluster::prepare(1, &[]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::cluster::{Cluster, voters_are};
 use common::load::Load;
-use common::{run, wait_for};
+use common::{http1, run, wait_for};
 use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, WriteOptions};
 use mokv::rt;
 use mokv_proto::api;
@@ -265,6 +265,35 @@ fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer(
             node.files()
         );
         assert_eq!(get_from(&cluster, removed, "key").await.as_deref(), Ok(&b"value"[..]));
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started_again() {
+    run(async {
+        let mut cluster = Cluster::start(&["rejoin: false"]).await;
+        set(&cluster.client(), "key", "value").await;
+        let removed = cluster.follower().await;
+        let name = cluster.nodes[removed].name.clone();
+        let old = cluster.nodes[removed].status().await.unwrap();
+        let other = cluster.leader().await;
+        let client = cluster.client();
+        client.remove_member(&name).await.unwrap();
+        cluster.nodes[removed].wait_status("it is outside", |status| status.role == "removed").await;
+        let metrics = cluster.nodes[removed].metrics.clone();
+        assert_eq!(http1::get(&metrics, "/livez").0, 200, "an orchestrator must not restart it");
+        let (ready, reason) = http1::get(&metrics, "/readyz");
+        assert!(ready == 503 && reason.contains("was removed"), "{reason}");
+        let two: Vec<&str> = ALL.into_iter().filter(|member| *member != name).collect();
+        cluster.wait_members(other, "two are left", |servers| voters_are(servers, &two)).await;
+        assert_eq!(cluster.nodes[removed].terminate().await.code(), Some(0));
+        cluster.nodes[removed].start();
+        cluster
+            .wait_members(other, "it is back under a new id", |servers| {
+                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
+            })
+            .await;
         cluster.equal_state().await;
     });
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::Duration;
 
 use common::cluster::Cluster;
@@ -74,6 +75,9 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_quarantined",
             "mokv_disk_free_bytes",
             "mokv_boot_count",
+            "mokv_ready",
+            "mokv_leader_lag_entries",
+            "mokv_resident_memory_bytes",
             "mokv_grpc_connections",
         ];
         for name in names {
@@ -106,6 +110,31 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
 }
 
 #[test]
+fn a_check_tries_everything_out_and_leaves_nothing_behind() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let endpoints = cluster.endpoints().join(",");
+        let mokv = |args: &[&str]| {
+            let args = [args, &["--endpoints", &endpoints, "--timeout", "20s"]].concat();
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        let said = String::from_utf8(mokv(&["check"]).stdout).unwrap();
+        for step in ["set", "get", "delete", "status"] {
+            assert!(said.lines().any(|line| line.starts_with(step)), "{step} is missing from\n{said}");
+        }
+        assert!(said.contains("3 members, one leader, no alarm"), "{said}");
+        assert_eq!(mokv(&["list", "--prefix", "mokv-check/", "--count"]).stdout, b"0\n");
+
+        let dead = cluster.follower().await;
+        cluster.nodes[dead].kill();
+        let failed = mokv(&["check"]);
+        assert_eq!(failed.status.code(), Some(1), "a member does not answer");
+        let said = String::from_utf8(failed.stderr).unwrap();
+        assert!(said.contains(&cluster.nodes[dead].rpc) && said.contains("next:"), "{said}");
+    });
+}
+
+#[test]
 fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
@@ -131,6 +160,16 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
         .await;
         assert!(reason.contains("leader"), "{reason}");
         assert_eq!(http_get(&metrics, "/livez").await.0, 200);
+        let probe = |question: &str, address: &str| {
+            let args = ["probe", question, "--metrics-addr", address, "--timeout", "20s"];
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        assert_eq!(probe("live", &metrics).status.code(), Some(0));
+        let refused = probe("ready", &metrics);
+        assert_eq!(refused.status.code(), Some(1));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(&metrics) && said.contains("knows no leader"), "{said}");
+        assert_eq!(probe("live", "127.0.0.1:9").status.code(), Some(1), "nobody is there");
         wait_for("health is NOT_SERVING", async || {
             let not_serving = ServingStatus::NotServing as i32;
             (health_of(&direct, "api.KV").await == Ok(not_serving)).then_some(())

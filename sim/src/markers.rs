@@ -138,6 +138,10 @@ pub const ALL: &[Marker] = &[
     scenario("second live copy refused", "two processes with one identity were noticed"),
     scenario("removed node refused", "a removed node tried to speak to the cluster"),
     chaos("a node is no member by its own log", "a node asked the members whether it was removed"),
+    scenario(
+        "a node has heard of no member but by gossip",
+        "a node whose log is empty asked those that gossip knows whether it was removed",
+    ),
 ];
 
 /// What chaos should have reached and did not.

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed, 2 makes no sense as given, 3 not found.
 
 mod bench;
+mod check;
 mod completion;
 mod configure;
 mod confirm;
@@ -17,7 +18,10 @@ mod leave;
 mod list;
 mod members;
 mod output;
+mod pod_config;
 mod ports;
+mod probe;
+mod recover;
 mod restore;
 mod serve;
 mod set;
@@ -69,8 +73,12 @@ enum Command {
     TransferLeader(transfer_leader::TransferLeader),
     Snapshot(snapshot::Snapshot),
     Restore(Box<restore::Restore>),
+    Recover(Box<recover::Recover>),
     Configure(configure::Configure),
+    Check(check::Check),
     Bench(bench::Bench),
+    Probe(probe::Probe),
+    PodConfig(pod_config::PodConfig),
     Completion(completion::Completion),
 }
 
@@ -89,8 +97,12 @@ impl Command {
             Command::TransferLeader(transfer) => transfer.run().await,
             Command::Snapshot(snapshot) => snapshot.run().await,
             Command::Restore(restore) => restore.run().await,
+            Command::Recover(recover) => recover.run().await,
             Command::Configure(configure) => configure.run().await,
+            Command::Check(check) => check.run().await,
             Command::Bench(bench) => bench.run().await,
+            Command::Probe(probe) => probe.run().await,
+            Command::PodConfig(pod_config) => pod_config.run().await,
             Command::Completion(completion) => completion.run(),
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::output::{Format, Output, keys};
+use super::output::{self, Format, Output};
 use super::serve::{SettingFlags, open_data_directory};
 use super::snapshot;
 use crate::config;
@@ -61,22 +61,20 @@ impl Restore {
             };
             Failure::error(format!("cannot restore {path} to {directory}: {error}"), next)
         })?;
-        let Restored { cluster_id, node_id, contents } = restored;
+        let Restored { cluster_id, node_id, keys, revision, digest } = restored;
         Output::new(self.output).answer(
             format!(
-                "restored {} at revision {} to {directory}, digest {:032x}\n'{}' is the only member of the new \
-                 cluster {cluster_id}: start it, then the others with empty data directories",
-                keys(contents.keys),
-                contents.revision,
-                contents.digest,
+                "restored {} at revision {revision} to {directory}, digest {digest:032x}\n'{}' is the only member of the \
+                 new cluster {cluster_id}: start it, then the others with empty data directories",
+                output::keys(keys),
                 config.node_name,
             ),
             &json!({
                 "cluster_id": cluster_id.to_string(),
                 "node_id": super::members::node_id(node_id),
-                "keys": contents.keys,
-                "revision": contents.revision,
-                "digest": format!("{:032x}", contents.digest),
+                "keys": keys,
+                "revision": revision,
+                "digest": format!("{digest:032x}"),
             }),
         )
     }

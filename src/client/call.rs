@@ -372,12 +372,8 @@ impl Inner {
         call: C,
         deadline: Deadline,
     ) -> Result<C::Reply, Error> {
-        let endpoint = self.topology.endpoint(address);
-        match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(retry::after_read(&status)
-                .unwrap_or_else(|| Error::Unavailable(describe(&endpoint, &status)))),
-        }
+        let said = self.say_once(address, call, deadline).await;
+        said.map_err(|(status, why)| retry::after_read(&status).unwrap_or(Error::Unavailable(why)))
     }
 
     /// An order to one particular node, given once.
@@ -387,15 +383,28 @@ impl Inner {
         call: C,
         deadline: Deadline,
     ) -> Result<C::Reply, Error> {
+        let said = self.say_once(address, call, deadline).await;
+        said.map_err(|(status, why)| {
+            match retry::after_write(Verdict::of(&status), false, Resend::Never, &why) {
+                Next::Return(error) => error,
+                Next::Again { .. } | Next::SessionLost(_) => Error::NotExecuted(why),
+            }
+        })
+    }
+
+    /// The answer of one particular node, or its status, and that in words.
+    async fn say_once<C: Call>(
+        &self,
+        address: &str,
+        call: C,
+        deadline: Deadline,
+    ) -> Result<C::Reply, (Status, String)> {
         let endpoint = self.topology.endpoint(address);
         match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => {
                 let why = describe(&endpoint, &status);
-                match retry::after_write(Verdict::of(&status), false, Resend::Never, &why) {
-                    Next::Return(error) => Err(error),
-                    Next::Again { .. } | Next::SessionLost(_) => Err(Error::NotExecuted(why)),
-                }
+                Err((status, why))
             }
         }
     }

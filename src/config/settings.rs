@@ -194,6 +194,13 @@ pub const SETTINGS: &[Setting] = &[
     setting(Group::Node, "rpc-port", Kind::Port, "8400", "TCP port for clients (gRPC) and for Raft peers"),
     setting(Group::Node, "metrics-port", Kind::Port, "4000", "TCP port for Prometheus metrics over HTTP"),
     setting(
+        Group::Node,
+        "ready-max-lag",
+        count(0, 1_000_000_000),
+        "10000",
+        "Call this node ready (/readyz, gRPC health) only while at most this many log entries that its leader has committed are still to be applied here",
+    ),
+    setting(
         Group::Cluster,
         "start-join-addrs",
         Kind::HostPorts,
@@ -234,6 +241,13 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Switch,
         "false",
         "On SIGTERM leave the cluster for good, instead of staying a member that comes back",
+    ),
+    setting(
+        Group::Cluster,
+        "rejoin",
+        Kind::Switch,
+        "true",
+        "When this node is removed from its cluster while it runs, join again as a newcomer at once. Off: it waits outside until it is started again, for an orchestrator that is about to stop it",
     ),
     setting(
         Group::Cluster,

@@ -16,7 +16,7 @@ use crate::mux::MAX_CONNECTIONS;
 use crate::raft::{Consensus, Member, ProposeError, peers::AddressBook};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
-use crate::storage::Log;
+use crate::storage::{Log, Snapshots};
 
 /// An answer that is ready leaves within this, or nobody is there to take it.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -39,6 +39,8 @@ pub struct Serving {
     pub book: Arc<dyn AddressBook>,
     /// Its log, for space and positions.
     pub log: Log,
+    /// Its snapshots, for their sizes.
+    pub snapshots: Snapshots,
     /// What operators may ask of it.
     pub operator: Arc<dyn Operator>,
 }
@@ -62,6 +64,7 @@ pub struct Context {
     connections: Arc<Semaphore>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
+    outside: AtomicBool,
     quarantined: AtomicBool,
     digest_alarm: AtomicBool,
 }
@@ -90,6 +93,7 @@ impl Context {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
+            outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             digest_alarm: AtomicBool::new(false),
         })
@@ -116,9 +120,11 @@ impl Context {
                 None,
             ));
         }
-        let recovering =
-            || status::not_executed("this node has not recovered yet, or belongs to no cluster", None);
-        self.serving.get().ok_or_else(recovering)
+        let absent = || match self.is_outside() {
+            true => "this node was removed from its cluster and stays outside until it is started again",
+            false => "this node has not recovered yet, or belongs to no cluster",
+        };
+        self.serving.get().ok_or_else(|| status::not_executed(absent(), None))
     }
 
     /// Asks the node to leave and to end; resolves when it has left, or says why it stays.
@@ -162,7 +168,9 @@ impl Context {
 
     /// What this node is now, in one word of [`crate::metrics::ROLES`].
     pub fn role(&self) -> &'static str {
-        let Some(serving) = self.recovered() else { return "recovering" };
+        let Some(serving) = self.recovered() else {
+            return if self.is_outside() { "removed" } else { "recovering" };
+        };
         match serving.consensus.state() {
             _ if self.is_quarantined() => "quarantined",
             ServerState::Leader => "leader",
@@ -171,6 +179,16 @@ impl Context {
             ServerState::Learner => "learner",
             ServerState::Shutdown => "stopping",
         }
+    }
+
+    /// Whether this node was removed from its cluster and waits to be stopped.
+    pub fn is_outside(&self) -> bool {
+        self.outside.load(Ordering::Relaxed)
+    }
+
+    /// Belong to no cluster until the process ends.
+    pub fn stay_outside(&self) {
+        self.outside.store(true, Ordering::Relaxed);
     }
 
     /// Whether this node was outvoted by a majority over its state.

@@ -169,6 +169,15 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The identity of a node that does not run, as it is: nothing is raised, and nothing is set aside.
+    ///
+    /// # Errors
+    /// If there is none, it is damaged, or the disk fails.
+    pub async fn read(disk: DiskRef) -> Result<Identity, IdentityError> {
+        let record = Record::load(&disk).await?;
+        Ok(Identity { disk, record })
+    }
+
     /// A new node's identity, not written yet: for a directory that is filled before it has an identity, and begins to
     /// count as a node's with [`Identity::establish`].
     ///

@@ -154,8 +154,8 @@ pub struct Sample {
 }
 
 /// What a node can be.
-pub const ROLES: [&str; 7] =
-    ["leader", "follower", "candidate", "learner", "recovering", "quarantined", "stopping"];
+pub const ROLES: [&str; 8] =
+    ["leader", "follower", "candidate", "learner", "recovering", "quarantined", "removed", "stopping"];
 
 struct SamplerCollector(Arc<dyn Sampler>);
 

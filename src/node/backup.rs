@@ -4,15 +4,21 @@
 //! that one node; the others join it. Directories of the old cluster belong to another cluster from then on. The log
 //! and the snapshot are durable before the identity is written: a restore that was broken off leaves a directory that
 //! no node starts on.
+//!
+//! A cluster that has lost its quorum is recovered the same way, of what one of its nodes has left on its disk
+//! ([`recover`]).
 
 use std::collections::BTreeMap;
 
+use super::log_config;
+use crate::config::StorageConfig;
 use crate::membership::identity::IdentityError;
 use crate::membership::{ClusterId, Identity};
+use crate::raft::left_behind;
 use crate::raft::state_machine::{self, estimated_bytes};
 use crate::raft::store::State;
 use crate::raft::types::{Member, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
-use crate::raft::wire::encode_vote;
+use crate::raft::wire::{encode_vote, position};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::storage::{Log, LogConfig, Owner, Position, SnapshotReader, Snapshots, StorageError};
 
@@ -28,7 +34,7 @@ pub enum BackupError {
     /// The new log or snapshot could not be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The new identity could not be written.
+    /// The identity could not be read, or a new one not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -61,8 +67,12 @@ pub struct Restored {
     pub cluster_id: ClusterId,
     /// Its only member so far.
     pub node_id: u64,
-    /// What it begins with.
-    pub contents: Contents,
+    /// How many keys it begins with.
+    pub keys: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// Of the whole state.
+    pub digest: u128,
 }
 
 /// Reads the whole backup and checks it. `name` stands in messages.
@@ -79,9 +89,6 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
     let (reader, position) = opened.map_err(|error| unsound(&error))?;
     let file_bytes = reader.total_bytes();
     let state = state_machine::load(reader).await.map_err(|error| unsound(&error))?;
-    let members = (state.membership.nodes())
-        .map(|(_, member)| (member.name.clone(), member.rpc_addr.clone()))
-        .collect();
     let contents = Contents {
         position,
         revision: state.map.revision(),
@@ -90,9 +97,94 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
         sessions: state.map.sessions(),
         digest: state.map.digest(),
         file_bytes,
-        members,
+        members: members_of(&state),
     };
     Ok((state, contents))
+}
+
+/// What a stopped node has left of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// The node's name.
+    pub name: String,
+    /// Its cluster.
+    pub cluster_id: ClusterId,
+    /// The last entry of its log, or of its snapshot if that reaches further.
+    pub last: Position,
+    /// How many entries before it were not known to be committed.
+    pub uncertain: u64,
+    /// What all of them make.
+    pub revision: u64,
+    /// How many keys there are.
+    pub keys: u64,
+    /// Of the whole state.
+    pub digest: u128,
+    /// Name and address of each member of the cluster.
+    pub members: BTreeMap<String, String>,
+}
+
+/// What the data directory of a stopped node holds: its newest snapshot and all of its log, committed or not.
+///
+/// # Errors
+/// [`BackupError`], if the directory is no node's, or its data is damaged.
+pub async fn remains(disk: DiskRef, sizes: &StorageConfig) -> Result<Remains, BackupError> {
+    Ok(read_remains(disk, sizes).await?.1)
+}
+
+async fn read_remains(disk: DiskRef, sizes: &StorageConfig) -> Result<(State, Remains), BackupError> {
+    let identity = Identity::read(disk.clone()).await?;
+    let empty =
+        || BackupError::Unsound("this node was never part of a cluster, or holds nothing of it".into());
+    let cluster_id = identity.cluster_id().filter(|_| identity.log_formatted()).ok_or_else(empty)?;
+    let (snapshots, _) = Snapshots::open(disk.clone()).await?;
+    let owner = Owner { node_id: identity.node_id(), cluster_id: cluster_id.0 };
+    let log = Log::open(disk, log_config(sizes), owner).await?;
+    let committed = log.state().committed;
+    let state = left_behind::state(&log, &snapshots).await;
+    log.close().await?;
+    let state = state.map_err(|error| BackupError::Unsound(error.to_string()))?;
+    let last = position(state.applied.ok_or_else(empty)?);
+    let in_snapshot = snapshots.newest().map(|newest| newest.position);
+    let certain = committed.max(in_snapshot).map_or(0, |position| position.index);
+    let remains = Remains {
+        name: identity.name().to_owned(),
+        cluster_id,
+        last,
+        uncertain: last.index.saturating_sub(certain),
+        revision: state.map.revision(),
+        keys: state.map.keys(),
+        digest: state.map.digest(),
+        members: members_of(&state),
+    };
+    Ok((state, remains))
+}
+
+fn members_of(state: &State) -> BTreeMap<String, String> {
+    state.membership.nodes().map(|(_, member)| (member.name.clone(), member.rpc_addr.clone())).collect()
+}
+
+/// Makes a new cluster of what one node of an old one has left: of all entries of its log, committed or not, with this
+/// node, under this address, as its only member. The old data stays on the disk under names that begin with `left-`.
+///
+/// # Errors
+/// [`BackupError`]. The old data is set aside before anything is written: a directory where that was broken off holds a
+/// node that forms no cluster.
+pub async fn recover(
+    disk: DiskRef,
+    sizes: &StorageConfig,
+    rpc_addr: String,
+) -> Result<Restored, BackupError> {
+    let (state, remains) = read_remains(disk.clone(), sizes).await?;
+    Identity::read(disk.clone()).await?.set_aside().await?;
+    let member = Member { name: remains.name, rpc_addr };
+    let (cluster_id, node_id) = found(&state, remains.last, disk, member).await?;
+    Ok(Restored {
+        cluster_id,
+        node_id,
+        keys: remains.keys,
+        revision: remains.revision,
+        digest: remains.digest,
+    })
 }
 
 /// Makes a new cluster of a backup: on an empty `disk`, with one member of this name and address.
@@ -110,10 +202,21 @@ pub async fn restore(
         return Err(BackupError::NotEmpty(present));
     }
     let (state, contents) = read(file, name).await?;
+    let (cluster_id, node_id) = found(&state, contents.position, disk, member).await?;
+    let Contents { keys, revision, digest, .. } = contents;
+    Ok(Restored { cluster_id, node_id, keys, revision, digest })
+}
+
+/// Writes the data directory of a new cluster's first member, which begins with this state; the cluster and the member.
+async fn found(
+    state: &State,
+    at: Position,
+    disk: DiskRef,
+    member: Member,
+) -> Result<(ClusterId, u64), BackupError> {
     let cluster_id = ClusterId::random();
     let identity = Identity::of_member(disk.clone(), &member.name, cluster_id)?;
     let node_id = identity.node_id();
-    let at = contents.position;
     let (snapshots, _) = Snapshots::open(disk.clone()).await?;
     let membership = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member)]))
         .expect("the only voter is a member");
@@ -122,7 +225,7 @@ pub async fn restore(
         last_log_id: Some(last),
         last_membership: StoredMembership::new(Some(last), membership),
     };
-    let header = state_machine::header(&meta, contents.digest);
+    let header = state_machine::header(&meta, state.map.digest());
     let mut writer = snapshots.create(at, header, estimated_bytes(&state.map)).await?;
     for block in state.map.blocks() {
         writer.add_block(block).await?;
@@ -135,5 +238,5 @@ pub async fn restore(
     log.save_vote(encode_vote(&Vote::new(at.term, node_id))).await?;
     log.close().await?;
     identity.establish().await?;
-    Ok(Restored { cluster_id, node_id, contents })
+    Ok((cluster_id, node_id))
 }

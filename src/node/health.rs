@@ -15,15 +15,29 @@ const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Ready is who has recovered, knows a leader and may answer.
-pub struct Readiness(pub Arc<Context>);
+/// Ready is who has recovered, may answer, knows a leader, is near to it, and votes: whoever stops one node after the
+/// other, each when the one before is ready, never takes a voter too many.
+pub struct Readiness {
+    /// The node.
+    pub context: Arc<Context>,
+    /// Ready is who has at most so many committed entries still to apply.
+    pub max_lag: u64,
+}
 
 impl Health for Readiness {
     fn ready(&self) -> Result<(), String> {
-        let serving = self.0.serving().map_err(|status| status.message().to_string())?;
-        match serving.consensus.leader() {
-            Some(_) => Ok(()),
+        let serving = self.context.serving().map_err(|status| status.message().to_string())?;
+        let consensus = &serving.consensus;
+        match consensus.lag() {
             None => Err("this node knows no leader".into()),
+            Some(lag) if lag > self.max_lag => Err(format!(
+                "this node has {lag} committed entries still to apply, more than ready-max-lag ({})",
+                self.max_lag
+            )),
+            Some(_) if !consensus.is_voter() => {
+                Err("this node does not vote yet, or not any more; 'mokv members' shows the members".into())
+            }
+            Some(_) => Ok(()),
         }
     }
 }
@@ -35,8 +49,7 @@ pub async fn begin(reporter: &HealthReporter) {
 }
 
 /// Keeps the gRPC health service up to date for ever.
-pub async fn report(context: Arc<Context>, reporter: HealthReporter) {
-    let readiness = Readiness(context);
+pub async fn report(readiness: Arc<Readiness>, reporter: HealthReporter) {
     let mut told = ServingStatus::NotServing;
     loop {
         let status = match readiness.ready() {

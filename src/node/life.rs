@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::{End, NodeError, Options, digests, finish, hand_over, intent, removal};
+use super::{End, NodeError, Options, digests, finish, hand_over, intent, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -20,7 +20,7 @@ use crate::raft::{self, Consensus, Member, Store};
 use crate::rt::disk::DiskRef;
 use crate::rt::task::spawn_guarded;
 use crate::rt::{self, watch};
-use crate::storage::{Log, LogConfig, Owner, Snapshots};
+use crate::storage::{Log, Owner, Snapshots};
 
 /// What it takes to bring a node from its identity to serving, and to notice that it cannot go on.
 pub(super) struct Life {
@@ -48,12 +48,15 @@ impl Life {
 
     /// Returns when the node must not go on.
     async fn join_and_serve(&self) -> Result<End, NodeError> {
+        if self.context.is_outside() {
+            std::future::pending::<()>().await;
+        }
         let formed = self.find_cluster().await?;
         let (log, snapshots) = self.open_storage().await?;
-        let (consensus, book, gate) = self.start_raft(log.clone(), snapshots).await?;
+        let (consensus, book, gate) = self.start_raft(log.clone(), snapshots.clone()).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut removed) = (log.failure(), gate.removed());
-        let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone()));
+        let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view()));
         let stopped = async {
             // The log outlives its watchers.
             let _ = failure.wait_for(Option::is_some).await;
@@ -67,7 +70,7 @@ impl Life {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
             Ok(()) = removed.wait_for(|removed| *removed) => Ok(End::Removed),
-            end = self.serve(formed, consensus.clone(), book, log.clone()) => end,
+            end = self.serve(formed, consensus.clone(), book, log.clone(), snapshots) => end,
         }
     }
 
@@ -87,13 +90,7 @@ impl Life {
         let identity = identity.as_mut().expect("taken only at the end of this life");
         let cluster_id = identity.cluster_id().expect("a cluster was found").0;
         let owner = Owner { node_id: identity.node_id(), cluster_id };
-        let sizes = &self.config.storage;
-        let log_config = LogConfig {
-            segment_bytes: sizes.log_segment_bytes,
-            cache_bytes: sizes.log_cache_bytes,
-            reserve_bytes: sizes.min_free_bytes,
-            ..LogConfig::default()
-        };
+        let log_config = log_config(&self.config.storage);
         let (snapshots, _) = Snapshots::open(self.disk.clone()).await?;
         let log = Log::open(self.disk.clone(), log_config, owner).await?;
         identity.mark_formatted().await?;
@@ -168,6 +165,7 @@ impl Life {
         consensus: Consensus,
         book: Arc<Book>,
         log: Log,
+        snapshots: Snapshots,
     ) -> Result<End, NodeError> {
         let cluster_id = formed.cluster_id();
         if planted::is("joiner-bootstraps") && matches!(formed, Formed::Joined { .. }) {
@@ -196,6 +194,7 @@ impl Life {
             consensus: consensus.clone(),
             book,
             log,
+            snapshots,
             operator: driver.clone(),
         });
         tracing::info!(

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::client::Client;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, StorageConfig};
 use crate::grpc::{self, AskedToLeave};
 use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
@@ -35,7 +35,7 @@ use crate::rt::disk::DiskRef;
 use crate::rt::net::TcpListener;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
-use crate::storage::{Log, StorageError};
+use crate::storage::{Log, LogConfig, StorageError};
 
 use life::Life;
 use sampler::NodeSampler;
@@ -122,7 +122,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut node = Node::start(config.clone(), disk.clone(), options.clone()).await?;
+    let mut node = Node::start(config.clone(), disk.clone(), options.clone(), Standing::Joining).await?;
     loop {
         let end = tokio::select! {
             biased;
@@ -144,28 +144,47 @@ pub async fn run(
             End::Failed(error) => return Err(error),
             End::Removed => {
                 tracing::warn!(
-                    "the cluster has removed this node; its data is set aside and it starts over as a new one"
+                    "the cluster has removed this node; its data is set aside and {}",
+                    match config.rejoin {
+                        true => "it starts over as a new one",
+                        false => "it stays outside until it is started again (rejoin is off)",
+                    }
                 );
-                let config = node.config_of_the_next_life(&config);
+                let next = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
-                node = start_again(&config, &disk, &options).await?;
+                let standing = if config.rejoin { Standing::Joining } else { Standing::Outside };
+                node = start_again(&next, &disk, &options, standing).await?;
             }
         }
     }
 }
 
+/// What a node does about a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It finds one and becomes part of it.
+    Joining,
+    /// It was removed and answers that it lives, until it is stopped.
+    Outside,
+}
+
 /// The ports of the life before are let go of a moment after its tasks are told to end. Attempts are counted, not time:
 /// a machine that stood still meanwhile has lost time, and its old tasks have not had any.
-async fn start_again(config: &NodeConfig, disk: &DiskRef, options: &Options) -> Result<Node, NodeError> {
+async fn start_again(
+    config: &NodeConfig,
+    disk: &DiskRef,
+    options: &Options,
+    standing: Standing,
+) -> Result<Node, NodeError> {
     const ATTEMPTS: u32 = 100;
     const PAUSE: Duration = Duration::from_millis(50);
     for _ in 1..ATTEMPTS {
-        match Node::start(config.clone(), disk.clone(), options.clone()).await {
+        match Node::start(config.clone(), disk.clone(), options.clone(), standing).await {
             Err(NodeError::Listen { .. }) => rt::sleep(PAUSE).await,
             started => return started,
         }
     }
-    Node::start(config.clone(), disk.clone(), options.clone()).await
+    Node::start(config.clone(), disk.clone(), options.clone(), standing).await
 }
 
 /// A running node.
@@ -186,7 +205,12 @@ struct Node {
 impl Node {
     /// Binds the ports, reads the identity and starts everything else in the background: while a node looks for its
     /// cluster it can be asked how it is.
-    async fn start(config: NodeConfig, disk: DiskRef, options: Options) -> Result<Node, NodeError> {
+    async fn start(
+        config: NodeConfig,
+        disk: DiskRef,
+        options: Options,
+        standing: Standing,
+    ) -> Result<Node, NodeError> {
         let rpc = bind(config.rpc_bind(), "gRPC and Raft", "rpc-port").await?;
         let metrics_listener = bind(config.metrics_bind(), "metrics", "metrics-port").await?;
         let identity = Identity::load_or_create(disk.clone(), &config.node_name, Log::is_log_file).await?;
@@ -211,9 +235,14 @@ impl Node {
             metrics.clone(),
             leave,
         );
-        sampler.look_at(&context);
+        let readiness =
+            Arc::new(health::Readiness { context: context.clone(), max_lag: config.ready_max_lag });
+        sampler.look_at(&readiness);
         if identity.quarantined() {
             context.quarantine();
+        }
+        if standing == Standing::Outside {
+            context.stay_outside();
         }
         let (services, reporter) = grpc::Services::new(context.clone());
         health::begin(&reporter).await;
@@ -236,12 +265,8 @@ impl Node {
         };
         let tasks = vec![
             spawn_guarded(mux::serve(rpc, entrances)),
-            spawn_guarded(metrics::http::serve(
-                metrics_listener,
-                metrics,
-                Arc::new(health::Readiness(context.clone())),
-            )),
-            spawn_guarded(health::report(context.clone(), reporter)),
+            spawn_guarded(metrics::http::serve(metrics_listener, metrics, readiness.clone())),
+            spawn_guarded(health::report(readiness, reporter)),
             spawn_guarded(watch_alarms(gossip.alarms(), life.end.clone())),
             spawn_guarded(life.live()),
         ];
@@ -407,6 +432,15 @@ async fn start_gossip(config: &NodeConfig, identity: &Identity, supports: u32) -
         key: "bind-addr",
         reason: error.to_string(),
     })
+}
+
+fn log_config(sizes: &StorageConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: sizes.log_segment_bytes,
+        cache_bytes: sizes.log_cache_bytes,
+        reserve_bytes: sizes.min_free_bytes,
+        ..LogConfig::default()
+    }
 }
 
 fn intent(config: &NodeConfig) -> Intent {

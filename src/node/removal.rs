@@ -1,29 +1,40 @@
 //! A node that its own log calls no member asks those who are whether it was removed.
 //!
 //! Nobody would tell it: Raft does not speak to whoever is no member, and a node that is none by its own log does not
-//! stand for election. So it was when a leader that removed itself was killed after the change and before it noticed.
+//! stand for election. So it was when a leader that removed itself was killed after the change and before it noticed,
+//! and when a newcomer was removed before it had heard a single entry: its log names nobody, and only gossip knows whom
+//! to ask.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mokv_proto::raft::{Channel, Digests, request};
 
+use crate::membership::{State, View};
 use crate::raft::Consensus;
-use crate::rt;
+use crate::rt::{self, watch};
 
 /// Between two rounds of questions, and for how long one may go unanswered.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Asks, again and again, for as long as this node is no member. The answer comes with the hello: a node that was removed
 /// is refused, which [`Gate::removed`](crate::raft::peers::Gate::removed) tells.
-pub(super) async fn ask_for_ever(consensus: Consensus) {
+pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>) {
     loop {
         rt::sleep(PAUSE).await;
+        let me = consensus.node_id();
         let membership = consensus.membership();
-        let members: Vec<u64> = membership.nodes().map(|(id, _)| *id).collect();
-        if members.contains(&consensus.node_id()) {
+        let mut members: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+        if members.contains(&me) {
             continue;
         }
         rt::sometimes("a node is no member by its own log");
+        if members.is_empty() {
+            rt::sometimes("a node has heard of no member but by gossip");
+            let view = gossip.borrow();
+            let in_the_cluster = view.values().filter(|peer| peer.claim.state == State::Member);
+            members.extend(in_the_cluster.map(|peer| peer.claim.node_id).filter(|id| *id != me));
+        }
         for member in members {
             let link = consensus.peers().link(member, Channel::Control);
             // What is asked does not matter; who is asked answers at once.

@@ -2,26 +2,27 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use crate::grpc::Context;
+use super::health::Readiness;
 use crate::membership::{Liveness, View};
+use crate::metrics::http::Health;
 use crate::metrics::{Sample, Sampler};
-use crate::rt::watch;
+use crate::rt::{process, watch};
 
 /// Looks at a node for its metrics.
 pub struct NodeSampler {
-    context: OnceLock<Weak<Context>>,
+    readiness: OnceLock<Weak<Readiness>>,
     view: watch::Receiver<View>,
 }
 
 impl NodeSampler {
     /// A sampler that sees gossip, and the rest once it is told where to look.
     pub fn new(view: watch::Receiver<View>) -> NodeSampler {
-        NodeSampler { context: OnceLock::new(), view }
+        NodeSampler { readiness: OnceLock::new(), view }
     }
 
     /// From now on looks at this node.
-    pub fn look_at(&self, context: &Arc<Context>) {
-        let _ = self.context.set(Arc::downgrade(context));
+    pub fn look_at(&self, readiness: &Arc<Readiness>) {
+        let _ = self.readiness.set(Arc::downgrade(readiness));
     }
 }
 
@@ -32,7 +33,20 @@ impl Sampler for NodeSampler {
         let known = self.view.borrow().len();
         sample.gauges.push(("gossip_members", "Nodes of the cluster known by gossip", known as f64));
         sample.gauges.push(("gossip_members_alive", "Of those, nodes that answer", alive as f64));
-        let Some(context) = self.context.get().and_then(Weak::upgrade) else { return sample };
+        if let Some(bytes) = process::resident_bytes() {
+            sample.gauges.push((
+                "resident_memory_bytes",
+                "Memory of the process that is in RAM",
+                bytes as f64,
+            ));
+        }
+        let Some(readiness) = self.readiness.get().and_then(Weak::upgrade) else { return sample };
+        let context = &readiness.context;
+        sample.gauges.push((
+            "ready",
+            "1 when the node is ready, as /readyz says",
+            f64::from(readiness.ready().is_ok()),
+        ));
         sample.gauges.push(("boot_count", "How often this data directory was started", context.boot as f64));
         sample.gauges.push((
             "digest_alarm",
@@ -46,6 +60,13 @@ impl Sampler for NodeSampler {
         ));
         sample.role = context.role();
         let Some(serving) = context.recovered() else { return sample };
+        if let Some(lag) = serving.consensus.lag() {
+            let help = "Entries still to apply of what the leader has committed; absent without a leader";
+            sample.gauges.push(("leader_lag_entries", help, lag as f64));
+        }
+        if let Some(newest) = serving.snapshots.newest() {
+            sample.gauges.push(("snapshot_bytes", "Length of the newest snapshot", newest.bytes as f64));
+        }
         let raft = serving.consensus.metrics();
         let index = |id: Option<crate::raft::LogId>| id.map_or(0.0, |id| id.index as f64);
         let voters = raft.membership_config.voter_ids().count();

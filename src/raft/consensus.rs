@@ -63,8 +63,9 @@ pub struct Consensus {
     log: Log,
     reads: Reads,
     request_timeout: Duration,
-    /// When the leader was last heard; `None`: not since this process began.
-    leader_heard: Arc<Mutex<Option<Instant>>>,
+    /// When the leader was last heard, and up to which entry it said that the cluster has committed; `None`: not since
+    /// this process began.
+    leader_heard: Arc<Mutex<Option<(Instant, u64)>>>,
     /// A leader that is silent for longer counts as none.
     leader_patience: Duration,
 }
@@ -122,14 +123,39 @@ impl Consensus {
     pub fn leader(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let leader = self.raft.server_metrics().borrow_watched().current_leader?;
-        let heard = *self.leader_heard.lock().expect("no code panics while it holds this lock");
-        let is_near = || heard.is_some_and(|at| rt::now().duration_since(at) <= self.leader_patience);
-        (leader == self.node_id() || is_near()).then_some(leader)
+        let is_near = |(at, _)| rt::now().duration_since(at) <= self.leader_patience;
+        (leader == self.node_id() || self.leader_heard().is_some_and(is_near)).then_some(leader)
     }
 
-    /// The leader of this node's term has spoken.
-    pub(super) fn leader_spoke(&self) {
-        *self.leader_heard.lock().expect("no code panics while it holds this lock") = Some(rt::now());
+    fn leader_heard(&self) -> Option<(Instant, u64)> {
+        *self.leader_heard.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// The leader of this node's term has spoken, and has committed entries up to this index.
+    pub(super) fn leader_spoke(&self, committed: u64) {
+        let heard = Some((rt::now(), committed));
+        *self.leader_heard.lock().expect("no code panics while it holds this lock") = heard;
+    }
+
+    /// How many entries this node has still to apply of what its leader, by its last word, has committed; `None` while
+    /// no leader is known.
+    pub fn lag(&self) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        let committed = match self.leader()? {
+            leader if leader == self.node_id() => {
+                let metrics = self.raft.data_metrics();
+                let committed = metrics.borrow_watched().local_committed;
+                committed.map_or(0, |id| id.index)
+            }
+            _ => self.leader_heard()?.1,
+        };
+        let applied = self.store.read().applied.map_or(0, |id| id.index);
+        Some(committed.saturating_sub(applied))
+    }
+
+    /// Whether this node votes, by the membership in force.
+    pub fn is_voter(&self) -> bool {
+        self.membership().voter_ids().any(|voter| voter == self.node_id())
     }
 
     /// What this node is in its term, as far as it knows.

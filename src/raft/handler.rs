@@ -53,16 +53,18 @@ impl Handler for PeerHandler {
         let raft = consensus.raft().clone();
         match request {
             request::Body::Append(append) => async move {
-                match append_from_wire(append) {
-                    Ok(append) => match raft.append_entries(append).await {
-                        Ok(answer) => {
-                            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                                consensus.leader_spoke();
-                            }
-                            response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full()))
+                let append = match append_from_wire(append) {
+                    Ok(append) => append,
+                    Err(error) => return failed(error),
+                };
+                let committed = append.leader_commit.map_or(0, |id| id.index);
+                match raft.append_entries(append).await {
+                    Ok(answer) => {
+                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                            consensus.leader_spoke(committed);
                         }
-                        Err(error) => failed(error),
-                    },
+                        response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full()))
+                    }
                     Err(error) => failed(error),
                 }
             }

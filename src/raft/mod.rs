@@ -6,6 +6,7 @@
 
 pub mod consensus;
 pub mod handler;
+pub mod left_behind;
 pub mod log_store;
 pub mod network;
 pub mod observer;

@@ -33,6 +33,24 @@ pub struct State {
 }
 
 impl State {
+    /// Applies one entry.
+    ///
+    /// # Errors
+    /// If this build does not know the command: nothing may be applied after it.
+    pub(super) fn apply(&mut self, entry: &Entry) -> Result<Applied, UnknownCommand> {
+        let command = match &entry.payload {
+            EntryPayload::Blank => Command::Blank,
+            EntryPayload::Normal(payload) => Command::decode(&payload.0)?,
+            EntryPayload::Membership(membership) => Command::Membership(membership_to_wire(membership)),
+        };
+        let applied = self.map.apply(entry.log_id.index, &command);
+        self.applied = Some(entry.log_id);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+        }
+        Ok(applied)
+    }
+
     /// A clone of the map (O(1)) and what a snapshot of it says of itself.
     pub fn frozen(&self) -> (Map, SnapshotMeta) {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
@@ -128,19 +146,10 @@ impl Store {
     /// If this node does not know the command: it must stop before it applies anything else.
     pub(super) fn apply(&self, entry: &Entry) -> Result<Reply, UnknownCommand> {
         let started = rt::now();
-        let command = match &entry.payload {
-            EntryPayload::Blank => Command::Blank,
-            EntryPayload::Normal(payload) => Command::decode(&payload.0)?,
-            EntryPayload::Membership(membership) => Command::Membership(membership_to_wire(membership)),
-        };
         let mut state = self.write();
         let sessions_before = state.map.sessions();
-        let applied = state.map.apply(entry.log_id.index, &command);
+        let applied = state.apply(entry)?;
         mark(&applied, state.map.sessions() <= sessions_before);
-        state.applied = Some(entry.log_id);
-        if let EntryPayload::Membership(membership) = &entry.payload {
-            state.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-        }
         let revision = state.map.revision();
         if let Some(observer) = &self.observer {
             let payload = entry_to_storage(entry).payload;

@@ -46,6 +46,11 @@ pub fn end_with_parent(parent: u32) -> io::Result<bool> {
     Ok(now == Some(parent))
 }
 
+/// How much of this process lies in RAM, in bytes; `None` where the kernel does not tell, and in simulation.
+pub fn resident_bytes() -> Option<u64> {
+    world::resident_bytes()
+}
+
 /// From now on a panic anywhere ends the process: a node that has met its own bug in one task must not go on with the
 /// others. The kernel cleans up, and the log's recovery trusts nothing that was not synced.
 pub fn end_on_panic() {
@@ -65,6 +70,13 @@ mod world {
 
     pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
         Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future))
+    }
+
+    /// The second figure of `/proc/self/statm` (proc(5)), which counts pages.
+    pub(super) fn resident_bytes() -> Option<u64> {
+        let figures = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: u64 = figures.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as u64)
     }
 
     pub(super) struct Signals {
@@ -97,6 +109,10 @@ mod world {
 
     pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
         Ok(madsim::runtime::Runtime::new().block_on(future))
+    }
+
+    pub(super) fn resident_bytes() -> Option<u64> {
+        None
     }
 
     pub(super) struct Signals;

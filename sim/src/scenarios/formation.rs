@@ -149,6 +149,34 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A newcomer is killed as soon as it knows its cluster, and removed before it has heard a single entry (chaos seed
+/// 4000631). Its log names nobody whom it could ask, and it still learns that it has to come back as another node.
+pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 30).await?;
+    cluster.add("n4", |_| {});
+    cluster.start("n4");
+    // It hears by gossip where the cluster is, and nothing of what Raft's connections carry.
+    for name in others(&cluster.names(), "n4") {
+        cluster.slow_link(&name, "n4", Duration::from_secs(60));
+    }
+    wait_for_members(&cluster, &leader, "that n4 is a learner", |members| members.len() == 4).await?;
+    let old = members(&cluster, &leader).await.into_iter().find(|(name, ..)| name == "n4");
+    let old = old.ok_or("n4 is no member")?.1;
+    cluster.kill("n4");
+    cluster.may_go("n4");
+    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
+    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    cluster.heal_network();
+    cluster.start("n4");
+    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
+        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
+    })
+    .await?;
+    Ok(cluster)
+}
+
 /// The leader removes itself and is killed at some moment of it, perhaps when it has written the members without itself
 /// and nobody has told it that this is the end (chaos seed 601852). It comes back as another node.
 pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {

@@ -220,6 +220,12 @@ pub const ALL: &[Scenario] = &[
         "the leader removes itself, is killed in the middle of it, and comes back as another node"
     ),
     scenario!(
+        "removed-before-it-heard",
+        3,
+        formation::removed_before_it_heard,
+        "a newcomer is removed before it has heard a single entry, and comes back as another node"
+    ),
+    scenario!(
         "removed-alive",
         3,
         formation::removed_alive,

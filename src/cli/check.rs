@@ -1,0 +1,88 @@
+//! `mokv check`: tries a cluster out, from one end to the other.
+
+use clap::Args;
+use serde_json::json;
+
+use super::connect::Connect;
+use super::failure::Failure;
+use super::output::Row;
+use crate::client::{ReadOptions, WriteOptions};
+use crate::rt::random::random_nonzero_u64;
+
+/// Try a cluster out: write a key, read it back, list it, delete it, and ask every member how it is
+///
+/// The key begins with 'mokv-check/' and is gone afterwards. All members have to answer, know the same leader and have no
+/// alarm.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  mokv check --endpoints mokv.example:8400")]
+pub struct Check {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl Check {
+    /// Tries the cluster out.
+    ///
+    /// # Errors
+    /// The first thing that did not go as it should, in words.
+    pub async fn run(self) -> Result<(), Failure> {
+        let client = self.connect.client()?;
+        let wrong = |what: String| Failure::error(what, "'mokv status' shows the nodes");
+        let key = format!("mokv-check/{:016x}", random_nonzero_u64());
+        let value = format!("{:016x}", random_nonzero_u64());
+        let mut done = Vec::new();
+
+        let action = format!("write '{key}'");
+        let absent = WriteOptions { if_revision: Some(0) };
+        let written = client.set(&key, value.clone(), absent).await;
+        let revision = written.map_err(|error| self.connect.failure(&action, error))?.revision;
+        done.push(("set", format!("revision {revision}")));
+
+        let action = format!("read '{key}'");
+        let read = client.get(&key, ReadOptions::default()).await;
+        let entry = read.map_err(|error| self.connect.failure(&action, error))?.entry;
+        match entry {
+            Some(entry) if entry.value == value && entry.mod_revision == revision => {}
+            other => return Err(wrong(format!("'{key}' was written and reads as {other:?}"))),
+        }
+        done.push(("get", "what was written".to_owned()));
+
+        let action = format!("delete '{key}'");
+        let unchanged = WriteOptions { if_revision: Some(revision) };
+        let deleted = client.delete(&key, unchanged).await;
+        deleted.map_err(|error| self.connect.failure(&action, error))?;
+        let action = format!("read '{key}' again");
+        let read = client.get(&key, ReadOptions::default()).await;
+        if read.map_err(|error| self.connect.failure(&action, error))?.entry.is_some() {
+            return Err(wrong(format!("'{key}' was deleted and is still there")));
+        }
+        done.push(("delete", "and it is gone".to_owned()));
+
+        let mut leader = None;
+        let members = self.connect.all_nodes(&client).await;
+        for address in &members {
+            let action = format!("ask the member at {address}");
+            let status =
+                client.status(address).await.map_err(|error| self.connect.failure(&action, error))?;
+            if status.digest_alarm {
+                return Err(wrong(format!("{}: the states of the members differ", status.name)));
+            }
+            if status.leader_id == 0 || *leader.get_or_insert(status.leader_id) != status.leader_id {
+                return Err(wrong(format!(
+                    "{} knows no leader, or another one than the others",
+                    status.name
+                )));
+            }
+        }
+        let counted = |count| format!("{count} member{}", if count == 1 { "" } else { "s" });
+        done.push(("status", format!("{}, one leader, no alarm", counted(members.len()))));
+
+        let rows = done.into_iter().map(|(step, result)| Row {
+            json: json!({ "step": step, "result": result }),
+            cells: vec![step.to_owned(), result],
+        });
+        self.connect.output().rows(&["STEP", "RESULT"], rows)
+    }
+}

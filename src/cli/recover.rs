@@ -1,0 +1,132 @@
+//! `mokv recover`: makes a new cluster of what one node of a lost one has left.
+
+use clap::Args;
+use serde_json::json;
+
+use super::confirm::confirmed;
+use super::failure::Failure;
+use super::output::{self, Format, Output, Row};
+use super::serve::{SettingFlags, open_data_directory};
+use crate::config;
+use crate::node::backup::{self, BackupError, Remains, Restored};
+
+/// Make a new cluster of what one node has left, when a majority of the old one is lost for good
+///
+/// The last resort. Without a majority nobody can tell which entries were committed: this node's log is taken as it is,
+/// with entries that were never acknowledged, and WITHOUT whatever this node had not received yet. Acknowledged writes
+/// can be lost. If any majority of the voters can be brought back, bring it back instead; if a backup is newer, use 'mokv
+/// restore'.
+///
+/// Stop all nodes of the old cluster first, for good. Look at each one that is left with --inspect, and recover on the
+/// one with the highest LAST TERM, of those the highest LAST INDEX. The node gets a new id in a new cluster, its old data
+/// stays in the directory under names that begin with 'left-', and every other node joins with an empty directory
+/// ('mokv serve --wipe'): directories of the old cluster are refused.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, with node-1 and node-2 of three gone for good:
+  mokv recover --inspect --config-file node-3.yaml
+  mokv recover --config-file node-3.yaml
+  mokv serve --config-file node-3.yaml
+  mokv serve --config-file node-1.yaml --wipe      on a machine in the place of the first")]
+pub struct Recover {
+    /// Only show what this node has left, and change nothing of it
+    #[arg(long)]
+    inspect: bool,
+    /// Do not ask before
+    #[arg(long, conflicts_with = "inspect")]
+    yes: bool,
+    /// How to write the result
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+impl Recover {
+    /// Inspects or recovers.
+    ///
+    /// # Errors
+    /// If the configuration is refused, the node runs, its data is not sound, the user says no, or the new data cannot be
+    /// written.
+    pub async fn run(self) -> Result<(), Failure> {
+        let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
+        let directory = config.data_dir.display();
+        if !config.data_dir.exists() {
+            return Err(Failure::error(
+                format!("there is no data directory {directory}"),
+                "name the node's with --data-dir or --config-file",
+            ));
+        }
+        let disk = open_data_directory(&config)?;
+        let failed = |error: BackupError| {
+            let next = "look at the other nodes with 'mokv recover --inspect', or restore a backup";
+            Failure::error(format!("cannot recover {directory}: {error}"), next)
+        };
+        let remains = backup::remains(disk.clone(), &config.storage).await.map_err(failed)?;
+        let mut output = Output::new(self.output);
+        if self.inspect {
+            return show(&mut output, &remains);
+        }
+        if remains.name != config.node_name {
+            return Err(Failure::usage(
+                format!("{directory} is the node '{}' and not '{}'", remains.name, config.node_name),
+                "give the configuration of that node",
+            ));
+        }
+        let question = format!(
+            "A new cluster will be made of '{}' alone, as of index {} in term {}.\n\
+             {} of its entries are not known to be committed and will count as if they were; acknowledged writes that it \
+             had not received are lost.\n\
+             All other nodes of cluster {} must be stopped for good.",
+            remains.name, remains.last.index, remains.last.term, remains.uncertain, remains.cluster_id
+        );
+        if !self.yes && !confirmed(&question, &remains.name)? {
+            return Err(Failure::error("nothing was changed", "bring back a majority of the old cluster"));
+        }
+        let recovered = backup::recover(disk, &config.storage, config.advertised_rpc()).await;
+        let Restored { cluster_id, node_id, keys, revision, digest } = recovered.map_err(failed)?;
+        output.answer(
+            format!(
+                "recovered {} at revision {revision} in {directory}, digest {digest:032x}\n'{}' is the only member of \
+                 the new cluster {cluster_id}: start it, then the others with empty data directories",
+                output::keys(keys),
+                config.node_name,
+            ),
+            &json!({
+                "cluster_id": cluster_id.to_string(),
+                "node_id": super::members::node_id(node_id),
+                "keys": keys,
+                "revision": revision,
+                "digest": format!("{digest:032x}"),
+            }),
+        )
+    }
+}
+
+fn show(output: &mut Output, remains: &Remains) -> Result<(), Failure> {
+    let members: Vec<&str> = remains.members.keys().map(String::as_str).collect();
+    let header =
+        ["NAME", "LAST TERM", "LAST INDEX", "NOT KNOWN COMMITTED", "KEYS", "REVISION", "DIGEST", "MEMBERS"];
+    let cells = vec![
+        remains.name.clone(),
+        remains.last.term.to_string(),
+        remains.last.index.to_string(),
+        remains.uncertain.to_string(),
+        remains.keys.to_string(),
+        remains.revision.to_string(),
+        format!("{:032x}", remains.digest)[..8].to_owned(),
+        members.join(", "),
+    ];
+    let json = json!({
+        "name": remains.name,
+        "cluster_id": remains.cluster_id.to_string(),
+        "last_term": remains.last.term,
+        "last_index": remains.last.index,
+        "not_known_committed": remains.uncertain,
+        "keys": remains.keys,
+        "revision": remains.revision,
+        "digest": format!("{:032x}", remains.digest),
+        "members": remains.members,
+    });
+    output.rows(&header, [Row { cells, json }])
+}

@@ -1,0 +1,94 @@
+//! What the documents and the chart say of the settings is what the code says.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use mokv::config::settings::{Kind, SETTINGS, Setting};
+
+const BEGIN: &str =
+    "<!-- The table of settings: made from the code, by MOKV_UPDATE=1 cargo test --test operate -->\n";
+const END: &str = "<!-- end of the table -->\n";
+
+/// Settings that the chart makes itself: of each pod's name, or because a pod is a pod.
+const THE_CHARTS_OWN: [&str; 12] = [
+    "data-dir",
+    "node-name",
+    "bind-addr",
+    "advertise-addr",
+    "rpc-port",
+    "metrics-port",
+    "start-join-addrs",
+    "bootstrap",
+    "bootstrap-expect",
+    "cluster-key-file",
+    "allow-insecure",
+    "rejoin",
+];
+/// What a pod must not do: it would remove itself at every restart.
+const NOT_IN_A_POD: [&str; 1] = ["leave-on-terminate"];
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap()
+}
+
+#[test]
+fn the_table_of_settings_is_the_codes() {
+    let document = read("docs/operate.md");
+    let (before, rest) = document.split_once(BEGIN).expect("the table begins");
+    let (_, after) = rest.split_once(END).expect("the table ends");
+    let wanted = format!("{before}{BEGIN}\n{}\n{END}{after}", table());
+    if std::env::var_os("MOKV_UPDATE").is_some() {
+        std::fs::write(path("docs/operate.md"), &wanted).unwrap();
+    }
+    assert!(
+        read("docs/operate.md") == wanted,
+        "docs/operate.md has another table of settings than the code: MOKV_UPDATE=1 cargo test --test operate"
+    );
+}
+
+#[test]
+fn the_chart_takes_every_setting_that_is_not_its_own() {
+    let schema: serde_json::Value = serde_json::from_str(&read("deploy/chart/values.schema.json")).unwrap();
+    let taken = schema["properties"]["config"]["propertyNames"]["enum"].as_array().unwrap();
+    let taken: BTreeSet<&str> = taken.iter().map(|key| key.as_str().unwrap()).collect();
+    let own = |key: &str| THE_CHARTS_OWN.contains(&key) || NOT_IN_A_POD.contains(&key);
+    let offered = SETTINGS.iter().filter(|setting| setting.in_file()).map(|setting| setting.key);
+    assert_eq!(taken, offered.filter(|key| !own(key)).collect());
+}
+
+/// Flag and key, variable, values, default and meaning of every setting, under their headings.
+fn table() -> String {
+    let mut text =
+        String::from("| flag and key | variable | value | default | what it does |\n| - | - | - | - | - |\n");
+    for setting in SETTINGS {
+        let key = match setting.in_file() {
+            true => format!("`--{0}`, `{0}:`", setting.key),
+            false => format!("`--{}`", setting.key),
+        };
+        let default = match setting.default {
+            "" => "".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let help = setting.help.replace('|', "\\|").replace('<', "&lt;").replace('[', "\\[");
+        let (variable, value) = (setting.variable(), value(setting));
+        let _ = writeln!(text, "| {key} | `{variable}` | {value} | {default} | {help} |");
+    }
+    text
+}
+
+fn value(setting: &Setting) -> String {
+    match setting.kind {
+        Kind::Count { least, most } => format!("{least} to {most}"),
+        Kind::Bytes { least, most } => format!("{least} to {most} bytes: `64KiB`, `2GiB`"),
+        Kind::Time { least, most } => format!("{least:?} to {most:?}: `500ms`, `5s`, `2m`"),
+        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
+        Kind::Switch => "`true` or `false`".to_owned(),
+        Kind::HostPorts => "a list of `HOST:PORT`".to_owned(),
+        kind => format!("`{}`", kind.placeholder()),
+    }
+}
