@@ -48,6 +48,21 @@ planted-units *NAMES:
 hunt *ARGS:
     cargo run -p mokv-sim --release --features planted -- hunt {{ ARGS }}
 
+# Lints the image and the chart, and tries the image out.
+deploy:
+    deploy/check
+    cargo build
+    deploy/try-image target/debug/mokv
+
+# Runs every query of the alerts and the dashboard against a real cluster and a real Prometheus.
+monitoring:
+    cargo build
+    MOKV_BINARY=target/debug/mokv tests/monitoring/run
+
+# Lives the life of the chart's pods on a real Kubernetes control plane; arguments are names of stories, or `--list`.
+kubernetes *STORIES:
+    tests/kubernetes/run {{ STORIES }}
+
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings

@@ -110,6 +110,27 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
 }
 
 #[test]
+fn a_leader_whom_all_have_left_is_not_ready() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let leader = cluster.leader().await;
+        let metrics = cluster.nodes[leader].metrics.clone();
+        wait_for("it is ready", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(())).await;
+        for other in (0..3).filter(|other| *other != leader) {
+            cluster.nodes[other].kill();
+        }
+        let (_, reason) = wait_for("it is not ready any more", async || {
+            Some(http_get(&metrics, "/readyz").await).filter(|(status, _)| *status == 503)
+        })
+        .await;
+        assert!(reason.contains("knows no leader"), "{reason}");
+        let (_, metrics) = http_get(&metrics, "/metrics").await;
+        assert_eq!(value_of(&metrics, "mokv_raft_has_leader"), Some(0.0));
+        assert_eq!(value_of(&metrics, "mokv_ready"), Some(0.0));
+    });
+}
+
+#[test]
 fn a_check_tries_everything_out_and_leaves_nothing_behind() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;

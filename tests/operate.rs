@@ -92,3 +92,14 @@ fn value(setting: &Setting) -> String {
         kind => format!("`{}`", kind.placeholder()),
     }
 }
+
+#[test]
+fn every_alert_stands_in_the_document() {
+    let (rules, document) = (read("deploy/prometheus/alerts.yaml"), read("docs/operate.md"));
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::trim).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in alerts {
+        assert!(document.contains(&format!("| `{alert}` ")), "docs/operate.md does not name {alert}");
+    }
+}

@@ -197,7 +197,7 @@ struct RoleLabels {
 }
 
 fn encode_latencies(mut encoder: MetricEncoder<'_>, latencies: &LatencyHistogram) -> fmt::Result {
-    let bounds = LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+    let bounds = LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(latencies.buckets).collect();
     encoder.encode_histogram::<NoLabelSet>(latencies.sum.as_secs_f64(), latencies.count(), &buckets, None)
 }
@@ -248,6 +248,8 @@ mod tests {
             "mokv_raft_term 7.0",
             "log_batches_total 9",
             "fsync_duration_seconds_count 3",
+            // Without this very word Prometheus computes no quantile.
+            "fsync_duration_seconds_bucket{le=\"+Inf\"} 3",
             "mokv_grpc_requests_total{service=\"api.KV\",method=\"Get\",code=\"OK\"} 1",
             "mokv_grpc_connections 1",
             "role{role=\"leader\"} 1",

@@ -116,15 +116,28 @@ impl Consensus {
         *self.raft.node_id()
     }
 
-    /// The node that leads, as far as this one knows: itself, or one that it has heard of late.
+    /// The node that leads, as far as this one knows: itself, if a quorum answered it of late, or one that it has heard
+    /// of late.
     ///
     /// openraft names whoever won the last vote, and with pre-votes a node without a quorum never votes again: it
-    /// would know a leader for ever.
+    /// would know a leader for ever. So would a leader whom everybody has left.
     pub fn leader(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let leader = self.raft.server_metrics().borrow_watched().current_leader?;
-        let is_near = |(at, _)| rt::now().duration_since(at) <= self.leader_patience;
-        (leader == self.node_id() || self.leader_heard().is_some_and(is_near)).then_some(leader)
+        let is_near = |at: Instant| rt::now().saturating_duration_since(at) <= self.leader_patience;
+        let is_known = match leader == self.node_id() {
+            true => self.membership().voter_ids().count() == 1 || self.quorum_answered().is_some_and(is_near),
+            false => self.leader_heard().is_some_and(|(at, _)| is_near(at)),
+        };
+        is_known.then_some(leader)
+    }
+
+    /// When what a quorum has answered was sent, if this node leads.
+    fn quorum_answered(&self) -> Option<Instant> {
+        use openraft::rt::WatchReceiver;
+        let metrics = self.raft.data_metrics();
+        let answered = metrics.borrow_watched().last_quorum_acked;
+        answered.map(|at| (*at).into())
     }
 
     fn leader_heard(&self) -> Option<(Instant, u64)> {
