@@ -190,6 +190,21 @@ def scaled(stage: Stage) -> None:
 
 
 @story
+def scaled_by_hand(stage: Stage) -> None:
+    """kubectl scale takes pods away and leaves dead members behind; the next helm upgrade removes them."""
+    release = stage.main()
+    release.upgrade(replicas="5")
+    release.wait_for(5)
+    stage.world.kubectl("scale", f"statefulset/{release.fullname}", "--replicas=3", f"--namespace={release.namespace}")
+    stage.world.eventually("three pods are left", lambda: release.is_rolled_out(3))
+    require(len(release.voters()) == 5, f"the dead members are not members any more: {release.voters()}")
+    release.require_writes()
+    release.upgrade(replicas="3")
+    release.wait_for(3)
+    release.require_writes()
+
+
+@story
 def drained(stage: Stage) -> None:
     """Two nodes are drained at the same time: the disruption budget lets one pod go after the other."""
     release = stage.main()
