@@ -205,6 +205,21 @@ def scaled_by_hand(stage: Stage) -> None:
 
 
 @story
+def another_volume_size(stage: Stage) -> None:
+    """docs/operate.md on growing volumes: the StatefulSet goes and comes back with another size, and the pods stay. (No
+    volume grows: nothing here could do that.)"""
+    release = stage.main()
+    before = _uids(release)
+    stage.world.kubectl(
+        "delete", "statefulset", release.fullname, "--cascade=orphan", f"--namespace={release.namespace}"
+    )
+    release.upgrade(**{"persistence.size": "20Gi"})
+    release.wait_for(3)
+    require(before == _uids(release), "pods were exchanged")
+    release.require_writes()
+
+
+@story
 def drained(stage: Stage) -> None:
     """Two nodes are drained at the same time: the disruption budget lets one pod go after the other."""
     release = stage.main()
