@@ -299,6 +299,26 @@ fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started
 }
 
 #[test]
+fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_whatever_rejoin_says() {
+    run(async {
+        let mut cluster = Cluster::start(&["rejoin: false"]).await;
+        let away = cluster.follower().await;
+        let name = cluster.nodes[away].name.clone();
+        let old = cluster.nodes[away].status().await.unwrap();
+        cluster.nodes[away].kill();
+        let other = cluster.leader().await;
+        cluster.client().remove_member(&name).await.unwrap();
+        cluster.nodes[away].start();
+        cluster
+            .wait_members(other, "it is back under a new id", |servers| {
+                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
+            })
+            .await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
 fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;

@@ -143,16 +143,20 @@ pub async fn run(
         match end {
             End::Failed(error) => return Err(error),
             End::Removed => {
+                // Who was removed before this start was started again since: it may join.
+                let standing = match config.rejoin || node.context.recovered().is_none() {
+                    true => Standing::Joining,
+                    false => Standing::Outside,
+                };
                 tracing::warn!(
                     "the cluster has removed this node; its data is set aside and {}",
-                    match config.rejoin {
-                        true => "it starts over as a new one",
-                        false => "it stays outside until it is started again (rejoin is off)",
+                    match standing {
+                        Standing::Joining => "it starts over as a new one",
+                        Standing::Outside => "it stays outside until it is started again (rejoin is off)",
                     }
                 );
                 let next = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
-                let standing = if config.rejoin { Standing::Joining } else { Standing::Outside };
                 node = start_again(&next, &disk, &options, standing).await?;
             }
         }
