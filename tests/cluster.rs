@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::cluster::{Cluster, voters_are};
 use common::load::Load;
 use common::{http1, run, wait_for};
-use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, WriteOptions};
+use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, Server, WriteOptions};
 use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
@@ -238,6 +238,15 @@ fn a_fourth_node_joins_by_gossip_under_load() {
     });
 }
 
+/// Waits until the member at `asked` knows three voters, none of them by the id of one that was removed.
+async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> Vec<Server> {
+    cluster
+        .wait_members(asked, "it votes again, under a new id", |servers| {
+            voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != removed)
+        })
+        .await
+}
+
 #[test]
 fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
     run(async {
@@ -251,12 +260,7 @@ fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer(
         command.args(["members", "remove", &node.name, "--timeout", "100s"]);
         let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let servers = cluster
-            .wait_members(other, "it votes again, under a new id", |servers| {
-                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
-            })
-            .await;
-        assert_eq!(servers.len(), 3);
+        assert_eq!(votes_again_without(&cluster, other, old.node_id).await.len(), 3);
         let back = node.wait_status("it follows", |status| status.role == "follower").await;
         assert_eq!(back.cluster_id, old.cluster_id);
         assert!(
@@ -289,11 +293,7 @@ fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started
         cluster.wait_members(other, "two are left", |servers| voters_are(servers, &two)).await;
         assert_eq!(cluster.nodes[removed].terminate().await.code(), Some(0));
         cluster.nodes[removed].start();
-        cluster
-            .wait_members(other, "it is back under a new id", |servers| {
-                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
-            })
-            .await;
+        votes_again_without(&cluster, other, old.node_id).await;
         cluster.equal_state().await;
     });
 }
@@ -309,11 +309,7 @@ fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_wh
         let other = cluster.leader().await;
         cluster.client().remove_member(&name).await.unwrap();
         cluster.nodes[away].start();
-        cluster
-            .wait_members(other, "it is back under a new id", |servers| {
-                voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != old.node_id)
-            })
-            .await;
+        votes_again_without(&cluster, other, old.node_id).await;
         cluster.equal_state().await;
     });
 }

@@ -25,6 +25,15 @@ async fn http_get(address: &str, path: &str) -> (u16, String) {
     mokv::rt::spawn_blocking(move || http1::get(&address, &path)).await.unwrap()
 }
 
+/// Waits until the probe for readiness answers with this status; its words.
+async fn readyz_says(address: &str, status: u16) -> String {
+    let (_, words) = wait_for(&format!("/readyz answers {status}"), async || {
+        Some(http_get(address, "/readyz").await).filter(|(said, _)| *said == status)
+    })
+    .await;
+    words
+}
+
 /// The value of a metric without labels, or with exactly these.
 fn value_of(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
@@ -115,14 +124,11 @@ fn a_leader_whom_all_have_left_is_not_ready() {
         let mut cluster = Cluster::start(&[]).await;
         let leader = cluster.leader().await;
         let metrics = cluster.nodes[leader].metrics.clone();
-        wait_for("it is ready", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(())).await;
+        readyz_says(&metrics, 200).await;
         for other in (0..3).filter(|other| *other != leader) {
             cluster.nodes[other].kill();
         }
-        let (_, reason) = wait_for("it is not ready any more", async || {
-            Some(http_get(&metrics, "/readyz").await).filter(|(status, _)| *status == 503)
-        })
-        .await;
+        let reason = readyz_says(&metrics, 503).await;
         assert!(reason.contains("knows no leader"), "{reason}");
         let (_, metrics) = http_get(&metrics, "/metrics").await;
         assert_eq!(value_of(&metrics, "mokv_raft_has_leader"), Some(0.0));
@@ -170,15 +176,12 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
             .await;
         }
         assert_eq!(health_of(&direct, "nonsense").await, Err(Code::NotFound));
-        wait_for("it is ready", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(())).await;
+        readyz_says(&metrics, 200).await;
 
         for other in (0..3).filter(|other| *other != survivor) {
             cluster.nodes[other].kill();
         }
-        let (_, reason) = wait_for("it is not ready any more", async || {
-            Some(http_get(&metrics, "/readyz").await).filter(|(status, _)| *status == 503)
-        })
-        .await;
+        let reason = readyz_says(&metrics, 503).await;
         assert!(reason.contains("leader"), "{reason}");
         assert_eq!(http_get(&metrics, "/livez").await.0, 200);
         let probe = |question: &str, address: &str| {
@@ -203,8 +206,7 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
         assert!(matches!(refused.code(), Code::Unavailable | Code::DeadlineExceeded), "{refused}");
 
         cluster.start_all();
-        wait_for("it is ready again", async || (http_get(&metrics, "/readyz").await.0 == 200).then_some(()))
-            .await;
+        readyz_says(&metrics, 200).await;
         wait_for("health is SERVING again", async || {
             (health_of(&direct, "").await == Ok(serving)).then_some(())
         })

@@ -9,7 +9,7 @@ use super::output::Row;
 use crate::client::{ReadOptions, WriteOptions};
 use crate::rt::random::random_nonzero_u64;
 
-/// Try a cluster out: write a key, read it back, list it, delete it, and ask every member how it is
+/// Try a cluster out: write a key, read it back, delete it, and ask every member how it is
 ///
 /// The key begins with 'mokv-check/' and is gone afterwards. All members have to answer, know the same leader and have no
 /// alarm.

@@ -67,16 +67,14 @@ impl PodConfig {
                 "leave it out: each pod's own is made from its name",
             ));
         }
-        let number = |key: &str, otherwise: &str| {
-            let words = given.get(key).map_or(otherwise.to_owned(), |given| given.words.concat());
-            words.parse::<usize>().ok()
-        };
-        let expected = number("bootstrap-expect", "").ok_or_else(|| {
+        let word = |key: &str| given.get(key).map(|given| given.words.concat());
+        let expected = word("bootstrap-expect").and_then(|number| number.parse::<usize>().ok());
+        let expected = expected.ok_or_else(|| {
             let what = format!("{}: 'bootstrap-expect' is not set to a number", self.settings.display());
             Failure::usage(what, "set it to the number of pods that form the cluster")
         })?;
-        let bind = given.get("bind-addr").map_or_else(String::new, |given| given.words.concat());
-        let gossip_port = bind.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(8401);
+        let gossip_port = word("bind-addr").and_then(|bind| bind.rsplit(':').next()?.parse::<u16>().ok());
+        let gossip_port = gossip_port.unwrap_or(8401);
         let joins: Vec<String> = (0..expected)
             .map(|ordinal| format!("{stateful_set}-{ordinal}.{}:{gossip_port}", self.domain))
             .collect();

@@ -5,10 +5,11 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::failure::Failure;
-use super::output::{self, Format, Output, Row};
+use super::output::{Format, Output, Row};
+use super::restore;
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;
-use crate::node::backup::{self, BackupError, Remains, Restored};
+use crate::node::backup::{self, BackupError, Remains};
 
 /// Make a new cluster of what one node has left, when a majority of the old one is lost for good
 ///
@@ -84,22 +85,7 @@ impl Recover {
             return Err(Failure::error("nothing was changed", "bring back a majority of the old cluster"));
         }
         let recovered = backup::recover(disk, &config.storage, config.advertised_rpc()).await;
-        let Restored { cluster_id, node_id, keys, revision, digest } = recovered.map_err(failed)?;
-        output.answer(
-            format!(
-                "recovered {} at revision {revision} in {directory}, digest {digest:032x}\n'{}' is the only member of \
-                 the new cluster {cluster_id}: start it, then the others with empty data directories",
-                output::keys(keys),
-                config.node_name,
-            ),
-            &json!({
-                "cluster_id": cluster_id.to_string(),
-                "node_id": super::members::node_id(node_id),
-                "keys": keys,
-                "revision": revision,
-                "digest": format!("{digest:032x}"),
-            }),
-        )
+        restore::tell(&mut output, ["recovered", "in"], &recovered.map_err(failed)?, &config)
     }
 }
 

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::output::{self, Format, Output};
 use super::serve::{SettingFlags, open_data_directory};
 use super::snapshot;
-use crate::config;
+use crate::config::{self, NodeConfig};
 use crate::node::backup::{self, BackupError, Restored};
 use crate::raft::Member;
 
@@ -61,21 +61,36 @@ impl Restore {
             };
             Failure::error(format!("cannot restore {path} to {directory}: {error}"), next)
         })?;
-        let Restored { cluster_id, node_id, keys, revision, digest } = restored;
-        Output::new(self.output).answer(
-            format!(
-                "restored {} at revision {revision} to {directory}, digest {digest:032x}\n'{}' is the only member of the \
-                 new cluster {cluster_id}: start it, then the others with empty data directories",
-                output::keys(keys),
-                config.node_name,
-            ),
-            &json!({
-                "cluster_id": cluster_id.to_string(),
-                "node_id": super::members::node_id(node_id),
-                "keys": keys,
-                "revision": revision,
-                "digest": format!("{digest:032x}"),
-            }),
-        )
+        tell(&mut Output::new(self.output), ["restored", "to"], &restored, &config)
     }
+}
+
+/// Says what a new cluster begins with, and how to go on; `done` is the verb for how it came to be, and its preposition.
+///
+/// # Errors
+/// If stdout cannot be written to.
+pub fn tell(
+    output: &mut Output,
+    done: [&str; 2],
+    restored: &Restored,
+    config: &NodeConfig,
+) -> Result<(), Failure> {
+    let [verb, preposition] = done;
+    let Restored { cluster_id, node_id, keys, revision, digest } = restored;
+    output.answer(
+        format!(
+            "{verb} {} at revision {revision} {preposition} {}, digest {digest:032x}\n'{}' is the only \
+             member of the new cluster {cluster_id}: start it, then the others with empty data directories",
+            output::keys(*keys),
+            config.data_dir.display(),
+            config.node_name,
+        ),
+        &json!({
+            "cluster_id": cluster_id.to_string(),
+            "node_id": super::members::node_id(*node_id),
+            "keys": keys,
+            "revision": revision,
+            "digest": format!("{digest:032x}"),
+        }),
+    )
 }

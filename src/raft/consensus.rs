@@ -126,7 +126,8 @@ impl Consensus {
         let leader = self.raft.server_metrics().borrow_watched().current_leader?;
         let is_near = |at: Instant| rt::now().saturating_duration_since(at) <= self.leader_patience;
         let is_known = match leader == self.node_id() {
-            true => self.membership().voter_ids().count() == 1 || self.quorum_answered().is_some_and(is_near),
+            // Asked with every write: the membership only where it must be.
+            true => self.quorum_answered().is_some_and(is_near) || self.membership().voter_ids().count() == 1,
             false => self.leader_heard().is_some_and(|(at, _)| is_near(at)),
         };
         is_known.then_some(leader)
