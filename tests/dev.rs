@@ -91,11 +91,13 @@ fn dev(data_dir: &Path, base: u16) -> Command {
     command
 }
 
-/// Waits until the process is gone, or dead and only waiting for somebody to notice.
+/// Waits until the process is gone, or dead and only waiting for somebody to notice. Its first thread is dead before the
+/// others are, and as long as one of them lives the ports are taken.
 async fn wait_until_ended(pid: &str) {
     wait_for(&format!("process {pid} ends"), async || {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return Some(()) };
-        stat.rsplit(") ").next().unwrap().starts_with('Z').then_some(())
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(()) };
+        (stat.rsplit(") ").next().unwrap().starts_with('Z') && threads.count() <= 1).then_some(())
     })
     .await;
 }
