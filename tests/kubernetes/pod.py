@@ -73,7 +73,9 @@ class Pod:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        threading.Thread(target=self._report_for_ever, daemon=True).start()
+        # Nobody else reports, so that no report overtakes a later one.
+        reporter = threading.Thread(target=self._report_until_over, daemon=True)
+        reporter.start()
         try:
             while not self._terminating:
                 self._live()
@@ -85,7 +87,7 @@ class Pod:
         finally:
             self._over.set()
             self.changed.set()
-            self._report()
+            reporter.join()
             self.volumes.remove()
         if self._terminating:
             self._forget()
@@ -191,13 +193,14 @@ class Pod:
 
     # What is reported.
 
-    def _report_for_ever(self) -> None:
-        while not self._over.is_set():
+    def _report_until_over(self) -> None:
+        over = False
+        while not over:
             self.changed.wait()
             self.changed.clear()
-            if not self._report():
-                self._over.wait(RETRY_SECONDS)
-                self.changed.set()
+            over = self._over.is_set()
+            while not self._report():
+                time.sleep(RETRY_SECONDS)
 
     def _report(self) -> bool:
         """Sends the status, if it is another one; whether the API server has it."""
