@@ -146,10 +146,13 @@ impl Driver {
         let progress = (membership.nodes())
             .filter(|(id, _)| **id != metrics.id)
             .map(|(id, _)| {
-                let heard =
-                    answered.get(id).and_then(|heard| heard.as_ref()).map_or(since, |heard| (**heard).into());
-                let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
-                (*id, Progress { matched, silence: rt::now().saturating_duration_since(heard) })
+                let heard: Option<Instant> = answered.get(id).copied().flatten().map(|heard| (*heard).into());
+                let progress = Progress {
+                    matched: matched.get(id).copied().flatten().map_or(0, |id| id.index),
+                    answered: heard.is_some(),
+                    silence: rt::now().saturating_duration_since(heard.unwrap_or(since)),
+                };
+                (*id, progress)
             })
             .collect();
         let expected = *metrics.membership_config.log_id();
@@ -169,6 +172,12 @@ impl Driver {
             cluster_version,
         };
         Some((raft, expected))
+    }
+
+    fn look_as_leader(&self) -> Result<RaftView, Status> {
+        let (raft, _) =
+            self.look().ok_or_else(|| status::not_executed("only the leader removes members", None))?;
+        Ok(raft)
     }
 
     async fn carry_out(
@@ -229,9 +238,13 @@ fn mark(change: &Change) {
 #[async_trait]
 impl Operator for Driver {
     async fn remove_member(&self, name: &str) -> Result<u64, Status> {
-        let Some((raft, _)) = self.look() else {
-            return Err(status::not_executed("only the leader removes members", None));
-        };
+        let mut raft = self.look_as_leader()?;
+        // Who leads only just has not heard of everybody yet.
+        let patience = self.policy.reachable_within;
+        while raft.progress.values().any(|progress| !progress.answered && progress.silence < patience) {
+            rt::sleep(INTERVAL / 5).await;
+            raft = self.look_as_leader()?;
+        }
         let named = raft.nodes.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id);
         let id = named.ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
         check_removal(&raft, &self.policy, id)

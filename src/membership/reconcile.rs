@@ -41,7 +41,9 @@ pub struct RaftView {
 pub struct Progress {
     /// The last entry it is known to hold; 0: none.
     pub matched: u64,
-    /// Since its last answer; since the leader's election if it has not answered since.
+    /// Whether it has answered since this leader's election.
+    pub answered: bool,
+    /// Since its last answer; since the leader's election if there was none.
     pub silence: Duration,
 }
 
@@ -50,7 +52,7 @@ pub struct Progress {
 pub struct Policy {
     /// A voter silent for so long may be replaced by a node that comes under its name.
     pub replace_silence: Duration,
-    /// A node that answered within this time is reachable.
+    /// A node that answered this leader within this time is reachable.
     pub reachable_within: Duration,
     /// A learner at most so many entries behind is ready to vote.
     pub catch_up_lag: u64,
@@ -460,7 +462,9 @@ impl Reconciler<'_> {
     }
 
     fn is_reachable(&self, id: u64) -> bool {
-        let answers = |progress: &Progress| progress.silence <= self.policy.reachable_within;
+        // Who was not heard of yet may be dead, however short that silence is.
+        let answers =
+            |progress: &Progress| progress.answered && progress.silence <= self.policy.reachable_within;
         id == self.raft.self_id || self.raft.progress.get(&id).is_some_and(answers)
     }
 

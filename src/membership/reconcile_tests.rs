@@ -32,7 +32,10 @@ fn cluster(size: u64) -> (RaftView, View) {
         nodes: ids().map(|id| (id, member(names[id as usize - 1]))).collect(),
         tombstones: BTreeSet::new(),
         last_log_index: 5000,
-        progress: ids().skip(1).map(|id| (id, Progress { matched: 5000, silence: Duration::ZERO })).collect(),
+        progress: ids()
+            .skip(1)
+            .map(|id| (id, Progress { matched: 5000, answered: true, silence: Duration::ZERO }))
+            .collect(),
         change_in_flight: false,
         cluster_version: 1,
     };
@@ -56,7 +59,8 @@ fn carry_out(raft: &mut RaftView, change: &Change) {
         Change::FlattenJoint { voters } => raft.voter_sets = vec![voters.clone()],
         Change::AddLearner { id, member } => {
             raft.nodes.insert(*id, member.clone());
-            let caught_up = Progress { matched: raft.last_log_index, silence: Duration::ZERO };
+            let caught_up =
+                Progress { matched: raft.last_log_index, answered: true, silence: Duration::ZERO };
             raft.progress.insert(*id, caught_up);
         }
         Change::Promote { ids } => voters.extend(ids),
@@ -75,7 +79,7 @@ fn carry_out(raft: &mut RaftView, change: &Change) {
             raft.progress.remove(id);
         }
         Change::HandOver { to } => {
-            let zero = Progress { matched: raft.last_log_index, silence: Duration::ZERO };
+            let zero = Progress { matched: raft.last_log_index, answered: true, silence: Duration::ZERO };
             raft.progress.insert(raft.self_id, zero);
             raft.progress.remove(to);
             raft.self_id = *to;
@@ -286,6 +290,32 @@ fn a6_no_removal_leaves_a_majority_that_cannot_be_reached() {
     check_removal(&raft, &policy(), 3).unwrap();
 }
 
+/// The log may be shorter than what a learner may lag behind, and the election a moment ago: then neither its distance
+/// nor its silence tells a newcomer that died from one that has caught up (chaos seed 7001827).
+#[test]
+fn a6_a_learner_that_has_never_answered_does_not_vote() {
+    let (mut raft, mut view) = cluster(3);
+    raft.last_log_index = 50;
+    arrive(&mut view, "d", 4);
+    raft.nodes.insert(4, member("d"));
+    raft.progress.insert(4, Progress { matched: 0, answered: false, silence: Duration::ZERO });
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    raft.progress.insert(4, Progress { matched: 0, answered: true, silence: Duration::ZERO });
+    assert_eq!(converge(&mut raft, &view), [Change::Promote { ids: BTreeSet::from([4]) }]);
+}
+
+/// Right after its election a leader has heard of nobody: whom it would need without the one that goes may be dead.
+#[test]
+fn a6_a_leader_that_has_heard_of_nobody_removes_nobody() {
+    let (mut raft, view) = cluster(3);
+    raft.progress.values_mut().for_each(|progress| progress.answered = false);
+    assert_eq!(check_removal(&raft, &policy(), 3), Err(CannotRemove::NoMajority { reachable: 1, voters: 2 }));
+    raft.tombstones.insert(3);
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    raft.progress.get_mut(&2).unwrap().answered = true;
+    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 3 }]);
+}
+
 #[test]
 fn e7_a_new_address_is_written_down() {
     let (mut raft, mut view) = cluster(3);
@@ -327,17 +357,18 @@ fn livenesses() -> impl Strategy<Value = Liveness> {
     ]
 }
 
-/// Per id: name, role (0 none, 1 learner, 2 voter), tombstoned, silence in seconds, matched, liveness.
-type Drawn = (usize, u8, bool, u64, u64, Liveness);
+/// Per id: name, role (0 none, 1 learner, 2 voter), tombstoned, silence in seconds, matched and answered, liveness.
+type Drawn = (usize, u8, bool, u64, (u64, bool), Liveness);
 
 fn drawn() -> impl Strategy<Value = (RaftView, View)> {
-    let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, 0..5000_u64, livenesses());
+    let heard = (0..5000_u64, prop::bool::weighted(0.9));
+    let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, heard, livenesses());
     prop::collection::vec(node, 1..9).prop_map(build)
 }
 
 fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
     let (mut raft, mut view) = cluster(1);
-    for (index, (name, role, tombstoned, silent, matched, liveness)) in drawn.into_iter().enumerate() {
+    for (index, (name, role, tombstoned, silent, heard, liveness)) in drawn.into_iter().enumerate() {
         let (id, name) = (index as u64 + 2, ["a", "b", "c", "d", "e", "f"][name]);
         let taken = raft
             .nodes
@@ -345,7 +376,8 @@ fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
             .any(|(voter, member)| raft.voter_sets[0].contains(voter) && member.name == name);
         if role > 0 {
             raft.nodes.insert(id, member(name));
-            raft.progress.insert(id, Progress { matched, silence: Duration::from_secs(silent) });
+            let (matched, answered) = heard;
+            raft.progress.insert(id, Progress { matched, answered, silence: Duration::from_secs(silent) });
         }
         if role == 2 && !taken {
             raft.voter_sets[0].insert(id);
@@ -362,7 +394,10 @@ fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
 fn reachable_voters(raft: &RaftView) -> usize {
     let answers = |id: &&u64| {
         **id == raft.self_id
-            || raft.progress.get(id).is_some_and(|seen| seen.silence <= policy().reachable_within)
+            || raft
+                .progress
+                .get(id)
+                .is_some_and(|seen| seen.answered && seen.silence <= policy().reachable_within)
     };
     raft.voter_sets.last().unwrap().iter().filter(answers).count()
 }

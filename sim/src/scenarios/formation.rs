@@ -177,6 +177,37 @@ pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A new leader admits a newcomer that nothing of Raft ever reaches (chaos seed 7001827). However short the log, it does
+/// not vote: with a third of the others dead, nobody could spare its vote.
+pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, first) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 10).await?;
+    let rest = others(&cluster.names(), &first);
+    cluster.kill(&first);
+    cluster.add("n4", |_| {});
+    cluster.start("n4");
+    for name in &rest {
+        cluster.slow_link(name, "n4", Duration::from_secs(60));
+    }
+    let leader = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+    wait_for_members(&cluster, &leader, "that n4 is a learner", |members| members.len() == 4).await?;
+    for _ in 0..20 {
+        rt::sleep(Duration::from_millis(250)).await;
+        let found = members(&cluster, &leader).await;
+        let votes = found.iter().any(|(name, _, learner)| name == "n4" && !learner);
+        ensure(!votes, || format!("n4 has never answered, and votes: {found:?}"))?;
+    }
+    set_many(&client, 10).await?;
+    cluster.heal_network();
+    cluster.start(&first);
+    wait_for_members(&cluster, &leader, "that n4 votes", |members| {
+        members.iter().filter(|(_, _, learner)| !learner).count() == 4
+    })
+    .await?;
+    Ok(cluster)
+}
+
 /// The leader removes itself and is killed at some moment of it, perhaps when it has written the members without itself
 /// and nobody has told it that this is the end (chaos seed 601852). It comes back as another node.
 pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {

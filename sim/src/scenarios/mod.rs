@@ -226,6 +226,12 @@ pub const ALL: &[Scenario] = &[
         "a newcomer is removed before it has heard a single entry, and comes back as another node"
     ),
     scenario!(
+        "unheard-newcomer",
+        3,
+        formation::unheard_newcomer,
+        "a new leader admits a newcomer that nothing reaches, and gives it no vote"
+    ),
+    scenario!(
         "removed-alive",
         3,
         formation::removed_alive,
