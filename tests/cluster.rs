@@ -15,6 +15,7 @@ use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An old id of a name makes room for a new one as soon as the configuration allows.
 const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
@@ -269,6 +270,37 @@ fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer(
             node.files()
         );
         assert_eq!(get_from(&cluster, removed, "key").await.as_deref(), Ok(&b"value"[..]));
+        cluster.equal_state().await;
+    });
+}
+
+/// Asks one connection again and again, as a monitoring system does, until it ends; how often it answered.
+async fn ask_until_closed(address: String) -> u64 {
+    let mut stream = rt::net::TcpStream::connect(&address).await.unwrap();
+    let question = format!("GET /livez HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let mut answered = 0;
+    while stream.write_all(question.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
+        match stream.read(&mut [0; 1024]).await {
+            Ok(1..) => answered += 1,
+            _ => break,
+        }
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+    answered
+}
+
+#[test]
+fn a_member_that_is_removed_comes_back_although_somebody_keeps_asking_how_it_is() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let removed = cluster.follower().await;
+        let old = cluster.nodes[removed].status().await.unwrap();
+        let metrics = cluster.nodes[removed].metrics.clone();
+        let asking = rt::spawn(ask_until_closed(metrics));
+        let other = cluster.leader().await;
+        cluster.client().remove_member(&cluster.nodes[removed].name).await.unwrap();
+        votes_again_without(&cluster, other, old.node_id).await;
+        assert!(asking.await.unwrap() > 0, "it answered as long as it was a member");
         cluster.equal_state().await;
     });
 }

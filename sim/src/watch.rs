@@ -42,6 +42,7 @@ pub async fn look_at_disks(cluster: &Cluster) {
 fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
     let run = cluster.run();
     let mut found = BTreeMap::new();
+    let (tasks, nodes) = (cluster.tasks(), cluster.names().len() as u64);
     for name in cluster.names().iter().filter(|name| cluster.power(name) == Power::On) {
         let config = cluster.config(name);
         let (log, bound) = run.with_logs(|logs| (logs.measure(name), logs.most_sessions()));
@@ -52,11 +53,13 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
             files: cluster.disk(name).files(),
             log,
             sessions: status.sessions,
+            tasks: tasks.get(name).map_or(0, |tasks| *tasks as u64),
         };
         let bounds = Bounds {
             snapshot_entries: config.storage.snapshot_log_entries,
             segment_bytes: config.storage.log_segment_bytes,
             sessions: bound.unwrap_or(Settings::default().max_sessions),
+            peers: nodes - 1,
         };
         found.extend(footprint::judge(&footprint, bounds).into_iter().map(|finding| (name.clone(), finding)));
     }

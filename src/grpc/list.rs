@@ -101,19 +101,27 @@ impl Retained {
         if maps.iter().any(|(_, kept)| kept.revision() == map.revision()) {
             return;
         }
+        let is_first = maps.is_empty();
         maps.push_back((rt::now() + RETAINED_FOR, map));
         if maps.len() > MAX_RETAINED {
             maps.pop_front();
         }
-        let retained = Arc::downgrade(self);
-        rt::spawn(async move {
-            rt::sleep(RETAINED_FOR).await;
-            if let Some(retained) = retained.upgrade() {
-                let mut maps = retained.maps.lock().expect("no code panics while it holds this lock");
-                while maps.front().is_some_and(|(until, _)| *until <= rt::now()) {
-                    maps.pop_front();
+        if is_first {
+            let retained = Arc::downgrade(self);
+            rt::spawn(async move {
+                while let Some(until) = retained.upgrade().and_then(|retained| retained.expire()) {
+                    rt::sleep_until(until).await;
                 }
-            }
-        });
+            });
+        }
+    }
+
+    /// Lets go of what was retained for long enough; when the next one will have been.
+    fn expire(&self) -> Option<Instant> {
+        let mut maps = self.maps.lock().expect("no code panics while it holds this lock");
+        while maps.front().is_some_and(|(until, _)| *until <= rt::now()) {
+            maps.pop_front();
+        }
+        maps.front().map(|(until, _)| *until)
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -67,7 +67,7 @@ struct Wanted {
     members: BTreeMap<u64, String>,
 }
 
-/// The running gossip of one node; it ends when this is dropped.
+/// The running gossip of one node; it ends when this is dropped, or told to.
 pub struct Gossip {
     wanted: watch::Sender<Wanted>,
     view: watch::Receiver<View>,
@@ -76,7 +76,7 @@ pub struct Gossip {
     node_id: u64,
     local: SocketAddr,
     keyed: bool,
-    _tasks: [TaskGuard<()>; 2],
+    tasks: Mutex<Option<[TaskGuard<()>; 2]>>,
 }
 
 /// The first pause between two attempts; it doubles from attempt to attempt.
@@ -122,7 +122,13 @@ impl Gossip {
             spawn_guarded(talker.run(wanted_seen, attempts)),
             spawn_guarded(resolve_for_ever(names, wanted.subscribe(), attempts_out)),
         ];
-        Ok(Gossip { wanted, view, answers, alarms, node_id, local, keyed, _tasks: tasks })
+        let tasks = Mutex::new(Some(tasks));
+        Ok(Gossip { wanted, view, answers, alarms, node_id, local, keyed, tasks })
+    }
+
+    /// Ends it and lets go of its socket, whoever else still holds this: a request that is being answered, say.
+    pub fn end(&self) {
+        drop(self.tasks.lock().expect("no code panics while it holds this lock").take());
     }
 
     /// Everybody in this node's cluster.

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::Metrics;
 use crate::rt;
 use crate::rt::net::TcpListener;
+use crate::rt::task::spawn_guarded;
 
 /// Says whether the node lives and serves, in words.
 pub trait Health: Send + Sync + 'static {
@@ -18,10 +21,16 @@ pub trait Health: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
 }
 
-/// Serves the metrics port for ever.
+/// Serves the metrics port for ever. Connections end with it: whoever asks the node's next life connects anew.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn Health>) {
+    let mut connections = FuturesUnordered::new();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            Some(_) = connections.next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!("cannot accept a connection on the metrics port: {error}");
@@ -30,7 +39,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn
             }
         };
         let (metrics, health) = (metrics.clone(), health.clone());
-        rt::spawn(async move {
+        connections.push(spawn_guarded(async move {
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let response = answer(request.method(), request.uri().path(), &metrics, &*health);
                 async move { Ok::<_, Infallible>(response) }
@@ -41,7 +50,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn
             if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!("a connection to the metrics port ended: {error}");
             }
-        });
+        }));
     }
 }
 

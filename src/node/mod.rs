@@ -389,6 +389,7 @@ impl Node {
         self.phase.send(Phase::Draining);
         let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;
+        self.gossip.end();
         let identity = self.identity.lock().await.take();
         if let Some(identity) = identity {
             identity.set_aside().await?;

@@ -636,6 +636,11 @@ impl Cluster {
         (name, number)
     }
 
+    /// How many tasks there are on each host.
+    pub fn tasks(&self) -> BTreeMap<String, usize> {
+        Handle::current().metrics().num_tasks_by_node()
+    }
+
     /// Where a host is now.
     pub fn address(&self, host: &str) -> IpAddr {
         self.state().network.address(host)

@@ -2,7 +2,8 @@
 //! it runs and whatever befalls it.
 //!
 //! The bounds are those that the product promises: two snapshots, the log behind the older of them, spare segments
-//! ready ahead, a bounded table of sessions. Each has a margin for what is under way, and no margin grows with time.
+//! ready ahead, a bounded table of sessions, and tasks that last as long as a peer, a connection or a request. Each has a
+//! margin for what is under way, and no margin grows with time.
 
 use super::{Finding, Judgement};
 
@@ -22,6 +23,10 @@ const ENTRIES_UNDER_WAY: u64 = 4_000;
 const RECORD_BYTES: u64 = 96;
 /// The active segment, one that is being retired, and two that truncated entries and votes may fill.
 const EXTRA_SEGMENTS: u64 = 4;
+/// Tasks of a node: its own, Raft's, and what its clients have under way.
+const OWN_TASKS: u64 = 100;
+/// Tasks for each other node: both sides' connections, and what Raft does for it.
+const TASKS_OF_A_PEER: u64 = 20;
 
 /// What the configuration allows.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,8 @@ pub struct Bounds {
     pub segment_bytes: u64,
     /// Most sessions, as the cluster's settings say.
     pub sessions: u64,
+    /// Other nodes.
+    pub peers: u64,
 }
 
 /// What a node holds at one moment.
@@ -45,6 +52,8 @@ pub struct Footprint {
     pub log: Option<(u64, u64)>,
     /// Sessions in its state.
     pub sessions: u64,
+    /// Tasks on its host.
+    pub tasks: u64,
 }
 
 /// Judges one node at one moment.
@@ -70,6 +79,7 @@ pub fn judge(footprint: &Footprint, bounds: Bounds) -> Judgement {
     most("spare segments", count(Class::Spare), SPARES as u64);
     most("identity files", count(Class::Identity), IDENTITIES as u64);
     most("sessions", footprint.sessions, bounds.sessions);
+    most("tasks", footprint.tasks, OWN_TASKS + bounds.peers * TASKS_OF_A_PEER);
     if let Some((entries, bytes)) = footprint.log {
         // Two snapshots are kept, the log behind the older one, and a third is under way.
         most("entries in the log", entries, 3 * bounds.snapshot_entries + ENTRIES_UNDER_WAY);
@@ -116,7 +126,7 @@ fn class(name: &str) -> Option<Class> {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { snapshot_entries: 100, segment_bytes: 1_000, sessions: 5 };
+    const BOUNDS: Bounds = Bounds { snapshot_entries: 100, segment_bytes: 1_000, sessions: 5, peers: 2 };
 
     fn files(names: &[(&str, u32)]) -> Vec<(String, u64)> {
         let many = |(name, count): &(&str, u32)| {
@@ -134,8 +144,13 @@ mod tests {
     fn a_node_in_its_bounds_is_fine_and_each_excess_is_named() {
         let normal =
             [("log-*.wal", 4), ("log-spare-*.tmp", 6), ("snapshot-*.snap", 2), ("left-7-log-*.wal", 50)];
-        let fine =
-            Footprint { node: "n1".into(), files: files(&normal), log: Some((300, 3_000)), sessions: 5 };
+        let fine = Footprint {
+            node: "n1".into(),
+            files: files(&normal),
+            log: Some((300, 3_000)),
+            sessions: 5,
+            tasks: 100,
+        };
         assert_eq!(said(fine.clone()), "");
         let with = |more: (&str, u32)| Footprint { files: files(&[more]), ..fine.clone() };
         for (broken, expected) in [
@@ -145,6 +160,7 @@ mod tests {
             (with(("log-*.wal", 500)), "500 segments"),
             (with(("core.*", 1)), "files that nobody knows: core.0"),
             (Footprint { sessions: 6, ..fine.clone() }, "6 sessions, 5 at most"),
+            (Footprint { tasks: 1_000, ..fine.clone() }, "1000 tasks, 140 at most"),
             (Footprint { log: Some((99_999, 0)), ..fine.clone() }, "99999 entries in the log"),
         ] {
             assert!(said(broken.clone()).contains(expected), "{}", said(broken));

@@ -19,7 +19,7 @@ use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, Me, dial};
 use crate::rt::net::TcpStream;
 use crate::rt::task::{TaskGuard, spawn_guarded};
-use crate::rt::{self, timeout};
+use crate::rt::{self, timeout, watch};
 
 /// Connecting and the hello together take at most this long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ impl Peers {
                     channel,
                     gate: self.gate.clone(),
                     book: self.book.clone(),
-                    connection: tokio::sync::Mutex::default(),
+                    line: Mutex::new(Line::Down),
                 })
             })
             .clone()
@@ -142,8 +142,20 @@ pub struct Link {
     channel: Channel,
     gate: Arc<Gate>,
     book: Arc<dyn AddressBook>,
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    line: Mutex<Line>,
 }
+
+/// How far a link has come.
+enum Line {
+    /// Nobody has asked for it yet, or the last attempt failed.
+    Down,
+    /// One attempt for all who ask meanwhile: of a peer that cannot be reached, attempts would pile up without end.
+    Dialing(watch::Receiver<Option<Dialed>>),
+    /// Connected, until it breaks.
+    Up(Arc<Connection>),
+}
+
+type Dialed = Result<Arc<Connection>, CallError>;
 
 impl Link {
     /// Sends a request and waits for its answer. Unbounded in time: give it a timeout; dropping it forgets the answer.
@@ -165,38 +177,43 @@ impl Link {
         self.connection().await?.start(body).await
     }
 
-    async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, CallError> {
-        if let Ok(current) = self.connection.try_lock()
-            && let Some(connection) = current.as_ref()
-            && !connection.is_closed()
-        {
-            return Ok(connection.clone());
-        }
-        // A task of its own: heartbeats give up sooner than a slow peer takes to be connected, and an attempt that
-        // dies with each of them would never succeed.
-        let link = self.clone();
-        let dialing = rt::spawn(async move { link.connect().await });
-        dialing.await.map_err(|_| CallError::NotSent("dialing was interrupted".into()))?
+    async fn connection(self: &Arc<Self>) -> Dialed {
+        let mut dialed = {
+            let mut line = lock(&self.line);
+            match &*line {
+                Line::Up(connection) if !connection.is_closed() => return Ok(connection.clone()),
+                Line::Dialing(dialed) => dialed.clone(),
+                Line::Up(_) | Line::Down => {
+                    let is_again = matches!(*line, Line::Up(_));
+                    let (tell, dialed) = watch::channel(None);
+                    *line = Line::Dialing(dialed.clone());
+                    // A task of its own: heartbeats give up sooner than a slow peer takes to be connected, and an
+                    // attempt that dies with each of them would never succeed.
+                    let link = self.clone();
+                    rt::spawn(async move {
+                        let outcome = link.dial(is_again).await;
+                        *lock(&link.line) = outcome.clone().map_or(Line::Down, Line::Up);
+                        tell.send(Some(outcome));
+                    });
+                    dialed
+                }
+            }
+        };
+        let told = dialed.wait_for(Option::is_some).await;
+        let outcome = told.ok().and_then(|()| dialed.borrow().clone());
+        outcome.unwrap_or_else(|| Err(CallError::NotSent("dialing was interrupted".into())))
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, CallError> {
-        // Held while dialing: one attempt at a time, the others wait for its outcome.
-        let mut current = self.connection.lock().await;
-        if let Some(connection) = current.as_ref()
-            && !connection.is_closed()
-        {
-            return Ok(connection.clone());
-        }
-        let is_again = current.take().is_some();
+    async fn dial(&self, is_again: bool) -> Dialed {
         let mut last = format!("no address is known for node {:016x}", self.target);
         for address in self.book.addresses(self.target) {
-            match timeout(DIAL_TIMEOUT, self.dial(&address)).await {
+            match timeout(DIAL_TIMEOUT, self.dial_at(&address)).await {
                 Ok(Ok(connection)) => {
                     if is_again && matches!(self.channel, Channel::Log) {
                         rt::sometimes("replication connection rebuilt");
                     }
                     tracing::debug!(peer = %format_args!("{:016x}", self.target), address, channel = ?self.channel, "connected");
-                    return Ok(current.insert(Arc::new(connection)).clone());
+                    return Ok(Arc::new(connection));
                 }
                 Ok(Err(error)) => last = format!("{address}: {error}"),
                 Err(_) => last = format!("{address}: no answer within {DIAL_TIMEOUT:?}"),
@@ -206,7 +223,7 @@ impl Link {
         Err(CallError::NotSent(last))
     }
 
-    async fn dial(&self, address: &str) -> Result<Connection, super::hello::HelloError> {
+    async fn dial_at(&self, address: &str) -> Result<Connection, super::hello::HelloError> {
         let mut stream = TcpStream::connect(address).await?;
         dial(&mut stream, &self.gate, self.target, self.channel).await?;
         Ok(Connection::start_tasks(stream))
@@ -293,7 +310,7 @@ impl Connection {
     }
 }
 
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     state.lock().expect("no code panics while it holds this lock")
 }
 
@@ -357,5 +374,62 @@ async fn read_answers(
                 check = rt::sleep(SILENCE / 2);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::rt::net::TcpListener;
+
+    struct OnePlace(String);
+
+    impl AddressBook for OnePlace {
+        fn addresses(&self, _node_id: u64) -> Vec<String> {
+            vec![self.0.clone()]
+        }
+    }
+
+    /// A peer that accepts connections and says nothing; how often it was dialed.
+    async fn silent_peer() -> (String, Arc<AtomicUsize>, TaskGuard<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let dialed = Arc::new(AtomicUsize::new(0));
+        let count = dialed.clone();
+        let accepting = spawn_guarded(async move {
+            let mut streams = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                streams.push(stream);
+            }
+        });
+        (address, dialed, accepting)
+    }
+
+    /// Attempts once queued behind each other, and went on long after all who had asked had given up.
+    #[tokio::test]
+    async fn those_who_ask_for_a_silent_peer_share_one_attempt() {
+        let (address, dialed, _accepting) = silent_peer().await;
+        let me = Me {
+            cluster_id: [7; 16],
+            node_id: 1,
+            name: "n1".into(),
+            boot: 1,
+            incarnation: 1,
+            supports: 1,
+            key: None,
+        };
+        let peers = Peers::new(Arc::new(Gate::new(me, |_| false)), Arc::new(OnePlace(address)));
+        let link = peers.link(2, Channel::Control);
+        let ask = || link.start(request::Body::Forward(raft::Forward::default()));
+        for refused in join_all((0..20).map(|_| ask())).await {
+            let Err(CallError::NotSent(reason)) = refused else { panic!("nobody answers") };
+            assert!(reason.contains("no answer within"), "{reason}");
+        }
+        assert_eq!(dialed.load(Ordering::Relaxed), 1);
     }
 }
