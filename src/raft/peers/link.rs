@@ -199,8 +199,11 @@ impl Link {
                 }
             }
         };
-        let told = dialed.wait_for(Option::is_some).await;
-        let outcome = told.ok().and_then(|()| dialed.borrow().clone());
+        if dialed.wait_for(Option::is_some).await.is_err() {
+            // Its task has panicked; the next one who asks begins anew.
+            *lock(&self.line) = Line::Down;
+        }
+        let outcome = dialed.borrow().clone();
         outcome.unwrap_or_else(|| Err(CallError::NotSent("dialing was interrupted".into())))
     }
 
