@@ -55,7 +55,7 @@ pub fn judge(operations: &[Operation]) -> Judgement {
     let mut findings = Judgement::new();
     for (key, mut steps) in steps {
         steps.sort_by_key(|step| step.invoked);
-        match search(&steps, &revisions, MOST_STATES) {
+        match decide(&steps, &revisions) {
             Verdict::Linearizable => {}
             Verdict::Broken { ordered, stuck } => findings.push(Finding::violation(
                 NAME,
@@ -267,6 +267,20 @@ impl Events {
         self.list[0].after
     }
 
+    /// A step that may come next and whose answer fits without changing anything.
+    fn forced(&self, steps: &[Step<'_>], state: State, revisions: &Revisions) -> Option<usize> {
+        let mut place = self.first();
+        while place != NOWHERE && !self.list[place].is_return {
+            let step = self.list[place].step;
+            let answered = steps[step].returned.is_some();
+            if answered && steps[step].effect.apply(state, revisions) == Some(state) {
+                return Some(step);
+            }
+            place = self.list[place].after;
+        }
+        None
+    }
+
     fn unlink(&mut self, place: usize) {
         let Event { before, after, .. } = self.list[place];
         self.list[before].after = after;
@@ -298,58 +312,114 @@ impl Events {
     }
 }
 
-fn search(steps: &[Step<'_>], revisions: &Revisions, most_states: usize) -> Verdict {
+/// Looks first where an order is likely to be found, because orders without number are not: an order in which what nobody
+/// saw never took effect, and what is known to have made a revision came in the order of revisions, is as good as any
+/// other.
+fn decide(steps: &[Step<'_>], revisions: &Revisions) -> Verdict {
+    let read = |step: &Step<'_>| if let Effect::Read(value) = step.effect { value } else { None };
+    let seen: BTreeSet<u64> = steps.iter().filter_map(read).collect();
+    let was_seen =
+        |step: &&Step<'_>| matches!(step.effect, Effect::Set { value, .. } if seen.contains(&value));
+    let without: Vec<Step<'_>> =
+        steps.iter().filter(|step| step.returned.is_some() || was_seen(step)).cloned().collect();
+    for likely in [&without, steps] {
+        let ranks = ranks(likely, revisions);
+        if let Verdict::Linearizable = search(likely, revisions, &ranks, MOST_STATES) {
+            return Verdict::Linearizable;
+        }
+    }
+    search(steps, revisions, &vec![None; steps.len()], MOST_STATES)
+}
+
+/// The places of those writes that are known to have made a revision, in the order of revisions.
+fn ranks(steps: &[Step<'_>], revisions: &Revisions) -> Vec<Option<usize>> {
+    let revision = |step: &Step<'_>| match (step.effect, &step.operation.outcome) {
+        (Effect::Set { value, .. }, _) => revisions.of_value.get(&value).copied(),
+        (Effect::Delete { existed: Some(true), .. }, Outcome::Ok(Answer::Deleted { revision, .. })) => {
+            Some(*revision)
+        }
+        _ => None,
+    };
+    let known = steps.iter().enumerate().filter_map(|(index, step)| Some((revision(step)?, index)));
+    let order: BTreeSet<(u64, usize)> = known.collect();
+    let mut ranks = vec![None; steps.len()];
+    order.into_iter().enumerate().for_each(|(rank, (_, index))| ranks[index] = Some(rank));
+    ranks
+}
+
+/// Searches among the orders in which steps that have a rank come in the order of their ranks.
+fn search(steps: &[Step<'_>], revisions: &Revisions, ranks: &[Option<usize>], most_states: usize) -> Verdict {
     let mut events = Events::new(steps);
     let mut open_returns = steps.iter().filter(|step| step.returned.is_some()).count();
     // Of the operations that are placed: each adds and removes the same bits.
     let mut placed = 0u128;
     let mut seen: BTreeSet<u128> = BTreeSet::new();
-    let mut order: Vec<(usize, State)> = Vec::new();
+    let mut order: Vec<Placed> = Vec::new();
     let mut best = (Vec::new(), NOWHERE);
     let mut state: State = None;
+    let mut next_rank = 0;
     let mut place = events.first();
+    let mut is_new = true;
     while open_returns > 0 {
+        // What changes nothing and fits here need not be tried anywhere else.
+        let forced = is_new.then(|| events.forced(steps, state, revisions)).flatten();
+        is_new = false;
+        if let Some(step) = forced {
+            place = events.call_of[step];
+        }
         let here = (place != NOWHERE).then(|| events.list[place]);
         match here {
             Some(Event { step, is_return: false, after, .. }) => {
                 let next = steps[step].effect.apply(state, revisions);
                 // An unknown operation that changes nothing need not be placed anywhere.
                 let next = next.filter(|next| steps[step].returned.is_some() || *next != state);
+                let next = next.filter(|_| ranks[step].is_none_or(|rank| rank == next_rank));
                 if let Some(next) = next {
                     placed ^= hash_of_step(step);
                     if seen.insert(placed ^ hash_of_state(next)) {
                         if seen.len() > most_states {
                             return Verdict::GaveUp;
                         }
-                        order.push((step, state));
+                        order.push(Placed { step, before: state, is_forced: forced.is_some() });
                         state = next;
+                        next_rank += usize::from(ranks[step].is_some());
                         events.lift(step);
                         open_returns -= usize::from(steps[step].returned.is_some());
                         place = events.first();
+                        is_new = true;
                         continue;
                     }
                     placed ^= hash_of_step(step);
                 }
-                place = after;
+                place = if forced.is_some() { NOWHERE } else { after };
             }
             // A return whose operation is not placed yet, or no operation is left to try: go back one step.
             _ => {
                 if order.len() >= best.0.len() {
                     let stuck = here.map_or(NOWHERE, |event| event.step);
-                    best = (order.iter().map(|(step, _)| *step).collect(), stuck);
+                    best = (order.iter().map(|placed| placed.step).collect(), stuck);
                 }
-                let Some((step, before)) = order.pop() else {
+                let Some(Placed { step, before, is_forced }) = order.pop() else {
                     return Verdict::Broken { ordered: best.0, stuck: best.1 };
                 };
                 state = before;
+                next_rank -= usize::from(ranks[step].is_some());
                 placed ^= hash_of_step(step);
                 events.put_back(step);
                 open_returns += usize::from(steps[step].returned.is_some());
-                place = events.list[events.call_of[step]].after;
+                place = if is_forced { NOWHERE } else { events.list[events.call_of[step]].after };
             }
         }
     }
     Verdict::Linearizable
+}
+
+/// A step in the order that is being tried.
+struct Placed {
+    step: usize,
+    before: State,
+    /// Nothing else is to be tried in its place.
+    is_forced: bool,
 }
 
 fn hash_of_step(step: usize) -> u128 {

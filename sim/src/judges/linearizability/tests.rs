@@ -79,7 +79,14 @@ fn giving_up_is_no_verdict() {
         .iter()
         .filter_map(|operation| Some(Step::new(0, operation, Effect::of(operation)?)))
         .collect();
-    assert!(matches!(search(&steps, &Revisions::of(&operations), 1_000), Verdict::GaveUp));
+    assert!(matches!(search(&steps, &Revisions::of(&operations), &[None; 26], 1_000), Verdict::GaveUp));
+}
+
+#[test]
+fn writes_in_doubt_that_nobody_saw_cost_no_search() {
+    let mut operations: Vec<Operation> = (1..=24).map(|value| in_doubt(set(0, 1, value))).collect();
+    operations.push(delete(2, 3, false));
+    assert!(holds(&operations));
 }
 
 /// Tries every order of every subset of the unknown operations.
