@@ -2,14 +2,19 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Lines, PipeReader};
 use std::process::Command;
 use std::time::Duration;
 
 use common::cluster::Cluster;
-use common::{http1, run, wait_for};
-use mokv::client::WriteOptions;
+use common::node::Node;
+use common::ports::PortBlock;
+use common::{LIMIT, http1, run, wait_for};
+use mokv::client::{Client, WriteOptions};
+use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
+use rustix::process::Signal;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -305,4 +310,37 @@ fn unlike_the_original_the_log_level_decides_what_is_said() {
         assert!(usual.contains(" INFO ") && !usual.contains(" DEBUG "), "{usual}");
         assert!(chatty.contains(" DEBUG "));
     });
+}
+
+/// Its log is a pipe, and for a while nobody empties it. With lines written by the threads that ask for them, the
+/// node would stand still as soon as the pipe is full.
+#[test]
+fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = Node::new(directory.path(), "unheard", &mut PortBlock::take());
+        node.configure(&["bootstrap: true", "log-level: trace"]);
+        let (log, stderr) = std::io::pipe().unwrap();
+        node.start_saying_to(stderr);
+        node.wait_status("leads", |status| status.leader_id == status.node_id).await;
+        let client = Client::builder().endpoints([&node.rpc]).timeout(LIMIT).build().unwrap();
+        for number in 0..400 {
+            client.set(format!("key-{number}"), "value", WriteOptions::default()).await.unwrap();
+        }
+        let lines = BufReader::new(log).lines();
+        let lines = heard(lines, "this log misses lines").await;
+        node.signal(Signal::TERM);
+        heard(lines, "stopped").await;
+        assert!(node.ended().await.success());
+    });
+}
+
+/// Reads the log up to a line that says `words`; what comes after it.
+async fn heard(mut log: Lines<BufReader<PipeReader>>, words: &'static str) -> Lines<BufReader<PipeReader>> {
+    let reading = rt::spawn_blocking(move || {
+        let found = log.any(|line| line.expect("its log is text").contains(words));
+        assert!(found, "its log ended without '{words}'");
+        log
+    });
+    rt::timeout(LIMIT, reading).await.expect("the log goes on, but does not say it").unwrap()
 }

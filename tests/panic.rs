@@ -60,7 +60,7 @@ fn a_panic_where_entries_are_applied_ends_the_node() {
 fn a_panic_in_any_task_ends_the_process() {
     const INSIDE: &str = "MOKV_TEST_PANIC_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
-        mokv::rt::process::end_on_panic();
+        mokv::rt::process::end_on_panic(|| eprintln!("its last words"));
         common::run(async {
             let task = mokv::rt::spawn(async { panic!("a bug in one task") });
             let _ = task.await;
@@ -71,6 +71,7 @@ fn a_panic_in_any_task_ends_the_process() {
     let mut inside = std::process::Command::new(itself);
     inside.args(["a_panic_in_any_task_ends_the_process", "--exact", "--nocapture"]).env(INSIDE, "1");
     let output = inside.output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("a bug in one task"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("its last words") && said.contains("a bug in one task"), "{said}");
     assert!(!output.status.success(), "the process lived on: {output:?}");
 }

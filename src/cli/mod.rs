@@ -16,6 +16,7 @@ mod failure;
 mod get;
 mod leave;
 mod list;
+mod logging;
 mod members;
 mod output;
 mod pod_config;

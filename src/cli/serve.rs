@@ -1,15 +1,13 @@
 //! `mokv serve`: runs one node until it is asked to stop.
 
-use std::io::IsTerminal;
-
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
+use super::logging::Logging;
 use super::wipe;
 use crate::config::settings::{Kind, SETTINGS};
-use crate::config::{self, Layer, LogFormat, NodeConfig};
+use crate::config::{self, Layer, NodeConfig};
 use crate::node;
 use crate::rt;
 use crate::rt::disk::DiskRef;
@@ -70,13 +68,24 @@ impl Serve {
             }
         }
         let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
-        start_logging(&config);
-        end_on_panic();
+        let log = Logging::start(&config);
+        end_on_panic({
+            let log = log.clone();
+            move || log.end()
+        });
+        let _telling = log.tell_of_dropped();
+        let ended = self.serve(config, &log).await;
+        log.end();
+        ended
+    }
+
+    async fn serve(self, config: NodeConfig, log: &Logging) -> Result<(), Failure> {
         if self.wipe {
             wipe::wipe(&config, self.yes).await?;
         }
         let mut signals = StopSignals::listen()
             .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
+        let log = log.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let _signals = rt::task::spawn_guarded(async move {
             signals.next().await;
@@ -84,6 +93,7 @@ impl Serve {
             // Nobody listens when the node has ended by itself.
             let _ = stop.send(());
             signals.next().await;
+            log.end();
             std::process::exit(130);
         });
         run_node(config, async move {
@@ -157,18 +167,5 @@ impl FromArgMatches for SettingFlags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.0.extend(Self::from_arg_matches(matches)?.0);
         Ok(())
-    }
-}
-
-/// Log lines go to stderr, in colour on a terminal only.
-fn start_logging(config: &NodeConfig) {
-    let filter = EnvFilter::builder().parse(&config.log_level).expect("the configuration checked it");
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Text => {
-            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colour).init();
-        }
     }
 }

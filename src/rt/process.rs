@@ -4,6 +4,10 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
+
+/// A process that ends by a panic has so long to say why.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs `future` to its end on the calling thread, with worker threads for the tasks it starts.
 ///
@@ -53,9 +57,14 @@ pub fn resident_bytes() -> Option<u64> {
 
 /// From now on a panic anywhere ends the process: a node that has met its own bug in one task must not go on with the
 /// others. The kernel cleans up, and the log's recovery trusts nothing that was not synced.
-pub fn end_on_panic() {
+///
+/// `last_words` is called before the panic is reported on stderr. Neither holds up the end for long: stderr may be a
+/// pipe that nobody empties.
+pub fn end_on_panic(last_words: impl Fn() + Send + Sync + 'static) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        world::abort_after(LAST_WORDS_PATIENCE);
+        last_words();
         report(panic);
         std::process::abort();
     }));
@@ -65,6 +74,7 @@ pub fn end_on_panic() {
 mod world {
     use std::future::Future;
     use std::io;
+    use std::time::Duration;
 
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -77,6 +87,14 @@ mod world {
         let figures = std::fs::read_to_string("/proc/self/statm").ok()?;
         let pages: u64 = figures.split_whitespace().nth(1)?.parse().ok()?;
         Some(pages * rustix::param::page_size() as u64)
+    }
+
+    #[allow(clippy::disallowed_methods)] // The end of a process is the kernel's business, not the runtime's.
+    pub(super) fn abort_after(patience: Duration) {
+        std::thread::spawn(move || {
+            std::thread::sleep(patience);
+            std::process::abort();
+        });
     }
 
     pub(super) struct Signals {
@@ -106,6 +124,7 @@ mod world {
 mod world {
     use std::future::Future;
     use std::io;
+    use std::time::Duration;
 
     pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
         Ok(madsim::runtime::Runtime::new().block_on(future))
@@ -114,6 +133,9 @@ mod world {
     pub(super) fn resident_bytes() -> Option<u64> {
         None
     }
+
+    /// Simulated processes share one real one, whose stderr is read.
+    pub(super) fn abort_after(_patience: Duration) {}
 
     pub(super) struct Signals;
 

@@ -91,10 +91,20 @@ impl Node {
     }
 
     /// Starts it by a command of one's own.
-    pub fn start_as(&mut self, mut command: Command) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
+    pub fn start_as(&mut self, command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log_file).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.spawn(command, log.try_clone().unwrap(), log);
+    }
+
+    /// Starts it with its log going elsewhere than to its file.
+    pub fn start_saying_to(&mut self, stderr: impl Into<Stdio>) {
+        let command = self.command();
+        self.spawn(command, Stdio::null(), stderr);
+    }
+
+    fn spawn(&mut self, mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         self.process = Some(command.spawn().unwrap());
     }
 
