@@ -177,6 +177,43 @@ pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A newcomer is killed as soon as its log calls it a learner, and removed while it is dead (chaos seed 7000591). Nobody
+/// speaks to it any more and it does not stand for election, and it still learns that it has to come back as another node.
+pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    // More than a learner may lag when it is given a vote.
+    set_many(&client, 1_100).await?;
+    let entries = |name: &str| run.with_logs(|logs| logs.measure(name)).map_or(0, |(entries, _)| entries);
+    let without_it = entries(&leader);
+    cluster.add("n4", |_| {});
+    cluster.start("n4");
+    // It hears everything, and is heard too late to be given a vote.
+    cluster.slow_link("n4", &leader, Duration::from_millis(200));
+    let heard = async {
+        while entries("n4") <= without_it {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    rt::timeout(ELECTION_BOUND, heard).await.map_err(|_| "n4 never heard that it is a learner")?;
+    // Time to write it down, and not enough to be heard.
+    rt::sleep(Duration::from_millis(100)).await;
+    cluster.kill("n4");
+    let members_now = members(&cluster, &leader).await;
+    let old = members_now.iter().find(|(name, _, learner)| name == "n4" && *learner);
+    let old = old.ok_or_else(|| format!("n4 is no learner: {members_now:?}"))?.1;
+    cluster.may_go("n4");
+    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
+    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    cluster.heal_network();
+    cluster.start("n4");
+    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
+        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
+    })
+    .await?;
+    Ok(cluster)
+}
+
 /// A new leader admits a newcomer that nothing of Raft ever reaches (chaos seed 7001827). However short the log, it does
 /// not vote: with a third of the others dead, nobody could spare its vote.
 pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {

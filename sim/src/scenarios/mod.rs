@@ -226,6 +226,12 @@ pub const ALL: &[Scenario] = &[
         "a newcomer is removed before it has heard a single entry, and comes back as another node"
     ),
     scenario!(
+        "removed-learner",
+        3,
+        formation::removed_learner,
+        "a learner is removed while it is dead, and comes back as another node"
+    ),
+    scenario!(
         "unheard-newcomer",
         3,
         formation::unheard_newcomer,
