@@ -56,8 +56,7 @@ impl Life {
         let (consensus, book, gate) = self.start_raft(log.clone(), snapshots.clone()).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut removed) = (log.failure(), gate.removed());
-        let _asking =
-            spawn_guarded(removal::ask_for_ever(consensus.clone(), self.context.clone(), self.gossip.view()));
+        let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view()));
         let stopped = async {
             // The log outlives its watchers.
             let _ = failure.wait_for(Option::is_some).await;

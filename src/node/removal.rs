@@ -1,17 +1,16 @@
-//! A node that does not stand for election asks the members whether it was removed.
+//! A node that hears no leader asks the members whether it was removed.
 //!
-//! Nobody would tell it: Raft does not speak to whoever is no member, and who asks nobody for a vote is told nothing. So
-//! it was when a leader that removed itself was killed after the change and before it noticed, when a newcomer was
-//! removed before it had heard a single entry (its log names nobody, and only gossip knows whom to ask), and when a
-//! learner was removed while it was dead: its log still calls it one.
+//! Nobody would tell it: Raft does not speak to whoever is no member. Asking for votes is not enough, because not
+//! everybody does, nor knows whom to ask. So it was when a leader that removed itself was killed after the change and
+//! before it noticed; when a newcomer was removed before it had heard a single entry, and its log named nobody; when a
+//! learner was removed while it was dead, and its log still called it one; and when all whom a voter's log names have
+//! become other nodes since.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mokv_proto::raft::{Channel, Digests, request};
 
-use crate::grpc::Context;
 use crate::membership::{State, View};
 use crate::raft::Consensus;
 use crate::rt::{self, watch};
@@ -19,27 +18,29 @@ use crate::rt::{self, watch};
 /// Between two rounds of questions, and for how long one may go unanswered.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Asks, again and again, for as long as this node does not stand for election: it has no vote by its own log, or is
-/// quarantined. The answer comes with the hello: a node that was removed is refused, which
+/// Asks, again and again, for as long as this node hears no leader: those whom its log calls members, and those whom gossip
+/// does. The answer comes with the hello: a node that was removed is refused, which
 /// [`Gate::removed`](crate::raft::peers::Gate::removed) tells.
-pub(super) async fn ask_for_ever(consensus: Consensus, context: Arc<Context>, gossip: watch::Receiver<View>) {
+pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>) {
     loop {
         rt::sleep(PAUSE).await;
-        let me = consensus.node_id();
-        let membership = consensus.membership();
-        if membership.voter_ids().any(|id| id == me) && !context.is_quarantined() {
+        if consensus.leader().is_some() {
             continue;
         }
-        let mut members: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
-        if !members.remove(&me) {
+        let mut members: BTreeSet<u64> = consensus.membership().nodes().map(|(id, _)| *id).collect();
+        if !members.contains(&consensus.node_id()) {
             rt::sometimes("a node is no member by its own log");
         }
         if members.is_empty() {
             rt::sometimes("a node has heard of no member but by gossip");
-            let view = gossip.borrow();
-            let in_the_cluster = view.values().filter(|peer| peer.claim.state == State::Member);
-            members.extend(in_the_cluster.map(|peer| peer.claim.node_id).filter(|id| *id != me));
         }
+        members.extend(
+            gossip
+                .borrow()
+                .values()
+                .filter_map(|peer| (peer.claim.state == State::Member).then_some(peer.claim.node_id)),
+        );
+        members.remove(&consensus.node_id());
         for member in members {
             let link = consensus.peers().link(member, Channel::Control);
             // What is asked does not matter; who is asked answers at once.

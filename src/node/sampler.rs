@@ -84,11 +84,14 @@ impl Sampler for NodeSampler {
         ]);
         {
             let state = serving.consensus.store().read();
+            let bounds = state.map.settings();
             sample.gauges.extend([
                 ("store_revision", "The store's revision", state.map.revision() as f64),
                 ("store_keys", "Keys in the store", state.map.keys() as f64),
                 ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
+                ("store_max_bytes", "Its bound, 0 for none", bounds.max_store_bytes as f64),
                 ("store_sessions", "Open sessions", state.map.sessions() as f64),
+                ("store_max_sessions", "Their bound", bounds.max_sessions as f64),
             ]);
         }
         let log = serving.log.metrics();

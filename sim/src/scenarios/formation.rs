@@ -214,6 +214,40 @@ pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A voter is removed while it is dead, and so is, one after the other, everybody whom its log names: they come back as
+/// other nodes. When it starts again, nobody whom it would ask for a vote is there, and only gossip knows who is.
+pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 30).await?;
+    let mut followers = others(&cluster.names(), &leader);
+    let (dead, other) = (followers.remove(0), followers.remove(0));
+    let before = members(&cluster, &leader).await;
+    let id_of = |name: &str| before.iter().find(|(member, ..)| member == name).map_or(0, |(_, id, _)| *id);
+    cluster.kill(&dead);
+    for name in [&dead, &other, &leader] {
+        cluster.may_go(name);
+        let asked = name.clone();
+        let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
+        ensure(removed == Ok(id_of(name)), || format!("the removal of {name} was {removed:?}"))?;
+        if *name == dead {
+            continue;
+        }
+        // It comes back as a new node, before the next one goes.
+        let sees = if *name == leader { &other } else { &leader };
+        wait_for_members(&cluster, sees, &format!("that {name} came back as a new node"), |members| {
+            members.iter().any(|(member, id, learner)| member == name && !learner && *id != id_of(name))
+        })
+        .await?;
+    }
+    cluster.start(&dead);
+    wait_for_members(&cluster, &other, &format!("that {dead} came back as a new node"), |members| {
+        members.iter().any(|(member, id, learner)| *member == dead && !learner && *id != id_of(&dead))
+    })
+    .await?;
+    Ok(cluster)
+}
+
 /// A new leader admits a newcomer that nothing of Raft ever reaches (chaos seed 7001827). However short the log, it does
 /// not vote: with a third of the others dead, nobody could spare its vote.
 pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {

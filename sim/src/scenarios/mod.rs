@@ -232,6 +232,12 @@ pub const ALL: &[Scenario] = &[
         "a learner is removed while it is dead, and comes back as another node"
     ),
     scenario!(
+        "removed-and-all-others-new",
+        2,
+        formation::removed_and_all_others_new,
+        "a voter is removed while it is dead, and all whom its log names become other nodes"
+    ),
+    scenario!(
         "unheard-newcomer",
         3,
         formation::unheard_newcomer,
