@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::cluster::{Cluster, PATIENCE, voters_are};
+use common::cluster::{ALL, Cluster, PATIENCE, voters_are};
 use common::load::Load;
 use common::node::Node;
 use common::run;
@@ -99,9 +99,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let mut command = cluster.nodes[2].command();
         command.args(["--wipe", "--yes"]);
         cluster.nodes[2].start_as(command);
-        cluster
-            .wait_members(0, "three vote", |servers| voters_are(servers, &["node-1", "node-2", "node-3"]))
-            .await;
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
 
         let client = cluster.client();
         let get = async |key: &str| client.get(key, ReadOptions::default()).await.unwrap().entry;
@@ -148,8 +146,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert_eq!((alone.digest, alone.keys), (before.digest, 250));
         // The others begin with nothing.
         cluster.start_all();
-        let all = ["node-1", "node-2", "node-3"];
-        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &all)).await;
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
         let client = cluster.client();
         for number in 0..250 {
             let read = client.get(format!("key/{number}"), ReadOptions::default()).await.unwrap();

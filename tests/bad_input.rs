@@ -11,10 +11,10 @@ use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::cluster::{Cluster, voters_are};
+use common::cluster::{ALL, Cluster, set, voters_are};
 use common::node::Node;
 use common::{assert_no_panic, http1, run, wait_for};
-use mokv::client::{Client, ReadOptions, WriteOptions};
+use mokv::client::{Client, ReadOptions};
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request, Status};
 
@@ -28,10 +28,6 @@ async fn store_of_one(count: usize) -> Cluster {
         set(&client, &format!("key-{number}"), &format!("value {number}")).await;
     }
     cluster
-}
-
-async fn set(client: &Client, key: &str, value: &str) {
-    client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap();
 }
 
 async fn assert_all_there(cluster: &Cluster, count: usize) {
@@ -251,7 +247,7 @@ fn garbage_in_datagrams_and_on_the_metrics_port_disturbs_nobody() {
         .await
         .unwrap();
         let servers = cluster.wait_members(0, "three vote", |servers| servers.len() == 3).await;
-        assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]));
+        assert!(voters_are(&servers, &ALL));
         wait_for("the forged one is told", async || node.log().contains("datagrams from").then_some(()))
             .await;
         assert!(node.log().contains("give all nodes the same cluster-key-file"), "{}", node.log());
@@ -303,7 +299,7 @@ fn unlike_the_original_a_node_without_the_clusters_key_is_kept_out() {
             })
             .await;
             let servers = cluster.wait_members(0, "the members are told", |_| true).await;
-            assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]), "{servers:?}");
+            assert!(voters_are(&servers, &ALL), "{servers:?}");
             let kept_out = cluster.nodes[intruder].connect().await.kv();
             let refused =
                 kept_out.clone().get(api::GetRequest { key: "key".into(), ..Default::default() }).await;
@@ -401,7 +397,7 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
         }
         // Nothing of either is lost, nothing is mixed.
         let servers = cluster.wait_members(0, "the members are told", |_| true).await;
-        assert!(voters_are(&servers, &["node-1", "node-2", "node-3"]), "{servers:?}");
+        assert!(voters_are(&servers, &ALL), "{servers:?}");
         let status =
             cluster.nodes[3].wait_status("it leads itself alone", |status| status.role == "leader").await;
         assert_eq!(status.cluster_id, strangers_cluster);

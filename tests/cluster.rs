@@ -7,30 +7,23 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::cluster::{Cluster, voters_are};
+use common::cluster::{ALL, Cluster, set, voters_are};
 use common::load::Load;
-use common::{http1, run, wait_for};
-use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, Server, WriteOptions};
+use common::{run, wait_for};
+use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, WriteOptions};
 use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An old id of a name makes room for a new one as soon as the configuration allows.
 const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
 /// Snapshots, and the purges that follow them, come as often as the configuration allows.
 const MANY_SNAPSHOTS: &str = "snapshot-log-entries: 100";
 
-const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
-
 /// A client that begins with this node and learns of the others by itself.
 fn client_of(endpoint: &str) -> Client {
     Client::builder().endpoints([endpoint]).timeout(common::cluster::PATIENCE).build().unwrap()
-}
-
-async fn set(client: &Client, key: &str, value: &str) -> u64 {
-    client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap().revision
 }
 
 async fn get(client: &Client, key: &str) -> Option<Vec<u8>> {
@@ -49,13 +42,6 @@ async fn list(client: &Client, options: ListOptions) -> Vec<(String, String)> {
     entries
 }
 
-/// What one node answers by itself to a linearizable read.
-async fn get_from(cluster: &Cluster, node: usize, key: &str) -> Result<Vec<u8>, Code> {
-    let request = api::GetRequest { key: key.to_owned(), ..api::GetRequest::default() };
-    let answer = cluster.nodes[node].connect().await.kv().get(request).await;
-    answer.map(|response| response.into_inner().value.to_vec()).map_err(|status| status.code())
-}
-
 #[test]
 fn set_get_list_and_members_work_through_each_of_three_ports() {
     run(async {
@@ -72,7 +58,7 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
             // Set and get, each by one node alone: it forwards the write and confirms the read by itself.
             assert!(kv.set(request).await.unwrap().into_inner().ok);
             for other in 0..cluster.nodes.len() {
-                assert_eq!(get_from(&cluster, other, &key).await.as_ref(), Ok(&value));
+                assert_eq!(cluster.get_from(other, &key).await.as_ref(), Ok(&value));
             }
             let mut listing = kv.list(api::ListRequest::default()).await.unwrap().into_inner();
             let mut keys = Vec::new();
@@ -196,7 +182,7 @@ fn unlike_the_original_a_follower_that_is_stopped_stays_a_member() {
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         cluster.nodes[stopped].start();
         cluster.leader().await;
-        assert_eq!(get_from(&cluster, stopped, "while").await.as_deref(), Ok(&b"it was away"[..]));
+        assert_eq!(cluster.get_from(stopped, "while").await.as_deref(), Ok(&b"it was away"[..]));
     });
 }
 
@@ -239,187 +225,32 @@ fn a_fourth_node_joins_by_gossip_under_load() {
     });
 }
 
-/// Waits until the member at `asked` knows three voters, none of them by the id of one that was removed.
-async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> Vec<Server> {
-    cluster
-        .wait_members(asked, "it votes again, under a new id", |servers| {
-            voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != removed)
-        })
-        .await
-}
-
+/// Nodes with different keys do not hear each other, so all of them stop in between.
 #[test]
-fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
+fn the_clusters_key_is_exchanged_while_all_nodes_are_stopped() {
     run(async {
-        let cluster = Cluster::start(&[]).await;
-        set(&cluster.client(), "key", "value").await;
-        let removed = cluster.follower().await;
-        let node = &cluster.nodes[removed];
-        let old = node.status().await.unwrap();
-        let other = cluster.leader().await;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
-        command.args(["members", "remove", &node.name, "--timeout", "100s"]);
-        let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(votes_again_without(&cluster, other, old.node_id).await.len(), 3);
-        let back = node.wait_status("it follows", |status| status.role == "follower").await;
-        assert_eq!(back.cluster_id, old.cluster_id);
-        assert!(
-            node.files().iter().any(|file| file.starts_with("left-")),
-            "its old data is kept: {:?}",
-            node.files()
+        let mut cluster = Cluster::prepare(3, &["bootstrap-expect: 3"]);
+        let key_file = cluster.path("key");
+        let setting = format!("cluster-key-file: {}", key_file.display());
+        for key in ["the first secret of this cluster", "the second secret of this cluster"] {
+            std::fs::write(&key_file, key).unwrap();
+            for node in &cluster.nodes {
+                cluster.configure(node, &[&setting]);
+            }
+            cluster.start_all();
+            cluster.leader().await;
+            set(&cluster.client(), key, "value").await;
+            for node in &mut cluster.nodes {
+                assert_eq!(node.terminate().await.code(), Some(0));
+            }
+        }
+        cluster.start_all();
+        cluster.leader().await;
+        assert_eq!(
+            get(&cluster.client(), "the first secret of this cluster").await.as_deref(),
+            Some(&b"value"[..])
         );
-        assert_eq!(get_from(&cluster, removed, "key").await.as_deref(), Ok(&b"value"[..]));
         cluster.equal_state().await;
-    });
-}
-
-/// Asks one connection again and again, as a monitoring system does, until it ends; how often it answered.
-async fn ask_until_closed(address: String) -> u64 {
-    let mut stream = rt::net::TcpStream::connect(&address).await.unwrap();
-    let question = format!("GET /livez HTTP/1.1\r\nhost: {address}\r\n\r\n");
-    let mut answered = 0;
-    while stream.write_all(question.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
-        match stream.read(&mut [0; 1024]).await {
-            Ok(1..) => answered += 1,
-            _ => break,
-        }
-        rt::sleep(Duration::from_millis(200)).await;
-    }
-    answered
-}
-
-#[test]
-fn a_member_that_is_removed_comes_back_although_somebody_keeps_asking_how_it_is() {
-    run(async {
-        let cluster = Cluster::start(&[]).await;
-        let removed = cluster.follower().await;
-        let old = cluster.nodes[removed].status().await.unwrap();
-        let metrics = cluster.nodes[removed].metrics.clone();
-        let asking = rt::spawn(ask_until_closed(metrics));
-        let other = cluster.leader().await;
-        cluster.client().remove_member(&cluster.nodes[removed].name).await.unwrap();
-        votes_again_without(&cluster, other, old.node_id).await;
-        assert!(asking.await.unwrap() > 0, "it answered as long as it was a member");
-        cluster.equal_state().await;
-    });
-}
-
-#[test]
-fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started_again() {
-    run(async {
-        let mut cluster = Cluster::start(&["rejoin: false"]).await;
-        set(&cluster.client(), "key", "value").await;
-        let removed = cluster.follower().await;
-        let name = cluster.nodes[removed].name.clone();
-        let old = cluster.nodes[removed].status().await.unwrap();
-        let other = cluster.leader().await;
-        let client = cluster.client();
-        client.remove_member(&name).await.unwrap();
-        cluster.nodes[removed].wait_status("it is outside", |status| status.role == "removed").await;
-        let metrics = cluster.nodes[removed].metrics.clone();
-        assert_eq!(http1::get(&metrics, "/livez").0, 200, "an orchestrator must not restart it");
-        let (ready, reason) = http1::get(&metrics, "/readyz");
-        assert!(ready == 503 && reason.contains("was removed"), "{reason}");
-        let two: Vec<&str> = ALL.into_iter().filter(|member| *member != name).collect();
-        cluster.wait_members(other, "two are left", |servers| voters_are(servers, &two)).await;
-        assert_eq!(cluster.nodes[removed].terminate().await.code(), Some(0));
-        cluster.nodes[removed].start();
-        votes_again_without(&cluster, other, old.node_id).await;
-        cluster.equal_state().await;
-    });
-}
-
-#[test]
-fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_whatever_rejoin_says() {
-    run(async {
-        let mut cluster = Cluster::start(&["rejoin: false"]).await;
-        let away = cluster.follower().await;
-        let name = cluster.nodes[away].name.clone();
-        let old = cluster.nodes[away].status().await.unwrap();
-        cluster.nodes[away].kill();
-        let other = cluster.leader().await;
-        cluster.client().remove_member(&name).await.unwrap();
-        cluster.nodes[away].start();
-        votes_again_without(&cluster, other, old.node_id).await;
-        cluster.equal_state().await;
-    });
-}
-
-#[test]
-fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
-    run(async {
-        let mut cluster = Cluster::start(&[]).await;
-        let fourth = cluster.add_node();
-        cluster.configure(&cluster.nodes[fourth], &["leave-on-terminate: true"]);
-        cluster.nodes[fourth].start();
-        let four = ["node-1", "node-2", "node-3", "node-4"];
-        cluster.wait_members(fourth, "four vote", |servers| voters_are(servers, &four)).await;
-        assert_eq!(cluster.nodes[fourth].terminate().await.code(), Some(0));
-        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
-        set(&cluster.client(), "key", "value").await;
-        cluster.equal_state().await;
-    });
-}
-
-#[test]
-fn a_node_leaves_by_command_and_comes_back_as_another() {
-    run(async {
-        let mut cluster = Cluster::start(&[]).await;
-        let leaver = cluster.leader().await;
-        let before = cluster.nodes[leaver].status().await.unwrap();
-        let leave = |cluster: &Cluster, node: usize| {
-            let args = ["leave", "--yes", "--timeout=30s", "--endpoints", &cluster.nodes[node].rpc];
-            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
-        };
-        let left = leave(&cluster, leaver);
-        assert!(left.status.success(), "{}", String::from_utf8_lossy(&left.stderr));
-        assert_eq!(cluster.nodes[leaver].ended().await.code(), Some(0), "its process ends");
-        let stays = cluster.follower().await;
-        let two: Vec<&str> = ALL.into_iter().filter(|name| *name != before.name).collect();
-        cluster.wait_members(stays, "two vote", |servers| voters_are(servers, &two)).await;
-        set(&cluster.client(), "key", "value").await;
-        cluster.nodes[leaver].start();
-        cluster.wait_members(stays, "three vote again", |servers| voters_are(servers, &ALL)).await;
-        let after = cluster.nodes[leaver].wait_status("it follows", |status| status.role == "follower").await;
-        assert_ne!(after.node_id, before.node_id);
-        cluster.equal_state().await;
-    });
-}
-
-#[test]
-fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
-    run(async {
-        let mut cluster = Cluster::start(&[]).await;
-        let resize = |cluster: &Cluster, to: &str| {
-            let endpoints = cluster.endpoints().join(",");
-            let args = [
-                "members",
-                "resize",
-                "--to",
-                to,
-                "--output=plain",
-                "--timeout=30s",
-                "--endpoints",
-                &endpoints,
-            ];
-            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
-        };
-        assert_eq!(resize(&cluster, "3").stdout, b"");
-        // Who is removed is stopped at once: a node that goes on running comes back as a newcomer.
-        for (to, node) in [("2", 2), ("1", 1)] {
-            let shrunk = resize(&cluster, to);
-            cluster.nodes[node].kill();
-            let said = String::from_utf8(shrunk.stdout).unwrap();
-            let gone: Vec<&str> = said.lines().map(|line| line.split('\t').next().unwrap()).collect();
-            assert_eq!(gone, [format!("node-{}", node + 1)], "{}", String::from_utf8_lossy(&shrunk.stderr));
-        }
-        cluster.wait_members(0, "one is left", |servers| voters_are(servers, &["node-1"])).await;
-        let last = ["leave", "--yes", "--endpoints", &cluster.nodes[0].rpc];
-        let refused = Command::new(env!("CARGO_BIN_EXE_mokv")).args(last).output().unwrap();
-        assert_eq!(refused.status.code(), Some(1));
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("stays a member"), "{refused:?}");
-        set(&cluster.client(), "key", "it goes on").await;
     });
 }
 
@@ -599,7 +430,7 @@ fn unlike_the_original_a_deposed_leader_does_not_answer_with_old_values() {
         // And it comes to its senses.
         cluster.leader().await;
         wait_for("the deposed leader reads the new value", async || {
-            get_from(&cluster, deposed, "key").await.ok().filter(|value| value == b"new")
+            cluster.get_from(deposed, "key").await.ok().filter(|value| value == b"new")
         })
         .await;
     });
@@ -658,7 +489,7 @@ fn unlike_the_original_the_bootstrapping_node_that_lost_its_disk_joins_its_old_c
         let back = cluster.nodes[0].wait_status("it follows", |status| status.role == "follower").await;
         assert_eq!(back.cluster_id, before.cluster_id, "no second cluster");
         assert_ne!(back.node_id, before.node_id);
-        assert_eq!(get_from(&cluster, 0, "before").await.as_deref(), Ok(&b"the disk was lost"[..]));
+        assert_eq!(cluster.get_from(0, "before").await.as_deref(), Ok(&b"the disk was lost"[..]));
     });
 }
 

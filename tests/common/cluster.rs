@@ -3,7 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mokv::client::{Client, NodeStatus, Server};
+use mokv::client::{Client, NodeStatus, Server, WriteOptions};
+use mokv_proto::api;
+use mokv_proto::tonic::Code;
 use tempfile::TempDir;
 
 use super::node::Node;
@@ -12,6 +14,9 @@ use super::wait_for;
 
 /// A call of a test's client rides through elections and restarts on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The names of three nodes.
+pub const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 /// What every node of a test has besides its name and its addresses: small files, and no wish for a big disk.
 const SETTINGS: [&str; 3] = ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
@@ -152,6 +157,13 @@ impl Cluster {
         statuses.into_iter().next().expect("a node runs")
     }
 
+    /// What one node answers by itself to a linearizable read.
+    pub async fn get_from(&self, node: usize, key: &str) -> Result<Vec<u8>, Code> {
+        let request = api::GetRequest { key: key.to_owned(), ..api::GetRequest::default() };
+        let answer = self.nodes[node].connect().await.kv().get(request).await;
+        answer.map(|response| response.into_inner().value.to_vec()).map_err(|status| status.code())
+    }
+
     /// Waits until the membership, as `node` tells it, is as wanted.
     pub async fn wait_members(
         &self,
@@ -162,6 +174,11 @@ impl Cluster {
         let asks = Client::builder().endpoints([&self.nodes[node].rpc]).build().unwrap();
         wait_for(what, async || asks.servers().await.ok().filter(|servers| wanted(servers))).await
     }
+}
+
+/// Writes a value; its revision.
+pub async fn set(client: &Client, key: &str, value: &str) -> u64 {
+    client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap().revision
 }
 
 /// Whether these and no others vote.

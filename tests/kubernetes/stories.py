@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import secrets
 import time
@@ -265,6 +266,22 @@ def installed_again(stage: Stage) -> None:
 
 
 @story
+def exchanged_key(stage: Stage) -> None:
+    """The cluster gets another key as docs/operate.md says: everything is still there, and a later upgrade keeps it."""
+    release = stage.main()
+    key = secrets.token_hex(32)
+    Procedure("kubectl patch secret").follow(stage.world, NEW_KEY=key)
+    release.wait_for(3)
+    release.require_writes()
+    release.upgrade()
+    secret, here = f"{release.fullname}-key", f"--namespace={release.namespace}"
+    there = stage.world.kubectl("get", "secret", secret, here, "--output=jsonpath={.data.cluster\\.key}")
+    require(base64.b64decode(there).decode() == key, "the upgrade has put another key there")
+    release.wait_for(3)
+    release.require_writes()
+
+
+@story
 def restored_backup(stage: Stage) -> None:
     """A backup is restored as docs/operate.md says: a new cluster of it, on new volumes."""
     world, release = stage.world, stage.main()
@@ -274,7 +291,7 @@ def restored_backup(stage: Stage) -> None:
     folder = world.folder_of("backups")
     before = release.members()
     world.program("snapshot", "save", str(folder / "monday.snap"), f"--endpoints={release.endpoints()}")
-    Procedure("restore").follow(world)
+    Procedure("--filename restore.yaml").follow(world)
     release.volumes_lost += 3
     _is_another_cluster(release, before)
 
@@ -285,7 +302,7 @@ def lost_quorum(stage: Stage) -> None:
     release = stage.main()
     release.witness.end()
     before = release.members()
-    Procedure("recover").follow(stage.world)
+    Procedure("--filename recover.yaml").follow(stage.world)
     release.volumes_lost += 2
     _is_another_cluster(release, before)
 

@@ -1,0 +1,196 @@
+//! Members of clusters of real processes that are removed, leave or are shrunk away, and what becomes of them.
+
+mod common;
+
+use std::process::Command;
+use std::time::Duration;
+
+use common::cluster::{ALL, Cluster, set, voters_are};
+use common::{http1, run};
+use mokv::client::Server;
+use mokv::rt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Waits until the member at `asked` knows three voters, none of them by the id of one that was removed.
+async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> Vec<Server> {
+    cluster
+        .wait_members(asked, "it votes again, under a new id", |servers| {
+            voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != removed)
+        })
+        .await
+}
+
+#[test]
+fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        set(&cluster.client(), "key", "value").await;
+        let removed = cluster.follower().await;
+        let node = &cluster.nodes[removed];
+        let old = node.status().await.unwrap();
+        let other = cluster.leader().await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+        command.args(["members", "remove", &node.name, "--timeout", "100s"]);
+        let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(votes_again_without(&cluster, other, old.node_id).await.len(), 3);
+        let back = node.wait_status("it follows", |status| status.role == "follower").await;
+        assert_eq!(back.cluster_id, old.cluster_id);
+        assert!(
+            node.files().iter().any(|file| file.starts_with("left-")),
+            "its old data is kept: {:?}",
+            node.files()
+        );
+        assert_eq!(cluster.get_from(removed, "key").await.as_deref(), Ok(&b"value"[..]));
+        cluster.equal_state().await;
+    });
+}
+
+/// Asks one connection again and again, as a monitoring system does, until it ends; how often it answered.
+async fn ask_until_closed(address: String) -> u64 {
+    let mut stream = rt::net::TcpStream::connect(&address).await.unwrap();
+    let question = format!("GET /livez HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let mut answered = 0;
+    while stream.write_all(question.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
+        match stream.read(&mut [0; 1024]).await {
+            Ok(1..) => answered += 1,
+            _ => break,
+        }
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+    answered
+}
+
+#[test]
+fn a_member_that_is_removed_comes_back_although_somebody_keeps_asking_how_it_is() {
+    run(async {
+        let cluster = Cluster::start(&[]).await;
+        let removed = cluster.follower().await;
+        let old = cluster.nodes[removed].status().await.unwrap();
+        let metrics = cluster.nodes[removed].metrics.clone();
+        let asking = rt::spawn(ask_until_closed(metrics));
+        let other = cluster.leader().await;
+        cluster.client().remove_member(&cluster.nodes[removed].name).await.unwrap();
+        votes_again_without(&cluster, other, old.node_id).await;
+        assert!(asking.await.unwrap() > 0, "it answered as long as it was a member");
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started_again() {
+    run(async {
+        let mut cluster = Cluster::start(&["rejoin: false"]).await;
+        set(&cluster.client(), "key", "value").await;
+        let removed = cluster.follower().await;
+        let name = cluster.nodes[removed].name.clone();
+        let old = cluster.nodes[removed].status().await.unwrap();
+        let other = cluster.leader().await;
+        let client = cluster.client();
+        client.remove_member(&name).await.unwrap();
+        cluster.nodes[removed].wait_status("it is outside", |status| status.role == "removed").await;
+        let metrics = cluster.nodes[removed].metrics.clone();
+        assert_eq!(http1::get(&metrics, "/livez").0, 200, "an orchestrator must not restart it");
+        let (ready, reason) = http1::get(&metrics, "/readyz");
+        assert!(ready == 503 && reason.contains("was removed"), "{reason}");
+        let two: Vec<&str> = ALL.into_iter().filter(|member| *member != name).collect();
+        cluster.wait_members(other, "two are left", |servers| voters_are(servers, &two)).await;
+        assert_eq!(cluster.nodes[removed].terminate().await.code(), Some(0));
+        cluster.nodes[removed].start();
+        votes_again_without(&cluster, other, old.node_id).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_whatever_rejoin_says() {
+    run(async {
+        let mut cluster = Cluster::start(&["rejoin: false"]).await;
+        let away = cluster.follower().await;
+        let name = cluster.nodes[away].name.clone();
+        let old = cluster.nodes[away].status().await.unwrap();
+        cluster.nodes[away].kill();
+        let other = cluster.leader().await;
+        cluster.client().remove_member(&name).await.unwrap();
+        cluster.nodes[away].start();
+        votes_again_without(&cluster, other, old.node_id).await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let fourth = cluster.add_node();
+        cluster.configure(&cluster.nodes[fourth], &["leave-on-terminate: true"]);
+        cluster.nodes[fourth].start();
+        let four = ["node-1", "node-2", "node-3", "node-4"];
+        cluster.wait_members(fourth, "four vote", |servers| voters_are(servers, &four)).await;
+        assert_eq!(cluster.nodes[fourth].terminate().await.code(), Some(0));
+        cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn a_node_leaves_by_command_and_comes_back_as_another() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let leaver = cluster.leader().await;
+        let before = cluster.nodes[leaver].status().await.unwrap();
+        let leave = |cluster: &Cluster, node: usize| {
+            let args = ["leave", "--yes", "--timeout=30s", "--endpoints", &cluster.nodes[node].rpc];
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        let left = leave(&cluster, leaver);
+        assert!(left.status.success(), "{}", String::from_utf8_lossy(&left.stderr));
+        assert_eq!(cluster.nodes[leaver].ended().await.code(), Some(0), "its process ends");
+        let stays = cluster.follower().await;
+        let two: Vec<&str> = ALL.into_iter().filter(|name| *name != before.name).collect();
+        cluster.wait_members(stays, "two vote", |servers| voters_are(servers, &two)).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.nodes[leaver].start();
+        cluster.wait_members(stays, "three vote again", |servers| voters_are(servers, &ALL)).await;
+        let after = cluster.nodes[leaver].wait_status("it follows", |status| status.role == "follower").await;
+        assert_ne!(after.node_id, before.node_id);
+        cluster.equal_state().await;
+    });
+}
+
+#[test]
+fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let resize = |cluster: &Cluster, to: &str| {
+            let endpoints = cluster.endpoints().join(",");
+            let args = [
+                "members",
+                "resize",
+                "--to",
+                to,
+                "--output=plain",
+                "--timeout=30s",
+                "--endpoints",
+                &endpoints,
+            ];
+            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
+        };
+        assert_eq!(resize(&cluster, "3").stdout, b"");
+        // Who is removed is stopped at once: a node that goes on running comes back as a newcomer.
+        for (to, node) in [("2", 2), ("1", 1)] {
+            let shrunk = resize(&cluster, to);
+            cluster.nodes[node].kill();
+            let said = String::from_utf8(shrunk.stdout).unwrap();
+            let gone: Vec<&str> = said.lines().map(|line| line.split('\t').next().unwrap()).collect();
+            assert_eq!(gone, [format!("node-{}", node + 1)], "{}", String::from_utf8_lossy(&shrunk.stderr));
+        }
+        cluster.wait_members(0, "one is left", |servers| voters_are(servers, &["node-1"])).await;
+        let last = ["leave", "--yes", "--endpoints", &cluster.nodes[0].rpc];
+        let refused = Command::new(env!("CARGO_BIN_EXE_mokv")).args(last).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("stays a member"), "{refused:?}");
+        set(&cluster.client(), "key", "it goes on").await;
+    });
+}
