@@ -320,7 +320,9 @@ fn unlike_the_original_the_log_level_decides_what_is_said() {
 fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
-        let mut node = Node::new(directory.path(), "unheard", &mut PortBlock::take());
+        // Kept to the end: the ports are the node's for as long.
+        let mut ports = PortBlock::take();
+        let mut node = Node::new(directory.path(), "unheard", &mut ports);
         node.configure(&["bootstrap: true", "log-level: trace"]);
         let (log, stderr) = std::io::pipe().unwrap();
         node.start_saying_to(stderr);

@@ -8,6 +8,7 @@ use mokv::rt;
 
 use super::identity::{members, wait_for_members};
 use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many, three_nodes};
+use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::run::Run;
@@ -125,6 +126,22 @@ pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// Has a member removed, which answers with its id.
+async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: u64) -> Result<(), String> {
+    cluster.may_go(name);
+    let asked = name.to_owned();
+    let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    ensure(removed == Ok(id), || format!("the removal of {name} (id {id}) was {removed:?}"))
+}
+
+/// Waits until who was removed votes again, under another id, as `of` tells it.
+async fn wait_for_another(cluster: &Cluster, of: &str, name: &str, old: u64) -> Result<(), String> {
+    wait_for_members(cluster, of, &format!("that {name} came back as a new node"), |members| {
+        members.iter().any(|(member, id, learner)| member == name && !learner && *id != old)
+    })
+    .await
+}
+
 /// A member is removed while it is away: its id never comes back, and its node starts over as a new one.
 pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
@@ -137,15 +154,10 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&client, 30).await?;
     let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;
     cluster.kill("n4");
-    cluster.may_go("n4");
-    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
-    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    remove(&cluster, &client, "n4", old).await?;
     wait_for_members(&cluster, &leader, "the removal of n4", |members| members.len() == 3).await?;
     cluster.start("n4");
-    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
-        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
-    })
-    .await?;
+    wait_for_another(&cluster, &leader, "n4", old).await?;
     Ok(cluster)
 }
 
@@ -165,15 +177,10 @@ pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
     let old = members(&cluster, &leader).await.into_iter().find(|(name, ..)| name == "n4");
     let old = old.ok_or("n4 is no member")?.1;
     cluster.kill("n4");
-    cluster.may_go("n4");
-    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
-    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    remove(&cluster, &client, "n4", old).await?;
     cluster.heal_network();
     cluster.start("n4");
-    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
-        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
-    })
-    .await?;
+    wait_for_another(&cluster, &leader, "n4", old).await?;
     Ok(cluster)
 }
 
@@ -202,15 +209,10 @@ pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
     let members_now = members(&cluster, &leader).await;
     let old = members_now.iter().find(|(name, _, learner)| name == "n4" && *learner);
     let old = old.ok_or_else(|| format!("n4 is no learner: {members_now:?}"))?.1;
-    cluster.may_go("n4");
-    let removed = client.with_library(|library| async move { library.remove_member("n4").await }).await;
-    ensure(removed == Ok(old), || format!("the removal of n4 (id {old}) was {removed:?}"))?;
+    remove(&cluster, &client, "n4", old).await?;
     cluster.heal_network();
     cluster.start("n4");
-    wait_for_members(&cluster, &leader, "that n4 came back as a new node", |members| {
-        members.iter().any(|(name, id, learner)| name == "n4" && !learner && *id != old)
-    })
-    .await?;
+    wait_for_another(&cluster, &leader, "n4", old).await?;
     Ok(cluster)
 }
 
@@ -226,25 +228,16 @@ pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String
     let id_of = |name: &str| before.iter().find(|(member, ..)| member == name).map_or(0, |(_, id, _)| *id);
     cluster.kill(&dead);
     for name in [&dead, &other, &leader] {
-        cluster.may_go(name);
-        let asked = name.clone();
-        let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
-        ensure(removed == Ok(id_of(name)), || format!("the removal of {name} was {removed:?}"))?;
+        remove(&cluster, &client, name, id_of(name)).await?;
         if *name == dead {
             continue;
         }
         // It comes back as a new node, before the next one goes.
         let sees = if *name == leader { &other } else { &leader };
-        wait_for_members(&cluster, sees, &format!("that {name} came back as a new node"), |members| {
-            members.iter().any(|(member, id, learner)| member == name && !learner && *id != id_of(name))
-        })
-        .await?;
+        wait_for_another(&cluster, sees, name, id_of(name)).await?;
     }
     cluster.start(&dead);
-    wait_for_members(&cluster, &other, &format!("that {dead} came back as a new node"), |members| {
-        members.iter().any(|(member, id, learner)| *member == dead && !learner && *id != id_of(&dead))
-    })
-    .await?;
+    wait_for_another(&cluster, &other, &dead, id_of(&dead)).await?;
     Ok(cluster)
 }
 
@@ -325,15 +318,9 @@ pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
     rt::sleep(Duration::from_secs(3)).await;
     cluster.heal_network();
     cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    cluster.may_go(&name);
-    let asked = name.clone();
-    let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
-    ensure(removed == Ok(old), || format!("the removal of {name} (id {old}) was {removed:?}"))?;
+    remove(&cluster, &client, &name, old).await?;
     run.fault("removed member", format!("{name} is removed while it runs"));
-    wait_for_members(&cluster, &leader, &format!("that {name} came back as a new node"), |members| {
-        members.iter().any(|(member, id, learner)| *member == name && !learner && *id != old)
-    })
-    .await?;
+    wait_for_another(&cluster, &leader, &name, old).await?;
     Ok(cluster)
 }
 
