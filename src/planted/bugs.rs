@@ -161,6 +161,13 @@ pub const BUGS: &[Bug] = &[
         "the original Go mökv: restore never clears the map",
     ),
     rare(
+        "install-keeps-members",
+        Area::Snapshot,
+        "after an installed snapshot the store goes on with the members that it had; its own snapshots and restarts \
+         bring back a membership that is no more",
+        "openraft #1808: a snapshot that covers a membership entry left that membership in force",
+    ),
+    rare(
         "oldest-snapshot-first",
         Area::Snapshot,
         "a start takes the older of two snapshots; after one that jumped a gap the log behind it is missing",
@@ -260,6 +267,13 @@ pub const BUGS: &[Bug] = &[
         Area::Transport,
         "an append's answer is credited to the newest request of the pipeline; entries count that nobody holds",
         "pipelined replication",
+    ),
+    rare(
+        "quorum-of-the-quickest",
+        Area::Transport,
+        "what the quickest follower has acknowledged is credited to a slower one whose answer comes in, too: entries \
+         count as committed that fewer than a majority hold",
+        "openraft #1802: positions of voters out of order, and a quorum counted that never was",
     ),
     bug(
         "forward-sent-twice",

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use mokv_proto::log;
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::observer::Observer;
 use super::types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership};
@@ -55,6 +56,22 @@ impl State {
     pub fn frozen(&self) -> (Map, SnapshotMeta) {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         (self.map.clone(), meta)
+    }
+
+    /// One number for the map, and for who its members are and since when: equal on replicas that are equal.
+    fn digest(&self) -> u128 {
+        let mut members = Vec::new();
+        members.extend(
+            self.membership
+                .log_id()
+                .iter()
+                .flat_map(|at| [at.leader_id.term, at.index])
+                .flat_map(u64::to_le_bytes),
+        );
+        members.extend_from_slice(
+            &Command::Membership(membership_to_wire(self.membership.membership())).encode(),
+        );
+        self.map.digest().wrapping_add(xxh3_128(&members))
     }
 }
 
@@ -153,7 +170,7 @@ impl Store {
         let revision = state.map.revision();
         if let Some(observer) = &self.observer {
             let payload = entry_to_storage(entry).payload;
-            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.map.digest());
+            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.digest());
         }
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
         drop(state);
@@ -179,9 +196,12 @@ impl Store {
                 state.map.apply(0, &Command::Set(if_absent));
             }
         }
+        if planted::is("install-keeps-members") && self.read().applied.is_some() {
+            state.membership = self.read().membership.clone();
+        }
         let (at, revision) = (state.applied, state.map.revision());
         if let (Some(observer), Some(at)) = (&self.observer, at) {
-            observer.installed(at, state.map.digest());
+            observer.installed(at, state.digest());
         }
         *self.write() = state;
         self.advance(at.map_or(0, |at| at.index), revision);

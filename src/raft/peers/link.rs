@@ -54,8 +54,26 @@ pub struct Peers {
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
     /// Peers whose last answer said that their disk is nearly full.
     full: Mutex<BTreeSet<u64>>,
-    /// How far each follower has acknowledged this leader's log: the leader's term and the index.
-    acknowledged: Mutex<BTreeMap<u64, (u64, u64)>>,
+    /// How far each follower has acknowledged this leader's log.
+    acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
+}
+
+/// What a follower gave its word for.
+#[derive(Default)]
+struct Acknowledged {
+    /// Whose log it is: the leader's of this term.
+    term: u64,
+    /// The log up to here.
+    index: u64,
+    /// It has broken its word in this term.
+    denied: bool,
+}
+
+/// A follower denies what it has acknowledged.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// For the first time in this term.
+    pub is_news: bool,
 }
 
 impl Peers {
@@ -114,14 +132,26 @@ impl Peers {
     /// Remembers that a follower holds the log of this leader's `term` up to `index`.
     pub fn acknowledge(&self, follower: u64, term: u64, index: u64) {
         let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
-        let entry = acknowledged.entry(follower).or_default();
-        *entry = (*entry).max((term, index));
+        let known = acknowledged.entry(follower).or_default();
+        if (known.term, known.index) < (term, index) {
+            let denied = known.denied && known.term == term;
+            *known = Acknowledged { term, index, denied };
+        }
     }
 
-    /// Whether a follower denies what it has acknowledged in this very term: its disk has lost what was synced.
-    pub fn has_lost(&self, follower: u64, term: u64, index: u64) -> bool {
+    /// Whether a follower that does not hold the entry at `index` denies what it has acknowledged in this very term: its
+    /// disk has lost what was synced.
+    pub fn denies(&self, follower: u64, term: u64, index: u64) -> Option<Denied> {
+        let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
+        let known =
+            acknowledged.get_mut(&follower).filter(|known| known.term == term && index <= known.index)?;
+        Some(Denied { is_news: !std::mem::replace(&mut known.denied, true) })
+    }
+
+    /// How far any follower has acknowledged the log of this leader's `term`. For a planted bug.
+    pub fn quickest(&self, term: u64) -> Option<u64> {
         let acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
-        acknowledged.get(&follower).is_some_and(|(in_term, upto)| *in_term == term && index <= *upto)
+        acknowledged.values().filter(|known| known.term == term).map(|known| known.index).max()
     }
 
     /// Drops what is kept for nodes that are no members any more.
@@ -397,6 +427,38 @@ mod tests {
         }
     }
 
+    fn peers_at(address: String) -> Arc<Peers> {
+        let me = Me {
+            cluster_id: [7; 16],
+            node_id: 1,
+            name: "n1".into(),
+            boot: 1,
+            incarnation: 1,
+            supports: 1,
+            key: None,
+        };
+        Peers::new(Arc::new(Gate::new(me, |_| false)), Arc::new(OnePlace(address)))
+    }
+
+    #[test]
+    fn a_follower_denies_only_what_it_acknowledged_in_the_same_term_and_that_is_news_once() {
+        let peers = peers_at("127.0.0.1:1".into());
+        let denied = |is_news| Some(Denied { is_news });
+        peers.acknowledge(2, 5, 10);
+        peers.acknowledge(2, 5, 8);
+        assert_eq!(peers.denies(2, 5, 11), None, "it never held that");
+        assert_eq!(peers.denies(2, 6, 3), None, "another leader's log");
+        assert_eq!(peers.denies(3, 5, 3), None, "nobody's word");
+        assert_eq!(peers.denies(2, 5, 10), denied(true));
+        peers.acknowledge(2, 5, 12);
+        assert_eq!(peers.denies(2, 5, 12), denied(false));
+        peers.acknowledge(2, 6, 9);
+        assert_eq!(peers.denies(2, 6, 10), None);
+        assert_eq!(peers.denies(2, 6, 9), denied(true), "a new term, a new word");
+        peers.retain(|id| id != 2);
+        assert_eq!(peers.denies(2, 6, 9), None);
+    }
+
     /// A peer that accepts connections and says nothing; how often it was dialed.
     async fn silent_peer() -> (String, Arc<AtomicUsize>, TaskGuard<()>) {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -417,16 +479,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_ask_for_a_silent_peer_share_one_attempt() {
         let (address, dialed, _accepting) = silent_peer().await;
-        let me = Me {
-            cluster_id: [7; 16],
-            node_id: 1,
-            name: "n1".into(),
-            boot: 1,
-            incarnation: 1,
-            supports: 1,
-            key: None,
-        };
-        let peers = Peers::new(Arc::new(Gate::new(me, |_| false)), Arc::new(OnePlace(address)));
+        let peers = peers_at(address);
         let link = peers.link(2, Channel::Control);
         let ask = || link.start(request::Body::Forward(raft::Forward::default()));
         for refused in join_all((0..20).map(|_| ask())).await {
