@@ -25,6 +25,7 @@ pub mod door;
 pub mod ending;
 pub mod history;
 pub mod history_file;
+pub mod journal;
 pub mod judge_check;
 pub mod judges;
 pub mod ledger;

@@ -158,9 +158,12 @@ pub struct Hunt {
     /// How many ranges of seeds, far apart from each other
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub ranges: u64,
-    /// Where results are kept; remove it after a change of the program
-    #[arg(long, value_name = "FILE", default_value = "target/hunt.jsonl")]
-    pub results: PathBuf,
+    /// Where results are kept [default: target/hunt]
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    /// Forget the results that are there
+    #[arg(long)]
+    pub fresh: bool,
     /// Play a calm world with each bug instead: it must not be noticed there
     #[arg(long)]
     pub check: bool,

@@ -1,11 +1,9 @@
 //! The hunt: chaos with one planted bug at a time, seed after seed, until a judge speaks or the range is over.
 //!
 //! A catch is a crash or a violated property. A judge that gave up is none, and neither is a bug of the harness.
-//! Results depend on the program: after a change of it the file of results is to be removed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,9 +12,11 @@ use mokv::planted::{BUGS, Bug};
 use super::calm;
 use super::record::{Catch, Hunted, Record};
 use super::table::{self, Row};
+use crate::journal;
 use crate::options::Hunt;
 use crate::report::{Report, Verdict};
 use crate::runner::children::{How, Job, at_a_time, play};
+use crate::runner::folders;
 use crate::scenarios;
 
 /// Between the first seeds of two ranges.
@@ -44,9 +44,9 @@ pub fn hunt(options: &Hunt) -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("cannot keep the results in {}: {error}", options.results.display());
-            ExitCode::from(2)
+        Err(words) => {
+            eprintln!("{words}");
+            ExitCode::from(Verdict::HarnessError.exit_code())
         }
     }
 }
@@ -57,8 +57,9 @@ fn list(bugs: &[&Bug]) {
     }
 }
 
-fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> io::Result<bool> {
-    let mut record = Record::open(&options.results)?;
+fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> Result<bool, String> {
+    let folder = options.state.as_deref().map_or_else(|| folders::in_target("hunt"), folders::of_user);
+    let mut record = Record::open(&folder, &journal::build()?, options.fresh)?;
     let mut rows = Vec::new();
     for bug in bugs {
         let mut ranges = Vec::new();

@@ -1,11 +1,11 @@
-//! What hunts have found, one JSON object a line: appended at once, read again when a hunt is taken up.
+//! What hunts have found: kept at once, read again when a hunt is taken up.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::journal::Journal;
 
 /// What came of a bug in one range of seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,29 +33,23 @@ pub struct Catch {
     pub words: String,
 }
 
-/// The file.
+/// The journal, and what is in it.
 pub struct Record {
-    path: PathBuf,
+    journal: Journal,
     hunted: BTreeMap<(String, u64), Hunted>,
 }
 
 impl Record {
-    /// Reads what is there; a file that is not there is empty.
+    /// Reads what is there, or forgets it, if `fresh`.
     ///
     /// # Errors
-    /// If it cannot be read or holds something else.
-    pub fn open(path: &Path) -> io::Result<Record> {
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            text => text?,
-        };
-        let mut hunted = BTreeMap::new();
-        for line in text.lines() {
-            let line: Hunted = serde_json::from_str(line)?;
-            // The last line about a range says all that is known of it.
-            hunted.insert((line.bug.clone(), line.first_seed), line);
-        }
-        Ok(Record { path: path.to_owned(), hunted })
+    /// In words.
+    pub fn open(folder: &Path, name: &str, fresh: bool) -> Result<Record, String> {
+        let (journal, known) = Journal::open(folder, name, fresh)?;
+        // The last line about a range says all that is known of it.
+        let hunted =
+            known.into_iter().map(|line: Hunted| ((line.bug.clone(), line.first_seed), line)).collect();
+        Ok(Record { journal, hunted })
     }
 
     /// What is known of a bug in the range that begins at a seed.
@@ -66,14 +60,9 @@ impl Record {
     /// Keeps a result.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn add(&mut self, hunted: Hunted) -> io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut line = serde_json::to_string(&hunted)?;
-        line.push('\n');
-        OpenOptions::new().create(true).append(true).open(&self.path)?.write_all(line.as_bytes())?;
+    /// In words.
+    pub fn add(&mut self, hunted: Hunted) -> Result<(), String> {
+        self.journal.add(&hunted)?;
         self.hunted.insert((hunted.bug.clone(), hunted.first_seed), hunted);
         Ok(())
     }
@@ -85,9 +74,8 @@ mod tests {
 
     #[test]
     fn a_hunt_is_taken_up_where_it_was_left() {
-        let path = std::env::temp_dir().join(format!("mokv-hunt-{}.jsonl", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let mut record = Record::open(&path).unwrap();
+        let folder = std::env::temp_dir().join(format!("mokv-hunt-{}", std::process::id()));
+        let mut record = Record::open(&folder, "test", true).unwrap();
         assert_eq!(record.of("a", 1), None);
         let tried = Hunted { bug: "a".into(), first_seed: 1, seeds: 40, wall_seconds: 2.0, caught: None };
         record.add(tried.clone()).unwrap();
@@ -95,10 +83,10 @@ mod tests {
         let caught = Hunted { seeds: 43, caught: Some(catch), ..tried.clone() };
         record.add(Hunted { bug: "b".into(), ..tried.clone() }).unwrap();
         record.add(caught.clone()).unwrap();
-        let again = Record::open(&path).unwrap();
+        let again = Record::open(&folder, "test", false).unwrap();
         assert_eq!(again.of("a", 1), Some(&caught));
         assert_eq!(again.of("b", 1).unwrap().caught, None);
         assert_eq!(again.of("a", 2), None);
-        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

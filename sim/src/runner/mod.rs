@@ -5,7 +5,7 @@
 
 pub mod children;
 mod determinism;
-mod folders;
+pub mod folders;
 mod pages;
 mod shrink;
 mod summary;

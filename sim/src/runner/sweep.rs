@@ -1,15 +1,13 @@
 //! The command `sweep`: many chaos seeds on all cores, kept as they end, so that it can be broken off and gone on with.
 //!
-//! The state belongs to one build of the program: results of another one say nothing about this one, so its file has
-//! the hash of the program in its name. A share of all seeds is played again in another process, always.
+//! A share of all seeds is played again in another process, always.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // The parent simulates nothing.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -18,9 +16,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::children::{self, How, Job, Outcome};
 use super::{folders, pages, print_failure};
+use crate::journal::{self, Journal};
 use crate::options::{CHAOS, Sweep};
 use crate::report::Verdict;
-use crate::sweep::record::{self, Line, Record};
+use crate::sweep::record::{Line, Record};
 use crate::sweep::totals::Totals;
 
 /// How often a line is written where there is no terminal.
@@ -44,8 +43,7 @@ pub fn sweep(options: &Sweep) -> ExitCode {
 /// What is known of the seeds so far, in memory and on disk.
 struct State {
     totals: Totals,
-    path: PathBuf,
-    file: File,
+    journal: Journal,
     /// Seeds to be played again.
     again: VecDeque<u64>,
     told: usize,
@@ -54,45 +52,36 @@ struct State {
 impl State {
     fn open(options: &Sweep) -> Result<State, String> {
         let folder = options.state.as_deref().map_or_else(|| folders::in_target("sweep"), folders::of_user);
-        let path = folder.join(format!("{}.jsonl", name_of_this_program()?));
-        let cannot = |error: std::io::Error| format!("cannot keep results in {}: {error}", path.display());
-        std::fs::create_dir_all(&folder).map_err(cannot)?;
-        for old in [&path, &path.with_extension("failures")] {
-            if options.fresh && old.exists() {
-                std::fs::remove_file(old).map_err(cannot)?;
-            }
-        }
-        let text =
-            if path.exists() { std::fs::read_to_string(&path).map_err(cannot)? } else { String::new() };
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(cannot)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            // The line that a crash cut short ends here.
-            file.write_all(b"\n").map_err(cannot)?;
+        let (journal, known) = Journal::open(&folder, &name_of_this_program()?, options.fresh)?;
+        if options.fresh {
+            let failures = journal.path().with_extension("failures");
+            journal::remove(&failures)
+                .map_err(|error| format!("cannot remove {}: {error}", failures.display()))?;
         }
         let mut totals = Totals::default();
         let range = options.first_seed..options.first_seed + options.seeds;
-        for line in record::read(&text) {
-            let (Line::Run(Record { seed, .. }) | Line::Again { seed, .. }) = &line;
+        for line in &known {
+            let (Line::Run(Record { seed, .. }) | Line::Again { seed, .. }) = line;
             if range.contains(seed) {
-                totals.add(&line);
+                totals.add(line);
             }
         }
         let again = range
             .filter(|seed| totals.has(*seed) && !totals.is_checked(*seed) && is_checked(options, *seed))
             .collect();
-        Ok(State { totals, path, file, again, told: 0 })
+        Ok(State { totals, journal, again, told: 0 })
     }
 
     fn keep(&mut self, line: &Line) {
         self.totals.add(line);
-        if let Err(error) = self.file.write_all(line.to_text().as_bytes()) {
-            eprintln!("cannot keep results in {}: {error}", self.path.display());
+        if let Err(words) = self.journal.add(line) {
+            eprintln!("{words}");
         }
     }
 
     /// Failures of all ranges of seeds that this program has swept are in one file.
     fn keep_failure(&self, failure: &str) {
-        let path = self.path.with_extension("failures");
+        let path = self.journal.path().with_extension("failures");
         let file = OpenOptions::new().create(true).append(true).open(&path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{failure}")) {
             eprintln!("cannot keep failures in {}: {error}", path.display());
@@ -106,9 +95,7 @@ fn is_checked(options: &Sweep, seed: u64) -> bool {
 
 /// Names the build and what changes its runs, so that results of different programs are never added up.
 fn name_of_this_program() -> Result<String, String> {
-    let program = std::env::current_exe().and_then(std::fs::read);
-    let program = program.map_err(|error| format!("cannot read this program: {error}"))?;
-    let mut name = format!("{CHAOS}-{:016x}", xxh3_64(&program));
+    let mut name = format!("{CHAOS}-{}", journal::build()?);
     if let Ok(planted) = std::env::var("MOKV_PLANTED") {
         name.push_str(&format!("-{planted}"));
     }
@@ -185,10 +172,10 @@ impl State {
 
     fn end(self) -> ExitCode {
         println!("{}", self.totals.to_text());
-        println!("results: {}", self.path.display());
+        println!("results: {}", self.journal.path().display());
         let failures = self.failures();
         if !failures.is_empty() {
-            let file = self.path.with_extension("failures");
+            let file = self.journal.path().with_extension("failures");
             println!("\n{} failing seeds, kept in {}:", failures.len(), file.display());
             failures.iter().take(20).for_each(|line| println!("  {line}"));
             if failures.len() > 20 {

@@ -1,6 +1,4 @@
-//! The state of a sweep as JSON lines, one for each run, so that it can be broken off at any moment and gone on with.
-//!
-//! A line that was cut short by a crash is as if it were not there: its seed is played again.
+//! What a sweep keeps of its runs: the lines of its journal.
 
 use std::collections::BTreeMap;
 
@@ -65,31 +63,5 @@ impl Record {
             trace: (report.trace_hash, report.trace_events),
             wall: rounded(wall),
         }
-    }
-}
-
-impl Line {
-    /// As it stands in the file, with its end.
-    pub fn to_text(&self) -> String {
-        format!("{}\n", serde_json::to_string(self).expect("a record is plain data"))
-    }
-}
-
-/// All whole lines of a state file.
-pub fn read(text: &str) -> Vec<Line> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_state_that_was_cut_short_is_read_up_to_there() {
-        let report = Report::crashed("chaos", 7, "boom".into(), vec![]);
-        let lines = [Line::Run(Record::of(&report, 1.23456)), Line::Again { seed: 7, same: true }];
-        let text: String = lines.iter().map(Line::to_text).collect();
-        assert_eq!(read(&text), lines);
-        assert_eq!(read(&text[..text.len() - 5]), lines[..1]);
     }
 }
