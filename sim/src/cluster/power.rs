@@ -1,0 +1,267 @@
+//! The power of hosts, and the processes that run on them: nodes start, stop, are killed, stand still, end by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madsim::runtime::Handle;
+use mokv::node::{self, Options};
+use mokv::raft::Observer;
+use mokv::rt;
+use mokv::rt::disk::SimDisk;
+use tokio::sync::oneshot;
+
+use super::Cluster;
+use super::cause::{Cause, Proof};
+use super::observer::NodeObserver;
+use crate::judges::Finding;
+use crate::judges::stops::{self, Stop};
+use crate::timeline;
+
+/// An operator reads the last words of a node that asks for a wipe, and does what they say, within this.
+const OPERATOR_PAUSE: Duration = Duration::from_secs(1);
+/// A graceful stop takes less, or something hangs.
+const STOP_BOUND: Duration = Duration::from_secs(30);
+
+/// What a host does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// No process runs.
+    Off,
+    /// The node runs.
+    On,
+    /// The node stands still.
+    Paused,
+}
+
+/// How a node's process ended by itself.
+type End = Result<(), String>;
+
+impl Cluster {
+    /// What a host does.
+    pub fn power(&self, name: &str) -> Power {
+        self.host(&mut self.state(), name).power
+    }
+
+    /// How often a host was started.
+    pub fn life(&self, name: &str) -> u64 {
+        self.host(&mut self.state(), name).life
+    }
+
+    /// Nodes whose process runs, paused ones included.
+    pub fn running(&self) -> Vec<String> {
+        let state = self.state();
+        state
+            .nodes
+            .iter()
+            .filter(|(_, host)| host.power != Power::Off)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Starts all nodes that do not run.
+    pub fn start_all(&self) {
+        for name in self.names() {
+            if self.power(&name) == Power::Off {
+                self.start(&name);
+            }
+        }
+    }
+
+    /// Starts a node on its disk as it is, or on an empty one if its last words asked for that. Always a fresh process.
+    pub fn start(&self, name: &str) {
+        if !self.is_here(name) {
+            return;
+        }
+        if self.host(&mut self.state(), name).has_to_be_wiped {
+            self.wipe(name);
+        }
+        let mut state = self.state();
+        let id = state.network.id(name);
+        let host = self.host(&mut state, name);
+        assert_eq!(host.power, Power::Off, "{name} runs already");
+        host.power = Power::On;
+        host.life += 1;
+        let disk = host.disk.clone();
+        let lasts = |cause: &Cause| match cause.proof {
+            Proof::Told | Proof::Damage | Proof::Full | Proof::Backlog => true,
+            // It struck while the node went down anyway.
+            Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
+        };
+        if host.causes.iter().any(|cause| !lasts(cause)) {
+            host.causes.retain(lasts);
+            host.disk.on_call(None);
+        }
+        let (stop, stopped) = oneshot::channel();
+        host.stop = Some(stop);
+        let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
+        let supports = host.supports;
+        let tampered = host.disk.counts().tampered;
+        // Of a copied identity two processes promise in one name, until both are wiped.
+        let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
+        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
+        let disk_name = format!("{name}'s disk {}", host.disks);
+        let (run, installed) = (self.0.run.clone(), host.installed.clone());
+        let observer = NodeObserver::new(name, disk_name, is_tampered, run, installed);
+        let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
+        let options = Options { observer, supports };
+        // A restart makes a fresh host: everything of the old process is gone.
+        Handle::current().restart(id);
+        let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
+            let asked_to_stop = async {
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            node::run(config, disk, options, asked_to_stop).await.map_err(|error| error.to_string())
+        });
+        let (cluster, name) = (self.clone(), name.to_owned());
+        self.0.run.power(&name, timeline::Power::Up);
+        self.0.run.tell(format!("{name} starts (life {life})"));
+        state.supervisors.push(rt::task::spawn_guarded(async move {
+            // A killed process does not report.
+            if let Ok(end) = process.await {
+                cluster.ended(&name, life, end);
+            }
+        }));
+    }
+
+    fn ended(&self, name: &str, life: u64, end: End) {
+        let mut state = self.state();
+        let id = state.network.id(name);
+        let Some(host) = state.nodes.get_mut(name) else { return };
+        if host.life != life || host.power == Power::Off {
+            return;
+        }
+        host.power = Power::Off;
+        let was_asked = host.stop.is_none();
+        host.stop = None;
+        host.disk.kill();
+        Handle::current().kill(id);
+        self.run().with_logs(|logs| logs.ended(name));
+        self.run().power(name, timeline::Power::Down);
+        let reason = match end {
+            Ok(()) if was_asked => {
+                drop(state);
+                return self.run().tell(format!("{name} has stopped"));
+            }
+            end => end.err().unwrap_or_else(|| "it said nothing".into()),
+        };
+        // The latest that explains it; damage stays until the wipe.
+        let known = host.causes.iter().rposition(|cause| cause.explains(&host.disk, &reason));
+        let cause = known.map(|known| host.causes[known].words.clone());
+        if let Some(known) = known {
+            host.disk.on_call(None);
+            host.has_to_be_wiped |= host.causes[known].proof == Proof::Damage;
+            if !host.causes[known].lasts() {
+                host.causes.remove(known);
+            }
+        }
+        let has_to_be_wiped = host.has_to_be_wiped;
+        drop(state);
+        self.run().tell(format!("{name} ends by itself: {reason}"));
+        let stop = Stop { node: name.to_owned(), at: self.run().now(), reason, cause };
+        if stop.cause.is_none() {
+            stops::judge(std::slice::from_ref(&stop))
+                .into_iter()
+                .for_each(|finding| self.run().find(finding));
+        }
+        self.run().stopped(stop);
+        if has_to_be_wiped {
+            let (cluster, name) = (self.clone(), name.to_owned());
+            rt::spawn(async move {
+                rt::sleep(OPERATOR_PAUSE).await;
+                if cluster.power(&name) == Power::Off {
+                    cluster.start(&name);
+                }
+            });
+        }
+    }
+
+    pub(super) fn is_stopping(&self, name: &str) -> bool {
+        self.host(&mut self.state(), name).stop.is_none()
+    }
+
+    /// The process dies: kill -9. What it wrote stays in the page cache.
+    pub fn kill(&self, name: &str) {
+        if self.switch_off(name, SimDisk::kill) {
+            self.0.run.fault("kill", format!("{name} is killed"));
+        }
+    }
+
+    /// Power fails on one machine: what was not synced is lost, torn or kept.
+    pub fn power_loss(&self, name: &str) {
+        let unsynced = self.disk(name).counts().unsynced_writes;
+        if self.switch_off(name, SimDisk::power_loss) {
+            if unsynced > 0 {
+                self.0.run.situation("power lost with unsynced writes");
+            }
+            self.0.run.fault("power loss", format!("{name} loses power, {unsynced} writes were not synced"));
+        }
+    }
+
+    fn switch_off(&self, name: &str, what: impl FnOnce(&SimDisk)) -> bool {
+        let mut state = self.state();
+        let id = state.network.id(name);
+        let host = self.host(&mut state, name);
+        let was_running = host.power != Power::Off;
+        // The disk first: whatever the dying process still says reaches nothing.
+        what(&host.disk);
+        if host.power == Power::Paused {
+            Handle::current().resume(id);
+        }
+        host.power = Power::Off;
+        host.stop = None;
+        Handle::current().kill(id);
+        self.0.run.with_logs(|logs| logs.ended(name));
+        if was_running {
+            self.0.run.power(name, timeline::Power::Down);
+        }
+        was_running
+    }
+
+    /// Asks a node to stop, as SIGTERM does, and waits until it has, or somebody else has made an end of its life.
+    pub async fn stop(&self, name: &str) {
+        let Some(stop) = self.host(&mut self.state(), name).stop.take() else { return };
+        let life = self.life(name);
+        self.0.run.fault("stop", format!("{name} is asked to stop"));
+        let _ = stop.send(());
+        let before = rt::now();
+        while self.power(name) == Power::On && self.life(name) == life {
+            if rt::now() - before > STOP_BOUND {
+                let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
+                self.0.run.find(Finding::liveness("graceful stop", words));
+                self.kill(name);
+                return;
+            }
+            rt::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The node stands still: nothing in it runs, its connections stay.
+    pub fn pause(&self, name: &str) {
+        let mut state = self.state();
+        let id = state.network.id(name);
+        let host = self.host(&mut state, name);
+        if host.power == Power::On {
+            host.power = Power::Paused;
+            Handle::current().pause(id);
+            drop(state);
+            self.0.run.power(name, timeline::Power::Paused);
+            self.0.run.fault("pause", format!("{name} stands still"));
+        }
+    }
+
+    /// The node goes on.
+    pub fn resume(&self, name: &str) {
+        let mut state = self.state();
+        let id = state.network.id(name);
+        let host = self.host(&mut state, name);
+        if host.power == Power::Paused {
+            host.power = Power::On;
+            Handle::current().resume(id);
+            drop(state);
+            self.0.run.power(name, timeline::Power::Up);
+            self.0.run.tell(format!("{name} goes on"));
+        }
+    }
+}
