@@ -31,6 +31,7 @@ pub mod judges;
 pub mod ledger;
 pub mod logs;
 pub mod markers;
+pub mod missing;
 pub mod options;
 pub mod picture;
 pub mod planted;

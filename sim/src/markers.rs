@@ -119,6 +119,11 @@ pub const ALL: &[Marker] = &[
     scenario("member removed", "a member was removed for good"),
     scenario("member's address updated", "a member's address in the membership was renewed"),
     chaos("membership change did not go through", "a change of the membership was not committed in its time"),
+    chaos("membership taken back", "a membership that was in force was overruled by another leader's log"),
+    chaos(
+        "snapshot installed over a membership",
+        "a snapshot took the place of a membership that was in force and not known to be committed (openraft #1808)",
+    ),
     chaos("joint configuration flattened", "a new leader completed a change of the membership"),
     chaos(
         "joint configuration crashed through",

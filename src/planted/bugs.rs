@@ -90,7 +90,7 @@ pub const BUGS: &[Bug] = &[
         "restart-commits-all",
         Area::Log,
         "a start takes the end of its log for committed and applies what another leader then overwrites",
-        "willemt/raft: commit index restored from the log's end",
+        "goraft #69: a restarted node applied what was never committed",
     ),
     bug(
         "commit-on-receipt",

@@ -30,10 +30,10 @@ use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
 use crate::history::Seconds;
+use crate::missing::Missing;
 use crate::run::Run;
 use crate::world::World;
 use cause::Cause;
-use monitor::Missing;
 use network::{Network, dns_name};
 pub use power::Power;
 

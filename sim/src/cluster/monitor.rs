@@ -6,51 +6,28 @@ use std::time::Duration;
 
 use madsim::runtime::Handle;
 use mokv::client::{Client, NodeStatus, SettingsChange};
-use mokv::rt::{self, Instant};
+use mokv::rt;
 
 use super::network::dns_name;
 use super::{Cluster, Power, RPC_PORT, Shared};
+use crate::missing::{Missing, Word};
 
 /// How often the monitor asks every node how it is.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
 /// How long an operator waits for an answer.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
-/// What was asked of a cluster may still happen this long after nobody waits for it any more; and an answer of a node
-/// about the time before it was wiped arrives within this.
-const SETTLING: Duration = Duration::from_secs(10);
 /// With fewer voters no disk may be lost.
 const FEWEST_VOTERS: usize = 3;
 
-/// A member that is being replaced or removed, or whose disk is lost: until it is a voter again with everything that
-/// was committed, nothing of the kind may happen to another.
-pub struct Missing {
-    name: String,
-    since: Instant,
-    /// What the leader's log held when the member was first seen to follow it again.
-    to_reach: Option<u64>,
-}
-
-impl Missing {
-    /// Whether it is this one.
-    pub fn is(&self, name: &str) -> bool {
-        self.name == name
+fn word(status: &NodeStatus) -> Word {
+    Word {
+        node_id: status.node_id,
+        votes: ["leader", "follower", "candidate"].contains(&status.role.as_str()),
+        term: status.term,
+        leader_id: status.leader_id,
+        last_log_index: status.last_log_index,
+        applied_index: status.applied_index,
     }
-
-    /// Whether it votes and has what the leader had. Its own word is not enough: a removed node and one whose disk was
-    /// rolled back both believe that they are followers, but no leader speaks to them.
-    fn is_over(&mut self, status: &NodeStatus, leader: Option<&NodeStatus>) -> bool {
-        let Some(leader) = leader else { return false };
-        let follows = status.term == leader.term && status.leader_id == leader.node_id;
-        if rt::now() < self.since + SETTLING || !is_voter(status) || !follows {
-            return false;
-        }
-        let to_reach = *self.to_reach.get_or_insert(leader.last_log_index);
-        status.applied_index >= to_reach
-    }
-}
-
-fn is_voter(status: &NodeStatus) -> bool {
-    ["leader", "follower", "candidate"].contains(&status.role.as_str())
 }
 
 /// Who last said that it leads, in the highest term.
@@ -63,11 +40,11 @@ impl Cluster {
     /// bear it now.
     pub fn may_lose(&self, name: &str) -> bool {
         let mut state = self.state();
-        let voters = state.statuses.values().filter(|status| is_voter(status)).count();
+        let voters = state.statuses.values().filter(|status| word(status).votes).count();
         if state.missing.as_ref().is_some_and(|missing| !missing.is(name)) || voters < FEWEST_VOTERS {
             return false;
         }
-        state.missing = Some(Missing { name: name.to_owned(), since: rt::now(), to_reach: None });
+        state.missing = Some(Missing::new(name, self.run().now()));
         true
     }
 
@@ -85,10 +62,11 @@ impl Cluster {
             self.run().with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
         }
         let is_damaged = self.is_here(name) && self.is_damaged(name);
+        let (now, is_settled) = (self.run().now(), self.run().with_logs(|logs| logs.members_are_settled()));
         let mut state = self.state();
-        let leader = leader_of(&state.statuses).cloned();
+        let leader = leader_of(&state.statuses).map(word);
         let is_back = |missing: &mut Missing| {
-            missing.is(name) && !is_damaged && missing.is_over(&status, leader.as_ref())
+            missing.is(name) && !is_damaged && missing.is_over(word(&status), leader, is_settled, now)
         };
         if state.missing.take_if(is_back).is_some() {
             self.run().tell(format!("{name} is a full member again"));

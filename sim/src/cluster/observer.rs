@@ -1,7 +1,8 @@
 //! Puts on record what one node's Raft does.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use mokv::map::{Change as MapChange, Command};
@@ -25,6 +26,8 @@ pub struct NodeObserver {
     run: Arc<Run>,
     /// The log index of the last snapshot that was installed.
     last_installed: Arc<AtomicU64>,
+    /// Log indexes of memberships that it appended and has not applied: in force, and perhaps never to be committed.
+    open_memberships: Mutex<BTreeSet<u64>>,
 }
 
 impl NodeObserver {
@@ -36,7 +39,12 @@ impl NodeObserver {
         run: Arc<Run>,
         last_installed: Arc<AtomicU64>,
     ) -> NodeObserver {
-        NodeObserver { host: host.to_owned(), disk, tampered, run, last_installed }
+        let open_memberships = Mutex::default();
+        NodeObserver { host: host.to_owned(), disk, tampered, run, last_installed, open_memberships }
+    }
+
+    fn open_memberships(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.open_memberships.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -58,6 +66,9 @@ impl Observer for NodeObserver {
 
     fn appended(&self, at: LogId, payload: &Bytes) {
         let (hash, bytes) = (xxh3_64(payload), payload.len() as u64);
+        if matches!(Command::decode(payload), Ok(Command::Membership(_))) {
+            self.open_memberships().insert(at.index);
+        }
         self.run.with_logs(|logs| logs.appended(&self.host, place(at), hash, bytes));
     }
 
@@ -66,6 +77,9 @@ impl Observer for NodeObserver {
     }
 
     fn truncating(&self, last: Option<LogId>) {
+        if !self.open_memberships().split_off(&end_after(last)).is_empty() {
+            self.run.situation("membership taken back");
+        }
         self.run.with_logs(|logs| logs.truncating(&self.host, end_after(last)));
     }
 
@@ -79,6 +93,7 @@ impl Observer for NodeObserver {
 
     fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
         let hash = xxh3_64(payload);
+        self.open_memberships().remove(&at.index);
         self.run.with_logs(|logs| {
             logs.applied(&self.host, place(at), hash);
             match Command::decode(payload) {
@@ -100,6 +115,14 @@ impl Observer for NodeObserver {
     fn installed(&self, at: LogId, digest: u128) {
         self.last_installed.store(at.index, Ordering::Relaxed);
         self.run.situation("snapshot installed");
+        let covered = {
+            let mut open = self.open_memberships();
+            let behind = open.split_off(&(at.index + 1));
+            std::mem::replace(&mut *open, behind)
+        };
+        if !covered.is_empty() {
+            self.run.situation("snapshot installed over a membership");
+        }
         let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
         self.run.record(Some(&self.host), What::Snapshot, &words);
         self.run.with_ledger(|ledger| ledger.installed(&self.host, at.index, at.leader_id.term, digest));
