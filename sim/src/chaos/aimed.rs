@@ -149,7 +149,7 @@ pub async fn crash_in_snapshot(strike: &mut Strike) {
 }
 
 /// Where somebody lies in wait: in the middle of reads, elections, recovery, snapshots and changes of the members.
-const AMBUSHES: [&str; 14] = [
+static AMBUSHES: [&str; 14] = [
     "read index known",
     "read index known",
     "reads shared a confirmation",
@@ -168,8 +168,8 @@ const AMBUSHES: [&str; 14] = [
 
 /// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
 pub async fn ambush(strike: &mut Strike) {
-    let situation = *strike.dice.one_of(&AMBUSHES);
-    let Some(victim) = strike.pause_at(situation).await else { return };
+    let situation = std::slice::from_ref(strike.dice.one_of(&AMBUSHES));
+    let Some((victim, situation)) = strike.pause_at(situation).await else { return };
     strike.tell(&format!("{victim} at '{situation}'"));
     strike.cluster.run().situation("ambushed");
     if strike.dice.chance(0.4) {

@@ -155,6 +155,35 @@ pub async fn overtaken_leader(strike: &mut Strike) {
     others.iter().for_each(|other| mend(strike, &leader, other));
 }
 
+/// What a leader does right before it puts a membership in force.
+static MEMBERSHIP_CHANGES: [&str; 6] = [
+    "learner added",
+    "learner promoted",
+    "node replaced under its name",
+    "joint configuration flattened",
+    "member removed",
+    "member's address updated",
+];
+
+/// A leader is cut off at the very moment at which it changes the members: what it puts in force is never committed, and
+/// it learns so from others' logs or from a snapshot.
+pub async fn orphaned_membership(strike: &mut Strike) {
+    if operator::newcomer(strike).is_none() {
+        return;
+    }
+    let Some((leader, situation)) = strike.pause_at(&MEMBERSHIP_CHANGES).await else { return };
+    strike.tell(&format!("{leader} at '{situation}'"));
+    strike.cluster.isolate(&leader);
+    strike.cluster.resume(&leader);
+    if strike.dice.chance(0.6) {
+        until_overtaken(strike, &leader).await;
+    } else {
+        let election = strike.cluster.world().election;
+        rt::sleep(strike.dice.time(election * 2..election * 5)).await;
+    }
+    strike.others(&leader).iter().for_each(|other| mend(strike, &leader, other));
+}
+
 /// Waits until the leader has purged what a node lacks, while clients write. Whether it came to that in time.
 async fn until_overtaken(strike: &mut Strike, victim: &str) -> bool {
     const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -60,6 +60,7 @@ impl Strike {
             FaultKind::DeafLeader => network::deaf_leader(strike).await,
             FaultKind::Laggard => network::laggard(strike).await,
             FaultKind::Overtaken => network::overtaken_leader(strike).await,
+            FaultKind::OrphanedMembership => network::orphaned_membership(strike).await,
             FaultKind::Split => network::split(strike).await,
             FaultKind::MuteNode => network::lost_answers(strike).await,
             FaultKind::SlowLink => network::slow_link(strike).await,
@@ -191,23 +192,21 @@ impl Strike {
         }
     }
 
-    /// Makes a node stand still in the midst of the code that reaches a situation: nothing that it has just decided
-    /// leaves it. The node, if any reached it in time.
-    pub async fn pause_at(&self, situation: &'static str) -> Option<String> {
+    /// Makes a node stand still in the midst of the code that reaches one of these situations: nothing that it has just
+    /// decided leaves it. The node and the situation, if any was reached in time.
+    pub async fn pause_at(&self, situations: &'static [&'static str]) -> Option<(String, &'static str)> {
         let cluster = self.cluster.clone();
         let (sender, struck) = oneshot::channel();
         let mut sender = Some(sender);
         let _watch = rt::sometimes::watch(move |reached, host| {
-            if reached != situation {
-                return;
-            }
+            let Some(situation) = situations.iter().find(|situation| **situation == reached) else { return };
             let node = cluster.names().into_iter().find(|name| cluster.host_id(name) == host);
             if let Some(node) = node
                 && let Some(sender) = sender.take()
             {
                 cluster.pause(&node);
                 // Whoever waits has gone only together with this watcher.
-                let _ = sender.send(node);
+                let _ = sender.send((node, *situation));
             }
         });
         rt::timeout(AIM, struck).await.ok()?.ok()

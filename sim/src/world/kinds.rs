@@ -49,6 +49,9 @@ kinds! {
     /// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what
     /// became of its clients' writes it learns from a snapshot.
     Overtaken, "overtaken leader", 2;
+    /// A leader is cut off at the very moment at which it changes the members: what it puts in force is never committed,
+    /// and it learns so from others' logs or from a snapshot.
+    OrphanedMembership, "orphaned membership", 2;
     /// The nodes fall into two groups.
     Split, "split", 2;
     /// Answers of a node no longer reach one client.
