@@ -41,6 +41,8 @@ pub struct Ledger {
     entries: BTreeMap<u64, (String, Applied)>,
     /// Digests of snapshots that were installed before anybody was seen to apply their position.
     installed: BTreeMap<u64, (String, u64, u128)>,
+    /// By log index: a digest of who the members were then, and who said so first.
+    members: BTreeMap<u64, (String, u128)>,
     /// The last position of every node's present life.
     positions: BTreeMap<String, u64>,
     snapshots_installed: u64,
@@ -97,6 +99,19 @@ impl Ledger {
                 self.installed.insert(index, (node.to_owned(), term, digest));
             }
         }
+    }
+
+    /// A node's state of this position, applied or installed, has these members.
+    pub fn members(&mut self, node: &str, index: u64, digest: u128) {
+        let (other, known) = self.members.entry(index).or_insert_with(|| (node.to_owned(), digest));
+        if *known != digest {
+            self.conflicts.push(Conflict::Members { nodes: (other.clone(), node.to_owned()), index });
+        }
+    }
+
+    /// All nodes are gone, and a new cluster begins with their state: it has its own members.
+    pub fn reformed(&mut self) {
+        self.members.clear();
     }
 
     /// The last log index a node applied or installed in its present life.

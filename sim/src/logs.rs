@@ -144,6 +144,8 @@ pub struct Logs {
     members: Members,
     /// The node that ran last on a host.
     last_on_host: BTreeMap<String, u64>,
+    /// Until when whoever comes to run on a host may be the one that an operator removes.
+    removals: BTreeMap<String, Nanos>,
     /// Log index and value of the newest bound.
     most_sessions: Option<(u64, u64)>,
     findings: Judgement,
@@ -152,9 +154,12 @@ pub struct Logs {
 impl Logs {
     /// Raft starts on a host under this id. `disk` names the medium; `tampered`: somebody outside changed what lies
     /// on it, so that no promise binds the node any more.
-    pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64, found: Found) {
+    pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64, found: Found, now: Nanos) {
         self.on_host.insert(host.to_owned(), id);
         self.last_on_host.insert(host.to_owned(), id);
+        if self.removals.get(host).is_some_and(|until| now <= *until) {
+            self.members.may_go(id);
+        }
         self.findings.extend(self.ids.opened(host, disk, tampered, id));
         let node = self.nodes.entry(id).or_default();
         if tampered {
@@ -254,6 +259,13 @@ impl Logs {
     /// The node that ran last on a host may leave the members: it was removed, or its disk is lost.
     pub fn may_go(&mut self, host: &str) {
         self.last_on_host.get(host).into_iter().for_each(|id| self.members.may_go(*id));
+    }
+
+    /// An operator asks for the removal of whoever has a host's name. Which node that is a leader looks up when it hears
+    /// of it, until then at the latest: the one that ran last, or one that comes meanwhile.
+    pub fn removal_asked(&mut self, host: &str, until: Nanos) {
+        self.may_go(host);
+        self.removals.insert(host.to_owned(), until);
     }
 
     /// Whether no change of the members is half done, as far as any node has applied.
@@ -361,12 +373,32 @@ mod tests {
         assert_eq!(log.last(), Some(Place { term: 7, index: 9 }));
     }
 
+    /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request that had been
+    /// sent before that id was there.
+    #[test]
+    fn who_comes_while_its_name_is_being_removed_may_go() {
+        let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let removed_at = |opened_at| {
+            let mut logs = Logs::default();
+            logs.opened("n3", "n3's disk", false, 33, Found::default(), 0);
+            logs.removal_asked("n3", 100);
+            logs.opened("n3", "n3's disk", false, 44, Found::default(), opened_at);
+            logs.members(1, vec![ids(&[11, 33, 44])], ids(&[11, 33, 44]));
+            logs.members(2, vec![ids(&[11, 44])], ids(&[11, 44]));
+            assert!(logs.take_findings().is_empty(), "it ran there when the operator asked");
+            logs.members(3, vec![ids(&[11])], ids(&[11]));
+            logs.take_findings()
+        };
+        assert!(removed_at(100).is_empty());
+        assert_eq!(removed_at(101).len(), 1);
+    }
+
     #[test]
     fn a_whole_life_of_a_small_cluster_is_in_order() {
         let mut logs = Logs::default();
         let elected = Vote { term: 1, candidate: 11, committed: true };
         for (host, id) in [("n1", 11), ("n2", 22)] {
-            logs.opened(host, host, false, id, Found::default());
+            logs.opened(host, host, false, id, Found::default(), 0);
             logs.voted(host, Vote { committed: false, ..elected }, 0);
         }
         logs.voted("n1", elected, 1);
@@ -382,7 +414,7 @@ mod tests {
         logs.voted("n2", Vote { term: 2, candidate: 22, committed: false }, 2);
         logs.voted("n2", Vote { term: 2, candidate: 22, committed: true }, 2);
         let last = Some(Place { term: 1, index: 3 });
-        logs.opened("n1", "n1", false, 11, Found { vote: Some(elected), purged: None, last });
+        logs.opened("n1", "n1", false, 11, Found { vote: Some(elected), purged: None, last }, 0);
         logs.voted("n1", Vote { term: 2, candidate: 22, committed: true }, 3);
         logs.truncating("n1", 3);
         logs.truncated("n1", 3);

@@ -25,11 +25,12 @@ pub trait Observer: Send + Sync + 'static {
     fn truncated(&self, _last: Option<LogId>) {}
     /// The entries up to here are gone: a snapshot stands for them.
     fn purged(&self, _upto: LogId) {}
-    /// An entry was applied and made this change; `digest` is that of the state after it, its members
-    /// included.
+    /// An entry was applied and made this change; `digest` is that of the state after it.
     fn applied(&self, _at: LogId, _payload: &Bytes, _change: Option<&Change>, _digest: u128) {}
     /// A snapshot replaced the state, which has this digest now.
     fn installed(&self, _at: LogId, _digest: u128) {}
+    /// The state of this position, applied or installed, has these members: a digest of who they are and since when.
+    fn members(&self, _at: LogId, _digest: u128) {}
 }
 
 /// What a node found in its log when it started.

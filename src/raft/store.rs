@@ -58,20 +58,13 @@ impl State {
         (self.map.clone(), meta)
     }
 
-    /// One number for the map, and for who its members are and since when: equal on replicas that are equal.
-    fn digest(&self) -> u128 {
-        let mut members = Vec::new();
-        members.extend(
-            self.membership
-                .log_id()
-                .iter()
-                .flat_map(|at| [at.leader_id.term, at.index])
-                .flat_map(u64::to_le_bytes),
-        );
-        members.extend_from_slice(
-            &Command::Membership(membership_to_wire(self.membership.membership())).encode(),
-        );
-        self.map.digest().wrapping_add(xxh3_128(&members))
+    /// One number for who the members are and since when: equal on replicas that are equal.
+    fn members_digest(&self) -> u128 {
+        let at = self.membership.log_id().map_or([0; 2], |at| [at.leader_id.term, at.index]);
+        let mut bytes: Vec<u8> = at.into_iter().flat_map(u64::to_le_bytes).collect();
+        let members = Command::Membership(membership_to_wire(self.membership.membership()));
+        bytes.extend_from_slice(&members.encode());
+        xxh3_128(&bytes)
     }
 }
 
@@ -170,7 +163,8 @@ impl Store {
         let revision = state.map.revision();
         if let Some(observer) = &self.observer {
             let payload = entry_to_storage(entry).payload;
-            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.digest());
+            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.map.digest());
+            observer.members(entry.log_id, state.members_digest());
         }
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
         drop(state);
@@ -201,7 +195,8 @@ impl Store {
         }
         let (at, revision) = (state.applied, state.map.revision());
         if let (Some(observer), Some(at)) = (&self.observer, at) {
-            observer.installed(at, state.digest());
+            observer.installed(at, state.map.digest());
+            observer.members(at, state.members_digest());
         }
         *self.write() = state;
         self.advance(at.map_or(0, |at| at.index), revision);

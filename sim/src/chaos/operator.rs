@@ -65,7 +65,7 @@ pub async fn replacement(strike: &mut Strike) {
 
 async fn remove(strike: &Strike, victim: &str) -> bool {
     let name = victim.to_owned();
-    strike.cluster.may_go(victim);
+    strike.cluster.removal_asked(victim);
     let ask = |client: Client| async move { client.remove_member(&name).await };
     strike.cluster.operate(&format!("removal of {victim}"), ask).await
 }

@@ -29,7 +29,7 @@ use mokv::rt::net::weather;
 use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
-use crate::history::Seconds;
+use crate::history::{Nanos, Seconds};
 use crate::missing::Missing;
 use crate::run::Run;
 use crate::world::World;
@@ -41,6 +41,9 @@ pub use power::Power;
 pub const GOSSIP_PORT: u16 = 8401;
 /// TCP port of gRPC and Raft on every host.
 pub const RPC_PORT: u16 = 8400;
+
+/// A leader has heard of a request to remove somebody within this, paused nodes and slow links included, or never.
+const REMOVAL_HEARD: Duration = Duration::from_secs(15);
 
 /// A cluster. Clones are the same cluster.
 #[derive(Clone)]
@@ -338,7 +341,14 @@ impl Cluster {
         self.host(&mut self.state(), name).tampered = u64::MAX;
     }
 
-    /// An operator removes the node, or its disk is lost: it may leave the members.
+    /// An operator asks for the removal of whoever has this name: it may leave the members, and so may one that comes
+    /// under that name while somebody may still hear of it.
+    pub fn removal_asked(&self, name: &str) {
+        let until = self.run().now() + REMOVAL_HEARD.as_nanos() as Nanos;
+        self.run().with_logs(|logs| logs.removal_asked(name, until));
+    }
+
+    /// The node was removed, or its disk is lost: it may leave the members.
     pub fn may_go(&self, name: &str) {
         self.0.run.with_logs(|logs| logs.may_go(name));
     }

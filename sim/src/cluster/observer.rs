@@ -56,7 +56,8 @@ impl Observer for NodeObserver {
             last: found.last.map(place),
         };
         self.run.with_ledger(|ledger| ledger.started(&self.host));
-        self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found));
+        let now = self.run.now();
+        self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found, now));
     }
 
     fn voted(&self, saved: &raft::Vote) {
@@ -126,6 +127,10 @@ impl Observer for NodeObserver {
         let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
         self.run.record(Some(&self.host), What::Snapshot, &words);
         self.run.with_ledger(|ledger| ledger.installed(&self.host, at.index, at.leader_id.term, digest));
+    }
+
+    fn members(&self, at: LogId, digest: u128) {
+        self.run.with_ledger(|ledger| ledger.members(&self.host, at.index, digest));
     }
 }
 

@@ -108,8 +108,9 @@ mod tests {
             false,
             11,
             Found { purged: Some(at(1, 5)), last: Some(at(1, 5)), vote: None },
+            0,
         );
-        logs.opened("n2", "n2", false, 22, Found::default());
+        logs.opened("n2", "n2", false, 22, Found::default(), 0);
         for index in 0..6 {
             logs.appended("n2", at(1, index), index, 1);
             logs.applied("n2", at(1, index), index);

@@ -25,6 +25,13 @@ pub enum Conflict {
         /// Where.
         index: u64,
     },
+    /// The members in a node's state are not those of its position.
+    Members {
+        /// Who was first and who differs.
+        nodes: (String, String),
+        /// Where.
+        index: u64,
+    },
     /// A node skipped entries or applied one again.
     Order {
         /// Who.
@@ -58,6 +65,11 @@ impl Conflict {
             }
             Conflict::Snapshot { nodes: (first, second), index } => {
                 format!("the snapshot of log index {index} is not the same state on {first} and {second}")
+            }
+            Conflict::Members { nodes: (first, second), index } => {
+                format!(
+                    "at log index {index}, the members are not the same ones in the states of {first} and {second}"
+                )
             }
             Conflict::Order { node, last, index } => {
                 format!("{node} applied log index {index} right after {last}")
@@ -111,6 +123,20 @@ mod tests {
         ledger.applied("n1", 1, entry(1, 1, 1));
         ledger.applied("n1", 3, entry(1, 3, 3));
         assert!(words(&mut ledger).contains("right after 1"));
+    }
+
+    #[test]
+    fn members_are_compared_at_equal_positions_within_one_cluster() {
+        let mut ledger = Ledger::default();
+        ledger.members("n1", 4, 77);
+        ledger.members("n1", 5, 78);
+        ledger.members("n2", 5, 78);
+        assert_eq!(words(&mut ledger), "");
+        ledger.reformed();
+        ledger.members("n1", 4, 99);
+        assert_eq!(words(&mut ledger), "", "a cluster that is made of a backup");
+        ledger.members("n2", 4, 77);
+        assert!(words(&mut ledger).contains("index 4, the members"));
     }
 
     #[test]
