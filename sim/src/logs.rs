@@ -78,11 +78,6 @@ impl Shape {
         Some(Place { term: self.term_at(index)?, index })
     }
 
-    /// How many entries lie in the log itself.
-    pub fn entries(&self) -> u64 {
-        self.end.saturating_sub(self.covered)
-    }
-
     fn push(&mut self, place: Place) {
         if place.index != self.end {
             // A log that was empty begins anywhere.
@@ -113,8 +108,10 @@ impl Shape {
 #[derive(Debug, Default)]
 struct Node {
     shape: Shape,
-    /// Payload bytes of each entry in it.
+    /// Payload bytes of each entry that was reported.
     bytes: BTreeMap<u64, u64>,
+    /// Below this index the log itself may hold entries that were never reported.
+    unreported: u64,
     vote: Option<Vote>,
 }
 
@@ -122,11 +119,15 @@ impl Node {
     fn truncate(&mut self, end: u64) {
         self.shape.truncate(end);
         self.bytes.split_off(&end);
+        self.unreported = self.unreported.min(end);
     }
 
     fn purge(&mut self, covered: u64) {
         self.shape.purge(covered);
         self.bytes = self.bytes.split_off(&covered);
+        if covered >= self.unreported {
+            self.unreported = 0;
+        }
     }
 }
 
@@ -173,6 +174,7 @@ impl Logs {
             && last.index >= node.shape.end
         {
             node.shape.push(last);
+            node.unreported = node.shape.end;
         }
         if let Some(purged) = found.purged {
             node.purge(purged.index + 1);
@@ -301,8 +303,7 @@ impl Logs {
     /// Entries in the log of a host's node and the bytes of their payloads; `None` if some were never reported.
     pub fn measure(&self, host: &str) -> Option<(u64, u64)> {
         let node = &self.nodes[self.on_host.get(host)?];
-        let entries = node.bytes.len() as u64;
-        (entries == node.shape.entries()).then(|| (entries, node.bytes.values().sum()))
+        (node.unreported == 0).then(|| (node.bytes.len() as u64, node.bytes.values().sum()))
     }
 
     /// The node that ran last on a host.
@@ -365,10 +366,9 @@ mod tests {
         let mut log = Logs::shape_of(&[1, 1, 3]);
         log.purge(2);
         assert!(log.holds(Place { term: 1, index: 1 }) && log.holds(Place { term: 3, index: 2 }));
-        assert_eq!(log.entries(), 1);
         log.purge(9);
         assert!(log.holds(Place { term: 7, index: 8 }) && !log.holds(Place { term: 7, index: 9 }));
-        assert_eq!((log.entries(), log.last()), (0, None));
+        assert_eq!(log.last(), None);
         log.push(Place { term: 7, index: 9 });
         assert_eq!(log.last(), Some(Place { term: 7, index: 9 }));
     }
@@ -391,6 +391,29 @@ mod tests {
         };
         assert!(removed_at(100).is_empty());
         assert_eq!(removed_at(101).len(), 1);
+    }
+
+    /// Chaos seed 7033743: a node opened a log of 552 entries after its disk had been tampered with, and the last one, the
+    /// only one that an opening reports, was truncated. The entries that came next were taken for all that it had.
+    #[test]
+    fn a_log_is_measured_only_when_all_its_entries_were_reported() {
+        let mut logs = Logs::default();
+        let place = |index| Place { term: 1, index };
+        logs.opened("n1", "n1's disk", false, 11, Found::default(), 0);
+        (0..9).for_each(|index| logs.appended("n1", place(index), index, 10));
+        assert_eq!(logs.measure("n1"), Some((9, 90)));
+        let found = Found { vote: None, purged: Some(place(1)), last: Some(place(8)) };
+        logs.opened("n1", "n1's disk", false, 11, found, 0);
+        assert_eq!(logs.measure("n1"), Some((7, 70)));
+
+        logs.opened("n1", "n1's disk", true, 11, found, 0);
+        logs.truncated("n1", 8);
+        logs.appended("n1", Place { term: 2, index: 8 }, 0, 10);
+        assert_eq!(logs.measure("n1"), None, "of those from 2 to 7 only the node knows");
+        logs.purged("n1", 6);
+        assert_eq!(logs.measure("n1"), None);
+        logs.purged("n1", 7);
+        assert_eq!(logs.measure("n1"), Some((1, 10)));
     }
 
     #[test]
