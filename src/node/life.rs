@@ -252,16 +252,16 @@ impl Drop for LastWord {
     }
 }
 
+/// Why Raft ended, once it has. Its end shows in a channel that hardly ever speaks, of what it is in its term; that of
+/// all its metrics would wake this node's own task with every entry.
 async fn raft_stopped(consensus: &Consensus) -> String {
     use openraft::rt::WatchReceiver;
-    let mut metrics = consensus.raft().metrics();
-    loop {
-        if let Err(fatal) = &metrics.borrow_and_update().running_state {
-            return fatal.to_string();
-        }
-        if metrics.changed().await.is_err() {
-            return "its task has ended".into();
-        }
+    let raft = consensus.raft();
+    let mut seldom = raft.server_metrics();
+    while seldom.changed().await.is_ok() {}
+    match &raft.metrics().borrow_watched().running_state {
+        Err(fatal) => fatal.to_string(),
+        Ok(()) => "its task has ended".into(),
     }
 }
 
