@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::options::Bench;
 use crate::run::Run;
+use crate::runner::children;
 use crate::scenarios::Scenario;
 use crate::scenarios::stage::formed_within;
 use crate::world::World;
@@ -287,9 +288,9 @@ fn repetition(program: &Path) -> Result<Repetition, String> {
     let cpu_before = cpu_of_children()?;
     let before = Instant::now();
     for seed in SEEDS {
-        let mut child = Command::new(program);
-        child.args(["--child", NAME, &seed.to_string()]).stdin(Stdio::null());
-        let output = child.output().map_err(|error| format!("cannot start {name}: {error}"))?;
+        let output = children::command(program, NAME, seed)
+            .output()
+            .map_err(|error| format!("cannot start {name}: {error}"))?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         let told = stdout.lines().rev().find_map(|line| serde_json::from_str(line.split_once(' ')?.1).ok());
         let told: Told =

@@ -275,6 +275,11 @@ impl Logs {
         self.members.are_settled()
     }
 
+    /// How many voters the cluster has as far as any node has applied; while a change is half done, its smaller half.
+    pub fn fewest_voters(&self) -> usize {
+        self.members.smallest_set()
+    }
+
     /// A node id was buried by an applied entry.
     pub fn buried(&mut self, index: u64, id: u64) {
         self.ids.buried(index, id);

@@ -256,10 +256,9 @@ impl Drop for LastWord {
 /// all its metrics would wake this node's own task with every entry.
 async fn raft_stopped(consensus: &Consensus) -> String {
     use openraft::rt::WatchReceiver;
-    let raft = consensus.raft();
-    let mut seldom = raft.server_metrics();
+    let mut seldom = consensus.raft().server_metrics();
     while seldom.changed().await.is_ok() {}
-    match &raft.metrics().borrow_watched().running_state {
+    match consensus.metrics().running_state {
         Err(fatal) => fatal.to_string(),
         Ok(()) => "its task has ended".into(),
     }

@@ -10,14 +10,12 @@ use mokv::rt;
 
 use super::network::dns_name;
 use super::{Cluster, Power, RPC_PORT, Shared};
-use crate::missing::{Missing, Word};
+use crate::missing::{self, Missing, Word};
 
 /// How often the monitor asks every node how it is.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
 /// How long an operator waits for an answer.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
-/// With fewer voters no disk may be lost.
-const FEWEST_VOTERS: usize = 3;
 
 fn word(status: &NodeStatus) -> Word {
     Word {
@@ -39,9 +37,12 @@ impl Cluster {
     /// Claims the one place for a member that is missing, for this one, or claims it anew. False if the cluster could not
     /// bear it now.
     pub fn may_lose(&self, name: &str) -> bool {
+        let applied = self.run().with_logs(|logs| logs.fewest_voters());
         let mut state = self.state();
-        let voters = state.statuses.values().filter(|status| word(status).votes).count();
-        if state.missing.as_ref().is_some_and(|missing| !missing.is(name)) || voters < FEWEST_VOTERS {
+        let voting = state.statuses.values().filter(|status| word(status).votes).count();
+        if state.missing.as_ref().is_some_and(|missing| !missing.is(name))
+            || !missing::bears_a_loss(voting, applied)
+        {
             return false;
         }
         state.missing = Some(Missing::new(name, self.run().now()));

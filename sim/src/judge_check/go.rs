@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use super::{Case, cases};
 use crate::history::Operation;
 use crate::judges::{Class, linearizability};
+use crate::runner::children;
 use crate::{history_file, scenarios};
 
 /// What it is called on the command line.
@@ -86,10 +87,13 @@ fn compare(folder: &Path) -> Result<String, String> {
 fn record(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
     let path: PathBuf = folder.join(format!("{seed}.history"));
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut child = Command::new(program);
-    child.args(["--child", scenarios::CHAOS, &seed.to_string()]).env(history_file::VARIABLE, &path);
+    let mut child = children::command(&program, scenarios::CHAOS, seed);
     // What is planted would be found here, too, and by the wrong test.
-    child.env_remove("MOKV_PLANTED").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    child
+        .env(history_file::VARIABLE, &path)
+        .env_remove("MOKV_PLANTED")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     child.status().map_err(|error| format!("chaos seed {seed} cannot be played: {error}"))?;
     let text = std::fs::read_to_string(&path).map_err(|error| format!("chaos seed {seed}: {error}"))?;
     history_file::read(&text).map_err(|error| format!("chaos seed {seed}: {error}"))

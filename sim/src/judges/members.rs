@@ -48,6 +48,11 @@ impl Members {
     pub fn are_settled(&self) -> bool {
         self.voters.len() <= 1
     }
+
+    /// How many voters its smallest set has: while a change is half done, both sets have to agree to everything.
+    pub fn smallest_set(&self) -> usize {
+        self.voters.iter().map(BTreeSet::len).min().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
@@ -58,11 +63,13 @@ mod tests {
     fn a_voter_goes_only_with_a_cause_and_a_learner_as_it_likes() {
         let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
         let mut members = Members::default();
+        assert_eq!(members.smallest_set(), 0, "nobody knows of any");
         assert_eq!(members.changed(1, vec![ids(&[1, 2, 3])], &ids(&[1, 2, 3, 4])), None);
         assert_eq!(members.changed(2, vec![ids(&[1, 2, 3])], &ids(&[1, 2, 3])), None, "a learner");
         members.may_go(3);
         assert_eq!(members.changed(3, vec![ids(&[1, 2, 3]), ids(&[1, 2])], &ids(&[1, 2, 3])), None);
         assert!(!members.are_settled());
+        assert_eq!(members.smallest_set(), 2);
         assert_eq!(members.changed(4, vec![ids(&[1, 2])], &ids(&[1, 2])), None);
         assert!(members.are_settled());
         assert_eq!(members.changed(2, vec![ids(&[1])], &ids(&[1])), None, "another node applies it later");

@@ -151,11 +151,20 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
+/// What plays one run of `program`, this build of the simulation or another, in a process of its own.
+#[allow(clippy::disallowed_methods)] // The parent simulates nothing.
+pub fn command(program: &Path, scenario: &str, seed: u64) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--child", scenario, &seed.to_string()]).stdin(Stdio::null());
+    // A run is over in a second: memory that it gave back in between would only be faulted in and cleared again.
+    command.env("MIMALLOC_PURGE_DELAY", "-1");
+    command
+}
+
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
 fn start(job: Job, how: How<'_>) -> Running {
     let program = std::env::current_exe().expect("the program knows where it is");
-    let mut command = Command::new(program);
-    command.args(["--child", job.scenario, &job.seed.to_string()]);
+    let mut command = command(&program, job.scenario, job.seed);
     match how {
         How::Quietly => {}
         How::Aloud => {
@@ -178,7 +187,7 @@ fn start(job: Job, how: How<'_>) -> Running {
         Some(file) if how == How::Aloud => command.env(history_file::VARIABLE, file),
         _ => command.env_remove(history_file::VARIABLE),
     };
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stdout(Stdio::piped());
     command.stderr(if how == How::Aloud { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn().expect("a process can be started");
     let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
