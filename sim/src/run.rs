@@ -48,6 +48,8 @@ struct State {
     stops: Vec<Stop>,
     findings: Vec<(Nanos, Finding)>,
     faults: BTreeMap<String, u64>,
+    /// By number of the strike.
+    underway: BTreeMap<u32, String>,
     situations: BTreeMap<String, u64>,
 }
 
@@ -161,7 +163,13 @@ impl Run {
     /// A fault begins, and ends when the guard is dropped.
     pub fn begin_strike(self: &Arc<Self>, strike: u32, fault: &str) -> Underway {
         self.record(None, What::Begins { strike, fault: fault.to_owned() }, "");
+        self.state().underway.insert(strike, fault.to_owned());
         Underway { run: self.clone(), strike }
+    }
+
+    /// How many faults of this name are under way.
+    pub fn faults_underway(&self, fault: &str) -> usize {
+        self.state().underway.values().filter(|name| *name == fault).count()
     }
 
     /// A strike does something.
@@ -335,5 +343,6 @@ pub struct Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         self.run.record(None, What::Ends { strike: self.strike }, "");
+        self.run.state().underway.remove(&self.strike);
     }
 }

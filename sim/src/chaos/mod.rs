@@ -16,6 +16,8 @@ mod network;
 #[cfg(madsim)]
 mod operator;
 #[cfg(madsim)]
+mod overtaking;
+#[cfg(madsim)]
 mod play;
 #[cfg(madsim)]
 mod power;

@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use mokv::rt;
 use mokv::rt::net::weather::DatagramRates;
-use mokv::rt::task::{TaskGuard, spawn_guarded};
 
-use super::operator;
 use super::strike::Strike;
-use crate::client::SimClient;
-use crate::history::Outcome;
-
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
@@ -114,110 +109,6 @@ pub async fn deposed_leader(strike: &mut Strike) {
     others.iter().for_each(|other| mend(strike, &leader, other));
 }
 
-/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it, which takes
-/// the place of one of its own, and which it may need again at once.
-pub async fn laggard(strike: &mut Strike) {
-    let leader = strike.leader();
-    let others = strike.others(&leader);
-    if others.is_empty() {
-        return;
-    }
-    let victim = strike.dice.one_of(&others).clone();
-    strike.count(&victim);
-    if strike.dice.chance(0.5) {
-        operator::ask_for_snapshot(strike, &victim).await;
-    }
-    strike.cluster.isolate(&victim);
-    let lags = until_overtaken(strike, &victim).await;
-    strike.others(&victim).iter().for_each(|other| mend(strike, &victim, other));
-    if lags && strike.dice.chance(0.5) {
-        strike.last().await;
-        strike.cluster.kill(&victim);
-        strike.come_back(&victim, Duration::ZERO).await;
-    }
-}
-
-/// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what became
-/// of its clients' writes it learns from a snapshot.
-pub async fn overtaken_leader(strike: &mut Strike) {
-    let leader = strike.leader();
-    let others = strike.others(&leader);
-    if others.is_empty() {
-        return;
-    }
-    strike.count(&leader);
-    others.iter().for_each(|other| strike.cluster.cut(other, &leader));
-    // What comes in meanwhile the others get, and most likely commit.
-    let election = strike.cluster.world().election;
-    rt::sleep(strike.dice.time(election / 10..election)).await;
-    strike.cluster.isolate(&leader);
-    until_overtaken(strike, &leader).await;
-    others.iter().for_each(|other| mend(strike, &leader, other));
-}
-
-/// What a leader does right before it puts a membership in force.
-static MEMBERSHIP_CHANGES: [&str; 6] = [
-    "learner added",
-    "learner promoted",
-    "node replaced under its name",
-    "joint configuration flattened",
-    "member removed",
-    "member's address updated",
-];
-
-/// A leader is cut off at the very moment at which it changes the members: what it puts in force is never committed, and
-/// it learns so from others' logs or from a snapshot.
-pub async fn orphaned_membership(strike: &mut Strike) {
-    if operator::newcomer(strike).is_none() {
-        return;
-    }
-    let Some((leader, situation)) = strike.pause_at(&MEMBERSHIP_CHANGES).await else { return };
-    strike.tell(&format!("{leader} at '{situation}'"));
-    strike.cluster.isolate(&leader);
-    strike.cluster.resume(&leader);
-    if strike.dice.chance(0.6) {
-        until_overtaken(strike, &leader).await;
-    } else {
-        let election = strike.cluster.world().election;
-        rt::sleep(strike.dice.time(election * 2..election * 5)).await;
-    }
-    strike.others(&leader).iter().for_each(|other| mend(strike, &leader, other));
-}
-
-/// Waits until the leader has purged what a node lacks, while clients write. Whether it came to that in time.
-async fn until_overtaken(strike: &mut Strike, victim: &str) -> bool {
-    const LOOK_AGAIN: Duration = Duration::from_millis(100);
-    const CLIENTS: u64 = 4;
-    let Some(status) = strike.cluster.status(victim).await else { return false };
-    let others = strike.others(victim);
-    let patience = strike.cluster.world().election * 2;
-    let _clients: Vec<TaskGuard<()>> = (0..CLIENTS)
-        .map(|_| {
-            let client = SimClient::new(&strike.cluster, &others, patience, true);
-            spawn_guarded(async move {
-                // Many writes in doubt over one key are hard to judge.
-                let mut doubts = 0;
-                loop {
-                    let key = format!("overtaking/{}.{doubts}", client.host());
-                    let (_, outcome) = client.set(&key, None, 16).await;
-                    doubts += u64::from(outcome == Outcome::Unknown);
-                }
-            })
-        })
-        .collect();
-    let begun = rt::now();
-    while rt::now() - begun < strike.length * 4 {
-        rt::sleep(LOOK_AGAIN).await;
-        let leader = strike.leader();
-        let purged = strike.cluster.status(&leader).await.map_or(0, |leads| leads.purged_index);
-        if leader != *victim && purged > status.last_log_index {
-            strike.cluster.run().situation("a node lags behind the purge");
-            return true;
-        }
-    }
-    false
-}
-
 /// The nodes fall into two groups.
 pub async fn split(strike: &mut Strike) {
     let names = strike.shuffled();
@@ -308,7 +199,8 @@ async fn isolate(strike: &Strike, victim: &str) {
     others.iter().for_each(|other| mend(strike, victim, other));
 }
 
-fn mend(strike: &Strike, one: &str, other: &str) {
+/// Both directions of a link work again.
+pub fn mend(strike: &Strike, one: &str, other: &str) {
     strike.cluster.mend(one, other);
     strike.cluster.mend(other, one);
 }

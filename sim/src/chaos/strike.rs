@@ -9,13 +9,13 @@ use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
 use super::schedule::Planned;
-use super::{aimed, clock, disk, network, operator, power};
+use super::{aimed, clock, disk, network, operator, overtaking, power};
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::world::FaultKind;
 
 /// Waiting for the moment that is aimed at takes no longer.
-const AIM: Duration = Duration::from_secs(5);
+pub const AIM: Duration = Duration::from_secs(5);
 /// So soon that no election has begun.
 pub const SOON: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
@@ -58,9 +58,9 @@ impl Strike {
             FaultKind::IsolateNode => network::isolated_node(strike).await,
             FaultKind::IsolateLeader => network::isolated_leader(strike).await,
             FaultKind::DeafLeader => network::deaf_leader(strike).await,
-            FaultKind::Laggard => network::laggard(strike).await,
-            FaultKind::Overtaken => network::overtaken_leader(strike).await,
-            FaultKind::OrphanedMembership => network::orphaned_membership(strike).await,
+            FaultKind::Laggard => overtaking::laggard(strike).await,
+            FaultKind::Overtaken => overtaking::overtaken_leader(strike).await,
+            FaultKind::OrphanedMembership => overtaking::orphaned_membership(strike).await,
             FaultKind::Split => network::split(strike).await,
             FaultKind::MuteNode => network::lost_answers(strike).await,
             FaultKind::SlowLink => network::slow_link(strike).await,
@@ -128,6 +128,11 @@ impl Strike {
     pub fn count(&self, what: &str) {
         let words = format!("#{} {}: {what}", self.number, self.kind.name());
         self.cluster.run().fault_of_strike(self.number, self.kind.name(), &words);
+    }
+
+    /// Whether another one of its kind has not ended yet.
+    pub fn is_doubled(&self) -> bool {
+        self.cluster.run().faults_underway(self.kind.name()) > 1
     }
 
     /// Any node.
