@@ -4,6 +4,7 @@
 //! identity or the new one. Every start raises the boot counter durably before anybody hears of it: peers refuse a
 //! lower one, which catches copied directories and volumes rolled back. Reads no log and sends nothing.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use mokv_proto::gossip as wire;
@@ -117,6 +118,7 @@ struct Record {
     left: bool,
     quarantined: bool,
     former_cluster_id: Option<ClusterId>,
+    lives: BTreeMap<u64, u64>,
 }
 
 /// The identity of a started node. Every change is durable when its method returns; after an error the node must
@@ -243,6 +245,19 @@ impl Identity {
     /// Whether this node is quarantined.
     pub fn quarantined(&self) -> bool {
         self.record.quarantined
+    }
+
+    /// How often each other member had started when this node last heard of it, by node id.
+    pub fn lives(&self) -> &BTreeMap<u64, u64> {
+        &self.record.lives
+    }
+
+    /// Remembers how often the other members have started.
+    ///
+    /// # Errors
+    /// If the disk fails. If it is full, nothing has changed.
+    pub async fn remember(&mut self, lives: BTreeMap<u64, u64>) -> Result<(), IdentityError> {
+        self.change(|record| record.lives = lives).await
     }
 
     /// Makes this node one of the cluster's, once and for ever.
@@ -389,6 +404,7 @@ impl Record {
             left: false,
             quarantined: false,
             former_cluster_id,
+            lives: BTreeMap::new(),
         }
     }
 
@@ -418,6 +434,7 @@ impl Record {
             left: self.left,
             quarantined: self.quarantined,
             former_cluster_id: claim::id_to_wire(self.former_cluster_id),
+            lives: self.lives.iter().map(|(&node_id, &boot)| wire::Lives { node_id, boot }).collect(),
         }
         .encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -468,6 +485,7 @@ impl Record {
             left: message.left,
             quarantined: message.quarantined,
             former_cluster_id: claim::id_from_wire(&message.former_cluster_id)?,
+            lives: message.lives.into_iter().map(|lives| (lives.node_id, lives.boot)).collect(),
         })
     }
 }

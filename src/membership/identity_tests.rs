@@ -244,3 +244,14 @@ proptest! {
         prop_assert!(Record::decode(&noise).is_err());
     }
 }
+
+#[tokio::test]
+async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
+    let disk = SimDisk::new(1);
+    let lives = std::collections::BTreeMap::from([(7, 3), (u64::MAX, 1)]);
+    start(&disk, "a").await.unwrap().remember(lives.clone()).await.unwrap();
+    disk.power_loss();
+    let identity = start(&disk, "a").await.unwrap();
+    assert_eq!(*identity.lives(), lives);
+    assert!(identity.set_aside().await.unwrap().lives().is_empty());
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::{End, NodeError, Options, digests, finish, hand_over, intent, log_config, removal};
+use super::{End, NodeError, Options, digests, finish, hand_over, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -70,6 +70,7 @@ impl Life {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
             Ok(()) = removed.wait_for(|removed| *removed) => Ok(End::Removed),
+            error = lives::remember(&self.identity, self.gossip.view(), &gate, &consensus) => Err(error.into()),
             end = self.serve(formed, consensus.clone(), book, log.clone(), snapshots) => end,
         }
     }
@@ -111,11 +112,12 @@ impl Life {
         log: Log,
         snapshots: Snapshots,
     ) -> Result<(Consensus, Arc<Book>, Arc<Gate>), NodeError> {
-        let (node_id, name, boot, cluster_id) = {
+        let (node_id, name, boot, cluster_id, lives) = {
             let identity = self.identity.lock().await;
             let identity = identity.as_ref().expect("taken only at the end of this life");
             let cluster_id = identity.cluster_id().expect("a cluster was found").0;
-            (identity.node_id(), identity.name().to_string(), identity.boot(), cluster_id)
+            let name = identity.name().to_string();
+            (identity.node_id(), name, identity.boot(), cluster_id, identity.lives().clone())
         };
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
         let me = Me {
@@ -128,7 +130,7 @@ impl Life {
             key: self.config.cluster_key.clone(),
         };
         let removed = store.clone();
-        let gate = Arc::new(Gate::new(me, move |id| {
+        let gate = Arc::new(Gate::new(me, lives, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()

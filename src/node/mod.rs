@@ -9,6 +9,7 @@ mod book;
 mod digests;
 mod health;
 mod life;
+mod lives;
 mod removal;
 mod sampler;
 

@@ -132,6 +132,44 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A volume is rolled back, and the only peer that it finds lacks what was committed last and has started since it heard
+/// of the later lives: together they are a majority, and must not lead.
+pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    set_many(&writer, 30).await?;
+    let mut followers = others(&cluster.names(), &leader);
+    let (rolled_back, laggard) = (followers.remove(0), followers.remove(0));
+    let image = cluster.disk(&rolled_back).image();
+    for _ in 0..3 {
+        cluster.kill(&rolled_back);
+        cluster.start(&rolled_back);
+        set_many(&writer, 30).await?;
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    cluster.kill(&laggard);
+    // Committed by the leader and by the node that is about to forget them.
+    set_many(&writer, 30).await?;
+    let leader = cluster.wait_for_leader(&[leader, rolled_back.clone()], ELECTION_BOUND).await?;
+    cluster.kill(&leader);
+    cluster.kill(&rolled_back);
+    cluster.disk(&rolled_back).restore(&image);
+    run.fault("rolled-back disk", format!("{rolled_back}'s disk is what it was three lives ago"));
+    cluster.excuse(&rolled_back, "its disk was rolled back");
+    cluster.start(&laggard);
+    cluster.start(&rolled_back);
+    let two = [laggard.clone(), rolled_back.clone()];
+    if let Ok(impostor) = cluster.wait_for_leader(&two, ELECTION_BOUND).await {
+        return Err(format!("{impostor} leads, though nobody of the two has all that was committed"));
+    }
+    cluster.kill(&rolled_back);
+    cluster.start(&leader);
+    cluster.wait_for_leader(&[leader, laggard], ELECTION_BOUND).await?;
+    cluster.wipe(&rolled_back);
+    cluster.start(&rolled_back);
+    Ok(cluster)
+}
+
 /// A data directory is copied to a second machine and both run: at most one of them takes part.
 pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;

@@ -1,6 +1,7 @@
 //! A forger's tools: what lies on a stopped node's disk is rewritten by the product's own log, so that every checksum
 //! fits and only the meaning is wrong; and a stranger that speaks the peers' protocol.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mokv::client::NodeStatus;
@@ -75,7 +76,7 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         key: None,
     };
     let address = format!("{}:{RPC_PORT}", dns_name(&status.name));
-    let peers = Peers::new(Arc::new(Gate::new(me, |_| false)), Arc::new(OnePlace(address)));
+    let peers = Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
     peers.link(status.node_id, Channel::Forward)
 }
 

@@ -155,6 +155,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
     scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
+    scenario!(
+        "rolled-back-beside-a-laggard",
+        2,
+        disks::rolled_back_beside_a_laggard,
+        "a volume is rolled back, and a peer that lags behind has restarted"
+    ),
     scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
     scenario!(
         "votes-across-segments",

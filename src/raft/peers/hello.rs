@@ -66,13 +66,23 @@ pub enum HelloError {
     RefusedByPeer(String),
 }
 
-/// Who is let in. Remembers, for as long as the process lives, the newest start it has seen of each node.
+/// Who is let in. Remembers the newest start it has heard of, of each node.
 pub struct Gate {
     me: Me,
-    seen: Mutex<BTreeMap<u64, (u64, u64)>>,
+    newest: Mutex<BTreeMap<u64, Start>>,
+    /// The boot counters of `newest`.
+    lives: watch::Sender<BTreeMap<u64, u64>>,
     is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
     /// Turns true when a peer says that this very node was removed.
     removed: watch::Sender<bool>,
+}
+
+/// One start of a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Start {
+    boot: u64,
+    /// `None`: nobody of this start has come by yet.
+    incarnation: Option<u64>,
 }
 
 /// Why the other side is not let in.
@@ -89,12 +99,18 @@ impl From<String> for Refusal {
 }
 
 impl Gate {
-    /// A gate of this process; `is_removed` says which node ids were removed from the cluster for good, by what this
-    /// node has applied.
-    pub fn new(me: Me, is_removed: impl Fn(u64) -> bool + Send + Sync + 'static) -> Gate {
+    /// A gate of this process, which has heard in earlier ones how often others had started; `is_removed` says which
+    /// node ids were removed from the cluster for good, by what this node has applied.
+    pub fn new(
+        me: Me,
+        lives: BTreeMap<u64, u64>,
+        is_removed: impl Fn(u64) -> bool + Send + Sync + 'static,
+    ) -> Gate {
+        let heard_of = |(&node_id, &boot): (&u64, &u64)| (node_id, Start { boot, incarnation: None });
         Gate {
             me,
-            seen: Mutex::default(),
+            newest: Mutex::new(lives.iter().map(heard_of).collect()),
+            lives: watch::channel(lives).0,
             is_removed: Box::new(is_removed),
             removed: watch::channel(false).0,
         }
@@ -104,6 +120,25 @@ impl Gate {
     /// undone, so the word of one is enough.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.removed.subscribe()
+    }
+
+    /// The highest boot counter of each node, for whoever keeps it beyond this process.
+    pub fn lives(&self) -> watch::Receiver<BTreeMap<u64, u64>> {
+        self.lives.subscribe()
+    }
+
+    /// Hears from elsewhere how often a node has started.
+    pub fn hear_of(&self, node_id: u64, boot: u64) {
+        let mut newest = self.newest.lock().expect("no code panics while it holds this lock");
+        self.note(newest.entry(node_id).or_default(), node_id, Start { boot, incarnation: None });
+    }
+
+    /// Remembers a start if it is a newer one.
+    fn note(&self, newest: &mut Start, node_id: u64, start: Start) {
+        if newest.boot < start.boot {
+            *newest = start;
+            self.lives.send_if_modified(|lives| lives.insert(node_id, start.boot) != Some(start.boot));
+        }
     }
 
     fn refused_by_peer(&self, reason: String, removed: bool) -> HelloError {
@@ -151,24 +186,24 @@ impl Gate {
             let reason = format!("node id {node_id:016x} was removed from the cluster");
             return Err(Refusal { reason, removed: true });
         }
-        let mut seen = self.seen.lock().expect("no code panics while it holds this lock");
-        let newest = seen.entry(node_id).or_insert((boot, incarnation));
-        if boot < newest.0 {
+        let mut newest = self.newest.lock().expect("no code panics while it holds this lock");
+        let newest = newest.entry(node_id).or_default();
+        if boot < newest.boot {
             rt::sometimes("older boot counter refused");
             return Err(format!(
                 "node id {node_id:016x} was seen with boot counter {}, now {boot}: its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'",
-                newest.0
+                newest.boot
             )
             .into());
         }
-        if boot == newest.0 && incarnation != newest.1 {
+        self.note(newest, node_id, Start { boot, incarnation: Some(incarnation) });
+        if *newest.incarnation.get_or_insert(incarnation) != incarnation {
             rt::sometimes("second live copy refused");
             return Err(format!(
                 "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
             )
             .into());
         }
-        *newest = (boot, incarnation);
         Ok(())
     }
 }
@@ -344,14 +379,14 @@ mod tests {
     }
 
     fn gate(me: Me) -> Gate {
-        Gate::new(me, |id| id == 666)
+        Gate::new(me, BTreeMap::new(), |id| id == 666)
     }
 
     #[test]
     fn who_was_let_in_is_checked_again() {
         let removed = std::sync::Arc::new(Mutex::new(false));
         let seen = removed.clone();
-        let gate = Gate::new(me(1, None), move |_| *seen.lock().unwrap());
+        let gate = Gate::new(me(1, None), BTreeMap::new(), move |_| *seen.lock().unwrap());
         let peer =
             Dialer { node_id: 2, name: "n2".into(), channel: Channel::Control, boot: 3, incarnation: 9 };
         gate.admit_again(&peer).unwrap();
@@ -379,6 +414,25 @@ mod tests {
             result
         };
         futures_util::future::join(dialing, answering).await
+    }
+
+    /// What a peer was heard to be is kept beyond this process: a rolled-back node must not find one that has forgotten.
+    #[test]
+    fn a_life_that_was_only_heard_of_counts_and_so_does_one_of_before_a_restart() {
+        let admit = |gate: &Gate, boot, incarnation| gate.admit(PROTOCOL, &[7; 16], 2, boot, incarnation);
+        let before = gate(me(1, None));
+        admit(&before, 3, 30).unwrap();
+        let mut lives = before.lives();
+        before.hear_of(2, 5);
+        before.hear_of(2, 4);
+        assert_eq!(*lives.borrow_and_update(), BTreeMap::from([(2, 5)]));
+        assert!(admit(&before, 3, 30).unwrap_err().reason.contains("boot counter 5"));
+        let after = Gate::new(me(1, None), lives.borrow_and_update().clone(), |_| false);
+        assert!(admit(&after, 4, 40).unwrap_err().reason.contains("boot counter 5"));
+        admit(&after, 5, 50).unwrap();
+        assert!(admit(&after, 5, 51).unwrap_err().reason.contains("runs twice"));
+        admit(&after, 6, 60).unwrap();
+        assert_eq!(*after.lives().borrow(), BTreeMap::from([(2, 6)]));
     }
 
     #[tokio::test]

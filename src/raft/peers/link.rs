@@ -437,7 +437,7 @@ mod tests {
             supports: 1,
             key: None,
         };
-        Peers::new(Arc::new(Gate::new(me, |_| false)), Arc::new(OnePlace(address)))
+        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
     }
 
     #[test]
