@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mokv::client::Error;
 use mokv::rt;
+use mokv::rt::disk::Image;
 
 use super::identity::wait_for_members;
 use super::stage::{
@@ -98,23 +99,27 @@ pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// A node lives on for three lives, while clients write; what its disk was before.
+async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> Result<Image, String> {
+    let image = cluster.disk(name).image();
+    for _ in 0..3 {
+        cluster.kill(name);
+        cluster.start(name);
+        set_many(client, 30).await?;
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    Ok(image)
+}
+
 /// A volume is rolled back to an older state, with older votes and fewer entries: its node takes no part.
 pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let image = cluster.disk(&name).image();
-    for _ in 0..3 {
-        cluster.kill(&name);
-        cluster.start(&name);
-        set_many(&client, 30).await?;
-        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    }
+    let image = three_lives_ago(&cluster, &client, &name).await?;
     cluster.kill(&name);
-    cluster.disk(&name).restore(&image);
-    run.fault("rolled-back disk", format!("{name}'s disk is what it was three lives ago"));
-    cluster.excuse(&name, "its disk was rolled back");
+    cluster.roll_back(&name, &image);
     cluster.start(&name);
     rt::sleep(Duration::from_secs(15)).await;
     if cluster.power(&name) == Power::On {
@@ -140,22 +145,14 @@ pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, Stri
     set_many(&writer, 30).await?;
     let mut followers = others(&cluster.names(), &leader);
     let (rolled_back, laggard) = (followers.remove(0), followers.remove(0));
-    let image = cluster.disk(&rolled_back).image();
-    for _ in 0..3 {
-        cluster.kill(&rolled_back);
-        cluster.start(&rolled_back);
-        set_many(&writer, 30).await?;
-        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    }
+    let image = three_lives_ago(&cluster, &writer, &rolled_back).await?;
     cluster.kill(&laggard);
     // Committed by the leader and by the node that is about to forget them.
     set_many(&writer, 30).await?;
     let leader = cluster.wait_for_leader(&[leader, rolled_back.clone()], ELECTION_BOUND).await?;
     cluster.kill(&leader);
     cluster.kill(&rolled_back);
-    cluster.disk(&rolled_back).restore(&image);
-    run.fault("rolled-back disk", format!("{rolled_back}'s disk is what it was three lives ago"));
-    cluster.excuse(&rolled_back, "its disk was rolled back");
+    cluster.roll_back(&rolled_back, &image);
     cluster.start(&laggard);
     cluster.start(&rolled_back);
     let two = [laggard.clone(), rolled_back.clone()];
