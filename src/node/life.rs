@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
@@ -55,7 +56,7 @@ impl Life {
         let (log, snapshots) = self.open_storage().await?;
         let (consensus, book, gate) = self.start_raft(log.clone(), snapshots.clone()).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
-        let (mut failure, mut removed) = (log.failure(), gate.removed());
+        let (mut failure, mut excluded) = (log.failure(), gate.excluded());
         let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view()));
         let stopped = async {
             // The log outlives its watchers.
@@ -69,7 +70,10 @@ impl Life {
             reason = raft_stopped(&consensus), if !planted::is("dead-raft-lives-on") => {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
-            Ok(()) = removed.wait_for(|removed| *removed) => Ok(End::Removed),
+            Ok(()) = excluded.wait_for(Option::is_some) => {
+                let refusal = excluded.borrow().clone().expect("it was just seen");
+                end_of_excluded(refusal)
+            }
             error = lives::remember(&self.identity, self.gossip.view(), &gate, &consensus) => Err(error.into()),
             end = self.serve(formed, consensus.clone(), book, log.clone(), snapshots) => end,
         }
@@ -117,7 +121,9 @@ impl Life {
             let identity = identity.as_ref().expect("taken only at the end of this life");
             let cluster_id = identity.cluster_id().expect("a cluster was found").0;
             let name = identity.name().to_string();
-            (identity.node_id(), name, identity.boot(), cluster_id, identity.lives().clone())
+            let lives =
+                if planted::is("lives-forgotten") { BTreeMap::new() } else { identity.lives().clone() };
+            (identity.node_id(), name, identity.boot(), cluster_id, lives)
         };
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
         let me = Me {
@@ -130,7 +136,7 @@ impl Life {
             key: self.config.cluster_key.clone(),
         };
         let removed = store.clone();
-        let gate = Arc::new(Gate::new(me, lives, move |id| {
+        let gate = Arc::new(Gate::new(me, &lives, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
@@ -263,6 +269,17 @@ async fn raft_stopped(consensus: &Consensus) -> String {
     match consensus.metrics().running_state {
         Err(fatal) => fatal.to_string(),
         Ok(()) => "its task has ended".into(),
+    }
+}
+
+/// A node that a peer has excluded starts over as another if it was removed; nobody but the operator may wipe one whose
+/// data directory was rolled back or copied.
+fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
+    match refusal.exclusion() {
+        Exclusion::Removed => Ok(End::Removed),
+        Exclusion::Outlived | Exclusion::NotExcluded => {
+            Err(NodeError::Identity(format!("a peer shuts this node out: {}", refusal.reason)))
+        }
     }
 }
 

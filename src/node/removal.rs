@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Asks, again and again, for as long as this node hears no leader: those whom its log calls members, and those whom gossip
 /// does. The answer comes with the hello: a node that was removed is refused, which
-/// [`Gate::removed`](crate::raft::peers::Gate::removed) tells.
+/// [`Gate::excluded`](crate::raft::peers::Gate::excluded) tells.
 pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>) {
     loop {
         rt::sleep(PAUSE).await;

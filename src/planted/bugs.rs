@@ -294,6 +294,12 @@ pub const BUGS: &[Bug] = &[
         "every start says hello with boot counter 1 and passes for a copy of the one before",
         "a counter that is kept and not told",
     ),
+    rare(
+        "lives-forgotten",
+        Area::Identity,
+        "a start forgets how often the other members have started, and lets a rolled-back one in",
+        "chaos seed 7208688",
+    ),
     bug(
         "id-from-name",
         Area::Identity,

@@ -1,9 +1,10 @@
 //! Faults of disks. What destroys a disk happens to one member at a time, and to the next only when that one is whole.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mokv::rt;
-use mokv::rt::disk::Operation;
+use mokv::rt::disk::{Image, Operation};
 
 use super::strike::Strike;
 use crate::client::SimClient;
@@ -19,8 +20,12 @@ const LARGE: usize = 60 << 10;
 const FILLING: Duration = Duration::from_secs(2);
 /// In a log of at least so many bytes the first half lies before the last batch, about which there may be doubt.
 const ENOUGH_LOG_BYTES: usize = 150_000;
-/// Between two lives of a node whose disk will be rolled back: everybody has heard of the next one.
-const LIFE: Duration = Duration::from_secs(4);
+/// So many writes are committed by a node that then forgets them.
+const FORGOTTEN: u64 = 5;
+/// Between two lives of a node whose disk will be rolled back.
+const LIFE: Duration = Duration::from_secs(1);
+/// By then a damaged or outdated disk has shown what it can do.
+const SHOWN: Duration = Duration::from_secs(4);
 
 /// A disk becomes slow for a while.
 pub async fn slow_disk(strike: &mut Strike) {
@@ -132,7 +137,7 @@ pub async fn flipped_bit(strike: &mut Strike) {
     let away = strike.away(strike.length);
     strike.come_back(&victim, away).await;
     // Damage that nobody needed to read yet is replaced before it can add up with somebody else's.
-    rt::sleep(LIFE).await;
+    rt::sleep(SHOWN).await;
     if strike.cluster.is_damaged(&victim) {
         strike.cluster.kill(&victim);
         strike.cluster.wipe(&victim);
@@ -175,62 +180,106 @@ pub async fn damaged_snapshot(strike: &mut Strike) {
 
 /// A disk is rolled back to what it was some lives ago.
 pub async fn rolled_back_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    if !strike.cluster.is_whole() || !strike.cluster.may_lose(&victim) {
-        return;
-    }
-    strike.tell(&victim);
-    let image = strike.cluster.disk(&victim).image();
-    if !lives_on(strike, &victim).await {
-        return;
-    }
+    let Some((victim, image)) = some_lives_ago(strike).await else { return };
     strike.cluster.kill(&victim);
     strike.cluster.roll_back(&victim, &image);
     strike.come_back(&victim, Duration::ZERO).await;
-    rt::sleep(strike.length + LIFE).await;
-    if strike.cluster.is_damaged(&victim) {
-        strike.cluster.kill(&victim);
-        strike.cluster.wipe(&victim);
+    rt::sleep(strike.length + SHOWN).await;
+    start_over(strike, &victim).await;
+}
+
+/// A disk is rolled back, and its node finds only peers that lack what it had and forgot, and have started since they
+/// heard of its later lives; together they are a majority.
+pub async fn rolled_back_beside_laggards(strike: &mut Strike) {
+    let Some((victim, image)) = some_lives_ago(strike).await else { return };
+    let mut others = strike.shuffled();
+    others.retain(|name| *name != victim);
+    // Without them the others are still a majority; with them the victim is one, if the number of all is odd.
+    let laggards = others.split_off(others.len() - others.len() / 2);
+    laggards.iter().for_each(|name| strike.cluster.kill(name));
+    let election = strike.cluster.world().election;
+    let client = SimClient::new(&strike.cluster, &others, election, true);
+    let begun = rt::now();
+    let mut written = 0;
+    while written < FORGOTTEN && rt::now() - begun < election * 5 {
+        let (_, outcome) = client.set(&format!("forgotten/{}", client.host()), None, 16).await;
+        written += u64::from(matches!(outcome, Outcome::Ok(_)));
+    }
+    strike.cluster.kill(&victim);
+    others.iter().for_each(|name| strike.cluster.kill(name));
+    // Another one may have been lost meanwhile.
+    if strike.cluster.may_lose(&victim) {
+        strike.cluster.roll_back(&victim, &image);
     }
     strike.come_back(&victim, Duration::ZERO).await;
+    for name in &laggards {
+        strike.come_back(name, Duration::ZERO).await;
+    }
+    rt::sleep(strike.length + election * 3).await;
+    for name in &others {
+        strike.come_back(name, Duration::ZERO).await;
+    }
+    start_over(strike, &victim).await;
+}
+
+/// A node whose disk was rolled back comes back with an empty one, unless it did by itself.
+async fn start_over(strike: &Strike, node: &str) {
+    if strike.cluster.is_damaged(node) {
+        strike.cluster.kill(node);
+        strike.cluster.wipe(node);
+    }
+    strike.come_back(node, Duration::ZERO).await;
 }
 
 /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run. (Copies
 /// of the same life are two voters under one id: they are told and stopped, but nothing makes up for what each has
 /// promised without the other. The story `copied-disk` plays that on a calm day.)
 pub async fn copied_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    if !strike.cluster.is_whole() || !strike.cluster.may_lose(&victim) {
-        return;
-    }
-    strike.tell(&victim);
-    let image = strike.cluster.disk(&victim).image();
-    if !lives_on(strike, &victim).await {
-        return;
-    }
+    let Some((victim, image)) = some_lives_ago(strike).await else { return };
     // Somebody else may have come meanwhile.
     let (copy, name) = (strike.cluster.next_name(), victim.clone());
     strike.cluster.add(&copy, |config| config.node_name = name);
     strike.cluster.copy_disk(&victim, &image, &copy);
     strike.come_back(&copy, Duration::ZERO).await;
     let begun = rt::now();
-    while rt::now() - begun < strike.length + LIFE && strike.cluster.power(&copy) != Power::Off {
+    while rt::now() - begun < strike.length + SHOWN && strike.cluster.power(&copy) != Power::Off {
         rt::sleep(Duration::from_millis(100)).await;
     }
     strike.cluster.retire(&copy);
 }
 
-/// A node dies and comes back until its peers have heard of enough of its lives to tell an earlier one. Whether they
-/// have, and it can be missing once more.
-async fn lives_on(strike: &mut Strike, node: &str) -> bool {
-    for _ in 0..3 {
-        strike.cluster.kill(node);
-        strike.come_back(node, Duration::ZERO).await;
-        rt::sleep(LIFE).await;
-        if !strike.cluster.is_whole() {
-            return false;
-        }
+/// A node, and what its disk was before it died and came back so often that all others can tell that life from the present
+/// one. `None`: they did not hear of it all, or the node must not be missing.
+async fn some_lives_ago(strike: &mut Strike) -> Option<(String, Image)> {
+    const LIVES: u32 = 8;
+    let node = strike.victim();
+    if !strike.cluster.may_lose(&node) {
+        return None;
     }
-    // It was a whole member all the while, and now will not be.
-    strike.cluster.may_lose(node)
+    strike.tell(&node);
+    let image = strike.cluster.disk(&node).image();
+    let then = strike.cluster.identity(&node).await?;
+    let mut before = BTreeMap::new();
+    for _ in 0..LIVES {
+        strike.cluster.kill(&node);
+        strike.come_back(&node, Duration::ZERO).await;
+        rt::sleep(LIFE).await;
+        let mut heard = BTreeMap::new();
+        for other in strike.others(&node) {
+            let lives = strike.cluster.identity(&other).await;
+            let boot = lives.and_then(|identity| identity.lives().get(&then.node_id()).copied());
+            heard.insert(other, boot.unwrap_or(0));
+        }
+        // With that disk it will start once more, as in its next life. That there were later ones was written down, and
+        // since then something else: it is durable.
+        let can_tell = |(other, now): (&String, &u64)| {
+            before.get(other).is_some_and(|before| *before >= then.boot() + 2 && now > before)
+        };
+        if heard.iter().all(can_tell) {
+            // It was a member all the while, and now will not be.
+            return strike.cluster.may_lose(&node).then_some((node, image));
+        }
+        before = heard;
+    }
+    None
 }

@@ -100,6 +100,7 @@ impl Strike {
             FaultKind::FlippedBit => disk::flipped_bit(strike).await,
             FaultKind::DamagedSnapshot => disk::damaged_snapshot(strike).await,
             FaultKind::RolledBackDisk => disk::rolled_back_disk(strike).await,
+            FaultKind::RolledBackBesideLaggards => disk::rolled_back_beside_laggards(strike).await,
             FaultKind::CopiedDisk => disk::copied_disk(strike).await,
             FaultKind::ClockRate => clock::odd_clock(strike).await,
             FaultKind::ClockLeap => clock::leap(strike),

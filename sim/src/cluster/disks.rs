@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mokv::membership::Identity;
 use mokv::rt;
 use mokv::rt::disk::{DiskCall, Fault, Image, Latency, Operation, SimDisk};
 use tokio::sync::oneshot;
@@ -17,6 +18,14 @@ impl Cluster {
     /// The disk of a node, for faults that are aimed.
     pub fn disk(&self, name: &str) -> SimDisk {
         self.host(&mut self.state(), name).disk.clone()
+    }
+
+    /// Who a node is and how often it and, as far as it has heard, the others have started, as its disk says it. `None`:
+    /// its disk names nobody.
+    pub async fn identity(&self, name: &str) -> Option<Identity> {
+        let copy = SimDisk::new(0);
+        copy.restore(&self.disk(name).image());
+        Identity::read(copy.mount()).await.ok()
     }
 
     /// What follows may make the node end by itself, whatever its disk says.

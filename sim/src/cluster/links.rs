@@ -43,13 +43,6 @@ impl Cluster {
         self.run().tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
     }
 
-    /// Whether every link is whole and every node runs: a moment to do what the cluster can bear only then.
-    pub fn is_whole(&self) -> bool {
-        let state = self.state();
-        let is_well = |host: &super::Host| host.retired || host.power == super::Power::On;
-        !state.network.has_cuts() && state.nodes.values().all(is_well)
-    }
-
     /// Makes one direction slower by so much; zero: as fast as the world says.
     pub fn slow_link(&self, from: &str, to: &str, delay: Duration) {
         let state = self.state();

@@ -72,11 +72,6 @@ impl Network {
         self.hosts.values().map(|(_, address)| *address).collect()
     }
 
-    /// Whether anything is cut.
-    pub fn has_cuts(&self) -> bool {
-        !self.cuts.is_empty()
-    }
-
     /// Makes all links whole; those that were not.
     pub fn heal(&mut self) -> BTreeSet<(String, String)> {
         let cuts = self.cuts.clone();

@@ -111,7 +111,7 @@ async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> R
     Ok(image)
 }
 
-/// A volume is rolled back to an older state, with older votes and fewer entries: its node takes no part.
+/// A volume is rolled back to an older state, with older votes and fewer entries: its node is told so and ends.
 pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -121,20 +121,16 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.kill(&name);
     cluster.roll_back(&name, &image);
     cluster.start(&name);
-    rt::sleep(Duration::from_secs(15)).await;
-    if cluster.power(&name) == Power::On {
-        let role = cluster.status(&name).await.map_or_else(String::new, |status| status.role);
-        ensure(role != "leader", || format!("{name} leads with a rolled-back disk"))?;
-        let old_digest = cluster.status(&name).await.map(|status| status.applied_index);
-        let newest = cluster.status(&leader).await.map(|status| status.applied_index);
-        ensure(old_digest < newest, || {
-            format!("{name} takes part as if nothing had happened to its disk ({role}, {old_digest:?})")
-        })?;
-        cluster.kill(&name);
-    }
-    cluster.wipe(&name);
-    cluster.start(&name);
+    ends_outlived(&cluster, &name).await?;
     Ok(cluster)
+}
+
+/// A node that a peer has seen in a later life says so, and what to do; the operator then does it.
+async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
+    let reason = wait_for_end(cluster, node, Duration::from_secs(20)).await?;
+    ensure(reason.contains("boot counter") && reason.contains("wipe it"), || {
+        format!("{node} ends for another reason: {reason}")
+    })
 }
 
 /// A volume is rolled back, and the only peer that it finds lacks what was committed last and has started since it heard
@@ -156,14 +152,13 @@ pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, Stri
     cluster.start(&laggard);
     cluster.start(&rolled_back);
     let two = [laggard.clone(), rolled_back.clone()];
+    let ended = ends_outlived(&cluster, &rolled_back).await;
     if let Ok(impostor) = cluster.wait_for_leader(&two, ELECTION_BOUND).await {
         return Err(format!("{impostor} leads, though nobody of the two has all that was committed"));
     }
-    cluster.kill(&rolled_back);
+    ended?;
     cluster.start(&leader);
     cluster.wait_for_leader(&[leader, laggard], ELECTION_BOUND).await?;
-    cluster.wipe(&rolled_back);
-    cluster.start(&rolled_back);
     Ok(cluster)
 }
 

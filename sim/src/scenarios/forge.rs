@@ -76,7 +76,7 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         key: None,
     };
     let address = format!("{}:{RPC_PORT}", dns_name(&status.name));
-    let peers = Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
+    let peers = Peers::new(Arc::new(Gate::new(me, &BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
     peers.link(status.node_id, Channel::Forward)
 }
 

@@ -137,6 +137,9 @@ kinds! {
     DamagedSnapshot, "damaged snapshot", 2;
     /// A disk is rolled back to what it was some lives ago.
     RolledBackDisk, "rolled-back disk", 1;
+    /// A disk is rolled back, and its node finds only peers that lack what it had and forgot, and have started since they
+    /// heard of its later lives; together they are a majority.
+    RolledBackBesideLaggards, "rolled-back disk beside laggards", 2;
     /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run.
     CopiedDisk, "copied disk", 1;
 

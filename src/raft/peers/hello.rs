@@ -1,16 +1,16 @@
 //! The hello of a peer connection: both sides learn who the other is, and prove the cluster's key if there is one.
 //!
 //! `Hello ->`, `<- Welcome`, `Proof ->`, `<- Accepted`. The dialer checks that it reached whom it meant; the
-//! listener checks that it was meant. Both refuse another cluster, a lower boot counter than they have seen of the
-//! same id (a data directory rolled back) and a second process of the same boot (a data directory copied).
+//! listener checks that it was meant. Both refuse another cluster, a removed node, a lower boot counter than they have
+//! seen of the same id (a data directory rolled back) and a second process of the same boot (a data directory copied).
+//! Whoever is refused is told so, whether it dialed or was dialed.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
-use mokv_proto::raft::{self, Channel};
+use mokv_proto::raft::{self, Channel, Exclusion, Refusal};
 use prost::Message;
 use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -69,33 +69,40 @@ pub enum HelloError {
 /// Who is let in. Remembers the newest start it has heard of, of each node.
 pub struct Gate {
     me: Me,
-    newest: Mutex<BTreeMap<u64, Start>>,
-    /// The boot counters of `newest`.
-    lives: watch::Sender<BTreeMap<u64, u64>>,
+    newest: watch::Sender<BTreeMap<u64, Start>>,
     is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
-    /// Turns true when a peer says that this very node was removed.
-    removed: watch::Sender<bool>,
+    /// Set when a peer says that this process can take no part any more.
+    excluded: watch::Sender<Option<Refusal>>,
 }
 
 /// One start of a node.
-#[derive(Debug, Clone, Copy, Default)]
-struct Start {
-    boot: u64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Its boot counter.
+    pub boot: u64,
     /// `None`: nobody of this start has come by yet.
     incarnation: Option<u64>,
 }
 
-/// Why the other side is not let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
-    reason: String,
-    removed: bool,
+impl Start {
+    /// A start that was only heard of.
+    fn heard_of(boot: u64) -> Start {
+        Start { boot, incarnation: None }
+    }
+
+    /// Whether a start is a newer one than this, which it then replaces.
+    fn replace_by(&mut self, start: Start) -> bool {
+        let is_newer = self.boot < start.boot;
+        if is_newer {
+            *self = start;
+        }
+        is_newer
+    }
 }
 
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Refusal { reason, removed: false }
-    }
+/// A refusal that leaves room for another try.
+fn refuse(reason: impl Into<String>) -> Refusal {
+    Refusal { reason: reason.into(), exclusion: Exclusion::NotExcluded.into() }
 }
 
 impl Gate {
@@ -103,49 +110,45 @@ impl Gate {
     /// node ids were removed from the cluster for good, by what this node has applied.
     pub fn new(
         me: Me,
-        lives: BTreeMap<u64, u64>,
+        lives: &BTreeMap<u64, u64>,
         is_removed: impl Fn(u64) -> bool + Send + Sync + 'static,
     ) -> Gate {
-        let heard_of = |(&node_id, &boot): (&u64, &u64)| (node_id, Start { boot, incarnation: None });
+        let newest = lives.iter().map(|(&node_id, &boot)| (node_id, Start::heard_of(boot))).collect();
         Gate {
             me,
-            newest: Mutex::new(lives.iter().map(heard_of).collect()),
-            lives: watch::channel(lives).0,
+            newest: watch::channel(newest).0,
             is_removed: Box::new(is_removed),
-            removed: watch::channel(false).0,
+            excluded: watch::channel(None).0,
         }
     }
 
-    /// Turns true when a peer of this cluster says that it has applied this node's removal. Such a thing is never
-    /// undone, so the word of one is enough.
-    pub fn removed(&self) -> watch::Receiver<bool> {
-        self.removed.subscribe()
+    /// Set once a peer of this cluster says that this process can take no part any more: it has applied this node's
+    /// removal, or has seen a later life of this data directory. Neither is ever undone, so the word of one is enough.
+    pub fn excluded(&self) -> watch::Receiver<Option<Refusal>> {
+        self.excluded.subscribe()
     }
 
-    /// The highest boot counter of each node, for whoever keeps it beyond this process.
-    pub fn lives(&self) -> watch::Receiver<BTreeMap<u64, u64>> {
-        self.lives.subscribe()
+    /// The newest start of each node; wakes when one has a higher boot counter.
+    pub fn newest(&self) -> watch::Receiver<BTreeMap<u64, Start>> {
+        self.newest.subscribe()
     }
 
     /// Hears from elsewhere how often a node has started.
     pub fn hear_of(&self, node_id: u64, boot: u64) {
-        let mut newest = self.newest.lock().expect("no code panics while it holds this lock");
-        self.note(newest.entry(node_id).or_default(), node_id, Start { boot, incarnation: None });
+        self.newest
+            .send_if_modified(|newest| newest.entry(node_id).or_default().replace_by(Start::heard_of(boot)));
     }
 
-    /// Remembers a start if it is a newer one.
-    fn note(&self, newest: &mut Start, node_id: u64, start: Start) {
-        if newest.boot < start.boot {
-            *newest = start;
-            self.lives.send_if_modified(|lives| lives.insert(node_id, start.boot) != Some(start.boot));
+    /// What a peer says in refusing this process. The first exclusion stands.
+    fn heed(&self, refusal: Refusal) -> HelloError {
+        if refusal.exclusion() != Exclusion::NotExcluded {
+            self.excluded.send_if_modified(|excluded| {
+                let is_first = excluded.is_none();
+                excluded.get_or_insert(refusal.clone());
+                is_first
+            });
         }
-    }
-
-    fn refused_by_peer(&self, reason: String, removed: bool) -> HelloError {
-        if removed {
-            self.removed.send(true);
-        }
-        HelloError::RefusedByPeer(reason)
+        HelloError::RefusedByPeer(refusal.reason)
     }
 
     /// Who this process is.
@@ -174,38 +177,68 @@ impl Gate {
         incarnation: u64,
     ) -> Result<(), Refusal> {
         if protocol != PROTOCOL {
-            return Err(
-                format!("protocol version {protocol} is not {PROTOCOL}: upgrade the older node").into()
-            );
+            return Err(refuse(format!(
+                "protocol version {protocol} is not {PROTOCOL}: upgrade the older node"
+            )));
         }
         if cluster_id != self.me.cluster_id {
-            return Err("this node belongs to another cluster: check the join addresses".to_string().into());
+            return Err(refuse("this node belongs to another cluster: check the join addresses"));
         }
         if (self.is_removed)(node_id) {
             rt::sometimes("removed node refused");
-            let reason = format!("node id {node_id:016x} was removed from the cluster");
-            return Err(Refusal { reason, removed: true });
+            return Err(Refusal {
+                reason: format!("node id {node_id:016x} was removed from the cluster"),
+                exclusion: Exclusion::Removed.into(),
+            });
         }
-        let mut newest = self.newest.lock().expect("no code panics while it holds this lock");
-        let newest = newest.entry(node_id).or_default();
+        let mut newest = Start::default();
+        self.newest.send_if_modified(|known| {
+            let known = known.entry(node_id).or_default();
+            let is_newer = known.replace_by(Start { boot, incarnation: Some(incarnation) });
+            if boot == known.boot {
+                known.incarnation.get_or_insert(incarnation);
+            }
+            newest = *known;
+            is_newer
+        });
         if boot < newest.boot {
             rt::sometimes("older boot counter refused");
-            return Err(format!(
-                "node id {node_id:016x} was seen with boot counter {}, now {boot}: its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'",
-                newest.boot
-            )
-            .into());
+            return Err(Refusal {
+                reason: format!(
+                    "node id {node_id:016x} was seen with boot counter {}, now {boot}: its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'",
+                    newest.boot
+                ),
+                exclusion: Exclusion::Outlived.into(),
+            });
         }
-        self.note(newest, node_id, Start { boot, incarnation: Some(incarnation) });
-        if *newest.incarnation.get_or_insert(incarnation) != incarnation {
+        if newest.incarnation != Some(incarnation) {
             rt::sometimes("second live copy refused");
-            return Err(format!(
+            return Err(refuse(format!(
                 "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
-            )
-            .into());
+            )));
         }
         Ok(())
     }
+
+    /// This side's word after both hellos: that it knows the key, and that it goes on or refuses to. A proof for going
+    /// on is none for a refusal, so that nobody in between makes the one out of the other.
+    fn proof(&self, hello: &raft::Hello, welcome: &raft::Welcome, refusal: Option<Refusal>) -> raft::Proof {
+        let proof = self.me.key.as_ref().map(|key| {
+            let mac = proof_of_dialer(key, hello, welcome, refusal.is_some());
+            Bytes::copy_from_slice(&mac.finalize().into_bytes())
+        });
+        raft::Proof { proof: proof.unwrap_or_default(), refusal }
+    }
+}
+
+fn proof_of_dialer(
+    key: &ClusterKey,
+    hello: &raft::Hello,
+    welcome: &raft::Welcome,
+    refuses: bool,
+) -> Hmac<Sha256> {
+    let domain = if refuses { "mokv peer refusal" } else { "mokv peer proof" };
+    mac(key, domain, [&hello.encode_to_vec(), &welcome.encode_to_vec()])
 }
 
 /// Opens a connection that was just made: says the first byte and the hello.
@@ -235,8 +268,12 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     send(stream, &hello).await?;
     let mut reader = FrameReader::new(stream, MAX_HELLO_BYTES);
     let welcome: raft::Welcome = receive(&mut reader).await?;
-    if !welcome.refused.is_empty() {
-        return Err(gate.refused_by_peer(welcome.refused, welcome.removed));
+    if let Some(refusal) = welcome.refusal {
+        // A peer that knows the key proves it before it excludes anybody.
+        return Err(match me.key {
+            None => gate.heed(refusal),
+            Some(_) => HelloError::RefusedByPeer(refusal.reason),
+        });
     }
     if welcome.id != to {
         return Err(HelloError::Refused(format!(
@@ -244,24 +281,24 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             welcome.id
         )));
     }
-    gate.admit(welcome.protocol, &welcome.cluster_id, welcome.id, welcome.boot, welcome.incarnation)
-        .map_err(|refusal| HelloError::Refused(refusal.reason))?;
     if let Some(key) = &me.key {
         let unproved = raft::Welcome { proof: Bytes::new(), ..welcome.clone() };
         mac(key, "mokv peer welcome", [&hello.encode_to_vec(), &unproved.encode_to_vec()])
             .verify_slice(&welcome.proof)
             .map_err(|_| HelloError::Refused("the peer does not know this cluster's key".into()))?;
     }
-    let proof = me.key.as_ref().map(|key| {
-        let mac = mac(key, "mokv peer proof", [&hello.encode_to_vec(), &welcome.encode_to_vec()]);
-        Bytes::copy_from_slice(&mac.finalize().into_bytes())
-    });
-    send(reader.get_mut(), &raft::Proof { proof: proof.unwrap_or_default() }).await?;
-    let accepted: raft::Accepted = receive(&mut reader).await?;
-    if !accepted.refused.is_empty() {
-        return Err(gate.refused_by_peer(accepted.refused, accepted.removed));
+    let refusal = gate
+        .admit(welcome.protocol, &welcome.cluster_id, welcome.id, welcome.boot, welcome.incarnation)
+        .err();
+    send(reader.get_mut(), &gate.proof(&hello, &welcome, refusal.clone())).await?;
+    if let Some(refusal) = refusal {
+        return Err(HelloError::Refused(refusal.reason));
     }
-    Ok(())
+    let accepted: raft::Accepted = receive(&mut reader).await?;
+    match accepted.refusal {
+        None => Ok(()),
+        Some(refusal) => Err(gate.heed(refusal)),
+    }
 }
 
 /// Who dialed, once the hello is over.
@@ -302,15 +339,13 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     // Without the key nobody changes what this node remembers; with one, admission waits for the proof.
     let meant = match hello.to == me.node_id {
         true => Ok(()),
-        false => Err(Refusal::from(format!("this is node {:016x}, not {:016x}", me.node_id, hello.to))),
+        false => Err(refuse(format!("this is node {:016x}, not {:016x}", me.node_id, hello.to))),
     };
-    let admitted = meant.and_then(|()| match &me.key {
-        None => gate.admit(hello.protocol, &hello.cluster_id, hello.from, hello.boot, hello.incarnation),
-        Some(_) => Ok(()),
-    });
-    if let Err(Refusal { reason, removed }) = admitted {
-        welcome.refused = reason.clone();
-        welcome.removed = removed;
+    let admit = || gate.admit(hello.protocol, &hello.cluster_id, hello.from, hello.boot, hello.incarnation);
+    let admitted = meant.and_then(|()| if me.key.is_none() { admit() } else { Ok(()) });
+    if let Err(refusal) = admitted {
+        let reason = refusal.reason.clone();
+        welcome.refusal = Some(refusal);
         send(reader.get_mut(), &welcome).await?;
         return Err(HelloError::Refused(reason));
     }
@@ -320,21 +355,20 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     }
     send(reader.get_mut(), &welcome).await?;
     let proof: raft::Proof = receive(&mut reader).await?;
-    let verdict = match &me.key {
+    let proved = me.key.as_ref().is_none_or(|key| {
+        proof_of_dialer(key, &hello, &welcome, proof.refusal.is_some()).verify_slice(&proof.proof).is_ok()
+    });
+    let verdict = match proof.refusal {
+        _ if !proved => Err(refuse("the dialer does not know this cluster's key")),
+        Some(refusal) => return Err(gate.heed(refusal)),
+        None if me.key.is_some() => admit(),
         None => Ok(()),
-        Some(key) => mac(key, "mokv peer proof", [&hello.encode_to_vec(), &welcome.encode_to_vec()])
-            .verify_slice(&proof.proof)
-            .map_err(|_| Refusal::from("the dialer does not know this cluster's key".to_string()))
-            .and_then(|()| {
-                gate.admit(hello.protocol, &hello.cluster_id, hello.from, hello.boot, hello.incarnation)
-            }),
     };
-    let accepted = match &verdict {
-        Ok(()) => raft::Accepted::default(),
-        Err(refusal) => raft::Accepted { refused: refusal.reason.clone(), removed: refusal.removed },
-    };
-    send(reader.get_mut(), &accepted).await?;
-    verdict.map_err(|refusal| HelloError::Refused(refusal.reason))?;
+    let refusal = verdict.err();
+    send(reader.get_mut(), &raft::Accepted { refusal: refusal.clone() }).await?;
+    if let Some(refusal) = refusal {
+        return Err(HelloError::Refused(refusal.reason));
+    }
     Ok(Dialer {
         node_id: hello.from,
         channel: hello.channel(),
@@ -379,14 +413,18 @@ mod tests {
     }
 
     fn gate(me: Me) -> Gate {
-        Gate::new(me, BTreeMap::new(), |id| id == 666)
+        Gate::new(me, &BTreeMap::new(), |id| id == 666)
+    }
+
+    fn lives(gate: &Gate) -> BTreeMap<u64, u64> {
+        gate.newest().borrow().iter().map(|(&node_id, newest)| (node_id, newest.boot)).collect()
     }
 
     #[test]
     fn who_was_let_in_is_checked_again() {
-        let removed = std::sync::Arc::new(Mutex::new(false));
+        let removed = std::sync::Arc::new(std::sync::Mutex::new(false));
         let seen = removed.clone();
-        let gate = Gate::new(me(1, None), BTreeMap::new(), move |_| *seen.lock().unwrap());
+        let gate = Gate::new(me(1, None), &BTreeMap::new(), move |_| *seen.lock().unwrap());
         let peer =
             Dialer { node_id: 2, name: "n2".into(), channel: Channel::Control, boot: 3, incarnation: 9 };
         gate.admit_again(&peer).unwrap();
@@ -422,17 +460,46 @@ mod tests {
         let admit = |gate: &Gate, boot, incarnation| gate.admit(PROTOCOL, &[7; 16], 2, boot, incarnation);
         let before = gate(me(1, None));
         admit(&before, 3, 30).unwrap();
-        let mut lives = before.lives();
         before.hear_of(2, 5);
         before.hear_of(2, 4);
-        assert_eq!(*lives.borrow_and_update(), BTreeMap::from([(2, 5)]));
+        assert_eq!(lives(&before), BTreeMap::from([(2, 5)]));
         assert!(admit(&before, 3, 30).unwrap_err().reason.contains("boot counter 5"));
-        let after = Gate::new(me(1, None), lives.borrow_and_update().clone(), |_| false);
+        let after = Gate::new(me(1, None), &lives(&before), |_| false);
         assert!(admit(&after, 4, 40).unwrap_err().reason.contains("boot counter 5"));
         admit(&after, 5, 50).unwrap();
         assert!(admit(&after, 5, 51).unwrap_err().reason.contains("runs twice"));
         admit(&after, 6, 60).unwrap();
-        assert_eq!(*after.lives().borrow(), BTreeMap::from([(2, 6)]));
+        assert_eq!(lives(&after), BTreeMap::from([(2, 6)]));
+    }
+
+    /// A volume was rolled back: whether its node dials or is dialed, it learns that it can take no part.
+    #[tokio::test]
+    async fn who_was_outlived_is_told_whether_it_dials_or_is_dialed() {
+        for key in [None, Some("a")] {
+            let rolled_back = gate(me(1, key));
+            let peer = Gate::new(me(2, key), &BTreeMap::from([(1, 9)]), |_| false);
+            let said = |gate: &Gate| gate.excluded().borrow().as_ref().map(Refusal::exclusion);
+            assert!(meet(&rolled_back, 2, &peer).await.0.is_err());
+            assert_eq!(said(&rolled_back), Some(Exclusion::Outlived), "it dials, key {key:?}");
+            let rolled_back = gate(me(1, key));
+            let (dialed, answered) = meet(&peer, 1, &rolled_back).await;
+            assert!(matches!(dialed, Err(HelloError::Refused(_))), "{dialed:?}");
+            assert!(matches!(answered, Err(HelloError::RefusedByPeer(_))), "{answered:?}");
+            assert_eq!(said(&rolled_back), Some(Exclusion::Outlived), "it is dialed, key {key:?}");
+            assert_eq!(said(&peer), None, "who was not refused goes on");
+        }
+    }
+
+    /// Whoever happens to answer at a peer's address may refuse; only one that knows the key excludes, or is believed
+    /// when it says how often it has started.
+    #[tokio::test]
+    async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
+        let knows = Gate::new(me(1, Some("a")), &BTreeMap::new(), |_| false);
+        let stranger = Gate::new(Me { boot: 1 << 40, ..me(2, None) }, &BTreeMap::from([(1, 9)]), |_| true);
+        assert!(meet(&knows, 2, &stranger).await.0.is_err());
+        assert!(meet(&stranger, 1, &knows).await.1.is_err());
+        assert_eq!(*knows.excluded().borrow(), None);
+        assert_eq!(lives(&knows), BTreeMap::new());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use mokv_proto::raft::{self, Channel, request, response};
+use mokv_proto::raft::{self, Channel, Exclusion, request, response};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -121,7 +121,7 @@ impl Peers {
 
     /// Whether a peer has said that this very node was removed from the cluster.
     pub fn say_removed(&self) -> bool {
-        *self.gate.removed().borrow()
+        self.gate.excluded().borrow().as_ref().is_some_and(|said| said.exclusion() == Exclusion::Removed)
     }
 
     /// Whether the disk of any peer that `counts` is nearly full.
@@ -437,7 +437,7 @@ mod tests {
             supports: 1,
             key: None,
         };
-        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
+        Peers::new(Arc::new(Gate::new(me, &BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
     }
 
     #[test]
