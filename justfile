@@ -32,6 +32,10 @@ scenario NAME:
 sweep SEEDS="1000" *ARGS:
     cargo run -p mokv-sim --release -- sweep --seeds {{ SEEDS }} {{ ARGS }}
 
+# Makes the simulation faster by letting the compiler watch it work; worth it before a long sweep.
+train *ARGS:
+    cargo run -p mokv-sim --release -- train {{ ARGS }}
+
 # Draws a run as one page of HTML, target/report/SCENARIO-SEED.html.
 picture SEED SCENARIO="chaos":
     cargo run -p mokv-sim --release -- report {{ SCENARIO }} {{ SEED }}

@@ -14,6 +14,7 @@
 //! - [`metrics`]: what a node counts.
 //! - [`membership`]: who a node is, whom it finds by gossip, and what the leader makes of it.
 //! - [`raft`]: openraft's adapters, peers, reads.
+//! - [`lives`]: by what a data directory is told from an earlier state of itself, pure.
 //! - [`map`]: the replicated state, pure.
 //! - [`storage`]: the write-ahead log and snapshot files.
 //! - [`rt`]: the seam between the real world and the simulated one.
@@ -28,6 +29,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod grpc;
+#[cfg(feature = "server")]
+pub mod lives;
 #[cfg(feature = "server")]
 pub mod map;
 #[cfg(feature = "server")]

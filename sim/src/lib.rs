@@ -19,7 +19,6 @@ pub mod client;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod dice;
-#[cfg(not(madsim))]
 pub mod door;
 #[cfg(madsim)]
 pub mod ending;

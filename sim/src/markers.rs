@@ -139,7 +139,11 @@ pub const ALL: &[Marker] = &[
         "whoever suspected a node had gone without a verdict",
     ),
     // Identity.
-    scenario("older boot counter refused", "a node whose disk had gone back was refused"),
+    chaos("older boot counter refused", "a node whose disk had gone back was refused"),
+    scenario(
+        "another past refused",
+        "a node whose disk had gone back had started so often that only its past told it",
+    ),
     scenario("second live copy refused", "two processes with one identity were noticed"),
     scenario("removed node refused", "a removed node tried to speak to the cluster"),
     chaos("a node is no member by its own log", "a node asked the members whether it was removed"),

@@ -59,6 +59,12 @@ pub enum Command {
     Report(Picture),
     /// Measure how fast the simulation is, on a world that never changes
     Bench(Bench),
+    /// Make the simulation faster: let the compiler watch it work, and build it anew
+    ///
+    /// A build with counters plays the world of `bench` and some chaos; every command is built with what was counted from
+    /// then on (profile-guided optimisation), and does the same in less time. Two builds are a matter of minutes: worth it
+    /// before a long sweep. Needs LLVM's llvm-profdata: `rustup component add llvm-tools`, or a distribution's package.
+    Train(Train),
     /// Make a failing chaos run as small as possible
     ///
     /// Leaves out faults, clients, keys and time as long as the same judge complains, and prints what remains and the
@@ -134,6 +140,14 @@ pub struct Bench {
     /// Print every repetition, for programs
     #[arg(long)]
     pub json: bool,
+}
+
+/// A training.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Build without what was learned again
+    #[arg(long)]
+    pub forget: bool,
 }
 
 /// One run.

@@ -1,8 +1,9 @@
 //! Who a data directory is: the file `identity`.
 //!
 //! It is written whole to a temporary name, synced, renamed and the directory synced, so a crash leaves the old
-//! identity or the new one. Every start raises the boot counter durably before anybody hears of it: peers refuse a
-//! lower one, which catches copied directories and volumes rolled back. Reads no log and sends nothing.
+//! identity or the new one. Every start raises the boot counter durably and draws an incarnation before anybody hears of
+//! it: by both peers tell copied directories and volumes rolled back (see [`crate::lives`]). Reads no log and sends
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,6 +12,7 @@ use mokv_proto::gossip as wire;
 use prost::Message;
 
 use super::claim::{self, ClusterId, Malformed, Pledge};
+use crate::lives::{Life, Lives, REMEMBERED};
 use crate::planted;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
@@ -118,7 +120,10 @@ struct Record {
     left: bool,
     quarantined: bool,
     former_cluster_id: Option<ClusterId>,
-    lives: BTreeMap<u64, u64>,
+    lives: BTreeMap<u64, Lives>,
+    /// Zero if an older version wrote the file.
+    incarnation: u64,
+    past: Vec<u64>,
 }
 
 /// The identity of a started node. Every change is durable when its method returns; after an error the node must
@@ -167,7 +172,7 @@ impl Identity {
         if identity.record.log_formatted && !log_exists {
             return Err(IdentityError::IdentityWithoutLog(identity.record.name));
         }
-        identity.change(|record| record.boot += 1).await?;
+        identity.change(Record::start).await?;
         Ok(identity)
     }
 
@@ -217,6 +222,16 @@ impl Identity {
         self.record.boot
     }
 
+    /// Drawn at this start.
+    pub fn incarnation(&self) -> u64 {
+        self.record.incarnation
+    }
+
+    /// The incarnations of the starts before this one, the latest first, [`REMEMBERED`] at most.
+    pub fn past(&self) -> &[u64] {
+        &self.record.past
+    }
+
     /// The cluster this node belongs to.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.record.cluster_id
@@ -247,16 +262,16 @@ impl Identity {
         self.record.quarantined
     }
 
-    /// How often each other member had started when this node last heard of it, by node id.
-    pub fn lives(&self) -> &BTreeMap<u64, u64> {
+    /// What this node last knew of the other members' starts, by node id.
+    pub fn lives(&self) -> &BTreeMap<u64, Lives> {
         &self.record.lives
     }
 
-    /// Remembers how often the other members have started.
+    /// Remembers what is known of the other members' starts.
     ///
     /// # Errors
     /// If the disk fails. If it is full, nothing has changed.
-    pub async fn remember(&mut self, lives: BTreeMap<u64, u64>) -> Result<(), IdentityError> {
+    pub async fn remember(&mut self, lives: BTreeMap<u64, Lives>) -> Result<(), IdentityError> {
         self.change(|record| record.lives = lives).await
     }
 
@@ -405,7 +420,19 @@ impl Record {
             quarantined: false,
             former_cluster_id,
             lives: BTreeMap::new(),
+            incarnation: random::random_nonzero_u64(),
+            past: Vec::new(),
         }
+    }
+
+    /// Another life begins.
+    fn start(&mut self) {
+        self.boot += 1;
+        if self.incarnation != 0 {
+            self.past.insert(0, self.incarnation);
+            self.past.truncate(REMEMBERED);
+        }
+        self.incarnation = random::random_nonzero_u64();
     }
 
     async fn load(disk: &DiskRef) -> Result<Record, IdentityError> {
@@ -434,7 +461,9 @@ impl Record {
             left: self.left,
             quarantined: self.quarantined,
             former_cluster_id: claim::id_to_wire(self.former_cluster_id),
-            lives: self.lives.iter().map(|(&node_id, &boot)| wire::Lives { node_id, boot }).collect(),
+            lives: self.lives.iter().map(|(&node_id, lives)| lives_to_wire(node_id, lives)).collect(),
+            incarnation: self.incarnation,
+            past: self.past.clone(),
         }
         .encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -485,9 +514,21 @@ impl Record {
             left: message.left,
             quarantined: message.quarantined,
             former_cluster_id: claim::id_from_wire(&message.former_cluster_id)?,
-            lives: message.lives.into_iter().map(|lives| (lives.node_id, lives.boot)).collect(),
+            lives: message.lives.into_iter().map(lives_from_wire).collect(),
+            incarnation: message.incarnation,
+            past: message.past,
         })
     }
+}
+
+fn lives_to_wire(node_id: u64, lives: &Lives) -> wire::Lives {
+    let met = lives.met.unwrap_or(Life { boot: 0, incarnation: 0 });
+    wire::Lives { node_id, boot: lives.heard, met: met.boot, incarnation: met.incarnation }
+}
+
+fn lives_from_wire(lives: wire::Lives) -> (u64, Lives) {
+    let met = Life { boot: lives.met, incarnation: lives.incarnation };
+    (lives.node_id, Lives { heard: lives.boot, met: (met.boot > 0).then_some(met) })
 }
 
 /// Replaces a file as a whole: after a crash it is the old one or the new one.

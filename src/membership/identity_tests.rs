@@ -1,4 +1,5 @@
 use super::*;
+use crate::lives::{Life, Lives, REMEMBERED};
 use crate::membership::claim::PledgedNode;
 use crate::rt::disk::{Fault, SimDisk};
 use bytes::Bytes;
@@ -52,6 +53,14 @@ async fn e1_every_start_raises_the_boot_counter_and_keeps_the_id() {
     assert_eq!((second.node_id(), second.boot()), (first.node_id(), 2));
     disk.power_loss();
     assert_eq!(start(&disk, "a").await.unwrap().boot(), 3, "the counter was durable");
+    let mut past = vec![];
+    for _ in 0..REMEMBERED + 3 {
+        let identity = start(&disk, "a").await.unwrap();
+        past.truncate(REMEMBERED);
+        assert!(identity.past().starts_with(&past), "a start adds one incarnation and keeps those before");
+        past.insert(0, identity.incarnation());
+    }
+    assert_eq!(start(&disk, "a").await.unwrap().past(), &past[..REMEMBERED]);
 }
 
 #[tokio::test]
@@ -248,7 +257,8 @@ proptest! {
 #[tokio::test]
 async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
     let disk = SimDisk::new(1);
-    let lives = std::collections::BTreeMap::from([(7, 3), (u64::MAX, 1)]);
+    let met = Lives { heard: 3, met: Some(Life { boot: 2, incarnation: 9 }) };
+    let lives = std::collections::BTreeMap::from([(7, met), (u64::MAX, Lives::heard_of(1))]);
     start(&disk, "a").await.unwrap().remember(lives.clone()).await.unwrap();
     disk.power_loss();
     let identity = start(&disk, "a").await.unwrap();

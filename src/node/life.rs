@@ -58,6 +58,8 @@ impl Life {
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut excluded) = (log.failure(), gate.excluded());
         let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view()));
+        let _meeting =
+            spawn_guarded(lives::meet_for_ever(consensus.clone(), self.gossip.view(), gate.lives()));
         let stopped = async {
             // The log outlives its watchers.
             let _ = failure.wait_for(Option::is_some).await;
@@ -116,27 +118,26 @@ impl Life {
         log: Log,
         snapshots: Snapshots,
     ) -> Result<(Consensus, Arc<Book>, Arc<Gate>), NodeError> {
-        let (node_id, name, boot, cluster_id, lives) = {
+        let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
+        let (me, lives) = {
             let identity = self.identity.lock().await;
             let identity = identity.as_ref().expect("taken only at the end of this life");
-            let cluster_id = identity.cluster_id().expect("a cluster was found").0;
-            let name = identity.name().to_string();
-            let lives =
-                if planted::is("lives-forgotten") { BTreeMap::new() } else { identity.lives().clone() };
-            (identity.node_id(), name, identity.boot(), cluster_id, lives)
+            let me = Me {
+                cluster_id: identity.cluster_id().expect("a cluster was found").0,
+                node_id: identity.node_id(),
+                name: identity.name().to_string(),
+                boot: if planted::is("hello-says-first-boot") { 1 } else { identity.boot() },
+                incarnation: identity.incarnation(),
+                past: identity.past().to_vec(),
+                supports: self.options.supports,
+                key: self.config.cluster_key.clone(),
+            };
+            let forgets = planted::is("lives-forgotten");
+            (me, if forgets { BTreeMap::new() } else { identity.lives().clone() })
         };
-        let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
-        let me = Me {
-            cluster_id,
-            node_id,
-            name,
-            boot: if planted::is("hello-says-first-boot") { 1 } else { boot },
-            incarnation: rt::random::random_nonzero_u64(),
-            supports: self.options.supports,
-            key: self.config.cluster_key.clone(),
-        };
+        let node_id = me.node_id;
         let removed = store.clone();
-        let gate = Arc::new(Gate::new(me, &lives, move |id| {
+        let gate = Arc::new(Gate::new(me, lives, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()

@@ -1,20 +1,22 @@
-//! Remembers how often the other members have started, beyond this node's own life: a data directory that was rolled
-//! back must not find a peer that has forgotten.
+//! Remembers the other members' lives, beyond this node's own: a data directory that was rolled back must not find a
+//! peer that has forgotten, or that has only heard of the lives that it lost.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use mokv_proto::raft::{Channel, Digests, request};
 use tokio::sync::Mutex;
 
+use crate::lives::Lives;
 use crate::membership::identity::IdentityError;
-use crate::membership::{Identity, View};
+use crate::membership::{Identity, Liveness, View};
 use crate::raft::Consensus;
-use crate::raft::peers::{Gate, Start};
+use crate::raft::peers::Gate;
 use crate::rt::{self, watch};
 
-/// A full disk is tried again after so long.
-const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// A full disk is tried again after so long, and so is whoever could not be met; and so long one is waited for.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells the gate what gossip hears, and writes down what the gate knows of members. Returns only if the disk fails; a
 /// full one does not count.
@@ -24,12 +26,12 @@ pub(super) async fn remember(
     gate: &Gate,
     consensus: &Consensus,
 ) -> IdentityError {
-    let mut newest = gate.newest();
+    let mut lives = gate.lives();
     loop {
         let known = {
             let view = view.borrow_and_update();
             view.values().for_each(|peer| gate.hear_of(peer.claim.node_id, peer.claim.boot));
-            of_peers(&newest.borrow_and_update(), &view, consensus)
+            of_peers(&lives.borrow_and_update(), &view, consensus)
         };
         let mut is_written = true;
         // It is gone only at the end of this life.
@@ -47,8 +49,8 @@ pub(super) async fn remember(
         let heard = tokio::select! {
             biased;
             heard = view.changed() => heard,
-            heard = newest.changed() => heard,
-            () = rt::sleep(FULL_PAUSE), if !is_written => Ok(()),
+            heard = lives.changed() => heard,
+            () = rt::sleep(PAUSE), if !is_written => Ok(()),
         };
         if heard.is_err() {
             std::future::pending::<()>().await;
@@ -57,9 +59,43 @@ pub(super) async fn remember(
 }
 
 /// Whoever is neither a member nor in sight never comes back under its id, and is forgotten.
-fn of_peers(newest: &BTreeMap<u64, Start>, view: &View, consensus: &Consensus) -> BTreeMap<u64, u64> {
+fn of_peers(lives: &BTreeMap<u64, Lives>, view: &View, consensus: &Consensus) -> BTreeMap<u64, Lives> {
     let (me, membership) = (consensus.node_id(), consensus.membership());
     let is_member = |id: u64| membership.membership().get_node(&id).is_some();
     let is_peer = |id: u64| id != me && (is_member(id) || view.contains_key(&id));
-    newest.iter().filter(|(id, _)| is_peer(**id)).map(|(&id, newest)| (id, newest.boot)).collect()
+    lives.iter().filter(|(id, _)| is_peer(**id)).map(|(&id, &lives)| (id, lives)).collect()
+}
+
+/// Meets every life that gossip tells of: two followers might never speak to each other, and a boot counter that was only
+/// heard of is reached in the end by a directory that was rolled back and starts again and again.
+pub(super) async fn meet_for_ever(
+    consensus: Consensus,
+    mut view: watch::Receiver<View>,
+    mut lives: watch::Receiver<BTreeMap<u64, Lives>>,
+) {
+    loop {
+        let unmet: Vec<u64> = {
+            let (lives, view) = (lives.borrow_and_update(), view.borrow_and_update());
+            let is_alive = |id: u64| view.get(&id).is_some_and(|peer| peer.liveness == Liveness::Alive);
+            let known = of_peers(&lives, &view, &consensus);
+            known
+                .into_iter()
+                .filter_map(|(id, lives)| (lives.is_unmet() && is_alive(id)).then_some(id))
+                .collect()
+        };
+        for &peer in &unmet {
+            let link = consensus.peers().link(peer, Channel::Control);
+            // The hello is what matters; what is asked is answered at once.
+            let _ = rt::timeout(PAUSE, link.call(request::Body::Digests(Digests {}))).await;
+        }
+        let heard = tokio::select! {
+            biased;
+            heard = view.changed() => heard,
+            heard = lives.changed() => heard,
+            () = rt::sleep(PAUSE), if !unmet.is_empty() => Ok(()),
+        };
+        if heard.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -300,6 +300,12 @@ pub const BUGS: &[Bug] = &[
         "a start forgets how often the other members have started, and lets a rolled-back one in",
         "chaos seed 7208688",
     ),
+    rare(
+        "past-ignored",
+        Area::Identity,
+        "a rolled-back directory passes once it has started as often as the one that its peers know",
+        "chaos seed 5400132",
+    ),
     bug(
         "id-from-name",
         Area::Identity,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mokv::lives::Lives;
 use mokv::rt;
 use mokv::rt::disk::{Image, Operation};
 
@@ -22,6 +23,8 @@ const FILLING: Duration = Duration::from_secs(2);
 const ENOUGH_LOG_BYTES: usize = 150_000;
 /// So many writes are committed by a node that then forgets them.
 const FORGOTTEN: u64 = 5;
+/// So often a node whose disk will be rolled back starts at most.
+const LIVES: u32 = 8;
 /// Between two lives of a node whose disk will be rolled back.
 const LIFE: Duration = Duration::from_secs(1);
 /// By then a damaged or outdated disk has shown what it can do.
@@ -210,6 +213,14 @@ pub async fn rolled_back_beside_laggards(strike: &mut Strike) {
     // Another one may have been lost meanwhile.
     if strike.cluster.may_lose(&victim) {
         strike.cluster.roll_back(&victim, &image);
+        if strike.dice.chance(0.4) {
+            // It starts more often than it had, while nobody hears of it.
+            for _ in 0..LIVES {
+                strike.come_back(&victim, Duration::ZERO).await;
+                rt::sleep(LIFE / 4).await;
+                strike.cluster.kill(&victim);
+            }
+        }
     }
     strike.come_back(&victim, Duration::ZERO).await;
     for name in &laggards {
@@ -248,10 +259,9 @@ pub async fn copied_disk(strike: &mut Strike) {
     strike.cluster.retire(&copy);
 }
 
-/// A node, and what its disk was before it died and came back so often that all others can tell that life from the present
-/// one. `None`: they did not hear of it all, or the node must not be missing.
+/// A node, and what its disk was before it died and came back so often that all others have met a life that it will
+/// forget, and wrote that down. `None`: they have not, or the node must not be missing.
 async fn some_lives_ago(strike: &mut Strike) -> Option<(String, Image)> {
-    const LIVES: u32 = 8;
     let node = strike.victim();
     if !strike.cluster.may_lose(&node) {
         return None;
@@ -264,22 +274,23 @@ async fn some_lives_ago(strike: &mut Strike) -> Option<(String, Image)> {
         strike.cluster.kill(&node);
         strike.come_back(&node, Duration::ZERO).await;
         rt::sleep(LIFE).await;
-        let mut heard = BTreeMap::new();
+        let mut known = BTreeMap::new();
         for other in strike.others(&node) {
-            let lives = strike.cluster.identity(&other).await;
-            let boot = lives.and_then(|identity| identity.lives().get(&then.node_id()).copied());
-            heard.insert(other, boot.unwrap_or(0));
+            let identity = strike.cluster.identity(&other).await;
+            let lives = identity.and_then(|identity| identity.lives().get(&then.node_id()).copied());
+            known.insert(other, lives.unwrap_or_default());
         }
-        // With that disk it will start once more, as in its next life. That there were later ones was written down, and
-        // since then something else: it is durable.
-        let can_tell = |(other, now): (&String, &u64)| {
-            before.get(other).is_some_and(|before| *before >= then.boot() + 2 && now > before)
+        // What was written before the last thing that was written is durable.
+        let can_tell = |(other, now): (&String, &Lives)| {
+            before.get(other).is_some_and(|before: &Lives| {
+                now != before && before.met.is_some_and(|met| met.boot > then.boot())
+            })
         };
-        if heard.iter().all(can_tell) {
+        if known.iter().all(can_tell) {
             // It was a member all the while, and now will not be.
             return strike.cluster.may_lose(&node).then_some((node, image));
         }
-        before = heard;
+        before = known;
     }
     None
 }

@@ -3,19 +3,21 @@
 
 use std::path::{Path, PathBuf};
 
-/// Where the user stands: told by the door, or simply here.
-pub const FROM: &str = "MOKV_SIM_FROM";
+use crate::door;
 
-/// A path that the user gave.
+/// A path that the user gave, who stands where the door says, or simply here.
 pub fn of_user(path: &Path) -> PathBuf {
-    std::env::var_os(FROM).map_or_else(|| path.to_owned(), |from| Path::new(&from).join(path))
+    std::env::var_os(door::FROM).map_or_else(|| path.to_owned(), |from| Path::new(&from).join(path))
 }
 
-/// A folder of this name in `target`, which this program lies in: `target/sim/sim/mokv-sim`.
+/// A folder of this name in `target`, of which the door uses `target/sim`. Without the door this program is taken for
+/// `target/sim/sim/mokv-sim`.
 pub fn in_target(name: &str) -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_default();
-    let target = program.ancestors().nth(3).unwrap_or(Path::new("target"));
-    target.join(name)
+    let ours = std::env::var_os(door::TARGET).map(PathBuf::from).or_else(|| {
+        let program = std::env::current_exe().ok()?;
+        program.ancestors().nth(2).map(Path::to_owned)
+    });
+    ours.as_deref().and_then(Path::parent).unwrap_or(Path::new("target")).join(name)
 }
 
 /// Writes a file and the folders it lies in; says so, or what went wrong.

@@ -10,6 +10,7 @@ mod pages;
 mod shrink;
 mod summary;
 mod sweep;
+mod train;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ fn carry_out(command: Command) -> ExitCode {
             std::process::exit(0)
         }
         Command::Bench(options) => bench::main(&options),
+        Command::Train(options) => train::train(&options),
         Command::Play(options) => play(&options),
         Command::Sweep(options) => sweep::sweep(&options),
         Command::Report(options) => pages::report(&options),

@@ -128,9 +128,31 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
 /// A node that a peer has seen in a later life says so, and what to do; the operator then does it.
 async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
     let reason = wait_for_end(cluster, node, Duration::from_secs(20)).await?;
-    ensure(reason.contains("boot counter") && reason.contains("wipe it"), || {
+    ensure(reason.contains("rolled back or copied; wipe it"), || {
         format!("{node} ends for another reason: {reason}")
     })
+}
+
+/// A volume is rolled back, and its node starts more often than it had before anybody hears of it: its boot counter is the
+/// highest ever seen, and its past is still another one.
+pub async fn rolled_back_and_restarted(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 30).await?;
+    let name = others(&cluster.names(), &leader).remove(0);
+    let image = three_lives_ago(&cluster, &client, &name).await?;
+    cluster.kill(&name);
+    cluster.roll_back(&name, &image);
+    cluster.isolate(&name);
+    for _ in 0..6 {
+        cluster.start(&name);
+        rt::sleep(Duration::from_secs(1)).await;
+        cluster.kill(&name);
+    }
+    cluster.heal_network();
+    cluster.start(&name);
+    ends_outlived(&cluster, &name).await?;
+    Ok(cluster)
 }
 
 /// A volume is rolled back, and the only peer that it finds lacks what was committed last and has started since it heard

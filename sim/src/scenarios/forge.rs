@@ -72,11 +72,12 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         name: "stranger".into(),
         boot: 1,
         incarnation: 1,
+        past: Vec::new(),
         supports: 1,
         key: None,
     };
     let address = format!("{}:{RPC_PORT}", dns_name(&status.name));
-    let peers = Peers::new(Arc::new(Gate::new(me, &BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
+    let peers = Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
     peers.link(status.node_id, Channel::Forward)
 }
 

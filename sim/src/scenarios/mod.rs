@@ -156,6 +156,12 @@ pub const ALL: &[Scenario] = &[
     scenario!("deleted-log", 1, disks::deleted_log, "a data directory has lost its log"),
     scenario!("rolled-back-disk", 2, disks::rolled_back_disk, "a volume is rolled back to an older state"),
     scenario!(
+        "rolled-back-and-restarted",
+        2,
+        disks::rolled_back_and_restarted,
+        "a volume is rolled back, and its node starts more often than it had"
+    ),
+    scenario!(
         "rolled-back-beside-a-laggard",
         2,
         disks::rolled_back_beside_a_laggard,

@@ -1,9 +1,9 @@
 //! The hello of a peer connection: both sides learn who the other is, and prove the cluster's key if there is one.
 //!
 //! `Hello ->`, `<- Welcome`, `Proof ->`, `<- Accepted`. The dialer checks that it reached whom it meant; the
-//! listener checks that it was meant. Both refuse another cluster, a removed node, a lower boot counter than they have
-//! seen of the same id (a data directory rolled back) and a second process of the same boot (a data directory copied).
-//! Whoever is refused is told so, whether it dialed or was dialed.
+//! listener checks that it was meant. Both refuse another cluster, a removed node, and a life of a data directory that
+//! does not go on from what they know of it: the directory was rolled back or copied (see [`crate::lives`]). Whoever is
+//! refused is told so, whether it dialed or was dialed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{FrameReader, put_frame};
 use crate::config::ClusterKey;
+use crate::lives::{Life, Lives, Objection};
+use crate::planted;
 use crate::rt::{self, watch};
 
 /// The version of hello and frames that this code speaks.
@@ -44,8 +46,10 @@ pub struct Me {
     pub name: String,
     /// How often its data directory was started.
     pub boot: u64,
-    /// Drawn at the start of this process.
+    /// Drawn at this start.
     pub incarnation: u64,
+    /// Those of the starts before, the latest first.
+    pub past: Vec<u64>,
     /// The highest cluster version it supports.
     pub supports: u32,
     /// The cluster's key, if there is one.
@@ -66,38 +70,13 @@ pub enum HelloError {
     RefusedByPeer(String),
 }
 
-/// Who is let in. Remembers the newest start it has heard of, of each node.
+/// Who is let in. Remembers what it has heard of each node's lives.
 pub struct Gate {
     me: Me,
-    newest: watch::Sender<BTreeMap<u64, Start>>,
+    lives: watch::Sender<BTreeMap<u64, Lives>>,
     is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
     /// Set when a peer says that this process can take no part any more.
     excluded: watch::Sender<Option<Refusal>>,
-}
-
-/// One start of a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Start {
-    /// Its boot counter.
-    pub boot: u64,
-    /// `None`: nobody of this start has come by yet.
-    incarnation: Option<u64>,
-}
-
-impl Start {
-    /// A start that was only heard of.
-    fn heard_of(boot: u64) -> Start {
-        Start { boot, incarnation: None }
-    }
-
-    /// Whether a start is a newer one than this, which it then replaces.
-    fn replace_by(&mut self, start: Start) -> bool {
-        let is_newer = self.boot < start.boot;
-        if is_newer {
-            *self = start;
-        }
-        is_newer
-    }
 }
 
 /// A refusal that leaves room for another try.
@@ -105,18 +84,42 @@ fn refuse(reason: impl Into<String>) -> Refusal {
     Refusal { reason: reason.into(), exclusion: Exclusion::NotExcluded.into() }
 }
 
+/// Refuses a life that does not go on from what is known. Of twins nobody can tell which one is the copy.
+fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
+    let what_to_do = "its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'";
+    let outlived = |words| Refusal {
+        reason: format!("node id {node_id:016x} {words}: {what_to_do}"),
+        exclusion: Exclusion::Outlived.into(),
+    };
+    match objection {
+        Objection::Outlived(heard) => {
+            rt::sometimes("older boot counter refused");
+            outlived(format!("was seen with boot counter {heard}, now {boot}"))
+        }
+        Objection::Forked(at) => {
+            rt::sometimes("another past refused");
+            outlived(format!("was another one at boot counter {at}, now {boot}"))
+        }
+        Objection::Twin => {
+            rt::sometimes("second live copy refused");
+            refuse(format!(
+                "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
+            ))
+        }
+    }
+}
+
 impl Gate {
-    /// A gate of this process, which has heard in earlier ones how often others had started; `is_removed` says which
-    /// node ids were removed from the cluster for good, by what this node has applied.
+    /// A gate of this process; `lives` is what earlier ones have heard of others, `is_removed` says which node ids were
+    /// removed from the cluster for good, by what this node has applied.
     pub fn new(
         me: Me,
-        lives: &BTreeMap<u64, u64>,
+        lives: BTreeMap<u64, Lives>,
         is_removed: impl Fn(u64) -> bool + Send + Sync + 'static,
     ) -> Gate {
-        let newest = lives.iter().map(|(&node_id, &boot)| (node_id, Start::heard_of(boot))).collect();
         Gate {
             me,
-            newest: watch::channel(newest).0,
+            lives: watch::channel(lives).0,
             is_removed: Box::new(is_removed),
             excluded: watch::channel(None).0,
         }
@@ -128,15 +131,14 @@ impl Gate {
         self.excluded.subscribe()
     }
 
-    /// The newest start of each node; wakes when one has a higher boot counter.
-    pub fn newest(&self) -> watch::Receiver<BTreeMap<u64, Start>> {
-        self.newest.subscribe()
+    /// What is known of each node's lives.
+    pub fn lives(&self) -> watch::Receiver<BTreeMap<u64, Lives>> {
+        self.lives.subscribe()
     }
 
     /// Hears from elsewhere how often a node has started.
     pub fn hear_of(&self, node_id: u64, boot: u64) {
-        self.newest
-            .send_if_modified(|newest| newest.entry(node_id).or_default().replace_by(Start::heard_of(boot)));
+        self.lives.send_if_modified(|lives| lives.entry(node_id).or_default().hear_of(boot));
     }
 
     /// What a peer says in refusing this process. The first exclusion stands.
@@ -163,7 +165,8 @@ impl Gate {
     /// [`HelloError::Refused`].
     pub fn admit_again(&self, peer: &Dialer) -> Result<(), HelloError> {
         let me = &self.me;
-        let admitted = self.admit(PROTOCOL, &me.cluster_id, peer.node_id, peer.boot, peer.incarnation);
+        let life = Life { boot: peer.boot, incarnation: peer.incarnation };
+        let admitted = self.admit(PROTOCOL, &me.cluster_id, peer.node_id, life, &[]);
         admitted.map_err(|refusal| HelloError::Refused(refusal.reason))
     }
 
@@ -173,8 +176,8 @@ impl Gate {
         protocol: u32,
         cluster_id: &[u8],
         node_id: u64,
-        boot: u64,
-        incarnation: u64,
+        life: Life,
+        past: &[u64],
     ) -> Result<(), Refusal> {
         if protocol != PROTOCOL {
             return Err(refuse(format!(
@@ -191,33 +194,13 @@ impl Gate {
                 exclusion: Exclusion::Removed.into(),
             });
         }
-        let mut newest = Start::default();
-        self.newest.send_if_modified(|known| {
-            let known = known.entry(node_id).or_default();
-            let is_newer = known.replace_by(Start { boot, incarnation: Some(incarnation) });
-            if boot == known.boot {
-                known.incarnation.get_or_insert(incarnation);
-            }
-            newest = *known;
-            is_newer
+        let past = if planted::is("past-ignored") { &[] } else { past };
+        let mut met = Ok(false);
+        self.lives.send_if_modified(|lives| {
+            met = lives.entry(node_id).or_default().meet(life, past);
+            met == Ok(true)
         });
-        if boot < newest.boot {
-            rt::sometimes("older boot counter refused");
-            return Err(Refusal {
-                reason: format!(
-                    "node id {node_id:016x} was seen with boot counter {}, now {boot}: its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'",
-                    newest.boot
-                ),
-                exclusion: Exclusion::Outlived.into(),
-            });
-        }
-        if newest.incarnation != Some(incarnation) {
-            rt::sometimes("second live copy refused");
-            return Err(refuse(format!(
-                "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
-            )));
-        }
-        Ok(())
+        met.map(|_| ()).map_err(|objection| refuse_life(node_id, life.boot, objection))
     }
 
     /// This side's word after both hellos: that it knows the key, and that it goes on or refuses to. A proof for going
@@ -263,6 +246,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         from_name: me.name.clone(),
         supports: me.supports,
         incarnation: me.incarnation,
+        past: me.past.clone(),
     };
     stream.write_all(&[super::FIRST_BYTE]).await?;
     send(stream, &hello).await?;
@@ -287,9 +271,8 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             .verify_slice(&welcome.proof)
             .map_err(|_| HelloError::Refused("the peer does not know this cluster's key".into()))?;
     }
-    let refusal = gate
-        .admit(welcome.protocol, &welcome.cluster_id, welcome.id, welcome.boot, welcome.incarnation)
-        .err();
+    let life = Life { boot: welcome.boot, incarnation: welcome.incarnation };
+    let refusal = gate.admit(welcome.protocol, &welcome.cluster_id, welcome.id, life, &welcome.past).err();
     send(reader.get_mut(), &gate.proof(&hello, &welcome, refusal.clone())).await?;
     if let Some(refusal) = refusal {
         return Err(HelloError::Refused(refusal.reason));
@@ -334,6 +317,7 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         boot: me.boot,
         nonce: nonce(),
         incarnation: me.incarnation,
+        past: me.past.clone(),
         ..Default::default()
     };
     // Without the key nobody changes what this node remembers; with one, admission waits for the proof.
@@ -341,7 +325,8 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         true => Ok(()),
         false => Err(refuse(format!("this is node {:016x}, not {:016x}", me.node_id, hello.to))),
     };
-    let admit = || gate.admit(hello.protocol, &hello.cluster_id, hello.from, hello.boot, hello.incarnation);
+    let life = Life { boot: hello.boot, incarnation: hello.incarnation };
+    let admit = || gate.admit(hello.protocol, &hello.cluster_id, hello.from, life, &hello.past);
     let admitted = meant.and_then(|()| if me.key.is_none() { admit() } else { Ok(()) });
     if let Err(refusal) = admitted {
         let reason = refusal.reason.clone();
@@ -407,24 +392,21 @@ mod tests {
             name: format!("n{node_id}"),
             boot: 3,
             incarnation: 100 + node_id,
+            past: Vec::new(),
             supports: 1,
             key: key.map(|key| ClusterKey::from(key.as_bytes().to_vec())),
         }
     }
 
     fn gate(me: Me) -> Gate {
-        Gate::new(me, &BTreeMap::new(), |id| id == 666)
-    }
-
-    fn lives(gate: &Gate) -> BTreeMap<u64, u64> {
-        gate.newest().borrow().iter().map(|(&node_id, newest)| (node_id, newest.boot)).collect()
+        Gate::new(me, BTreeMap::new(), |id| id == 666)
     }
 
     #[test]
     fn who_was_let_in_is_checked_again() {
         let removed = std::sync::Arc::new(std::sync::Mutex::new(false));
         let seen = removed.clone();
-        let gate = Gate::new(me(1, None), &BTreeMap::new(), move |_| *seen.lock().unwrap());
+        let gate = Gate::new(me(1, None), BTreeMap::new(), move |_| *seen.lock().unwrap());
         let peer =
             Dialer { node_id: 2, name: "n2".into(), channel: Channel::Control, boot: 3, incarnation: 9 };
         gate.admit_again(&peer).unwrap();
@@ -457,19 +439,22 @@ mod tests {
     /// What a peer was heard to be is kept beyond this process: a rolled-back node must not find one that has forgotten.
     #[test]
     fn a_life_that_was_only_heard_of_counts_and_so_does_one_of_before_a_restart() {
-        let admit = |gate: &Gate, boot, incarnation| gate.admit(PROTOCOL, &[7; 16], 2, boot, incarnation);
+        let admit = |gate: &Gate, boot, incarnation, past: &[u64]| {
+            gate.admit(PROTOCOL, &[7; 16], 2, Life { boot, incarnation }, past)
+        };
         let before = gate(me(1, None));
-        admit(&before, 3, 30).unwrap();
+        admit(&before, 3, 30, &[]).unwrap();
         before.hear_of(2, 5);
         before.hear_of(2, 4);
-        assert_eq!(lives(&before), BTreeMap::from([(2, 5)]));
-        assert!(admit(&before, 3, 30).unwrap_err().reason.contains("boot counter 5"));
-        let after = Gate::new(me(1, None), &lives(&before), |_| false);
-        assert!(admit(&after, 4, 40).unwrap_err().reason.contains("boot counter 5"));
-        admit(&after, 5, 50).unwrap();
-        assert!(admit(&after, 5, 51).unwrap_err().reason.contains("runs twice"));
-        admit(&after, 6, 60).unwrap();
-        assert_eq!(lives(&after), BTreeMap::from([(2, 6)]));
+        assert!(admit(&before, 3, 30, &[]).unwrap_err().reason.contains("boot counter 5"));
+        let after = Gate::new(me(1, None), before.lives().borrow().clone(), |_| false);
+        assert!(admit(&after, 4, 40, &[30]).unwrap_err().reason.contains("boot counter 5"));
+        // Started as often as the one that was heard of, and not the one that was met.
+        let forked = admit(&after, 5, 50, &[41, 31]).unwrap_err();
+        assert_eq!(forked.exclusion(), Exclusion::Outlived, "{}", forked.reason);
+        admit(&after, 5, 50, &[40, 30]).unwrap();
+        assert!(admit(&after, 5, 51, &[40, 30]).unwrap_err().reason.contains("runs twice"));
+        admit(&after, 6, 60, &[50, 40, 30]).unwrap();
     }
 
     /// A volume was rolled back: whether its node dials or is dialed, it learns that it can take no part.
@@ -477,7 +462,7 @@ mod tests {
     async fn who_was_outlived_is_told_whether_it_dials_or_is_dialed() {
         for key in [None, Some("a")] {
             let rolled_back = gate(me(1, key));
-            let peer = Gate::new(me(2, key), &BTreeMap::from([(1, 9)]), |_| false);
+            let peer = Gate::new(me(2, key), BTreeMap::from([(1, Lives::heard_of(9))]), |_| false);
             let said = |gate: &Gate| gate.excluded().borrow().as_ref().map(Refusal::exclusion);
             assert!(meet(&rolled_back, 2, &peer).await.0.is_err());
             assert_eq!(said(&rolled_back), Some(Exclusion::Outlived), "it dials, key {key:?}");
@@ -494,12 +479,13 @@ mod tests {
     /// when it says how often it has started.
     #[tokio::test]
     async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
-        let knows = Gate::new(me(1, Some("a")), &BTreeMap::new(), |_| false);
-        let stranger = Gate::new(Me { boot: 1 << 40, ..me(2, None) }, &BTreeMap::from([(1, 9)]), |_| true);
+        let knows = Gate::new(me(1, Some("a")), BTreeMap::new(), |_| false);
+        let heard = BTreeMap::from([(1, Lives::heard_of(9))]);
+        let stranger = Gate::new(Me { boot: 1 << 40, ..me(2, None) }, heard, |_| true);
         assert!(meet(&knows, 2, &stranger).await.0.is_err());
         assert!(meet(&stranger, 1, &knows).await.1.is_err());
         assert_eq!(*knows.excluded().borrow(), None);
-        assert_eq!(lives(&knows), BTreeMap::new());
+        assert_eq!(*knows.lives().borrow(), BTreeMap::new());
     }
 
     #[tokio::test]

@@ -434,10 +434,11 @@ mod tests {
             name: "n1".into(),
             boot: 1,
             incarnation: 1,
+            past: Vec::new(),
             supports: 1,
             key: None,
         };
-        Peers::new(Arc::new(Gate::new(me, &BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
+        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
     }
 
     #[test]

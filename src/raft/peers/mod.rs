@@ -9,7 +9,7 @@ pub mod hello;
 pub mod link;
 pub mod server;
 
-pub use hello::{Gate, Me, Start};
+pub use hello::{Gate, Me};
 pub use link::{AddressBook, CallError, Link, Peers};
 pub use server::{Handler, serve};
 
