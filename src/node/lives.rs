@@ -1,7 +1,7 @@
 //! Remembers the other members' lives, beyond this node's own: a data directory that was rolled back must not find a
 //! peer that has forgotten, or that has only heard of the lives that it lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -60,14 +60,17 @@ pub(super) async fn remember(
 
 /// Whoever is neither a member nor in sight never comes back under its id, and is forgotten.
 fn of_peers(lives: &BTreeMap<u64, Lives>, view: &View, consensus: &Consensus) -> BTreeMap<u64, Lives> {
-    let (me, membership) = (consensus.node_id(), consensus.membership());
-    let is_member = |id: u64| membership.membership().get_node(&id).is_some();
-    let is_peer = |id: u64| id != me && (is_member(id) || view.contains_key(&id));
-    lives.iter().filter(|(id, _)| is_peer(**id)).map(|(&id, &lives)| (id, lives)).collect()
+    let members = members(consensus);
+    let is_peer = |id: &u64| *id != consensus.node_id() && (members.contains(id) || view.contains_key(id));
+    lives.iter().filter(|(id, _)| is_peer(id)).map(|(&id, &lives)| (id, lives)).collect()
 }
 
-/// Meets every life that gossip tells of: two followers might never speak to each other, and a boot counter that was only
-/// heard of is reached in the end by a directory that was rolled back and starts again and again.
+fn members(consensus: &Consensus) -> BTreeSet<u64> {
+    consensus.membership().nodes().map(|(id, _)| *id).collect()
+}
+
+/// Meets every life of a member that gossip tells of: two followers might never speak to each other, and a boot counter
+/// that was only heard of is reached in the end by a directory that was rolled back and starts again and again.
 pub(super) async fn meet_for_ever(
     consensus: Consensus,
     mut view: watch::Receiver<View>,
@@ -76,12 +79,10 @@ pub(super) async fn meet_for_ever(
     loop {
         let unmet: Vec<u64> = {
             let (lives, view) = (lives.borrow_and_update(), view.borrow_and_update());
-            let is_alive = |id: u64| view.get(&id).is_some_and(|peer| peer.liveness == Liveness::Alive);
-            let known = of_peers(&lives, &view, &consensus);
-            known
-                .into_iter()
-                .filter_map(|(id, lives)| (lives.is_unmet() && is_alive(id)).then_some(id))
-                .collect()
+            let is_unmet = |id: &u64| lives.get(id).is_some_and(Lives::is_unmet);
+            let is_alive = |id: &u64| view.get(id).is_some_and(|peer| peer.liveness == Liveness::Alive);
+            let others = members(&consensus).into_iter().filter(|id| *id != consensus.node_id());
+            others.filter(|id| is_unmet(id) && is_alive(id)).collect()
         };
         for &peer in &unmet {
             let link = consensus.peers().link(peer, Channel::Control);
