@@ -257,6 +257,8 @@ pub async fn copied_disk(strike: &mut Strike) {
         rt::sleep(Duration::from_millis(100)).await;
     }
     strike.cluster.retire(&copy);
+    // The copy may have started as often as it, and then nobody knows which one to believe.
+    strike.come_back(&victim, Duration::ZERO).await;
 }
 
 /// A node, and what its disk was before it died and came back so often that all others have met a life that it will

@@ -26,6 +26,9 @@ pub enum Proof {
     Backlog,
     /// The disk holds damage that the node must find, and must ask for a wipe; holds until the wipe.
     Damage,
+    /// A process on a copy of the disk says that it is this node, and may have started as often: the node may be told
+    /// that it is the copy.
+    Copied,
 }
 
 impl Cause {
@@ -33,6 +36,7 @@ impl Cause {
     pub fn explains(&self, disk: &SimDisk, reason: &str) -> bool {
         match self.proof {
             Proof::Damage => reason.contains("wipe"),
+            Proof::Copied => reason.contains("copied") && reason.contains("wipe"),
             Proof::Full => {
                 reason.starts_with("cannot open the data of this node") && reason.contains("the disk is full")
                     || reason.starts_with("cannot write the node's identity")
@@ -45,13 +49,13 @@ impl Cause {
 
     /// Whether it explains as many ends as there are, and not one only.
     pub fn lasts(&self) -> bool {
-        matches!(self.proof, Proof::Damage | Proof::Full | Proof::Backlog)
+        matches!(self.proof, Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog)
     }
 
     /// Whether it has come to pass.
     pub fn has_happened(&self, disk: &SimDisk) -> bool {
         match self.proof {
-            Proof::Told | Proof::Damage | Proof::Full | Proof::Backlog => true,
+            Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
             Proof::Errors(before) => disk.counts().errors > before,
             Proof::Deaths(before) => deaths(disk) > before,
         }

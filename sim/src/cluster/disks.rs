@@ -201,7 +201,7 @@ impl Cluster {
         // Whoever replaces a disk points the node at the cluster as it is now, which may have grown.
         host.config.start_join_addrs = here;
         host.installed.store(0, Ordering::Relaxed);
-        host.causes.retain(|cause| cause.proof != Proof::Damage);
+        host.causes.retain(|cause| !matches!(cause.proof, Proof::Damage | Proof::Copied));
         host.disks += 1;
         drop(state);
         self.may_go(name);
@@ -256,6 +256,7 @@ impl Cluster {
     pub fn copy_disk(&self, name: &str, image: &Image, to: &str) {
         self.disk(to).restore(image);
         self.blame(to, "its disk is a copy of another one", Proof::Damage);
+        self.blame(name, "its disk was copied", Proof::Copied);
         self.set_outsider(to, true);
         self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
     }

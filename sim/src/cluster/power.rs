@@ -83,7 +83,7 @@ impl Cluster {
         host.life += 1;
         let disk = host.disk.clone();
         let lasts = |cause: &Cause| match cause.proof {
-            Proof::Told | Proof::Damage | Proof::Full | Proof::Backlog => true,
+            Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
             // It struck while the node went down anyway.
             Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
         };
@@ -151,7 +151,7 @@ impl Cluster {
         let cause = known.map(|known| host.causes[known].words.clone());
         if let Some(known) = known {
             host.disk.on_call(None);
-            host.has_to_be_wiped |= host.causes[known].proof == Proof::Damage;
+            host.has_to_be_wiped |= matches!(host.causes[known].proof, Proof::Damage | Proof::Copied);
             if !host.causes[known].lasts() {
                 host.causes.remove(known);
             }
