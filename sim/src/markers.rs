@@ -101,6 +101,10 @@ pub const ALL: &[Marker] = &[
     chaos("write without a quorum until its deadline", "a leader could not commit a write in its time"),
     chaos("forwarded write not sent", "a follower could not reach the leader: certainly not executed"),
     chaos("forwarded write of unknown outcome", "the connection broke after a forwarded write had left"),
+    chaos(
+        "answer to an append held back",
+        "an append without entries came after it, which it would have answered, too",
+    ),
     chaos("read index known", "a read knows what it has to wait for, and has not been answered"),
     chaos("read index retried", "no leader confirmed a read at first, and it was asked again"),
     chaos("reads shared a confirmation", "several reads waited for one round of heartbeats"),

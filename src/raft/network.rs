@@ -324,6 +324,14 @@ impl Sent {
         Ok(answer)
     }
 
+    /// Whether openraft would take this append for answered by the answer to one that was sent before it and ended there.
+    /// It keeps appends by what they carry, so one without entries seems answered by whatever was sent right
+    /// before it: the follower would seem to have heard from this leader later than it did, and a read index would be
+    /// confirmed by an answer that is older than the read (chaos seed 7605705).
+    fn seems_answered_by(&self, matching: Option<LogId>) -> bool {
+        self.last <= matching || self.previous < matching
+    }
+
     fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: u64) {
         if let Some(upto) = upto {
             peers.acknowledge(follower, self.term, upto.index);
@@ -362,6 +370,9 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
                     let Unanswered { mut sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    // The next answer says the same, and a little later.
+                    let is_next_alike =
+                        self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
                     if planted::is("answer-credits-newest")
                         && let Some(newest) = self.unanswered.back()
                     {
@@ -370,6 +381,11 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                     let answer = sent.hear(answer.map_err(call_failed)?, &self.peers, self.target)?;
                     if planted::is("quorum-of-the-quickest") {
                         sent.last = self.lend(&sent);
+                    }
+                    if is_next_alike && matches!(answer, AppendEntriesResponse::Success) {
+                        rt::sometimes("answer to an append held back");
+                        self.patience.renew();
+                        continue;
                     }
                     return Ok(Some(answer.into_stream_result(sent.previous, sent.last)));
                 }
@@ -414,5 +430,24 @@ async fn oldest(unanswered: &mut VecDeque<Unanswered>) -> Result<Response, CallE
     match unanswered.front_mut() {
         Some(oldest) => (&mut oldest.answer).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::log_id;
+    use super::*;
+
+    #[test]
+    fn only_an_append_that_carries_more_tells_its_answer_from_the_one_before() {
+        let append = |previous, last| Sent {
+            term: 2,
+            previous: Some(log_id(2, previous)),
+            last: Some(log_id(2, last)),
+        };
+        let matching = append(5, 8).last;
+        assert!(append(8, 8).seems_answered_by(matching), "without entries");
+        assert!(append(6, 9).seems_answered_by(matching), "sent again, with one more");
+        assert!(!append(8, 9).seems_answered_by(matching), "the next entry");
     }
 }
