@@ -119,8 +119,7 @@ fn tools(compiler: &Compiler) -> Vec<PathBuf> {
     beside.into_iter().chain(of_distributions.map(PathBuf::from)).collect()
 }
 
-/// The first tool that understands the counts makes a profile of them. What never ran stays in it: the compiler has to know
-/// that it is cold.
+/// The first tool that understands the counts makes a profile of them, without what never ran.
 fn merge(compiler: &Compiler, tools: &[PathBuf], counts: &Path, profile: &Path) -> Result<(), String> {
     let mut said = String::new();
     for tool in tools {

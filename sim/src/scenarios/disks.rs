@@ -111,15 +111,21 @@ async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> R
     Ok(image)
 }
 
-/// A volume is rolled back to an older state, with older votes and fewer entries: its node is told so and ends.
-pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
+/// Three nodes, of which a follower is off and its disk is what it was three lives ago; which one.
+async fn follower_rolled_back(run: &Arc<Run>) -> Result<(Cluster, String), String> {
+    let (cluster, leader) = three_nodes(run).await?;
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
     let image = three_lives_ago(&cluster, &client, &name).await?;
     cluster.kill(&name);
     cluster.roll_back(&name, &image);
+    Ok((cluster, name))
+}
+
+/// A volume is rolled back to an older state, with older votes and fewer entries: its node is told so and ends.
+pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, name) = follower_rolled_back(&run).await?;
     cluster.start(&name);
     ends_outlived(&cluster, &name).await?;
     Ok(cluster)
@@ -136,13 +142,7 @@ async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
 /// A volume is rolled back, and its node starts more often than it had before anybody hears of it: its boot counter is the
 /// highest ever seen, and its past is still another one.
 pub async fn rolled_back_and_restarted(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
-    let client = client(&cluster);
-    set_many(&client, 30).await?;
-    let name = others(&cluster.names(), &leader).remove(0);
-    let image = three_lives_ago(&cluster, &client, &name).await?;
-    cluster.kill(&name);
-    cluster.roll_back(&name, &image);
+    let (cluster, name) = follower_rolled_back(&run).await?;
     cluster.isolate(&name);
     for _ in 0..6 {
         cluster.start(&name);
