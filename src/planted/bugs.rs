@@ -269,6 +269,13 @@ pub const BUGS: &[Bug] = &[
         "pipelined replication",
     ),
     rare(
+        "late-answer-confirms",
+        Area::Transport,
+        "an append's answer counts as the answer to a later one that carries nothing more: an old leader confirms a read \
+         with what was said before the read",
+        "openraft: `InflightAppendQueue::drain_acked`; chaos seed 7605705",
+    ),
+    rare(
         "quorum-of-the-quickest",
         Area::Transport,
         "what the quickest follower has acknowledged is credited to a slower one whose answer comes in, too: entries \

@@ -382,7 +382,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                     if planted::is("quorum-of-the-quickest") {
                         sent.last = self.lend(&sent);
                     }
-                    if is_next_alike && matches!(answer, AppendEntriesResponse::Success) {
+                    let stays = is_next_alike && !planted::is("late-answer-confirms");
+                    if stays && matches!(answer, AppendEntriesResponse::Success) {
                         rt::sometimes("answer to an append held back");
                         self.patience.renew();
                         continue;

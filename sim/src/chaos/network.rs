@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use mokv::rt;
 use mokv::rt::net::weather::DatagramRates;
+use mokv::rt::task::spawn_guarded;
 
-use super::strike::Strike;
+use super::strike::{AIM, Strike};
+use crate::client::SimClient;
+
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
@@ -55,6 +58,57 @@ pub async fn deaf_leader(strike: &mut Strike) {
     others.iter().for_each(|other| strike.cluster.cut(other, &leader));
     strike.last().await;
     others.iter().for_each(|other| strike.cluster.mend(other, &leader));
+}
+
+/// What the others say reaches the leader late, and then nothing of the leader reaches them: they elect another and take
+/// a write while what they said before is under way. Clients who know only the old leader read meanwhile.
+pub async fn late_answers(strike: &mut Strike) {
+    /// Soon a node would give up the connection on which it hears nothing.
+    const LATEST: Duration = Duration::from_millis(1_900);
+    const PATIENCE: Duration = Duration::from_secs(3);
+    // Two at a time would mend each other's links too soon.
+    if strike.is_doubled() {
+        return;
+    }
+    let Ok(leader) = strike.cluster.wait_for_leader(&strike.cluster.names(), AIM).await else { return };
+    let others = strike.others(&leader);
+    if others.is_empty() {
+        return;
+    }
+    let (cluster, election) = (strike.cluster.clone(), strike.cluster.world().election);
+    let client = |nodes: &[String]| SimClient::new(&cluster, nodes, PATIENCE, false);
+    let (first, second) = (client(std::slice::from_ref(&leader)), client(&others));
+    let key = format!("late/{}", first.host());
+    first.set(&key, None, 16).await;
+    strike.count(&leader);
+    for other in &others {
+        let late = strike.dice.time(LATEST * 4 / 5..LATEST);
+        cluster.slow_link(other, &leader, late);
+    }
+    // Whatever else it takes would wait, unsent, before the news of a commit.
+    let crowd: Vec<String> = (1..=cluster.world().clients).map(|number| format!("c{number}")).collect();
+    crowd.iter().for_each(|host| cluster.cut(host, &leader));
+    // The others have this, and the leader does not know it for a long time.
+    let begun = rt::now();
+    let written = key.clone();
+    let _first = spawn_guarded(async move { first.set(&written, None, 16).await });
+    rt::sleep(strike.dice.time(election / 8..election / 2)).await;
+    others.iter().for_each(|other| cluster.cut(&leader, other));
+    if cluster.wait_for_leader(&others, LATEST).await.is_ok() {
+        second.set(&key, None, 16).await;
+    }
+    let mut reads = Vec::new();
+    while rt::now() - begun < LATEST + election / 2 {
+        // A new one each time: it has not heard of anybody else.
+        let (reader, key) = (client(std::slice::from_ref(&leader)), key.clone());
+        reads.push(spawn_guarded(async move { reader.get(&key, false).await }));
+        rt::sleep(strike.dice.time(Duration::ZERO..election)).await;
+    }
+    for other in &others {
+        cluster.slow_link(other, &leader, Duration::ZERO);
+        cluster.mend(&leader, other);
+    }
+    crowd.iter().for_each(|host| cluster.mend(host, &leader));
 }
 
 /// A leader is cut off with one follower, which then leads the others without it: what only the two had survives, and

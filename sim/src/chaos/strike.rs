@@ -58,6 +58,7 @@ impl Strike {
             FaultKind::IsolateNode => network::isolated_node(strike).await,
             FaultKind::IsolateLeader => network::isolated_leader(strike).await,
             FaultKind::DeafLeader => network::deaf_leader(strike).await,
+            FaultKind::LateAnswers => network::late_answers(strike).await,
             FaultKind::Laggard => overtaking::laggard(strike).await,
             FaultKind::Overtaken => overtaking::overtaken_leader(strike).await,
             FaultKind::OrphanedMembership => overtaking::orphaned_membership(strike).await,

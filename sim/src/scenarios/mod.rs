@@ -127,6 +127,12 @@ pub const ALL: &[Scenario] = &[
         "a leader that everybody hears and that hears nobody steps down"
     ),
     scenario!(
+        "late-answers",
+        3,
+        raft::late_answers,
+        "answers from before an election confirm no read of the old leader that began after it"
+    ),
+    scenario!(
         "reads-during-recovery",
         2,
         raft::reads_during_recovery,

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use mokv::client::{Error, ListOptions, SettingsChange};
 use mokv::rt;
+use mokv::rt::task::spawn_guarded;
 
-use super::stage::{ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes};
+use super::stage::{
+    ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, three_nodes,
+};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::history::{Answer, Outcome};
@@ -47,6 +50,49 @@ pub async fn deaf_leader(run: Arc<Run>) -> Result<Cluster, String> {
     ensure(new != old, || format!("{old} still leads although it hears nobody"))?;
     let (value, _) = set(&client, "key").await?;
     expect(&client, "key", value).await?;
+    Ok(cluster)
+}
+
+/// Answers of followers are under way for so long that these have elected another leader and taken a write when they
+/// arrive: to the old leader they confirm nothing for a read that began after that write.
+pub async fn late_answers(run: Arc<Run>) -> Result<Cluster, String> {
+    // Longer than an election takes, shorter than a connection without an answer is trusted.
+    const LATE: [Duration; 2] = [Duration::from_millis(1_600), Duration::from_millis(1_650)];
+    let world = World {
+        heartbeat: Duration::from_millis(60),
+        election: Duration::from_millis(250),
+        ..World::calm(3)
+    };
+    let (cluster, old) = formed(&run, world).await?;
+    let rest = others(&cluster.names(), &old);
+    let (writer, elsewhere) = (client(&cluster), client_of(&cluster, &rest[0]));
+    set(&writer, "key").await?;
+    run.fault(
+        "late answers",
+        format!("what {} say is late, then nothing of {old} arrives", rest.join(" and ")),
+    );
+    for (name, late) in rest.iter().zip(LATE) {
+        cluster.slow_link(name, &old, late);
+    }
+    let sent = rt::now();
+    let _write = spawn_guarded(async move { writer.set("another key", None, 16).await });
+    // Longer than a link and a disk take, and shorter than any election.
+    rt::sleep(Duration::from_millis(50)).await;
+    rest.iter().for_each(|name| cluster.cut(&old, name));
+    cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+    set(&elsewhere, "key").await?;
+    // Soon enough before the answers that the read is still being confirmed when they come.
+    let read = sent + LATE[0] - Duration::from_millis(200);
+    ensure(rt::now() < read, || "the others took too long, the read would begin after the answers".into())?;
+    rt::sleep_until(read).await;
+    // It knows nobody else, so it asks the old leader first.
+    let alone = client_of(&cluster, &old);
+    for name in &rest {
+        cluster.cut(name, alone.host());
+        cluster.cut(alone.host(), name);
+    }
+    let answer = alone.get("key", false).await;
+    ensure(answer == Outcome::Failed, || format!("{old} is deposed and alone, and answered {answer:?}"))?;
     Ok(cluster)
 }
 

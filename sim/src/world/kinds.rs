@@ -44,6 +44,9 @@ kinds! {
     IsolateLeader, "isolated leader", 3;
     /// The leader hears nobody and everybody hears it.
     DeafLeader, "deaf leader", 1;
+    /// What the others say reaches the leader late, and then nothing of the leader reaches them: they elect another and
+    /// take a write while what they said before is under way.
+    LateAnswers, "late answers", 2;
     /// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
     Laggard, "laggard", 2;
     /// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what
