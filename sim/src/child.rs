@@ -4,7 +4,7 @@
 //! another as if it were the first.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use madsim::net::NetSim;
@@ -30,28 +30,40 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
         plant(&name);
     }
     let run = Run::new(seed, manner.verbose);
-    let panicked = watch_for_panics(&run);
+    let (said, hears) = mpsc::channel();
+    watch_for_panics(&run, said.clone());
     let inside = run.clone();
     let unsteady = manner.unsteady;
     #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
-    let thread = std::thread::spawn(move || simulate(scenario, inside, unsteady));
-    let joined = thread.join();
+    std::thread::spawn(move || {
+        let trace = simulate(scenario, inside, unsteady);
+        let _ = said.send(Ended::AsItShould(trace));
+    });
+    let ended = hears.recv().expect("the other thread says how it ends");
+    if let Ended::Panicked { words, place, .. } = &ended
+        && !run.is_readable()
+    {
+        let words = format!("panicked at {}, while it took something down: {words}", in_short(place));
+        return Report {
+            verdict: Verdict::over_panic(place),
+            ..Report::crashed(scenario.name, seed, words, Vec::new())
+        };
+    }
     if let Some(file) = history_file::destination() {
         #[allow(clippy::disallowed_methods)] // The simulation is over.
         let written = std::fs::write(&file, run.with_history(history_file::write));
         written.unwrap_or_else(|error| panic!("cannot write the history to {}: {error}", file.display()));
     }
-    let (report, timeline) = match (joined, panicked.get()) {
-        (Ok(trace), _) => report(scenario, &run, trace, None),
-        (Err(_), Some(panic)) => {
-            let words = format!("panicked at {}: {}", in_short(&panic.place), panic.words);
-            let (mut report, timeline) = report(scenario, &run, panic.trace, Some(words.clone()));
-            report.verdict = Verdict::over_panic(&panic.place);
+    let (report, timeline) = match ended {
+        Ended::AsItShould(trace) => report(scenario, &run, trace, None),
+        Ended::Panicked { words, place, trace } => {
+            let words = format!("panicked at {}: {words}", in_short(&place));
+            let (mut report, timeline) = report(scenario, &run, trace, Some(words.clone()));
+            report.verdict = Verdict::over_panic(&place);
             report.judges.insert(0, "a panic".into());
             report.findings.insert(0, words);
             (report, timeline)
         }
-        (Err(_), None) => unreachable!("the hook hears of every panic"),
     };
     if let Some(file) = &manner.timeline {
         write_timeline(file, &timeline);
@@ -70,31 +82,31 @@ fn in_short(place: &str) -> &str {
     dependency.map_or(place, |(_, rest)| rest)
 }
 
-/// The first panic of the run; later ones only follow from it.
-struct Panic {
-    words: String,
-    place: String,
-    trace: Trace,
+/// How the simulating thread ends.
+enum Ended {
+    AsItShould(Trace),
+    Panicked { words: String, place: String, trace: Trace },
 }
 
-/// Hears of panics where they happen, while the simulator's clock and trace can still be read.
-fn watch_for_panics(run: &Arc<Run>) -> Arc<OnceLock<Panic>> {
-    let first = Arc::new(OnceLock::new());
-    let (run, panicked) = (run.clone(), first.clone());
+/// Hears of a panic where it happens, while the simulator's clock and trace can still be read. Nothing is unwound
+/// (`panic = "abort"` in the profile): the thread stops there for good, and what it knew is told by another.
+fn watch_for_panics(run: &Arc<Run>, said: mpsc::Sender<Ended>) {
+    let (run, reporter) = (run.clone(), std::thread::current().id());
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        panicked.get_or_init(|| {
-            run.now();
-            run.take_markers();
-            Panic {
-                words: words_of(panic.payload()),
-                place: panic.location().map_or_else(|| "nowhere".into(), ToString::to_string),
-                trace: trace::snapshot(),
-            }
-        });
+        if std::thread::current().id() == reporter {
+            return;
+        }
+        run.now();
+        run.take_markers();
+        let place = panic.location().map_or_else(|| "nowhere".into(), ToString::to_string);
+        let words = words_of(panic.payload());
+        let _ = said.send(Ended::Panicked { words, place, trace: trace::snapshot() });
+        loop {
+            std::thread::park();
+        }
     }));
-    first
 }
 
 fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace {

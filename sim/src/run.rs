@@ -70,8 +70,12 @@ impl Run {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic of the program under test must not hide what happened before it.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().expect("a panic unwinds nothing")
+    }
+
+    /// Whether what is on record can be had: not after a panic of whoever took something down, which holds on to it.
+    pub fn is_readable(&self) -> bool {
+        self.state.try_lock().is_ok()
     }
 
     /// Time begins. To be called inside the simulation.

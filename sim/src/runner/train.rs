@@ -119,11 +119,12 @@ fn tools(compiler: &Compiler) -> Vec<PathBuf> {
     beside.into_iter().chain(of_distributions.map(PathBuf::from)).collect()
 }
 
-/// The first tool that understands the counts makes a profile of them, without what never ran.
+/// The first tool that understands the counts makes a profile of them. What never ran stays in it: a function that is
+/// missing there would not be known to be cold.
 fn merge(compiler: &Compiler, tools: &[PathBuf], counts: &Path, profile: &Path) -> Result<(), String> {
     let mut said = String::new();
     for tool in tools {
-        let merged = Command::new(tool).args(["merge", "--sparse", "-o"]).arg(profile).arg(counts).output();
+        let merged = Command::new(tool).args(["merge", "-o"]).arg(profile).arg(counts).output();
         match merged {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {
