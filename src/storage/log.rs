@@ -28,7 +28,7 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Payloads of the newest entries kept in memory, for followers that are not far behind.
     pub cache_bytes: u64,
-    /// Requests are added to a batch until its payloads reach this.
+    /// Requests are added to a batch until its payloads reach this, or half a segment.
     pub max_batch_bytes: u64,
     /// [`Log::ready`] waits while more payload than this is queued.
     pub max_queued_bytes: u64,
@@ -42,6 +42,14 @@ pub struct LogConfig {
     pub reserve_bytes: u64,
     /// How often the free space is looked at, and preparing a segment is tried again after the disk was full.
     pub space_check_interval: Duration,
+}
+
+impl LogConfig {
+    /// The bytes of a batch, at most: it fits into a segment that was prepared, with the checkpoint that begins it, and
+    /// needs no more space though the disk be full. Only an entry that is larger by itself exceeds it.
+    pub(super) fn batch_bytes(&self) -> u64 {
+        self.max_batch_bytes.min(self.segment_bytes / 2)
+    }
 }
 
 impl Default for LogConfig {
@@ -92,6 +100,25 @@ pub(super) struct Request {
     /// Payload bytes, for the bounds of batch and queue.
     pub bytes: u64,
     pub callback: Callback,
+}
+
+impl Request {
+    /// Takes the first entries away if there are several, with their bytes: as many as `room` has place for, at least
+    /// one. The last one stays.
+    pub fn first_entries(&mut self, room: u64) -> (Vec<(Entry, u32)>, u64) {
+        let Change::Append(entries) = &mut self.change else { return (Vec::new(), 0) };
+        let most = entries.len().saturating_sub(1);
+        let (mut count, mut bytes) = (0, 0);
+        for (entry, _) in &entries[..most] {
+            let more = record::entry_bytes(entry.payload.len());
+            if count > 0 && bytes + more > room {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + more);
+        }
+        self.bytes -= bytes;
+        (entries.drain(..count).collect(), bytes)
+    }
 }
 
 /// What the handle and the tasks behind it share.
@@ -223,7 +250,8 @@ impl Log {
     /// Appends entries. They can be read when this returns; `durable` is called when they are durable, or never
     /// will be, from a task of the log: it must not block.
     ///
-    /// The caller waits for [`Log::ready`] before, which bounds what is queued.
+    /// The caller waits for [`Log::ready`] before, which bounds what is queued. Entries that fill more than a batch are
+    /// written with several, and a crash may leave only the first of them.
     ///
     /// # Errors
     /// [`StorageError::Stopped`] or [`StorageError::Closed`]; `durable` hears it too.

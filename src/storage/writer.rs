@@ -13,7 +13,7 @@ use super::error::StorageError;
 use super::log::{Callback, Change, Request, Shared};
 use super::record::{self, Body, Checkpoint, Place, Seed, State};
 use super::spares::{Retired, Spare, Spares};
-use super::{Owner, segment};
+use super::{Entry, Owner, Position, segment};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, now, random, spawn, timeout};
 
@@ -93,11 +93,21 @@ struct Batch {
     /// Payload bytes by the queue's count.
     bytes: u64,
     purges: bool,
+    /// What is committed, if nothing that was asked for before is still in the queue: a majority may have committed what
+    /// this log has yet to write, or to truncate.
+    committed: Option<Position>,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.callbacks.is_empty() && self.want_mark.is_empty()
+        self.records.bodies.is_empty() && self.callbacks.is_empty() && self.want_mark.is_empty()
+    }
+
+    /// Adds an entry to what is written, by the ticket that the index knows it by.
+    fn add(&mut self, (entry, ticket): (Entry, u32)) {
+        self.records.entries.push((entry.index, ticket));
+        let Entry { term, index, payload } = entry;
+        self.records.bodies.push(Body::Entry { term, index, payload });
     }
 }
 
@@ -197,23 +207,29 @@ impl Writer {
         if ring.is_some() { Wake::Ring } else { Wake::Abandoned }
     }
 
-    /// Takes requests from the queue, as many as fit into a batch but at least one.
+    /// Takes requests from the queue, as many as fit into a batch but at least one, or the first entries of one that is
+    /// larger than a batch.
     fn take_batch(&mut self) -> Batch {
+        let limit = self.shared.config.batch_bytes();
         let mut batch = Batch::default();
         let mut state = self.shared.state();
-        while let Some(request) = state.queue.front() {
-            if batch.bytes > 0 && batch.bytes + request.bytes > self.shared.config.max_batch_bytes {
+        while let Some(request) = state.queue.front_mut() {
+            if batch.bytes > 0 && batch.bytes + request.bytes > limit {
                 break;
+            }
+            if request.bytes > limit {
+                let (first, bytes) = request.first_entries(limit);
+                if !first.is_empty() {
+                    batch.bytes += bytes;
+                    first.into_iter().for_each(|entry| batch.add(entry));
+                    break;
+                }
             }
             let Request { change, bytes, callback } = state.queue.pop_front().expect("it has a front");
             batch.bytes += bytes;
             match change {
                 Change::Append(entries) => {
-                    for (entry, ticket) in entries {
-                        batch.records.entries.push((entry.index, ticket));
-                        let (term, index, payload) = (entry.term, entry.index, entry.payload);
-                        batch.records.bodies.push(Body::Entry { term, index, payload });
-                    }
+                    entries.into_iter().for_each(|entry| batch.add(entry));
                     batch.callbacks.push(callback);
                 }
                 Change::Vote(vote) => {
@@ -232,6 +248,7 @@ impl Writer {
                 Change::Close => self.closing.push(callback),
             }
         }
+        batch.committed = state.committed.filter(|_| state.queue.is_empty());
         batch
     }
 
@@ -240,8 +257,7 @@ impl Writer {
     async fn write_batch(&mut self, mut batch: Batch) -> Result<(), StorageError> {
         self.unmarked = !batch.records.bodies.is_empty();
         // The committed mark rides along, never alone.
-        let committed = self.shared.state().committed;
-        if let Some(committed) = committed.filter(|_| committed != self.tail.state.committed) {
+        if let Some(committed) = batch.committed.filter(|_| batch.committed != self.tail.state.committed) {
             batch.records.bodies.push(Body::Committed(committed));
         }
         if batch.records.bodies.is_empty() {

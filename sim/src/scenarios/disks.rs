@@ -6,6 +6,7 @@ use std::time::Duration;
 use mokv::client::Error;
 use mokv::rt;
 use mokv::rt::disk::Image;
+use mokv::rt::task::spawn_guarded;
 
 use super::identity::wait_for_members;
 use super::stage::{
@@ -241,6 +242,39 @@ pub async fn full_leader(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.cut(from, to);
     }
     fill_up(&run, &cluster, &client, &leader).await?;
+    Ok(cluster)
+}
+
+/// A leader's disk is slow and then full while more than a segment waits for it, and the others commit all of that: the
+/// segments that are ready must do, and the power failure that follows leaves a log that is not said to be committed
+/// beyond its end.
+pub async fn long_queue(run: Arc<Run>) -> Result<Cluster, String> {
+    const WRITES: usize = 10;
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    set_many(&client, 20).await?;
+    let used: u64 = cluster.disk(&leader).files().iter().map(|(_, length)| length).sum();
+    cluster.disk(&leader).set_capacity(Some(used + 50_000));
+    cluster.slow_disk(&leader, 400);
+    run.fault("full disk", format!("{leader}'s disk is slow and has room for 50 kB more"));
+    let write = |number: usize| {
+        let client = client.clone();
+        spawn_guarded(async move { client.set(&format!("queued/{number}"), None, 60_000).await.1 })
+    };
+    let writes: Vec<_> = (0..WRITES).map(write).collect();
+    for write in writes {
+        let outcome = write.await.map_err(|error| error.to_string())?;
+        ensure(matches!(outcome, Outcome::Ok(_)), || {
+            format!("a write that the others commit was {outcome:?}")
+        })?;
+    }
+    // Some of it is written then, and some is not.
+    rt::sleep(Duration::from_millis(500 + run.seed % 4 * 200)).await;
+    cluster.power_loss(&leader);
+    cluster.disk(&leader).set_capacity(None);
+    cluster.slow_disk(&leader, 1);
+    cluster.start(&leader);
+    set(&client, "after").await?;
     Ok(cluster)
 }
 

@@ -214,6 +214,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),
+    scenario!(
+        "long-queue",
+        3,
+        disks::long_queue,
+        "a slow leader's disk is full while more than a segment waits for it, then its power fails"
+    ),
     scenario!("full-leader", 2, disks::full_leader, "the leader's disk fills up with what followers forward"),
     scenario!("silence", 1, formation::silence_is_no_consent, "two of three expected nodes form nothing"),
     scenario!(

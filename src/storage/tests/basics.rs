@@ -210,6 +210,26 @@ async fn the_reserve_closes_admission_while_segments_are_still_ready() {
 }
 
 #[tokio::test]
+async fn on_a_full_disk_what_is_queued_still_fits_into_the_segments_that_are_ready() {
+    let disk = SimDisk::new(1);
+    // A batch may be larger than a segment by its own bound.
+    let log =
+        Log::open(disk.mount(), LogConfig { max_batch_bytes: 1 << 20, ..small() }, OWNER).await.unwrap();
+    append(&log, vec![entry(1, 1, 500)]).await;
+    idle().await;
+    assert_eq!(log.metrics().spares, 2);
+    disk.set_capacity(Some(4096 * 3));
+    // More than the active segment and one of the two that are ready.
+    let entries: Vec<_> = (2..=12).map(|index| entry(1, index, 800)).collect();
+    append(&log, entries.clone()).await;
+    assert!(log.failure().borrow().is_none());
+    assert_eq!(log.metrics().rotations, 3);
+    disk.set_capacity(None);
+    log.close().await.unwrap();
+    assert_eq!(read_all(&open(&disk).await).await[1..], entries[..]);
+}
+
+#[tokio::test]
 async fn a_log_without_any_space_stops_instead_of_hanging() {
     let disk = SimDisk::new(1);
     let log = open(&disk).await;

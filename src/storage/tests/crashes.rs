@@ -115,21 +115,32 @@ async fn life(
     };
     let Ok(recovered) = Model::of(&log).await else { return };
     history.check(&recovered, seed, seen);
+    let mut committed = log.state().committed;
+    assert!(
+        recovered.holds(committed),
+        "seed {seed}: {committed:?} is committed, but {:?}",
+        brief(&recovered)
+    );
     *history = History::from(recovered);
     let failure = log.failure();
     for _ in 0..dice.below(120) {
         for _ in 0..dice.below(4) {
-            let mut next = history.states[history.states.len() - 1].clone();
-            let operation = next.draw(dice);
-            next.apply(&operation);
+            let present = &history.states[history.states.len() - 1];
+            let operation = present.draw(dice);
+            let after = present.after(&operation, config.batch_bytes());
+            if !after.iter().all(|state| state.holds(committed)) {
+                // Nobody takes back what is committed.
+                continue;
+            }
             let accepted = failure.borrow().is_none();
-            submit(&log, operation, history.states.len(), &history.acknowledged);
+            submit(&log, operation, history.states.len() + after.len() - 1, &history.acknowledged);
             if accepted {
-                history.states.push(next);
+                history.states.extend(after);
                 if dice.below(3) == 0
                     && let Some(last) = log.state().last
                 {
                     log.save_committed(last);
+                    committed = Some(last);
                 }
             }
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Acknowledged, at, entry};
 use crate::rt::spawn;
+use crate::storage::record::entry_bytes;
 use crate::storage::{Entry, Log, Position, StorageError};
 
 /// The state of a log.
@@ -46,6 +47,34 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Whether a position is in it, or was purged.
+    pub fn holds(&self, position: Option<Position>) -> bool {
+        position.is_none_or(|position| {
+            self.purged.is_some_and(|purged| purged.index >= position.index)
+                || self.entries.iter().any(|entry| entry.position() == position)
+        })
+    }
+
+    /// The states through which an operation leads, in order: an append that is larger than a batch is written with
+    /// several, and any of its entries may be the last one that a crash leaves.
+    pub fn after(&self, operation: &Operation, batch_bytes: u64) -> Vec<Model> {
+        let mut states = Vec::new();
+        if let Operation::Append(entries) = operation {
+            let bytes: u64 = entries.iter().map(|entry| entry_bytes(entry.payload.len())).sum();
+            if bytes > batch_bytes {
+                let parts = (1..entries.len()).map(|count| Operation::Append(entries[..count].to_vec()));
+                states.extend(parts.map(|part| self.clone().with(&part)));
+            }
+        }
+        states.push(self.clone().with(operation));
+        states
+    }
+
+    fn with(mut self, operation: &Operation) -> Model {
+        self.apply(operation);
+        self
     }
 
     /// What the log says it holds.
