@@ -263,6 +263,14 @@ impl Logs {
         self.last_on_host.get(host).into_iter().for_each(|id| self.members.may_go(*id));
     }
 
+    /// The host on which a node ran is gone for good: the node may leave the members, unless it is one that runs on a
+    /// host of its own, as the original of a copied disk does.
+    pub fn retired(&mut self, id: u64) {
+        if self.last_on_host.values().all(|its| *its != id) {
+            self.members.may_go(id);
+        }
+    }
+
     /// An operator asks for the removal of whoever has a host's name. Which node that is a leader looks up when it hears
     /// of it, until then at the latest: the one that ran last, or one that comes meanwhile.
     pub fn removal_asked(&mut self, host: &str, until: Nanos) {
@@ -380,6 +388,21 @@ mod tests {
 
     /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request that had been
     /// sent before that id was there.
+    #[test]
+    fn who_ran_on_a_host_that_is_gone_may_go_unless_it_runs_elsewhere() {
+        let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let removed_after = |on_the_copy| {
+            let mut logs = Logs::default();
+            logs.opened("n3", "n3's disk", false, 33, Found::default(), 0);
+            logs.retired(on_the_copy);
+            logs.members(1, vec![ids(&[11, on_the_copy])], ids(&[11, on_the_copy]));
+            logs.members(2, vec![ids(&[11])], ids(&[11]));
+            logs.take_findings()
+        };
+        assert!(removed_after(55).is_empty(), "a copy that started over as another");
+        assert_eq!(removed_after(33).len(), 1, "its original still runs");
+    }
+
     #[test]
     fn who_comes_while_its_name_is_being_removed_may_go() {
         let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();

@@ -324,9 +324,12 @@ impl Cluster {
         self.kill(name);
         let mut state = self.state();
         self.host(&mut state, name).retired = true;
-        state.statuses.remove(name);
+        let status = state.statuses.remove(name);
         state.missing.take_if(|missing| missing.is(name));
         drop(state);
+        if let Some(status) = status {
+            self.run().with_logs(|logs| logs.retired(status.node_id));
+        }
         self.run().fault("retired node", format!("{name} is gone for good"));
     }
 
