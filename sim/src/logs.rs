@@ -386,8 +386,7 @@ mod tests {
         assert_eq!(log.last(), Some(Place { term: 7, index: 9 }));
     }
 
-    /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request that had been
-    /// sent before that id was there.
+    /// Chaos seed 7901713: the disk of a node that was being removed was copied.
     #[test]
     fn who_ran_on_a_host_that_is_gone_may_go_unless_it_runs_elsewhere() {
         let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
@@ -403,6 +402,8 @@ mod tests {
         assert_eq!(removed_after(33).len(), 1, "its original still runs");
     }
 
+    /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request that had been
+    /// sent before that id was there.
     #[test]
     fn who_comes_while_its_name_is_being_removed_may_go() {
         let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();

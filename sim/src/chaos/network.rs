@@ -6,7 +6,7 @@ use mokv::rt;
 use mokv::rt::net::weather::DatagramRates;
 use mokv::rt::task::spawn_guarded;
 
-use super::strike::{AIM, Strike};
+use super::strike::Strike;
 use crate::client::SimClient;
 
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
@@ -66,15 +66,7 @@ pub async fn late_answers(strike: &mut Strike) {
     /// Soon a node would give up the connection on which it hears nothing.
     const LATEST: Duration = Duration::from_millis(1_900);
     const PATIENCE: Duration = Duration::from_secs(3);
-    // Two at a time would mend each other's links too soon.
-    if strike.is_doubled() {
-        return;
-    }
-    let Ok(leader) = strike.cluster.wait_for_leader(&strike.cluster.names(), AIM).await else { return };
-    let others = strike.others(&leader);
-    if others.is_empty() {
-        return;
-    }
+    let Some((leader, others)) = strike.leader_and_others().await else { return };
     let (cluster, election) = (strike.cluster.clone(), strike.cluster.world().election);
     let client = |nodes: &[String]| SimClient::new(&cluster, nodes, PATIENCE, false);
     let (first, second) = (client(std::slice::from_ref(&leader)), client(&others));

@@ -7,7 +7,7 @@ use mokv::rt::task::{TaskGuard, spawn_guarded};
 
 use super::network::mend;
 use super::operator;
-use super::strike::{AIM, Strike};
+use super::strike::Strike;
 use crate::client::SimClient;
 use crate::history::Outcome;
 
@@ -37,15 +37,7 @@ pub async fn laggard(strike: &mut Strike) {
 /// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what became
 /// of its clients' writes it learns from a snapshot, and tells those who still wait.
 pub async fn overtaken_leader(strike: &mut Strike) {
-    // Two at a time would mend each other's cuts too soon.
-    if strike.is_doubled() {
-        return;
-    }
-    let Ok(leader) = strike.cluster.wait_for_leader(&strike.cluster.names(), AIM).await else { return };
-    let others = strike.others(&leader);
-    if others.is_empty() {
-        return;
-    }
+    let Some((leader, others)) = strike.leader_and_others().await else { return };
     let clients = patient_clients(strike, &leader);
     // They are connected and have their sessions while the leader can still commit.
     let _ = rt::timeout(strike.cluster.world().election, answers(write(&clients, "before"))).await;

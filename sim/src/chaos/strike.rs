@@ -15,7 +15,7 @@ use crate::dice::Dice;
 use crate::world::FaultKind;
 
 /// Waiting for the moment that is aimed at takes no longer.
-pub const AIM: Duration = Duration::from_secs(5);
+const AIM: Duration = Duration::from_secs(5);
 /// So soon that no election has begun.
 pub const SOON: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
@@ -133,7 +133,7 @@ impl Strike {
     }
 
     /// Whether another one of its kind has not ended yet.
-    pub fn is_doubled(&self) -> bool {
+    fn is_doubled(&self) -> bool {
         self.cluster.run().faults_underway(self.kind.name()) > 1
     }
 
@@ -146,6 +146,17 @@ impl Strike {
     /// The leader as far as anybody knows, else any node.
     pub fn leader(&mut self) -> String {
         self.cluster.last_known_leader().unwrap_or_else(|| self.victim())
+    }
+
+    /// The leader that a majority agrees on, and the others. `None`: there is none in time or nobody else, or another strike
+    /// of this kind has not ended; two at a time would mend each other's links too soon.
+    pub async fn leader_and_others(&self) -> Option<(String, Vec<String>)> {
+        if self.is_doubled() {
+            return None;
+        }
+        let leader = self.cluster.wait_for_leader(&self.cluster.names(), AIM).await.ok()?;
+        let others = self.others(&leader);
+        (!others.is_empty()).then_some((leader, others))
     }
 
     /// All nodes but this one.
