@@ -51,9 +51,9 @@ pub enum Command {
     /// Play many chaos seeds, on all cores; can be broken off and gone on with
     ///
     /// Every run's result is kept; the same command goes on where it was broken off, and a changed program starts
-    /// anew. A share of the seeds is played again in another process and compared. A seed counts if it passed with at
-    /// least 30 simulated seconds of faults and 200 completed operations. With 1,000 seeds or more the sweep fails (exit
-    /// code 8) if a situation of the table in sim/src/markers.rs was never reached.
+    /// anew. A share of the seeds is played again in another process and compared. A seed counts if it passed with a
+    /// fault at least, 30 simulated seconds under faults and 200 completed operations. With 1,000 seeds or more the sweep
+    /// fails (exit code 8) if a situation of the table in sim/src/markers.rs was never reached.
     Sweep(Sweep),
     /// Write a run as one page of HTML: lanes of nodes, faults, operations, the violation
     Report(Picture),

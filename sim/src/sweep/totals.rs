@@ -1,7 +1,7 @@
 //! What the runs of a sweep add up to: sums, distributions, what was reached, what went wrong.
 //!
-//! A seed counts only if it passed, faults raged in it for [`FEWEST_FAULT_SECONDS`] and [`FEWEST_OPERATIONS`] were
-//! completed: a run in which nothing could go wrong says nothing.
+//! A seed counts only if it passed, faults were let loose for [`FEWEST_FAULT_SECONDS`] and at least one found something to
+//! strike, and [`FEWEST_OPERATIONS`] were completed: a run in which nothing could go wrong says nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -55,6 +55,10 @@ impl Numbers {
             trace: record.trace,
         }
     }
+
+    fn says_something(&self) -> bool {
+        self.faults > 0 && self.faulty >= FEWEST_FAULT_SECONDS && self.completed >= FEWEST_OPERATIONS
+    }
 }
 
 impl Totals {
@@ -88,7 +92,7 @@ impl Totals {
         if record.verdict != Verdict::Passed {
             self.failures.insert(record.seed, (record.verdict, record.judges.clone()));
             self.worsen(record.verdict);
-        } else if numbers.faulty < FEWEST_FAULT_SECONDS || numbers.completed < FEWEST_OPERATIONS {
+        } else if !numbers.says_something() {
             self.uncounted.insert(record.seed);
         }
     }
@@ -197,8 +201,8 @@ impl Totals {
         );
         let _ = writeln!(
             text,
-            "{} of {} seeds count: they passed, with at least {FEWEST_FAULT_SECONDS} simulated seconds of faults and \
-             {FEWEST_OPERATIONS} completed operations",
+            "{} of {} seeds count: they passed, with a fault at least, {FEWEST_FAULT_SECONDS} simulated seconds under faults \
+             and {FEWEST_OPERATIONS} completed operations",
             self.counted(),
             self.runs.len()
         );
@@ -262,10 +266,15 @@ mod tests {
     use crate::report::Report;
 
     fn run(seed: u64, faulty: f64, completed: u64) -> Line {
+        with_faults(1, seed, faulty, completed)
+    }
+
+    fn with_faults(faults: u64, seed: u64, faulty: f64, completed: u64) -> Line {
         let mut report = Report::crashed("chaos", seed, String::new(), vec![]);
         report.verdict = Verdict::Passed;
         report.judges.clear();
         report.fault_seconds = faulty;
+        report.faults = [("kill".to_owned(), faults)].into();
         report.operations = [("ok".to_owned(), completed), ("failed".to_owned(), 50)].into();
         report.situations = [("vote refused".to_owned(), 1)].into();
         Line::Run(Record::of(&report, 1.0))
@@ -274,12 +283,12 @@ mod tests {
     #[test]
     fn a_seed_without_faults_or_operations_does_not_count() {
         let mut totals = Totals::default();
-        for line in [run(1, 35.0, 300), run(2, 29.9, 300), run(3, 35.0, 199)] {
+        for line in [run(1, 35.0, 300), run(2, 29.9, 300), run(3, 35.0, 199), with_faults(0, 4, 35.0, 300)] {
             totals.add(&line);
         }
         assert_eq!((totals.counted(), totals.exit_code()), (1, 0));
         let text = totals.to_text();
-        assert!(text.contains("1 of 3 seeds count") && text.contains("do not count: 2, 3"), "{text}");
+        assert!(text.contains("1 of 4 seeds count") && text.contains("do not count: 2, 3, 4"), "{text}");
         assert!(text.contains("not reached (yet)"), "{text}");
     }
 
