@@ -360,6 +360,12 @@ fn node<'a>(
 mod tests {
     use super::*;
 
+    /// These nodes are the members, and all of them vote.
+    fn applied_members<const N: usize>(logs: &mut Logs, index: u64, ids: [u64; N]) {
+        let ids = BTreeSet::from(ids);
+        logs.members(index, vec![ids.clone()], ids);
+    }
+
     #[test]
     fn a_log_is_known_by_where_its_terms_begin() {
         let mut log = Logs::shape_of(&[1, 1, 3, 3, 4]);
@@ -389,13 +395,12 @@ mod tests {
     /// Chaos seed 7901713: the disk of a node that was being removed was copied.
     #[test]
     fn who_ran_on_a_host_that_is_gone_may_go_unless_it_runs_elsewhere() {
-        let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
         let removed_after = |on_the_copy| {
             let mut logs = Logs::default();
             logs.opened("n3", "n3's disk", false, 33, Found::default(), 0);
             logs.retired(on_the_copy);
-            logs.members(1, vec![ids(&[11, on_the_copy])], ids(&[11, on_the_copy]));
-            logs.members(2, vec![ids(&[11])], ids(&[11]));
+            applied_members(&mut logs, 1, [11, on_the_copy]);
+            applied_members(&mut logs, 2, [11]);
             logs.take_findings()
         };
         assert!(removed_after(55).is_empty(), "a copy that started over as another");
@@ -406,16 +411,15 @@ mod tests {
     /// sent before that id was there.
     #[test]
     fn who_comes_while_its_name_is_being_removed_may_go() {
-        let ids = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
         let removed_at = |opened_at| {
             let mut logs = Logs::default();
             logs.opened("n3", "n3's disk", false, 33, Found::default(), 0);
             logs.removal_asked("n3", 100);
             logs.opened("n3", "n3's disk", false, 44, Found::default(), opened_at);
-            logs.members(1, vec![ids(&[11, 33, 44])], ids(&[11, 33, 44]));
-            logs.members(2, vec![ids(&[11, 44])], ids(&[11, 44]));
+            applied_members(&mut logs, 1, [11, 33, 44]);
+            applied_members(&mut logs, 2, [11, 44]);
             assert!(logs.take_findings().is_empty(), "it ran there when the operator asked");
-            logs.members(3, vec![ids(&[11])], ids(&[11]));
+            applied_members(&mut logs, 3, [11]);
             logs.take_findings()
         };
         assert!(removed_at(100).is_empty());
