@@ -1,11 +1,15 @@
 //! A watch channel that wakes its receivers in the order in which they began to wait.
 //!
 //! tokio's own spreads its waiters over buckets in an order drawn from an unseeded generator, which a simulation
-//! cannot replay.
+//! cannot replay. Whoever gives up waiting is forgotten, and a wait that is polled again, which a connection's is with
+//! every request, takes no lock.
 
-use std::future::poll_fn;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// All senders are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +20,14 @@ pub struct Closed;
 pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         value: RwLock::new(initial),
-        state: Mutex::new(State { version: 0, senders: 1, receivers: 1, waiting: Vec::new() }),
+        news: AtomicU64::new(0),
+        state: Mutex::new(State {
+            version: 0,
+            senders: 1,
+            receivers: 1,
+            next_ticket: 0,
+            waiting: BTreeMap::new(),
+        }),
     });
     (Sender(shared.clone()), Receiver { shared, seen: 0 })
 }
@@ -25,11 +36,15 @@ struct State {
     version: u64,
     senders: usize,
     receivers: usize,
-    waiting: Vec<Waker>,
+    next_ticket: u64,
+    /// Who waits, by tickets given out in the order in which they began.
+    waiting: BTreeMap<u64, Waker>,
 }
 
 struct Shared<T> {
     value: RwLock<T>,
+    /// Raised whenever waiters are woken: while it stands still, a waiter has nothing to look for under the lock.
+    news: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -42,13 +57,24 @@ impl<T> Shared<T> {
         self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn changed(&self) {
-        let waiting = {
+    /// Changes the state as `change` says; if that says so, wakes all who wait.
+    fn update(&self, change: impl FnOnce(&mut State) -> bool) {
+        let woken = {
             let mut state = self.state();
-            state.version += 1;
+            if !change(&mut state) {
+                return;
+            }
+            self.news.fetch_add(1, Ordering::Release);
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_iter().for_each(Waker::wake);
+        woken.into_values().for_each(Waker::wake);
+    }
+
+    fn changed(&self) {
+        self.update(|state| {
+            state.version += 1;
+            true
+        });
     }
 }
 
@@ -98,12 +124,10 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let waiting = {
-            let mut state = self.0.state();
+        self.0.update(|state| {
             state.senders -= 1;
-            if state.senders == 0 { std::mem::take(&mut state.waiting) } else { Vec::new() }
-        };
-        waiting.into_iter().for_each(Waker::wake);
+            state.senders == 0
+        });
     }
 }
 
@@ -130,21 +154,8 @@ impl<T> Receiver<T> {
     /// # Errors
     /// [`Closed`] when all senders are gone and nothing unseen is left.
     pub async fn changed(&mut self) -> Result<(), Closed> {
-        let (shared, seen) = (&self.shared, self.seen);
-        self.seen = poll_fn(|cx| {
-            let mut state = shared.state();
-            if state.version != seen {
-                return Poll::Ready(Ok(state.version));
-            }
-            if state.senders == 0 {
-                return Poll::Ready(Err(Closed));
-            }
-            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                state.waiting.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await?;
+        let waiter = Waiter { shared: &self.shared, seen: self.seen, place: None };
+        self.seen = waiter.await?;
         Ok(())
     }
 
@@ -158,6 +169,61 @@ impl<T> Receiver<T> {
                 return Ok(());
             }
             self.changed().await?;
+        }
+    }
+}
+
+/// One wait for a version other than `seen`. It is forgotten when it is dropped, and being polled again costs no lock.
+struct Waiter<'a, T> {
+    shared: &'a Shared<T>,
+    seen: u64,
+    place: Option<Place>,
+}
+
+/// Where a waiter stands.
+struct Place {
+    ticket: u64,
+    waker: Waker,
+    /// [`Shared::news`] when it was taken.
+    news: u64,
+}
+
+impl<T> Future for Waiter<'_, T> {
+    type Output = Result<u64, Closed>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let shared = self.shared;
+        if let Some(place) = &self.place
+            && place.news == shared.news.load(Ordering::Acquire)
+            && place.waker.will_wake(cx.waker())
+        {
+            return Poll::Pending;
+        }
+        let mut state = shared.state();
+        if state.version != self.seen {
+            return Poll::Ready(Ok(state.version));
+        }
+        if state.senders == 0 {
+            return Poll::Ready(Err(Closed));
+        }
+        let ticket = match &self.place {
+            Some(place) => place.ticket,
+            None => {
+                state.next_ticket += 1;
+                state.next_ticket
+            }
+        };
+        let waker = cx.waker().clone();
+        state.waiting.insert(ticket, waker.clone());
+        self.place = Some(Place { ticket, waker, news: shared.news.load(Ordering::Acquire) });
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Waiter<'_, T> {
+    fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            self.shared.state().waiting.remove(&place.ticket);
         }
     }
 }
@@ -188,6 +254,62 @@ mod tests {
         assert!(!sender.send_if_modified(|_| false));
         drop(sender);
         assert_eq!(receiver.changed().await, Err(Closed));
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_is_forgotten() {
+        let (sender, receiver) = channel(0);
+        for _ in 0..1000 {
+            let mut receiver = receiver.clone();
+            let gave_up = crate::rt::timeout(std::time::Duration::ZERO, receiver.changed()).await;
+            assert!(gave_up.is_err(), "nothing was sent");
+        }
+        assert_eq!(receiver.shared.state().waiting.len(), 0);
+        let mut waits = receiver.clone();
+        let woken = crate::rt::spawn(async move { waits.changed().await });
+        crate::rt::task::yield_now().await;
+        assert_eq!(receiver.shared.state().waiting.len(), 1);
+        sender.send(1);
+        woken.await.unwrap().unwrap();
+        assert_eq!(receiver.shared.state().waiting.len(), 0);
+    }
+
+    /// A connection polls its wait for the node's end with every request.
+    #[tokio::test]
+    async fn being_polled_again_takes_no_lock_and_another_waker_is_kept() {
+        let (sender, receiver) = channel(0);
+        let mut waits = receiver.clone();
+        let mut waiting = std::pin::pin!(waits.changed());
+        let first = Arc::new(Woken::default());
+        let second = Arc::new(Woken::default());
+        let poll = |waiting: Pin<&mut _>, woken: &Arc<Woken>| {
+            Future::poll(waiting, &mut Context::from_waker(&Waker::from(woken.clone())))
+        };
+        assert!(poll(waiting.as_mut(), &first).is_pending());
+        {
+            let _held = receiver.shared.state();
+            assert!(poll(waiting.as_mut(), &first).is_pending(), "it would wait here for ever");
+        }
+        assert!(poll(waiting.as_mut(), &second).is_pending());
+        assert_eq!(receiver.shared.state().waiting.len(), 1);
+        sender.send(1);
+        assert_eq!((first.times(), second.times()), (0, 1));
+        assert_eq!(poll(waiting.as_mut(), &second), Poll::Ready(Ok(())));
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicU64);
+
+    impl Woken {
+        fn times(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[tokio::test]
