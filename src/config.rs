@@ -88,6 +88,10 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// Most requests being served at a time.
     pub max_in_flight_requests: usize,
+    /// Most connections of clients at a time.
+    pub max_connections: usize,
+    /// A connection with nothing to do is ended after this.
+    pub idle_timeout: Duration,
     /// Most bytes one List stream sends.
     pub max_list_bytes: u64,
     /// Longest time one List stream takes.
@@ -252,6 +256,8 @@ impl Reader<'_> {
                 max_value_bytes: as_size(self.required("max-value-bytes", number)?),
                 max_request_bytes: as_size(self.required("max-request-bytes", number)?),
                 max_in_flight_requests: as_size(self.required("max-in-flight-requests", number)?),
+                max_connections: as_size(self.required("max-connections", number)?),
+                idle_timeout: self.required("idle-timeout", duration)?,
                 max_list_bytes: self.required("max-list-bytes", number)?,
                 max_list_time: self.required("max-list-time", duration)?,
                 request_timeout: self.required("request-timeout", duration)?,

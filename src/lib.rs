@@ -11,6 +11,7 @@
 //! - [`mux`]: one port; the first bytes of a connection decide where it goes.
 //! - [`grpc`]: requests in, statuses out.
 //! - [`client`]: the only way into a node, for people, programs and simulated clients.
+//! - [`bound`]: how many of something there may be at a time.
 //! - [`metrics`]: what a node counts.
 //! - [`membership`]: who a node is, whom it finds by gossip, and what the leader makes of it.
 //! - [`raft`]: openraft's adapters, peers, reads.
@@ -22,6 +23,8 @@
 // The map above is of the whole house.
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(feature = "server")]
+pub mod bound;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;

@@ -1,27 +1,33 @@
 //! One port: the first bytes of a connection decide where it goes.
 //!
 //! `0x01` is a Raft peer, `PRI` is HTTP/2 and so gRPC. HTTP/1 is told where it is; anything else, and whoever says
-//! nothing for a few seconds, is closed.
+//! nothing for a few seconds, is closed. What each may hold is decided in [`places`].
 
+pub mod places;
+
+use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
 
+use crate::bound::{Arrivals, Bound};
 use crate::grpc;
+use crate::metrics::{Metrics, Turned};
 use crate::raft::handler::PeerHandler;
-use crate::raft::peers::{self, Gate};
+use crate::raft::peers::{self, Gate, server};
 use crate::rt::net::{TcpListener, TcpStream};
+use crate::rt::time::Seldom;
 use crate::rt::{self, timeout, watch};
+
+use places::{Clients, Room};
 
 /// Whoever connects must say what he wants by then.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
 /// The kernel had no more file descriptors, say: accepting again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-/// Open connections at a time, peers and clients together: enough for any client, and a bound on memory.
-pub const MAX_CONNECTIONS: usize = 16 << 10;
 
 const WRONG_PROTOCOL: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This port speaks gRPC (HTTP/2) and Raft. Metrics and health over HTTP/1 are on the metrics port.\n";
@@ -54,41 +60,147 @@ pub struct Entrances {
     pub services: grpc::Services,
     /// How far the node's life has come.
     pub phase: watch::Receiver<Phase>,
+    /// Where those are counted that find no place.
+    pub metrics: Arc<Metrics>,
 }
 
-/// Accepts connections until the node stops.
-pub async fn serve(listener: TcpListener, entrances: Entrances) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut phase = entrances.phase.clone();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                rt::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!(%from, "connection refused: {MAX_CONNECTIONS} are open");
-            continue;
-        };
-        let entrances = entrances.clone();
-        rt::spawn(async move {
-            let _place = place;
-            if let Err(error) = route(stream, entrances).await {
-                tracing::debug!(%from, "connection ended: {error}");
-            }
-        });
+/// The places of a port.
+struct Places {
+    arrivals: Arc<Arrivals>,
+    peers: Arc<Bound>,
+    clients: Arc<Clients>,
+    room: Room,
+    metrics: Arc<Metrics>,
+    told: Seldom,
+}
+
+impl Places {
+    /// Counts a connection that found no place, and says so, but not of each one in a flood.
+    fn turn_away(&self, turned: Turned, from: SocketAddr, why: String) {
+        self.metrics.turned_away(turned);
+        if let Some(more) = self.told.now() {
+            tracing::warn!(%from, more, "connection ended: {why}");
+        }
     }
 }
 
-async fn route(mut stream: TcpStream, mut entrances: Entrances) -> io::Result<()> {
+/// Accepts connections until the node stops.
+pub async fn serve(listener: TcpListener, entrances: Entrances, room: Room) {
+    let places = Arc::new(Places {
+        arrivals: Arrivals::new(room.arrivals),
+        peers: Bound::new(room.peers),
+        clients: Clients::new(&room),
+        room,
+        metrics: entrances.metrics.clone(),
+        told: Seldom::default(),
+    });
+    let failed = Seldom::default();
+    let mut phase = entrances.phase.clone();
+    let mut stopped = std::pin::pin!(phase.wait_for(|phase| *phase == Phase::Stopped));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                let (entrances, places) = (entrances.clone(), places.clone());
+                rt::spawn(async move {
+                    if let Err(error) = route(stream, from, entrances, &places).await {
+                        tracing::debug!(%from, "connection ended: {error}");
+                    }
+                });
+            }
+            Err(error) => {
+                if let Some(more) = failed.now() {
+                    tracing::warn!(more, "cannot accept a connection: {error}");
+                }
+                rt::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn route(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    mut entrances: Entrances,
+    places: &Places,
+) -> io::Result<()> {
+    let (mut arrival, somebody_left) = places.arrivals.enter();
+    if somebody_left {
+        let most = places.room.arrivals;
+        let why = format!("{most} have come that have not said what they are, and the oldest gives way");
+        places.turn_away(Turned::Arrival, from, why);
+    }
+    let protocol = tokio::select! {
+        biased;
+        protocol = protocol(&mut stream) => protocol?,
+        () = arrival.gives_way() => return Err(io::Error::other("it gave way to newer ones")),
+    };
+    match protocol {
+        Protocol::Peer => {
+            let entrance = entrances.peers.borrow().clone();
+            let Some(entrance) = entrance else {
+                return Err(io::Error::other("a peer came before this node belongs to a cluster"));
+            };
+            let peer = tokio::select! {
+                biased;
+                met = server::meet(&mut stream, &entrance.gate) => met.map_err(io::Error::other)?,
+                () = arrival.gives_way() => return Err(io::Error::other("it gave way to newer ones")),
+            };
+            drop(arrival);
+            let Some(_place) = places.peers.take() else {
+                let why = format!("peers hold {} connections already", places.room.peers);
+                places.turn_away(Turned::Peer, from, why);
+                return Ok(());
+            };
+            until_stopped(&mut entrances.phase, async {
+                let served = server::serve(stream, peer, &entrance.gate, entrance.handler.clone()).await;
+                served.map_err(io::Error::other)
+            })
+            .await
+        }
+        Protocol::Http2 => {
+            drop(arrival);
+            let Some(place) = places.clients.enter(from.ip()) else {
+                let why = format!(
+                    "clients, or those of its address, hold as many as they may (max-connections, {} now)",
+                    places.room.clients
+                );
+                places.turn_away(Turned::Client, from, why);
+                return Ok(());
+            };
+            grpc::serve_connection(stream, entrances.services, place.kind(), entrances.phase).await
+        }
+        Protocol::Http1 => {
+            stream.write_all(WRONG_PROTOCOL.as_bytes()).await?;
+            stream.flush().await?;
+            stream.shutdown().await
+        }
+    }
+}
+
+async fn until_stopped(
+    phase: &mut watch::Receiver<Phase>,
+    served: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
+        ended = served => ended,
+    }
+}
+
+enum Protocol {
+    Peer,
+    Http2,
+    Http1,
+}
+
+/// What the first bytes say.
+async fn protocol(stream: &mut TcpStream) -> io::Result<Protocol> {
     let first = timeout(FIRST_BYTES_TIMEOUT, async {
         match stream.peek(1).await?.first().copied() {
             Some(peers::FIRST_BYTE) => Ok(Protocol::Peer),
@@ -100,32 +212,5 @@ async fn route(mut stream: TcpStream, mut entrances: Entrances) -> io::Result<()
             None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without a word")),
         }
     });
-    let silent = || io::Error::new(io::ErrorKind::TimedOut, "said nothing");
-    match first.await.map_err(|_| silent())?? {
-        Protocol::Peer => {
-            let entrance = entrances.peers.borrow().clone();
-            let Some(entrance) = entrance else {
-                return Err(io::Error::other("a peer came before this node belongs to a cluster"));
-            };
-            tokio::select! {
-                biased;
-                _ = entrances.phase.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
-                ended = peers::serve(stream, &entrance.gate, entrance.handler.clone()) => {
-                    ended.map_err(io::Error::other)
-                }
-            }
-        }
-        Protocol::Http2 => grpc::serve_connection(stream, entrances.services, entrances.phase).await,
-        Protocol::Http1 => {
-            stream.write_all(WRONG_PROTOCOL.as_bytes()).await?;
-            stream.flush().await?;
-            stream.shutdown().await
-        }
-    }
-}
-
-enum Protocol {
-    Peer,
-    Http2,
-    Http1,
+    first.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "said nothing"))?
 }

@@ -23,7 +23,7 @@ const CONDITION_FAILED_TYPE: &str = "type.googleapis.com/api.ConditionFailed";
 /// What is certain about a request that brought no answer of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// `none`: certainly not executed, now or later. Only ever said with `UNAVAILABLE`.
+    /// `none`: certainly not executed, now or later. Only ever said with `UNAVAILABLE` and `RESOURCE_EXHAUSTED`.
     None,
     /// `unknown`: it may have been executed, or may yet be.
     Unknown,
@@ -33,7 +33,9 @@ impl Outcome {
     /// What `status` says for certain, if anything.
     pub fn of(status: &Status) -> Option<Outcome> {
         match text(status.metadata(), HEADER_OUTCOME)? {
-            "none" if status.code() == Code::Unavailable => Some(Outcome::None),
+            "none" if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
+                Some(Outcome::None)
+            }
             "unknown" => Some(Outcome::Unknown),
             _ => None,
         }
@@ -126,13 +128,18 @@ pub fn revision_gone(at_revision: u64) -> Status {
 
 /// `UNAVAILABLE` and certainly not executed. `leader` is where to go instead, as `host:port`.
 ///
-/// Also the answer to a request that came at a bad moment (overload, an election): clients try again.
+/// Also the answer to a request that came at a bad moment (an election): clients try again.
 pub fn not_executed(message: impl Into<String>, leader: Option<&str>) -> Status {
     let mut status = with_text(Status::unavailable(message), HEADER_OUTCOME, "none");
     if let Some(leader) = leader {
         status = with_text(status, HEADER_LEADER, leader);
     }
     status
+}
+
+/// `RESOURCE_EXHAUSTED`, certainly not executed: the node does as much as it may at a time. Clients try again.
+pub fn overloaded(message: impl Into<String>) -> Status {
+    with_text(Status::resource_exhausted(message), HEADER_OUTCOME, "none")
 }
 
 /// `UNKNOWN`: the request may have been executed, or may yet be.
@@ -224,7 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn none_is_believed_with_unavailable_only() {
+    fn none_is_believed_with_codes_of_refusals_only() {
+        assert_eq!(Outcome::of(&travelled(overloaded("busy"))), Some(Outcome::None));
         let odd = with_text(Status::internal("oops"), HEADER_OUTCOME, "none");
         assert_eq!(Outcome::of(&travelled(odd)), None);
         assert_eq!(Outcome::of(&Status::unavailable("a proxy says so")), None);

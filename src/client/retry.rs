@@ -116,6 +116,7 @@ impl Condition {
         match status.code() {
             Code::Unavailable if status::leader_of(status).is_some() => Condition::Fine,
             Code::Unavailable => Condition::Unfit,
+            Code::ResourceExhausted if Outcome::of(status).is_some() => Condition::Unfit,
             Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Cancelled | Code::DataLoss => {
                 Condition::Failing
             }
@@ -205,6 +206,7 @@ mod tests {
     #[test]
     fn only_what_is_said_for_certain_is_certain() {
         assert_eq!(Verdict::of(&status::not_executed("elsewhere", None)), Verdict::NotExecuted);
+        assert_eq!(Verdict::of(&status::overloaded("busy")), Verdict::NotExecuted);
         for doubtful in [
             Status::unavailable("a proxy says so"),
             Status::deadline_exceeded("late"),
@@ -229,6 +231,7 @@ mod tests {
         assert_eq!(Condition::of(&status::not_executed("elsewhere", Some("b:1"))), Condition::Fine);
         assert_eq!(Condition::of(&status::condition_failed(1)), Condition::Fine);
         assert_eq!(Condition::of(&status::not_executed("no leader", None)), Condition::Unfit);
+        assert_eq!(Condition::of(&status::overloaded("busy")), Condition::Unfit);
         assert_eq!(Condition::of(&Status::deadline_exceeded("late")), Condition::Failing);
     }
 

@@ -294,6 +294,20 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Group::Limits,
+        "max-connections",
+        count(16, 1_000_000),
+        "16384",
+        "Most connections of clients at a time, and fewer where the limit on open files is lower. One address holds at most three quarters of them. Peers, operators and health have places of their own",
+    ),
+    setting(
+        Group::Limits,
+        "idle-timeout",
+        millis(1_000, 86_400_000),
+        "5m",
+        "End a client's connection on which nothing was under way for this long; one that never asked anything ends after 30s. Clients connect again by themselves",
+    ),
+    setting(
+        Group::Limits,
         "max-list-bytes",
         bytes(64 * KIB, 1 << 50),
         "1GiB",

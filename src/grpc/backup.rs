@@ -11,6 +11,7 @@ use mokv_proto::api;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::{MAX_BACKUP_TIME, timed::Timed};
 use crate::map::Map;
 use crate::raft::state_machine::{estimated_bytes, header};
 use crate::raft::types::SnapshotMeta;
@@ -57,10 +58,12 @@ pub(super) fn stream(
         }
         .await;
     });
-    stream::unfold((taken, sending), |(mut taken, sending)| async move {
+    let chunks = stream::unfold((taken, sending), |(mut taken, sending)| async move {
         let chunk = taken.recv().await?;
         Some((Ok(chunk), (taken, sending)))
-    })
+    });
+    let late = Status::deadline_exceeded("the backup took longer than a node allows (one hour)");
+    Timed::new(Box::pin(chunks), rt::now() + MAX_BACKUP_TIME, late)
 }
 
 /// The client has gone away, or takes nothing.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mokv_proto::status;
 use openraft::ServerState;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::bound::{Bound, Held};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::mux::MAX_CONNECTIONS;
 use crate::raft::{Consensus, Member, ProposeError, peers::AddressBook};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
@@ -20,6 +20,26 @@ use crate::storage::{Log, Snapshots};
 
 /// An answer that is ready leaves within this, or nobody is there to take it.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Operators' requests at a time: they are people, and a few programs.
+const MAX_OPERATOR_CALLS: usize = 64;
+/// Answers that are streams, of all services: each holds a state of the store or waits for news.
+const MAX_ANSWER_STREAMS: usize = 1024;
+/// Bytes of requests that wait for their rest.
+const MAX_WAITING_BYTES: usize = 256 << 20;
+/// Bytes of answers that are not taken.
+const MAX_UNREAD_BYTES: usize = 256 << 20;
+
+/// Among whose requests a request is counted: while clients have all places of theirs, operators are still served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Those of `max-in-flight-requests`.
+    Client,
+    /// Those of operators.
+    Operator,
+    /// Nobody's: answered even when all places are taken, and while the node drains.
+    Always,
+}
 
 /// What operators may ask of a node that is part of a cluster.
 #[async_trait]
@@ -60,8 +80,14 @@ pub struct Context {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     leave: mpsc::Sender<AskedToLeave>,
-    in_flight: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    clients: Arc<Bound>,
+    operators: Arc<Bound>,
+    streams: Arc<Bound>,
+    /// Bytes of all requests that wait for their rest.
+    pub(super) waiting: Arc<Bound>,
+    /// Bytes of all answers that are not taken.
+    pub(super) unread: Arc<Bound>,
+    connections: Arc<Bound>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
     outside: AtomicBool,
@@ -80,7 +106,7 @@ impl Context {
         metrics: Arc<Metrics>,
         leave: mpsc::Sender<AskedToLeave>,
     ) -> Arc<Context> {
-        let in_flight = Arc::new(Semaphore::new(limits.max_in_flight_requests));
+        let clients = Bound::new(limits.max_in_flight_requests);
         Arc::new(Context {
             name,
             node_id,
@@ -89,8 +115,13 @@ impl Context {
             limits,
             metrics,
             leave,
-            in_flight,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            clients,
+            operators: Bound::new(MAX_OPERATOR_CALLS),
+            streams: Bound::new(MAX_ANSWER_STREAMS),
+            waiting: Bound::new(MAX_WAITING_BYTES),
+            unread: Bound::new(MAX_UNREAD_BYTES),
+            // Counted, and bounded by those who accept them.
+            connections: Bound::new(usize::MAX),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
             outside: AtomicBool::new(false),
@@ -135,19 +166,30 @@ impl Context {
         told.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
     }
 
-    /// A place for one request, or the answer that all are taken.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
+    /// A place for one request that is there whole, or the answer that all are taken.
+    pub(super) fn admit(&self, admission: Admission) -> Result<Option<Held>, Status> {
+        let (bound, what) = match admission {
+            Admission::Always => return Ok(None),
+            Admission::Client => (&self.clients, "too many requests are under way on this node"),
+            Admission::Operator => {
+                (&self.operators, "too many operators' requests are under way on this node")
+            }
+        };
         if self.draining.load(Ordering::Relaxed) {
             return Err(status::not_executed("this node is stopping; ask another one", None));
         }
-        let full =
-            |_| status::not_executed("too many requests are under way on this node; try again later", None);
-        self.in_flight.clone().try_acquire_owned().map_err(full)
+        bound.take().map(Some).ok_or_else(|| status::overloaded(format!("{what}; try again later")))
+    }
+
+    /// A place for an answer that is a stream, until it ends.
+    pub(super) fn admit_stream(&self) -> Result<Held, Status> {
+        let full = || status::overloaded("too many streams are open on this node; try again later");
+        self.streams.take().ok_or_else(full)
     }
 
     /// Held by a client's connection for as long as it has something to say.
-    pub(super) fn connected(&self) -> Option<OwnedSemaphorePermit> {
-        self.connections.clone().try_acquire_owned().ok()
+    pub(super) fn connected(&self) -> Option<Held> {
+        self.connections.take()
     }
 
     /// Takes no more requests, and waits until those under way are answered and the answers have left. Connections
@@ -158,11 +200,11 @@ impl Context {
     pub async fn drain(&self, within: Duration) -> Result<(), Elapsed> {
         self.draining.store(true, Ordering::Relaxed);
         let until = rt::now() + within;
-        let all = self.in_flight.acquire_many(self.limits.max_in_flight_requests as u32);
-        let _answered = timeout_at(until, all).await?;
+        timeout_at(until, self.clients.all_given_back()).await?;
+        timeout_at(until, self.operators.all_given_back()).await?;
         // Whoever does not take its answer now has gone away.
         let until = until.min(rt::now() + LAST_BYTES);
-        let _ = timeout_at(until, self.connections.acquire_many(MAX_CONNECTIONS as u32)).await;
+        let _ = timeout_at(until, self.connections.all_given_back()).await;
         Ok(())
     }
 

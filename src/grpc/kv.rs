@@ -206,8 +206,9 @@ impl kv_server::Kv for Kv {
             // More pages may follow.
             self.retained.keep(map.clone());
         }
-        let listing = Listing::new(map, request, limits.max_list_bytes, rt::now() + limits.max_list_time);
-        let mut response = Response::new(Box::pin(listing.stream()) as Self::ListStream);
+        let listing = Listing::new(map, request, limits.max_list_bytes);
+        let stream = listing.stream(rt::now() + limits.max_list_time);
+        let mut response = Response::new(Box::pin(stream) as Self::ListStream);
         status::set_revision(response.metadata_mut(), revision);
         Ok(response)
     }

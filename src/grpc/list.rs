@@ -9,6 +9,7 @@ use mokv_proto::api;
 use tonic::Status;
 
 use super::kv::to_response;
+use super::timed::Timed;
 use crate::map::Map;
 use crate::rt::{self, Instant};
 
@@ -26,18 +27,24 @@ pub(super) struct Listing {
     start_after: Vec<u8>,
     keys_left: u64,
     bytes_left: u64,
-    until: Instant,
 }
 
 impl Listing {
-    pub(super) fn new(map: Map, request: api::ListRequest, max_bytes: u64, until: Instant) -> Listing {
+    pub(super) fn new(map: Map, request: api::ListRequest, max_bytes: u64) -> Listing {
         let start_after = request.start_after.as_bytes().to_vec();
         let keys_left = if request.limit == 0 { u64::MAX } else { request.limit };
-        Listing { map, request, start_after, keys_left, bytes_left: max_bytes, until }
+        Listing { map, request, start_after, keys_left, bytes_left: max_bytes }
     }
 
-    pub(super) fn stream(self) -> impl Stream<Item = Result<api::GetResponse, Status>> + Send {
-        stream::unfold(Some(self), |listing| async move {
+    /// The answer, until `until`.
+    pub(super) fn stream(
+        self,
+        until: Instant,
+    ) -> impl Stream<Item = Result<api::GetResponse, Status>> + Send {
+        let late = Status::deadline_exceeded(
+            "the listing took longer than this node allows (max-list-time); page through it with a limit",
+        );
+        let keys = stream::unfold(Some(self), |listing| async move {
             let mut listing = listing?;
             match listing.step() {
                 Ok(keys) if keys.is_empty() => None,
@@ -45,16 +52,12 @@ impl Listing {
                 Err(status) => Some((stream::iter(vec![Err(status)]), None)),
             }
         })
-        .flatten()
+        .flatten();
+        Timed::new(Box::pin(keys), until, late)
     }
 
     /// The next few keys; none at the end.
     fn step(&mut self) -> Result<Vec<api::GetResponse>, Status> {
-        if rt::now() >= self.until {
-            return Err(Status::deadline_exceeded(
-                "the listing took longer than this node allows (max-list-time); page through it with a limit",
-            ));
-        }
         let revision = self.map.revision();
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);

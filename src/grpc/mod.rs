@@ -5,35 +5,39 @@
 
 mod admin;
 mod backup;
+mod body;
+mod connection;
 mod context;
 mod kv;
 mod list;
 mod reflection;
+mod timed;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use mokv_proto::api::{admin_server::AdminServer, kv_server::KvServer};
+use mokv_proto::status;
 use mokv_proto::tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
+use body::Answer;
+use connection::Connection;
+pub use connection::serve_connection;
+use context::Admission;
 pub use context::{AskedToLeave, Context, Operator, Serving};
 
-use crate::mux::Phase;
-use crate::rt::net::TcpStream;
-use crate::rt::{self, Instant, watch};
+use crate::mux::places::Kind;
+use crate::rt::{self, Instant};
 
-/// A client that is gone without a word is noticed after the two together.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way on one connection.
-const MAX_STREAMS: u32 = 1024;
+/// A backup takes at most this long, or its client does not want it.
+const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
+/// Streams of health and reflection stay open for as long as the client likes.
+const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Until when a request's client waits for its answer.
 #[derive(Debug, Clone, Copy)]
@@ -64,31 +68,86 @@ impl Services {
         (services, reporter)
     }
 
-    async fn call(mut self, mut request: http::Request<Incoming>) -> http::Response<Body> {
+    async fn call(
+        mut self,
+        request: http::Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> http::Response<Answer> {
         let started = rt::now();
-        let longest = self.context.limits.request_timeout;
-        let within = grpc_timeout(request.headers()).map_or(longest, |asked| asked.min(longest));
-        request.extensions_mut().insert(Deadline(started + within));
-        let Some((service, method)) = split_path(request.uri().path()) else {
-            return Status::unimplemented("no such method").into_http();
+        let context = self.context.clone();
+        let (parts, incoming) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        let (service, method) = split_path(&path).unwrap_or_default();
+        let longest = context.limits.request_timeout;
+        let within = grpc_timeout(&parts.headers).map_or(longest, |asked| asked.min(longest));
+        let deadline = started + within;
+        let call = connection.begin(match method {
+            "List" => started + context.limits.max_list_time,
+            "Backup" => started + MAX_BACKUP_TIME,
+            "Watch" | "ServerReflectionInfo" => started + MAX_WATCH_TIME,
+            _ => deadline,
+        });
+        let mut place = None;
+        let answered = async {
+            let class = Class::of(service, method, connection.kind)?;
+            if class.is_stream {
+                place = Some(context.admit_stream()?);
+            }
+            let mut request = match service {
+                // The one method whose requests are a stream.
+                "grpc.reflection.v1.ServerReflection" => {
+                    http::Request::from_parts(parts, Body::new(incoming))
+                }
+                _ => {
+                    let bounds = [connection.waiting.clone(), context.waiting.clone()];
+                    let whole = body::receive(incoming, context.limits.max_request_bytes, bounds);
+                    let body = rt::time::timeout_at(deadline, whole).await.map_err(|_| {
+                        Status::deadline_exceeded("the request did not come whole before its deadline")
+                    })??;
+                    http::Request::from_parts(parts, body)
+                }
+            };
+            request.extensions_mut().insert(Deadline(deadline));
+            // Only now that all of it is there.
+            let _place = context.admit(class.admission)?;
+            Ok(match service {
+                "api.KV" => infallible(self.kv.call(request).await),
+                "api.Admin" => infallible(self.admin.call(request).await),
+                "grpc.health.v1.Health" => infallible(self.health.call(request).await),
+                _ => infallible(self.reflection.call(request).await),
+            })
         };
-        let (service, method) = (service.to_string(), method.to_string());
-        let request = request.map(Body::new);
-        // A service of ours takes a place; health and reflection are answered even when all are taken.
-        let response = match service.as_str() {
-            "api.KV" | "api.Admin" => match self.context.admit() {
-                Ok(_place) => match service.as_str() {
-                    "api.KV" => infallible(self.kv.call(request).await),
-                    _ => infallible(self.admin.call(request).await),
-                },
-                Err(status) => status.into_http(),
-            },
-            "grpc.health.v1.Health" => infallible(self.health.call(request).await),
-            "grpc.reflection.v1.ServerReflection" => infallible(self.reflection.call(request).await),
-            _ => Status::unimplemented(format!("this server has no service {service}")).into_http(),
+        let response = answered.await.unwrap_or_else(|status: Status| status.into_http());
+        context.metrics.observe_request(service, method, code_of(&response), rt::now() - started);
+        let bounds = [connection.unread.clone(), context.unread.clone()];
+        response.map(|body| Answer::new(body, call, place, bounds))
+    }
+}
+
+/// What a call may take.
+struct Class {
+    admission: Admission,
+    is_stream: bool,
+}
+
+impl Class {
+    /// # Errors
+    /// If there is no such service, or it is not served on such a connection.
+    fn of(service: &str, method: &str, kind: Kind) -> Result<Class, Status> {
+        let (admission, is_stream) = match service {
+            "api.KV" if kind == Kind::Operator => {
+                return Err(status::overloaded(
+                    "clients hold all connections they may (max-connections); this one serves api.Admin and health only",
+                ));
+            }
+            "api.KV" => (Admission::Client, method == "List"),
+            "api.Admin" => (Admission::Operator, method == "Backup"),
+            "grpc.health.v1.Health" => (Admission::Always, method == "Watch"),
+            "grpc.reflection.v1.ServerReflection" => (Admission::Always, true),
+            "" => return Err(Status::unimplemented("no such method")),
+            _ => return Err(Status::unimplemented(format!("this server has no service {service}"))),
         };
-        self.context.metrics.observe_request(&service, &method, code_of(&response), rt::now() - started);
-        response
+        Ok(Class { admission, is_stream })
     }
 }
 
@@ -126,40 +185,6 @@ fn grpc_timeout(headers: &http::HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-/// Serves one HTTP/2 connection until it ends; when the node drains, until its requests are answered.
-///
-/// # Errors
-/// If the connection breaks or is not HTTP/2.
-pub async fn serve_connection(
-    stream: TcpStream,
-    services: Services,
-    mut phase: watch::Receiver<Phase>,
-) -> io::Result<()> {
-    let mut server = hyper::server::conn::http2::Builder::new(rt::task::HyperExecutor);
-    server
-        .timer(rt::time::HyperTimer)
-        .keep_alive_interval(Some(KEEPALIVE_INTERVAL))
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS);
-    let _counted = services.context.metrics.connection();
-    let _connected = services.context.connected();
-    let service = hyper::service::service_fn(move |request| {
-        let services = services.clone();
-        async move { Ok::<_, std::convert::Infallible>(services.call(request).await) }
-    });
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended.map_err(io::Error::other),
-        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        biased;
-        ended = connection => ended.map_err(io::Error::other),
-        _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
-    }
 }
 
 #[cfg(test)]

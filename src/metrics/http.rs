@@ -11,9 +11,11 @@ use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 
 use super::Metrics;
+use crate::bound::Arrivals;
 use crate::rt;
 use crate::rt::net::TcpListener;
 use crate::rt::task::spawn_guarded;
+use crate::rt::time::Seldom;
 
 /// Says whether the node lives and serves, in words.
 pub trait Health: Send + Sync + 'static {
@@ -21,9 +23,11 @@ pub trait Health: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
 }
 
-/// Serves the metrics port for ever. Connections end with it: whoever asks the node's next life connects anew.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn Health>) {
+/// Serves the metrics port for ever, `most` connections at a time: a new one is let in, and the oldest gives way.
+/// Connections end with it: whoever asks the node's next life connects anew.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn Health>, most: usize) {
     let mut connections = FuturesUnordered::new();
+    let (arrivals, failed) = (Arrivals::new(most), Seldom::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -33,12 +37,15 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("cannot accept a connection on the metrics port: {error}");
+                if let Some(more) = failed.now() {
+                    tracing::warn!(more, "cannot accept a connection on the metrics port: {error}");
+                }
                 rt::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             }
         };
         let (metrics, health) = (metrics.clone(), health.clone());
+        let (mut arrival, _) = arrivals.enter();
         connections.push(spawn_guarded(async move {
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let response = answer(request.method(), request.uri().path(), &metrics, &*health);
@@ -47,8 +54,14 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn
             let mut server = hyper::server::conn::http1::Builder::new();
             // Whoever connects and says nothing is let go.
             server.timer(rt::time::HyperTimer).header_read_timeout(std::time::Duration::from_secs(10));
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!("a connection to the metrics port ended: {error}");
+            tokio::select! {
+                biased;
+                ended = server.serve_connection(TokioIo::new(stream), service) => {
+                    if let Err(error) = ended {
+                        tracing::debug!("a connection to the metrics port ended: {error}");
+                    }
+                }
+                () = arrival.gives_way() => {}
             }
         }));
     }

@@ -48,7 +48,24 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<MethodLabels, Histogram, fn() -> Histogram>,
     connections: Gauge,
+    turned_away: Family<TurnedLabels, Counter>,
     apply: Histogram,
+}
+
+/// A connection that found no place among those of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Turned {
+    /// It had not said yet what it is, and gave way to newer ones.
+    Arrival,
+    /// A peer.
+    Peer,
+    /// A client.
+    Client,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedLabels {
+    kind: &'static str,
 }
 
 impl Metrics {
@@ -67,10 +84,16 @@ impl Metrics {
         );
         let connections = Gauge::default();
         registry.register("grpc_connections", "Open client connections", connections.clone());
+        let turned_away = Family::<TurnedLabels, Counter>::default();
+        registry.register(
+            "connections_refused",
+            "Connections for which there was no place, by kind",
+            turned_away.clone(),
+        );
         let apply = Histogram::new(latency_buckets());
         registry.register("apply_duration_seconds", "Time to apply one entry to the map", apply.clone());
         registry.register_collector(Box::new(SamplerCollector(sampler)));
-        Arc::new(Metrics { registry, requests, durations, connections, apply })
+        Arc::new(Metrics { registry, requests, durations, connections, turned_away, apply })
     }
 
     /// Counts one request. Names that are none of ours are lumped together: clients must not grow this table.
@@ -87,6 +110,16 @@ impl Metrics {
     pub fn connection(&self) -> ConnectionGuard {
         self.connections.inc();
         ConnectionGuard(self.connections.clone())
+    }
+
+    /// Counts a connection that found no place.
+    pub fn turned_away(&self, turned: Turned) {
+        let kind = match turned {
+            Turned::Arrival => "arrival",
+            Turned::Peer => "peer",
+            Turned::Client => "client",
+        };
+        self.turned_away.get_or_create(&TurnedLabels { kind }).inc();
     }
 
     /// Counts the time it took to apply an entry.

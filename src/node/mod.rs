@@ -29,11 +29,13 @@ use crate::membership::datagram::Key;
 use crate::membership::identity::IdentityError;
 use crate::membership::{Alarm, Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
+use crate::mux::places::Room;
 use crate::mux::{self, Entrances, Phase};
 use crate::planted;
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::TcpListener;
+use crate::rt::process;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 use crate::storage::{Log, LogConfig, StorageError};
@@ -216,6 +218,7 @@ impl Node {
         options: Options,
         standing: Standing,
     ) -> Result<Node, NodeError> {
+        let room = room(config.limits.max_connections)?;
         let rpc = bind(config.rpc_bind(), "gRPC and Raft", "rpc-port").await?;
         let metrics_listener = bind(config.metrics_bind(), "metrics", "metrics-port").await?;
         let identity = Identity::load_or_create(disk.clone(), &config.node_name, Log::is_log_file).await?;
@@ -255,7 +258,8 @@ impl Node {
         let (peers, peers_seen) = watch::channel(None);
         let (running, running_seen) = watch::channel(None);
         let (end, end_seen) = watch::channel(None);
-        let entrances = Entrances { peers: peers_seen, services, phase: phase_seen };
+        let entrances =
+            Entrances { peers: peers_seen, services, phase: phase_seen, metrics: metrics.clone() };
         let identity = Arc::new(Mutex::new(Some(identity)));
         let life = Life {
             config: config.clone(),
@@ -269,8 +273,8 @@ impl Node {
             end,
         };
         let tasks = vec![
-            spawn_guarded(mux::serve(rpc, entrances)),
-            spawn_guarded(metrics::http::serve(metrics_listener, metrics, readiness.clone())),
+            spawn_guarded(mux::serve(rpc, entrances, room)),
+            spawn_guarded(metrics::http::serve(metrics_listener, metrics, readiness.clone(), room.metrics)),
             spawn_guarded(health::report(readiness, reporter)),
             spawn_guarded(watch_alarms(gossip.alarms(), life.end.clone())),
             spawn_guarded(life.live()),
@@ -397,6 +401,27 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Room for connections, as far as this process may open files.
+fn room(clients: usize) -> Result<Room, NodeError> {
+    let descriptors = process::raise_descriptor_limit().map_err(|error| {
+        NodeError::Failed(format!("the limit on open files cannot be read or raised: {error}"))
+    })?;
+    let room = Room::within(descriptors, clients).map_err(|least| {
+        NodeError::Failed(format!(
+            "this process may open {} files at a time, and a node needs {least}; raise the limit (ulimit -n, LimitNOFILE=)",
+            descriptors.unwrap_or_default()
+        ))
+    })?;
+    if room.clients < clients {
+        tracing::info!(
+            "{} connections of clients are let in instead of max-connections ({clients}), as this process may open {} files",
+            room.clients,
+            descriptors.unwrap_or_default()
+        );
+    }
+    Ok(room)
 }
 
 async fn bind(

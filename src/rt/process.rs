@@ -55,6 +55,15 @@ pub fn resident_bytes() -> Option<u64> {
     world::resident_bytes()
 }
 
+/// Raises the bound on files that this process may have open to what it may raise it to. Returns the bound; `None`:
+/// there is none, or the world has no such thing.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
+    world::raise_descriptor_limit()
+}
+
 /// From now on a panic anywhere ends the process: a node that has met its own bug in one task must not go on with the
 /// others. The kernel cleans up, and the log's recovery trusts nothing that was not synced.
 ///
@@ -87,6 +96,16 @@ mod world {
         let figures = std::fs::read_to_string("/proc/self/statm").ok()?;
         let pages: u64 = figures.split_whitespace().nth(1)?.parse().ok()?;
         Some(pages * rustix::param::page_size() as u64)
+    }
+
+    pub(super) fn raise_descriptor_limit() -> io::Result<Option<u64>> {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            limit.current = limit.maximum;
+            setrlimit(Resource::Nofile, limit)?;
+        }
+        Ok(limit.current)
     }
 
     #[allow(clippy::disallowed_methods)] // The end of a process is the kernel's business, not the runtime's.
@@ -132,6 +151,10 @@ mod world {
 
     pub(super) fn resident_bytes() -> Option<u64> {
         None
+    }
+
+    pub(super) fn raise_descriptor_limit() -> io::Result<Option<u64>> {
+        Ok(None)
     }
 
     /// Simulated processes share one real one, whose stderr is read.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -152,6 +153,35 @@ impl Patience {
     }
 }
 
+/// What may be said only now and then, so that a flood of causes is no flood of log lines.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<Option<Said>>);
+
+#[derive(Debug)]
+struct Said {
+    at: Instant,
+    kept_quiet: u64,
+}
+
+impl Seldom {
+    /// It is said at most once in this time.
+    pub const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// Whether to say it now, and how often it was not said since the last time.
+    pub fn now(&self) -> Option<u64> {
+        let mut said = self.0.lock().expect("no code panics while it holds this lock");
+        match &mut *said {
+            Some(said) if now().saturating_duration_since(said.at) < Self::INTERVAL => {
+                said.kept_quiet += 1;
+                None
+            }
+            said => {
+                said.replace(Said { at: now(), kept_quiet: 0 }).map_or(Some(0), |said| Some(said.kept_quiet))
+            }
+        }
+    }
+}
+
 /// hyper's timer over this clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HyperTimer;
@@ -182,6 +212,15 @@ mod tests {
         block_on(async {
             assert_eq!(timeout(Duration::ZERO, async { 7 }).await, Ok(7));
             assert_eq!(timeout(SOON, std::future::pending::<()>()).await, Err(Elapsed));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn what_happens_often_is_said_once() {
+        block_on(async {
+            let seldom = Seldom::default();
+            assert_eq!([seldom.now(), seldom.now(), seldom.now()], [Some(0), None, None]);
         })
         .unwrap();
     }

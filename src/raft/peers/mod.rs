@@ -11,7 +11,7 @@ pub mod server;
 
 pub use hello::{Gate, Me};
 pub use link::{AddressBook, CallError, Link, Peers};
-pub use server::{Handler, serve};
+pub use server::Handler;
 
 /// The first byte of a peer's connection; HTTP/2 begins with `P`.
 pub const FIRST_BYTE: u8 = 0x01;

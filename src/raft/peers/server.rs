@@ -37,21 +37,28 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, session: &mut Self::Session, request: request::Body) -> Handling;
 }
 
-/// Serves one connection until it ends. Its first byte was seen but not read.
+/// Hears and answers the hello of a connection whose first byte was seen but not read.
 ///
 /// # Errors
-/// If the hello fails, the connection breaks, or the peer sends what is no frame.
+/// If it is refused, takes too long, or the connection breaks.
+pub async fn meet(stream: &mut TcpStream, gate: &Gate) -> Result<Dialer, HelloError> {
+    let peer = timeout(HELLO_TIMEOUT, async {
+        stream.read_u8().await?;
+        answer(stream, gate).await
+    });
+    peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the hello took too long"))?
+}
+
+/// Serves a connection on which `peer` was met, until it ends.
+///
+/// # Errors
+/// If the connection breaks, or the peer sends what is no frame or is let in no longer.
 pub async fn serve<H: Handler>(
-    mut stream: TcpStream,
+    stream: TcpStream,
+    peer: Dialer,
     gate: &Gate,
     handler: Arc<H>,
 ) -> Result<(), HelloError> {
-    let peer = timeout(HELLO_TIMEOUT, async {
-        stream.read_u8().await?;
-        answer(&mut stream, gate).await
-    });
-    let peer =
-        peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the hello took too long"))??;
     let mut session = handler.open(&peer);
     // A snapshot's chunks are taken one after the other; everything else overtakes freely.
     let max_handled = if peer.channel == Channel::Snapshot { 1 } else { MAX_HANDLED };

@@ -6,16 +6,20 @@
 #![allow(clippy::disallowed_types)] // The one place that opens real files.
 
 use std::fs::{File as StdFile, OpenOptions, TryLockError};
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Disk, DiskRef, File, FileRef};
+use crate::rt::sleep;
+use crate::rt::time::Seldom;
 
 const LOCK: &str = "LOCK";
 /// How much one job of a long operation writes before other jobs get their turn.
@@ -78,7 +82,11 @@ impl RealDisk {
 
     async fn open_with(&self, name: &str, options: OpenOptions) -> io::Result<FileRef> {
         let path = self.directory.path.join(plain(name)?);
-        let file = Arc::new(self.run(move |_| options.open(path)).await?);
+        let open = || {
+            let (options, path) = (options.clone(), path.clone());
+            self.run(move |_| options.open(path))
+        };
+        let file = Arc::new(with_descriptors(name, open).await?);
         Ok(Arc::new(RealFile { file, jobs: self.jobs.clone() }))
     }
 }
@@ -113,6 +121,32 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Does `open` again for as long as the process, or the system, has no descriptor left: nothing has happened to the
+/// file then, and one comes back as soon as some connection ends.
+async fn with_descriptors<T, F: Future<Output = io::Result<T>>>(
+    name: &str,
+    mut open: impl FnMut() -> F,
+) -> io::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let told = Seldom::default();
+    loop {
+        match open().await {
+            Err(error) if is_out_of_descriptors(&error) => {
+                if told.now().is_some() {
+                    tracing::warn!("cannot open {name} yet and try again: {error}");
+                }
+                sleep(PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error())).contains(&error.raw_os_error())
+}
+
 fn plain(name: &str) -> io::Result<&str> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." || name == LOCK {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{name}' is no plain file name")));
@@ -135,7 +169,7 @@ impl Disk for RealDisk {
     }
 
     async fn list(&self) -> io::Result<Vec<String>> {
-        self.run(|directory| {
+        let list = |directory: &Directory| {
             let mut names = Vec::new();
             for entry in std::fs::read_dir(&directory.path)? {
                 let entry = entry?;
@@ -147,8 +181,8 @@ impl Disk for RealDisk {
             }
             names.sort();
             Ok(names)
-        })
-        .await
+        };
+        with_descriptors(".", || self.run(list)).await
     }
 
     async fn exists(&self, name: &str) -> io::Result<bool> {
@@ -346,6 +380,22 @@ mod tests {
         while RealDisk::open(directory.path()).is_err() {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The limit is the whole process's, so the shortage is made up here.
+    #[tokio::test]
+    async fn an_open_that_finds_no_descriptor_is_tried_again_and_any_other_failure_is_final() {
+        let mut attempts = 0;
+        let opened = with_descriptors("a", || {
+            attempts += 1;
+            let errno = if attempts == 1 { rustix::io::Errno::MFILE } else { rustix::io::Errno::NFILE };
+            let done = attempts > 2;
+            async move { if done { Ok(()) } else { Err(errno.into()) } }
+        });
+        opened.await.unwrap();
+        assert_eq!(attempts, 3);
+        let failing = || async { Err::<(), _>(rustix::io::Errno::IO.into()) };
+        assert!(with_descriptors("a", failing).await.is_err());
     }
 
     #[tokio::test]

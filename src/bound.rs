@@ -1,0 +1,118 @@
+//! How many of something there may be at a time: calls, streams, connections, bytes.
+//!
+//! Taking and giving back are one atomic step each, on a path that every request takes; no lock, no queue. Who finds
+//! nothing left and may wait looks again a moment later.
+
+mod arrivals;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub use arrivals::{Arrival, Arrivals};
+
+use crate::rt;
+
+/// Who waits for something to be given back looks again after this.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A bound on how many there are at a time. Clones of the `Arc` share it.
+#[derive(Debug)]
+pub struct Bound {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+impl Bound {
+    /// Nothing is taken yet, and never more than `most` will be by [`Bound::take`].
+    pub fn new(most: usize) -> Arc<Bound> {
+        Arc::new(Bound { most, taken: AtomicUsize::new(0) })
+    }
+
+    /// One place, if any is left.
+    pub fn take(self: &Arc<Self>) -> Option<Held> {
+        let one_more = |taken: usize| (taken < self.most).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        taken.is_ok().then(|| Held { bound: self.clone(), units: 1 })
+    }
+
+    /// Nothing yet, to [`Held::add`] to.
+    pub fn none(self: &Arc<Self>) -> Held {
+        Held { bound: self.clone(), units: 0 }
+    }
+
+    /// Whether anything is left.
+    pub fn has_room(&self) -> bool {
+        self.taken() < self.most
+    }
+
+    /// How much is taken.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    /// Resolves when nothing is taken.
+    pub async fn all_given_back(&self) {
+        while self.taken() > 0 {
+            rt::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// What somebody has taken of a [`Bound`]; given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    bound: Arc<Bound>,
+    units: usize,
+}
+
+impl Held {
+    /// Takes more, beyond the bound if need be: for what is there already. Ask [`Bound::has_room`] before it comes.
+    pub fn add(&mut self, units: usize) {
+        self.bound.taken.fetch_add(units, Ordering::AcqRel);
+        self.units += units;
+    }
+
+    /// Gives back what exceeds `units`.
+    pub fn keep(&mut self, units: usize) {
+        let surplus = self.units.saturating_sub(units);
+        self.bound.taken.fetch_sub(surplus, Ordering::AcqRel);
+        self.units -= surplus;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_bound_is_taken_and_what_is_dropped_comes_back() {
+        let bound = Bound::new(2);
+        let (first, second) = (bound.take().unwrap(), bound.take().unwrap());
+        assert!(bound.take().is_none() && !bound.has_room());
+        drop(first);
+        assert!(bound.take().is_some());
+        drop(second);
+        assert_eq!(bound.taken(), 0);
+    }
+
+    #[test]
+    fn what_came_already_is_counted_beyond_the_bound() {
+        let bound = Bound::new(10);
+        let mut held = bound.none();
+        held.add(25);
+        assert!(!bound.has_room());
+        held.keep(9);
+        assert_eq!(bound.taken(), 9);
+        held.keep(20);
+        assert_eq!(bound.taken(), 9, "there was no surplus");
+        drop(held);
+        assert_eq!(bound.taken(), 0);
+    }
+}

@@ -1,0 +1,71 @@
+//! A stream that holds a state of the store is ended by a timer.
+//!
+//! A client that takes nothing is not asked again: only a timer of the node's own notices, and lets go of the state.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tonic::Status;
+
+use crate::rt::task::{TaskGuard, spawn_guarded};
+use crate::rt::{self, Instant};
+
+/// `S` until a moment, then one error.
+pub(super) struct Timed<S> {
+    inner: Arc<Mutex<Option<S>>>,
+    late: Option<Status>,
+    _timer: TaskGuard<()>,
+}
+
+impl<S: Send + 'static> Timed<S> {
+    /// `stream`, which is dropped at `until` whether anybody asks it or not; who asks then is told `late`.
+    pub(super) fn new(stream: S, until: Instant, late: Status) -> Timed<S> {
+        let inner = Arc::new(Mutex::new(Some(stream)));
+        let timed = inner.clone();
+        let timer = spawn_guarded(async move {
+            rt::sleep_until(until).await;
+            let dropped = timed.lock().expect("no stream of ours panics").take();
+            drop(dropped);
+        });
+        Timed { inner, late: Some(late), _timer: timer }
+    }
+}
+
+impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Timed<S> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        match &mut *this.inner.lock().expect("no stream of ours panics") {
+            Some(stream) => Pin::new(stream).poll_next(cx),
+            None => Poll::Ready(this.late.take().map(Err)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_stream_holds_is_let_go_of_though_nobody_asks_it() {
+        let state = Arc::new(());
+        let held = state.clone();
+        let endless = stream::repeat_with(move || Ok::<_, Status>(held.clone()));
+        let until = rt::now() + Duration::from_millis(50);
+        let mut timed = Timed::new(endless, until, Status::deadline_exceeded("late"));
+        drop(timed.next().await.unwrap().unwrap());
+        assert_eq!(Arc::strong_count(&state), 2);
+        while Arc::strong_count(&state) > 1 {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(timed.next().await.unwrap().unwrap_err().message(), "late");
+        assert!(timed.next().await.is_none());
+    }
+}
