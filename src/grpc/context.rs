@@ -278,7 +278,7 @@ impl Serving {
                 let address = self.leader_address(self.consensus.leader());
                 status::not_executed(reason, address.as_deref())
             }
-            ProposeError::Full => Status::resource_exhausted(error.to_string()),
+            ProposeError::Full(reason) => Status::resource_exhausted(reason),
             ProposeError::Unknown(reason) if deadline_passed => {
                 let mut status = Status::deadline_exceeded(format!("{reason}; it may still be executed"));
                 status

@@ -36,8 +36,8 @@ pub enum ProposeError {
     #[error("{0}")]
     NotExecuted(String),
     /// Certainly not executed: a voter's disk has no room for more values.
-    #[error("a disk of the cluster is nearly full and takes no more values; delete keys or make room")]
-    Full,
+    #[error("{0}")]
+    Full(String),
     /// Executed, or not, or still to be executed.
     #[error("{0}")]
     Unknown(String),
@@ -223,11 +223,11 @@ impl Consensus {
     ) -> Result<Committed, ProposeError> {
         // What every voter has to store is for the leader to admit, whoever of them the client asked.
         if Command::carries_a_value(&payload)
-            && (self.is_disk_full() || self.is_a_voter_full())
+            && let Some(full) = self.full_voter()
             && !planted::is("reserve-ignored")
         {
             rt::sometimes("write refused for a full disk");
-            return Err(ProposeError::Full);
+            return Err(ProposeError::Full(self.why_full(full)));
         }
         let written = rt::time::timeout_at(deadline, self.raft.client_write(Payload(payload))).await;
         match written {
@@ -301,7 +301,7 @@ impl Consensus {
             }
             Some(Outcome::NotLeader(leader)) => Err(ProposeError::NotLeader((leader != 0).then_some(leader))),
             Some(Outcome::Refused(reason)) => Err(ProposeError::NotExecuted(reason)),
-            Some(Outcome::Full(wire::Full {})) => Err(ProposeError::Full),
+            Some(Outcome::Full(wire::Full { reason })) => Err(ProposeError::Full(reason)),
             Some(Outcome::Unknown(reason)) => Err(ProposeError::Unknown(reason)),
             None => Err(ProposeError::Unknown("the leader's answer is empty".into())),
         }
@@ -407,9 +407,31 @@ impl Consensus {
         !self.log.has_room()
     }
 
-    /// Whether another voter's disk is, by its last answer.
-    fn is_a_voter_full(&self) -> bool {
+    /// A node whose disk is too full for more values: this one, or a voter that said so to this leader and is heard.
+    fn full_voter(&self) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        if self.is_disk_full() {
+            return Some(self.node_id());
+        }
+        let metrics = self.raft.server_metrics();
+        let (term, membership) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.vote.leader_id.term, metrics.membership_config.clone())
+        };
+        let is_voter = |id| membership.voter_ids().any(|voter| voter == id);
+        self.peers.full(term, rt::now(), self.leader_patience, is_voter)
+    }
+
+    /// What a client hears whose value is refused because of this node's disk.
+    fn why_full(&self, node_id: u64) -> String {
         let membership = self.membership();
-        self.peers.any_full(|id| membership.voter_ids().any(|voter| voter == id))
+        let member = membership.membership().get_node(&node_id);
+        let node =
+            member.map_or_else(|| format!("node {node_id:016x}"), |member| format!("node '{}'", member.name));
+        format!(
+            "the disk of {node} is nearly full (min-free-bytes), so the cluster takes no more values; free space in the file \
+             system of its data directory, or delete keys: within seconds the node then writes a snapshot and gives up old \
+             log, if there is room for the snapshot (the node's log says so)"
+        )
     }
 }

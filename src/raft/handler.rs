@@ -141,7 +141,7 @@ impl Handler for PeerHandler {
                         forward_answer::Outcome::NotLeader(leader.unwrap_or(0))
                     }
                     Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
-                    Err(ProposeError::Full) => forward_answer::Outcome::Full(wire::Full {}),
+                    Err(ProposeError::Full(reason)) => forward_answer::Outcome::Full(wire::Full { reason }),
                     Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
                 };
                 response::Body::Forward(wire::ForwardAnswer { outcome: Some(outcome) })

@@ -299,7 +299,7 @@ impl Sent {
             Response::Append(answer) => answer,
             other => return Err(unexpected(other)),
         };
-        peers.set_full(follower, answer.disk_full);
+        peers.set_full(follower, self.term, answer.disk_full);
         let answer = append_answer_from_wire(answer).map_err(broken)?;
         match &answer {
             AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower),

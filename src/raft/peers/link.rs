@@ -3,7 +3,7 @@
 //! Requests are pipelined and bounded in number. A connection on which nothing is heard while answers are due is
 //! dropped, so that one lost direction never looks like a live peer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, Me, dial};
 use crate::rt::net::TcpStream;
 use crate::rt::task::{TaskGuard, spawn_guarded};
-use crate::rt::{self, timeout, watch};
+use crate::rt::{self, Instant, timeout, watch};
 
 /// Connecting and the hello together take at most this long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,10 +52,20 @@ pub struct Peers {
     gate: Arc<Gate>,
     book: Arc<dyn AddressBook>,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
-    /// Peers whose last answer said that their disk is nearly full.
-    full: Mutex<BTreeSet<u64>>,
+    /// What each peer's last answer said of its disk.
+    disks: Mutex<BTreeMap<u64, DiskReport>>,
     /// How far each follower has acknowledged this leader's log.
     acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
+}
+
+/// What a follower last said of its disk. It counts while the follower is heard, and under the leader that heard it: what
+/// a dead voter said last would refuse writes for ever.
+struct DiskReport {
+    /// To the leader of which term.
+    term: u64,
+    /// When it answered.
+    heard: Instant,
+    full: bool,
 }
 
 /// What a follower gave its word for.
@@ -83,7 +93,7 @@ impl Peers {
             gate,
             book,
             links: Mutex::default(),
-            full: Mutex::default(),
+            disks: Mutex::default(),
             acknowledged: Mutex::default(),
         })
     }
@@ -109,14 +119,10 @@ impl Peers {
         self.gate.me()
     }
 
-    /// Remembers whether a peer's disk is nearly full.
-    pub fn set_full(&self, node_id: u64, full: bool) {
-        let mut nodes = self.full.lock().expect("no code panics while it holds this lock");
-        if full {
-            nodes.insert(node_id)
-        } else {
-            nodes.remove(&node_id)
-        };
+    /// Remembers whether a peer's disk is nearly full, by its answer to this node as the leader of `term`.
+    pub fn set_full(&self, node_id: u64, term: u64, full: bool) {
+        let mut disks = self.disks.lock().expect("no code panics while it holds this lock");
+        disks.insert(node_id, DiskReport { term, heard: rt::now(), full });
     }
 
     /// Whether a peer has said that this very node was removed from the cluster.
@@ -124,9 +130,20 @@ impl Peers {
         self.gate.excluded().borrow().as_ref().is_some_and(|said| said.exclusion() == Exclusion::Removed)
     }
 
-    /// Whether the disk of any peer that `counts` is nearly full.
-    pub fn any_full(&self, counts: impl Fn(u64) -> bool) -> bool {
-        self.full.lock().expect("no code panics while it holds this lock").iter().any(|id| counts(*id))
+    /// The first peer that `counts` and whose disk is nearly full, by what it answered the leader of `term` at most
+    /// `patience` before `now`.
+    pub fn full(
+        &self,
+        term: u64,
+        now: Instant,
+        patience: Duration,
+        counts: impl Fn(u64) -> bool,
+    ) -> Option<u64> {
+        let disks = self.disks.lock().expect("no code panics while it holds this lock");
+        let is_valid = |report: &DiskReport| {
+            report.full && report.term == term && now.saturating_duration_since(report.heard) <= patience
+        };
+        disks.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
 
     /// Remembers that a follower holds the log of this leader's `term` up to `index`.
@@ -158,7 +175,7 @@ impl Peers {
     pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         links.retain(|(target, _), _| is_member(*target));
-        self.full.lock().expect("no code panics while it holds this lock").retain(|id| is_member(*id));
+        self.disks.lock().expect("no code panics while it holds this lock").retain(|id, _| is_member(*id));
         self.acknowledged
             .lock()
             .expect("no code panics while it holds this lock")
@@ -458,6 +475,25 @@ mod tests {
         assert_eq!(peers.denies(2, 6, 9), denied(true), "a new term, a new word");
         peers.retain(|id| id != 2);
         assert_eq!(peers.denies(2, 6, 9), None);
+    }
+
+    /// A voter that died with a full disk once refused every write for ever.
+    #[test]
+    fn a_full_disk_counts_while_its_node_is_heard_and_under_the_leader_that_heard_it() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let peers = peers_at("127.0.0.1:1".into());
+        let full = |term, later| peers.full(term, rt::now() + later, PATIENCE, |id| id != 9);
+        peers.set_full(2, 5, true);
+        peers.set_full(9, 5, true);
+        assert_eq!(full(5, Duration::ZERO), Some(2));
+        assert_eq!(full(6, Duration::ZERO), None, "said to another leader");
+        assert_eq!(full(5, PATIENCE * 2), None, "not heard any more");
+        peers.set_full(2, 5, false);
+        assert_eq!(full(5, Duration::ZERO), None, "it has room again");
+        peers.set_full(2, 6, true);
+        assert_eq!(full(6, Duration::ZERO), Some(2));
+        peers.retain(|id| id != 2);
+        assert_eq!(full(6, Duration::ZERO), None, "no member any more");
     }
 
     /// A peer that accepts connections and says nothing; how often it was dialed.
