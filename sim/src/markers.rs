@@ -51,6 +51,7 @@ pub const ALL: &[Marker] = &[
     ),
     chaos("unfinished snapshot swept up", "a start found a snapshot that a crash had left half-written"),
     scenario("snapshot declined for want of space", "no snapshot was taken, for the disk had no room for it"),
+    scenario("snapshot taken to make room", "a disk was nearly full, and a snapshot let old log go"),
     chaos("write refused for a full disk", "a client's write was refused while Raft's own still had room"),
     chaos(
         "power lost with unsynced writes",

@@ -12,6 +12,7 @@ use super::backup;
 use super::context::Context;
 use super::kv::{deadline, read_failed};
 use crate::map::{Answer, Command};
+use crate::raft::SnapshotError;
 use crate::rt;
 
 /// What operators do.
@@ -143,36 +144,12 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<api::SnapshotResponse>, Status> {
         let deadline = deadline(&request);
         let serving = self.context.serving()?;
-        let consensus = &serving.consensus;
-        let wanted = consensus.store().read().applied.map_or(0, |id| id.index);
-        let mut declined = consensus.store().snapshot_declined();
-        drop(declined.borrow_and_update());
-        consensus
-            .raft()
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
-        let taken = async {
-            loop {
-                match consensus.metrics().snapshot {
-                    Some(snapshot) if snapshot.index >= wanted => return snapshot.index,
-                    _ => rt::sleep(std::time::Duration::from_millis(10)).await,
-                }
-            }
-        };
-        let outcome = async {
-            tokio::select! {
-                biased;
-                index = taken => Ok(index),
-                Ok(()) = declined.changed() => Err(Status::resource_exhausted(format!(
-                    "no snapshot is taken: {}",
-                    *declined.borrow()
-                ))),
-            }
-        };
         let late = |_| Status::deadline_exceeded("the snapshot was not finished before the deadline");
-        let index = rt::time::timeout_at(deadline, outcome).await.map_err(late)??;
+        let taken = rt::time::timeout_at(deadline, serving.consensus.take_snapshot()).await.map_err(late)?;
+        let index = taken.map_err(|error| match error {
+            SnapshotError::Stopped(reason) => Status::unavailable(reason),
+            SnapshotError::Declined(_) => Status::resource_exhausted(error.to_string()),
+        })?;
         Ok(Response::new(api::SnapshotResponse { index }))
     }
 

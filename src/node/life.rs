@@ -17,7 +17,7 @@ use crate::mux::PeerEntrance;
 use crate::planted;
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
-use crate::raft::{self, Consensus, Member, Store};
+use crate::raft::{self, Consensus, Member, Store, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::task::spawn_guarded;
 use crate::rt::{self, watch};
@@ -199,6 +199,7 @@ impl Life {
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
+        let making_room_on = snapshots.clone();
         self.context.start_serving(Serving {
             consensus: consensus.clone(),
             book,
@@ -210,6 +211,7 @@ impl Life {
             applied = consensus.store().read().applied.map_or(0, |id| id.index),
             "recovered; this node serves"
         );
+        let _making_room = spawn_guarded(space::make_room_for_ever(consensus.clone(), making_room_on));
         self.configure_a_new_cluster(&consensus).await;
         tokio::select! {
             biased;

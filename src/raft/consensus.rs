@@ -26,6 +26,20 @@ use crate::storage::Log;
 /// A read that finds no leader, or one that cannot confirm itself, asks again this much later.
 const READ_RETRY: Duration = Duration::from_millis(50);
 
+/// How often somebody who waits for a snapshot looks whether it is there.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(10);
+
+/// Why a snapshot that was asked for is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Raft runs no more.
+    #[error("{0}")]
+    Stopped(String),
+    /// There is no room for it.
+    #[error("no snapshot is taken: {0}")]
+    Declined(String),
+}
+
 /// Why a command was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -100,6 +114,11 @@ impl Consensus {
     /// Links to peers.
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
+    }
+
+    /// This node's log.
+    pub(super) fn log(&self) -> &Log {
+        &self.log
     }
 
     pub(super) fn reads(&self) -> &Reads {
@@ -394,6 +413,31 @@ impl Consensus {
             let lately = answered.is_some_and(|at| at.elapsed() < self.leader_patience);
             (lately, matched.get(id).copied().flatten(), answered.map(|at| at.into_inner()))
         })
+    }
+
+    /// Lets this node write a snapshot of all that it has applied; returns its index. Unbounded in time.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn take_snapshot(&self) -> Result<u64, SnapshotError> {
+        let wanted = self.store.read().applied.map_or(0, |id| id.index);
+        let mut declined = self.store.snapshot_declined();
+        drop(declined.borrow_and_update());
+        let trigger = self.raft.trigger();
+        trigger.snapshot().await.map_err(|error| SnapshotError::Stopped(error.to_string()))?;
+        let taken = async {
+            loop {
+                match self.metrics().snapshot {
+                    Some(snapshot) if snapshot.index >= wanted => return snapshot.index,
+                    _ => rt::sleep(SNAPSHOT_POLL).await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            index = taken => Ok(index),
+            Ok(()) = declined.changed() => Err(SnapshotError::Declined(declined.borrow().clone())),
+        }
     }
 
     /// openraft's own figures, now.

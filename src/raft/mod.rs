@@ -13,6 +13,7 @@ pub mod observer;
 pub mod peers;
 pub mod reads;
 pub mod runtime;
+pub mod space;
 pub mod state_machine;
 pub mod store;
 pub mod types;
@@ -24,7 +25,7 @@ mod suite_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use consensus::{Committed, Consensus, ProposeError};
+pub use consensus::{Committed, Consensus, ProposeError, SnapshotError};
 pub use observer::{Found, Observer};
 pub use reads::ReadIndexError;
 pub use store::Store;

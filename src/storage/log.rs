@@ -439,6 +439,30 @@ impl Log {
     /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
     pub async fn close(&self) -> Result<(), StorageError> {
         self.submit_and_wait(0, |_| Change::Close).await
+    /// How much a snapshot may take without taking what Raft itself needs next: the segments prepared ahead are there, and
+    /// room for one more stays free if there is any.
+    pub fn room_for_snapshot(&self) -> u64 {
+        let state = self.shared.state();
+        match state.space {
+            // Too little for a segment, whatever is done with it.
+            Space::Full(_) => state.metrics.free_bytes,
+            Space::Low | Space::Enough => {
+                state.metrics.free_bytes.saturating_sub(self.shared.config.segment_bytes)
+            }
+        }
+    }
+
+    /// The space of all segments but the active one: what would be free if everything in them were purged.
+    pub fn sealed_bytes(&self) -> u64 {
+        let sealed = self.shared.state().segments.len().saturating_sub(1);
+        sealed as u64 * self.shared.config.segment_bytes
+    }
+
+    /// Size of a segment.
+    pub fn segment_bytes(&self) -> u64 {
+        self.shared.config.segment_bytes
+    }
+
     }
 
     async fn submit_and_wait(

@@ -2,7 +2,8 @@
 //!
 //! A task of its own fills new files with zeros, so that a commit overwrites blocks that exist, and turns
 //! retired segments into spares again. It also watches the free space: writes are refused at admission while
-//! there is still room for Raft's own. A spare has no live name and no state.
+//! there is still room for Raft's own, and what is kept beyond the segments prepared ahead is given up. Those prepared
+//! ahead are Raft's own reserve and never are. A spare has no live name and no state.
 
 use std::io;
 use std::sync::Arc;
@@ -116,9 +117,11 @@ impl Keeper {
                 self.recycle(segment).await?;
             }
             let full = self.prepare_missing().await?;
-            let free =
-                self.disk.free_bytes().await.map_err(StorageError::io("look for free space in", "."))?;
-            self.publish_space(full, free);
+            self.publish_space(full, self.free_bytes().await?);
+            if self.is_short() && self.give_up_superfluous().await? {
+                // Enough by now, perhaps.
+                continue;
+            }
             tokio::select! {
                 biased;
                 segment = retired.recv() => match segment {
@@ -165,10 +168,36 @@ impl Keeper {
         self.shared.spares_changed.send(());
     }
 
+    async fn free_bytes(&self) -> Result<u64, StorageError> {
+        self.disk.free_bytes().await.map_err(StorageError::io("look for free space in", "."))
+    }
+
+    fn is_short(&self) -> bool {
+        self.shared.state().space != Space::Enough
+    }
+
+    /// Removes spares beyond those that are to be prepared ahead; whether there were any.
+    async fn give_up_superfluous(&self) -> Result<bool, StorageError> {
+        let superfluous: Vec<Spare> = {
+            let mut state = self.shared.state();
+            let kept = state.spares.len().min(self.wanted());
+            state.spares.split_off(kept).into()
+        };
+        for Spare { name, .. } in &superfluous {
+            self.remove_if_there(name).await?;
+        }
+        Ok(!superfluous.is_empty())
+    }
+
     /// Prepares what is missing; the error if the disk is too full for it.
     async fn prepare_missing(&mut self) -> Result<Option<StorageError>, StorageError> {
         while self.spare_count() < self.wanted() {
             let name = self.new_name();
+            // An attempt that is bound to fail would fill the disk for a moment, in which others find it full: a snapshot
+            // that would free space, or the identity.
+            if self.free_bytes().await? < self.shared.config.segment_bytes {
+                return Ok(Some(StorageError::Full { operation: "preallocate", file: name }));
+            }
             match self.prepare(&name).await {
                 Ok(spare) => self.add(spare),
                 Err(error) if error.is_full() => {
@@ -217,7 +246,8 @@ impl Keeper {
     async fn recycle(&mut self, Retired { number, file }: Retired) -> Result<(), StorageError> {
         let live = segment::live_name(number);
         let length = file.len().await.map_err(StorageError::io("look at", &live))?;
-        let wanted = self.spare_count() < self.wanted() + self.shared.config.recycled_segments;
+        let kept_beyond = if self.is_short() { 0 } else { self.shared.config.recycled_segments };
+        let wanted = self.spare_count() < self.wanted() + kept_beyond;
         if wanted && length == self.shared.config.segment_bytes {
             let name = self.new_name();
             self.disk.rename(&live, &name).await.map_err(StorageError::io("rename", &live))?;

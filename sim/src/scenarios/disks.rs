@@ -286,6 +286,92 @@ pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// All disks fill up, and every key is deleted, as clients are told: the nodes write snapshots, give up the log before
+/// them, and values are taken again, though nobody does anything else.
+pub async fn full_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, _) = three_nodes(&run).await?;
+    fill_and_delete(&run, &cluster, &cluster.names()).await?;
+    Ok(cluster)
+}
+
+/// The same with a follower's disk alone: it makes room by itself, and the leader hears of it.
+pub async fn full_voter_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let follower = others(&cluster.names(), &leader).remove(0);
+    fill_and_delete(&run, &cluster, &[follower]).await?;
+    Ok(cluster)
+}
+
+/// Writes until these nodes' disks are full, deletes all keys, and waits until values are taken again.
+async fn fill_and_delete(run: &Arc<Run>, cluster: &Cluster, full: &[String]) -> Result<(), String> {
+    const DELETED_BOUND: Duration = Duration::from_secs(20);
+    let writer = client(cluster);
+    for name in full {
+        leave_room(run, cluster, name, 3 << 20);
+    }
+    let filled = until_refused(&writer).await?;
+    // It was a refusal for want of space, and it stays one as long as the keys are there.
+    rt::sleep(DELETED_BOUND).await;
+    ensure(!takes_values(&writer).await, || "values are taken again, though nobody made room".into())?;
+    for number in 0..filled {
+        let outcome = writer.delete(&format!("filling/{number}"), None).await;
+        ensure(matches!(outcome, Outcome::Ok(_)), || format!("a delete on a full disk was {outcome:?}"))?;
+    }
+    takes_values_within(&writer, DELETED_BOUND).await?;
+    for name in full {
+        ensure(cluster.power(name) == Power::On, || format!("{name} did not survive its full disk"))?;
+    }
+    Ok(())
+}
+
+/// A follower says that its disk is full, and dies: what it said last counts no longer than it is heard.
+pub async fn full_voter_dies(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    let follower = others(&cluster.names(), &leader).remove(0);
+    leave_room(&run, &cluster, &follower, 1 << 20);
+    until_refused(&writer).await?;
+    cluster.kill(&follower);
+    takes_values_within(&writer, ELECTION_BOUND).await?;
+    cluster.mend_disk(&follower);
+    cluster.start(&follower);
+    Ok(cluster)
+}
+
+/// From now on so much can be written to a node's disk until it is nearly full.
+fn leave_room(run: &Run, cluster: &Cluster, name: &str, room: u64) {
+    let used: u64 = cluster.disk(name).files().iter().map(|(_, length)| length).sum();
+    let reserve = cluster.config(name).storage.min_free_bytes;
+    cluster.disk(name).set_capacity(Some(used + reserve + room));
+    run.fault("full disk", format!("{name}'s disk takes {room} bytes more until it is nearly full"));
+}
+
+/// Writes large values until one is refused; how many were not.
+async fn until_refused(writer: &SimClient) -> Result<usize, String> {
+    for number in 0..400 {
+        let (_, outcome) = writer.set(&format!("filling/{number}"), None, 60_000).await;
+        match outcome {
+            Outcome::Ok(_) => {}
+            Outcome::Failed => return Ok(number),
+            other => return Err(format!("a write on a filling disk was {other:?}")),
+        }
+    }
+    Err("24 MB were written to disks with room for much less".into())
+}
+
+async fn takes_values(writer: &SimClient) -> bool {
+    matches!(writer.set("room again", None, 16).await.1, Outcome::Ok(_))
+}
+
+async fn takes_values_within(writer: &SimClient, bound: Duration) -> Result<(), String> {
+    let before = rt::now();
+    while !takes_values(writer).await {
+        ensure(rt::now() - before < bound, || format!("no values are taken after {bound:?}"))?;
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
 /// Writes until a node's disk is full: writes are refused while there is room for Raft's own, deletes are not, nobody
 /// stops, and with room again writes go on.
 async fn fill_up(run: &Arc<Run>, cluster: &Cluster, writer: &SimClient, name: &str) -> Result<(), String> {

@@ -215,6 +215,24 @@ pub const ALL: &[Scenario] = &[
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),
     scenario!(
+        "full-and-deleted",
+        2,
+        disks::full_and_deleted,
+        "all disks fill up, and deleting keys makes room again"
+    ),
+    scenario!(
+        "full-voter-and-deleted",
+        2,
+        disks::full_voter_and_deleted,
+        "a follower's disk fills up, and deleting keys makes room on it again"
+    ),
+    scenario!(
+        "full-voter-dies",
+        2,
+        disks::full_voter_dies,
+        "a follower whose disk is full dies, and writes go on"
+    ),
+    scenario!(
         "long-queue",
         3,
         disks::long_queue,

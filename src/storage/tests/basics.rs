@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
 async fn open(disk: &SimDisk) -> Log {
     Log::open(disk.mount(), small(), OWNER).await.unwrap()
 }
@@ -194,6 +196,64 @@ async fn a_full_disk_is_told_before_it_hurts_and_votes_go_on() {
         rt::sleep(Duration::from_millis(1)).await;
     }
     append(&log, vec![entry(2, index + 2, 5000)]).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_gets_back_what_is_kept_beyond_the_segments_prepared_ahead() {
+    let disk = SimDisk::new(1);
+    let config =
+        LogConfig { space_check_interval: Duration::from_millis(1), reserve_bytes: 10_000, ..small() };
+    let log = Log::open(disk.mount(), config, OWNER).await.unwrap();
+    for index in 1..=40 {
+        append(&log, vec![entry(1, index, 900)]).await;
+    }
+    log.purge(at(1, 20)).await.unwrap();
+    idle().await;
+    assert_eq!(log.metrics().spares, 4, "two to be used next, two that were purged");
+    // What is given up does not make enough.
+    let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
+    disk.set_capacity(Some(used + 1_000));
+    let given_up = async {
+        while log.metrics().spares > 2 {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    rt::timeout(PATIENCE, given_up).await.expect("two spares are superfluous");
+    assert!(!log.has_room());
+    // Neither does the log keep for later use what is purged now.
+    let freed = log.sealed_bytes();
+    log.purge(at(1, 39)).await.unwrap();
+    let room = async {
+        while !log.has_room() {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    rt::timeout(PATIENCE, room).await.expect("purging makes room");
+    let now: u64 = disk.files().iter().map(|(_, length)| length).sum();
+    assert!(now + freed < used, "{used} bytes, {freed} of them sealed, became {now}");
+    assert!(log.failure().borrow().is_none());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_not_filled_again_and_again_by_a_segment_that_does_not_fit() {
+    let disk = SimDisk::new(1);
+    let config = LogConfig { space_check_interval: Duration::from_millis(1), ..small() };
+    let log = Log::open(disk.mount(), config, OWNER).await.unwrap();
+    idle().await;
+    disk.set_capacity(Some(4096 * 3 + 1000));
+    while log.has_room() {
+        append(&log, vec![entry(1, log.state().last.map_or(1, |last| last.index + 1), 500)]).await;
+        idle().await;
+    }
+    let attempts = Arc::new(AtomicU64::new(0));
+    let count = attempts.clone();
+    disk.on_call(Some(Box::new(move |call| {
+        count.fetch_add(u64::from(call.operation == Operation::Preallocate), Ordering::Relaxed);
+        Fault::None
+    })));
+    rt::sleep(Duration::from_millis(50)).await;
+    assert_eq!(attempts.load(Ordering::Relaxed), 0);
+    assert_eq!(log.room_for_snapshot(), 1000, "what is no use for a segment is enough for a snapshot");
 }
 
 #[tokio::test]
