@@ -51,6 +51,8 @@ pub struct NodeConfig {
     pub bootstrap_expect: Option<usize>,
     /// The secret all nodes of the cluster share.
     pub cluster_key: Option<ClusterKey>,
+    /// The file that it was read from.
+    pub cluster_key_file: Option<PathBuf>,
     /// The user said by name that listening beyond loopback without a key is fine.
     pub allow_insecure: bool,
     /// SIGTERM means leaving for good.
@@ -244,6 +246,7 @@ impl Reader<'_> {
             bootstrap: self.switch("bootstrap")?,
             bootstrap_expect: self.optional("bootstrap-expect", number)?.map(as_size),
             cluster_key: self.cluster_key()?,
+            cluster_key_file: self.cluster_key_file()?,
             allow_insecure: self.switch("allow-insecure")?,
             leave_on_terminate: self.switch("leave-on-terminate")?,
             rejoin: self.switch("rejoin")?,
@@ -300,8 +303,12 @@ impl Reader<'_> {
         }
     }
 
+    fn cluster_key_file(&self) -> Result<Option<PathBuf>, ConfigError> {
+        self.optional("cluster-key-file", |_, text| path(text))
+    }
+
     fn cluster_key(&self) -> Result<Option<ClusterKey>, ConfigError> {
-        let Some(path) = self.optional("cluster-key-file", |_, text| path(text))? else { return Ok(None) };
+        let Some(path) = self.cluster_key_file()? else { return Ok(None) };
         let bytes = std::fs::read(&path).map_err(|error| {
             let problem = format!("cannot read '{}': {error}", path.display());
             self.refuse("cluster-key-file", problem, "name a readable file with the cluster's secret")

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -108,6 +110,47 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let written = client.set("new", "again", WriteOptions::default()).await.unwrap();
         assert!(written.revision > saved["revision"].as_u64().unwrap());
         cluster.equal_state().await;
+    });
+}
+
+/// The permissions of a file or directory.
+fn mode(path: impl AsRef<Path>) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn data_and_backups_are_for_their_user_alone_and_a_node_says_what_is_not() {
+    const OPEN: &str = "is open to every user of this machine";
+    run(async {
+        let mut cluster = Cluster::prepare(1, &[]);
+        cluster.start_all();
+        cluster.leader().await;
+        let (file, _) = save(&cluster, "backup.snap");
+        assert_eq!(mode(&file), 0o600);
+        let node = &mut cluster.nodes[0];
+        assert_eq!(mode(&node.data_dir), 0o700);
+        for file in node.files() {
+            assert_eq!(mode(node.data_dir.join(&file)), 0o600, "{file}");
+        }
+        assert!(!node.log().contains(OPEN), "{}", node.log());
+        node.kill();
+
+        let key = cluster.path("key");
+        std::fs::write(&key, "a secret of enough bytes").unwrap();
+        let open = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        open(&key, 0o644);
+        open(&cluster.nodes[0].data_dir, 0o755);
+        let setting = format!("cluster-key-file: {}", key.display());
+        cluster.configure(&cluster.nodes[0], &["bootstrap-expect: 1", &setting]);
+        cluster.start_all();
+        cluster.leader().await;
+        let node = &cluster.nodes[0];
+        let said = node.log();
+        let warnings: Vec<&str> = said.lines().filter(|line| line.contains(OPEN)).collect();
+        let [directory, file] = warnings[..] else { panic!("{warnings:?}") };
+        assert!(directory.contains(&format!("'chmod -R go= {}'", node.data_dir.display())), "{directory}");
+        assert!(file.contains(&format!("'chmod go= {}'", key.display())), "{file}");
+        assert_eq!(mode(&node.data_dir), 0o755, "that is for an operator to decide");
     });
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use crate::client::{Builder, Tls};
+use crate::rt::disk::who_else_may_read;
 
 /// Nodes speak plain text themselves and ask for no token.
 #[derive(Debug, Default, Args)]
@@ -59,6 +60,10 @@ impl Credentials {
             tls = Some(tls.unwrap_or_default().authorities(read("--tls-ca", file)?));
         }
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            if let Ok(Some(who)) = who_else_may_read(key) {
+                let key = key.display();
+                eprintln!("warning: --tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you");
+            }
             let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);
             tls = Some(tls.unwrap_or_default().identity(certificate, key));
         }

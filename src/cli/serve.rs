@@ -1,5 +1,7 @@
 //! `mokv serve`: runs one node until it is asked to stop.
 
+use std::path::Path;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
@@ -10,7 +12,7 @@ use crate::config::settings::{Kind, SETTINGS};
 use crate::config::{self, Layer, NodeConfig};
 use crate::node;
 use crate::rt;
-use crate::rt::disk::DiskRef;
+use crate::rt::disk::{DiskRef, who_else_may_read};
 use crate::rt::process::{StopSignals, end_on_panic, end_with_parent};
 
 /// Run one node, from flags, environment variables and a YAML file
@@ -108,8 +110,21 @@ async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Res
     let name = config.node_name.clone();
     let failed = |what: String| Failure::error(format!("node '{name}': {what}"), "its log says more");
     let disk = open_data_directory(&config)?;
+    warn_of_readers(&config.data_dir, "chmod -R go=");
+    if let Some(file) = &config.cluster_key_file {
+        warn_of_readers(file, "chmod go=");
+    }
     let run = node::run(config, disk, node::Options::default(), shutdown);
     run.await.map_err(|error| failed(error.to_string()))
+}
+
+/// Says once who else may read what is the node's alone. No reason to refuse: a wider directory may be meant.
+fn warn_of_readers(path: &Path, remedy: &str) {
+    // A path of which nothing is known was opened a moment ago; what it lacks shows elsewhere.
+    if let Ok(Some(who)) = who_else_may_read(path) {
+        let path = path.display();
+        tracing::warn!("{path} is open to {who}; '{remedy} {path}' keeps it to this node's user");
+    }
 }
 
 /// The node's data directory, for this process alone.

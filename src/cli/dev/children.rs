@@ -11,6 +11,7 @@ use super::plan::{NodePlan, Plan};
 use crate::cli::failure::Failure;
 use crate::config::settings::SETTINGS;
 use crate::rt;
+use crate::rt::disk::write_private;
 
 /// How often ended children are looked for.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -139,8 +140,10 @@ pub fn describe(status: ExitStatus) -> String {
 pub fn start_all(plan: &Plan) -> Result<Vec<NodeProcess>, Failure> {
     for node in &plan.nodes {
         let text = plan.config_text(node)?;
-        let write =
-            std::fs::create_dir_all(&node.data_dir).and_then(|()| std::fs::write(&node.config_file, text));
+        // The node makes its own directory, for itself alone.
+        let directory = node.config_file.parent().expect("it lies in the cluster's directory");
+        let write = std::fs::create_dir_all(directory)
+            .and_then(|()| write_private(&node.config_file, text.as_bytes()));
         write.map_err(|error| {
             let what = format!("cannot write {}: {error}", node.config_file.display());
             Failure::error(what, "check --data-dir and its permissions")

@@ -152,13 +152,39 @@ pub fn open_file(path: &Path) -> io::Result<FileRef> {
     return Err(outside(path));
 }
 
-/// A file for writing that is no part of a data directory; whatever was in it is gone.
+/// A file for writing that is no part of a data directory, for this user alone to read; whatever was in it is gone.
 ///
 /// # Errors
 /// Whatever the file system says. In simulation always: there all files lie on a disk.
 pub fn create_file(path: &Path) -> io::Result<FileRef> {
     #[cfg(not(madsim))]
     return real::create_file(path);
+    #[cfg(madsim)]
+    return Err(outside(path));
+}
+
+/// Writes a file that is no part of a data directory, for this user alone to read; whatever was in it is gone.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(not(madsim))]
+    return real::write_private(path, bytes);
+    #[cfg(madsim)]
+    return {
+        let _ = bytes;
+        Err(outside(path))
+    };
+}
+
+/// Who besides this process's user may read a file or look into a directory, in words; `None`: nobody, or whom its owner
+/// chose.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
+    #[cfg(not(madsim))]
+    return real::who_else_may_read(path);
     #[cfg(madsim)]
     return Err(outside(path));
 }

@@ -7,8 +7,8 @@
 
 use std::fs::{File as StdFile, OpenOptions, TryLockError};
 use std::future::Future;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -26,6 +26,10 @@ const LOCK: &str = "LOCK";
 const STEP_BYTES: u64 = 1 << 20;
 /// What the kernel caches as one piece if it is written as one piece.
 const PAGE_BYTES: usize = 4 << 10;
+
+/// Keys and values are for nobody else to read, whatever the umask.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -53,13 +57,24 @@ impl RealDisk {
     /// `WouldBlock` if another process has it open, and whatever the file system says.
     pub fn open(path: impl AsRef<Path>) -> io::Result<RealDisk> {
         let existed = path.as_ref().is_dir();
-        std::fs::create_dir_all(&path)?;
+        if !existed {
+            if let Some(parent) = path.as_ref().parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            match std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
+                // Somebody else was quicker; the lock tells who has it.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
         let path = path.as_ref().canonicalize()?;
         if !existed {
             // The names of the directories must survive as well, or everything in them is gone.
             path.ancestors().skip(1).try_for_each(sync_directory)?;
         }
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let lock = options.open(path.join(LOCK))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
                 io::ErrorKind::WouldBlock,
@@ -98,7 +113,35 @@ pub(super) fn open_file(path: &Path) -> io::Result<FileRef> {
 
 /// See [`super::create_file`].
 pub(super) fn create_file(path: &Path) -> io::Result<FileRef> {
-    of_user(StdFile::create(path)?)
+    of_user(create_private(path)?)
+}
+
+/// See [`super::write_private`].
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_private(path)?.write_all(bytes)
+}
+
+fn create_private(path: &Path) -> io::Result<StdFile> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(path)?;
+    let metadata = file.metadata()?;
+    // One that was there before keeps its mode.
+    if metadata.is_file() && metadata.mode() & 0o777 != FILE_MODE {
+        file.set_permissions(std::fs::Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(file)
+}
+
+/// See [`super::who_else_may_read`].
+pub(super) fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
+    let metadata = std::fs::metadata(path)?;
+    // The group of what another user owns was chosen for this process: so come the volumes and secrets of Kubernetes.
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    Ok(match metadata.mode() {
+        mode if mode & 0o007 != 0 && is_own => Some("every user of this machine"),
+        mode if mode & 0o004 != 0 && metadata.is_file() => Some("every user of this machine"),
+        mode if mode & 0o070 != 0 && is_own => Some("its group"),
+        _ => None,
+    })
 }
 
 fn of_user(file: StdFile) -> io::Result<FileRef> {
@@ -158,7 +201,7 @@ fn plain(name: &str) -> io::Result<&str> {
 impl Disk for RealDisk {
     async fn create(&self, name: &str) -> io::Result<FileRef> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
+        options.read(true).write(true).create_new(true).mode(FILE_MODE);
         self.open_with(name, options).await
     }
 
