@@ -183,10 +183,30 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert_ne!(recovered["cluster_id"], left["cluster_id"]);
         let files = cluster.nodes[0].files();
         assert!(files.iter().any(|file| file.starts_with("left-") && file.ends_with(".wal")), "{files:?}");
+        assert!(!files.iter().any(|file| file.starts_with("left-") && file.ends_with(".tmp")), "{files:?}");
 
         cluster.nodes[0].start();
         let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
         assert_eq!((alone.digest, alone.keys), (before.digest, 250));
+        // What was left behind is counted, and goes when it is told to, while nobody uses the directory.
+        let counted = common::http1::get(&cluster.nodes[0].metrics, "/metrics").1;
+        let counted = counted.lines().find_map(|line| line.strip_prefix("mokv_left_bytes ")).unwrap();
+        let remove = ["left", "--remove", "--yes", "--config-file", &config];
+        assert!(fails(&remove).contains("cannot use the data directory"), "it runs");
+        cluster.nodes[0].kill();
+        let shown = json(&["left", "--config-file", &config]);
+        assert_eq!(shown["bytes"].as_f64().unwrap(), counted.parse::<f64>().unwrap());
+        assert!(shown["bytes"].as_u64().unwrap() > 0 && shown["deleted"] == false, "{shown}");
+        assert_eq!(
+            mokv(&["left", "--remove", "--config-file", &config]).status.code(),
+            Some(2),
+            "nobody was there to be asked"
+        );
+        assert_eq!(json(&remove)["files"], shown["files"]);
+        let files = cluster.nodes[0].files();
+        assert!(!files.iter().any(|file| file.starts_with("left-")), "{files:?}");
+        cluster.nodes[0].start();
+        cluster.nodes[0].wait_status("it leads again", |status| status.role == "leader").await;
         // The others begin with nothing.
         cluster.start_all();
         cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;

@@ -15,6 +15,7 @@ mod dev;
 mod failure;
 mod get;
 mod leave;
+mod left;
 mod list;
 mod logging;
 mod members;
@@ -75,6 +76,7 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Restore(Box<restore::Restore>),
     Recover(Box<recover::Recover>),
+    Left(Box<left::Left>),
     Configure(configure::Configure),
     Check(check::Check),
     Bench(bench::Bench),
@@ -99,6 +101,7 @@ impl Command {
             Command::Snapshot(snapshot) => snapshot.run().await,
             Command::Restore(restore) => restore.run().await,
             Command::Recover(recover) => recover.run().await,
+            Command::Left(left) => left.run().await,
             Command::Configure(configure) => configure.run().await,
             Command::Check(check) => check.run().await,
             Command::Bench(bench) => bench.run().await,

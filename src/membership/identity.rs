@@ -26,6 +26,10 @@ pub const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 20;
 /// Stands for the cluster that a wiped directory belonged to if it could not be read.
 const UNKNOWN_CLUSTER: ClusterId = ClusterId([0; 16]);
+/// What data of an earlier node of the directory is called, before its id and its name.
+const LEFT_PREFIX: &str = "left-";
+/// What was begun and never finished, of whatever it is, and holds no state.
+const SCRATCH_SUFFIX: &str = ".tmp";
 /// Far above any identity: a longer file is none.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -331,22 +335,27 @@ impl Identity {
         self.change(|record| record.quarantined = true).await
     }
 
-    /// Keeps all data of this node under names that begin with `left-<node id>-` and starts over as a new node of the
-    /// same name, which joins but never forms a cluster. A crash on the way is made good at the next start: the old
+    /// Keeps all data of this node under names that begin with `left-<node id>-`, but nothing that was only prepared, and
+    /// starts over as a new node of the same name, which joins but never forms a cluster. A crash on the way is made good at the next start: the old
     /// identity stands, marked as left, until everything else has moved.
     ///
     /// # Errors
     /// If the disk fails.
     pub async fn set_aside(mut self) -> Result<Identity, IdentityError> {
         self.change(|record| record.left = true).await?;
-        let prefix = format!("left-{:016x}-", self.record.node_id);
+        let prefix = format!("{LEFT_PREFIX}{:016x}-", self.record.node_id);
         write_whole(&self.disk, &format!("{prefix}{FILE}"), self.record.encode())
             .await
             .map_err(failed("set aside"))?;
         let mut files = self.disk.list().await.map_err(failed("set aside"))?;
         files.sort();
         for file in files {
-            if file != FILE && file != TEMPORARY && !file.starts_with("left-") {
+            if file == FILE || file.starts_with(LEFT_PREFIX) {
+                continue;
+            }
+            if file.ends_with(SCRATCH_SUFFIX) {
+                self.disk.remove(&file).await.map_err(failed("set aside the data of"))?;
+            } else {
                 let kept = format!("{prefix}{file}");
                 self.disk.rename(&file, &kept).await.map_err(failed("set aside the data of"))?;
             }
@@ -402,6 +411,13 @@ impl Identity {
         }
         Ok(())
     }
+}
+
+/// The name that a file had before its node was set aside, if it is one that an earlier node has left.
+pub fn without_left_prefix(name: &str) -> Option<&str> {
+    let (id, name) = name.strip_prefix(LEFT_PREFIX)?.split_at_checked(16)?;
+    u64::from_str_radix(id, 16).ok()?;
+    name.strip_prefix('-')
 }
 
 impl Record {

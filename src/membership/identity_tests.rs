@@ -172,6 +172,7 @@ async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_
             identity.adopt_cluster(ClusterId([7; 16])).await.unwrap();
             put(&disk, "000001.log", b"records").await;
             put(&disk, "000002.snapshot", b"state").await;
+            put(&disk, "spare.tmp", b"prepared and never used").await;
             identity.mark_formatted().await.unwrap();
             identity.mark_left().await.unwrap();
 

@@ -8,6 +8,7 @@ pub mod backup;
 mod book;
 mod digests;
 mod health;
+pub mod left;
 mod life;
 mod lives;
 mod removal;
@@ -230,8 +231,20 @@ impl Node {
             gossip = %config.bind_addr,
             "starting"
         );
+        // A node that was set aside is followed by one that starts anew, perhaps after a crash between the two.
+        if identity.boot() <= 2 {
+            left::cut_unused(&disk).await?;
+        }
+        let left = left::measure(&disk).await?;
+        if left.files > 0 {
+            tracing::info!(
+                files = left.files,
+                bytes = left.bytes,
+                "earlier nodes have left data in this directory; 'mokv left --remove' deletes it while the node is stopped"
+            );
+        }
         let gossip = Arc::new(start_gossip(&config, &identity, options.supports).await?);
-        let sampler = Arc::new(NodeSampler::new(gossip.view()));
+        let sampler = Arc::new(NodeSampler::new(gossip.view(), left.bytes));
         let metrics = Metrics::new(sampler.clone());
         let (leave, leave_requests) = mpsc::channel(1);
         let context = grpc::Context::new(

@@ -12,12 +12,15 @@ use crate::rt::{process, watch};
 pub struct NodeSampler {
     readiness: OnceLock<Weak<Readiness>>,
     view: watch::Receiver<View>,
+    /// What earlier nodes have left: it changes only while the node is stopped.
+    left_bytes: u64,
 }
 
 impl NodeSampler {
-    /// A sampler that sees gossip, and the rest once it is told where to look.
-    pub fn new(view: watch::Receiver<View>) -> NodeSampler {
-        NodeSampler { readiness: OnceLock::new(), view }
+    /// A sampler that sees gossip and what earlier nodes of the directory have left, and the rest once it is told where to
+    /// look.
+    pub fn new(view: watch::Receiver<View>, left_bytes: u64) -> NodeSampler {
+        NodeSampler { readiness: OnceLock::new(), view, left_bytes }
     }
 
     /// From now on looks at this node.
@@ -33,6 +36,8 @@ impl Sampler for NodeSampler {
         let known = self.view.borrow().len();
         sample.gauges.push(("gossip_members", "Nodes of the cluster known by gossip", known as f64));
         sample.gauges.push(("gossip_members_alive", "Of those, nodes that answer", alive as f64));
+        let help = "Bytes that earlier nodes of this data directory left; 'mokv left --remove' deletes them";
+        sample.gauges.push(("left_bytes", help, self.left_bytes as f64));
         if let Some(bytes) = process::resident_bytes() {
             sample.gauges.push((
                 "resident_memory_bytes",

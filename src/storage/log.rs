@@ -203,6 +203,24 @@ impl Log {
         Ok(names.iter().any(|name| Log::is_log_file(name)))
     }
 
+    /// Cuts what was prepared in a segment and never written. The segment lies under another `name` than its own and no log
+    /// has it open. What is no segment, or is damaged, stays as it is.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn cut_unused(disk: &DiskRef, name: &str, segment: &str) -> Result<(), StorageError> {
+        let Some(number) = segment::live_number(segment) else { return Ok(()) };
+        let file = disk.open(name).await.map_err(StorageError::io("open", name))?;
+        let length = file.len().await.map_err(StorageError::io("look at", name))?;
+        let bytes = file.read_at(0, length as usize).await.map_err(StorageError::io("read", name))?;
+        let Ok(contents) = segment::Contents::parse(number, &bytes) else { return Ok(()) };
+        if contents.end < length && contents.refuse_damage_before_valid_records(number, &bytes).is_ok() {
+            file.set_len(contents.end).await.map_err(StorageError::io("cut", name))?;
+            file.sync().await.map_err(StorageError::io("sync", name))?;
+        }
+        Ok(())
+    }
+
     /// Opens the log on `disk`, or makes an empty one. All that is found is durable when this returns.
     ///
     /// # Errors
@@ -421,24 +439,6 @@ impl Log {
         self.shared.state().space == Space::Enough
     }
 
-    /// What it counted so far.
-    pub fn metrics(&self) -> LogMetrics {
-        let state = self.shared.state();
-        LogMetrics {
-            queued_bytes: state.queued_bytes,
-            cached_bytes: state.index.cached_bytes(),
-            segments: state.segments.len() as u64,
-            spares: state.spares.len() as u64,
-            ..state.metrics
-        }
-    }
-
-    /// Makes everything durable, marks it so, and stops. Later changes are refused; reading goes on.
-    ///
-    /// # Errors
-    /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
-    pub async fn close(&self) -> Result<(), StorageError> {
-        self.submit_and_wait(0, |_| Change::Close).await
     /// How much a snapshot may take without taking what Raft itself needs next: the segments prepared ahead are there, and
     /// room for one more stays free if there is any.
     pub fn room_for_snapshot(&self) -> u64 {
@@ -463,6 +463,24 @@ impl Log {
         self.shared.config.segment_bytes
     }
 
+    /// What it counted so far.
+    pub fn metrics(&self) -> LogMetrics {
+        let state = self.shared.state();
+        LogMetrics {
+            queued_bytes: state.queued_bytes,
+            cached_bytes: state.index.cached_bytes(),
+            segments: state.segments.len() as u64,
+            spares: state.spares.len() as u64,
+            ..state.metrics
+        }
+    }
+
+    /// Makes everything durable, marks it so, and stops. Later changes are refused; reading goes on.
+    ///
+    /// # Errors
+    /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        self.submit_and_wait(0, |_| Change::Close).await
     }
 
     async fn submit_and_wait(
