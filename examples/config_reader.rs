@@ -16,11 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let looks: u32 = words.next().ok_or("say how often to look")?.parse()?;
     let client = Client::builder().endpoints([endpoint]).build()?;
     for _ in 0..looks {
-        let options = ListOptions {
-            prefix: prefix.clone().into_bytes(),
-            consistency: Consistency::Stale,
-            ..ListOptions::default()
-        };
+        let options = ListOptions::default().prefix(prefix.as_str()).consistency(Consistency::Stale);
         // All of one revision: two settings that belong together are never seen half changed.
         let mut listing = client.list(options).await?;
         println!("at revision {}:", listing.revision());

@@ -24,7 +24,7 @@ async fn raise(client: &Client, key: &str) -> Result<u64, Box<dyn std::error::Er
             None => (0, 0),
         };
         let next: u64 = present + 1;
-        let only_if_unchanged = WriteOptions { if_revision: Some(at) };
+        let only_if_unchanged = WriteOptions::default().if_revision(at);
         match client.set(key, next.to_string(), only_if_unchanged).await {
             Ok(_) => return Ok(next),
             // Somebody else was quicker. The library tries everything else again by itself, as long as that is safe.

@@ -526,16 +526,16 @@ fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
         let keys: Vec<&str> = everything.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["a", "b/1", "b/2", "b/3", "ü"]);
         assert!(everything.iter().all(|(key, value)| *value == format!("value of {key}")));
-        let page = ListOptions { prefix: b"b/".to_vec(), limit: 2, ..ListOptions::default() };
+        let page = ListOptions::default().prefix("b/").limit(2);
         let mut first = client.list(page.clone()).await.unwrap();
         let revision = first.revision();
         while first.next().await.unwrap().is_some() {}
-        let rest = ListOptions { start_after: b"b/2".to_vec(), at_revision: revision, ..page };
+        let rest = page.start_after("b/2").at_revision(revision);
         let rest = list(&client, rest).await;
         assert_eq!(rest, [("b/3".to_owned(), "value of b/3".to_owned())]);
         // The bytes of the original's empty request go on to mean everything, through any node, also from its memory.
         for consistency in [Consistency::Linearizable, Consistency::Stale] {
-            let all = list(&client, ListOptions { consistency, ..ListOptions::default() }).await;
+            let all = list(&client, ListOptions::default().consistency(consistency)).await;
             assert_eq!(all, everything);
         }
     });

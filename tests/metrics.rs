@@ -286,7 +286,7 @@ fn unlike_the_original_values_never_end_up_in_logs() {
         // What is refused is not told with its value either.
         let long = MARK.repeat(100_000);
         client.set("key", long, WriteOptions::default()).await.unwrap_err();
-        let mismatch = WriteOptions { if_revision: Some(1 << 40) };
+        let mismatch = WriteOptions::default().if_revision(1 << 40);
         client.set("key-0", MARK, mismatch).await.unwrap_err();
         let follower = cluster.follower().await;
         cluster.nodes[follower].kill();

@@ -22,12 +22,6 @@ pub mod raft {
     tonic::include_proto!("raft");
 }
 
-/// Package `google.rpc`: the envelope of typed error details.
-#[allow(missing_docs, clippy::all)]
-pub mod rpc {
-    tonic::include_proto!("google.rpc");
-}
-
 pub mod status;
 
 /// Package `gossip`: claims, datagrams and the identity file.

@@ -7,7 +7,7 @@ use prost::Message as _;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::{api, rpc};
+use crate::api;
 
 /// Metadata of an error: whether the request was executed. See [`Outcome`].
 pub const HEADER_OUTCOME: &str = "mokv-outcome";
@@ -19,6 +19,20 @@ pub const HEADER_REVISION: &str = "mokv-revision";
 pub const HEADER_REASON: &str = "mokv-reason";
 
 const CONDITION_FAILED_TYPE: &str = "type.googleapis.com/api.ConditionFailed";
+
+/// What gRPC carries in `grpc-status-details-bin`: the fields of `google.rpc.Status`.
+///
+/// Written here rather than generated, so that no descriptor of ours has the name of Google's message: a program that loads
+/// both would have two.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Details {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
 
 /// What is certain about a request that brought no answer of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +98,7 @@ pub fn condition_failed(present_revision: u64) -> Status {
         format!("condition failed: the key is at revision {present_revision}")
     };
     let detail = api::ConditionFailed { present_revision };
-    let envelope = rpc::Status {
+    let envelope = Details {
         code: Code::FailedPrecondition as i32,
         message: message.clone(),
         details: vec![prost_types::Any {
@@ -169,7 +183,7 @@ pub fn leader_of(status: &Status) -> Option<&str> {
 
 /// The key's present mod revision, from the typed detail of a failed condition.
 pub fn present_revision_of(status: &Status) -> Option<u64> {
-    let envelope = rpc::Status::decode(status.details()).ok()?;
+    let envelope = Details::decode(status.details()).ok()?;
     let detail = envelope.details.iter().find(|detail| detail.type_url == CONDITION_FAILED_TYPE)?;
     api::ConditionFailed::decode(detail.value.as_slice()).ok().map(|detail| detail.present_revision)
 }

@@ -59,7 +59,7 @@ impl SimClient {
         let value = self.run.next_value();
         let (client, name) = (self.client.clone(), key.to_owned());
         let outcome = self.record(key, Call::Set { value, if_revision }, 1, async move {
-            let options = WriteOptions { if_revision };
+            let options = WriteOptions::default().if_revision(if_revision);
             let written = client.set(name, values::encode(value, size), options).await;
             written.map(|written| Answer::Written { revision: written.revision })
         });
@@ -70,7 +70,7 @@ impl SimClient {
     pub async fn delete(&self, key: &str, if_revision: Option<u64>) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
         self.record(key, Call::Delete { if_revision }, 1, async move {
-            let deleted = client.delete(name, WriteOptions { if_revision }).await?;
+            let deleted = client.delete(name, WriteOptions::default().if_revision(if_revision)).await?;
             Ok(Answer::Deleted { revision: deleted.revision, existed: deleted.existed })
         })
         .await
@@ -80,7 +80,7 @@ impl SimClient {
     pub async fn get(&self, key: &str, stale: bool) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
         self.record(key, Call::Get { stale }, 1, async move {
-            let options = ReadOptions { consistency: consistency(stale) };
+            let options = ReadOptions::default().consistency(consistency(stale));
             let read = client.get(name, options).await?;
             Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
         })
@@ -99,12 +99,7 @@ impl SimClient {
         let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
         let calls = if page > 0 { MOST_PAGES } else { 1 };
         self.record(prefix, Call::List { stale }, calls, async move {
-            let mut options = ListOptions {
-                prefix: name.into(),
-                limit: page,
-                consistency: consistency(stale),
-                ..ListOptions::default()
-            };
+            let mut options = ListOptions::default().prefix(name).limit(page).consistency(consistency(stale));
             let mut entries: Vec<(String, Entry)> = Vec::new();
             for number in 1..=calls {
                 // The last page has everything that is left.

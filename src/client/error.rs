@@ -7,6 +7,7 @@ use mokv_proto::tonic::{Code, Status};
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// What the call names does not exist (a member, a node). An absent *key* is no error: see [`super::Read`].
     #[error("{0}")]
@@ -46,6 +47,13 @@ impl Error {
         matches!(self, Error::Unknown(_))
     }
 
+    /// Whether making the same call again is safe and may succeed: nothing was done, and what stood in the way passes by
+    /// itself. Of a write whose outcome is unknown it is false, and of what needs somebody to do something first (make
+    /// room, correct the request, list from the start).
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::NotExecuted(_) | Error::Unavailable(_))
+    }
+
     /// A definite refusal: the answering node did nothing, and would refuse the same request again. `None` if
     /// the status does not mean that.
     pub(super) fn refusal(status: &Status) -> Option<Error> {
@@ -68,5 +76,27 @@ fn present(revision: u64) -> String {
     match revision {
         0 => "the key does not exist".to_owned(),
         revision => format!("the key is at revision {revision}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_did_nothing_and_passes_by_itself_is_retryable() {
+        let why = || "why".to_owned();
+        let retryable = [Error::NotExecuted(why()), Error::Unavailable(why())];
+        assert!(retryable.iter().all(Error::is_retryable));
+        let others = [
+            Error::NotFound(why()),
+            Error::ConditionFailed { present_revision: 1 },
+            Error::Unknown(why()),
+            Error::Invalid(why()),
+            Error::ResourceExhausted(why()),
+            Error::RevisionGone(why()),
+            Error::Refused(why()),
+        ];
+        assert!(!others.iter().any(Error::is_retryable));
     }
 }

@@ -17,6 +17,7 @@ use crate::rt::time::timeout_at;
 
 /// What to list; everything by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct ListOptions {
     /// Only keys that begin with this.
     pub prefix: Vec<u8>,
@@ -30,6 +31,44 @@ pub struct ListOptions {
     pub consistency: Consistency,
     /// Go on with the revision of an earlier page; 0: the newest.
     pub at_revision: u64,
+}
+
+impl ListOptions {
+    /// Only keys that begin with this.
+    pub fn prefix(mut self, prefix: impl Into<Vec<u8>>) -> ListOptions {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Only keys after this one, in byte order: the last key of the page before.
+    pub fn start_after(mut self, key: impl Into<Vec<u8>>) -> ListOptions {
+        self.start_after = key.into();
+        self
+    }
+
+    /// At most this many keys; 0: no limit.
+    pub fn limit(mut self, keys: u64) -> ListOptions {
+        self.limit = keys;
+        self
+    }
+
+    /// Whether to leave the values out.
+    pub fn keys_only(mut self, keys_only: bool) -> ListOptions {
+        self.keys_only = keys_only;
+        self
+    }
+
+    /// How fresh the listing has to be.
+    pub fn consistency(mut self, consistency: Consistency) -> ListOptions {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Go on with the revision of an earlier page; 0: the newest.
+    pub fn at_revision(mut self, revision: u64) -> ListOptions {
+        self.at_revision = revision;
+        self
+    }
 }
 
 /// A listing under way. Dropping it ends it.

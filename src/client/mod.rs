@@ -107,20 +107,39 @@ impl Consistency {
 
 /// How to read one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct ReadOptions {
     /// How fresh; linearizable by default.
     pub consistency: Consistency,
 }
 
+impl ReadOptions {
+    /// How fresh the read has to be.
+    pub fn consistency(mut self, consistency: Consistency) -> ReadOptions {
+        self.consistency = consistency;
+        self
+    }
+}
+
 /// How to write one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct WriteOptions {
     /// Write only if the key's mod revision is this; 0: only if the key does not exist. `None`: whatever is there.
     pub if_revision: Option<u64>,
 }
 
+impl WriteOptions {
+    /// Write only if the key's mod revision is this; 0: only if the key does not exist. `None`: whatever is there.
+    pub fn if_revision(mut self, revision: impl Into<Option<u64>>) -> WriteOptions {
+        self.if_revision = revision.into();
+        self
+    }
+}
+
 /// A key with its value and its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyValue {
     /// 1 to 4,096 bytes.
     pub key: Bytes,
@@ -148,6 +167,7 @@ impl From<api::GetResponse> for KeyValue {
 
 /// The answer to a read of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Read {
     /// The store's revision the read was made at.
     pub revision: u64,
@@ -157,6 +177,7 @@ pub struct Read {
 
 /// The answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Written {
     /// The store's revision that this write made; the key's new mod revision.
     pub revision: u64,
@@ -164,6 +185,7 @@ pub struct Written {
 
 /// The answer to a delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Deleted {
     /// The store's revision after it; deleting an absent key takes none.
     pub revision: u64,

@@ -147,6 +147,13 @@ mod tests {
             let found = answer(&files, &MessageRequest::FileContainingSymbol(symbol.into()));
             assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
         }
+        // Whoever loads these beside others' has no file and no message twice.
+        let ours: Vec<_> = (files.iter())
+            .filter(|file| file.symbols.iter().any(|symbol| symbol.starts_with("api.")))
+            .map(|file| file.name.as_str())
+            .collect();
+        assert_eq!(ours, ["mokv/v1/kv.proto", "mokv/v1/admin.proto"]);
+        assert!(files.iter().all(|file| !file.symbols.contains("google.rpc.Status")));
         let unknown = answer(&files, &MessageRequest::FileByFilename("nothing.proto".into()));
         assert!(matches!(unknown, MessageResponse::ErrorResponse(_)));
     }

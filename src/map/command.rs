@@ -1,4 +1,4 @@
-//! What a log entry says: one type byte, then a protobuf message (`proto/log.proto`).
+//! What a log entry says: one type byte, then a protobuf message (`proto/mokv/internal/log.proto`).
 //!
 //! Two nodes that read the same entry differently would grow apart for ever, so reading is strict: an unknown
 //! type, a broken payload, and also a payload with a field this version does not know are refused, and the

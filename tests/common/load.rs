@@ -123,7 +123,7 @@ impl Promises {
     pub async fn verify(&self, cluster: &Cluster) {
         let Promises { prefix, journal } = self;
         let client = cluster.client();
-        let ours = ListOptions { prefix: format!("{prefix}/").into_bytes(), ..ListOptions::default() };
+        let ours = ListOptions::default().prefix(format!("{prefix}/"));
         let mut listing = client.list(ours).await.unwrap();
         let mut found = BTreeMap::new();
         while let Some(entry) = listing.next().await.unwrap() {

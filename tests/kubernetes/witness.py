@@ -24,7 +24,7 @@ from api import Api, Object, follow
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "proto"))
 kv: Any
 services: Any
-kv, services = grpc.protos_and_services("kv.proto")
+kv, services = grpc.protos_and_services("mokv/v1/kv.proto")
 
 WRITERS, READERS, KEYS_EACH = 4, 2, 8
 CALL_SECONDS = 6.0

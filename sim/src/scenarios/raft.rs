@@ -210,13 +210,8 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
     for _ in 0..10 {
         let (mut start_after, mut at_revision, mut keys) = (Vec::new(), 0, 0);
         loop {
-            let options = ListOptions {
-                prefix: b"page/".to_vec(),
-                start_after: start_after.clone(),
-                limit: 7,
-                at_revision,
-                ..ListOptions::default()
-            };
+            let options = ListOptions::default().prefix("page/").limit(7);
+            let options = options.start_after(start_after.clone()).at_revision(at_revision);
             let page = reader.with_library(|library| async move {
                 let mut listing = library.list(options).await?;
                 let mut keys = Vec::new();

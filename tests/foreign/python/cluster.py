@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[3] / "proto"))
 api: Any
 services: Any
-api, services = grpc.protos_and_services("kv.proto")
+api, services = grpc.protos_and_services("mokv/v1/kv.proto")
 
 # What has not come about by then never will.
 LIMIT_SECONDS = 100.0

@@ -1,4 +1,4 @@
-// Generates the folder api, messages and stubs of proto/kv.proto, without protoc: protocompile reads the contract and
+// Generates the folder api, messages and stubs of proto/mokv/v1/kv.proto, without protoc: protocompile reads the contract and
 // hands it to the plugins that go.mod names as tools. To be run in the module's folder.
 package main
 
@@ -20,10 +20,9 @@ import (
 
 const (
 	protoFolder = "../../../proto"
-	contract    = "kv.proto"
-	outFolder   = "api"
-	// The contract names no Go package, so the plugins have to be told.
-	parameter = "M" + contract + "=mokv-foreign/api,paths=source_relative"
+	contract    = "mokv/v1/kv.proto"
+	// The stubs are this module's, whatever Go package the contract names, and lie in a folder of their own.
+	parameter = "module=mokv-foreign,M" + contract + "=mokv-foreign/api;api"
 )
 
 var plugins = []string{"protoc-gen-go", "protoc-gen-go-grpc"}
@@ -75,11 +74,11 @@ func run(plugin string, request []byte) error {
 	if response.Error != nil {
 		return errors.New(response.GetError())
 	}
-	if err := os.MkdirAll(outFolder, 0o777); err != nil {
-		return err
-	}
 	for _, file := range response.File {
-		path := filepath.Join(outFolder, file.GetName())
+		path := filepath.FromSlash(file.GetName())
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			return err
+		}
 		if err := os.WriteFile(path, []byte(file.GetContent()), 0o666); err != nil {
 			return err
 		}
