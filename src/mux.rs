@@ -75,7 +75,7 @@ struct Places {
 }
 
 impl Places {
-    /// Counts a connection that found no place, and says so, but not of each one in a flood.
+    /// Counts a connection that is not served, and says so, but not of each one in a flood.
     fn turn_away(&self, turned: Turned, from: SocketAddr, why: String) {
         self.metrics.turned_away(turned);
         if let Some(more) = self.told.now() {
@@ -108,6 +108,14 @@ pub async fn serve(listener: TcpListener, entrances: Entrances, room: Room) {
                 let (entrances, places) = (entrances.clone(), places.clone());
                 rt::spawn(async move {
                     if let Err(error) = route(stream, from, entrances, &places).await {
+                        if error.kind() == io::ErrorKind::InvalidData {
+                            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                            let why = format!(
+                                "refused for what was said on it: {error}{}; this port takes gRPC over HTTP/2 and peers",
+                                cause.unwrap_or_default()
+                            );
+                            places.turn_away(Turned::Protocol, from, why);
+                        }
                         tracing::debug!(%from, "connection ended: {error}");
                     }
                 });

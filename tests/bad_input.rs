@@ -6,7 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -222,6 +222,89 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
         set(&cluster.client(), "key-3", "value 3").await;
         assert_all_there(&cluster, 4).await;
         assert_no_panic(&cluster.nodes[0].log());
+    });
+}
+
+/// A frame of HTTP/2 on stream 1, or on stream 0 where it is the connection's.
+fn http2_frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let stream = u8::from(matches!(kind, 0x0 | 0x1));
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// Asks for the members in HTTP/2 written by hand, with this `:authority`; the payload of the answer's DATA, or the code of
+/// RST_STREAM.
+fn members_by_hand(rpc: &str, authority: &[u8]) -> Result<Vec<u8>, u32> {
+    let mut block = Vec::new();
+    let fields: [(&[u8], &[u8]); 6] = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/api.KV/GetServers"),
+        (b":authority", authority),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ];
+    for (name, value) in fields {
+        // Incremental indexing, as grpc-go does it.
+        block.push(0x40);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text);
+        }
+    }
+    let mut stream = http1::connect(rpc);
+    let said = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &http2_frame(0x4, 0, &[]),
+        &http2_frame(0x1, 0x4, &block),
+        // gRPC's frame of an empty message, and the end of the request.
+        &http2_frame(0x0, 0x1, &[0; 5]),
+    ];
+    stream.write_all(&said.concat()).unwrap();
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).unwrap();
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+        match header[3] {
+            0x0 => return Ok(payload),
+            0x3 => return Err(u32::from_be_bytes(payload.try_into().unwrap())),
+            0x1 => assert_eq!(header[4] & 0x1, 0, "the answer ends without a message"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn whatever_a_client_calls_the_node_is_no_reason_to_refuse_it() {
+    run(async {
+        let cluster = store_of_one(1).await;
+        let node = &cluster.nodes[0];
+        let odd =
+            ["", "localhost", "%2Ftmp%2Fx.sock", "/tmp/x.sock", "#initially=[http://a:2379;http://b:2379]"];
+        for authority in odd {
+            let answer = members_by_hand(&node.rpc, authority.as_bytes());
+            let answer = answer.unwrap_or_else(|code| panic!("':authority: {authority}' is refused: {code}"));
+            let name = node.name.as_bytes();
+            assert!(answer.windows(name.len()).any(|part| part == name), "{authority}: {answer:?}");
+        }
+        let (_, metrics) = http1::get(&node.metrics, "/metrics");
+        assert!(metrics.contains("mokv_connections_refused_total 0\n"), "{metrics}");
+        // What is no protocol is counted each time, and told the first time.
+        for number in 1..=3 {
+            let mut stream = http1::connect(&node.rpc);
+            stream.write_all(&[0; 64]).unwrap();
+            http1::read_until_closed(&mut stream);
+            wait_for("it is counted", async || {
+                let (_, metrics) = http1::get(&node.metrics, "/metrics");
+                metrics.contains(&format!("mokv_connections_refused_total {number}\n")).then_some(())
+            })
+            .await;
+        }
+        let told = "connection refused for what was said on it";
+        wait_for("it is told", async || node.log().contains(told).then_some(())).await;
+        assert_eq!(node.log().matches(told).count(), 1);
     });
 }
 

@@ -21,9 +21,10 @@ use grpcurl::Grpcurl;
 use serde_json::json;
 
 /// What the Go program proves, in its words.
-const GO_PROVES: [&str; 13] = [
+const GO_PROVES: [&str; 14] = [
     "three members answer and one of them leads",
     "a set takes the next revision and a get tells all of it",
+    "a target mokv://HOST:PORT, which leaves :authority empty, writes and reads",
     "a delete says whether the key was there, and a get then NOT_FOUND",
     "a failed condition tells the present revision in google.rpc.Status",
     "a list is one revision in byte order, page by page",

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 
 use super::Services;
+use super::authority::AuthorityFilter;
 use crate::bound::Bound;
 use crate::mux::{Phase, places::Kind};
 use crate::rt::net::TcpStream;
@@ -124,7 +125,7 @@ impl Drop for Call {
 /// Serves one HTTP/2 connection until it ends; when the node drains, until its requests are answered.
 ///
 /// # Errors
-/// If the connection breaks or is not HTTP/2.
+/// If the connection breaks, or, of the kind `InvalidData`, if its client breaks the rules of HTTP/2.
 pub async fn serve_connection(
     stream: TcpStream,
     services: Services,
@@ -151,11 +152,11 @@ pub async fn serve_connection(
             async move { Ok::<_, std::convert::Infallible>(services.call(request, &calls).await) }
         })
     };
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(AuthorityFilter::new(stream)), service));
     let idle_timeout = context.limits.idle_timeout;
     let last_calls = tokio::select! {
         biased;
-        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        ended = connection.as_mut() => return ended.map_err(connection_error),
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => None,
         why = calls.overdue(idle_timeout) => {
             tracing::debug!(?why, "a client's connection is ended");
@@ -171,10 +172,20 @@ pub async fn serve_connection(
     };
     tokio::select! {
         biased;
-        ended = connection => ended.map_err(io::Error::other),
+        ended = connection => ended.map_err(connection_error),
         _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Ok(()),
         () = given_up => Ok(()),
     }
+}
+
+fn connection_error(error: hyper::Error) -> io::Error {
+    let broken = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let kind = match broken {
+        Some(broken) => broken.kind(),
+        None if error.is_timeout() || error.is_closed() => io::ErrorKind::TimedOut,
+        None => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! This room translates; what a request means is decided in [`crate::raft`] and [`crate::map`].
 
 mod admin;
+mod authority;
 mod backup;
 mod body;
 mod connection;

@@ -52,7 +52,7 @@ pub struct Metrics {
     apply: Histogram,
 }
 
-/// A connection that found no place among those of its kind.
+/// Why a connection was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turned {
     /// It had not said yet what it is, and gave way to newer ones.
@@ -61,6 +61,8 @@ pub enum Turned {
     Peer,
     /// A client.
     Client,
+    /// What was said on it is neither gRPC nor Raft.
+    Protocol,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,7 +89,7 @@ impl Metrics {
         let turned_away = Family::<TurnedLabels, Counter>::default();
         registry.register(
             "connections_refused",
-            "Connections for which there was no place, by kind",
+            "Connections for which there was no place, by kind, or on which neither gRPC nor Raft was spoken",
             turned_away.clone(),
         );
         let apply = Histogram::new(latency_buckets());
@@ -112,12 +114,13 @@ impl Metrics {
         ConnectionGuard(self.connections.clone())
     }
 
-    /// Counts a connection that found no place.
+    /// Counts a connection that was not served.
     pub fn turned_away(&self, turned: Turned) {
         let kind = match turned {
             Turned::Arrival => "arrival",
             Turned::Peer => "peer",
             Turned::Client => "client",
+            Turned::Protocol => "protocol",
         };
         self.turned_away.get_or_create(&TurnedLabels { kind }).inc();
     }

@@ -9,7 +9,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Targets of this scheme, mokv:///HOST:PORT with the address of any node, mean the node's whole cluster.
+// Targets of this scheme, mokv:///HOST:PORT or mokv://HOST:PORT with the address of any node, mean the node's whole
+// cluster.
 const clusterScheme = "mokv"
 
 // A call waits for a connection, and for an answer not for ever.
@@ -27,6 +28,12 @@ var reconnect = grpc.ConnectParams{
 // Connects to the cluster that a node belongs to.
 func dialCluster(node string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	return dial(clusterScheme+":///"+node, append(options, grpc.WithResolvers(resolverBuilder{}))...)
+}
+
+// Connects to the cluster that a node belongs to by a target that names the node as a URL names a host, as the original's
+// own client does. gRPC takes the name for requests, :authority, from the target's path, which is empty here.
+func dialByHost(node string) (*grpc.ClientConn, error) {
+	return dial(clusterScheme+"://"+node, grpc.WithResolvers(resolverBuilder{}))
 }
 
 // Connects to this node and no other.

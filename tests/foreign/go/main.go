@@ -28,6 +28,7 @@ var claims = []struct {
 }{
 	{"three members answer and one of them leads", (*cluster).hasMembers},
 	{"a set takes the next revision and a get tells all of it", (*cluster).setsAndGets},
+	{"a target mokv://HOST:PORT, which leaves :authority empty, writes and reads", (*cluster).goesByHost},
 	{"a delete says whether the key was there, and a get then NOT_FOUND", (*cluster).deletes},
 	{"a failed condition tells the present revision in google.rpc.Status", (*cluster).writesOnCondition},
 	{"a list is one revision in byte order, page by page", (*cluster).lists},

@@ -93,6 +93,19 @@ func (c *cluster) setsAndGets() string {
 	return ""
 }
 
+func (c *cluster) goesByHost() string {
+	leader, _ := c.members()
+	conn := must(dialByHost(leader.RpcAddr))
+	defer conn.Close()
+	key, kv := c.key("by-host"), api.NewKVClient(conn)
+	for _, value := range []string{"one", "two"} {
+		must(kv.Set(background, &api.SetRequest{Key: key, Value: []byte(value)}))
+		entry := must(kv.Get(background, &api.GetRequest{Key: key}))
+		equal("the value", string(entry.Value), value)
+	}
+	return conn.CanonicalTarget()
+}
+
 func (c *cluster) deletes() string {
 	key := c.key("deleted")
 	written := c.set(key, "short-lived")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,11 +42,12 @@ type resolverBuilder struct{}
 func (resolverBuilder) Scheme() string { return clusterScheme }
 
 func (resolverBuilder) Build(target resolver.Target, conn resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
-	if target.Endpoint() == "" {
+	seed := cmp.Or(target.Endpoint(), target.URL.Host)
+	if seed == "" {
 		return nil, fmt.Errorf("%s names no node", &target.URL)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	r := &clusterResolver{conn: conn, seed: target.Endpoint(), wanted: make(chan struct{}, 1), stop: stop}
+	r := &clusterResolver{conn: conn, seed: seed, wanted: make(chan struct{}, 1), stop: stop}
 	go r.follow(ctx)
 	return r, nil
 }
