@@ -10,7 +10,7 @@ use mokv_proto::api;
 use mokv_proto::tonic::Streaming;
 
 use super::call::Deadline;
-use super::error::Error;
+use super::error::{Error, Why};
 use super::picker::Purpose;
 use super::{BackupInfo, Client};
 use crate::rt;
@@ -50,11 +50,12 @@ impl Backup {
         match rt::timeout(self.patience, self.stream.message()).await {
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(status)) => {
-                Err(Error::Unavailable(format!("the backup was broken off: {}", status.message())))
+                let text = format!("the backup was broken off: {}", status.message());
+                Err(Error::Unavailable(Why::of(text, &status)))
             }
-            Err(rt::time::Elapsed) => {
-                Err(Error::Unavailable(format!("nothing more of the backup came within {:?}", self.patience)))
-            }
+            Err(rt::time::Elapsed) => Err(Error::Unavailable(
+                format!("nothing more of the backup came within {:?}", self.patience).into(),
+            )),
         }
     }
 }

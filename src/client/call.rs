@@ -18,7 +18,7 @@ use mokv_proto::tonic::{Request, Response, Status, Streaming};
 
 use super::Inner;
 use super::connection::{Channel, Endpoint};
-use super::error::Error;
+use super::error::{Error, Why};
 use super::picker::Purpose;
 use super::retry::{self, Backoff, Condition, Next, Resend, Verdict};
 use crate::rt::time::timeout_at;
@@ -138,7 +138,7 @@ struct Rounds<'a> {
     tried: BTreeSet<String>,
     rounds: u32,
     /// What the last attempt came to, in words; `None` before the first has ended.
-    last: Option<String>,
+    last: Option<Why>,
 }
 
 impl<'a> Rounds<'a> {
@@ -172,14 +172,14 @@ impl<'a> Rounds<'a> {
         self.inner.refresh_soon();
     }
 
-    fn exhausted(&self, what: &str) -> String {
-        let last = self.last.as_deref().unwrap_or("no node was asked");
-        format!("{what} within {:?}; the last attempt: {last}", self.deadline.total)
+    fn exhausted(&self, what: &str) -> Why {
+        let last = self.last.clone().unwrap_or_else(|| "no node was asked".into());
+        last.reworded(format!("{what} within {:?}; the last attempt: {last}", self.deadline.total))
     }
 }
 
-fn describe(endpoint: &Endpoint, status: &Status) -> String {
-    format!("{}: {}", endpoint.address(), status.message())
+fn describe(endpoint: &Endpoint, status: &Status) -> Why {
+    Why::of(format!("{}: {}", endpoint.address(), status.message()), status)
 }
 
 /// How a write to the leader ended without success.
@@ -398,7 +398,7 @@ impl Inner {
         address: &str,
         call: C,
         deadline: Deadline,
-    ) -> Result<C::Reply, (Status, String)> {
+    ) -> Result<C::Reply, (Status, Why)> {
         let endpoint = self.topology.endpoint(address);
         match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
             Ok(response) => Ok(response.into_inner()),

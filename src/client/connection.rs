@@ -265,5 +265,8 @@ impl tower_service::Service<http::Request<Body>> for Channel {
 /// The connection broke after the request left, or may have.
 fn broken(error: hyper::Error) -> Status {
     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    status::unknown(format!("the connection broke before the answer was complete: {error}{cause}"))
+    let mut status =
+        status::unknown(format!("the connection broke before the answer was complete: {error}{cause}"));
+    status.set_source(Arc::new(error));
+    status
 }

@@ -129,7 +129,9 @@ impl Listing {
             }
             if rt::now() >= self.end {
                 let within = self.client.list_timeout;
-                return Err(Error::Unavailable(format!("the listing was not complete within {within:?}")));
+                return Err(Error::Unavailable(
+                    format!("the listing was not complete within {within:?}").into(),
+                ));
             }
             self.resume().await?;
         }

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 pub use backup::Backup;
 use bytes::Bytes;
-pub use error::Error;
+pub use error::{Error, Why};
 pub use list::{ListOptions, Listing};
 use mokv_proto::api;
 use mokv_proto::status;
@@ -272,7 +272,7 @@ impl Builder {
                 port.parse::<u16>().ok().filter(|port| !host.is_empty() && !host.contains('/') && *port > 0)
             });
             if port.is_none() {
-                return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port")));
+                return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port").into()));
             }
         }
         let authorization = self.token.map(|token| format!("Bearer {token}").parse());
@@ -281,7 +281,7 @@ impl Builder {
             .map_err(|_| Error::Invalid("the token has characters that no header can carry".into()))?;
         let transport = Transport {
             #[cfg(feature = "tls")]
-            tls: self.tls.map(tls::Handshake::new).transpose().map_err(Error::Invalid)?,
+            tls: self.tls.map(tls::Handshake::new).transpose().map_err(|why| Error::Invalid(why.into()))?,
         };
         let inner = Inner {
             authorization,
@@ -536,6 +536,6 @@ impl std::fmt::Debug for Client {
 fn text(what: &str, bytes: &[u8]) -> Result<String, Error> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(Error::Invalid(format!("{what} is not UTF-8, which api.KV asks for"))),
+        Err(_) => Err(Error::Invalid(format!("{what} is not UTF-8, which api.KV asks for").into())),
     }
 }

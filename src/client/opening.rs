@@ -11,7 +11,7 @@ use mokv_proto::api;
 
 use super::Inner;
 use super::call::Deadline;
-use super::error::Error;
+use super::error::{Error, Why};
 use super::retry::Resend;
 use super::session::{Begin, Session, Ticket};
 use crate::rt::time::timeout_at;
@@ -37,7 +37,7 @@ enum Step {
 impl Inner {
     /// Names a write: opens a session if there is none, and waits for room in it.
     pub(super) async fn ticket(self: &Arc<Self>, deadline: Deadline) -> Result<Ticket, Error> {
-        let mut last = "no answer yet".to_owned();
+        let mut last = Why::from("no answer yet");
         loop {
             match self.step(deadline) {
                 Step::Begin(session) => match session.begin() {
@@ -66,7 +66,7 @@ impl Inner {
                     }
                     if opened.is_err() || deadline.is_nearly_over() {
                         let message = format!("no session could be opened in time: {last}");
-                        return Err(Error::NotExecuted(message));
+                        return Err(Error::NotExecuted(last.reworded(message)));
                     }
                 }
             }

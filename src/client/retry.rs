@@ -9,7 +9,7 @@ use std::time::Duration;
 use mokv_proto::status::{self, Outcome, Reason};
 use mokv_proto::tonic::{Code, Status};
 
-use super::error::Error;
+use super::error::{Error, Why};
 
 /// What a failed attempt to write means by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +38,11 @@ impl Verdict {
             Some(Reason::ConditionFailed) => {
                 return match status::present_revision_of(status) {
                     Some(present_revision) => Verdict::Answered(Error::ConditionFailed { present_revision }),
-                    None => Verdict::Answered(Error::Refused(status.message().to_owned())),
+                    None => Verdict::Answered(Error::Refused(Why::of(status.message(), status))),
                 };
             }
             Some(Reason::StoreFull) => {
-                return Verdict::Answered(Error::ResourceExhausted(status.message().to_owned()));
+                return Verdict::Answered(Error::ResourceExhausted(Why::of(status.message(), status)));
             }
             Some(Reason::SessionExpired | Reason::OutOfWindow) => return Verdict::SessionLost,
             None => {}
@@ -76,15 +76,15 @@ pub(super) enum Next {
 }
 
 /// Decides after a failed attempt. `in_doubt`: an earlier attempt of the same write had an unknown outcome.
-pub(super) fn after_write(verdict: Verdict, in_doubt: bool, resend: Resend, why: &str) -> Next {
+pub(super) fn after_write(verdict: Verdict, in_doubt: bool, resend: Resend, why: &Why) -> Next {
     match verdict {
         Verdict::Answered(error) => Next::Return(error),
         Verdict::Refused(error) if !in_doubt => Next::Return(error),
-        Verdict::Refused(_) => Next::Return(Error::Unknown(why.to_owned())),
-        Verdict::SessionLost => Next::SessionLost(in_doubt.then(|| Error::Unknown(why.to_owned()))),
+        Verdict::Refused(_) => Next::Return(Error::Unknown(why.clone())),
+        Verdict::SessionLost => Next::SessionLost(in_doubt.then(|| Error::Unknown(why.clone()))),
         Verdict::NotExecuted => Next::Again { in_doubt },
         Verdict::Unknown if resend == Resend::Safe => Next::Again { in_doubt: true },
-        Verdict::Unknown => Next::Return(Error::Unknown(why.to_owned())),
+        Verdict::Unknown => Next::Return(Error::Unknown(why.clone())),
     }
 }
 
@@ -94,7 +94,7 @@ pub(super) fn after_read(status: &Status) -> Option<Error> {
         return None;
     }
     match status.code() {
-        Code::Aborted => Some(Error::RevisionGone(status.message().to_owned())),
+        Code::Aborted => Some(Error::RevisionGone(Why::of(status.message(), status))),
         _ => Error::refusal(status),
     }
 }
@@ -176,7 +176,7 @@ mod tests {
             let mut was_unknown = false;
             for verdict in verdicts {
                 was_unknown |= verdict == Verdict::Unknown;
-                match after_write(verdict.clone(), in_doubt, resend, "why") {
+                match after_write(verdict.clone(), in_doubt, resend, &Why::from("why")) {
                     Next::Return(error) => {
                         let settled = matches!(verdict, Verdict::Answered(_));
                         prop_assert_eq!(error.is_unknown(), was_unknown && !settled);
