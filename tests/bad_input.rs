@@ -290,7 +290,7 @@ fn whatever_a_client_calls_the_node_is_no_reason_to_refuse_it() {
             assert!(answer.windows(name.len()).any(|part| part == name), "{authority}: {answer:?}");
         }
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
-        assert!(metrics.contains("mokv_connections_refused_total 0\n"), "{metrics}");
+        assert!(metrics.contains("mokv_connections_refused_total{kind=\"protocol\"} 0\n"), "{metrics}");
         // What is no protocol is counted each time, and told the first time.
         for number in 1..=3 {
             let mut stream = http1::connect(&node.rpc);
@@ -298,11 +298,13 @@ fn whatever_a_client_calls_the_node_is_no_reason_to_refuse_it() {
             http1::read_until_closed(&mut stream);
             wait_for("it is counted", async || {
                 let (_, metrics) = http1::get(&node.metrics, "/metrics");
-                metrics.contains(&format!("mokv_connections_refused_total {number}\n")).then_some(())
+                metrics
+                    .contains(&format!("mokv_connections_refused_total{{kind=\"protocol\"}} {number}\n"))
+                    .then_some(())
             })
             .await;
         }
-        let told = "connection refused for what was said on it";
+        let told = "refused for what was said on it";
         wait_for("it is told", async || node.log().contains(told).then_some(())).await;
         assert_eq!(node.log().matches(told).count(), 1);
     });

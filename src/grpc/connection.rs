@@ -152,7 +152,8 @@ pub async fn serve_connection(
             async move { Ok::<_, std::convert::Infallible>(services.call(request, &calls).await) }
         })
     };
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(AuthorityFilter::new(stream)), service));
+    let mut connection =
+        std::pin::pin!(server.serve_connection(TokioIo::new(AuthorityFilter::new(stream)), service));
     let idle_timeout = context.limits.idle_timeout;
     let last_calls = tokio::select! {
         biased;

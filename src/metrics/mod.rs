@@ -65,6 +65,20 @@ pub enum Turned {
     Protocol,
 }
 
+impl Turned {
+    const ALL: [Turned; 4] = [Turned::Arrival, Turned::Peer, Turned::Client, Turned::Protocol];
+
+    fn labels(self) -> TurnedLabels {
+        let kind = match self {
+            Turned::Arrival => "arrival",
+            Turned::Peer => "peer",
+            Turned::Client => "client",
+            Turned::Protocol => "protocol",
+        };
+        TurnedLabels { kind }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TurnedLabels {
     kind: &'static str,
@@ -87,6 +101,8 @@ impl Metrics {
         let connections = Gauge::default();
         registry.register("grpc_connections", "Open client connections", connections.clone());
         let turned_away = Family::<TurnedLabels, Counter>::default();
+        // Shown from the start, so that the first one is a rise.
+        Turned::ALL.iter().for_each(|turned| drop(turned_away.get_or_create(&turned.labels())));
         registry.register(
             "connections_refused",
             "Connections for which there was no place, by kind, or on which neither gRPC nor Raft was spoken",
@@ -116,13 +132,7 @@ impl Metrics {
 
     /// Counts a connection that was not served.
     pub fn turned_away(&self, turned: Turned) {
-        let kind = match turned {
-            Turned::Arrival => "arrival",
-            Turned::Peer => "peer",
-            Turned::Client => "client",
-            Turned::Protocol => "protocol",
-        };
-        self.turned_away.get_or_create(&TurnedLabels { kind }).inc();
+        self.turned_away.get_or_create(&turned.labels()).inc();
     }
 
     /// Counts the time it took to apply an entry.
