@@ -215,3 +215,20 @@ fn operators_commands_and_members_that_do_not_exist() {
         }
     });
 }
+
+#[test]
+fn no_length_of_time_that_can_be_typed_is_too_long() {
+    with_store(|shell| {
+        for time in ["999999999h", "18446744073709551615ms"] {
+            let time = ["--timeout", time];
+            shell.ok(&[&["set", "key", "value"], &time[..]].concat());
+            assert_eq!(shell.ok(&[&["get", "key"], &time[..]].concat()), "value");
+            shell.ok(&[&["list"], &time[..]].concat());
+            shell.ok(&[&["status"], &time[..]].concat());
+            shell.ok(&[&["members"], &time[..]].concat());
+            shell.ok(&[&["delete", "key"], &time[..]].concat());
+        }
+        let (code, said) = shell.fails(&["get", "key", "--timeout", "18446744073709551616ms"]);
+        assert_eq!(code, Some(2), "{said}");
+    });
+}

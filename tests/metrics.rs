@@ -105,7 +105,7 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_leader_lag_entries",
             "mokv_resident_memory_bytes",
             "mokv_grpc_connections",
-            "mokv_connections_refused_total",
+            "mokv_connections_refused_total{kind=\"client\"}",
         ];
         for name in names {
             assert!(value_of(&metrics, name).is_some(), "{name} is missing from\n{metrics}");

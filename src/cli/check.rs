@@ -28,7 +28,7 @@ impl Check {
     /// # Errors
     /// The first thing that did not go as it should, in words.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.connect.client()?;
+        let client = self.connect.client_for_all()?;
         let wrong = |what: String| Failure::error(what, "'mokv status' shows the nodes");
         let key = format!("mokv-check/{:016x}", random_nonzero_u64());
         let value = format!("{:016x}", random_nonzero_u64());

@@ -52,6 +52,14 @@ impl Connect {
         self.build(Client::builder().sessions(false))
     }
 
+    /// A client for a command that makes several calls, all of them within the one time that was given.
+    ///
+    /// # Errors
+    /// As [`Connect::client`].
+    pub fn client_for_all(&self) -> Result<Client, Failure> {
+        Ok(self.client()?.with_total_timeout(self.timeout))
+    }
+
     /// stdout, for results in columns unless something else was asked for.
     pub fn output(&self) -> Output {
         self.output_or(Format::Table)
@@ -100,9 +108,9 @@ impl Connect {
     }
 
     /// The RPC addresses of all members as the cluster knows them; the endpoints themselves while there is no
-    /// cluster to ask.
+    /// cluster to ask. Half of the time at most is spent on that: the nodes themselves are still to be asked.
     pub async fn all_nodes(&self, client: &Client) -> Vec<String> {
-        match client.servers().await {
+        match client.with_timeout(self.timeout / 2).servers().await {
             Ok(servers) if !servers.is_empty() => servers.into_iter().map(|server| server.rpc_addr).collect(),
             _ => self.endpoints.clone(),
         }

@@ -39,7 +39,7 @@ use clap::{Parser, Subcommand};
 use failure::Failure;
 
 use crate::config::settings;
-use crate::rt::process::block_on;
+use crate::rt::process::block_on_and_leave;
 
 /// mökv, a distributed key-value store
 #[derive(Debug, Parser)]
@@ -119,7 +119,7 @@ impl Command {
 /// openraft included, with it into every binary.
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let cli = Cli::try_parse_from(with_subcommand(args)).unwrap_or_else(|error| error.exit());
-    let ended = block_on(cli.command.run()).unwrap_or_else(|error| {
+    let ended = block_on_and_leave(cli.command.run()).unwrap_or_else(|error| {
         let what = format!("cannot start worker threads: {error}");
         Err(Failure::error(what, "free some memory or raise the limit on processes"))
     });

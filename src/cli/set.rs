@@ -49,12 +49,13 @@ pub struct Write {
 }
 
 impl Write {
-    /// The client for one such write.
+    /// The client for one such write and for [`Write::finish`], all within the time that was given from now on.
     ///
     /// # Errors
     /// If an endpoint is not `HOST:PORT`.
     pub fn client(&self, connect: &Connect) -> Result<crate::client::Client, Failure> {
-        if self.no_session { connect.client_without_session() } else { connect.client() }
+        let client = if self.no_session { connect.client_without_session() } else { connect.client() };
+        Ok(client?.with_total_timeout(connect.timeout))
     }
 
     /// The options of the write itself.
@@ -77,8 +78,9 @@ impl Set {
     /// # Errors
     /// If the value cannot be read or the write failed or has an unknown outcome.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.write.client(&self.connect)?;
+        // It may take long, and is not the cluster's time.
         let value = if self.value == "-" { read_stdin()? } else { self.value.into_vec() };
+        let client = self.write.client(&self.connect)?;
         let result = client.set(&self.key, value, self.write.options()).await;
         let written =
             result.map_err(|error| self.connect.failure(&format!("write '{}'", self.key), error))?;

@@ -221,7 +221,7 @@ impl Inspect {
 
 impl Take {
     async fn run(self) -> Result<(), Failure> {
-        let client = self.connect.client()?;
+        let client = self.connect.client_for_all()?;
         let addresses = match &self.only {
             Some(address) => vec![address.clone()],
             None => self.connect.all_nodes(&client).await,

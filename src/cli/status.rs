@@ -75,7 +75,8 @@ impl Status {
     }
 
     async fn ask(&self, client: &Client) -> Vec<Answer> {
-        let addresses = self.connect.all_nodes(client).await;
+        let client = client.with_total_timeout(self.connect.timeout);
+        let addresses = self.connect.all_nodes(&client).await;
         let asked = addresses.iter().map(|address| client.status(address));
         let answers = futures_util::future::join_all(asked).await;
         addresses.into_iter().zip(answers).collect()

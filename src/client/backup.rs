@@ -9,11 +9,11 @@ use bytes::Bytes;
 use mokv_proto::api;
 use mokv_proto::tonic::Streaming;
 
-use super::call::Deadline;
 use super::error::{Error, Why};
 use super::picker::Purpose;
 use super::{BackupInfo, Client};
 use crate::rt;
+use crate::rt::time::timeout_at;
 
 /// The bytes of a snapshot file, in order. Dropping it ends it.
 pub struct Backup {
@@ -24,11 +24,18 @@ pub struct Backup {
 
 impl Backup {
     pub(super) async fn open(client: &Client) -> Result<Backup, Error> {
-        let deadline = Deadline::after(client.timeout);
+        let deadline = client.deadline();
         let asked = client.inner.read(&api::BackupRequest {}, Purpose::LinearizableRead, deadline, None);
         let stream = asked.await.map_err(|failure| failure.error)?.into_inner();
         let mut backup = Backup { info: BackupInfo::default(), patience: client.timeout, stream };
-        let first = backup.chunk().await?.and_then(|chunk| chunk.info);
+        let first = match timeout_at(deadline.at(), backup.chunk()).await {
+            Ok(chunk) => chunk?.and_then(|chunk| chunk.info),
+            Err(rt::time::Elapsed) => {
+                let given = deadline.given();
+                let message = format!("no node began to send a backup within {given:?}");
+                return Err(Error::Unavailable(message.into()));
+            }
+        };
         backup.info = first.ok_or_else(|| Error::Unavailable("the backup does not say what it is".into()))?;
         Ok(backup)
     }

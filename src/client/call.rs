@@ -21,7 +21,7 @@ use super::connection::{Channel, Endpoint};
 use super::error::{Error, Why};
 use super::picker::Purpose;
 use super::retry::{self, Backoff, Condition, Next, Resend, Verdict};
-use crate::rt::time::timeout_at;
+use crate::rt::time::{LONGEST, timeout_at};
 use crate::rt::{self, random};
 
 /// The largest message taken from a node.
@@ -96,13 +96,37 @@ impl NamedWrite for api::DeleteRequest {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
+    /// How long that is from the beginning.
     total: Duration,
+    /// What the caller gave, and is told.
+    given: Duration,
+    /// It bounds a step of a call. The caller, who gave another time, is told that one and not this.
+    is_part: bool,
 }
 
 impl Deadline {
     /// From now on.
     pub(super) fn after(total: Duration) -> Deadline {
-        Deadline { at: rt::now() + total, total }
+        Deadline { at: rt::time::after(total), total: total.min(LONGEST), given: total, is_part: false }
+    }
+
+    /// The same, but no later than `end`.
+    pub(super) fn no_later_than(self, end: Instant) -> Deadline {
+        let at = self.at.min(end);
+        Deadline { at, total: self.total.min(at.saturating_duration_since(rt::now())), ..self }
+    }
+
+    /// What went wrong, and if it did because this is over, how long that was.
+    fn tell(self, why: Why) -> Why {
+        if rt::now() < self.at || self.is_part {
+            return why;
+        }
+        why.reworded(format!("{why} (within {:?})", self.given))
+    }
+
+    /// What the caller gave.
+    pub(super) fn given(self) -> Duration {
+        self.given
     }
 
     /// The instant.
@@ -112,7 +136,7 @@ impl Deadline {
 
     /// For a part of the call, which may take `most`: it ends a little before the call, which can then say what went wrong.
     pub(super) fn but_for_the_end(self, most: Duration) -> Deadline {
-        Deadline::after(most.min(self.left().saturating_sub(self.total / 10)))
+        Deadline { is_part: true, ..Deadline::after(most.min(self.left().saturating_sub(self.total / 10))) }
     }
 
     /// Whether no time is left for another such part.
@@ -126,7 +150,7 @@ impl Deadline {
 
     /// For one attempt of several: a part of the whole, so that a silent node leaves time for another.
     fn share(self) -> Instant {
-        self.at.min(rt::now() + self.total / 3)
+        self.at.min(rt::time::after(self.total / 3))
     }
 }
 
@@ -174,7 +198,11 @@ impl<'a> Rounds<'a> {
 
     fn exhausted(&self, what: &str) -> Why {
         let last = self.last.clone().unwrap_or_else(|| "no node was asked".into());
-        last.reworded(format!("{what} within {:?}; the last attempt: {last}", self.deadline.total))
+        if self.deadline.is_part {
+            return last;
+        }
+        let message = format!("{what} within {:?}; the last attempt: {last}", self.deadline.given);
+        last.reworded(message)
     }
 }
 
@@ -302,7 +330,8 @@ impl Inner {
                 self.hear_of_leader(&status);
                 rounds.failed(&endpoint, &status);
             }
-            match retry::after_write(verdict, doubt_before, resend, &describe(&endpoint, &status)) {
+            let why = deadline.tell(describe(&endpoint, &status));
+            match retry::after_write(verdict, doubt_before, resend, &why) {
                 Next::Return(error) => {
                     *in_doubt = error.is_unknown();
                     return Err(WriteFailure::Error(error));
@@ -403,7 +432,7 @@ impl Inner {
         match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => {
-                let why = describe(&endpoint, &status);
+                let why = deadline.tell(describe(&endpoint, &status));
                 Err((status, why))
             }
         }

@@ -9,7 +9,6 @@ use mokv_proto::api;
 use mokv_proto::status;
 use mokv_proto::tonic::Streaming;
 
-use super::call::Deadline;
 use super::error::Error;
 use super::{Client, Consistency, KeyValue, retry, text};
 use crate::rt;
@@ -93,7 +92,8 @@ impl Listing {
             min_revision: client.min_revision(options.consistency),
             at_revision: options.at_revision,
         };
-        let end = rt::now() + client.list_timeout;
+        let end = rt::time::after(client.list_timeout);
+        let end = client.end.map_or(end, |before| before.min(end));
         let consistency = options.consistency;
         let mut listing = Listing { client, request, consistency, revision: 0, end, stream: None };
         listing.revision = listing.connect().await?;
@@ -113,7 +113,7 @@ impl Listing {
     pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
         loop {
             let Some(stream) = &mut self.stream else { return Ok(None) };
-            let until = self.end.min(rt::now() + self.client.timeout);
+            let until = self.end.min(rt::time::after(self.client.timeout));
             let status = match timeout_at(until, stream.message()).await {
                 Ok(Ok(Some(entry))) => return Ok(Some(self.deliver(entry))),
                 Ok(Ok(None)) => {
@@ -164,7 +164,7 @@ impl Listing {
     /// Opens the stream at what is still wanted; the revision it has.
     async fn connect(&mut self) -> Result<u64, Error> {
         let inner = &self.client.inner;
-        let deadline = Deadline::after(self.client.timeout);
+        let deadline = self.client.deadline().no_later_than(self.end);
         let response = inner
             .read(&self.request, self.consistency.purpose(), deadline, Some(self.end))
             .await

@@ -42,7 +42,7 @@ mod topology;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use backup::Backup;
 use bytes::Bytes;
@@ -76,7 +76,7 @@ use retry::Resend;
 pub use tls::Tls;
 use topology::Topology;
 
-use crate::planted;
+use crate::{planted, rt};
 
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -291,7 +291,8 @@ impl Builder {
             sessions: Mutex::new(Sessions::default()),
             refresher: Refresher::default(),
         };
-        Ok(Client { inner: Arc::new(inner), timeout: self.timeout, list_timeout: self.list_timeout })
+        let (timeout, list_timeout) = (self.timeout, self.list_timeout);
+        Ok(Client { inner: Arc::new(inner), timeout, list_timeout, end: None })
     }
 }
 
@@ -301,6 +302,8 @@ pub struct Client {
     inner: Arc<Inner>,
     timeout: Duration,
     list_timeout: Duration,
+    /// When every call ends at the latest, however long each may take.
+    end: Option<Instant>,
 }
 
 /// What clones share.
@@ -333,6 +336,18 @@ impl Client {
         Client { timeout, ..self.clone() }
     }
 
+    /// The same client, with one deadline for all of its calls together: each ends when its own time is up or this has
+    /// passed since now, whichever comes first.
+    pub fn with_total_timeout(&self, total: Duration) -> Client {
+        let end = rt::time::after(total);
+        Client { end: Some(self.end.map_or(end, |before| before.min(end))), ..self.clone() }
+    }
+
+    fn deadline(&self) -> Deadline {
+        let deadline = Deadline::after(self.timeout);
+        self.end.map_or(deadline, |end| deadline.no_later_than(end))
+    }
+
     /// Reads one key.
     ///
     /// # Errors
@@ -344,7 +359,7 @@ impl Client {
             min_revision: self.min_revision(options.consistency),
         };
         self.inner.keep_informed();
-        let deadline = Deadline::after(self.timeout);
+        let deadline = self.deadline();
         let mut read = self.inner.read(&request, options.consistency.purpose(), deadline, None).await;
         if planted::is("client-falls-back-to-stale")
             && matches!(&read, Err(failure) if failure.status.is_none())
@@ -388,7 +403,7 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let deadline = Deadline::after(self.timeout);
+        let deadline = self.deadline();
         let reply = match options.if_revision {
             Some(_) if planted::is("conditional-set-sent-again") && !self.inner.use_sessions => {
                 self.inner.command(&request, Resend::Safe, deadline).await?
@@ -410,7 +425,7 @@ impl Client {
             session: None,
         };
         self.inner.keep_informed();
-        let deadline = Deadline::after(self.timeout);
+        let deadline = self.deadline();
         let reply = match self.inner.use_sessions {
             false if planted::is("delete-sent-again") => {
                 self.inner.command(&request, Resend::Safe, deadline).await?
@@ -437,7 +452,7 @@ impl Client {
     /// [`Error::Unavailable`] if no node answered in time.
     pub async fn servers(&self) -> Result<Vec<Server>, Error> {
         self.inner.keep_informed();
-        self.inner.ask_for_members(Deadline::after(self.timeout)).await
+        self.inner.ask_for_members(self.deadline()).await
     }
 
     /// How the node at `address` (`host:port`) is, seen from itself. Asked once.
@@ -445,7 +460,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] if it did not answer in time.
     pub async fn status(&self, address: &str) -> Result<NodeStatus, Error> {
-        self.inner.ask(address, api::StatusRequest {}, Deadline::after(self.timeout)).await
+        self.inner.ask(address, api::StatusRequest {}, self.deadline()).await
     }
 
     /// Lets the node at `address` (`host:port`) write a snapshot now; the log index it covers. Asked once.
@@ -453,7 +468,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] if it did not answer in time; it may be writing it all the same.
     pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
-        let reply = self.inner.ask(address, api::SnapshotRequest {}, Deadline::after(self.timeout)).await?;
+        let reply = self.inner.ask(address, api::SnapshotRequest {}, self.deadline()).await?;
         Ok(reply.index)
     }
 
@@ -488,7 +503,7 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] if it cannot be done without and stays; otherwise as [`Client::set`].
     pub async fn leave(&self, address: &str) -> Result<(), Error> {
-        self.inner.order(address, api::LeaveRequest {}, Deadline::after(self.timeout)).await.map(|_| ())
+        self.inner.order(address, api::LeaveRequest {}, self.deadline()).await.map(|_| ())
     }
 
     /// Changes replicated settings; as they stand afterwards.
@@ -505,7 +520,7 @@ impl Client {
     /// # Errors
     /// If no node confirmed it in time: the cluster will forget the session by itself, later.
     pub async fn close(&self) -> Result<(), Error> {
-        self.inner.close_session(Deadline::after(self.timeout)).await
+        self.inner.close_session(self.deadline()).await
     }
 
     /// The highest revision of the store this client has seen.
@@ -515,7 +530,7 @@ impl Client {
 
     async fn command<C: call::Call>(&self, request: C, resend: Resend) -> Result<C::Reply, Error> {
         self.inner.keep_informed();
-        self.inner.command(&request, resend, Deadline::after(self.timeout)).await
+        self.inner.command(&request, resend, self.deadline()).await
     }
 
     fn min_revision(&self, consistency: Consistency) -> u64 {

@@ -46,7 +46,10 @@ impl Inner {
                         Ok(Ok(ticket)) => return Ok(ticket),
                         Ok(Err(_)) => self.retire(&session),
                         Err(rt::time::Elapsed) => {
-                            let message = "too many writes of this session are unanswered";
+                            let message = format!(
+                                "too many writes of this session were unanswered for {:?}",
+                                deadline.given()
+                            );
                             return Err(Error::NotExecuted(message.into()));
                         }
                     },
@@ -65,7 +68,8 @@ impl Inner {
                         None => {}
                     }
                     if opened.is_err() || deadline.is_nearly_over() {
-                        let message = format!("no session could be opened in time: {last}");
+                        let message =
+                            format!("no session could be opened within {:?}: {last}", deadline.given());
                         return Err(Error::NotExecuted(last.reworded(message)));
                     }
                 }

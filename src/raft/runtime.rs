@@ -104,13 +104,13 @@ impl Add<Duration> for Moment {
     type Output = Moment;
 
     fn add(self, time: Duration) -> Moment {
-        Moment(self.0 + time)
+        Moment(rt::time::later(self.0, time))
     }
 }
 
 impl AddAssign<Duration> for Moment {
     fn add_assign(&mut self, time: Duration) {
-        self.0 += time;
+        *self = *self + time;
     }
 }
 

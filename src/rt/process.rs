@@ -17,6 +17,15 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
     world::block_on(future)
 }
 
+/// As [`block_on`], for a process that ends then: waits for nobody else. The operating system's look-up of a name
+/// cannot be called off, and takes as long as a silent name server lets it, while the command's own time is over.
+///
+/// # Errors
+/// If the operating system gives no threads.
+pub fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
+    world::block_on_and_leave(future)
+}
+
 /// Hears requests to stop: SIGINT (Ctrl-C) and SIGTERM. While it lives, neither ends the process by itself.
 pub struct StopSignals(world::Signals);
 
@@ -88,7 +97,18 @@ mod world {
     use tokio::signal::unix::{Signal, SignalKind, signal};
 
     pub(super) fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
-        Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future))
+        Ok(runtime()?.block_on(future))
+    }
+
+    pub(super) fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
+        let runtime = runtime()?;
+        let output = runtime.block_on(future);
+        runtime.shutdown_background();
+        Ok(output)
+    }
+
+    fn runtime() -> io::Result<tokio::runtime::Runtime> {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
     }
 
     /// The second figure of `/proc/self/statm` (proc(5)), which counts pages.
@@ -149,6 +169,11 @@ mod world {
         Ok(madsim::runtime::Runtime::new().block_on(future))
     }
 
+    /// In simulation nothing takes time that is not simulated.
+    pub(super) fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
+        block_on(future)
+    }
+
     pub(super) fn resident_bytes() -> Option<u64> {
         None
     }
@@ -171,5 +196,27 @@ mod world {
             // Fails never: the simulated kernel always delivers.
             let _ = tokio::signal::ctrl_c().await;
         }
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ends_does_not_wait_for_a_name_that_is_still_looked_up() {
+        let (release, released) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        block_on_and_leave(async {
+            let (started, starts) = tokio::sync::oneshot::channel();
+            crate::rt::spawn(crate::rt::spawn_blocking(move || {
+                let _ = started.send(());
+                let _ = tell.send(released.recv_timeout(Duration::from_secs(10)));
+            }));
+            starts.await.unwrap();
+        })
+        .unwrap();
+        release.send(()).expect("the look-up was waited for");
+        assert_eq!(told.recv().unwrap(), Ok(()));
     }
 }

@@ -13,9 +13,24 @@ pub fn now() -> Instant {
     world::now()
 }
 
+/// Nobody waits longer than this, some thirty years. What is asked to take longer ends then: the clock ends somewhere,
+/// and an addition beyond its end panics.
+pub const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The time `duration` from now. The only way to a deadline from a length of time that a user, a program or a peer
+/// chose: never panics, however long it is.
+pub fn after(duration: Duration) -> Instant {
+    later(now(), duration)
+}
+
+/// The time `duration` after `since`, as [`after`]; `since` is an instant of this clock.
+pub fn later(since: Instant, duration: Duration) -> Instant {
+    since + duration.min(LONGEST)
+}
+
 /// Waits for `duration`.
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(now() + duration)
+    sleep_until(after(duration))
 }
 
 /// Waits until `deadline`.
@@ -72,7 +87,7 @@ pub struct Elapsed;
 
 /// Lets `future` run for at most `duration`.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
-    timeout_at(now() + duration, future)
+    timeout_at(after(duration), future)
 }
 
 /// Lets `future` run until `deadline`.
@@ -143,7 +158,7 @@ impl Patience {
     /// Waits until it has run out. May be dropped and called again.
     pub async fn run_out(&mut self) {
         loop {
-            let deadline = self.since + self.most;
+            let deadline = later(self.since, self.most);
             if now() >= deadline {
                 return;
             }
@@ -214,6 +229,23 @@ mod tests {
             assert_eq!(timeout(SOON, std::future::pending::<()>()).await, Err(Elapsed));
         })
         .unwrap();
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_length_of_time_is_too_long_to_wait_for(seconds: u64, nanos in 0u32..1_000_000_000) {
+            block_on(async {
+                let ready = std::future::ready(());
+                for duration in [Duration::new(seconds, nanos), Duration::MAX] {
+                    assert!(after(duration) >= now().min(after(LONGEST / 2)));
+                    assert_eq!(timeout(duration, ready.clone()).await, Ok(()));
+                    // Looked at once: the timer is made, and takes what it was given.
+                    let _ = futures_util::poll!(sleep(duration.max(SOON)));
+                    let _ = futures_util::poll!(std::pin::pin!(Patience::new(duration).run_out()));
+                }
+            })
+            .unwrap();
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::rt;
 use crate::rt::process::StopSignals;
 use crate::rt::random;
 use crate::rt::task::spawn_guarded;
+use crate::rt::time::later;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -155,7 +156,7 @@ impl Work {
     fn next(&self) -> Option<(u64, Option<Instant>)> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let due = (self.rate > 0)
-            .then(|| self.began + Duration::from_secs_f64(number as f64 / f64::from(self.rate)));
+            .then(|| later(self.began, Duration::from_secs_f64(number as f64 / f64::from(self.rate))));
         let goes_on = match self.until {
             Until::Requests(total) => number < total,
             Until::Elapsed(time) => {

@@ -9,6 +9,7 @@ use fake::{Heard, Node, Play};
 use mokv_proto::api::{Server, SessionWrite};
 use mokv_proto::status;
 use mokv_proto::tonic::Status;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -59,6 +60,80 @@ async fn set(client: &Client, key: &str) -> Result<Written, Error> {
 
 async fn get(client: &Client, key: &str, consistency: Consistency) -> Result<Read, Error> {
     client.get(key, ReadOptions { consistency }).await
+}
+
+// ---- time ----
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_length_of_time_panics(seconds: u64, nanos in 0u32..1_000_000_000, few in 0u64..50) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let node = single().await;
+            node.set_entries(9, &["a"]);
+            let lengths = [Duration::new(seconds, nanos), Duration::from_millis(few), Duration::MAX];
+            for (timeout, list_timeout) in
+                lengths.into_iter().flat_map(|one| lengths.into_iter().map(move |other| (one, other)))
+            {
+                let client = builder(&[&node]).timeout(timeout).list_timeout(list_timeout).build().unwrap();
+                let client = client.with_timeout(timeout).with_total_timeout(list_timeout);
+                let long = timeout.min(list_timeout) > Duration::from_secs(60);
+                if long {
+                    set(&client, "a").await.unwrap();
+                }
+                if long {
+                    get(&client, "a", Consistency::Stale).await.unwrap();
+                    client.status(&node.address).await.unwrap();
+                }
+                let _ = client.backup().await;
+                let _ = client.close().await;
+                if let Ok(mut listing) = client.list(ListOptions::default()).await {
+                    let _ = listing.next().await;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_runs_out_of_time_says_how_long_it_had() {
+    let node = single().await;
+    let given = Duration::from_millis(345);
+    let client = informed(builder(&[&node]).timeout(Duration::from_secs(5))).await.with_timeout(given);
+    for method in ["open_session", "set", "get", "status", "backup", "list"] {
+        for _ in 0..20 {
+            node.play(method, Play::Silence);
+        }
+    }
+    let nameless = builder(&[&node]).timeout(given).sessions(false).build().unwrap();
+    let errors = [
+        set(&client, "a").await.unwrap_err(),
+        set(&nameless, "a").await.unwrap_err(),
+        get(&client, "a", Consistency::Linearizable).await.unwrap_err(),
+        client.status(&node.address).await.unwrap_err(),
+        client.backup().await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.to_string().contains("345ms"), "{error}");
+        assert_eq!(error.to_string().matches("within").count().max(1), 1, "one time, the caller's: {error}");
+    }
+}
+
+#[tokio::test]
+async fn all_calls_of_a_client_end_within_their_total_time() {
+    let node = single().await;
+    for _ in 0..50 {
+        node.play("get", Play::Silence);
+    }
+    let client = informed(builder(&[&node]).timeout(Duration::from_secs(3600))).await;
+    let client = client.with_total_timeout(Duration::from_millis(200));
+    // Each alone could take an hour.
+    for _ in 0..3 {
+        get(&client, "a", Consistency::Linearizable).await.unwrap_err();
+    }
+    assert!(client.with_timeout(Duration::MAX).list(ListOptions::default()).await.is_err());
 }
 
 // ---- routing ----
