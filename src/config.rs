@@ -222,6 +222,19 @@ pub fn load(flags: &Layer, variable: impl Fn(&str) -> Option<String>) -> Result<
     Reader { layers: &[flags, &environment, &file] }.read()
 }
 
+/// As [`load`], with this process's environment, in which a variable that looks like a setting and is none is refused.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_here(flags: &Layer) -> Result<NodeConfig, ConfigError> {
+    layers::check_variables(
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        }),
+    )?;
+    load(flags, |name| std::env::var(name).ok())
+}
+
 /// Reads typed values off the layers.
 struct Reader<'a> {
     layers: &'a [&'a Layer],

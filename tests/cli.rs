@@ -97,6 +97,14 @@ fn wipe_without_a_terminal_and_without_yes_deletes_nothing() {
     assert!(directory.path().join("identity").exists());
 }
 
+#[test]
+fn a_typo_in_a_variable_is_refused_with_what_was_meant() {
+    let output = mokv(&["serve"]).env("MOKV_RCP_PORT", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("MOKV_RCP_PORT: there is no such setting"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("MOKV_RPC_PORT"));
+}
+
 fn free_ports() -> [u16; 2] {
     let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())

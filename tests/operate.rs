@@ -59,6 +59,13 @@ fn the_chart_takes_every_setting_that_is_not_its_own() {
     let own = |key: &str| THE_CHARTS_OWN.contains(&key) || NOT_IN_A_POD.contains(&key);
     let offered = SETTINGS.iter().filter(|setting| setting.in_file()).map(|setting| setting.key);
     assert_eq!(taken, offered.filter(|key| !own(key)).collect());
+    let expected = &schema["properties"]["bootstrapExpect"];
+    let Some(Kind::Count { least, most }) =
+        SETTINGS.iter().find(|setting| setting.key == "bootstrap-expect").map(|setting| setting.kind)
+    else {
+        panic!("bootstrap-expect is a number")
+    };
+    assert_eq!((expected["minimum"].as_u64(), expected["maximum"].as_u64()), (Some(least), Some(most)));
 }
 
 /// Flag and key, variable, values, default and meaning of every setting, under their headings.

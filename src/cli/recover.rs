@@ -50,7 +50,7 @@ impl Recover {
     /// If the configuration is refused, the node runs, its data is not sound, the user says no, or the new data cannot be
     /// written.
     pub async fn run(self) -> Result<(), Failure> {
-        let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
+        let config = config::load_here(&self.settings.0)?;
         let directory = config.data_dir.display();
         if !config.data_dir.exists() {
             return Err(Failure::error(

@@ -43,7 +43,7 @@ impl Restore {
     /// If the configuration is refused, the backup is not sound, or the data directory is not empty or cannot be
     /// written.
     pub async fn run(self) -> Result<(), Failure> {
-        let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
+        let config = config::load_here(&self.settings.0)?;
         let path = self.file.display().to_string();
         let file = snapshot::open(&self.file)?;
         let disk = open_data_directory(&config)?;

@@ -13,7 +13,7 @@ use crate::config::{self, Layer, NodeConfig};
 use crate::node;
 use crate::rt;
 use crate::rt::disk::{DiskRef, who_else_may_read};
-use crate::rt::process::{StopSignals, end_on_panic, end_with_parent};
+use crate::rt::process::{StopSignals, end_on_panic, end_with_parent, outlive_terminal};
 
 /// Run one node, from flags, environment variables and a YAML file
 ///
@@ -69,7 +69,7 @@ impl Serve {
                 ));
             }
         }
-        let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
+        let config = config::load_here(&self.settings.0)?;
         let log = Logging::start(&config);
         end_on_panic({
             let log = log.clone();
@@ -85,6 +85,9 @@ impl Serve {
         if self.wipe {
             wipe::wipe(&config, self.yes).await?;
         }
+        // A shell that is closed need not cost the cluster an election.
+        outlive_terminal()
+            .map_err(|error| Failure::error(format!("cannot listen for SIGHUP: {error}"), "try again"))?;
         let mut signals = StopSignals::listen()
             .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
         let log = log.clone();

@@ -10,9 +10,10 @@ use serde_json::json;
 use super::connect::Connect;
 use super::failure::Failure;
 use crate::client::WriteOptions;
+use crate::raft::peers::frame::MAX_VALUE_BYTES;
 
 /// Most bytes that are read from stdin: the longest value that any cluster can be set to take.
-const MAX_STDIN_BYTES: u64 = 256 << 20;
+const MAX_STDIN_BYTES: u64 = MAX_VALUE_BYTES;
 
 /// Write one key
 ///

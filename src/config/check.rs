@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::membership::MAX_NAME_BYTES;
+
 /// Why a value is impossible, and what to write instead.
 pub(super) struct Refusal {
     pub(super) problem: String,
@@ -14,9 +16,6 @@ pub(super) struct Refusal {
 pub(super) fn refuse<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { problem: problem.into(), remedy: remedy.into() })
 }
-
-/// Longest node name, in bytes: a name is also the name of a directory.
-const MAX_NAME_BYTES: usize = 128;
 
 pub(super) fn name(text: &str) -> Result<String, Refusal> {
     let fits = (1..=MAX_NAME_BYTES).contains(&text.len())

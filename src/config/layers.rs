@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::settings::{SETTINGS, Setting};
+use super::settings::{self, SETTINGS, Setting};
 
 /// A configuration was refused: where, why, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,8 +71,72 @@ impl Given {
 /// What one giver gave, by key.
 pub type Layer = BTreeMap<&'static str, Given>;
 
+/// What variables of settings begin with.
+const PREFIX: &str = "MOKV_";
+
+/// Variables that begin so and are no settings: the commands' own, and those of the tests and the simulation.
+const NOT_SETTINGS: [&str; 21] = [
+    "MOKV_BINARY",
+    "MOKV_CHART",
+    "MOKV_CONFIG",
+    "MOKV_CONTEXT",
+    "MOKV_ENDPOINTS",
+    "MOKV_FIRST_SEED",
+    "MOKV_HISTORY",
+    "MOKV_KUBERNETES_CACHE",
+    "MOKV_OPERATIONS",
+    "MOKV_PLANTED",
+    "MOKV_REDUCE",
+    "MOKV_SCENARIO",
+    "MOKV_SEED",
+    "MOKV_SEEDS",
+    "MOKV_SIM_FROM",
+    "MOKV_SIM_INSIDE",
+    "MOKV_SIM_TARGET",
+    "MOKV_TEST_PANIC_INSIDE",
+    "MOKV_TIMEOUT",
+    "MOKV_TRACE",
+    "MOKV_UPDATE",
+];
+
+/// Refuses a variable that begins as those of settings do and names none.
+///
+/// # Errors
+/// The first such variable, with the one that was meant, if one is near.
+pub(super) fn check_variables(
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), ConfigError> {
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let known = SETTINGS.iter().any(|setting| setting.variable() == name);
+        if known || value.is_empty() || NOT_SETTINGS.contains(&&*name) || is_link(rest, &value) {
+            continue;
+        }
+        let remedy = match settings::nearest(rest) {
+            Some(near) => format!("did you mean {}?", near.variable()),
+            None => "unset it; 'mokv serve --help' lists the settings".to_owned(),
+        };
+        return Err(ConfigError::new(name, "there is no such setting", remedy));
+    }
+    Ok(())
+}
+
+/// Whether somebody else sets such a variable: Kubernetes for each service in the pod's namespace whose name begins with
+/// 'mokv' (MOKV_SERVICE_HOST, MOKV_SERVICE_PORT_RPC, MOKV_PORT, MOKV_PORT_8400_TCP_ADDR), and containers that are linked
+/// in the way of old.
+fn is_link(rest: &str, value: &str) -> bool {
+    let url = value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
+    let numbered = rest.split_once("PORT_").is_some_and(|(_, port)| {
+        let mut parts = port.split('_');
+        parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && parts.next().is_some_and(|protocol| matches!(protocol, "TCP" | "UDP" | "SCTP"))
+    });
+    let service = rest.contains("SERVICE_HOST") || rest.contains("SERVICE_PORT");
+    url || numbered || service || (rest == "NAME" && value.starts_with('/')) || rest.starts_with("ENV_")
+}
+
 /// The layer of the environment. An empty variable counts as not set, and variables that name no setting are
-/// left alone: Kubernetes sets some of its own that begin with `MOKV_`.
+/// left alone.
 pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
     SETTINGS
         .iter()

@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use crate::membership::MAX_PLEDGED;
+use crate::raft::peers::frame::{MAX_FRAME_BYTES, MAX_VALUE_BYTES};
+use crate::storage::MAX_SEGMENT_BYTES;
+
 /// One setting. `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file all mean it.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
@@ -129,7 +133,6 @@ impl Kind {
 }
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 const fn bytes(least: u64, most: u64) -> Kind {
@@ -217,7 +220,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         Group::Cluster,
         "bootstrap-expect",
-        count(1, 15),
+        count(1, MAX_PLEDGED as u64),
         "",
         "On empty data directories, form a cluster of exactly this many nodes as soon as that many know of each other. Give the same number and the same start-join-addrs to all; safe to leave in place for ever",
     ),
@@ -274,14 +277,14 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         Group::Limits,
         "max-value-bytes",
-        bytes(1, 256 * MIB),
+        bytes(1, MAX_VALUE_BYTES),
         "1MiB",
         "Longest value. Raft carries values whole, so long ones delay everything behind them. (Keys: always 1 to 4096 bytes)",
     ),
     setting(
         Group::Limits,
         "max-request-bytes",
-        bytes(16 * KIB, GIB),
+        bytes(16 * KIB, MAX_FRAME_BYTES as u64),
         "2MiB",
         "Largest gRPC request that is read from a client, so that none can fill the memory. At least max-value-bytes and 8 KiB",
     ),
@@ -344,7 +347,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         Group::Storage,
         "log-segment-bytes",
-        bytes(64 * KIB, 4 * GIB),
+        bytes(64 * KIB, MAX_SEGMENT_BYTES),
         "64MiB",
         "Size of one file of the write-ahead log, set aside in advance. At least twice max-request-bytes",
     ),

@@ -104,6 +104,40 @@ fn an_impossible_value_elsewhere_is_refused_with_its_flag_or_variable() {
 }
 
 #[test]
+fn a_variable_that_is_no_setting_is_refused_unless_it_is_somebody_elses() {
+    let check = |name: &str, value: &str| {
+        layers::check_variables([(name.to_owned(), value.to_owned())]).map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        check("MOKV_RCP_PORT", "8400").unwrap_err(),
+        "MOKV_RCP_PORT: there is no such setting; did you mean MOKV_RPC_PORT?"
+    );
+    assert!(check("MOKV_ZEBRA", "1").unwrap_err().contains("'mokv serve --help'"));
+    for (name, value) in [
+        ("MOKV_RPC_PORT", "8400"),
+        ("MOKV_ENDPOINTS", "a:1"),
+        ("MOKV_SEED", "17"),
+        ("PATH", "/bin"),
+        // Of a service named mokv, and of mokv-headless.
+        ("MOKV_SERVICE_HOST", "10.96.0.7"),
+        ("MOKV_SERVICE_PORT", "8400"),
+        ("MOKV_SERVICE_PORT_RPC", "8400"),
+        ("MOKV_PORT", "tcp://10.96.0.7:8400"),
+        ("MOKV_PORT_8400_TCP", "tcp://10.96.0.7:8400"),
+        ("MOKV_PORT_8400_TCP_PROTO", "tcp"),
+        ("MOKV_PORT_8400_TCP_PORT", "8400"),
+        ("MOKV_PORT_8400_TCP_ADDR", "10.96.0.7"),
+        ("MOKV_HEADLESS_SERVICE_HOST", "None"),
+        ("MOKV_HEADLESS_PORT_8401_UDP_ADDR", "10.96.0.7"),
+        // Of a linked container.
+        ("MOKV_NAME", "/web/mokv"),
+        ("MOKV_ENV_PATH", "/bin"),
+    ] {
+        assert_eq!(check(name, value), Ok(()), "{name}");
+    }
+}
+
+#[test]
 fn join_addresses_are_one_word_or_many_without_doubles() {
     let given =
         flags([("start-join-addrs", vec!["a:1, b:2".to_owned(), "c:3".to_owned(), "a:1".to_owned()])]);
@@ -145,7 +179,7 @@ fn a_formation_that_can_never_come_about_is_refused() {
     assert!(
         refusal(&[("bootstrap-expect", "3"), ("start-join-addrs", own_and_one)]).contains("names 1 other")
     );
-    assert!(refusal(&[("bootstrap-expect", "0")]).contains("from 1 to 15"));
+    assert!(refusal(&[("bootstrap-expect", "0")]).contains("from 1 to 9"));
     assert!(refusal(&[("bootstrap-expect", "3"), ("bootstrap", "true")]).contains("contradict"));
     assert!(with_flags(&[("bootstrap-expect", "1"), ("bootstrap", "true")]).is_ok());
     // One name may stand for all nodes.

@@ -1,5 +1,6 @@
 //! The configuration file: one YAML mapping from keys to words or lists of words, each with its line. Knows
-//! which keys exist, not which values they take.
+//! which keys exist, not which values they take. A word is kept as it is written: 'no' stays 'no' and 0x10 stays 0x10,
+//! whatever YAML takes them for.
 
 use std::fmt;
 use std::path::Path;
@@ -46,11 +47,16 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
             };
             return Err(ConfigError::new(place, "there is no such key", remedy));
         };
-        let words = match node {
+        let words = match node.value {
             Node::Nothing => continue,
-            Node::Word(word) => vec![word],
-            Node::Words(words) => words,
-            Node::Other(what) => {
+            Node::Plain => Ok(vec![written(text, &node)]),
+            Node::Word(word) => Ok(vec![word]),
+            Node::List(list) => list.into_iter().map(|node| word(text, node)).collect(),
+            Node::Other(what) => Err(what),
+        };
+        let words = match words {
+            Ok(words) => words,
+            Err(what) => {
                 let problem = format!("the value is {what}");
                 return Err(ConfigError::new(
                     place,
@@ -67,6 +73,22 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     Ok(layer)
 }
 
+/// An entry of a list.
+fn word(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
+    match node.value {
+        Node::Word(word) => Ok(word),
+        Node::Plain => Ok(written(text, &node)),
+        Node::Nothing => Err("a list with an empty entry"),
+        Node::List(_) | Node::Other(_) => Err("a list of more than words"),
+    }
+}
+
+/// The word as it stands in the file. A number or a truth value has no space and no quotes in it.
+fn written(text: &str, node: &Spanned<Node>) -> String {
+    let from = text.chars().skip(node.defined.span().offset() as usize);
+    from.take_while(|c| !c.is_whitespace() && !matches!(c, ',' | ']' | '}')).collect()
+}
+
 /// serde-saphyr ends its messages with the location and may add lines; we say the place ourselves.
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
@@ -75,7 +97,7 @@ fn first_line(message: &str) -> String {
 }
 
 /// The mapping, in the order of the file.
-struct Document(Vec<(Spanned<String>, Node)>);
+struct Document(Vec<(Spanned<String>, Spanned<Node>)>);
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -105,8 +127,10 @@ impl<'de> Deserialize<'de> for Document {
 enum Node {
     /// `key:`, which leaves the setting unset.
     Nothing,
+    /// A word that YAML takes for a number, a fraction or a truth value.
+    Plain,
     Word(String),
-    Words(Vec<String>),
+    List(Vec<Spanned<Node>>),
     /// Something else, in words.
     Other(&'static str),
 }
@@ -122,21 +146,28 @@ impl<'de> Deserialize<'de> for Node {
                 f.write_str("a word or a list of words")
             }
 
-            fn visit_bool<E: Error>(self, value: bool) -> Result<Node, E> {
-                Ok(Node::Word(value.to_string()))
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Node, E> {
+                Ok(Node::Plain)
             }
 
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
-                Ok(Node::Word(value.to_string()))
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Node, E> {
+                Ok(Node::Plain)
             }
 
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
-                Ok(Node::Word(value.to_string()))
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Node, E> {
+                Ok(Node::Plain)
+            }
+
+            fn visit_i128<E: Error>(self, _: i128) -> Result<Node, E> {
+                Ok(Node::Plain)
+            }
+
+            fn visit_u128<E: Error>(self, _: u128) -> Result<Node, E> {
+                Ok(Node::Plain)
             }
 
             fn visit_f64<E: Error>(self, _: f64) -> Result<Node, E> {
-                // As text it might look otherwise than it was written: 1.10 would become 1.1.
-                Ok(Node::Other("a fraction"))
+                Ok(Node::Plain)
             }
 
             fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
@@ -153,16 +184,11 @@ impl<'de> Deserialize<'de> for Node {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-                let mut words = Vec::new();
-                let mut other = None;
+                let mut nodes = Vec::new();
                 while let Some(node) = list.next_element()? {
-                    match node {
-                        Node::Word(word) => words.push(word),
-                        Node::Nothing => other = Some("a list with an empty entry"),
-                        Node::Words(_) | Node::Other(_) => other = Some("a list of more than words"),
-                    }
+                    nodes.push(node);
                 }
-                Ok(other.map_or(Node::Words(words), Node::Other))
+                Ok(Node::List(nodes))
             }
         }
 
@@ -205,7 +231,6 @@ mod tests {
     fn a_value_that_is_no_word_is_refused_with_line_and_key() {
         for (value, what) in [
             ("{a: b}", "a mapping"),
-            ("1.10", "a fraction"),
             ("[a, [b]]", "a list of more than words"),
             ("[a, {b: 1}]", "a list of more than words"),
             ("[a, ]\nnode-name: [ ~ ]", "a list with an empty entry"),
@@ -233,6 +258,45 @@ mod tests {
         assert_eq!(words("start-join-addrs: []", "start-join-addrs"), [""; 0]);
         for nothing in ["", "# nothing\n", "advertise-addr:\n"] {
             assert!(parse(Path::new("mokv.yaml"), nothing).unwrap().is_empty(), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn no_word_becomes_another_one() {
+        for word in [
+            "no",
+            "yes",
+            "on",
+            "Off",
+            "True",
+            "y",
+            "0x10",
+            "0o17",
+            "0b11",
+            "017",
+            "1e3",
+            "1.10",
+            "+5",
+            "1_000",
+            "-0",
+            ".5",
+            "1:30",
+            "2026-11-29",
+            "8400",
+        ] {
+            for text in [
+                format!("node-name: {word}\n"),
+                format!("# ö\nnode-name:   {word}   # a remark\nrpc-port: 1"),
+                format!("{{node-name: {word}, rpc-port: 1}}"),
+                format!("{{node-name: {word}}}"),
+                format!("node-name: '{word}'"),
+            ] {
+                assert_eq!(words(&text, "node-name"), [word], "{text}");
+            }
+            let list = format!("start-join-addrs: [{word}, a:1, {word}]\n");
+            assert_eq!(words(&list, "start-join-addrs"), [word, "a:1", word]);
+            let list = format!("start-join-addrs:\n  - {word}\n  - {word} # a remark\n");
+            assert_eq!(words(&list, "start-join-addrs"), [word, word]);
         }
     }
 

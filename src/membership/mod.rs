@@ -18,7 +18,7 @@ pub mod reconcile;
 mod swim;
 
 pub use alarm::Alarm;
-pub use claim::{Claim, ClusterId, Intent, Pledge, PledgedNode, State};
+pub use claim::{Claim, ClusterId, Intent, MAX_NAME_BYTES, MAX_PLEDGED, Pledge, PledgedNode, State};
 pub use datagram::Key;
 pub use form::{FormError, form};
 pub use formation::Formed;

@@ -44,6 +44,14 @@ impl StopSignals {
     }
 }
 
+/// From now on the loss of the terminal (SIGHUP) does not end this process.
+///
+/// # Errors
+/// If the operating system does not let it.
+pub fn outlive_terminal() -> io::Result<()> {
+    world::outlive_terminal()
+}
+
 /// Asks the kernel to end this process by SIGTERM when the process `parent`, which started it, ends in whatever
 /// way. False if `parent` has ended already.
 ///
@@ -111,6 +119,11 @@ mod world {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
     }
 
+    pub(super) fn outlive_terminal() -> io::Result<()> {
+        // The handler stays for as long as the process does, listened to or not.
+        signal(SignalKind::hangup()).map(drop)
+    }
+
     /// The second figure of `/proc/self/statm` (proc(5)), which counts pages.
     pub(super) fn resident_bytes() -> Option<u64> {
         let figures = std::fs::read_to_string("/proc/self/statm").ok()?;
@@ -172,6 +185,11 @@ mod world {
     /// In simulation nothing takes time that is not simulated.
     pub(super) fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
         block_on(future)
+    }
+
+    /// Simulated processes have no terminal.
+    pub(super) fn outlive_terminal() -> io::Result<()> {
+        Ok(())
     }
 
     pub(super) fn resident_bytes() -> Option<u64> {

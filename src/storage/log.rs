@@ -20,6 +20,9 @@ use super::{Entry, Owner, Position, recovery, segment, writer};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, watch};
 
+/// The largest segment: offsets in a segment are 32 bits, and a batch may reach beyond its end.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
 /// How the log uses disk and memory.
 #[derive(Debug, Clone)]
 pub struct LogConfig {
@@ -227,7 +230,7 @@ impl Log {
     /// [`StorageError::Corrupt`] and [`StorageError::Missing`] if acknowledged data may be gone,
     /// [`StorageError::Foreign`] if it is not `owner`'s, and what the disk says.
     pub async fn open(disk: DiskRef, config: LogConfig, owner: Owner) -> Result<Log, StorageError> {
-        assert!(config.segment_bytes <= 1 << 30, "offsets in a segment are 32 bits");
+        assert!(config.segment_bytes <= MAX_SEGMENT_BYTES, "offsets in a segment are 32 bits");
         let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
         let recovered = recovery::recover(&disk, &config, owner).await?;
         let shared = Arc::new(Shared {

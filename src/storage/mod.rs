@@ -32,7 +32,7 @@ mod writer;
 use bytes::Bytes;
 
 pub use error::StorageError;
-pub use log::{Log, LogConfig, LogState};
+pub use log::{Log, LogConfig, LogState, MAX_SEGMENT_BYTES};
 pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
 pub use snapshot::{
     DamagedSnapshot, ReceivedSnapshot, SnapshotEncoder, SnapshotInfo, SnapshotReader, SnapshotReceiver,

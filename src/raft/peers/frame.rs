@@ -9,6 +9,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The longest frame after the hello. An append holds about 1 MiB of entries, or one entry that is larger.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
+/// The longest value that a command may carry, so that its entry fits a frame with the entries that lead up to it, their
+/// framing and the longest key.
+pub const MAX_VALUE_BYTES: u64 = 48 << 20;
+const _: () = assert!(MAX_VALUE_BYTES + (8 << 20) <= MAX_FRAME_BYTES as u64);
+
 const HEADER_BYTES: usize = 4;
 
 /// Appends a frame to a buffer.
