@@ -30,6 +30,7 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
     assert_eq!(run(&["get"]).status.code(), Some(2));
     assert_eq!(run(&["get", "key", "--endpoints", "nonsense"]).status.code(), Some(2));
     assert_eq!(run(&["--help"]).status.code(), Some(0));
+    assert_eq!(run(&["version"]).stdout, run(&["--version"]).stdout);
 }
 
 #[test]

@@ -232,3 +232,67 @@ fn no_length_of_time_that_can_be_typed_is_too_long() {
         assert_eq!(code, Some(2), "{said}");
     });
 }
+
+#[test]
+fn several_keys_are_read_at_once_and_absent_ones_are_told() {
+    with_store(|shell| {
+        shell.ok(&["put", "a", "1"]);
+        shell.ok(&["set", "b", "two\nlines"]);
+        let table =
+            "KEY  REVISION  VERSION  VALUE\na    1         1        1\nb    2         1        two\\nlines\n";
+        assert_eq!(shell.ok(&["get", "a", "b"]), table);
+        assert_eq!(shell.ok(&["get", "b", "a", "--output=plain"]), "b\ttwo\\nlines\na\t1\n");
+        let lines = shell.ok(&["get", "a", "b", "--output=json"]);
+        let keys: Vec<_> = lines.lines().map(|line| json(line)["key"].clone()).collect();
+        assert_eq!(keys, ["a", "b"]);
+        let output = shell.run(&["get", "a", "x", "y", "--output=plain"]);
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.stdout, b"a\t1\n", "what there is is shown");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("no key 'x'") && said.contains("no key 'y'"), "{said}");
+        let listed = shell.ok(&["list"]);
+        assert_eq!(shell.ok(&["ls"]), listed);
+        assert_eq!(shell.ok(&["rm", "a"]), "deleted, revision 3\n");
+        assert_eq!(shell.ok(&["del", "b"]), "deleted, revision 4\n");
+    });
+}
+
+#[test]
+fn a_variable_names_the_nodes_and_a_flag_wins() {
+    with_store(|shell| {
+        shell.ok(&["set", "key", "value"]);
+        let get = |variable: &str, flags: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+            command.args(["get", "key", "--timeout=500ms"]).args(flags).env("MOKV_ENDPOINTS", variable);
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(get(&shell.endpoint, &[]), (Some(0), "value".to_owned()));
+        assert_eq!(get(&format!("127.0.0.1:9, {}", shell.endpoint), &[]), (Some(0), "value".to_owned()));
+        assert_eq!(get("127.0.0.1:9", &[]).0, Some(1));
+        assert_eq!(get("127.0.0.1:9", &["--endpoints", &shell.endpoint]), (Some(0), "value".to_owned()));
+        assert_eq!(get("nonsense", &[]).0, Some(2));
+    });
+}
+
+#[test]
+fn a_prefix_is_deleted_when_that_is_meant() {
+    with_store(|shell| {
+        for number in 0..150 {
+            shell.ok(&["set", &format!("user/{number}"), "x", "--no-session"]);
+        }
+        shell.ok(&["set", "other", "y"]);
+        let (code, said) = shell.fails(&["delete", "--prefix", "user/"]);
+        assert_eq!(code, Some(2), "there is nobody to ask");
+        assert!(said.contains("150 keys") && said.contains("--yes"), "{said}");
+        assert_eq!(shell.ok(&["list", "--count"]), "151\n", "nothing was deleted");
+        assert_eq!(shell.ok(&["delete", "--prefix", "user/1", "--yes"]), "deleted 61 keys\n");
+        let json = json(&shell.ok(&["delete", "--prefix", "user/", "--yes", "--output=json"]));
+        assert_eq!((&json["deleted"], &json["changed_meanwhile"]), (&89.into(), &0.into()));
+        assert_eq!(shell.ok(&["delete", "--prefix", "user/"]), "deleted 0 keys\n");
+        assert_eq!(shell.ok(&["list", "--keys-only"]), "other\n");
+        for wrong in [&["delete"][..], &["delete", "a", "--prefix", "a"], &["delete", "a", "--yes"]] {
+            assert_eq!(shell.fails(wrong).0, Some(2), "{wrong:?}");
+        }
+    });
+}

@@ -16,14 +16,25 @@ use crate::rt;
 /// The node that is asked when none is named.
 pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:8400";
 
+/// Names nodes for all commands of a shell.
+const ENDPOINTS_VARIABLE: &str = "MOKV_ENDPOINTS";
+
+/// The nodes that are asked when no flag names any.
+fn default_endpoints() -> Vec<String> {
+    let given = std::env::var(ENDPOINTS_VARIABLE).ok().filter(|given| !given.trim().is_empty());
+    let given = given.as_deref().unwrap_or(DEFAULT_ENDPOINT);
+    given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect()
+}
+
 /// Least time for a whole listing, which may be long although each of its parts is quick.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Flags of every command that talks to a cluster.
 #[derive(Debug, Args)]
 pub struct Connect {
-    /// Nodes to ask, comma-separated; one that answers is enough, the others are found through it
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = DEFAULT_ENDPOINT)]
+    /// Nodes to ask, comma-separated; one that answers is enough, the others are found through it. The variable
+    /// MOKV_ENDPOINTS names others than the default for all commands
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_values_t = default_endpoints())]
     pub endpoints: Vec<String>,
     /// How long to try, all in all
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]

@@ -1,45 +1,130 @@
-//! `mokv delete`: deletes one key.
+//! `mokv delete`: deletes one key, or, key by key, all that begin with a prefix.
 
 use clap::Args;
 use serde_json::json;
 
+use super::confirm::confirmed;
 use super::connect::Connect;
 use super::failure::Failure;
+use super::output::keys;
 use super::set::Write;
+use crate::client::{Client, Error, ListOptions, WriteOptions};
 
-/// Delete one key
+/// Keys of a prefix that are being deleted at a time.
+const AT_A_TIME: usize = 64;
+
+/// Delete one key, or all that begin with a prefix
 ///
-/// That there is no such key is no error; the output says whether there was one.
+/// That there is no such key is no error; the output says whether there was one. With --prefix the keys are listed,
+/// counted, asked about and deleted one by one, each only if it is still as it was listed: that is not one step, and
+/// others see it half done.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mokv delete greeting
-  mokv delete lock --if-revision 17    only if the key was last written at revision 17")]
+  mokv delete lock --if-revision 17    only if the key was last written at revision 17
+  mokv delete --prefix user/           all that begin so, after asking
+  mokv delete --prefix user/ --yes")]
 pub struct Delete {
     /// The key
-    key: String,
+    #[arg(required_unless_present = "prefix")]
+    key: Option<String>,
+    /// All keys that begin with this
+    #[arg(long, conflicts_with_all = ["key", "if_revision"])]
+    prefix: Option<String>,
+    /// Do not ask before --prefix
+    #[arg(long, conflicts_with = "key")]
+    yes: bool,
     #[command(flatten)]
     write: Write,
     #[command(flatten)]
     connect: Connect,
 }
 
+/// What became of the keys of a prefix.
+#[derive(Default)]
+struct Count {
+    deleted: u64,
+    /// Written anew since they were listed, or gone.
+    changed: u64,
+}
+
 impl Delete {
-    /// Deletes the key.
+    /// Deletes the key, or those of the prefix.
     ///
     /// # Errors
-    /// If the delete failed or has an unknown outcome.
+    /// If a delete failed or has an unknown outcome, or nobody could be asked.
     pub async fn run(self) -> Result<(), Failure> {
+        match (&self.key, &self.prefix) {
+            (_, Some(prefix)) => self.delete_prefix(prefix).await,
+            (Some(key), None) => self.delete_key(key).await,
+            (None, None) => unreachable!("the command line asks for one of them"),
+        }
+    }
+
+    async fn delete_key(&self, key: &str) -> Result<(), Failure> {
         let client = self.write.client(&self.connect)?;
-        let result = client.delete(&self.key, self.write.options()).await;
-        let deleted =
-            result.map_err(|error| self.connect.failure(&format!("delete '{}'", self.key), error))?;
+        let result = client.delete(key, self.write.options()).await;
+        let deleted = result.map_err(|error| self.connect.failure(&format!("delete '{key}'"), error))?;
         self.write.finish(&client).await;
         let crate::client::Deleted { revision, existed } = deleted;
         let what = if existed { "deleted" } else { "there was no such key" };
         self.connect.output().answer(
             format!("{what}, revision {revision}"),
-            &json!({ "key": self.key, "existed": existed, "revision": revision }),
+            &json!({ "key": key, "existed": existed, "revision": revision }),
         )
+    }
+
+    async fn delete_prefix(&self, prefix: &str) -> Result<(), Failure> {
+        // Each call has the time that was given: how many there are nobody knows yet.
+        let client = self.connect.client()?;
+        let listed = self.list(&client, prefix).await?;
+        let question = format!("This deletes {} under '{prefix}', one by one.", keys(listed.len() as u64));
+        if !listed.is_empty() && !self.yes && !confirmed(&question, "delete")? {
+            return Err(Failure::error("nothing was deleted", "type 'delete' to go on, or add --yes"));
+        }
+        let mut count = Count::default();
+        for some in listed.chunks(AT_A_TIME) {
+            let deleting = some
+                .iter()
+                .map(|(key, revision)| client.delete(key, WriteOptions { if_revision: Some(*revision) }));
+            let mut failed = None;
+            for ((key, _), result) in some.iter().zip(futures_util::future::join_all(deleting).await) {
+                match result {
+                    Ok(deleted) if deleted.existed => count.deleted += 1,
+                    Ok(_) | Err(Error::ConditionFailed { .. }) => count.changed += 1,
+                    Err(error) => failed = failed.or(Some((key, error))),
+                }
+            }
+            if let Some((key, error)) = failed {
+                let (done, all) = (count.deleted, listed.len());
+                let action =
+                    format!("delete '{}', {done} of {all} are deleted", String::from_utf8_lossy(key));
+                return Err(self.connect.failure(&action, error));
+            }
+        }
+        let client = client.with_total_timeout(self.connect.timeout);
+        self.write.finish(&client).await;
+        let Count { deleted, changed } = count;
+        let mut sentence = format!("deleted {}", keys(deleted));
+        if changed > 0 {
+            sentence.push_str(&format!(", left {} that changed meanwhile", keys(changed)));
+        }
+        self.connect
+            .output()
+            .answer(sentence, &json!({ "prefix": prefix, "deleted": deleted, "changed_meanwhile": changed }))
+    }
+
+    /// The keys with the revisions that wrote them.
+    async fn list(&self, client: &Client, prefix: &str) -> Result<Vec<(bytes::Bytes, u64)>, Failure> {
+        let failed = |error| self.connect.failure(&format!("list the keys under '{prefix}'"), error);
+        let options =
+            ListOptions { prefix: prefix.as_bytes().to_vec(), keys_only: true, ..ListOptions::default() };
+        let mut listing = client.list(options).await.map_err(failed)?;
+        let mut listed = Vec::new();
+        while let Some(entry) = listing.next().await.map_err(failed)? {
+            listed.push((entry.key, entry.mod_revision));
+        }
+        Ok(listed)
     }
 }

@@ -1,4 +1,4 @@
-//! `mokv get`: reads one key.
+//! `mokv get`: reads one key or several.
 
 use clap::Args;
 use serde_json::{Value as Json, json};
@@ -8,20 +8,23 @@ use super::failure::Failure;
 use super::output::{Format, Row, escaped, json_value, shortened};
 use crate::client::{Consistency, KeyValue, ReadOptions};
 
-/// Read one key
+/// Read keys
 ///
-/// Writes the value as it is, byte by byte; on a terminal a newline follows. Exit code 3: there is no such key.
+/// Writes the value of one key as it is, byte by byte; on a terminal a newline follows. Several keys are read one after
+/// the other and become a table, or with --output json or plain a line each. Exit code 3: a key does not exist.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mokv get greeting
   mokv get photo > photo.jpg
+  mokv get greeting planet            a table of both
   mokv get greeting --output table    with its revision and version
   mokv get greeting --output json     {\"key\":..,\"value\":{\"text\":..,\"base64\":..},\"mod_revision\":..,..}
                                       (text is null where the value is not UTF-8)")]
 pub struct Get {
-    /// The key
-    key: String,
+    /// The keys
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
     /// Answer at once from one node's memory, possibly with an old value
     #[arg(long)]
     stale: bool,
@@ -30,41 +33,56 @@ pub struct Get {
 }
 
 impl Get {
-    /// Reads and writes it out.
+    /// Reads and writes out what there is.
     ///
     /// # Errors
-    /// If there is no such key, or the read failed.
+    /// If a key does not exist, or a read failed.
     pub async fn run(self) -> Result<(), Failure> {
-        let client = self.connect.client()?;
+        let client = self.connect.client_for_all()?;
         let options = ReadOptions { consistency: consistency(self.stale) };
-        let read = client
-            .get(&self.key, options)
-            .await
-            .map_err(|error| self.connect.failure(&format!("read '{}'", self.key), error))?;
-        let Some(entry) = read.entry else {
-            return Err(Failure::not_found(
-                format!("there is no key '{}' at revision {}", self.key, read.revision),
-                "'mokv list --keys-only' lists the keys",
-            ));
-        };
-        let mut output = self.connect.output_or(Format::Plain);
-        if output.format() != Format::Plain {
-            let row = Row {
-                cells: vec![
-                    escaped(&entry.key),
-                    entry.mod_revision.to_string(),
-                    entry.version.to_string(),
-                    shortened(&entry.value),
-                ],
-                json: entry_json(&entry, read.revision, false),
-            };
-            return output.rows(&["KEY", "REVISION", "VERSION", "VALUE"], [row]);
+        let mut found = Vec::new();
+        let mut absent = Vec::new();
+        for key in &self.keys {
+            let read = client.get(key, options).await;
+            let read = read.map_err(|error| self.connect.failure(&format!("read '{key}'"), error))?;
+            match read.entry {
+                Some(entry) => found.push((read.revision, entry)),
+                None => absent.push(format!("there is no key '{key}' at revision {}", read.revision)),
+            }
         }
-        output.bytes(&entry.value)?;
-        if output.is_terminal() && !entry.value.ends_with(b"\n") {
-            output.bytes(b"\n")?;
+        let one = self.keys.len() == 1;
+        let mut output = self.connect.output_or(if one { Format::Plain } else { Format::Table });
+        match (output.format(), found.as_slice()) {
+            (_, []) => {}
+            (Format::Plain, [(_, entry)]) if one => {
+                output.bytes(&entry.value)?;
+                if output.is_terminal() && !entry.value.ends_with(b"\n") {
+                    output.bytes(b"\n")?;
+                }
+                output.flush()?;
+            }
+            (Format::Plain, _) => {
+                for (_, entry) in &found {
+                    output.line(format!("{}\t{}", escaped(&entry.key), escaped(&entry.value)))?;
+                }
+            }
+            (Format::Table | Format::Json, _) => {
+                let rows = found.iter().map(|(revision, entry)| Row {
+                    cells: vec![
+                        escaped(&entry.key),
+                        entry.mod_revision.to_string(),
+                        entry.version.to_string(),
+                        shortened(&entry.value),
+                    ],
+                    json: entry_json(entry, *revision, false),
+                });
+                output.rows(&["KEY", "REVISION", "VERSION", "VALUE"], rows)?;
+            }
         }
-        output.flush()
+        if absent.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::not_found(absent.join(", "), "'mokv list --keys-only' lists the keys"))
     }
 }
 

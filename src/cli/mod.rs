@@ -66,8 +66,11 @@ enum Command {
     Dev(dev::Dev),
     Serve(Box<serve::Serve>),
     Get(get::Get),
+    #[command(visible_alias = "put")]
     Set(set::Set),
+    #[command(visible_aliases = ["del", "rm"])]
     Delete(delete::Delete),
+    #[command(visible_alias = "ls")]
     List(list::List),
     Members(members::Members),
     Leave(leave::Leave),
@@ -83,6 +86,8 @@ enum Command {
     Probe(probe::Probe),
     PodConfig(pod_config::PodConfig),
     Completion(completion::Completion),
+    /// Write the version, as --version does
+    Version,
 }
 
 impl Command {
@@ -108,6 +113,9 @@ impl Command {
             Command::Probe(probe) => probe.run().await,
             Command::PodConfig(pod_config) => pod_config.run().await,
             Command::Completion(completion) => completion.run(),
+            Command::Version => {
+                output::Output::new(output::Format::Plain).line(concat!("mokv ", env!("CARGO_PKG_VERSION")))
+            }
         }
     }
 }
