@@ -263,6 +263,7 @@ fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
                     said.contains(&file) && said.contains("next:") && !said.contains("panicked"),
                     "{said}"
                 );
+                assert!(said.contains("another backup") && !said.contains("wipe"), "{said}");
             }
         }
         std::fs::write(&file, &whole).unwrap();

@@ -84,11 +84,16 @@ pub async fn inspect(file: FileRef, name: &str) -> Result<Contents, BackupError>
 }
 
 async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupError> {
-    let unsound = |error: &dyn std::error::Error| BackupError::Unsound(error.to_string());
+    // A backup is no node's data: that it is damaged is no reason to wipe one.
+    let unsound = |error: StorageError| BackupError::Unsound(error.finding());
     let opened = SnapshotReader::of_any(file, name.to_owned()).await;
-    let (reader, position) = opened.map_err(|error| unsound(&error))?;
+    let (reader, position) = opened.map_err(unsound)?;
     let file_bytes = reader.total_bytes();
-    let state = state_machine::load(reader).await.map_err(|error| unsound(&error))?;
+    let state =
+        state_machine::load(reader).await.map_err(|error| match error.downcast::<StorageError>() {
+            Ok(error) => unsound(error),
+            Err(error) => BackupError::Unsound(error.to_string()),
+        })?;
     let contents = Contents {
         position,
         revision: state.map.revision(),

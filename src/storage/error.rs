@@ -82,6 +82,20 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// What is wrong, without what to do about it: that is another thing where the file is no node's.
+    pub fn finding(&self) -> String {
+        match self {
+            StorageError::Io { operation, file, message, .. } => {
+                format!("cannot {operation} '{file}': {message}")
+            }
+            StorageError::Corrupt { .. } | StorageError::Missing { .. } => {
+                let text = self.to_string();
+                text.strip_suffix(&format!("; {REMEDY}")).unwrap_or(&text).to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Tells what was tried on which file; for `map_err`.
     pub(crate) fn io(
         operation: &'static str,
