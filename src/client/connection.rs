@@ -1,7 +1,7 @@
 //! One node's address and the connection to it: HTTP/2 over the runtime's TCP or TLS, shared by all tasks.
 //!
 //! Invariants: at most one attempt to connect at a time, however many calls wait for it; the address is resolved
-//! anew at every attempt; a call that fails here says truthfully whether its first byte may have left. Never retries
+//! anew at every attempt, by a lookup that outlives an attempt that does not wait for it; a call that fails here says truthfully whether its first byte may have left. Never retries
 //! and never chooses: that is for the layers above.
 
 use std::future::Future;
@@ -20,12 +20,12 @@ use mokv_proto::tonic::{Status, body::Body};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::retry::Backoff;
-use crate::rt::net::TcpStream;
+use crate::rt::net::Resolver;
 use crate::rt::task::HyperExecutor;
 use crate::rt::time::HyperTimer;
 use crate::rt::{self, random, watch};
 
-/// A connection attempt, name resolution included, is given up after this.
+/// A connection attempt is given up after this. The lookup of a name that takes longer goes on for the next attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A silent connection is probed after this, and dropped if the probe is not answered in the same time again.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -96,6 +96,9 @@ impl Endpoint {
     async fn connect(self: Arc<Self>, done: watch::Sender<Option<Result<Channel, String>>>) {
         let result = match rt::timeout(CONNECT_TIMEOUT, self.transport.connect(&self.address)).await {
             Ok(result) => result.map_err(|error| error.to_string()),
+            Err(rt::time::Elapsed) if self.transport.resolver.awaits(&self.address) => {
+                Err(format!("the name has not been resolved within {CONNECT_TIMEOUT:?}"))
+            }
             Err(rt::time::Elapsed) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
         };
         *self.link() = result.clone().map_or(Link::Idle, Link::Ready);
@@ -182,6 +185,8 @@ impl Drop for InFlight {
 /// What HTTP/2 is spoken over: TCP, and TLS on top of it where the user asked for that.
 #[derive(Clone, Default)]
 pub(super) struct Transport {
+    /// Shared by all endpoints of a client.
+    pub(super) resolver: Resolver,
     /// `None`: in plain text.
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Handshake>,
@@ -189,7 +194,7 @@ pub(super) struct Transport {
 
 impl Transport {
     async fn connect(&self, address: &str) -> std::io::Result<Channel> {
-        let stream = TcpStream::connect(address).await?;
+        let stream = self.resolver.connect(address).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return Channel::over(tls.with(address, stream).await?, "https", address).await;

@@ -76,6 +76,7 @@ use retry::Resend;
 pub use tls::Tls;
 use topology::Topology;
 
+use crate::rt::net::Resolver;
 use crate::{planted, rt};
 
 /// How fresh a read has to be.
@@ -280,6 +281,7 @@ impl Builder {
             .transpose()
             .map_err(|_| Error::Invalid("the token has characters that no header can carry".into()))?;
         let transport = Transport {
+            resolver: Resolver::default(),
             #[cfg(feature = "tls")]
             tls: self.tls.map(tls::Handshake::new).transpose().map_err(|why| Error::Invalid(why.into()))?,
         };

@@ -7,20 +7,31 @@ use crate::membership::datagram::Key;
 use crate::membership::gossip::GossipConfig;
 use crate::membership::swim::Pace;
 use crate::rt::disk::{Operation, SimDisk};
+use crate::rt::net::Resolver;
 use crate::rt::timeout;
 
 /// Only a broken build waits so long.
 const GENEROUS: Duration = Duration::from_secs(60);
 
 async fn start(name: &str, disk: &SimDisk, port: u16, joins: &[String]) -> (Identity, Gossip) {
+    start_resolving(name, disk, port, joins, Resolver::default()).await
+}
+
+async fn start_resolving(
+    name: &str,
+    disk: &SimDisk,
+    port: u16,
+    joins: &[String],
+    resolver: Resolver,
+) -> (Identity, Gossip) {
     let identity = Identity::load_or_create(disk.mount(), name, |_| false).await.unwrap();
     let claim = Claim {
         boot: identity.boot(),
         gossip_addr: "127.0.0.1:0".into(),
         ..Claim::example(name, identity.node_id())
     };
-    let config =
-        GossipConfig { bind: ([127, 0, 0, 1], port).into(), joins: joins.to_vec(), pace: Pace::default() };
+    let bind = ([127, 0, 0, 1], port).into();
+    let config = GossipConfig { bind, joins: joins.to_vec(), pace: Pace::default(), resolver };
     let gossip = Gossip::start(config, claim, Key::open()).await.unwrap();
     (identity, gossip)
 }
@@ -93,4 +104,37 @@ async fn e3_a_pledge_is_durable_before_it_is_said() {
     let own = gossip.view().borrow()[&identity.node_id()].claim.clone();
     assert_eq!(own.cluster_id, None::<ClusterId>);
     assert!(matches!(own.state, State::Pristine { pledge: None, .. }));
+}
+
+/// The attempts of gossip wait two seconds for a name; lookups that took longer once never ended.
+#[tokio::test]
+async fn three_nodes_form_a_cluster_though_their_name_server_is_slow() {
+    const SLOW: Duration = Duration::from_secs(3);
+    let ports = free_ports();
+    let joins: Vec<String> = ports.iter().map(|port| format!("node-at-{port}.example:{port}")).collect();
+    let resolver = || {
+        Resolver::asking(|name| async move {
+            crate::rt::sleep(SLOW).await;
+            let (_, port) = name.rsplit_once(':').expect("a port");
+            Ok(vec![([127, 0, 0, 1], port.parse().expect("a number")).into()])
+        })
+    };
+    let mut tasks = Vec::new();
+    for (port, name) in ports.into_iter().zip(["a", "b", "c"]) {
+        let (joins, resolver) = (joins.clone(), resolver());
+        tasks.push(crate::rt::spawn(async move {
+            let (mut identity, gossip) =
+                start_resolving(name, &SimDisk::new(1), port, &joins, resolver).await;
+            let formed = form_in_time(&mut identity, &gossip, Intent::Expect(3), &joins).await;
+            (formed, gossip)
+        }));
+    }
+    let mut formed = BTreeSet::new();
+    let mut running = Vec::new();
+    for task in tasks {
+        let (form, gossip) = task.await.unwrap();
+        formed.insert(form.cluster_id());
+        running.push(gossip);
+    }
+    assert_eq!(formed.len(), 1, "{formed:?}");
 }

@@ -19,7 +19,7 @@ use super::conversation::{Conversation, Due, Resolved};
 use super::datagram::{Key, MAX_BYTES};
 use super::joins::JoinAnswers;
 use super::swim::Pace;
-use crate::rt::net::{UdpSocket, resolve};
+use crate::rt::net::{Resolver, UdpSocket};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{Instant, now, sleep, sleep_until, timeout, watch};
 
@@ -57,6 +57,8 @@ pub struct GossipConfig {
     pub joins: Vec<String>,
     /// How fast failures are detected.
     pub pace: Pace,
+    /// Looks the names up.
+    pub resolver: Resolver,
 }
 
 /// What the node wants to be known.
@@ -85,7 +87,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE_PRISTINE: Duration = Duration::from_secs(1);
 /// The longest pause of a member.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A name that does not resolve in time is silent in this attempt.
+/// A name that does not resolve in time is silent in this attempt; its lookup goes on for the next.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A socket that fails is tried again after so long.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
@@ -120,7 +122,7 @@ impl Gossip {
         let talker = Talker { socket, conversation, timers: BTreeMap::new(), timers_set: 0, out };
         let tasks = [
             spawn_guarded(talker.run(wanted_seen, attempts)),
-            spawn_guarded(resolve_for_ever(names, wanted.subscribe(), attempts_out)),
+            spawn_guarded(resolve_for_ever(config.resolver, names, wanted.subscribe(), attempts_out)),
         ];
         let tasks = Mutex::new(Some(tasks));
         Ok(Gossip { wanted, view, answers, alarms, node_id, local, keyed, tasks })
@@ -210,6 +212,7 @@ impl Gossip {
 
 /// Resolves all names, hands them over, rests, for ever.
 async fn resolve_for_ever(
+    resolver: Resolver,
     names: watch::Receiver<Vec<String>>,
     wanted: watch::Receiver<Wanted>,
     attempts: mpsc::Sender<Resolved>,
@@ -217,7 +220,7 @@ async fn resolve_for_ever(
     let mut pause = FIRST_PAUSE;
     loop {
         let asked = names.borrow().clone();
-        let found = join_all(asked.iter().map(|name| timeout(RESOLVE_TIMEOUT, resolve(name)))).await;
+        let found = join_all(asked.iter().map(|name| timeout(RESOLVE_TIMEOUT, resolver.resolve(name)))).await;
         let resolved = asked.into_iter().zip(found).filter_map(|(name, found)| match found {
             Ok(Ok(addresses)) => Some((name, addresses)),
             Ok(Err(error)) => {

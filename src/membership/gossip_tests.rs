@@ -29,6 +29,7 @@ async fn start_with(claim: Claim, joins: &[SocketAddr], key: Key) -> Gossip {
         bind: "127.0.0.1:0".parse().unwrap(),
         joins: joins.iter().map(SocketAddr::to_string).collect(),
         pace: quick(),
+        resolver: Resolver::default(),
     };
     Gossip::start(config, claim, key).await.unwrap()
 }

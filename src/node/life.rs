@@ -19,6 +19,7 @@ use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
 use crate::raft::{self, Consensus, Member, Store, space};
 use crate::rt::disk::DiskRef;
+use crate::rt::net::Resolver;
 use crate::rt::task::spawn_guarded;
 use crate::rt::{self, watch};
 use crate::storage::{Log, Owner, Snapshots};
@@ -30,6 +31,7 @@ pub(super) struct Life {
     pub options: Options,
     pub identity: Arc<Mutex<Option<Identity>>>,
     pub gossip: Arc<Gossip>,
+    pub resolver: Resolver,
     pub context: Arc<grpc::Context>,
     pub peers: watch::Sender<Option<Arc<PeerEntrance>>>,
     pub running: watch::Sender<Option<(Consensus, Log)>>,
@@ -143,7 +145,7 @@ impl Life {
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
         }));
         let book = Arc::new(Book::new(self.gossip.clone(), store.clone()));
-        let peers = Peers::new(gate.clone(), book.clone());
+        let peers = Peers::new(gate.clone(), book.clone(), self.resolver.clone());
         let timing = raft::Timing {
             heartbeat: self.config.heartbeat_interval,
             election: self.config.election_timeout,

@@ -35,7 +35,7 @@ use crate::mux::{self, Entrances, Phase};
 use crate::planted;
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
-use crate::rt::net::TcpListener;
+use crate::rt::net::{Resolver, TcpListener};
 use crate::rt::process;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
@@ -243,7 +243,8 @@ impl Node {
                 "earlier nodes have left data in this directory; 'mokv left --remove' deletes it while the node is stopped"
             );
         }
-        let gossip = Arc::new(start_gossip(&config, &identity, options.supports).await?);
+        let resolver = Resolver::default();
+        let gossip = Arc::new(start_gossip(&config, &identity, options.supports, resolver.clone()).await?);
         let sampler = Arc::new(NodeSampler::new(gossip.view(), left.bytes));
         let metrics = Metrics::new(sampler.clone());
         let (leave, leave_requests) = mpsc::channel(1);
@@ -275,6 +276,7 @@ impl Node {
             Entrances { peers: peers_seen, services, phase: phase_seen, metrics: metrics.clone() };
         let identity = Arc::new(Mutex::new(Some(identity)));
         let life = Life {
+            resolver,
             config: config.clone(),
             disk,
             options,
@@ -446,7 +448,12 @@ async fn bind(
     TcpListener::bind(address).await.map_err(failed)
 }
 
-async fn start_gossip(config: &NodeConfig, identity: &Identity, supports: u32) -> Result<Gossip, NodeError> {
+async fn start_gossip(
+    config: &NodeConfig,
+    identity: &Identity,
+    supports: u32,
+    resolver: Resolver,
+) -> Result<Gossip, NodeError> {
     let state = match identity.cluster_id() {
         None => State::Pristine { intent: intent(config), pledge: identity.pledge().cloned() },
         Some(_) if identity.log_formatted() => State::Member,
@@ -469,6 +476,7 @@ async fn start_gossip(config: &NodeConfig, identity: &Identity, supports: u32) -
         bind: config.bind_addr,
         joins: config.start_join_addrs.clone(),
         pace: Pace::default(),
+        resolver,
     };
     Gossip::start(gossip, claim, key).await.map_err(|error| NodeError::Listen {
         address: config.bind_addr,

@@ -4,8 +4,12 @@
 //! packets, connections over a cut link are refused at once, ends of streams leak through partitions. The wrappers
 //! here make both worlds behave alike.
 
+mod race;
+mod resolver;
 #[cfg(madsim)]
 pub mod weather;
+
+pub use resolver::Resolver;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,18 +18,23 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Resolves `host:port` (a name or an address) anew, in a fixed order.
-///
-/// # Errors
-/// If the text has no port or the name does not resolve now.
-pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
-    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(host_port).await?.collect();
-    addresses.sort();
-    addresses.dedup();
+/// Asks the system once for the addresses of `host:port`, in its order of preference. Not bounded in time.
+async fn lookup(host_port: &str) -> io::Result<Vec<SocketAddr>> {
+    world::wait_for_name_server().await;
+    let mut addresses = Vec::new();
+    for address in tokio::net::lookup_host(host_port).await? {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     if addresses.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("'{host_port}' resolves to no address")));
     }
     Ok(addresses)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::new(world::connect(address).await?)
 }
 
 /// Listens for TCP connections.
@@ -76,19 +85,13 @@ impl TcpStream {
         Ok(TcpStream { stream, peeked: Vec::new(), dirty: false, link })
     }
 
-    /// Connects to the first of the addresses of `host_port` that answers. No bound in time: give it a timeout.
+    /// Connects to `host:port` once. Who connects again and again keeps a [`Resolver`]. No bound in time: give it a
+    /// timeout.
     ///
     /// # Errors
     /// If the name does not resolve or no address answers; the last address's error.
     pub async fn connect(host_port: &str) -> io::Result<TcpStream> {
-        let mut last = None;
-        for address in resolve(host_port).await? {
-            match world::connect(address).await {
-                Ok(stream) => return TcpStream::new(stream),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.expect("resolve() returns at least one address"))
+        Resolver::default().connect(host_port).await
     }
 
     /// Waits for the next `count` bytes, or fewer at the end of the stream, and leaves them to be read.
@@ -278,6 +281,9 @@ mod world {
         pub(super) fn record_write(&self, _bytes: &[u8]) {}
     }
 
+    /// The system asks by itself.
+    pub(super) async fn wait_for_name_server() {}
+
     pub(super) async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
         tokio::net::TcpStream::connect(address).await
     }
@@ -427,6 +433,13 @@ mod world {
         }
         bytes[4..].copy_from_slice(&address.port().to_le_bytes());
         bytes
+    }
+
+    pub(super) async fn wait_for_name_server() {
+        let delay = weather::name_server_delay();
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
     }
 
     pub(super) async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {

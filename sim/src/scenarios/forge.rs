@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mokv::client::NodeStatus;
 use mokv::raft::peers::{AddressBook, Gate, Link, Me, Peers};
 use mokv::raft::wire::decode_vote;
+use mokv::rt::net::Resolver;
 use mokv::storage::{Entry, Log, LogConfig, Owner};
 use mokv_proto::raft::Channel;
 
@@ -77,7 +78,11 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         key: None,
     };
     let address = format!("{}:{RPC_PORT}", dns_name(&status.name));
-    let peers = Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)));
+    let peers = Peers::new(
+        Arc::new(Gate::new(me, BTreeMap::new(), |_| false)),
+        Arc::new(OnePlace(address)),
+        Resolver::default(),
+    );
     peers.link(status.node_id, Channel::Forward)
 }
 

@@ -17,11 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, Me, dial};
-use crate::rt::net::TcpStream;
+use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, timeout, watch};
 
-/// Connecting and the hello together take at most this long.
+/// Connecting and the hello together take at most this long. The lookup of a name that takes longer goes on for the next
+/// attempt.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Nothing heard for this long while answers are due: the connection is dead. Half-way a ping asks.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -51,6 +52,7 @@ pub enum CallError {
 pub struct Peers {
     gate: Arc<Gate>,
     book: Arc<dyn AddressBook>,
+    resolver: Resolver,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
     /// What each peer's last answer said of its disk.
     disks: Mutex<BTreeMap<u64, DiskReport>>,
@@ -88,10 +90,11 @@ pub struct Denied {
 
 impl Peers {
     /// No links yet.
-    pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>) -> Arc<Peers> {
+    pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>, resolver: Resolver) -> Arc<Peers> {
         Arc::new(Peers {
             gate,
             book,
+            resolver,
             links: Mutex::default(),
             disks: Mutex::default(),
             acknowledged: Mutex::default(),
@@ -108,6 +111,7 @@ impl Peers {
                     channel,
                     gate: self.gate.clone(),
                     book: self.book.clone(),
+                    resolver: self.resolver.clone(),
                     line: Mutex::new(Line::Down),
                 })
             })
@@ -189,6 +193,7 @@ pub struct Link {
     channel: Channel,
     gate: Arc<Gate>,
     book: Arc<dyn AddressBook>,
+    resolver: Resolver,
     line: Mutex<Line>,
 }
 
@@ -266,6 +271,9 @@ impl Link {
                     return Ok(Arc::new(connection));
                 }
                 Ok(Err(error)) => last = format!("{address}: {error}"),
+                Err(_) if self.resolver.awaits(&address) => {
+                    last = format!("{address}: the name has not been resolved within {DIAL_TIMEOUT:?}");
+                }
                 Err(_) => last = format!("{address}: no answer within {DIAL_TIMEOUT:?}"),
             }
         }
@@ -274,7 +282,7 @@ impl Link {
     }
 
     async fn dial_at(&self, address: &str) -> Result<Connection, super::hello::HelloError> {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = self.resolver.connect(address).await?;
         dial(&mut stream, &self.gate, self.target, self.channel).await?;
         Ok(Connection::start_tasks(stream))
     }
@@ -445,6 +453,10 @@ mod tests {
     }
 
     fn peers_at(address: String) -> Arc<Peers> {
+        peers_resolving(address, Resolver::default())
+    }
+
+    fn peers_resolving(address: String, resolver: Resolver) -> Arc<Peers> {
         let me = Me {
             cluster_id: [7; 16],
             node_id: 1,
@@ -455,7 +467,7 @@ mod tests {
             supports: 1,
             key: None,
         };
-        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)))
+        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)), resolver)
     }
 
     #[test]
@@ -524,5 +536,31 @@ mod tests {
             assert!(reason.contains("no answer within"), "{reason}");
         }
         assert_eq!(dialed.load(Ordering::Relaxed), 1);
+    }
+
+    /// A lookup that takes longer than an attempt once began anew with each of them, and never ended.
+    #[tokio::test]
+    async fn a_peer_whose_name_resolves_slower_than_an_attempt_lasts_is_reached_by_a_later_one() {
+        let (address, dialed, _accepting) = silent_peer().await;
+        let here: std::net::SocketAddr = address.parse().unwrap();
+        let slow = Resolver::asking(move |_| async move {
+            rt::sleep(DIAL_TIMEOUT * 5 / 2).await;
+            Ok(vec![here])
+        });
+        let link = peers_resolving("peer.example:8400".into(), slow).link(2, Channel::Control);
+        let reached = async {
+            let mut refusals = Vec::new();
+            while dialed.load(Ordering::Relaxed) == 0 {
+                let Err(CallError::NotSent(refusal)) =
+                    link.start(request::Body::Forward(raft::Forward::default())).await
+                else {
+                    panic!("it accepts connections and says nothing")
+                };
+                refusals.push(refusal);
+            }
+            refusals
+        };
+        let refusals = timeout(Duration::from_secs(60), reached).await.expect("it is dialed");
+        assert!(refusals[0].contains("has not been resolved within"), "{refusals:?}");
     }
 }

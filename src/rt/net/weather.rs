@@ -1,4 +1,5 @@
-//! Bad weather on simulated links: some are slow, connections are reset, datagrams get lost, doubled or overtaken.
+//! Bad weather on simulated links: some are slow, connections are reset, datagrams get lost, doubled or overtaken, and
+//! the name server takes its time.
 //!
 //! The simulator knows one latency for all links and reliable connections only; what is missing is added here, between
 //! it and the nodes. What is cut altogether is told to [`super::partition`].
@@ -36,6 +37,8 @@ struct State {
     /// How often the connections between two hosts were reset, the smaller address first.
     resets: BTreeMap<(IpAddr, IpAddr), u64>,
     datagrams: DatagramRates,
+    /// How long every lookup of a name takes.
+    name_server: Duration,
     dice: SplitMix,
 }
 
@@ -43,6 +46,7 @@ thread_local!(static STATE: RefCell<State> = RefCell::new(State {
     delays: BTreeMap::new(),
     resets: BTreeMap::new(),
     datagrams: DatagramRates::default(),
+    name_server: Duration::ZERO,
     dice: SplitMix::new(0),
 }));
 
@@ -72,6 +76,15 @@ pub fn reset(one: IpAddr, other: IpAddr) {
 /// What may happen to datagrams from now on.
 pub fn set_datagrams(rates: DatagramRates) {
     STATE.with_borrow_mut(|state| state.datagrams = rates);
+}
+
+/// How long every lookup of a name takes from now on.
+pub fn set_name_server_delay(delay: Duration) {
+    STATE.with_borrow_mut(|state| state.name_server = delay);
+}
+
+pub(super) fn name_server_delay() -> Duration {
+    STATE.with_borrow(|state| state.name_server)
 }
 
 pub(super) fn delay(from: IpAddr, to: IpAddr) -> Duration {
