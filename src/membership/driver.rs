@@ -48,12 +48,14 @@ pub struct Driver {
     policy: Policy,
     /// The term this node leads in, and since when; a peer that has not answered yet is silent since then.
     leading: Mutex<Option<(u64, Instant)>>,
+    /// While this node leads: how far each node had acknowledged the log, and when it last got further or had all.
+    advanced: Mutex<BTreeMap<u64, (u64, Instant)>>,
 }
 
 impl Driver {
     /// The driver of a node.
     pub fn new(consensus: Consensus, gossip: Arc<Gossip>, policy: Policy) -> Driver {
-        Driver { consensus, gossip, policy, leading: Mutex::new(None) }
+        Driver { consensus, gossip, policy, leading: Mutex::new(None), advanced: Mutex::default() }
     }
 
     /// Runs until this node has applied its own removal.
@@ -121,6 +123,7 @@ impl Driver {
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
         if !self.consensus.is_leader() {
             *self.leading.lock().expect("no code panics while it holds this lock") = None;
+            self.advanced.lock().expect("no code panics while it holds this lock").clear();
             return None;
         }
         let metrics = self.consensus.metrics();
@@ -143,18 +146,32 @@ impl Driver {
         let matched = metrics.replication.clone().unwrap_or_default();
         let answered = metrics.heartbeat.clone().unwrap_or_default();
         let membership = metrics.membership_config.membership();
+        let last_log_index = metrics.last_log_index.unwrap_or(0);
+        let mut advanced = self.advanced.lock().expect("no code panics while it holds this lock");
+        advanced.retain(|id, _| membership.get_node(id).is_some());
         let progress = (membership.nodes())
             .filter(|(id, _)| **id != metrics.id)
             .map(|(id, _)| {
+                let matched = matched.get(id).copied().flatten().map_or(0, |id| id.index);
+                let (known, since_when) = advanced.entry(*id).or_insert((matched, rt::now()));
+                if *known != matched || matched >= last_log_index {
+                    (*known, *since_when) = (matched, rt::now());
+                }
+                let stalled = rt::now().saturating_duration_since(*since_when);
+                let is_near = last_log_index.saturating_sub(matched) <= self.policy.catch_up_lag;
                 let heard: Option<Instant> = answered.get(id).copied().flatten().map(|heard| (*heard).into());
                 let progress = Progress {
-                    matched: matched.get(id).copied().flatten().map_or(0, |id| id.index),
+                    matched,
                     answered: heard.is_some(),
                     silence: rt::now().saturating_duration_since(heard.unwrap_or(since)),
+                    behind_bytes: is_near.then(|| self.consensus.log_bytes_after(matched)).flatten(),
+                    stalled,
+                    is_full: self.consensus.full_peer(|full| full == *id).is_some(),
                 };
                 (*id, progress)
             })
             .collect();
+        drop(advanced);
         let expected = *metrics.membership_config.log_id();
         let raft = RaftView {
             self_id: metrics.id,
@@ -166,7 +183,7 @@ impl Driver {
                 })
                 .collect(),
             tombstones,
-            last_log_index: metrics.last_log_index.unwrap_or(0),
+            last_log_index,
             progress,
             change_in_flight: expected != *metrics.committed_membership_config.log_id(),
             cluster_version,

@@ -45,6 +45,13 @@ pub struct Progress {
     pub answered: bool,
     /// Since its last answer; since the leader's election if there was none.
     pub silence: Duration,
+    /// The bytes of the leader's log behind `matched`. `None`: it needs a snapshot first, or is further behind than any
+    /// policy allows.
+    pub behind_bytes: Option<u64>,
+    /// How long it has been behind without acknowledging more: what is acknowledged is on its disk.
+    pub stalled: Duration,
+    /// It reports that its disk is nearly full.
+    pub is_full: bool,
 }
 
 /// The named times and distances of the decision.
@@ -54,8 +61,10 @@ pub struct Policy {
     pub replace_silence: Duration,
     /// A node that answered this leader within this time is reachable.
     pub reachable_within: Duration,
-    /// A learner at most so many entries behind is ready to vote.
+    /// A learner at most so many entries behind may be ready to vote.
     pub catch_up_lag: u64,
+    /// A learner at most so many bytes behind may be ready to vote: writes may have to wait until it has them.
+    pub catch_up_bytes: u64,
 }
 
 impl Default for Policy {
@@ -64,6 +73,8 @@ impl Default for Policy {
             replace_silence: Duration::from_secs(30),
             reachable_within: Duration::from_secs(3),
             catch_up_lag: 1000,
+            // A few of the largest values: half a second at 64 Mbit/s.
+            catch_up_bytes: 4 << 20,
         }
     }
 }
@@ -288,7 +299,7 @@ impl Reconciler<'_> {
 
     /// The leader is to go: another voter has to lead the change.
     fn hand_over(&self) -> Option<Change> {
-        let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_ready(*id);
+        let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_near(*id);
         let to = self.voters().iter().copied().filter(fit).max_by_key(|id| self.raft.progress[id].matched)?;
         Some(Change::HandOver { to })
     }
@@ -468,11 +479,33 @@ impl Reconciler<'_> {
         id == self.raft.self_id || self.raft.progress.get(&id).is_some_and(answers)
     }
 
-    /// Reachable, and close enough to the end of the log.
-    fn is_ready(&self, id: u64) -> bool {
-        let lag = |progress: &Progress| self.raft.last_log_index.saturating_sub(progress.matched);
+    /// Reachable, and at most the named number of entries from the end of the log.
+    fn is_near(&self, id: u64) -> bool {
         self.is_reachable(id)
-            && self.raft.progress.get(&id).is_some_and(|progress| lag(progress) <= self.policy.catch_up_lag)
+            && self
+                .raft
+                .progress
+                .get(&id)
+                .is_some_and(|progress| self.lag(progress) <= self.policy.catch_up_lag)
+    }
+
+    /// Near, and no write will have to wait for it once it votes: it has the snapshot, few bytes are missing, and its
+    /// disk keeps up.
+    fn is_ready(&self, id: u64) -> bool {
+        let keeps_up = |progress: &Progress| {
+            // Of values larger than the bound, one is always on its way.
+            let few_bytes = self.lag(progress) <= 1
+                || progress.behind_bytes.is_some_and(|bytes| bytes <= self.policy.catch_up_bytes);
+            progress.matched > 0
+                && few_bytes
+                && progress.stalled <= self.policy.reachable_within
+                && !progress.is_full
+        };
+        self.is_near(id) && self.raft.progress.get(&id).is_some_and(keeps_up)
+    }
+
+    fn lag(&self, progress: &Progress) -> u64 {
+        self.raft.last_log_index.saturating_sub(progress.matched)
     }
 
     fn reachable(&self, voters: &BTreeSet<u64>) -> usize {

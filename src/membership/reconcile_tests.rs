@@ -22,6 +22,18 @@ fn peer(name: &str, id: u64, liveness: Liveness) -> (u64, Peer) {
     (id, Peer { claim, liveness })
 }
 
+/// A node that answers, holds the log so far, and of which nothing else is to be said.
+fn holding(matched: u64) -> Progress {
+    Progress {
+        matched,
+        answered: true,
+        silence: Duration::ZERO,
+        behind_bytes: Some(0),
+        stalled: Duration::ZERO,
+        is_full: false,
+    }
+}
+
 /// Nodes 1 "a", 2 "b", ... of which the first leads; all vote, answer and hold the whole log of 5,000 entries.
 fn cluster(size: u64) -> (RaftView, View) {
     let names = ["a", "b", "c", "d", "e"];
@@ -32,10 +44,7 @@ fn cluster(size: u64) -> (RaftView, View) {
         nodes: ids().map(|id| (id, member(names[id as usize - 1]))).collect(),
         tombstones: BTreeSet::new(),
         last_log_index: 5000,
-        progress: ids()
-            .skip(1)
-            .map(|id| (id, Progress { matched: 5000, answered: true, silence: Duration::ZERO }))
-            .collect(),
+        progress: ids().skip(1).map(|id| (id, holding(5000))).collect(),
         change_in_flight: false,
         cluster_version: 1,
     };
@@ -59,9 +68,7 @@ fn carry_out(raft: &mut RaftView, change: &Change) {
         Change::FlattenJoint { voters } => raft.voter_sets = vec![voters.clone()],
         Change::AddLearner { id, member } => {
             raft.nodes.insert(*id, member.clone());
-            let caught_up =
-                Progress { matched: raft.last_log_index, answered: true, silence: Duration::ZERO };
-            raft.progress.insert(*id, caught_up);
+            raft.progress.insert(*id, holding(raft.last_log_index));
         }
         Change::Promote { ids } => voters.extend(ids),
         Change::Tombstone { id, .. } => {
@@ -79,8 +86,7 @@ fn carry_out(raft: &mut RaftView, change: &Change) {
             raft.progress.remove(id);
         }
         Change::HandOver { to } => {
-            let zero = Progress { matched: raft.last_log_index, answered: true, silence: Duration::ZERO };
-            raft.progress.insert(raft.self_id, zero);
+            raft.progress.insert(raft.self_id, holding(raft.last_log_index));
             raft.progress.remove(to);
             raft.self_id = *to;
         }
@@ -100,6 +106,35 @@ fn converge(raft: &mut RaftView, view: &View) -> Vec<Change> {
         assert!(changes.len() < 100, "it never ends: {changes:?}");
     }
     changes
+}
+
+/// Forty values of 1 MB are fewer entries than a newcomer may lack, and took 40 s to reach it, in which nobody wrote.
+#[test]
+fn a_newcomer_does_not_vote_before_the_snapshot_the_bytes_and_its_disk_are_there() {
+    let (mut raft, mut view) = cluster(1);
+    raft.last_log_index = 50;
+    arrive(&mut view, "b", 2);
+    let add = decide(&raft, &view, &policy()).change.unwrap();
+    carry_out(&mut raft, &add);
+    let megabytes = |bytes: u64| Some(bytes << 20);
+    for (what, progress) in [
+        ("has acknowledged nothing", holding(0)),
+        ("lacks 40 MB in 40 entries", Progress { behind_bytes: megabytes(40), ..holding(10) }),
+        ("needs a snapshot", Progress { behind_bytes: None, ..holding(10) }),
+        ("has a disk that takes nothing", Progress { stalled: 4 * SECOND, ..holding(49) }),
+        ("has a full disk", Progress { is_full: true, ..holding(50) }),
+    ] {
+        raft.progress.insert(2, progress);
+        assert_eq!(decide(&raft, &view, &policy()).change, None, "a newcomer that {what}");
+    }
+    for (what, progress) in [
+        ("is near", Progress { behind_bytes: megabytes(4), stalled: SECOND, ..holding(40) }),
+        ("lacks one large value", Progress { behind_bytes: megabytes(40), ..holding(49) }),
+    ] {
+        raft.progress.insert(2, progress);
+        let promote = Change::Promote { ids: BTreeSet::from([2]) };
+        assert_eq!(decide(&raft, &view, &policy()).change, Some(promote), "a newcomer that {what}");
+    }
 }
 
 #[test]
@@ -298,9 +333,9 @@ fn a6_a_learner_that_has_never_answered_does_not_vote() {
     raft.last_log_index = 50;
     arrive(&mut view, "d", 4);
     raft.nodes.insert(4, member("d"));
-    raft.progress.insert(4, Progress { matched: 0, answered: false, silence: Duration::ZERO });
+    raft.progress.insert(4, Progress { answered: false, ..holding(1) });
     assert_eq!(decide(&raft, &view, &policy()).change, None);
-    raft.progress.insert(4, Progress { matched: 0, answered: true, silence: Duration::ZERO });
+    raft.progress.insert(4, holding(1));
     assert_eq!(converge(&mut raft, &view), [Change::Promote { ids: BTreeSet::from([4]) }]);
 }
 
@@ -377,7 +412,8 @@ fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
         if role > 0 {
             raft.nodes.insert(id, member(name));
             let (matched, answered) = heard;
-            raft.progress.insert(id, Progress { matched, answered, silence: Duration::from_secs(silent) });
+            raft.progress
+                .insert(id, Progress { answered, silence: Duration::from_secs(silent), ..holding(matched) });
         }
         if role == 2 && !taken {
             raft.voter_sets[0].insert(id);

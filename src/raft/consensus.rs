@@ -440,6 +440,11 @@ impl Consensus {
         }
     }
 
+    /// The bytes of this node's log behind `index`; `None`: its log does not reach back so far.
+    pub fn log_bytes_after(&self, index: u64) -> Option<u64> {
+        self.log.bytes_after(index)
+    }
+
     /// openraft's own figures, now.
     pub fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
         use openraft::rt::WatchReceiver;
@@ -453,17 +458,19 @@ impl Consensus {
 
     /// A node whose disk is too full for more values: this one, or a voter that said so to this leader and is heard.
     fn full_voter(&self) -> Option<u64> {
-        use openraft::rt::WatchReceiver;
         if self.is_disk_full() {
             return Some(self.node_id());
         }
-        let metrics = self.raft.server_metrics();
-        let (term, membership) = {
-            let metrics = metrics.borrow_watched();
-            (metrics.vote.leader_id.term, metrics.membership_config.clone())
-        };
-        let is_voter = |id| membership.voter_ids().any(|voter| voter == id);
-        self.peers.full(term, rt::now(), self.leader_patience, is_voter)
+        let membership = self.membership();
+        self.full_peer(|id| membership.voter_ids().any(|voter| voter == id))
+    }
+
+    /// The first peer that `counts` and that has said of late, to this node as the leader of this term, that its disk is
+    /// nearly full.
+    pub fn full_peer(&self, counts: impl Fn(u64) -> bool) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
+        self.peers.full(term, rt::now(), self.leader_patience, counts)
     }
 
     /// What a client hears whose value is refused because of this node's disk.

@@ -192,6 +192,15 @@ impl EntryIndex {
         true
     }
 
+    /// The bytes of the entries behind `index`; `None`: the first of them is not there any more.
+    pub fn bytes_after(&self, index: u64) -> Option<u64> {
+        if self.last().is_none_or(|last| last.index <= index) {
+            return Some(0);
+        }
+        let place = self.place(index + 1)?;
+        Some(self.slots.range(place..).map(|slot| u64::from(slot.length)).sum())
+    }
+
     /// The entries of `start..end` that are there, until their payloads reach `max_bytes`, but at least one.
     pub fn plan(&self, start: u64, end: u64, max_bytes: u64) -> Vec<Found> {
         let mut found = Vec::new();
@@ -243,6 +252,20 @@ mod tests {
                 Found::OnDisk(position, _) => position.index,
             })
             .collect()
+    }
+
+    #[test]
+    fn the_bytes_behind_an_entry_are_known_as_far_as_the_log_reaches_back() {
+        let mut index = EntryIndex::new(None, None, 10);
+        (1..=4).for_each(|number| {
+            index.append(&entry(1, number, 10 * number as usize));
+        });
+        assert_eq!(index.bytes_after(0), Some(100));
+        assert_eq!(index.bytes_after(2), Some(70));
+        assert_eq!(index.bytes_after(4), Some(0));
+        index.purge(Position { term: 1, index: 2 });
+        assert_eq!(index.bytes_after(1), None, "what comes next was purged");
+        assert_eq!(index.bytes_after(2), Some(70));
     }
 
     #[test]

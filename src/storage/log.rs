@@ -436,6 +436,11 @@ impl Log {
         self.shared.failure.subscribe()
     }
 
+    /// The bytes of the entries behind `index`; `None`: the first of them was purged.
+    pub fn bytes_after(&self, index: u64) -> Option<u64> {
+        self.shared.state().index.bytes_after(index)
+    }
+
     /// Whether client writes may be admitted: segments are prepared ahead and the file system has its reserve. Raft's
     /// own writes go on while it says no, into the segments prepared before.
     pub fn has_room(&self) -> bool {
