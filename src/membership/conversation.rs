@@ -309,13 +309,16 @@ impl Conversation {
         }
         if datagram.kind == Kind::Ask {
             if self.key.is_secret() && self.me.cluster_id.is_none() && direct.cluster_id.is_some() {
-                self.invited_by(direct.clone());
+                self.invited_by(direct.clone(), from);
             }
             self.say(Kind::Answer, nonce, from, direct.cluster_id);
-        } else if let Some((name, address)) = self.questions.remove(&nonce)
-            && let Some(answer) = self.answers.names.get_mut(&name)
-        {
-            answer.addresses.insert(address, Some(direct));
+        } else if let Some((name, address)) = self.questions.remove(&nonce) {
+            if direct.node_id != self.me.node_id {
+                self.answers.note(&direct, &name);
+            }
+            if let Some(answer) = self.answers.names.get_mut(&name) {
+                answer.addresses.insert(address, Some(direct));
+            }
         }
     }
 
@@ -353,7 +356,8 @@ impl Conversation {
         }
     }
 
-    fn invited_by(&mut self, claim: Claim) {
+    fn invited_by(&mut self, claim: Claim, from: SocketAddr) {
+        self.answers.note(&claim, &from.to_string());
         if self.answers.invitations.len() < MAX_PEERS {
             self.answers.invitations.insert(claim.node_id, claim);
         }

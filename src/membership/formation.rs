@@ -10,7 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::claim::{Claim, ClusterId, Intent, MAX_PLEDGED, Pledge, PledgedNode, State};
-use super::joins::JoinAnswers;
+use super::joins::{JoinAnswers, Teller};
+
+/// Before a node joins the only cluster it has heard of, a join address that is silent is asked in so many more attempts,
+/// lest it knows another. An address that stays silent is most likely dead, and keeps nobody from joining.
+const SILENT_ATTEMPTS: u64 = 2;
 
 /// A member of the first membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,18 +185,18 @@ pub enum Refusal {
     },
     /// The join addresses lead to different clusters.
     #[error(
-        "the start-join-addrs lead to two clusters: {first} (by '{first_name}') and {second} (by '{second_name}'); list \
-         members of one cluster only"
+        "the start-join-addrs lead to two clusters: '{}' at {} belongs to {first}, and '{}' at {} to {second}; list \
+         members of one cluster only", .first_teller.name, .first_teller.at, .second_teller.name, .second_teller.at
     )]
     TwoClusters {
         /// One of them.
         first: ClusterId,
-        /// Who belongs to it.
-        first_name: String,
+        /// Who told of it.
+        first_teller: Teller,
         /// The other.
         second: ClusterId,
-        /// Who belongs to it.
-        second_name: String,
+        /// Who told of it.
+        second_teller: Teller,
     },
     /// The directory's earlier node left a cluster, and the new one has nobody to ask.
     #[error(
@@ -277,23 +281,29 @@ impl Formation {
         let invitations = answers.invitations.values().filter(|_| self.keyed);
         let knowing = others.values().copied().chain(invitations);
         let mut members = knowing.clone().filter(|claim| claim.state != State::Left);
-        let found = members.find_map(|claim| Some((claim, claim.cluster_id?)));
-        let Some((first, cluster_id)) = found else {
+        let found = members.find_map(|claim| claim.cluster_id);
+        let Some(cluster_id) = found else {
             let leaver = knowing.clone().find(|claim| claim.cluster_id.is_some())?;
             return Some(Step::Wait(Waiting::Leaver(leaver.name.clone())));
         };
-        let other = knowing
-            .filter_map(|claim| Some((claim, claim.cluster_id?)))
-            .find(|(_, other)| *other != cluster_id);
-        Some(match other {
-            Some((second, other)) => Step::Refuse(Refusal::TwoClusters {
-                first: cluster_id,
-                first_name: first.name.clone(),
-                second: other,
-                second_name: second.name.clone(),
-            }),
-            None => Step::Form(Formed::Joined { cluster_id }),
-        })
+        // Whatever any attempt has heard counts: two clusters may answer in turns.
+        let mut clusters = answers.clusters.iter();
+        if let (Some((first, first_teller)), Some((second, second_teller))) =
+            (clusters.next(), clusters.next())
+        {
+            return Some(Step::Refuse(Refusal::TwoClusters {
+                first: *first,
+                first_teller: first_teller.clone(),
+                second: *second,
+                second_teller: second_teller.clone(),
+            }));
+        }
+        let first_heard = answers.clusters.get(&cluster_id).map_or(answers.attempt, |teller| teller.attempt);
+        let is_patient = answers.attempt >= first_heard + SILENT_ATTEMPTS;
+        if !is_patient && !self.all_have_answered(answers) {
+            return Some(Step::Wait(Waiting::Answers(self.silent(answers))));
+        }
+        Some(Step::Form(Formed::Joined { cluster_id }))
     }
 
     // ---- nobody knows a cluster: found one, if all agree ----

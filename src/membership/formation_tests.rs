@@ -40,6 +40,9 @@ impl Node {
     }
 
     fn hear(&mut self, name: &str, claim: Claim) {
+        if claim.node_id != self.formation.me.node_id {
+            self.answers.note(&claim, name);
+        }
         if let Some(answer) = self.answers.names.get_mut(name) {
             answer.addresses.values_mut().for_each(|answered| *answered = Some(claim.clone()));
         }
@@ -243,14 +246,54 @@ fn e4_two_clusters_behind_the_join_addresses_and_a_pledge_to_another_are_refused
     assert!(matches!(nodes[0].step(), Step::Refuse(Refusal::PledgedElsewhere { .. })));
 }
 
+fn member_of(name: &str, node_id: u64, cluster_id: ClusterId) -> Claim {
+    Claim { cluster_id: Some(cluster_id), state: State::Member, ..Claim::example(name, node_id) }
+}
+
+/// A node once joined whichever of two clusters answered first.
+#[test]
+fn e4_a_second_cluster_that_answers_later_or_in_another_attempt_is_noticed() {
+    let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
+    let mut node = Node::new("n", 9, Intent::Join, &["a", "b"]);
+    node.hear("a", member_of("a", 1, one));
+    assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["b".into()])), "b may know another cluster");
+    let mut in_turns = node.clone();
+    node.hear("b", member_of("b", 2, other));
+    in_turns.attempt();
+    in_turns.hear("b", member_of("b", 2, other));
+    for node in [node, in_turns] {
+        let Step::Refuse(refusal) = node.step() else { panic!("{:?}", node.step()) };
+        let words = refusal.to_string();
+        for part in [format!("'a' at a belongs to {one}"), format!("'b' at b to {other}")] {
+            assert!(words.contains(&part), "{words}");
+        }
+    }
+}
+
+#[test]
+fn e4_a_join_address_that_stays_silent_keeps_nobody_from_joining() {
+    let cluster_id = ClusterId([1; 16]);
+    let mut node = Node::new("n", 9, Intent::Join, &["a", "dead"]);
+    for _ in 0..SILENT_ATTEMPTS {
+        node.hear("a", member_of("a", 1, cluster_id));
+        assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["dead".into()])));
+        node.attempt();
+    }
+    node.hear("a", member_of("a", 1, cluster_id));
+    assert_eq!(node.step(), Step::Form(Formed::Joined { cluster_id }));
+}
+
 #[test]
 fn e4_an_invitation_counts_only_with_a_key() {
     let mut node = Node::new("a", 1, Intent::Join, &["b"]);
     let member =
         Claim { cluster_id: Some(ClusterId([3; 16])), state: State::Member, ..Claim::example("m", 9) };
+    node.answers.note(&member, "10.0.0.9:1");
     node.answers.invitations.insert(9, member);
     assert_eq!(node.step(), Step::Wait(Waiting::Cluster));
     node.formation.keyed = true;
+    assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["b".into()])), "b may know another cluster");
+    (0..SILENT_ATTEMPTS).for_each(|_| node.attempt());
     assert_eq!(node.step(), Step::Form(Formed::Joined { cluster_id: ClusterId([3; 16]) }));
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use super::claim::Claim;
+use super::claim::{Claim, ClusterId};
 
 /// The answers of one attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +18,23 @@ pub struct JoinAnswers {
     pub names: BTreeMap<String, NameAnswer>,
     /// Claims of members that asked this node by themselves and proved the cluster's key, by node id.
     pub invitations: BTreeMap<u64, Claim>,
+    /// Every cluster that this node has heard of in any attempt, and who told of it first.
+    pub clusters: BTreeMap<ClusterId, Teller>,
 }
+
+/// Who told of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Teller {
+    /// Its name.
+    pub name: String,
+    /// The join name that it answered for, or the address that it invited from.
+    pub at: String,
+    /// The attempt in which it did.
+    pub attempt: u64,
+}
+
+/// Clusters that are remembered: two are too many already.
+const MAX_CLUSTERS: usize = 4;
 
 /// What one join name has answered in this attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +59,15 @@ impl JoinAnswers {
     /// The names that have not, in order.
     pub fn silent(&self) -> Vec<&str> {
         self.names.iter().filter(|(_, answer)| !answer.is_complete()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Remembers the cluster of a claim.
+    pub(super) fn note(&mut self, claim: &Claim, at: &str) {
+        let Some(cluster_id) = claim.cluster_id else { return };
+        if self.clusters.len() < MAX_CLUSTERS {
+            let teller = || Teller { name: claim.name.clone(), at: at.to_owned(), attempt: self.attempt };
+            self.clusters.entry(cluster_id).or_insert_with(teller);
+        }
     }
 
     /// Everybody who answered, the newest claim of each, by node id.
