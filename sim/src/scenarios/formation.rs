@@ -7,7 +7,7 @@ use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
-use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many, three_nodes};
+use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many, three_nodes, wait_for_end};
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
@@ -91,6 +91,41 @@ pub async fn two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.kill("stranger");
     }
     cluster.forget("stranger");
+    Ok(cluster)
+}
+
+/// An empty node is told of two clusters, of which the second answers a moment later: it joins neither, and says who told it
+/// of which.
+pub async fn newcomer_of_two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    cluster.add("stranger", |config| {
+        config.bootstrap = true;
+        config.start_join_addrs.clear();
+    });
+    cluster.set_outsider("stranger", true);
+    cluster.start("stranger");
+    cluster.wait_for_leader(&["stranger".to_owned()], ELECTION_BOUND).await?;
+    cluster.add("newcomer", |config| {
+        config.bootstrap_expect = None;
+        config.start_join_addrs = vec!["n1.sim:8401".to_owned(), "stranger.sim:8401".to_owned()];
+    });
+    cluster.excuse("newcomer", "it is told of two clusters");
+    cluster.cut("stranger", "newcomer");
+    cluster.start("newcomer");
+    rt::sleep(Duration::from_millis(500)).await;
+    cluster.mend("stranger", "newcomer");
+    let reason = wait_for_end(&cluster, "newcomer", ELECTION_BOUND).await?;
+    ensure(
+        ["two clusters", "'n1' at n1.sim:8401", "'stranger' at stranger.sim:8401"]
+            .iter()
+            .all(|part| reason.contains(part)),
+        || format!("the newcomer does not say who told it of which cluster: {reason}"),
+    )?;
+    let found = members(&cluster, &leader).await;
+    ensure(found.len() == 3, || format!("a node that is told of two clusters joined one: {found:?}"))?;
+    cluster.kill("stranger");
+    cluster.forget("stranger");
+    cluster.forget("newcomer");
     Ok(cluster)
 }
 

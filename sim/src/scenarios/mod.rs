@@ -253,6 +253,12 @@ pub const ALL: &[Scenario] = &[
         "machines lose power while the cluster forms"
     ),
     scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
+    scenario!(
+        "newcomer-of-two-clusters",
+        2,
+        formation::newcomer_of_two_clusters,
+        "an empty node that is told of two clusters joins neither"
+    ),
     scenario!("wrong-key", 1, formation::wrong_key, "who does not know the cluster's key stays outside"),
     scenario!("removed-member", 2, formation::removed_member, "a removed member comes back as a new one"),
     scenario!(
