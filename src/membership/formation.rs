@@ -192,11 +192,11 @@ pub enum Refusal {
         /// One of them.
         first: ClusterId,
         /// Who told of it.
-        first_teller: Teller,
+        first_teller: Box<Teller>,
         /// The other.
         second: ClusterId,
         /// Who told of it.
-        second_teller: Teller,
+        second_teller: Box<Teller>,
     },
     /// The directory's earlier node left a cluster, and the new one has nobody to ask.
     #[error(
@@ -293,9 +293,9 @@ impl Formation {
         {
             return Some(Step::Refuse(Refusal::TwoClusters {
                 first: *first,
-                first_teller: first_teller.clone(),
+                first_teller: Box::new(first_teller.clone()),
                 second: *second,
-                second_teller: second_teller.clone(),
+                second_teller: Box::new(second_teller.clone()),
             }));
         }
         let first_heard = answers.clusters.get(&cluster_id).map_or(answers.attempt, |teller| teller.attempt);
