@@ -46,6 +46,10 @@ pub const ALL: &[Marker] = &[
     chaos("segment retired", "a segment whose entries were purged was given up"),
     chaos("log conflict truncated", "a follower threw away entries that another leader had overruled"),
     scenario(
+        "leader contradicts what is committed",
+        "a leader's log and what a node knew to be committed belong to two histories",
+    ),
+    scenario(
         "fallback to an older snapshot",
         "the newest snapshot was damaged, and the one before it helped",
     ),

@@ -43,6 +43,8 @@ pub struct Status {
 
 /// Digits of the digest in the table; JSON has all 32.
 const DIGEST_DIGITS: usize = 8;
+/// The role of a node that serves nothing for the sake of its state or its log.
+const QUARANTINED: &str = "quarantined";
 /// Clears a terminal and goes to its first line.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
@@ -109,13 +111,64 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
             answers.len()
         ))?;
     }
-    for status in known.iter().filter(|status| status.digest_alarm) {
-        output.line(format!(
-            "\nALARM: the state of {} differs from other nodes'. Restore it with 'mokv serve --wipe' there.",
-            status.name
-        ))?;
+    alarms(&known, answers.len()).iter().try_for_each(|alarm| output.line(format!("\nALARM: {alarm}")))
+}
+
+/// What a person has to look at. No advice, and no two together, lead to wiping as many nodes as make a majority.
+fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
+    let mut alarms: Vec<String> = known.iter().filter_map(|status| contradicted(status)).collect();
+    if !alarms.is_empty() {
+        alarms.push(
+            "two histories exist. Keep the data directories of all nodes, and wipe none before it is decided which \
+             history to keep: 'Two histories' in docs/operate.md says how."
+                .to_owned(),
+        );
+        return alarms;
     }
-    Ok(())
+    let names = |nodes: &[&&NodeStatus]| {
+        let names: Vec<&str> = nodes.iter().map(|status| status.name.as_str()).collect();
+        names.join(", ")
+    };
+    let differs = known.iter().filter(|status| status.digest_alarm);
+    let (outvoted, differ): (Vec<_>, Vec<_>) = differs.partition(|status| status.role == QUARANTINED);
+    let is_minority = (outvoted.len() + known.len().abs_diff(nodes)) * 2 < nodes;
+    if is_minority {
+        let restore = |status: &&&NodeStatus| {
+            format!(
+                "the state of {} differs from that of a majority. Restore it with 'mokv serve --wipe' there.",
+                status.name
+            )
+        };
+        alarms.extend(outvoted.iter().map(restore));
+    }
+    if !is_minority && !outvoted.is_empty() || outvoted.is_empty() && !differ.is_empty() {
+        let all: Vec<&&NodeStatus> = outvoted.into_iter().chain(differ).collect();
+        alarms.push(format!(
+            "the states of this cluster's nodes differ ({} say so). Keep the data directories of all nodes, and wipe none \
+             before it is known whose state is right.",
+            names(&all)
+        ));
+    }
+    alarms
+}
+
+/// Who contradicts a node, and where.
+fn contradicted(status: &NodeStatus) -> Option<String> {
+    let found = status.contradiction.as_ref()?;
+    let leader = match found.leader_name.as_str() {
+        "" => node_id(found.leader_id),
+        name => name.to_owned(),
+    };
+    Some(format!(
+        "{} serves nothing: it holds a committed entry of term {} at log index {}, and {leader}, the leader of term {}, has \
+         one of term {} at log index {}.",
+        status.name,
+        found.term,
+        found.index,
+        found.leader_term,
+        found.leader_entry_term,
+        found.leader_entry_index
+    ))
 }
 
 /// The highest position at which the digests of several nodes are known, how many they are, and whether all are equal.
@@ -182,6 +235,15 @@ fn status_json(status: &NodeStatus) -> Json {
         "sessions": status.sessions,
         "digest": status.digest,
         "digest_alarm": status.digest_alarm,
+        "contradiction": status.contradiction.as_ref().map(|found| json!({
+            "term": found.term,
+            "index": found.index,
+            "leader_id": node_id(found.leader_id),
+            "leader": (!found.leader_name.is_empty()).then_some(&found.leader_name),
+            "leader_term": found.leader_term,
+            "leader_entry_term": found.leader_entry_term,
+            "leader_entry_index": found.leader_entry_index,
+        })),
     })
 }
 
@@ -218,6 +280,44 @@ mod tests {
         assert_eq!(compared(&[&ahead, &status("n2", 256, "odd")]), Some((256, 2, false)));
         assert_eq!(compared(&[&ahead, &status("n2", 255, "old")]), None);
         assert_eq!(compared(&[&status("n1", 3, "x"), &status("n2", 3, "x")]), Some((3, 2, true)));
+    }
+
+    /// A node that says these of itself.
+    fn alarmed(name: &str, role: &str, contradicted: bool) -> NodeStatus {
+        let contradiction = contradicted.then(|| mokv_proto::api::Contradiction {
+            term: 2,
+            index: 40,
+            leader_entry_term: 3,
+            leader_entry_index: 40,
+            leader_id: 7,
+            leader_name: "n1".into(),
+            leader_term: 3,
+        });
+        NodeStatus { role: role.into(), digest_alarm: true, contradiction, ..status(name, 1, "x") }
+    }
+
+    #[test]
+    fn only_who_a_majority_outvoted_is_to_be_wiped_and_never_a_majority() {
+        let advises = |nodes: &[NodeStatus], of: usize| {
+            let all = alarms(&nodes.iter().collect::<Vec<_>>(), of);
+            assert!(!all.is_empty(), "nobody says anything");
+            all.iter().filter(|alarm| alarm.contains("--wipe")).count()
+        };
+        let outvoted = |name| alarmed(name, "quarantined", false);
+        let differs = |name| alarmed(name, "follower", false);
+        assert_eq!(advises(&[differs("n1"), differs("n2"), outvoted("n3")], 3), 1);
+        assert_eq!(advises(&[outvoted("n1"), outvoted("n2"), differs("n3")], 3), 0, "a majority");
+        assert_eq!(advises(&[differs("n1"), differs("n2"), differs("n3")], 3), 0, "all");
+        assert_eq!(advises(&[outvoted("n1"), differs("n2")], 3), 0, "the third may be right, too");
+        assert_eq!(advises(&[outvoted("n1"), differs("n2")], 2), 0, "two have no majority");
+        let contradicted = alarmed("n3", "quarantined", true);
+        assert_eq!(advises(&[differs("n1"), outvoted("n2"), contradicted.clone()], 5), 0);
+        let said = alarms(&[&contradicted], 3);
+        assert_eq!(
+            said[0],
+            "n3 serves nothing: it holds a committed entry of term 2 at log index 40, and n1, the leader of term 3, has one \
+             of term 3 at log index 40."
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use super::backup;
 use super::context::Context;
 use super::kv::{deadline, read_failed};
 use crate::map::{Answer, Command};
-use crate::raft::SnapshotError;
+use crate::raft::wire::position;
+use crate::raft::{Contradiction, SnapshotError};
 use crate::rt;
 
 /// What operators do.
@@ -42,6 +43,7 @@ impl admin_server::Admin for Admin {
             rpc_addr: context.rpc_addr.clone(),
             digest_alarm: context.digest_alarm(),
             role: context.role().into(),
+            contradiction: context.contradiction().map(|found| contradiction(context, found)),
             ..Default::default()
         };
         let Some(serving) = context.recovered() else { return Ok(Response::new(response)) };
@@ -183,6 +185,21 @@ impl admin_server::Admin for Admin {
             }
             other => Err(Status::internal(format!("the store gave an answer to another command: {other:?}"))),
         }
+    }
+}
+
+fn contradiction(context: &Context, found: &Contradiction) -> api::Contradiction {
+    let (own, theirs) = (position(found.own), position(found.theirs));
+    let membership = context.recovered().map(|serving| serving.consensus.membership());
+    let leader = membership.and_then(|members| members.membership().get_node(&found.leader).cloned());
+    api::Contradiction {
+        term: own.term,
+        index: own.index,
+        leader_entry_term: theirs.term,
+        leader_entry_index: theirs.index,
+        leader_id: found.leader,
+        leader_name: leader.map(|member| member.name).unwrap_or_default(),
+        leader_term: found.leader_term,
     }
 }
 

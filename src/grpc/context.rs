@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::bound::{Bound, Held};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::raft::{Consensus, Member, ProposeError, peers::AddressBook};
+use crate::raft::{Consensus, Contradiction, Member, ProposeError, peers::AddressBook};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
 use crate::storage::{Log, Snapshots};
@@ -92,6 +92,7 @@ pub struct Context {
     draining: AtomicBool,
     outside: AtomicBool,
     quarantined: AtomicBool,
+    contradiction: OnceLock<Contradiction>,
     digest_alarm: AtomicBool,
 }
 
@@ -126,6 +127,7 @@ impl Context {
             draining: AtomicBool::new(false),
             outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
+            contradiction: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
         })
     }
@@ -145,6 +147,12 @@ impl Context {
 
     /// The node's inner life, if it may answer clients.
     pub fn serving(&self) -> Result<&Serving, Status> {
+        if let Some(found) = self.contradiction() {
+            return Err(status::not_executed(
+                format!("this node is in quarantine and serves nothing: {found}; 'mokv status' shows more"),
+                None,
+            ));
+        }
         if self.is_quarantined() {
             return Err(status::not_executed(
                 "this node's state differs from the majority's and is not served; restore it with 'mokv serve --wipe'",
@@ -210,11 +218,13 @@ impl Context {
 
     /// What this node is now, in one word of [`crate::metrics::ROLES`].
     pub fn role(&self) -> &'static str {
+        if self.is_quarantined() && (self.recovered().is_some() || self.contradiction().is_some()) {
+            return "quarantined";
+        }
         let Some(serving) = self.recovered() else {
             return if self.is_outside() { "removed" } else { "recovering" };
         };
         match serving.consensus.state() {
-            _ if self.is_quarantined() => "quarantined",
             ServerState::Leader => "leader",
             ServerState::Follower => "follower",
             ServerState::Candidate => "candidate",
@@ -233,9 +243,20 @@ impl Context {
         self.outside.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this node was outvoted by a majority over its state.
+    /// Whether this node was outvoted by a majority over its state, or contradicted by a leader over its log.
     pub fn is_quarantined(&self) -> bool {
-        self.quarantined.load(Ordering::Relaxed)
+        self.quarantined.load(Ordering::Relaxed) || self.contradiction().is_some()
+    }
+
+    /// Where a leader's log contradicts what this node knows to be committed.
+    pub fn contradiction(&self) -> Option<&Contradiction> {
+        self.contradiction.get()
+    }
+
+    /// Serve nothing any more, because a leader's log contradicts what this node knows to be committed. The first time
+    /// counts.
+    pub fn contradict(&self, found: Contradiction) {
+        self.contradiction.get_or_init(|| found);
     }
 
     /// Serve nothing any more.

@@ -22,7 +22,7 @@ pub const FILE: &str = "identity";
 const TEMPORARY: &str = "identity.tmp";
 const MAGIC: [u8; 8] = *b"MOKVIDNT";
 /// The version of the file's format that this build reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 20;
 /// Stands for the cluster that a wiped directory belonged to if it could not be read.
 const UNKNOWN_CLUSTER: ClusterId = ClusterId([0; 16]);
@@ -123,6 +123,7 @@ struct Record {
     pledge: Option<Pledge>,
     left: bool,
     quarantined: bool,
+    contradiction: Option<wire::Contradiction>,
     former_cluster_id: Option<ClusterId>,
     lives: BTreeMap<u64, Lives>,
     /// Zero if an older version wrote the file.
@@ -266,6 +267,11 @@ impl Identity {
         self.record.quarantined
     }
 
+    /// Where a leader's log contradicted what this node knows to be committed.
+    pub fn contradiction(&self) -> Option<&wire::Contradiction> {
+        self.record.contradiction.as_ref()
+    }
+
     /// What this node last knew of the other members' starts, by node id.
     pub fn lives(&self) -> &BTreeMap<u64, Lives> {
         &self.record.lives
@@ -333,6 +339,14 @@ impl Identity {
     /// If the disk fails.
     pub async fn quarantine(&mut self) -> Result<(), IdentityError> {
         self.change(|record| record.quarantined = true).await
+    }
+
+    /// Notes that a leader's log contradicted what this node knows to be committed. It holds for as long as the data.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn contradict(&mut self, contradiction: wire::Contradiction) -> Result<(), IdentityError> {
+        self.change(|record| record.contradiction = Some(contradiction)).await
     }
 
     /// Keeps all data of this node under names that begin with `left-<node id>-`, but nothing that was only prepared, and
@@ -434,6 +448,7 @@ impl Record {
             pledge: None,
             left: false,
             quarantined: false,
+            contradiction: None,
             former_cluster_id,
             lives: BTreeMap::new(),
             incarnation: random::random_nonzero_u64(),
@@ -476,6 +491,7 @@ impl Record {
             pledge: self.pledge.as_ref().map(claim::pledge_to_wire),
             left: self.left,
             quarantined: self.quarantined,
+            contradiction: self.contradiction,
             former_cluster_id: claim::id_to_wire(self.former_cluster_id),
             lives: self.lives.iter().map(|(&node_id, lives)| lives_to_wire(node_id, lives)).collect(),
             incarnation: self.incarnation,
@@ -529,6 +545,7 @@ impl Record {
             pledge: message.pledge.map(claim::pledge_from_wire).transpose()?,
             left: message.left,
             quarantined: message.quarantined,
+            contradiction: message.contradiction,
             former_cluster_id: claim::id_from_wire(&message.former_cluster_id)?,
             lives: message.lives.into_iter().map(lives_from_wire).collect(),
             incarnation: message.incarnation,

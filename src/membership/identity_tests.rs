@@ -248,6 +248,17 @@ async fn c3_quarantine_outlives_restarts_and_ends_with_the_data() {
     assert!(!identity.set_aside().await.unwrap().quarantined());
 }
 
+#[tokio::test]
+async fn a8_a_contradiction_outlives_restarts_and_ends_with_the_data() {
+    let disk = SimDisk::new(1);
+    let found = wire::Contradiction { own_term: 2, own_index: 40, leader: 7, ..Default::default() };
+    start(&disk, "a").await.unwrap().contradict(found).await.unwrap();
+    disk.power_loss();
+    let identity = start(&disk, "a").await.unwrap();
+    assert_eq!(identity.contradiction(), Some(&found));
+    assert_eq!(identity.set_aside().await.unwrap().contradiction(), None);
+}
+
 proptest! {
     #[test]
     fn noise_is_no_identity(noise in prop::collection::vec(any::<u8>(), 0..300)) {

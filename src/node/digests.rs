@@ -20,6 +20,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
     loop {
         rt::sleep(INTERVAL).await;
+        if context.contradiction().is_some() {
+            // Of this node's state nobody can say whether it is the one that is wrong.
+            std::future::pending::<()>().await;
+        }
         let voters: Vec<u64> = consensus.membership().voter_ids().collect();
         let mut theirs = BTreeMap::new();
         for &voter in voters.iter().filter(|voter| **voter != consensus.node_id()) {

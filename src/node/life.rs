@@ -12,12 +12,13 @@ use super::{End, NodeError, Options, digests, finish, hand_over, intent, lives, 
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
+use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::mux::PeerEntrance;
 use crate::planted;
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
-use crate::raft::{self, Consensus, Member, Store, space};
+use crate::raft::{self, Consensus, Contradiction, Member, Store, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
 use crate::rt::task::spawn_guarded;
@@ -79,6 +80,7 @@ impl Life {
                 end_of_excluded(refusal)
             }
             error = lives::remember(&self.identity, self.gossip.view(), &gate, &consensus) => Err(error.into()),
+            error = self.heed_contradiction(&consensus) => Err(error.into()),
             end = self.serve(formed, consensus.clone(), book, log.clone(), snapshots) => end,
         }
     }
@@ -121,7 +123,7 @@ impl Life {
         snapshots: Snapshots,
     ) -> Result<(Consensus, Arc<Book>, Arc<Gate>), NodeError> {
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
-        let (me, lives) = {
+        let (me, lives, contradiction) = {
             let identity = self.identity.lock().await;
             let identity = identity.as_ref().expect("taken only at the end of this life");
             let me = Me {
@@ -135,7 +137,8 @@ impl Life {
                 key: self.config.cluster_key.clone(),
             };
             let forgets = planted::is("lives-forgotten");
-            (me, if forgets { BTreeMap::new() } else { identity.lives().clone() })
+            let lives = if forgets { BTreeMap::new() } else { identity.lives().clone() };
+            (me, lives, identity.contradiction().map(Contradiction::from))
         };
         let node_id = me.node_id;
         let removed = store.clone();
@@ -164,6 +167,9 @@ impl Life {
         }
         if self.context.is_quarantined() {
             consensus.raft().runtime_config().elect(false);
+        }
+        if let Some(found) = contradiction {
+            consensus.contradict(found);
         }
         let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
@@ -233,6 +239,28 @@ impl Life {
                 Ok(End::Removed)
             }
         }
+    }
+
+    /// Once a leader's log has contradicted what this node knows to be committed, it serves nothing, and keeps its data: it
+    /// may be the only one that has what clients were told is written. Returns only if the disk fails.
+    async fn heed_contradiction(&self, consensus: &Consensus) -> IdentityError {
+        let mut contradiction = consensus.contradiction();
+        // The consensus outlives those who watch it.
+        let _ = contradiction.wait_for(Option::is_some).await;
+        let found = contradiction.borrow().expect("it was just seen");
+        self.context.contradict(found);
+        tracing::error!(
+            "this node takes no part in its cluster any more and serves nothing: {found}. One of the two histories is not \
+             this cluster's: data directories were put back to an older state. Keep the data directories of all nodes, \
+             wipe none before it is decided which history to keep; 'Two histories' in docs/operate.md says how"
+        );
+        // Durable, so that a restart does not forget what this node knew to be committed.
+        if let Some(identity) = self.identity.lock().await.as_mut()
+            && let Err(error) = identity.contradict(found.into()).await
+        {
+            return error;
+        }
+        std::future::pending().await
     }
 
     /// A node that was told other bounds than the built-in ones says so once, while the store is empty.

@@ -263,6 +263,9 @@ impl Node {
         if identity.quarantined() {
             context.quarantine();
         }
+        if let Some(found) = identity.contradiction() {
+            context.contradict(found.into());
+        }
         if standing == Standing::Outside {
             context.stay_outside();
         }

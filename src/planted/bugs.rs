@@ -269,6 +269,13 @@ pub const BUGS: &[Bug] = &[
         "pipelined replication",
     ),
     rare(
+        "append-unchecked",
+        Area::Transport,
+        "an append is not compared with what is committed: after a majority went back in time, the node that did not \
+         acknowledges what it does not hold",
+        "openraft: `has_log_id` compares nothing at or below the committed index",
+    ),
+    rare(
         "late-answer-confirms",
         Area::Transport,
         "an append's answer counts as the answer to a later one that carries nothing more: an old leader confirms a read \

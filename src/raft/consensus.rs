@@ -12,15 +12,16 @@ use openraft::errors::ClientWriteError;
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, ServerState};
 
+use super::consistency::{Claim, Contradiction};
 use super::peers::{CallError, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
-use super::wire::log_id_from_wire;
+use super::wire::{decode_vote, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
 use crate::planted;
-use crate::rt::{self, Instant};
+use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
 
 /// A read that finds no leader, or one that cannot confirm itself, asks again this much later.
@@ -82,6 +83,8 @@ pub struct Consensus {
     leader_heard: Arc<Mutex<Option<(Instant, u64)>>>,
     /// A leader that is silent for longer counts as none.
     leader_patience: Duration,
+    /// Set once a leader has contradicted what this node knows to be committed.
+    contradiction: watch::Sender<Option<Contradiction>>,
 }
 
 impl Consensus {
@@ -98,6 +101,7 @@ impl Consensus {
             leader_heard: Arc::default(),
             // The longest election timeout: by then this node stands for election itself.
             leader_patience: timing.election * 2,
+            contradiction: watch::channel(None).0,
         }
     }
 
@@ -168,6 +172,61 @@ impl Consensus {
     pub(super) fn leader_spoke(&self, committed: u64) {
         let heard = Some((rt::now(), committed));
         *self.leader_heard.lock().expect("no code panics while it holds this lock") = heard;
+    }
+
+    /// Compares what a leader says of its log with what this node knows to be committed.
+    ///
+    /// # Errors
+    /// In words if they contradict each other, now or before: from then on this node acknowledges nothing.
+    pub(super) fn check(&self, claim: &Claim) -> Result<(), String> {
+        use openraft::rt::WatchReceiver;
+        if planted::is("append-unchecked") {
+            return Ok(());
+        }
+        let committed = self.raft.data_metrics().borrow_watched().local_committed;
+        // Read afterwards: a leader of an earlier term than the one that committed it is told from one that contradicts it.
+        let vote = self.log.state().vote.map(|vote| decode_vote(&vote)).transpose();
+        let vote = vote.map_err(|error| error.to_string())?;
+        if let (Some(committed), Some(vote)) = (committed, vote)
+            && let Some(found) = claim.contradicts(&self.log, committed, vote)
+        {
+            self.contradict(found);
+        }
+        self.uncontradicted()
+    }
+
+    /// Whether this node's log has other entries in the place of those that a leader sent.
+    pub(super) fn denies(&self, claim: &Claim) -> bool {
+        claim.is_denied_by(&self.log) && !planted::is("append-unchecked")
+    }
+
+    /// A leader contradicts what this node knows to be committed: one of the two is not of this cluster's history, and no
+    /// node can tell which one. This node takes no part until a person has decided: it does not vote, stand for election,
+    /// acknowledge, or answer.
+    pub fn contradict(&self, found: Contradiction) {
+        self.raft.runtime_config().elect(false);
+        self.contradiction.send_if_modified(|contradiction| {
+            let is_first = contradiction.is_none();
+            if is_first {
+                rt::sometimes("leader contradicts what is committed");
+            }
+            contradiction.get_or_insert(found);
+            is_first
+        });
+    }
+
+    /// Set once a leader has contradicted what this node knows to be committed.
+    pub fn contradiction(&self) -> watch::Receiver<Option<Contradiction>> {
+        self.contradiction.subscribe()
+    }
+
+    /// # Errors
+    /// In words, if a leader has contradicted what this node knows to be committed.
+    pub(super) fn uncontradicted(&self) -> Result<(), String> {
+        match &*self.contradiction.borrow() {
+            None => Ok(()),
+            Some(found) => Err(format!("this node takes no part any more: {found}")),
+        }
     }
 
     /// How many entries this node has still to apply of what its leader, by its last word, has committed; `None` while

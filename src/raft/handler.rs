@@ -1,5 +1,6 @@
 //! What this node does for its peers.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use openraft::alias::SnapshotOf;
 use openraft::raft::AppendEntriesResponse;
 
 use super::consensus::{Consensus, ProposeError};
+use super::consistency::Claim;
 use super::peers::Handler;
 use super::peers::hello::Dialer;
 use super::peers::server::Handling;
@@ -50,25 +52,16 @@ impl Handler for PeerHandler {
 
     fn handle(&self, session: &mut Session, request: request::Body) -> Handling {
         let consensus = self.consensus.clone();
+        if !matches!(request, request::Body::Digests(_))
+            && let Err(reason) = consensus.uncontradicted()
+        {
+            return ready(failed(reason)).boxed();
+        }
         let raft = consensus.raft().clone();
         match request {
-            request::Body::Append(append) => async move {
-                let append = match append_from_wire(append) {
-                    Ok(append) => append,
-                    Err(error) => return failed(error),
-                };
-                let committed = append.leader_commit.map_or(0, |id| id.index);
-                match raft.append_entries(append).await {
-                    Ok(answer) => {
-                        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-                            consensus.leader_spoke(committed);
-                        }
-                        response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full()))
-                    }
-                    Err(error) => failed(error),
-                }
+            request::Body::Append(request) => {
+                append(consensus, request).map(|answer| answer.unwrap_or_else(response::Body::Failed)).boxed()
             }
-            .boxed(),
             request::Body::Vote(vote) => async move {
                 match vote_request_from_wire(vote) {
                     Ok(vote) => match raft.vote(vote).await {
@@ -162,7 +155,7 @@ impl Handler for PeerHandler {
                 async move {
                     let mut receiving = receiving.lock().await;
                     *receiving = None;
-                    match begin_snapshot(&snapshots, begin).await {
+                    match begin_snapshot(&consensus, &snapshots, begin).await {
                         Ok(begun) => {
                             *receiving = Some(begun);
                             response::Body::Done(wire::Done {})
@@ -204,6 +197,23 @@ impl Handler for PeerHandler {
     }
 }
 
+/// Appends what a leader sent, unless it contradicts what this node knows to be committed.
+async fn append(consensus: Consensus, request: wire::AppendEntries) -> Result<response::Body, String> {
+    let request = append_from_wire(request).map_err(|error| error.to_string())?;
+    let claim = Claim::of_append(&request);
+    consensus.check(&claim)?;
+    let committed = request.leader_commit.map_or(0, |id| id.index);
+    let answer = consensus.raft().append_entries(request).await.map_err(|error| error.to_string())?;
+    // What was committed while this waited in openraft's queue was not compared before.
+    if matches!(answer, AppendEntriesResponse::Success) && consensus.denies(&claim) {
+        return Err("this node's log has other entries than those that were sent".into());
+    }
+    if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+        consensus.leader_spoke(committed);
+    }
+    Ok(response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full())))
+}
+
 fn failed(error: impl ToString) -> response::Body {
     response::Body::Failed(error.to_string())
 }
@@ -212,10 +222,15 @@ fn no_snapshot() -> response::Body {
     response::Body::Failed("no snapshot was begun on this connection".into())
 }
 
-async fn begin_snapshot(snapshots: &Snapshots, begin: wire::SnapshotBegin) -> Result<Receiving, String> {
+async fn begin_snapshot(
+    consensus: &Consensus,
+    snapshots: &Snapshots,
+    begin: wire::SnapshotBegin,
+) -> Result<Receiving, String> {
     let vote = vote_from_wire(begin.vote).map_err(|error| error.to_string())?;
     let wire_meta = begin.meta.ok_or("the snapshot has no description")?;
     let (meta, _) = snapshot_meta_from_wire(&wire_meta).map_err(|error| error.to_string())?;
+    consensus.check(&Claim::of_snapshot(vote, &meta))?;
     let at: LogId = log_id(wire_meta.term, wire_meta.index);
     let receiver = snapshots.receive(position(at), begin.bytes).await.map_err(|error| error.to_string())?;
     Ok(Receiving { vote, meta, receiver })
@@ -230,6 +245,8 @@ async fn end_snapshot(consensus: &Consensus, begun: Receiving) -> Result<Vote, S
     if written_meta != meta {
         return Err("the snapshot's file and its announcement differ".into());
     }
+    // More may be committed here than when it was begun.
+    consensus.check(&Claim::of_snapshot(vote, &meta))?;
     let snapshot =
         SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Received(received) };
     let answer =

@@ -5,6 +5,7 @@
 //! generic `Raft<..>` is instantiated here and nowhere else: it is large.
 
 pub mod consensus;
+pub mod consistency;
 pub mod handler;
 pub mod left_behind;
 pub mod log_store;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use consensus::{Committed, Consensus, ProposeError, SnapshotError};
+pub use consistency::Contradiction;
 pub use observer::{Found, Observer};
 pub use reads::ReadIndexError;
 pub use store::Store;

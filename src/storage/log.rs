@@ -268,6 +268,16 @@ impl Log {
         }
     }
 
+    /// The position of an entry that is there, or of the purge mark.
+    pub fn position_at(&self, index: u64) -> Option<Position> {
+        self.shared.state().index.position_at(index)
+    }
+
+    /// Entries up to here are gone.
+    pub fn purged(&self) -> Option<Position> {
+        self.shared.state().index.purged()
+    }
+
     /// Appends entries. They can be read when this returns; `durable` is called when they are durable, or never
     /// will be, from a task of the log: it must not block.
     ///
