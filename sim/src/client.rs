@@ -66,6 +66,19 @@ impl SimClient {
         (value, outcome.await)
     }
 
+    /// Writes a new value that disks may lose again when they are put back to an older state: on record its outcome is
+    /// unknown, whatever it was. What the library said.
+    pub async fn set_in_vain(&self, key: &str, size: usize) -> Result<(), Error> {
+        let value = self.run.next_value();
+        let ticket = self.run.invoked(self.number, key, Call::Set { value, if_revision: None });
+        let (client, name) = (self.client.clone(), key.to_owned());
+        let write =
+            async move { client.set(name, values::encode(value, size), WriteOptions::default()).await };
+        let written = self.cluster.on(&self.host, write).await;
+        self.run.returned(ticket, Outcome::Unknown);
+        written.map(|_| ())
+    }
+
     /// Deletes a key.
     pub async fn delete(&self, key: &str, if_revision: Option<u64>) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());

@@ -6,12 +6,15 @@ use std::time::Duration;
 use mokv::lives::Lives;
 use mokv::rt;
 use mokv::rt::disk::{Image, Operation};
+use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, response};
 
 use super::strike::Strike;
 use crate::client::SimClient;
 use crate::cluster::Power;
 use crate::history::Outcome;
+use crate::judges::Finding;
 use crate::logs::Logs;
+use crate::scenarios::forge::{STRANGER, stranger};
 
 /// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
 const ROOM: u64 = 1 << 20;
@@ -259,6 +262,41 @@ pub async fn copied_disk(strike: &mut Strike) {
     strike.cluster.retire(&copy);
     // The copy may have started as often as it, and then nobody knows which one to believe.
     strike.come_back(&victim, Duration::ZERO).await;
+}
+
+/// A majority that was put back to older copies of its disks has another history than a node that was not, and its leader
+/// speaks to that node; a stranger says here what it would say. The node must not acknowledge it, and keeps away from the
+/// cluster until somebody decides: here for the history of the others, which is its own, and it starts over all the same.
+pub async fn other_history(strike: &mut Strike) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let victim = strike.victim();
+    let Some(status) = strike.cluster.status(&victim).await else { return };
+    if status.committed_index == 0 || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    strike.cluster.hears_of_another_history(&victim);
+    strike.tell(&victim);
+    // A term that no election comes near: no log has an entry of it.
+    let term = status.term + 1_000;
+    let append = AppendEntries {
+        vote: Some(VoteState { term, node_id: STRANGER, committed: true }),
+        previous: Some(LogId { term, index: status.committed_index }),
+        ..Default::default()
+    };
+    let (host, _) = strike.cluster.add_client_host();
+    let link = stranger(&status);
+    let told = async move { rt::timeout(PATIENCE, link.call(request::Body::Append(append))).await };
+    if let Some(Ok(Ok(response::Body::Append(answer)))) = strike.cluster.try_on(&host, told).await
+        && answer.outcome() == append_answer::Outcome::Success
+    {
+        let words = format!(
+            "{victim} acknowledged that at {} stands an entry of term {term}",
+            status.committed_index
+        );
+        strike.cluster.run().find(Finding::violation("what is acknowledged is held", words));
+    }
+    rt::sleep(strike.length).await;
+    start_over(strike, &victim).await;
 }
 
 /// A node, and what its disk was before it died and came back so often that all others have met a life that it will

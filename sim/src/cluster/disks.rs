@@ -261,6 +261,14 @@ impl Cluster {
         self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
     }
 
+    /// A node is told of another history than its own: it takes no part any more, and has to be wiped in the end.
+    pub fn hears_of_another_history(&self, name: &str) {
+        self.may_go(name);
+        self.blame(name, "it was told of another history", Proof::Damage);
+        self.run()
+            .fault("other history", format!("somebody speaks to {name} as the leader of another history"));
+    }
+
     /// Whether a node's disk was damaged and not wiped since.
     pub fn is_damaged(&self, name: &str) -> bool {
         self.host(&mut self.state(), name).causes.iter().any(|cause| cause.proof == Proof::Damage)

@@ -14,7 +14,7 @@ mod power;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ struct Host {
     retired: bool,
     /// It runs a node of another cluster, which is not judged with this one.
     outsider: bool,
+    /// What its present process does is on record no more.
+    record_is_over: Arc<AtomicBool>,
     /// Rises with every start.
     life: u64,
     stop: Option<oneshot::Sender<()>>,
@@ -210,6 +212,7 @@ impl Cluster {
             power: Power::Off,
             retired: false,
             outsider: false,
+            record_is_over: Arc::default(),
             life: 0,
             stop: None,
             installed: Arc::default(),
@@ -227,6 +230,16 @@ impl Cluster {
     /// and whom it elects says nothing about this cluster.
     pub fn set_outsider(&self, name: &str, outsider: bool) {
         self.host(&mut self.state(), name).outsider = outsider;
+    }
+
+    /// From now on nothing that any node does is on record, until its next start as no outsider: disks are about to be put
+    /// back to what they are now.
+    pub fn off_the_record(&self) {
+        for host in self.state().nodes.values_mut() {
+            host.outsider = true;
+            host.record_is_over.store(true, Ordering::Relaxed);
+        }
+        self.0.run.tell("what the nodes do from now on is about to be lost");
     }
 
     /// Changes the configuration that the next start uses.

@@ -1,7 +1,7 @@
 //! Puts on record what one node's Raft does.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -157,5 +157,63 @@ fn plain(change: &MapChange) -> Change {
         revision: change.revision,
         key: String::from_utf8_lossy(change.key.as_bytes()).into_owned(),
         new: change.new.as_ref().map(entry),
+    }
+}
+
+/// Hears a node until its record is over: what it does then counts for nothing.
+pub struct UntilOver {
+    /// Who hears it.
+    pub observer: NodeObserver,
+    /// Whether the record is over.
+    pub is_over: Arc<AtomicBool>,
+}
+
+impl UntilOver {
+    fn tell(&self, what: impl FnOnce(&NodeObserver)) {
+        if !self.is_over.load(Ordering::Relaxed) {
+            what(&self.observer);
+        }
+    }
+}
+
+impl Observer for UntilOver {
+    fn opened(&self, node_id: u64, found: &raft::Found) {
+        self.tell(|observer| observer.opened(node_id, found));
+    }
+
+    fn voted(&self, saved: &raft::Vote) {
+        self.tell(|observer| observer.voted(saved));
+    }
+
+    fn appended(&self, at: LogId, payload: &Bytes) {
+        self.tell(|observer| observer.appended(at, payload));
+    }
+
+    fn acknowledged(&self, last: LogId) {
+        self.tell(|observer| observer.acknowledged(last));
+    }
+
+    fn truncating(&self, last: Option<LogId>) {
+        self.tell(|observer| observer.truncating(last));
+    }
+
+    fn truncated(&self, last: Option<LogId>) {
+        self.tell(|observer| observer.truncated(last));
+    }
+
+    fn purged(&self, upto: LogId) {
+        self.tell(|observer| observer.purged(upto));
+    }
+
+    fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
+        self.tell(|observer| observer.applied(at, payload, change, digest));
+    }
+
+    fn installed(&self, at: LogId, digest: u128) {
+        self.tell(|observer| observer.installed(at, digest));
+    }
+
+    fn members(&self, at: LogId, digest: u128) {
+        self.tell(|observer| observer.members(at, digest));
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Cluster;
 use super::cause::{Cause, Proof};
-use super::observer::NodeObserver;
+use super::observer::{NodeObserver, UntilOver};
 use crate::judges::Finding;
 use crate::judges::stops::{self, Stop};
 use crate::timeline;
@@ -101,7 +101,10 @@ impl Cluster {
         let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
         let disk_name = format!("{name}'s disk {}", host.disks);
         let (run, installed) = (self.0.run.clone(), host.installed.clone());
-        let observer = NodeObserver::new(name, disk_name, is_tampered, run, installed);
+        host.record_is_over = Arc::default();
+        let is_over = host.record_is_over.clone();
+        let observer =
+            UntilOver { observer: NodeObserver::new(name, disk_name, is_tampered, run, installed), is_over };
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         let options = Options { observer, supports };
         // A restart makes a fresh host: everything of the old process is gone.

@@ -14,6 +14,9 @@ use mokv_proto::raft::Channel;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 
+/// The node id of somebody who is no member.
+pub const STRANGER: u64 = 0xbad;
+
 /// Rewrites the entries that a stopped node holds: what `change` leaves of them, from the first difference on, is what
 /// its log holds when it starts again. `status` is what the node last said of itself.
 pub async fn rewrite_log(
@@ -69,7 +72,7 @@ async fn open_log(cluster: &Cluster, status: &NodeStatus) -> Result<Log, String>
 pub fn stranger(status: &NodeStatus) -> Arc<Link> {
     let me = Me {
         cluster_id: cluster_id(status),
-        node_id: 0xbad,
+        node_id: STRANGER,
         name: "stranger".into(),
         boot: 1,
         incarnation: 1,

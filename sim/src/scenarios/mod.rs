@@ -6,8 +6,9 @@
 mod backup;
 mod basics;
 mod disks;
-mod forge;
+pub mod forge;
 mod formation;
+mod histories;
 mod identity;
 mod logs;
 mod raft;
@@ -174,6 +175,24 @@ pub const ALL: &[Scenario] = &[
         "a volume is rolled back, and a peer that lags behind has restarted"
     ),
     scenario!("copied-disk", 2, disks::copied_disk, "a data directory is copied and both run"),
+    scenario!(
+        "majority-goes-back",
+        4,
+        histories::majority_goes_back,
+        "two of three disks go back to copies made while they ran, and the third node does not go along"
+    ),
+    scenario!(
+        "two-go-back-one-by-one",
+        2,
+        histories::one_by_one,
+        "two disks go back one after the other, and get what they lost from the nodes that have it"
+    ),
+    scenario!(
+        "all-go-back",
+        2,
+        histories::all_go_back,
+        "all disks go back to copies made while they ran, and the cluster goes on from there"
+    ),
     scenario!(
         "votes-across-segments",
         2,

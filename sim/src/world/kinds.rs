@@ -145,6 +145,8 @@ kinds! {
     RolledBackBesideLaggards, "rolled-back disk beside laggards", 2;
     /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run.
     CopiedDisk, "copied disk", 1;
+    /// Somebody speaks to a node as the leader of another history, as nodes do whose disks were put back to older copies.
+    OtherHistory, "other history", 1;
 
     // Clocks.
     /// A clock runs much faster or slower for a while.
