@@ -49,6 +49,12 @@ impl Cluster {
         weather::set_delay(state.network.address(from), state.network.address(to), delay);
     }
 
+    /// Every lookup of a name takes so long.
+    pub fn slow_name_server(&self, delay: Duration) {
+        weather::set_name_server_delay(delay);
+        self.run().tell(format!("every lookup of a name takes {delay:?}"));
+    }
+
     /// Resets all connections between two hosts.
     pub fn reset_connections(&self, one: &str, other: &str) {
         let state = self.state();
@@ -79,6 +85,7 @@ impl Cluster {
                 self.run().link(&from, &to, false, "");
             }
             weather::clear_delays();
+            weather::set_name_server_delay(Duration::ZERO);
         }
         self.set_datagrams(None);
         self.run().tell("all links are whole");

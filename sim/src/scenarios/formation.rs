@@ -7,7 +7,9 @@ use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
-use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many, three_nodes, wait_for_end};
+use super::stage::{
+    ELECTION_BOUND, client, ensure, formed, others, set, set_many, three_nodes, wait_for_end,
+};
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
@@ -40,6 +42,32 @@ pub async fn forming_under_loss(run: Arc<Run>) -> Result<Cluster, String> {
     let datagrams = Datagrams { loss: 0.25, duplication: 0.1, reordering: 0.1 };
     let (cluster, leader) = formed(&run, World { datagrams, ..World::calm(7) }).await?;
     wait_for_members(&cluster, &leader, "that all seven are members", |members| members.len() == 7).await?;
+    Ok(cluster)
+}
+
+/// Every lookup of a name takes longer than any attempt to connect or to join: a cluster forms, and survives the restart
+/// of each of its nodes, of which none remembers a name.
+pub async fn slow_name_server(run: Arc<Run>) -> Result<Cluster, String> {
+    /// How long the system's resolver waits for a name server before it asks the next.
+    const LOOKUP: Duration = Duration::from_secs(5);
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    cluster.slow_name_server(LOOKUP);
+    cluster.start_all();
+    let names = cluster.names();
+    cluster.wait_for_leader(&names, ELECTION_BOUND + 2 * LOOKUP).await?;
+    // Its first call waits for a lookup, too.
+    let client = SimClient::new(&cluster, &names, 3 * LOOKUP, true);
+    for name in &names {
+        cluster.stop(name).await;
+        cluster.wait_for_leader(&others(&names, name), ELECTION_BOUND).await?;
+        set(&client, &format!("without {name}")).await?;
+        cluster.start(name);
+        cluster.wait_for_leader(&names, ELECTION_BOUND + 2 * LOOKUP).await?;
+    }
+    set(&client, "after the last restart").await?;
     Ok(cluster)
 }
 

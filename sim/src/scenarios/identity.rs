@@ -7,6 +7,7 @@ use mokv::rt;
 
 use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
+use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
@@ -104,6 +105,47 @@ pub async fn join(run: Arc<Run>) -> Result<Cluster, String> {
     let other = cluster.names().into_iter().find(|name| *name != leader && name != "n4");
     cluster.kill(&other.expect("there are four nodes"));
     set(&client, "with the newcomer's vote").await?;
+    Ok(cluster)
+}
+
+/// A newcomer joins one node over a slow link and has 24 MB in 400 values to fetch: few entries, many bytes. Once it votes
+/// no write succeeds without it, so it votes when it has them, and until then writes go on as if it were not there.
+pub async fn join_over_a_slow_link(run: Arc<Run>) -> Result<Cluster, String> {
+    const LARGE: usize = 60_000;
+    /// Of a link that carries 1 MiB in this time.
+    const DELAY: Duration = Duration::from_millis(250);
+    /// What one write may wait for the newcomer: for the change of the membership, and for the bytes it may lack then.
+    const LONGEST_WAIT: Duration = Duration::from_secs(4);
+    let (cluster, leader) = formed(&run, World::calm(1)).await?;
+    let client = client(&cluster);
+    for number in 0..400 {
+        let (_, outcome) = client.set(&format!("large/{number}"), None, LARGE).await;
+        ensure(matches!(outcome, Outcome::Ok(_)), || {
+            format!("large value {number} was not written: {outcome:?}")
+        })?;
+    }
+    cluster.add("n2", |_| {});
+    cluster.slow_link(&leader, "n2", DELAY);
+    cluster.start("n2");
+    let before = rt::now();
+    let mut longest = Duration::ZERO;
+    loop {
+        let began = rt::now();
+        set(&client, "during the join").await?;
+        longest = longest.max(rt::now() - began);
+        let votes = |members: &[(String, u64, bool)]| {
+            members.iter().any(|(name, _, learner)| name == "n2" && !learner)
+        };
+        if votes(&members(&cluster, &leader).await) {
+            break;
+        }
+        ensure(rt::now() - before < JOIN_BOUND, || format!("n2 did not vote within {JOIN_BOUND:?}"))?;
+        rt::sleep(Duration::from_millis(100)).await;
+    }
+    let began = rt::now();
+    set(&client, "after the join").await?;
+    longest = longest.max(rt::now() - began);
+    ensure(longest < LONGEST_WAIT, || format!("a write took {longest:?} while n2 joined"))?;
     Ok(cluster)
 }
 

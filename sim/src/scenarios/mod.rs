@@ -96,6 +96,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!("join", 2, identity::join, "a fourth node joins by gossip"),
     scenario!(
+        "join-over-a-slow-link",
+        2,
+        identity::join_over_a_slow_link,
+        "a newcomer that has megabytes to fetch stops no writes"
+    ),
+    scenario!(
         "grow-and-shrink",
         3,
         identity::grow_and_shrink,
@@ -270,6 +276,12 @@ pub const ALL: &[Scenario] = &[
         5,
         formation::power_losses_while_forming,
         "machines lose power while the cluster forms"
+    ),
+    scenario!(
+        "slow-name-server",
+        2,
+        formation::slow_name_server,
+        "every lookup takes 5 s: a cluster forms and survives the restart of each node"
     ),
     scenario!("two-clusters", 1, formation::two_clusters, "a node of another cluster is refused"),
     scenario!(
