@@ -245,6 +245,12 @@ fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
         }
         let (file, _) = save(&cluster, "backup.snap");
         let whole = std::fs::read(&file).unwrap();
+        let streamed = mokv(&["snapshot", "save", "-", "--endpoints", &cluster.nodes[0].rpc]);
+        assert!(streamed.status.success());
+        let copy = cluster.path("copy.snap");
+        std::fs::write(&copy, &streamed.stdout).unwrap();
+        let looked = mokv(&["snapshot", "inspect", copy.to_str().unwrap()]);
+        assert!(looked.status.success(), "stdout holds the backup and nothing else");
         let config = cluster.path("fresh.yaml");
         let fresh = cluster.path("fresh");
         std::fs::write(

@@ -13,12 +13,17 @@ use super::failure::Failure;
 use super::output::{self, Format, Output, Row};
 use crate::node::backup::{self, Contents};
 use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
+use crate::rt::random::random_nonzero_u64;
+
+/// A backup goes to stdout in pieces of this size.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Save a backup of the store, look into one, or let nodes write their snapshots
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mokv snapshot save monday.snap
+  mokv snapshot save - | gzip > monday.snap.gz
   mokv snapshot inspect monday.snap
   mokv snapshot take                      before a planned restart, which it makes quick")]
 pub struct Snapshot {
@@ -40,7 +45,7 @@ enum Action {
 /// new cluster of it.
 #[derive(Debug, Args)]
 struct Save {
-    /// Where to
+    /// Where to; '-' writes it to stdout, by way of a file for temporary ones (TMPDIR)
     file: PathBuf,
     /// Replace a file of this name
     #[arg(long)]
@@ -87,6 +92,9 @@ impl Snapshot {
 
 impl Save {
     async fn run(self) -> Result<(), Failure> {
+        if self.file.as_os_str() == "-" {
+            return self.save_to_stdout().await;
+        }
         if !self.force && self.file.exists() {
             return Err(Failure::error(
                 format!("{} exists already", self.file.display()),
@@ -94,7 +102,11 @@ impl Save {
             ));
         }
         let draft = self.draft();
-        let contents = self.save(&draft).await.inspect_err(|_| {
+        let saved = self.save(&draft).await.and_then(|contents| {
+            rename_durably(&draft, &self.file).map_err(|error| unwritable(&self.file, &error))?;
+            Ok(contents)
+        });
+        let contents = saved.inspect_err(|_| {
             // It would be taken for a backup by somebody in need of one.
             let _ = fs::remove_file(&draft);
         })?;
@@ -137,8 +149,41 @@ impl Save {
                 "save it again, from another node (--endpoints)",
             ));
         }
-        rename_durably(draft, &self.file).map_err(|error| unwritable(&self.file, &error))?;
         Ok(contents)
+    }
+
+    /// Writes it to stdout when every byte was checked, and nothing else.
+    async fn save_to_stdout(&self) -> Result<(), Failure> {
+        let mut output = Output::new(Format::Plain);
+        if output.is_terminal() {
+            return Err(Failure::usage(
+                "a backup is nothing to read on a terminal",
+                "send it somewhere: mokv snapshot save - > backup.snap",
+            ));
+        }
+        let name = format!("mokv-backup-{:016x}.part", random_nonzero_u64());
+        let draft = std::env::temp_dir().join(name);
+        let written = self.copy_to(&draft, &mut output).await;
+        // It may not have been made.
+        let _ = fs::remove_file(&draft);
+        written
+    }
+
+    async fn copy_to(&self, draft: &Path, output: &mut Output) -> Result<(), Failure> {
+        self.save(draft).await?;
+        let unreadable = |error: io::Error| {
+            Failure::error(format!("cannot read {}: {error}", draft.display()), "save it again")
+        };
+        let file = open_file(draft).map_err(unreadable)?;
+        let mut offset = 0;
+        loop {
+            let chunk = file.read_at(offset, COPY_BYTES).await.map_err(unreadable)?;
+            if chunk.is_empty() {
+                return output.flush();
+            }
+            output.bytes(&chunk)?;
+            offset += chunk.len() as u64;
+        }
     }
 }
 
