@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::node::Node;
-use common::{assert_no_panic, http1, run, wait_for};
+use common::{assert_no_panic, http1, http2, run, wait_for};
 use mokv::client::{Client, ReadOptions};
 use mokv::config::settings::{Kind, SETTINGS};
 use mokv_proto::api;
@@ -226,40 +226,17 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
     });
 }
 
-/// A frame of HTTP/2 on stream 1, or on stream 0 where it is the connection's.
-fn http2_frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let stream = u8::from(matches!(kind, 0x0 | 0x1));
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
-}
-
 /// Asks for the members in HTTP/2 written by hand, with this `:authority`; the payload of the answer's DATA, or the code of
 /// RST_STREAM.
 fn members_by_hand(rpc: &str, authority: &[u8]) -> Result<Vec<u8>, u32> {
-    let mut block = Vec::new();
-    let fields: [(&[u8], &[u8]); 6] = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", b"/api.KV/GetServers"),
-        (b":authority", authority),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-    ];
-    for (name, value) in fields {
-        // Incremental indexing, as grpc-go does it.
-        block.push(0x40);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text);
-        }
-    }
+    // Kept, as grpc-go has it.
+    let block = http2::grpc_headers(http2::KEPT, "/api.KV/GetServers", authority);
     let mut stream = http1::connect(rpc);
     let said = [
-        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
-        &http2_frame(0x4, 0, &[]),
-        &http2_frame(0x1, 0x4, &block),
+        http2::PREFACE,
+        &http2::frame(0x1, 0x4, 1, &block),
         // gRPC's frame of an empty message, and the end of the request.
-        &http2_frame(0x0, 0x1, &[0; 5]),
+        &http2::frame(0x0, 0x1, 1, &[0; 5]),
     ];
     stream.write_all(&said.concat()).unwrap();
     loop {

@@ -10,13 +10,12 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use common::cluster::{Cluster, set};
+use common::http2::{self, PREFACE};
 use common::node::Node;
 use common::{http1, run, wait_for};
 use mokv::client::{Client, ReadOptions};
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A store of one node with these settings.
 async fn store_of_one(settings: &[&str]) -> Cluster {
@@ -49,29 +48,8 @@ fn hold(address: &str, said: &[u8]) -> TcpStream {
 
 /// The headers of a `Set` on a stream of one's own, and nothing after them.
 fn headers_of_a_set(stream: u32) -> Vec<u8> {
-    let mut block = Vec::new();
-    let fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/api.KV/Set"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    for (name, value) in fields {
-        // A literal that is not kept (RFC 7541, 6.2.2).
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    let mut frame = u32::try_from(block.len()).unwrap().to_be_bytes()[1..].to_vec();
     // HEADERS, END_HEADERS.
-    frame.extend_from_slice(&[0x1, 0x4]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(&block);
-    frame
+    http2::frame(0x1, 0x4, stream, &http2::grpc_headers(http2::NOT_KEPT, "/api.KV/Set", b"localhost"))
 }
 
 #[test]

@@ -135,8 +135,8 @@ fn is_link(rest: &str, value: &str) -> bool {
     url || numbered || service || (rest == "NAME" && value.starts_with('/')) || rest.starts_with("ENV_")
 }
 
-/// The layer of the environment. An empty variable counts as not set, and variables that name no setting are
-/// left alone.
+/// The layer of the environment. An empty variable counts as not set; variables that name no setting are
+/// refused by `check_variables`.
 pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
     SETTINGS
         .iter()

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod direct;
 pub mod http1;
+pub mod http2;
 pub mod load;
 pub mod node;
 pub mod ports;

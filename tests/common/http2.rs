@@ -1,0 +1,36 @@
+//! HTTP/2 written by hand, for what no client library would say.
+
+/// What a client begins with: the preface and its settings, which are all as they were.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// HPACK's literal that is not kept (RFC 7541, 6.2.2).
+pub const NOT_KEPT: u8 = 0x00;
+/// HPACK's literal that is kept for later blocks (6.2.1).
+pub const KEPT: u8 = 0x40;
+
+/// A frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The header block of a gRPC request, all of it literals of this kind.
+pub fn grpc_headers(literal: u8, path: &str, authority: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    let fields: [(&[u8], &[u8]); 6] = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path.as_bytes()),
+        (b":authority", authority),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ];
+    for (name, value) in fields {
+        block.push(literal);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text);
+        }
+    }
+    block
+}
