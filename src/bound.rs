@@ -46,6 +46,11 @@ impl Bound {
         self.taken() < self.most
     }
 
+    /// How much is left.
+    pub fn free(&self) -> usize {
+        self.most.saturating_sub(self.taken())
+    }
+
     /// How much is taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
@@ -108,8 +113,9 @@ mod tests {
         let mut held = bound.none();
         held.add(25);
         assert!(!bound.has_room());
+        assert_eq!(bound.free(), 0);
         held.keep(9);
-        assert_eq!(bound.taken(), 9);
+        assert_eq!((bound.taken(), bound.free()), (9, 1));
         held.keep(20);
         assert_eq!(bound.taken(), 9, "there was no surplus");
         drop(held);

@@ -1,7 +1,8 @@
 //! Clients that hold what they can: connections, half requests, places. The node goes on serving others, and what was
 //! held comes back.
 //!
-//! Bytes that are no protocol, and requests that break rules, have their tests in `bad_input.rs`.
+//! Bytes that are no protocol, and requests that break rules, have their tests in `bad_input.rs`; what floods a node has
+//! its tests in `floods.rs`.
 
 mod common;
 
@@ -9,10 +10,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use common::cluster::{Cluster, set};
+use common::cluster::{Cluster, PATIENCE, set};
 use common::http2::{self, PREFACE};
 use common::node::Node;
 use common::{http1, run, wait_for};
+use futures_util::future::join_all;
 use mokv::client::{Client, ReadOptions};
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
@@ -31,12 +33,6 @@ fn with_descriptors(node: &Node, most: u32) -> Command {
     let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_mokv")]).args(node.arguments());
     command
-}
-
-/// Memory of a process in RAM, in bytes.
-fn resident(pid: u32) -> u64 {
-    let figures = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-    figures.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
 }
 
 /// Opens a connection, says `said`, and keeps it open.
@@ -66,12 +62,12 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         };
         // What the allocator keeps for so many at a time is there after the first round.
         round();
-        let before = resident(node.pid());
+        let before = node.resident_bytes();
         round();
         round();
         let client = cluster.client();
         set(&client, "key", "value").await;
-        let after = resident(node.pid());
+        let after = node.resident_bytes();
         assert!(
             after < before + KEPT_BYTES,
             "{} connections left {} bytes behind",
@@ -150,6 +146,22 @@ fn half_a_request_holds_no_place_and_is_ended_by_its_deadline() {
         }
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
         assert!(metrics.contains("method=\"Set\",code=\"DEADLINE_EXCEEDED\"} 200\n"), "{metrics}");
+    });
+}
+
+#[test]
+fn large_values_that_come_all_at_once_on_one_connection_are_all_taken() {
+    const VALUES: usize = 32;
+    run(async {
+        let cluster = store_of_one(&[]).await;
+        let node = &cluster.nodes[0];
+        let client = Client::builder().endpoints([&node.rpc]).timeout(PATIENCE).build().unwrap();
+        let value = "v".repeat(1 << 20);
+        let keys: Vec<String> = (0..VALUES).map(|number| format!("key-{number}")).collect();
+        join_all(keys.iter().map(|key| set(&client, key, &value))).await;
+        // One that waits for the others until its deadline is tried again by the client, and comes through by luck.
+        let (_, metrics) = http1::get(&node.metrics, "/metrics");
+        assert!(!metrics.contains("method=\"Set\",code=\"DEADLINE_EXCEEDED\""), "{metrics}");
     });
 }
 

@@ -11,7 +11,7 @@ use mokv_proto::api;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{MAX_BACKUP_TIME, timed::Timed};
+use super::{methods::MAX_BACKUP_TIME, timed::Timed};
 use crate::map::Map;
 use crate::raft::state_machine::{estimated_bytes, header};
 use crate::raft::types::SnapshotMeta;

@@ -1,17 +1,21 @@
 //! Bodies of requests and answers on their way, and what they may hold meanwhile.
 //!
 //! A request is read whole before it takes a place among the requests being served: whoever sends half of one holds
-//! bytes of a bound, for as long as its deadline, and nothing else. An answer holds what of it was encoded and not taken.
-//! Where a bound is reached nothing more is read or encoded; HTTP/2's flow control then stops the client.
+//! bytes of a bound, for as long as its deadline, and nothing else. Where a connection has its share, a request on it is
+//! refused and gives back what it holds. To let it wait would hold up the others on its connection, which share one
+//! window, and many that came in part would wait for each other.
+//!
+//! An answer holds what of it was encoded and not taken. Where a bound is reached nothing more of it is encoded.
 
-use std::future::poll_fn;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Frame, SizeHint};
+use mokv_proto::status;
 use mokv_proto::tonic::body::Body;
 use tonic::Status;
 
@@ -40,7 +44,7 @@ impl Room {
 }
 
 /// Bytes counted in two bounds: of a connection, and of all.
-struct HeldBytes([Held; 2]);
+pub(super) struct HeldBytes([Held; 2]);
 
 impl HeldBytes {
     fn none(bounds: &[Arc<Bound>; 2]) -> HeldBytes {
@@ -57,28 +61,31 @@ impl HeldBytes {
 }
 
 /// Reads a request of one message whole. Of one that is longer than `most_bytes` the beginning comes back, which tells
-/// its length and is refused for it.
+/// its length and is refused for it. Its bytes count, for its connection and in all, for as long as the second is kept.
 ///
 /// # Errors
-/// If the client breaks it off.
-pub(super) async fn receive(
-    mut incoming: Incoming,
+/// If the client breaks it off, or its connection has its share of all bytes.
+pub(super) async fn receive<B>(
+    mut incoming: B,
     most_bytes: usize,
     bounds: [Arc<Bound>; 2],
-) -> Result<Body, Status> {
+) -> Result<(Body, HeldBytes), Status>
+where
+    B: hyper::body::Body<Data = Bytes, Error: Display> + Unpin,
+{
     let mut held = HeldBytes::none(&bounds);
-    let mut room = Room { bounds, pause: None };
     let mut parts = BytesMut::new();
     let mut only = Bytes::new();
     while !incoming.is_end_stream() && parts.len() <= most_bytes + MESSAGE_HEADER_BYTES {
-        let frame = poll_fn(|cx| {
-            std::task::ready!(room.poll(cx));
-            Pin::new(&mut incoming).poll_frame(cx)
-        });
-        let Some(frame) = frame.await else { break };
+        let Some(frame) = incoming.frame().await else { break };
         let broken = |error| Status::cancelled(format!("the request was broken off: {error}"));
         // Trailers of a request say nothing.
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if !has_share(&bounds) {
+            return Err(status::overloaded(
+                "the requests under way on this node hold all the memory that they may; try again later",
+            ));
+        }
         held.add(data.len());
         // Most requests are one frame, which is not copied.
         if only.is_empty() && parts.is_empty() {
@@ -89,7 +96,13 @@ pub(super) async fn receive(
         }
     }
     let whole = if parts.is_empty() { only } else { parts.freeze() };
-    Ok(Body::new(Full::new(whole)))
+    Ok((Body::new(Full::new(whole)), held))
+}
+
+/// Whether a connection may hold more: as much as it leaves free. However many hold what they can, some is left for
+/// one that holds little, and one alone may have half.
+fn has_share([of_connection, of_all]: &[Arc<Bound>; 2]) -> bool {
+    of_connection.taken() < of_all.free()
 }
 
 /// An answer on its way.
@@ -138,5 +151,63 @@ impl hyper::body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{future::join_all, stream};
+    use http_body_util::StreamBody;
+    use tonic::Code;
+
+    use super::*;
+
+    const FRAME_BYTES: usize = 1 << 10;
+    const FRAMES: usize = 4;
+
+    fn message() -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Unpin {
+        let frames = (0..FRAMES).map(|_| Ok(Frame::data(Bytes::from(vec![7; FRAME_BYTES]))));
+        // Each frame has to be waited for, so that all messages come at the same time.
+        StreamBody::new(Box::pin(stream::unfold(frames, async |mut frames| {
+            tokio::task::yield_now().await;
+            frames.next().map(|frame| (frame, frames))
+        })))
+    }
+
+    async fn received(of_connection: &Arc<Bound>, of_all: &Arc<Bound>) -> Result<HeldBytes, Status> {
+        let (body, held) =
+            receive(message(), usize::MAX / 2, [of_connection.clone(), of_all.clone()]).await?;
+        assert_eq!(body.collect().await.unwrap().to_bytes(), vec![7; FRAMES * FRAME_BYTES]);
+        Ok(held)
+    }
+
+    #[tokio::test]
+    async fn of_requests_that_come_at_once_and_are_too_much_some_come_whole_and_some_are_refused() {
+        let [of_connection, of_all] = [usize::MAX, 32 * FRAME_BYTES].map(Bound::new);
+        let came = join_all((0..16).map(|_| received(&of_connection, &of_all))).await;
+        let (whole, refused): (Vec<_>, Vec<_>) = came.into_iter().partition(Result::is_ok);
+        assert!(!whole.is_empty() && !refused.is_empty());
+        for refused in refused {
+            assert_eq!(refused.err().expect("it was refused").code(), Code::ResourceExhausted);
+        }
+        // What is served counts, and what was refused does not.
+        assert_eq!(of_all.taken(), whole.len() * FRAMES * FRAME_BYTES);
+        drop(whole);
+        assert_eq!((of_connection.taken(), of_all.taken()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn connections_that_hold_all_they_may_leave_room_for_another() {
+        let of_all = Bound::new(64 * FRAME_BYTES);
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let of_connection = Bound::new(usize::MAX);
+            while let Ok(more) = received(&of_connection, &of_all).await {
+                held.push(more);
+            }
+        }
+        let small = Bound::new(usize::MAX);
+        let all = [small, of_all.clone()];
+        assert!(has_share(&all), "{} of {} are taken", of_all.taken(), 64 * FRAME_BYTES);
     }
 }

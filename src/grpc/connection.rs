@@ -38,8 +38,8 @@ const LAST_CALLS: Duration = Duration::from_secs(10);
 pub(super) struct Connection {
     /// What it may be used for.
     pub kind: Kind,
-    /// Bytes of requests on it that wait for their rest.
-    pub waiting: Arc<Bound>,
+    /// Bytes of requests on it, until they are answered. Counted; how many it may hold depends on the others.
+    pub received: Arc<Bound>,
     /// Bytes of answers on it that are not taken.
     pub unread: Arc<Bound>,
     calls: Mutex<Calls>,
@@ -62,12 +62,12 @@ enum Overdue {
 }
 
 impl Connection {
-    fn new(kind: Kind, most_bytes: usize) -> Arc<Connection> {
+    fn new(kind: Kind, most_unread: usize) -> Arc<Connection> {
         let calls = Calls { next: 0, under_way: BTreeMap::new(), has_asked: false, idle_since: rt::now() };
         Arc::new(Connection {
             kind,
-            waiting: Bound::new(most_bytes),
-            unread: Bound::new(most_bytes),
+            received: Bound::new(usize::MAX),
+            unread: Bound::new(most_unread),
             calls: Mutex::new(calls),
         })
     }

@@ -25,8 +25,10 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 const MAX_OPERATOR_CALLS: usize = 64;
 /// Answers that are streams, of all services: each holds a state of the store or waits for news.
 const MAX_ANSWER_STREAMS: usize = 1024;
-/// Bytes of requests that wait for their rest.
-const MAX_WAITING_BYTES: usize = 256 << 20;
+/// Bytes of clients' requests, until they are answered.
+const MAX_REQUEST_BYTES: usize = 256 << 20;
+/// Bytes of all other requests, which are short.
+const MAX_OPERATOR_BYTES: usize = 32 << 20;
 /// Bytes of answers that are not taken.
 const MAX_UNREAD_BYTES: usize = 256 << 20;
 
@@ -83,8 +85,8 @@ pub struct Context {
     clients: Arc<Bound>,
     operators: Arc<Bound>,
     streams: Arc<Bound>,
-    /// Bytes of all requests that wait for their rest.
-    pub(super) waiting: Arc<Bound>,
+    received: Arc<Bound>,
+    received_by_operators: Arc<Bound>,
     /// Bytes of all answers that are not taken.
     pub(super) unread: Arc<Bound>,
     connections: Arc<Bound>,
@@ -119,7 +121,8 @@ impl Context {
             clients,
             operators: Bound::new(MAX_OPERATOR_CALLS),
             streams: Bound::new(MAX_ANSWER_STREAMS),
-            waiting: Bound::new(MAX_WAITING_BYTES),
+            received: Bound::new(MAX_REQUEST_BYTES),
+            received_by_operators: Bound::new(MAX_OPERATOR_BYTES),
             unread: Bound::new(MAX_UNREAD_BYTES),
             // Counted, and bounded by those who accept them.
             connections: Bound::new(usize::MAX),
@@ -187,6 +190,14 @@ impl Context {
             return Err(status::not_executed("this node is stopping; ask another one", None));
         }
         bound.take().map(Some).ok_or_else(|| status::overloaded(format!("{what}; try again later")))
+    }
+
+    /// Bytes of all requests that are admitted so, until they are answered.
+    pub(super) fn received(&self, admission: Admission) -> Arc<Bound> {
+        match admission {
+            Admission::Client => self.received.clone(),
+            Admission::Operator | Admission::Always => self.received_by_operators.clone(),
+        }
     }
 
     /// A place for an answer that is a stream, until it ends.

@@ -11,6 +11,7 @@ mod connection;
 mod context;
 mod kv;
 mod list;
+mod methods;
 mod reflection;
 mod timed;
 
@@ -31,14 +32,11 @@ use connection::Connection;
 pub use connection::serve_connection;
 use context::Admission;
 pub use context::{AskedToLeave, Context, Operator, Serving};
+pub use methods::names as methods;
+use methods::{Longest, Method};
 
 use crate::mux::places::Kind;
 use crate::rt::{self, Instant};
-
-/// A backup takes at most this long, or its client does not want it.
-const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
-/// Streams of health and reflection stay open for as long as the client likes.
-const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Until when a request's client waits for its answer.
 #[derive(Debug, Clone, Copy)]
@@ -77,41 +75,43 @@ impl Services {
         let started = rt::now();
         let context = self.context.clone();
         let (parts, incoming) = request.into_parts();
-        let path = parts.uri.path().to_owned();
-        let (service, method) = split_path(&path).unwrap_or_default();
+        let method = Method::of(parts.uri.path());
         let longest = context.limits.request_timeout;
         let within = grpc_timeout(&parts.headers).map_or(longest, |asked| asked.min(longest));
         let deadline = started + within;
-        let call = connection.begin(match method {
-            "List" => started + context.limits.max_list_time,
-            "Backup" => started + MAX_BACKUP_TIME,
-            "Watch" | "ServerReflectionInfo" => started + MAX_WATCH_TIME,
-            _ => deadline,
+        let known = method.as_ref().ok().copied();
+        let call = connection.begin(match known.and_then(|method| method.stream) {
+            None => deadline,
+            Some(Longest::ListTime) => started + context.limits.max_list_time,
+            Some(Longest::Constant(longest)) => started + longest,
         });
-        let mut place = None;
+        let mut held_by_answer = None;
         let answered = async {
-            let class = Class::of(service, method, connection.kind)?;
-            if class.is_stream {
-                place = Some(context.admit_stream()?);
+            let method = method?;
+            if connection.kind == Kind::Operator && method.admission == Admission::Client {
+                return Err(status::overloaded(
+                    "clients hold all connections they may (max-connections); this one serves api.Admin and health only",
+                ));
             }
-            let mut request = match service {
-                // The one method whose requests are a stream.
-                "grpc.reflection.v1.ServerReflection" => {
-                    http::Request::from_parts(parts, Body::new(incoming))
-                }
-                _ => {
-                    let bounds = [connection.waiting.clone(), context.waiting.clone()];
-                    let whole = body::receive(incoming, context.limits.max_request_bytes, bounds);
-                    let body = rt::time::timeout_at(deadline, whole).await.map_err(|_| {
-                        Status::deadline_exceeded("the request did not come whole before its deadline")
-                    })??;
-                    http::Request::from_parts(parts, body)
-                }
+            if method.stream.is_some() {
+                held_by_answer = Some(context.admit_stream()?);
+            }
+            let (body, _held) = if method.takes_stream {
+                (Body::new(incoming), None)
+            } else {
+                let bounds = [connection.received.clone(), context.received(method.admission)];
+                let whole = body::receive(incoming, context.limits.max_request_bytes, bounds);
+                let (body, held) = rt::time::timeout_at(deadline, whole).await.map_err(|_| {
+                    Status::deadline_exceeded("the request did not come whole before its deadline")
+                })??;
+                // Until it is answered.
+                (body, Some(held))
             };
+            let mut request = http::Request::from_parts(parts, body);
             request.extensions_mut().insert(Deadline(deadline));
             // Only now that all of it is there.
-            let _place = context.admit(class.admission)?;
-            Ok(match service {
+            let _place = context.admit(method.admission)?;
+            Ok(match method.name.service {
                 "api.KV" => infallible(self.kv.call(request).await),
                 "api.Admin" => infallible(self.admin.call(request).await),
                 "grpc.health.v1.Health" => infallible(self.health.call(request).await),
@@ -119,36 +119,9 @@ impl Services {
             })
         };
         let response = answered.await.unwrap_or_else(|status: Status| status.into_http());
-        context.metrics.observe_request(service, method, code_of(&response), rt::now() - started);
+        context.metrics.observe_request(known.map(Method::place), code_of(&response), rt::now() - started);
         let bounds = [connection.unread.clone(), context.unread.clone()];
-        response.map(|body| Answer::new(body, call, place, bounds))
-    }
-}
-
-/// What a call may take.
-struct Class {
-    admission: Admission,
-    is_stream: bool,
-}
-
-impl Class {
-    /// # Errors
-    /// If there is no such service, or it is not served on such a connection.
-    fn of(service: &str, method: &str, kind: Kind) -> Result<Class, Status> {
-        let (admission, is_stream) = match service {
-            "api.KV" if kind == Kind::Operator => {
-                return Err(status::overloaded(
-                    "clients hold all connections they may (max-connections); this one serves api.Admin and health only",
-                ));
-            }
-            "api.KV" => (Admission::Client, method == "List"),
-            "api.Admin" => (Admission::Operator, method == "Backup"),
-            "grpc.health.v1.Health" => (Admission::Always, method == "Watch"),
-            "grpc.reflection.v1.ServerReflection" => (Admission::Always, true),
-            "" => return Err(Status::unimplemented("no such method")),
-            _ => return Err(Status::unimplemented(format!("this server has no service {service}"))),
-        };
-        Ok(Class { admission, is_stream })
+        response.map(|body| Answer::new(body, call, held_by_answer, bounds))
     }
 }
 
@@ -157,10 +130,6 @@ fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
         Ok(value) => value,
         Err(never) => match never {},
     }
-}
-
-fn split_path(path: &str) -> Option<(&str, &str)> {
-    path.strip_prefix('/')?.split_once('/')
 }
 
 /// An error without a body says its code in the headers; what has a body is a success so far.

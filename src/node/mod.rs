@@ -246,7 +246,7 @@ impl Node {
         let resolver = Resolver::default();
         let gossip = Arc::new(start_gossip(&config, &identity, options.supports, resolver.clone()).await?);
         let sampler = Arc::new(NodeSampler::new(gossip.view(), left.bytes));
-        let metrics = Metrics::new(sampler.clone());
+        let metrics = Metrics::new(sampler.clone(), grpc::methods());
         let (leave, leave_requests) = mpsc::channel(1);
         let context = grpc::Context::new(
             config.node_name.clone(),

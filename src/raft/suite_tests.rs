@@ -28,7 +28,7 @@ async fn open(disk: DiskRef) -> (LogStore, StateMachine) {
     let config = LogConfig { segment_bytes: 64 << 10, cache_bytes: 2 << 10, ..LogConfig::default() };
     let log = Log::open(disk.clone(), config, owner).await.unwrap();
     let (snapshots, _) = Snapshots::open(disk).await.unwrap();
-    let store = Store::new(None, Metrics::new(Arc::new(Nothing)));
+    let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
     (LogStore::new(log, snapshots.clone(), None), StateMachine::new(store, snapshots))
 }
 

@@ -118,6 +118,13 @@ impl Node {
         self.process.as_ref().expect("the node runs").id()
     }
 
+    /// Memory that its process has in RAM, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let figures = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        let pages = figures.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+        pages * rustix::param::page_size() as u64
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("the node runs");
@@ -129,6 +136,11 @@ impl Node {
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Whether its process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some())
     }
 
     /// Waits until its process has ended by itself.

@@ -1,0 +1,157 @@
+//! Every method that a node serves: who may call it, what its answer is, and how long it may take.
+//!
+//! One row a method; what is not in the table is not served. The generated code's descriptors are held against it.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::context::Admission;
+use crate::metrics::MethodName;
+
+/// A backup takes at most this long, or its client does not want it.
+pub(super) const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
+/// Streams of health and reflection stay open for as long as the client likes.
+const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A method and its rules.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub name: MethodName,
+    /// Among whose requests it is counted.
+    pub admission: Admission,
+    /// How long its answer may last, if that is a stream; others end by the call's deadline.
+    pub stream: Option<Longest>,
+    /// Whether its requests are a stream, too.
+    pub takes_stream: bool,
+}
+
+/// How long a stream may last.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Longest {
+    /// `max-list-time`.
+    ListTime,
+    /// A time of the code's own.
+    Constant(Duration),
+}
+
+const fn unary(service: &'static str, method: &'static str, admission: Admission) -> Method {
+    Method { name: MethodName { service, method }, admission, stream: None, takes_stream: false }
+}
+
+const fn streams(
+    service: &'static str,
+    method: &'static str,
+    admission: Admission,
+    longest: Longest,
+) -> Method {
+    Method { stream: Some(longest), ..unary(service, method, admission) }
+}
+
+static METHODS: [Method; 17] = [
+    unary("api.KV", "Get", Admission::Client),
+    unary("api.KV", "Set", Admission::Client),
+    unary("api.KV", "Delete", Admission::Client),
+    streams("api.KV", "List", Admission::Client, Longest::ListTime),
+    unary("api.KV", "GetServers", Admission::Client),
+    unary("api.KV", "OpenSession", Admission::Client),
+    unary("api.KV", "CloseSession", Admission::Client),
+    unary("api.Admin", "Status", Admission::Operator),
+    unary("api.Admin", "TransferLeader", Admission::Operator),
+    unary("api.Admin", "RemoveMember", Admission::Operator),
+    unary("api.Admin", "Leave", Admission::Operator),
+    unary("api.Admin", "Snapshot", Admission::Operator),
+    streams("api.Admin", "Backup", Admission::Operator, Longest::Constant(MAX_BACKUP_TIME)),
+    unary("api.Admin", "Configure", Admission::Operator),
+    unary("grpc.health.v1.Health", "Check", Admission::Always),
+    streams("grpc.health.v1.Health", "Watch", Admission::Always, Longest::Constant(MAX_WATCH_TIME)),
+    Method {
+        takes_stream: true,
+        ..streams(
+            "grpc.reflection.v1.ServerReflection",
+            "ServerReflectionInfo",
+            Admission::Always,
+            Longest::Constant(MAX_WATCH_TIME),
+        )
+    },
+];
+
+/// The names of all methods, in the order of [`Method::place`].
+pub fn names() -> impl Iterator<Item = MethodName> {
+    METHODS.iter().map(|method| method.name)
+}
+
+impl Method {
+    /// The method at a path, `/SERVICE/METHOD`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) fn of(path: &str) -> Result<&'static Method, Status> {
+        let none = || Status::unimplemented("no such method");
+        let (service, name) =
+            path.strip_prefix('/').and_then(|path| path.split_once('/')).ok_or_else(none)?;
+        let mut of_service = METHODS.iter().filter(|method| method.name.service == service).peekable();
+        if of_service.peek().is_none() {
+            return Err(Status::unimplemented(format!("this server has no service {service}")));
+        }
+        of_service.find(|method| method.name.method == name).ok_or_else(none)
+    }
+
+    /// Its place in the table.
+    pub(super) fn place(&'static self) -> usize {
+        METHODS.iter().position(|method| std::ptr::eq(method, self)).expect("it stands in the table")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use mokv_proto::api::DESCRIPTORS;
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_the_descriptors_say() {
+        let sets = [
+            DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ];
+        let files = sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap().file);
+        let declared: BTreeSet<(String, bool, bool)> = files
+            .flat_map(|file| {
+                let package = file.package().to_owned();
+                file.service.into_iter().map(move |service| (package.clone(), service))
+            })
+            .flat_map(|(package, service)| {
+                let of_service = format!("/{package}.{}", service.name());
+                service.method.into_iter().map(move |method| {
+                    let path = format!("{of_service}/{}", method.name());
+                    (path, method.server_streaming(), method.client_streaming())
+                })
+            })
+            .collect();
+        let served: BTreeSet<(String, bool, bool)> = METHODS
+            .iter()
+            .map(|method| {
+                let MethodName { service, method: name } = method.name;
+                (format!("/{service}/{name}"), method.stream.is_some(), method.takes_stream)
+            })
+            .collect();
+        assert_eq!(served, declared);
+        for (path, ..) in &declared {
+            let method = Method::of(path).unwrap();
+            assert_eq!(METHODS[method.place()].name, method.name);
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_served() {
+        for path in ["", "/", "api.KV/Get", "/api.KV", "/api.KV/", "/api.KV/get", "/api.Kv/Get", "//Get"] {
+            assert_eq!(Method::of(path).unwrap_err().code(), tonic::Code::Unimplemented, "{path}");
+        }
+    }
+}
