@@ -3,6 +3,27 @@
 /// What a client begins with: the preface and its settings, which are all as they were.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// What begins each connection, before its settings.
+const MAGIC: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Kinds of frames (RFC 9113, 6).
+pub const DATA: u8 = 0x0;
+pub const HEADERS: u8 = 0x1;
+pub const RST_STREAM: u8 = 0x3;
+pub const SETTINGS: u8 = 0x4;
+pub const PING: u8 = 0x6;
+pub const CONTINUATION: u8 = 0x9;
+/// Flags of frames.
+pub const END_STREAM: u8 = 0x1;
+pub const END_HEADERS: u8 = 0x4;
+
+/// What a client begins with that gives no stream room for an answer.
+pub fn preface_without_windows() -> Vec<u8> {
+    const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+    let settings = [&INITIAL_WINDOW_SIZE[..], &0_u32.to_be_bytes()].concat();
+    [MAGIC, &frame(SETTINGS, 0, 0, &settings)].concat()
+}
+
 /// HPACK's literal that is not kept (RFC 7541, 6.2.2).
 pub const NOT_KEPT: u8 = 0x00;
 /// HPACK's literal that is kept for later blocks (6.2.1).
