@@ -85,3 +85,7 @@ docs:
 # Does everything that must hold on a clean checkout.
 ci:
     .ci/run
+
+# What does not fit into the hour of `ci`: an upgrade from an earlier program, all planted bugs, a sweep.
+ci-full:
+    .ci/full
