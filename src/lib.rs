@@ -17,6 +17,7 @@
 //! - [`raft`]: openraft's adapters, peers, reads.
 //! - [`lives`]: by what a data directory is told from an earlier state of itself, pure.
 //! - [`map`]: the replicated state, pure.
+//! - [`node_id`]: the one way in which a node id is shown.
 //! - [`storage`]: the write-ahead log and snapshot files.
 //! - [`rt`]: the seam between the real world and the simulated one.
 
@@ -44,6 +45,7 @@ pub mod metrics;
 pub mod mux;
 #[cfg(feature = "server")]
 pub mod node;
+pub mod node_id;
 pub mod planted;
 #[cfg(feature = "server")]
 pub mod raft;

@@ -98,6 +98,24 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
     });
 }
 
+/// A warning that comes at every healthy start teaches people to read over all others.
+#[test]
+fn a_healthy_first_start_complains_of_nothing() {
+    run(async {
+        let cluster = Cluster::start(&["log-format: json"]).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+        for node in &cluster.nodes {
+            let log = node.log();
+            let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
+            let (said, complaints): (Vec<_>, Vec<_>) =
+                lines.partition(|line| !["WARN", "ERROR"].contains(&line["level"].as_str().unwrap()));
+            assert!(said.iter().any(|line| line["level"] == "INFO"), "{} says what it does", node.name);
+            assert!(complaints.is_empty(), "{} complains: {complaints:#?}", node.name);
+        }
+    });
+}
+
 #[test]
 fn kill_nine_of_a_follower_and_of_the_leader_under_load_loses_nothing() {
     run(async {

@@ -270,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Logging,
         "log-level",
         Kind::LogFilter,
-        "info,openraft=warn,openraft::core::heartbeat=error",
+        "info,openraft=error",
         "error, warn, info, debug, trace, off, or tracing directives such as 'info,mokv::raft=debug'",
     ),
     setting(Group::Logging, "log-format", Kind::Choice(&["text", "json"]), "text", "text or json, on stderr"),

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::claim::ClusterId;
 use super::datagram::Rejected;
+use crate::node_id::NodeId;
 
 /// Alarms kept at most. Whoever can send datagrams can cause alarms.
 const MAX_ALARMS: usize = 64;
@@ -64,13 +65,15 @@ impl fmt::Display for Alarm {
             ),
             Alarm::TwinIdentity { node_id, from } => write!(
                 f,
-                "two processes run as node id {node_id}, one of them at {from}: its data directory was copied; stop \
-                 one of the two and wipe its data directory"
+                "two processes run as node id {}, one of them at {from}: its data directory was copied; stop \
+                 one of the two and wipe its data directory",
+                NodeId(*node_id)
             ),
             Alarm::ForeignCluster { node_id, cluster_id, from } => write!(
                 f,
-                "two clusters meet: node id {node_id} at {from} belongs to cluster {cluster_id}; correct the \
-                 start-join-addrs of one of the two, or wipe the node that shall change its cluster"
+                "two clusters meet: node id {} at {from} belongs to cluster {cluster_id}; correct the \
+                 start-join-addrs of one of the two, or wipe the node that shall change its cluster",
+                NodeId(*node_id)
             ),
             Alarm::Unreadable { from, why } => write!(
                 f,

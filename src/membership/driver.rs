@@ -18,8 +18,10 @@ use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, deci
 use crate::config::NodeConfig;
 use crate::grpc::Operator;
 use crate::map::Command;
+use crate::node_id::NodeId;
 use crate::planted;
 use crate::raft::{Consensus, LogId, Member};
+use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, timeout};
 
 pub use super::reconcile::Policy;
@@ -62,6 +64,7 @@ impl Driver {
     pub async fn run(&self) {
         let mut view = self.gossip.view();
         let mut refused = BTreeMap::new();
+        let failing = Seldom::default();
         loop {
             self.introduce_members();
             if self.is_removed() {
@@ -85,15 +88,20 @@ impl Driver {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
                         rt::sometimes("newcomer not admitted yet");
-                        tracing::warn!(node = name, id = %format_args!("{id:016x}"), "not admitted: {reason}");
+                        tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
                     }
                 }
                 refused = now;
                 if let Some(change) = change {
-                    tracing::info!(?change, "changing the cluster");
+                    tracing::info!("changing the cluster: {change}");
                     if let Err(reason) = self.carry_out(&raft, change, expected).await {
                         rt::sometimes("membership change did not go through");
-                        tracing::warn!("the change did not go through: {reason}");
+                        if let Some(more) = failing.now() {
+                            tracing::warn!(
+                                more,
+                                "the change did not go through and is tried again: {reason}"
+                            );
+                        }
                     }
                 }
             }

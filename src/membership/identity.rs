@@ -13,6 +13,7 @@ use prost::Message;
 
 use super::claim::{self, ClusterId, Malformed, Pledge};
 use crate::lives::{Life, Lives, REMEMBERED};
+use crate::node_id::NodeId;
 use crate::planted;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
@@ -357,7 +358,7 @@ impl Identity {
     /// If the disk fails.
     pub async fn set_aside(mut self) -> Result<Identity, IdentityError> {
         self.change(|record| record.left = true).await?;
-        let prefix = format!("{LEFT_PREFIX}{:016x}-", self.record.node_id);
+        let prefix = format!("{LEFT_PREFIX}{}-", NodeId(self.record.node_id));
         write_whole(&self.disk, &format!("{prefix}{FILE}"), self.record.encode())
             .await
             .map_err(failed("set aside"))?;

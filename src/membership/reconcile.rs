@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::claim::{Claim, State};
 use super::formation::Member;
 use super::gossip::{Liveness, View};
+use crate::node_id::{Named, NodeId};
 
 /// Raft as its leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +138,36 @@ pub enum Change {
     },
 }
 
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |ids: &BTreeSet<u64>| {
+            let ids: Vec<String> = ids.iter().map(|id| NodeId(*id).to_string()).collect();
+            ids.join(", ")
+        };
+        match self {
+            Change::FlattenJoint { voters } => {
+                write!(f, "end the joint configuration, with the voters {}", list(voters))
+            }
+            Change::AddLearner { id, member } => {
+                write!(f, "add {} at {} as a learner", Named(Some(&member.name), *id), member.rpc_addr)
+            }
+            Change::Promote { ids } => write!(f, "let the learners {} vote", list(ids)),
+            Change::Tombstone { id, name } => {
+                write!(f, "note that {} never comes back", Named(Some(name), *id))
+            }
+            Change::Replace { old, new } => {
+                write!(f, "let node id {} vote in the place of {}", NodeId(*new), NodeId(*old))
+            }
+            Change::Remove { id } => write!(f, "remove {}", Named(None, *id)),
+            Change::HandOver { to } => write!(f, "hand leadership over to {}", Named(None, *to)),
+            Change::UpdateAddress { id, member } => {
+                write!(f, "note that {} is at {} now", Named(Some(&member.name), *id), member.rpc_addr)
+            }
+            Change::RaiseVersion { version } => write!(f, "use cluster version {version}"),
+        }
+    }
+}
+
 /// Why a node that wants to join is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
@@ -170,7 +201,7 @@ impl fmt::Display for Refused {
                 "its id was removed from the cluster; it has to start over with an empty data directory",
             ),
             Refused::NameInUse { by, silence } => {
-                write!(f, "name in use by node id {by}")?;
+                write!(f, "name in use by {}", Named(None, *by))?;
                 if let Some(silence) = silence {
                     write!(f, ", silent for {} s", silence.as_secs())?;
                 }
@@ -179,7 +210,7 @@ impl fmt::Display for Refused {
                 )
             }
             Refused::NameTwice { other } => {
-                write!(f, "node id {other} joins under the same name; give it another node-name")
+                write!(f, "{} joins under the same name; give it another node-name", Named(None, *other))
             }
             Refused::Version { supports, uses } => write!(
                 f,

@@ -202,7 +202,7 @@ fn e5_a_twin_is_refused_while_the_name_is_in_use_by_the_leaders_own_connection_o
         assert_eq!(decision.change, None);
         decision.refused[&33].to_string()
     };
-    assert!(refused(&raft, &view).starts_with("name in use by node id 3"));
+    assert!(refused(&raft, &view).starts_with("name in use by node id 0000000000000003"));
     silence(&mut raft, &mut view, 3, 29 * SECOND);
     assert!(refused(&raft, &view).contains("silent for 29 s"));
     raft.progress.get_mut(&3).unwrap().silence = 31 * SECOND;

@@ -11,6 +11,7 @@ use mokv_proto::raft::{self as wire, Channel, request, response};
 
 use crate::grpc::Context;
 use crate::raft::Consensus;
+use crate::rt::time::Seldom;
 use crate::rt::{self, timeout};
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -18,6 +19,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Compares until this node is outvoted.
 pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
+    let differing = Seldom::default();
     loop {
         rt::sleep(INTERVAL).await;
         if context.contradiction().is_some() {
@@ -35,10 +37,13 @@ pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
         match judge(&own, &theirs, voters.len(), voters.contains(&consensus.node_id())) {
             Verdict::Equal => context.set_digest_alarm(false),
             Verdict::Differ { index } => {
-                tracing::error!(
-                    index,
-                    "the states of this cluster's nodes differ; compare 'mokv status' of all nodes"
-                );
+                if let Some(more) = differing.now() {
+                    tracing::error!(
+                        index,
+                        more,
+                        "the states of this cluster's nodes differ; compare 'mokv status' of all nodes"
+                    );
+                }
                 context.set_digest_alarm(true);
             }
             Verdict::Outvoted { index } => {

@@ -13,6 +13,7 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Identity, Liveness, View};
 use crate::raft::Consensus;
 use crate::raft::peers::Gate;
+use crate::rt::time::Seldom;
 use crate::rt::{self, watch};
 
 /// A full disk is tried again after so long, and so is whoever could not be met; and so long one is waited for.
@@ -27,6 +28,7 @@ pub(super) async fn remember(
     consensus: &Consensus,
 ) -> IdentityError {
     let mut lives = gate.lives();
+    let full = Seldom::default();
     loop {
         let known = {
             let view = view.borrow_and_update();
@@ -40,7 +42,12 @@ pub(super) async fn remember(
         {
             match &error {
                 IdentityError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                    tracing::warn!("how often the other members have started is not written down: {error}");
+                    if let Some(more) = full.now() {
+                        tracing::warn!(
+                            more,
+                            "how often the other members have started is not written down: {error}"
+                        );
+                    }
                     is_written = false;
                 }
                 _ => return error,

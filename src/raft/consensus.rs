@@ -20,6 +20,7 @@ use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
 use super::wire::{decode_vote, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
+use crate::node_id::Named;
 use crate::planted;
 use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
@@ -516,7 +517,7 @@ impl Consensus {
     }
 
     /// A node whose disk is too full for more values: this one, or a voter that said so to this leader and is heard.
-    fn full_voter(&self) -> Option<u64> {
+    pub fn full_voter(&self) -> Option<u64> {
         if self.is_disk_full() {
             return Some(self.node_id());
         }
@@ -536,8 +537,7 @@ impl Consensus {
     fn why_full(&self, node_id: u64) -> String {
         let membership = self.membership();
         let member = membership.membership().get_node(&node_id);
-        let node =
-            member.map_or_else(|| format!("node {node_id:016x}"), |member| format!("node '{}'", member.name));
+        let node = Named(member.map(|member| member.name.as_str()), node_id);
         format!(
             "the disk of {node} is nearly full (min-free-bytes), so the cluster takes no more values; free space in the file \
              system of its data directory, or delete keys: within seconds the node then writes a snapshot and gives up old \

@@ -23,6 +23,7 @@ use openraft::raft::AppendEntriesRequest;
 
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::{log_id_at, position};
+use crate::node_id::Named;
 use crate::storage::Log;
 
 /// A leader's log contradicts an entry that this node knows to be committed.
@@ -45,9 +46,10 @@ impl fmt::Display for Contradiction {
         let (own_term, their_term) = (*own.leader_id, *theirs.leader_id);
         write!(
             f,
-            "at log index {} this node holds a committed entry of term {own_term}, and node {leader:016x}, the leader of \
+            "at log index {} this node holds a committed entry of term {own_term}, and {}, the leader of \
              term {leader_term}, ",
-            own.index
+            own.index,
+            Named(None, *leader)
         )?;
         match own.index == theirs.index {
             true => write!(f, "one of term {their_term}"),
@@ -301,7 +303,7 @@ mod tests {
         assert_eq!((found.own, found.theirs), (log_id(2, 2), log_id(1, 2)));
         assert_eq!(
             found.to_string(),
-            "at log index 2 this node holds a committed entry of term 2, and node 0000000000000007, the leader of term 9, \
+            "at log index 2 this node holds a committed entry of term 2, and node id 0000000000000007, the leader of term 9, \
              one of term 1"
         );
         assert_eq!(Contradiction::from(&gossip::Contradiction::from(found)), found);

@@ -23,6 +23,7 @@ use super::peers::{CallError, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
+use crate::node_id::NodeId;
 use crate::planted;
 use crate::rt::time::Patience;
 use crate::rt::{self, timeout};
@@ -60,11 +61,13 @@ impl Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, _node: &Member) -> Client {
+    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
+        self.peers.introduce(target, &node.name, &node.rpc_addr);
         self.client(target, Channel::Log)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _node: &Member) -> Client {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Client {
+        self.peers.introduce(target, &node.name, &node.rpc_addr);
         // Heartbeats are appends without entries; they never queue behind entries.
         self.client(target, Channel::Control)
     }
@@ -312,7 +315,7 @@ impl Sent {
                     // At every heartbeat, until somebody does something about it.
                     if denied.is_news {
                         tracing::error!(
-                            node = %format_args!("{follower:016x}"),
+                            node = %NodeId(follower),
                             index,
                             "a follower has lost entries that it had acknowledged; wipe it with 'mokv serve --wipe'"
                         );

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Consensus;
 use super::state_machine::estimated_bytes;
 use crate::map::Command;
+use crate::rt::time::Seldom;
 use crate::rt::{self, sleep, timeout};
 use crate::storage::{SnapshotInfo, Snapshots};
 
@@ -71,6 +72,7 @@ impl Holdings {
 /// Makes room whenever this node's disk is nearly full, for ever.
 pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
     let mut told = None;
+    let failing = Seldom::default();
     loop {
         sleep(PAUSE).await;
         if !consensus.is_disk_full() {
@@ -84,7 +86,7 @@ pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
             tell(step, &holdings);
         }
         match step {
-            Step::Snapshot => snapshot(&consensus).await,
+            Step::Snapshot => snapshot(&consensus, &failing).await,
             Step::Entry => propose_nothing(&consensus).await,
             Step::NoRoom | Step::Nothing => {}
         }
@@ -135,12 +137,15 @@ async fn purge(consensus: &Consensus, snapshots: &Snapshots) {
     }
 }
 
-async fn snapshot(consensus: &Consensus) {
+async fn snapshot(consensus: &Consensus, failing: &Seldom) {
     rt::sometimes("snapshot taken to make room");
-    match timeout(SNAPSHOT_PATIENCE, consensus.take_snapshot()).await {
-        Ok(Ok(index)) => tracing::info!(index, "took a snapshot to make room"),
-        Ok(Err(error)) => tracing::warn!("no snapshot makes room: {error}"),
-        Err(_) => tracing::warn!("a snapshot to make room takes longer than {SNAPSHOT_PATIENCE:?}"),
+    let failure = match timeout(SNAPSHOT_PATIENCE, consensus.take_snapshot()).await {
+        Ok(Ok(index)) => return tracing::info!(index, "took a snapshot to make room"),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it takes longer than {SNAPSHOT_PATIENCE:?}"),
+    };
+    if let Some(more) = failing.now() {
+        tracing::warn!(more, "no snapshot makes room: {failure}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::node_id::NodeId;
+
 /// What to do about a log that cannot be trusted any more.
 const REMEDY: &str = "restore this node from its peers with 'mokv serve --wipe'";
 
@@ -48,8 +50,9 @@ pub enum StorageError {
     },
     /// The log was written by another node, or for another cluster.
     #[error(
-        "'{file}' belongs to node {found_node:x} of cluster {found_cluster}, but this is node {node:x} of cluster \
-         {cluster}; start it with its own data directory, or wipe this one with 'mokv serve --wipe'"
+        "'{file}' belongs to node id {} of cluster {found_cluster}, but this is node id {} of cluster \
+         {cluster}; start it with its own data directory, or wipe this one with 'mokv serve --wipe'",
+        NodeId(*.found_node), NodeId(*.node)
     )]
     Foreign {
         /// Which file.

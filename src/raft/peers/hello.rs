@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::frame::{FrameReader, put_frame};
 use crate::config::ClusterKey;
 use crate::lives::{Life, Lives, Objection};
+use crate::node_id::{Named, NodeId};
 use crate::planted;
 use crate::rt::{self, watch};
 
@@ -88,7 +89,7 @@ fn refuse(reason: impl Into<String>) -> Refusal {
 fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
     let what_to_do = "its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'";
     let outlived = |words| Refusal {
-        reason: format!("node id {node_id:016x} {words}: {what_to_do}"),
+        reason: format!("node id {} {words}: {what_to_do}", NodeId(node_id)),
         exclusion: Exclusion::Outlived.into(),
     };
     match objection {
@@ -103,7 +104,8 @@ fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
         Objection::Twin => {
             rt::sometimes("second live copy refused");
             refuse(format!(
-                "node id {node_id:016x} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
+                "node id {} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'",
+                NodeId(node_id)
             ))
         }
     }
@@ -190,7 +192,7 @@ impl Gate {
         if (self.is_removed)(node_id) {
             rt::sometimes("removed node refused");
             return Err(Refusal {
-                reason: format!("node id {node_id:016x} was removed from the cluster"),
+                reason: format!("node id {} was removed from the cluster", NodeId(node_id)),
                 exclusion: Exclusion::Removed.into(),
             });
         }
@@ -261,8 +263,9 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     }
     if welcome.id != to {
         return Err(HelloError::Refused(format!(
-            "node {:016x} answers where {to:016x} was expected",
-            welcome.id
+            "{} answers where node id {} was expected",
+            Named(None, welcome.id),
+            NodeId(to)
         )));
     }
     if let Some(key) = &me.key {
@@ -323,7 +326,11 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     // Without the key nobody changes what this node remembers; with one, admission waits for the proof.
     let meant = match hello.to == me.node_id {
         true => Ok(()),
-        false => Err(refuse(format!("this is node {:016x}, not {:016x}", me.node_id, hello.to))),
+        false => Err(refuse(format!(
+            "this is {}, not node id {}",
+            Named(Some(&me.name), me.node_id),
+            NodeId(hello.to)
+        ))),
     };
     let life = Life { boot: hello.boot, incarnation: hello.incarnation };
     let admit = || gate.admit(hello.protocol, &hello.cluster_id, hello.from, life, &hello.past);

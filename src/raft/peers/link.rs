@@ -16,7 +16,9 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::hello::{Gate, Me, dial};
+use super::hello::{Gate, HelloError, Me, dial};
+use super::reach::{Contact, Reach};
+use crate::node_id::Named;
 use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, timeout, watch};
@@ -54,10 +56,20 @@ pub struct Peers {
     book: Arc<dyn AddressBook>,
     resolver: Resolver,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
+    acquaintance: Arc<Acquaintance>,
     /// What each peer's last answer said of its disk.
     disks: Mutex<BTreeMap<u64, DiskReport>>,
     /// How far each follower has acknowledged this leader's log.
     acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
+}
+
+/// What all links of this node share.
+#[derive(Default)]
+struct Acquaintance {
+    /// Name and address of peers by Raft's newest membership, applied or not. The address is the last resort: what a node
+    /// claims is newer.
+    written: Mutex<BTreeMap<u64, (String, String)>>,
+    reach: Reach,
 }
 
 /// What a follower last said of its disk. It counts while the follower is heard, and under the leader that heard it: what
@@ -96,6 +108,7 @@ impl Peers {
             book,
             resolver,
             links: Mutex::default(),
+            acquaintance: Arc::default(),
             disks: Mutex::default(),
             acknowledged: Mutex::default(),
         })
@@ -111,11 +124,32 @@ impl Peers {
                     channel,
                     gate: self.gate.clone(),
                     book: self.book.clone(),
+                    acquaintance: self.acquaintance.clone(),
                     resolver: self.resolver.clone(),
                     line: Mutex::new(Line::Down),
                 })
             })
             .clone()
+    }
+
+    /// Notes what Raft's membership says of a peer. The first votes precede the first entry that is applied, and may
+    /// precede gossip: nothing else says where to dial then.
+    pub fn introduce(&self, target: u64, name: &str, address: &str) {
+        lock(&self.acquaintance.written).insert(target, (name.to_owned(), address.to_owned()));
+    }
+
+    /// What the last attempt to reach a peer came to. One that was reached counts for as long as a connection to it lasts.
+    pub fn contact(&self, target: u64) -> Contact {
+        match self.acquaintance.reach.contact(target) {
+            Contact::Reached if !self.is_connected(target) => Contact::Untried,
+            contact => contact,
+        }
+    }
+
+    fn is_connected(&self, target: u64) -> bool {
+        let links = lock(&self.links);
+        let mut of_target = links.range((target, i32::MIN)..=(target, i32::MAX));
+        of_target.any(|(_, link)| matches!(&*lock(&link.line), Line::Up(line) if !line.is_closed()))
     }
 
     /// Who this process is.
@@ -179,6 +213,8 @@ impl Peers {
     pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         links.retain(|(target, _), _| is_member(*target));
+        lock(&self.acquaintance.written).retain(|id, _| is_member(*id));
+        self.acquaintance.reach.retain(&is_member);
         self.disks.lock().expect("no code panics while it holds this lock").retain(|id, _| is_member(*id));
         self.acknowledged
             .lock()
@@ -193,6 +229,7 @@ pub struct Link {
     channel: Channel,
     gate: Arc<Gate>,
     book: Arc<dyn AddressBook>,
+    acquaintance: Arc<Acquaintance>,
     resolver: Resolver,
     line: Mutex<Line>,
 }
@@ -259,29 +296,45 @@ impl Link {
         outcome.unwrap_or_else(|| Err(CallError::NotSent("dialing was interrupted".into())))
     }
 
+    /// Where to dial, one after the other: every attempt asks the book anew.
+    fn addresses(&self) -> Vec<String> {
+        let mut addresses = self.book.addresses(self.target);
+        let written = lock(&self.acquaintance.written).get(&self.target).map(|(_, address)| address.clone());
+        addresses.extend(written.filter(|written| !addresses.contains(written)));
+        addresses
+    }
+
     async fn dial(&self, is_again: bool) -> Dialed {
-        let mut last = format!("no address is known for node {:016x}", self.target);
-        for address in self.book.addresses(self.target) {
+        let name = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        let peer = Named(name.as_deref(), self.target);
+        let mut is_refusal = false;
+        let mut last = format!("no address is known for {peer}");
+        for address in self.addresses() {
             match timeout(DIAL_TIMEOUT, self.dial_at(&address)).await {
                 Ok(Ok(connection)) => {
                     if is_again && matches!(self.channel, Channel::Log) {
                         rt::sometimes("replication connection rebuilt");
                     }
-                    tracing::debug!(peer = %format_args!("{:016x}", self.target), address, channel = ?self.channel, "connected");
+                    tracing::debug!(%peer, address, channel = ?self.channel, "connected");
+                    self.acquaintance.reach.reached(peer);
                     return Ok(Arc::new(connection));
                 }
-                Ok(Err(error)) => last = format!("{address}: {error}"),
+                Ok(Err(error)) => {
+                    is_refusal |= !matches!(error, HelloError::Io(_));
+                    last = format!("{address}: {error}");
+                }
                 Err(_) if self.resolver.awaits(&address) => {
                     last = format!("{address}: the name has not been resolved within {DIAL_TIMEOUT:?}");
                 }
                 Err(_) => last = format!("{address}: no answer within {DIAL_TIMEOUT:?}"),
             }
         }
-        tracing::debug!(peer = %format_args!("{:016x}", self.target), channel = ?self.channel, "cannot connect: {last}");
+        tracing::debug!(%peer, channel = ?self.channel, "cannot connect: {last}");
+        self.acquaintance.reach.failed(peer, &last, is_refusal);
         Err(CallError::NotSent(last))
     }
 
-    async fn dial_at(&self, address: &str) -> Result<Connection, super::hello::HelloError> {
+    async fn dial_at(&self, address: &str) -> Result<Connection, HelloError> {
         let mut stream = self.resolver.connect(address).await?;
         dial(&mut stream, &self.gate, self.target, self.channel).await?;
         Ok(Connection::start_tasks(stream))
@@ -470,6 +523,21 @@ mod tests {
         Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)), resolver)
     }
 
+    /// A first start once complained that no address was known of nodes that it was about to ask for their votes.
+    #[test]
+    fn what_the_membership_says_is_dialed_last_and_only_while_the_peer_is_a_member() {
+        let peers = peers_at("claimed:1".into());
+        let link = peers.link(2, Channel::Control);
+        assert_eq!(link.addresses(), ["claimed:1"]);
+        peers.introduce(2, "n2", "written:1");
+        assert_eq!(link.addresses(), ["claimed:1", "written:1"]);
+        peers.introduce(2, "n2", "claimed:1");
+        assert_eq!(link.addresses(), ["claimed:1"]);
+        peers.introduce(2, "n2", "written:2");
+        peers.retain(|id| id != 2);
+        assert_eq!(link.addresses(), ["claimed:1"]);
+    }
+
     #[test]
     fn a_follower_denies_only_what_it_acknowledged_in_the_same_term_and_that_is_news_once() {
         let peers = peers_at("127.0.0.1:1".into());
@@ -506,6 +574,31 @@ mod tests {
         assert_eq!(full(6, Duration::ZERO), Some(2));
         peers.retain(|id| id != 2);
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");
+    }
+
+    /// A node that was killed was once called reachable until somebody dialed it again.
+    #[tokio::test]
+    async fn a_peer_is_in_contact_for_as_long_as_a_connection_lasts() {
+        let peers = peers_at("127.0.0.1:1".into());
+        let link = peers.link(2, Channel::Control);
+        assert_eq!(peers.contact(2), Contact::Untried);
+        let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let stream = TcpStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        *lock(&link.line) = Line::Up(Arc::new(Connection::start_tasks(stream)));
+        peers.acquaintance.reach.reached(Named(None, 2));
+        assert_eq!(peers.contact(2), Contact::Reached);
+        drop(accepted);
+        let gone = async {
+            while peers.contact(2) == Contact::Reached {
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.unwrap();
+        assert_eq!(peers.contact(2), Contact::Untried);
+        // Dialed again, in vain.
+        assert!(link.start(request::Body::Forward(raft::Forward::default())).await.is_err());
+        assert!(matches!(peers.contact(2), Contact::Failing { is_refusal: false, .. }));
     }
 
     /// A peer that accepts connections and says nothing; how often it was dialed.

@@ -7,10 +7,12 @@
 pub mod frame;
 pub mod hello;
 pub mod link;
+mod reach;
 pub mod server;
 
 pub use hello::{Gate, Me};
 pub use link::{AddressBook, CallError, Link, Peers};
+pub use reach::Contact;
 pub use server::Handler;
 
 /// The first byte of a peer's connection; HTTP/2 begins with `P`.

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 #[cfg(not(madsim))]
-pub use real::RealDisk;
+pub use real::{RealDisk, waiting_for_descriptors};
 pub use simulated::{Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk};
 
 /// A disk that anybody may hold.

@@ -10,7 +10,8 @@ use std::future::Future;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -164,6 +165,32 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Files that wait for a descriptor, of the whole process.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// When the log was told of one.
+static TOLD: LazyLock<Seldom> = LazyLock::new(Seldom::default);
+
+/// One of [`WAITING`].
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Waiting {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        Waiting
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many files cannot be opened now because this process, or the system, has no descriptor left.
+pub fn waiting_for_descriptors() -> usize {
+    WAITING.load(Ordering::Relaxed)
+}
+
 /// Does `open` again for as long as the process, or the system, has no descriptor left: nothing has happened to the
 /// file then, and one comes back as soon as some connection ends.
 async fn with_descriptors<T, F: Future<Output = io::Result<T>>>(
@@ -171,12 +198,13 @@ async fn with_descriptors<T, F: Future<Output = io::Result<T>>>(
     mut open: impl FnMut() -> F,
 ) -> io::Result<T> {
     const PAUSE: Duration = Duration::from_millis(50);
-    let told = Seldom::default();
+    let mut waiting = None;
     loop {
         match open().await {
             Err(error) if is_out_of_descriptors(&error) => {
-                if told.now().is_some() {
-                    tracing::warn!("cannot open {name} yet and try again: {error}");
+                waiting.get_or_insert_with(Waiting::begin);
+                if let Some(more) = TOLD.now() {
+                    tracing::warn!(more, "cannot open {name} yet and try again: {error}");
                 }
                 sleep(PAUSE).await;
             }

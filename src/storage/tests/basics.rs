@@ -143,7 +143,7 @@ async fn another_nodes_log_is_refused() {
     for owner in [Owner { node_id: 1, ..OWNER }, Owner { cluster_id: [8; 16], ..OWNER }] {
         let error = Log::open(disk.mount(), small(), owner).await.unwrap_err();
         assert!(matches!(error, StorageError::Foreign { .. }));
-        assert!(error.to_string().contains("belongs to node abcd"), "{error}");
+        assert!(error.to_string().contains("belongs to node id 000000000000abcd"), "{error}");
     }
 }
 

@@ -1,0 +1,113 @@
+//! Which peers were reached at the last attempt, and why the others were not.
+//!
+//! Every attempt is noted; the log hears of a peer once it was out of reach for some time, then once a minute, and when
+//! it is back. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::node_id::Named;
+use crate::rt::time::Seldom;
+use crate::rt::{self, Instant};
+
+/// So long a peer may be out of reach before the log tells of it: nodes that are started together, or one after the
+/// other, come up one after the other.
+const WORTH_TELLING: Duration = Duration::from_secs(5);
+
+/// What the last attempts to reach a peer came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contact {
+    /// None was made yet.
+    Untried,
+    /// It was connected to.
+    Reached,
+    /// It was not.
+    Failing {
+        /// Where, and why not.
+        why: String,
+        /// One of the two refuses the other; trying again does not help.
+        is_refusal: bool,
+    },
+}
+
+/// What came of the attempts to reach each peer.
+#[derive(Default)]
+pub(super) struct Reach(Mutex<BTreeMap<u64, Attempts>>);
+
+struct Attempts {
+    contact: Contact,
+    /// Since when it is so.
+    since: Instant,
+    told: Seldom,
+    is_told: bool,
+}
+
+impl Attempts {
+    fn new(contact: Contact) -> Attempts {
+        Attempts { contact, since: rt::now(), told: Seldom::default(), is_told: false }
+    }
+}
+
+impl Reach {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Attempts>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// A peer was connected to.
+    pub(super) fn reached(&self, peer: Named<'_>) {
+        let before = self.lock().insert(peer.1, Attempts::new(Contact::Reached));
+        if before.is_some_and(|before| before.is_told) {
+            tracing::info!("{peer} is within reach again");
+        }
+    }
+
+    /// A peer could not be connected to.
+    pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool) {
+        let mut all = self.lock();
+        let contact = Contact::Failing { why: why.to_owned(), is_refusal };
+        let attempts = all.entry(peer.1).or_insert_with(|| Attempts::new(contact.clone()));
+        if attempts.contact == Contact::Reached {
+            *attempts = Attempts::new(contact);
+        } else {
+            attempts.contact = contact;
+        }
+        let lasts = rt::now().saturating_duration_since(attempts.since);
+        if lasts >= WORTH_TELLING
+            && let Some(more) = attempts.told.now()
+        {
+            attempts.is_told = true;
+            tracing::warn!(seconds = lasts.as_secs(), more, "{peer} cannot be reached: {why}");
+        }
+    }
+
+    /// What the last attempt came to.
+    pub(super) fn contact(&self, peer: u64) -> Contact {
+        self.lock().get(&peer).map_or(Contact::Untried, |attempts| attempts.contact.clone())
+    }
+
+    /// Forgets all others.
+    pub(super) fn retain(&self, is_member: impl Fn(u64) -> bool) {
+        self.lock().retain(|id, _| is_member(*id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_attempt_counts() {
+        let (reach, peer) = (Reach::default(), Named(Some("n2"), 2));
+        assert_eq!(reach.contact(2), Contact::Untried);
+        let failing = |why: &str, is_refusal| Contact::Failing { why: why.to_owned(), is_refusal };
+        reach.failed(peer, "a:1: refused", false);
+        assert_eq!(reach.contact(2), failing("a:1: refused", false));
+        reach.reached(peer);
+        assert_eq!(reach.contact(2), Contact::Reached);
+        reach.failed(peer, "a:1: another key", true);
+        assert_eq!(reach.contact(2), failing("a:1: another key", true));
+        reach.retain(|id| id != 2);
+        assert_eq!(reach.contact(2), Contact::Untried);
+    }
+}
