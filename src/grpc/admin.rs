@@ -10,10 +10,10 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::backup;
 use super::context::Context;
-use super::kv::{deadline, read_failed};
+use super::kv::deadline;
 use crate::map::{Answer, Command};
 use crate::raft::wire::position;
-use crate::raft::{Contradiction, SnapshotError};
+use crate::raft::{Consensus, Contradiction, SnapshotError};
 use crate::rt;
 
 /// What operators do.
@@ -44,13 +44,16 @@ impl admin_server::Admin for Admin {
             digest_alarm: context.digest_alarm(),
             role: context.role().into(),
             contradiction: context.contradiction().map(|found| contradiction(context, found)),
+            reasons: context.reasons(),
             ..Default::default()
         };
-        let Some(serving) = context.recovered() else { return Ok(Response::new(response)) };
-        let consensus = &serving.consensus;
+        let Some(consensus) = context.consensus() else { return Ok(Response::new(response)) };
         let metrics = consensus.metrics();
         response.cluster_id = hex(&consensus.peers().me().cluster_id);
         response.term = metrics.current_term;
+        if context.recovered().is_none() {
+            return Ok(Response::new(response));
+        }
         response.leader_id = consensus.leader().unwrap_or(0);
         response.leader_name = (metrics.membership_config.membership().get_node(&response.leader_id))
             .map(|member| member.name.clone())
@@ -165,7 +168,7 @@ impl admin_server::Admin for Admin {
         let serving = self.context.serving()?;
         // It holds every write that was answered before it was asked for.
         let confirmed = serving.consensus.read_barrier(deadline).await;
-        confirmed.map_err(|error| read_failed(serving, error))?;
+        confirmed.map_err(|error| self.context.read_failed(error))?;
         let (map, meta) = serving.consensus.store().read().frozen();
         Ok(Response::new(Box::pin(backup::stream(map, &meta))))
     }
@@ -179,7 +182,7 @@ impl admin_server::Admin for Admin {
         let serving = self.context.serving()?;
         let command = Command::Configure { max_sessions, max_store_bytes };
         let committed = serving.consensus.propose(command.encode(), deadline).await;
-        match committed.map_err(|error| serving.propose_failed(error, rt::now() >= deadline))?.answer {
+        match committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))?.answer {
             Answer::Configured { max_sessions, max_store_bytes } => {
                 Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes }))
             }
@@ -190,7 +193,7 @@ impl admin_server::Admin for Admin {
 
 fn contradiction(context: &Context, found: &Contradiction) -> api::Contradiction {
     let (own, theirs) = (position(found.own), position(found.theirs));
-    let membership = context.recovered().map(|serving| serving.consensus.membership());
+    let membership = context.consensus().map(Consensus::membership);
     let leader = membership.and_then(|members| members.membership().get_node(&found.leader).cloned());
     api::Contradiction {
         term: own.term,

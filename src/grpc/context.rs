@@ -1,7 +1,7 @@
 //! What every service of a node needs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::bound::{Bound, Held};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::raft::{Consensus, Contradiction, Member, ProposeError, peers::AddressBook};
+use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError, peers::AddressBook};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
 use crate::storage::{Log, Snapshots};
@@ -53,6 +53,12 @@ pub trait Operator: Send + Sync + 'static {
 /// Asks a node to leave its cluster for good and to end; hears whether it has left.
 pub type AskedToLeave = oneshot::Sender<Result<(), String>>;
 
+/// Knows why a node does not serve, and what else a person should know of it.
+pub trait Diagnosis: Send + Sync + 'static {
+    /// In words, what keeps the node from serving first. None: it is well.
+    fn reasons(&self) -> Vec<String>;
+}
+
 /// A node that is part of a cluster and has recovered.
 pub struct Serving {
     /// Its share of the consensus.
@@ -90,7 +96,9 @@ pub struct Context {
     /// Bytes of all answers that are not taken.
     pub(super) unread: Arc<Bound>,
     connections: Arc<Bound>,
+    consensus: OnceLock<Consensus>,
     serving: OnceLock<Serving>,
+    diagnosis: OnceLock<Weak<dyn Diagnosis>>,
     draining: AtomicBool,
     outside: AtomicBool,
     quarantined: AtomicBool,
@@ -126,13 +134,39 @@ impl Context {
             unread: Bound::new(MAX_UNREAD_BYTES),
             // Counted, and bounded by those who accept them.
             connections: Bound::new(usize::MAX),
+            consensus: OnceLock::new(),
             serving: OnceLock::new(),
+            diagnosis: OnceLock::new(),
             draining: AtomicBool::new(false),
             outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             contradiction: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
         })
+    }
+
+    /// From now on this is asked why the node does not serve. The first one counts.
+    pub fn explained_by(&self, diagnosis: Weak<dyn Diagnosis>) {
+        self.diagnosis.get_or_init(|| diagnosis);
+    }
+
+    /// What a person should know of this node, in words.
+    pub fn reasons(&self) -> Vec<String> {
+        let diagnosis = self.diagnosis.get().and_then(Weak::upgrade);
+        diagnosis.map(|diagnosis| diagnosis.reasons()).unwrap_or_default()
+    }
+
+    /// From now on the node takes part in Raft, though it may not have recovered yet.
+    ///
+    /// # Panics
+    /// If it did before.
+    pub fn take_part(&self, consensus: Consensus) {
+        assert!(self.consensus.set(consensus).is_ok(), "a node starts its Raft once");
+    }
+
+    /// The node's share of the consensus, from before it has recovered on.
+    pub fn consensus(&self) -> Option<&Consensus> {
+        self.consensus.get()
     }
 
     /// From now on the node serves.
@@ -150,23 +184,15 @@ impl Context {
 
     /// The node's inner life, if it may answer clients.
     pub fn serving(&self) -> Result<&Serving, Status> {
-        if let Some(found) = self.contradiction() {
-            return Err(status::not_executed(
-                format!("this node is in quarantine and serves nothing: {found}; 'mokv status' shows more"),
-                None,
-            ));
-        }
-        if self.is_quarantined() {
-            return Err(status::not_executed(
-                "this node's state differs from the majority's and is not served; restore it with 'mokv serve --wipe'",
-                None,
-            ));
-        }
-        let absent = || match self.is_outside() {
-            true => "this node was removed from its cluster and stays outside until it is started again",
-            false => "this node has not recovered yet, or belongs to no cluster",
-        };
-        self.serving.get().ok_or_else(|| status::not_executed(absent(), None))
+        let serving = self.serving.get().filter(|_| !self.is_quarantined());
+        serving.ok_or_else(|| {
+            let reasons = self.reasons();
+            let words = match reasons.is_empty() {
+                true => "this node is about to serve".to_owned(),
+                false => reasons.join("; "),
+            };
+            status::not_executed(words, None)
+        })
     }
 
     /// Asks the node to leave and to end; resolves when it has left, or says why it stays.
@@ -298,27 +324,46 @@ impl Serving {
         let membership = self.consensus.membership();
         membership.membership().get_node(&leader).map(|member| self.address_of(leader, member))
     }
+}
+
+impl Context {
+    /// Why a read was not answered, for its client.
+    pub(super) fn read_failed(&self, error: ReadIndexError) -> Status {
+        let words = self.with_reasons(format!("no leader confirmed this read: {error}"));
+        status::not_executed(words, self.leader_address(None).as_deref())
+    }
 
     /// Why a command was not answered, for its client.
     pub fn propose_failed(&self, error: ProposeError, deadline_passed: bool) -> Status {
         match error {
             ProposeError::NotLeader(leader) => {
-                let address = self.leader_address(leader.or_else(|| self.consensus.leader()));
-                status::not_executed("this node is not the leader", address.as_deref())
+                let words = self.with_reasons("this node is not the leader".into());
+                status::not_executed(words, self.leader_address(leader).as_deref())
             }
             ProposeError::NotExecuted(reason) => {
-                let address = self.leader_address(self.consensus.leader());
-                status::not_executed(reason, address.as_deref())
+                status::not_executed(self.with_reasons(reason), self.leader_address(None).as_deref())
             }
             ProposeError::Full(reason) => Status::resource_exhausted(reason),
             ProposeError::Unknown(reason) if deadline_passed => {
-                let mut status = Status::deadline_exceeded(format!("{reason}; it may still be executed"));
+                let words = self.with_reasons(reason);
+                let mut status = Status::deadline_exceeded(format!("{words}; it may still be executed"));
                 status
                     .metadata_mut()
                     .insert(status::HEADER_OUTCOME, tonic::metadata::MetadataValue::from_static("unknown"));
                 status
             }
-            ProposeError::Unknown(reason) => status::unknown(reason),
+            ProposeError::Unknown(reason) => status::unknown(self.with_reasons(reason)),
         }
+    }
+
+    /// What went wrong, and what this node knows of the cause.
+    fn with_reasons(&self, words: String) -> String {
+        [words].into_iter().chain(self.reasons()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Where this leader is, or the one that this node knows.
+    fn leader_address(&self, leader: Option<u64>) -> Option<String> {
+        let serving = self.recovered()?;
+        serving.leader_address(leader.or_else(|| serving.consensus.leader()))
     }
 }

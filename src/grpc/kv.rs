@@ -16,7 +16,7 @@ use super::list::{Listing, Retained};
 use crate::config::MAX_KEY_BYTES;
 use crate::map::{Answer, Command, Entry};
 use crate::planted;
-use crate::raft::{Committed, ReadIndexError};
+use crate::raft::Committed;
 use crate::rt::{self, Instant};
 
 /// Keys and values for clients.
@@ -34,7 +34,7 @@ impl Kv {
     async fn execute(&self, command: Command, deadline: Instant) -> Result<Committed, Status> {
         let serving = self.context.serving()?;
         let committed = serving.consensus.propose(command.encode(), deadline).await;
-        committed.map_err(|error| serving.propose_failed(error, rt::now() >= deadline))
+        committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))
     }
 
     /// Waits until this node may answer a read, as fresh as asked.
@@ -51,7 +51,7 @@ impl Kv {
                     .consensus
                     .read_barrier(deadline)
                     .await
-                    .map_err(|error| read_failed(serving, error))?;
+                    .map_err(|error| self.context.read_failed(error))?;
             }
             Consistency::Stale => {
                 let store = serving.consensus.store();
@@ -72,11 +72,6 @@ impl Kv {
         }
         Ok(serving)
     }
-}
-
-pub(super) fn read_failed(serving: &Serving, error: ReadIndexError) -> Status {
-    let leader = serving.leader_address(serving.consensus.leader());
-    status::not_executed(format!("no leader confirmed this read: {error}"), leader.as_deref())
 }
 
 pub(super) fn deadline<T>(request: &Request<T>) -> Instant {

@@ -16,15 +16,19 @@ use prost::Message;
 use super::alarm::{Alarm, Alarms};
 use super::claim::{Claim, ClusterId, Malformed, State};
 use super::datagram::{self, Datagram, Key, Kind, ReplayGuard, Sealer, Verdict};
-use super::gossip::{Liveness, Peer, View};
+use super::gossip::{Liveness, Peer, Unreadable, View};
 use super::joins::{JoinAnswers, NameAnswer, reachable_from};
 use super::swim::{Pace, Swim, Timer};
+use crate::rt::time::Seldom;
 use crate::rt::{Instant, random};
 
 /// Claims kept at most: far more than a cluster has nodes.
 const MAX_PEERS: usize = 256;
 /// A node that is down, no member of Raft and not heard of for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// Senders of datagrams that cannot be read and are remembered, and for how long after the last one. Anybody may send them.
+const MAX_UNREADABLE: usize = 16;
+const FORGET_UNREADABLE: Duration = Duration::from_secs(60);
 /// Two members compare what they know so often.
 pub(super) const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
 /// A node without a cluster repeats the questions of an attempt so often: one lost datagram makes a name seem silent, and
@@ -62,6 +66,8 @@ pub(super) struct Conversation {
     sealer: Sealer,
     guard: ReplayGuard,
     alarms: Alarms,
+    /// There are more nodes than are remembered.
+    crowded: Seldom,
     known: BTreeMap<u64, Known>,
     /// Raft's members and where Raft believes their RPC to be.
     members: BTreeMap<u64, String>,
@@ -74,6 +80,7 @@ pub(super) struct Conversation {
     cursor: u64,
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     schedule: Vec<(Duration, Due)>,
+    unreadable: Unreadable,
 }
 
 impl Conversation {
@@ -94,6 +101,7 @@ impl Conversation {
             sealer,
             guard: ReplayGuard::default(),
             alarms: Alarms::default(),
+            crowded: Seldom::default(),
             known: BTreeMap::new(),
             members: BTreeMap::new(),
             resolved: BTreeMap::new(),
@@ -103,6 +111,7 @@ impl Conversation {
             cursor: 0,
             outbox: Vec::new(),
             schedule: vec![(EXCHANGE_EVERY, Due::Exchange)],
+            unreadable: Unreadable::new(),
         };
         conversation.start_swim();
         conversation
@@ -237,7 +246,7 @@ impl Conversation {
         let datagram = match Datagram::open(bytes, &self.key) {
             Ok(datagram) => datagram,
             Err(datagram::Rejected::Noise) => return,
-            Err(rejected) => return self.alarms.raise(Alarm::unreadable(from, rejected)),
+            Err(rejected) => return self.cannot_read(from, rejected, now),
         };
         if datagram.sender == self.me.node_id {
             return self.hear_own(from, &datagram, now);
@@ -273,6 +282,19 @@ impl Conversation {
             Kind::Swim => {}
             Kind::Ask | Kind::Answer => self.hear_exchange(from, &datagram, now),
         }
+    }
+
+    fn cannot_read(&mut self, from: SocketAddr, rejected: datagram::Rejected, now: Instant) {
+        let room = self.unreadable.len() < MAX_UNREADABLE;
+        let why = || rejected.to_string();
+        match self.unreadable.get_mut(&from) {
+            // Published anew each time: once in a while is enough.
+            Some((heard, _)) if now.saturating_duration_since(*heard) < EXCHANGE_EVERY => {}
+            Some(known) => *known = (now, why()),
+            None if room => drop(self.unreadable.insert(from, (now, why()))),
+            None => {}
+        }
+        self.alarms.raise(Alarm::unreadable(from, rejected));
     }
 
     /// Something sent under this node's own id: by itself to its own join address, or by a copy of its directory.
@@ -336,7 +358,17 @@ impl Conversation {
             None if room => {
                 self.known.insert(claim.node_id, Known { claim, address: None, heard_at: now });
             }
-            None => tracing::warn!(name = claim.name, "too many nodes gossip: this one is ignored"),
+            None => {
+                if let Some(more) = self.crowded.now() {
+                    let most = MAX_PEERS;
+                    tracing::warn!(
+                        name = claim.name,
+                        more,
+                        most,
+                        "too many nodes gossip: this one is ignored"
+                    );
+                }
+            }
         }
     }
 
@@ -364,6 +396,7 @@ impl Conversation {
     }
 
     fn forget(&mut self, now: Instant) {
+        self.unreadable.retain(|_, (heard, _)| now.saturating_duration_since(*heard) < FORGET_UNREADABLE);
         let dead = |known: &Known| now.saturating_duration_since(known.heard_at) > FORGET_AFTER;
         let alive = self.swim_states();
         let members = &self.members;
@@ -483,6 +516,10 @@ impl Conversation {
     }
 
     /// What a person has to look at.
+    pub(super) fn unreadable(&self) -> &Unreadable {
+        &self.unreadable
+    }
+
     pub(super) fn alarms(&self) -> &Alarms {
         &self.alarms
     }

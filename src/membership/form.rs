@@ -27,7 +27,8 @@ pub enum FormError {
     Stopped,
 }
 
-/// Leads a node into a cluster, for as long as it takes. What it waits for is logged whenever it changes.
+/// Leads a node into a cluster, for as long as it takes. What it waits for is told by `waits`, and logged whenever it
+/// changes.
 ///
 /// A node that belongs to a cluster already is told so at once: one of the first members gets the same
 /// [`Formed::Initialise`] at every start, in case it was stopped before Raft was initialised.
@@ -39,6 +40,7 @@ pub async fn form(
     gossip: &Gossip,
     intent: Intent,
     joins: &[String],
+    waits: &watch::Sender<Option<Waiting>>,
 ) -> Result<Formed, FormError> {
     if let Some(cluster_id) = identity.cluster_id() {
         let founded = identity.pledge().filter(|pledge| pledge.cluster_id == cluster_id);
@@ -74,10 +76,12 @@ pub async fn form(
                     Formed::Joined { .. } => State::Joining,
                 };
                 gossip.set_claim(identity.cluster_id(), state);
+                waits.send(None);
                 tracing::info!(cluster = %formed.cluster_id(), "this node is part of a cluster now");
                 return Ok(formed);
             }
             Step::Wait(waiting) => {
+                waits.send(Some(waiting.clone()));
                 report(&mut reported, waiting);
                 answers.changed().await.map_err(|_| FormError::Stopped)?;
             }

@@ -37,7 +37,10 @@ async fn start_resolving(
 }
 
 async fn form_in_time(identity: &mut Identity, gossip: &Gossip, intent: Intent, joins: &[String]) -> Formed {
-    timeout(GENEROUS, form(identity, gossip, intent, joins)).await.expect("a cluster in time").unwrap()
+    timeout(GENEROUS, form(identity, gossip, intent, joins, &watch::channel(None).0))
+        .await
+        .expect("a cluster in time")
+        .unwrap()
 }
 
 /// Three ports that were free a moment ago.
@@ -99,7 +102,8 @@ async fn e3_a_pledge_is_durable_before_it_is_said() {
     let disk = SimDisk::new(1);
     let (mut identity, gossip) = start("a", &disk, 0, &[]).await;
     disk.fail_nth(Operation::Create, 1);
-    let error = form(&mut identity, &gossip, Intent::Bootstrap, &[]).await.unwrap_err();
+    let error =
+        form(&mut identity, &gossip, Intent::Bootstrap, &[], &watch::channel(None).0).await.unwrap_err();
     assert!(matches!(error, FormError::Identity(IdentityError::Disk { .. })), "{error}");
     let own = gossip.view().borrow()[&identity.node_id()].claim.clone();
     assert_eq!(own.cluster_id, None::<ClusterId>);

@@ -102,6 +102,8 @@ pub enum Waiting {
         name: String,
         /// Its number of nodes.
         expected: u32,
+        /// That of this node.
+        own: u32,
     },
     /// Another node's pledge counts on a disk that is lost.
     Wiping(String),
@@ -136,9 +138,9 @@ impl fmt::Display for Waiting {
                 f,
                 "cannot form a cluster with two nodes named '{name}'; give each node a node-name of its own"
             ),
-            Waiting::Size { name, expected } => write!(
+            Waiting::Size { name, expected, own } => write!(
                 f,
-                "cannot form a cluster: bootstrap-expect is {expected} on '{name}' and another number here; set the \
+                "cannot form a cluster: bootstrap-expect is {expected} on '{name}' and {own} on this node; set the \
                  same on all nodes"
             ),
             Waiting::Wiping(name) => write!(
@@ -350,7 +352,7 @@ impl Formation {
             match intent_of(claim) {
                 Some(Intent::Bootstrap) => return Step::Wait(Waiting::Founder(claim.name.clone())),
                 Some(Intent::Expect(expected)) if expected != size => {
-                    return Step::Wait(Waiting::Size { name: claim.name.clone(), expected });
+                    return Step::Wait(Waiting::Size { name: claim.name.clone(), expected, own: size });
                 }
                 _ => {}
             }
@@ -396,7 +398,8 @@ impl Formation {
         }
         if pledge.nodes.len() != size {
             let expected = pledge.nodes.len() as u32;
-            return Step::Wait(Waiting::Size { name: pledged_by.name.clone(), expected });
+            let own = size as u32;
+            return Step::Wait(Waiting::Size { name: pledged_by.name.clone(), expected, own });
         }
         Step::Pledge(pledge.clone())
     }

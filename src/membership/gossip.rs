@@ -48,6 +48,9 @@ pub struct Peer {
 /// Everybody in this node's cluster by node id, this node included.
 pub type View = BTreeMap<u64, Peer>;
 
+/// Nodes whose datagrams cannot be read: by where they send from, when they were heard last, and why not.
+pub type Unreadable = BTreeMap<SocketAddr, (Instant, String)>;
+
 /// How gossip runs.
 #[derive(Debug, Clone)]
 pub struct GossipConfig {
@@ -75,6 +78,7 @@ pub struct Gossip {
     view: watch::Receiver<View>,
     answers: watch::Receiver<JoinAnswers>,
     alarms: watch::Receiver<BTreeSet<Alarm>>,
+    unreadable: watch::Receiver<Unreadable>,
     node_id: u64,
     local: SocketAddr,
     keyed: bool,
@@ -115,17 +119,24 @@ impl Gossip {
         let (view_out, view) = watch::channel(conversation.view());
         let (answers_out, answers) = watch::channel(JoinAnswers::default());
         let (alarms_out, alarms) = watch::channel(BTreeSet::new());
+        let (unreadable_out, unreadable) = watch::channel(Unreadable::new());
         let (names_out, names) = watch::channel(conversation.names());
         // One attempt at a time: the resolver waits while the last one has not been taken up.
         let (attempts_out, attempts) = mpsc::channel(1);
-        let out = Published { view: view_out, answers: answers_out, alarms: alarms_out, names: names_out };
+        let out = Published {
+            view: view_out,
+            answers: answers_out,
+            alarms: alarms_out,
+            unreadable: unreadable_out,
+            names: names_out,
+        };
         let talker = Talker { socket, conversation, timers: BTreeMap::new(), timers_set: 0, out };
         let tasks = [
             spawn_guarded(talker.run(wanted_seen, attempts)),
             spawn_guarded(resolve_for_ever(config.resolver, names, wanted.subscribe(), attempts_out)),
         ];
         let tasks = Mutex::new(Some(tasks));
-        Ok(Gossip { wanted, view, answers, alarms, node_id, local, keyed, tasks })
+        Ok(Gossip { wanted, view, answers, alarms, unreadable, node_id, local, keyed, tasks })
     }
 
     /// Ends it and lets go of its socket, whoever else still holds this: a request that is being answered, say.
@@ -146,6 +157,11 @@ impl Gossip {
     /// What a person has to look at. After [`Alarm::OwnIdentityElsewhere`] the node must stop.
     pub fn alarms(&self) -> watch::Receiver<BTreeSet<Alarm>> {
         self.alarms.clone()
+    }
+
+    /// Whose datagrams cannot be read, each for some time after it was heard last.
+    pub fn unreadable(&self) -> watch::Receiver<Unreadable> {
+        self.unreadable.clone()
     }
 
     /// The UDP address that is bound.
@@ -242,6 +258,7 @@ struct Published {
     view: watch::Sender<View>,
     answers: watch::Sender<JoinAnswers>,
     alarms: watch::Sender<BTreeSet<Alarm>>,
+    unreadable: watch::Sender<Unreadable>,
     names: watch::Sender<Vec<String>>,
 }
 
@@ -310,6 +327,7 @@ impl Talker {
         replace(&self.out.view, self.conversation.view());
         replace(&self.out.answers, self.conversation.answers().clone());
         replace(&self.out.alarms, self.conversation.alarms().all().clone());
+        replace(&self.out.unreadable, self.conversation.unreadable().clone());
         replace(&self.out.names, self.conversation.names());
     }
 }

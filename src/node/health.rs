@@ -1,19 +1,28 @@
-//! Whether the node lives and serves, for gRPC health checks and probes.
+//! Whether the node lives and serves, for gRPC health checks and probes, and why not.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::grpc::Context;
+use super::life::namesake;
+use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
+use crate::grpc::{Context, Diagnosis};
+use crate::membership::formation::Waiting;
+use crate::membership::{ClusterId, Gossip, View, gossip};
 use crate::metrics::http::Health;
-use crate::rt;
+use crate::node_id::Named;
+use crate::raft::Consensus;
+use crate::raft::peers::AddressBook;
+use crate::rt::{self, disk, watch};
 
 /// The services whose health is told; the empty name stands for the whole node.
 const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// What could not be read counts for so long: members repeat their questions more often.
+const UNREADABLE_FOR: Duration = Duration::from_secs(15);
 
 /// Ready is who has recovered, may answer, knows a leader, is near to it, and votes: whoever stops one node after the
 /// other, each when the one before is ready, never takes a voter too many.
@@ -21,24 +30,113 @@ pub struct Readiness {
     /// The node.
     pub context: Arc<Context>,
     /// Ready is who has at most so many committed entries still to apply.
-    pub max_lag: u64,
+    max_lag: u64,
+    view: watch::Receiver<View>,
+    unreadable: watch::Receiver<gossip::Unreadable>,
+    /// What the forming of a cluster waits for.
+    waiting: watch::Receiver<Option<Waiting>>,
+    raft: OnceLock<(Consensus, Arc<dyn AddressBook>)>,
+}
+
+impl Readiness {
+    /// Of a node that has no Raft yet.
+    pub fn new(
+        context: Arc<Context>,
+        max_lag: u64,
+        gossip: &Gossip,
+        waiting: watch::Receiver<Option<Waiting>>,
+    ) -> Readiness {
+        let (view, unreadable) = (gossip.view(), gossip.unreadable());
+        Readiness { context, max_lag, view, unreadable, waiting, raft: OnceLock::new() }
+    }
+
+    /// From now on the node has a Raft, whether it has recovered or not.
+    ///
+    /// # Panics
+    /// If it had one before.
+    pub fn look_at(&self, consensus: Consensus, book: Arc<dyn AddressBook>) {
+        assert!(self.raft.set((consensus, book)).is_ok(), "a node starts its Raft once");
+    }
+
+    fn known(&self) -> Known {
+        let context = &self.context;
+        let now = rt::now();
+        let view = self.view.borrow();
+        let name_at = |from: &str| {
+            let peer = view.values().find(|peer| peer.claim.gossip_addr == from);
+            peer.map(|peer| peer.claim.name.clone())
+        };
+        let unreadable = self.unreadable.borrow();
+        let lately = unreadable
+            .iter()
+            .filter(|(_, (heard, _))| now.saturating_duration_since(*heard) < UNREADABLE_FOR);
+        Known {
+            contradiction: context.contradiction().map(ToString::to_string),
+            is_quarantined: context.is_quarantined(),
+            is_outside: context.is_outside(),
+            waiting: self.waiting.borrow().clone(),
+            raft: self.raft.get().map(|(consensus, book)| of_raft(consensus, &**book)),
+            is_recovered: context.recovered().is_some(),
+            max_lag: self.max_lag,
+            namesake: namesake(&view, context.node_id).map(|claim| (claim.name, claim.rpc_addr)),
+            unreadable: lately
+                .map(|(from, (_, why))| Unreadable {
+                    name: name_at(&from.to_string()),
+                    from: *from,
+                    why: why.clone(),
+                })
+                .collect(),
+            files_waiting: disk::waiting_for_descriptors(),
+        }
+    }
+
+    fn reasons(&self) -> Vec<Reason> {
+        reasons(&self.known())
+    }
+}
+
+fn of_raft(consensus: &Consensus, book: &dyn AddressBook) -> KnownOfRaft {
+    let (membership, me) = (consensus.membership(), consensus.node_id());
+    let is_voter = |id: u64| membership.voter_ids().any(|voter| voter == id);
+    let mut others: Vec<Other> = (membership.nodes())
+        .filter(|(id, _)| **id != me)
+        .map(|(id, member)| Other {
+            name: member.name.clone(),
+            node_id: *id,
+            address: book.addresses(*id).into_iter().next().unwrap_or_else(|| member.rpc_addr.clone()),
+            is_voter: is_voter(*id),
+            contact: consensus.peers().contact(*id),
+        })
+        .collect();
+    others.sort_by(|left, right| left.name.cmp(&right.name));
+    let named = |id: u64| {
+        let member = membership.membership().get_node(&id);
+        Named(member.map(|member| member.name.as_str()), id).to_string()
+    };
+    KnownOfRaft {
+        cluster_id: ClusterId(consensus.peers().me().cluster_id).to_string(),
+        has_leader: consensus.leader().is_some(),
+        lag: consensus.lag(),
+        is_member: membership.membership().get_node(&me).is_some(),
+        is_voter: is_voter(me),
+        others,
+        full: consensus.full_voter().map(named),
+    }
 }
 
 impl Health for Readiness {
     fn ready(&self) -> Result<(), String> {
-        let serving = self.context.serving().map_err(|status| status.message().to_string())?;
-        let consensus = &serving.consensus;
-        match consensus.lag() {
-            None => Err("this node knows no leader".into()),
-            Some(lag) if lag > self.max_lag => Err(format!(
-                "this node has {lag} committed entries still to apply, more than ready-max-lag ({})",
-                self.max_lag
-            )),
-            Some(_) if !consensus.is_voter() => {
-                Err("this node does not vote yet, or not any more; 'mokv members' shows the members".into())
-            }
-            Some(_) => Ok(()),
+        let found = self.reasons();
+        match found.iter().any(Reason::keeps_from_serving) {
+            true => Err(in_one_line(&found)),
+            false => Ok(()),
         }
+    }
+}
+
+impl Diagnosis for Readiness {
+    fn reasons(&self) -> Vec<String> {
+        Readiness::reasons(self).iter().map(ToString::to_string).collect()
     }
 }
 

@@ -8,10 +8,12 @@ use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
+use super::health::Readiness;
 use super::{End, NodeError, Options, digests, finish, hand_over, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
+use crate::membership::formation::Waiting;
 use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::mux::PeerEntrance;
@@ -34,6 +36,9 @@ pub(super) struct Life {
     pub gossip: Arc<Gossip>,
     pub resolver: Resolver,
     pub context: Arc<grpc::Context>,
+    pub readiness: Arc<Readiness>,
+    /// What the forming of a cluster waits for.
+    pub waits: watch::Sender<Option<Waiting>>,
     pub peers: watch::Sender<Option<Arc<PeerEntrance>>>,
     pub running: watch::Sender<Option<(Consensus, Log)>>,
     pub end: watch::Sender<Option<End>>,
@@ -89,7 +94,7 @@ impl Life {
         let mut identity = self.identity.lock().await;
         let identity = identity.as_mut().expect("taken only at the end of this life");
         let joins = &self.config.start_join_addrs;
-        match form(identity, &self.gossip, intent(&self.config), joins).await {
+        match form(identity, &self.gossip, intent(&self.config), joins, &self.waits).await {
             Ok(formed) => Ok(formed),
             Err(FormError::Identity(error)) => Err(error.into()),
             Err(error) => Err(NodeError::Form(error.to_string())),
@@ -171,6 +176,8 @@ impl Life {
         if let Some(found) = contradiction {
             consensus.contradict(found);
         }
+        self.context.take_part(consensus.clone());
+        self.readiness.look_at(consensus.clone(), book.clone());
         let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))
@@ -335,7 +342,8 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: D
     }
 }
 
-fn namesake(view: &View, me: u64) -> Option<Claim> {
+/// A living node of this node's name.
+pub(super) fn namesake(view: &View, me: u64) -> Option<Claim> {
     let own = &view.get(&me)?.claim.name;
     let mut others =
         view.values().filter(|peer| peer.claim.node_id != me && peer.liveness == Liveness::Alive);

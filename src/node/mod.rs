@@ -11,6 +11,7 @@ mod health;
 pub mod left;
 mod life;
 mod lives;
+mod reasons;
 mod removal;
 mod sampler;
 
@@ -32,6 +33,7 @@ use crate::membership::{Alarm, Claim, Gossip, GossipConfig, Identity, Intent, Pa
 use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
 use crate::mux::{self, Entrances, Phase};
+use crate::node_id::{Named, NodeId};
 use crate::planted;
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
@@ -225,7 +227,7 @@ impl Node {
         let identity = Identity::load_or_create(disk.clone(), &config.node_name, Log::is_log_file).await?;
         tracing::info!(
             node = identity.name(),
-            id = %format_args!("{:016x}", identity.node_id()),
+            id = %NodeId(identity.node_id()),
             boot = identity.boot(),
             rpc = %config.rpc_bind(),
             gossip = %config.bind_addr,
@@ -257,8 +259,11 @@ impl Node {
             metrics.clone(),
             leave,
         );
-        let readiness =
-            Arc::new(health::Readiness { context: context.clone(), max_lag: config.ready_max_lag });
+        let (waits, waits_seen) = watch::channel(None);
+        let max_lag = config.ready_max_lag;
+        let readiness = Arc::new(health::Readiness::new(context.clone(), max_lag, &gossip, waits_seen));
+        let diagnosis: Arc<dyn grpc::Diagnosis> = readiness.clone();
+        context.explained_by(Arc::downgrade(&diagnosis));
         sampler.look_at(&readiness);
         if identity.quarantined() {
             context.quarantine();
@@ -286,6 +291,8 @@ impl Node {
             identity: identity.clone(),
             gossip: gossip.clone(),
             context: context.clone(),
+            readiness: readiness.clone(),
+            waits,
             peers,
             running,
             end,
@@ -512,7 +519,11 @@ async fn hand_over(consensus: &Consensus) {
     }
     let Some(to) = consensus.successor() else { return };
     match consensus.transfer_leader(to, HAND_OVER).await {
-        Ok(()) => tracing::info!(to = %format_args!("{to:016x}"), "leadership handed over"),
+        Ok(()) => {
+            let membership = consensus.membership();
+            let name = membership.membership().get_node(&to).map(|member| member.name.as_str());
+            tracing::info!("leadership handed over to {}", Named(name, to));
+        }
         Err(reason) => tracing::warn!("leadership was not handed over: {reason}"),
     }
 }

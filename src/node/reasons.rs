@@ -1,0 +1,451 @@
+//! Why a node is not ready, and what else a person should know of it, in words that say what to do.
+//!
+//! One answer for `/readyz`, for the status that a node gives of itself, and for clients that it refuses: a pure function
+//! of what the node knows. Nothing here looks anything up; `health.rs` does.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use crate::membership::formation::Waiting;
+use crate::node_id::Named;
+use crate::raft::peers::Contact;
+
+/// What a node knows of itself and of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Known {
+    /// Where a leader's log contradicts what this node knows to be committed.
+    pub contradiction: Option<String>,
+    /// A majority has another state.
+    pub is_quarantined: bool,
+    /// It was removed, and does not rejoin.
+    pub is_outside: bool,
+    /// What the forming of a cluster waits for.
+    pub waiting: Option<Waiting>,
+    /// Its Raft, once it runs.
+    pub raft: Option<KnownOfRaft>,
+    /// It has recovered.
+    pub is_recovered: bool,
+    /// `ready-max-lag`.
+    pub max_lag: u64,
+    /// A living node of the same name: the name, and where it is.
+    pub namesake: Option<(String, String)>,
+    /// Nodes whose datagrams cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// How many files cannot be opened for want of a descriptor.
+    pub files_waiting: usize,
+}
+
+/// What a node knows by its Raft.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct KnownOfRaft {
+    /// The cluster.
+    pub cluster_id: String,
+    /// Somebody leads.
+    pub has_leader: bool,
+    /// Committed entries still to apply; `None`: no leader tells.
+    pub lag: Option<u64>,
+    /// This node belongs to the membership.
+    pub is_member: bool,
+    /// This node votes.
+    pub is_voter: bool,
+    /// The other members.
+    pub others: Vec<Other>,
+    /// The node whose disk is nearly full.
+    pub full: Option<String>,
+}
+
+/// Another member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Other {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub node_id: u64,
+    /// Where it serves RPC.
+    pub address: String,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// What the last attempt to reach it came to.
+    pub contact: Contact,
+}
+
+/// A node whose datagrams cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    /// Its name, if a node is known at this address.
+    pub name: Option<String>,
+    /// Where its datagrams come from.
+    pub from: SocketAddr,
+    /// Why they cannot be read.
+    pub why: String,
+}
+
+/// One thing that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A leader's log contradicts what this node knows to be committed.
+    Contradicted(String),
+    /// A majority has another state.
+    Quarantined,
+    /// It was removed, and does not rejoin.
+    Outside,
+    /// It belongs to no cluster yet.
+    Forming(Waiting),
+    /// It reads its log and its snapshots.
+    Opening,
+    /// No leader has added it to the cluster yet.
+    NotAdmitted { cluster_id: String },
+    /// Another node has its name.
+    NameInUse { name: String, address: String },
+    /// It cannot know yet what was committed before its start, or has not applied it.
+    Recovering { cluster_id: String },
+    /// Nobody leads.
+    NoLeader { voters: usize, reachable: usize, unreachable: Vec<Other> },
+    /// It has too much still to apply.
+    Behind { lag: u64, most: u64 },
+    /// It is a member that does not vote.
+    NotVoting,
+    /// A member and this node refuse each other.
+    Refusal(Other),
+    /// Somebody's datagrams cannot be read.
+    Unreadable(Unreadable),
+    /// A disk is nearly full, so no values are taken.
+    DiskFull { node: String },
+    /// Files cannot be opened.
+    Descriptors { files: usize },
+}
+
+impl Reason {
+    /// Whether a node that this is true of is not ready.
+    pub(super) fn keeps_from_serving(&self) -> bool {
+        use Reason::{Descriptors, DiskFull, Refusal, Unreadable};
+        !matches!(self, Refusal(_) | Unreadable(_) | DiskFull { .. } | Descriptors { .. })
+    }
+}
+
+/// Everything that a person should know, what keeps the node from serving first. Nothing: it is well.
+pub(super) fn reasons(known: &Known) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if let Some(found) = &known.contradiction {
+        reasons.push(Reason::Contradicted(found.clone()));
+    } else if known.is_quarantined {
+        reasons.push(Reason::Quarantined);
+    } else if known.is_outside {
+        reasons.push(Reason::Outside);
+    } else if let Some(waiting) = &known.waiting {
+        reasons.push(Reason::Forming(waiting.clone()));
+    } else {
+        match &known.raft {
+            None => reasons.push(Reason::Opening),
+            Some(raft) => reasons.extend(of_raft(raft, known)),
+        }
+    }
+    let others = known.raft.iter().flat_map(|raft| &raft.others);
+    let no_leader = reasons.iter().any(|reason| matches!(reason, Reason::NoLeader { .. }));
+    let refuses =
+        |other: &&Other| matches!(other.contact, Contact::Failing { is_refusal: true, .. }) && !no_leader;
+    reasons.extend(others.filter(refuses).cloned().map(Reason::Refusal));
+    reasons.extend(known.unreadable.iter().cloned().map(Reason::Unreadable));
+    let full = known.raft.as_ref().and_then(|raft| raft.full.clone());
+    reasons.extend(full.map(|node| Reason::DiskFull { node }));
+    if known.files_waiting > 0 {
+        reasons.push(Reason::Descriptors { files: known.files_waiting });
+    }
+    reasons
+}
+
+/// What keeps a node from serving whose Raft runs.
+fn of_raft(raft: &KnownOfRaft, known: &Known) -> Vec<Reason> {
+    let cluster_id = raft.cluster_id.clone();
+    if !raft.is_member && !known.is_recovered {
+        let namesake = known.namesake.clone().map(|(name, address)| Reason::NameInUse { name, address });
+        return [Some(Reason::NotAdmitted { cluster_id }), namesake].into_iter().flatten().collect();
+    }
+    let mut reasons = Vec::new();
+    if !raft.has_leader {
+        reasons.push(no_leader(raft));
+    }
+    if !known.is_recovered {
+        reasons.push(Reason::Recovering { cluster_id });
+        return reasons;
+    }
+    if let Some(lag) = raft.lag.filter(|lag| *lag > known.max_lag) {
+        reasons.push(Reason::Behind { lag, most: known.max_lag });
+    }
+    if !raft.is_voter {
+        reasons.push(Reason::NotVoting);
+    }
+    reasons
+}
+
+fn no_leader(raft: &KnownOfRaft) -> Reason {
+    let voters: Vec<&Other> = raft.others.iter().filter(|other| other.is_voter).collect();
+    let (reached, unreachable): (Vec<&Other>, Vec<&Other>) =
+        voters.iter().partition(|other| other.contact == Contact::Reached);
+    let own = usize::from(raft.is_voter);
+    Reason::NoLeader {
+        voters: voters.len() + own,
+        reachable: reached.len() + own,
+        unreachable: unreachable.into_iter().cloned().collect(),
+    }
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", Named(Some(&self.name), self.node_id), self.address)?;
+        match &self.contact {
+            // What went wrong begins with the address where it did.
+            Contact::Failing { why, .. } => {
+                let why = why.strip_prefix(&format!("{}: ", self.address)).unwrap_or(why);
+                write!(f, " ({why})")
+            }
+            Contact::Untried | Contact::Reached => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "what '{name}' sends from {} cannot be read: {}", self.from, self.why),
+            None => write!(f, "what the node at {} sends cannot be read: {}", self.from, self.why),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Contradicted(found) => write!(
+                f,
+                "this node is in quarantine and serves nothing: {found}; 'Two histories' in docs/operate.md says what to do"
+            ),
+            Reason::Quarantined => f.write_str(
+                "this node's state differs from the majority's and is not served; restore it with 'mokv serve --wipe'",
+            ),
+            Reason::Outside => f.write_str(
+                "this node was removed from its cluster and stays outside until it is started again (rejoin is off)",
+            ),
+            Reason::Forming(waiting) => write!(f, "this node belongs to no cluster yet: {waiting}"),
+            Reason::Opening => f.write_str("this node reads its log and its snapshots"),
+            Reason::NotAdmitted { cluster_id } => {
+                write!(f, "this node waits for the leader of cluster {cluster_id} to add it")
+            }
+            Reason::NameInUse { name, address } => write!(
+                f,
+                "the name '{name}' is in use by the node at {address}, which answers; give this one another node-name"
+            ),
+            Reason::Recovering { cluster_id } => write!(
+                f,
+                "this node has not recovered yet: it has not heard from cluster {cluster_id} what was committed before its \
+                 start, or has not applied it"
+            ),
+            Reason::NoLeader { voters, reachable, unreachable } => {
+                let has_quorum = reachable * 2 > *voters;
+                let (what, then) = match has_quorum {
+                    true => ("no leader", "an election is due"),
+                    false => ("no quorum", "no leader"),
+                };
+                write!(f, "{what}: {reachable} of {voters} voters reachable, {then}")?;
+                for (number, other) in unreachable.iter().enumerate() {
+                    write!(f, "{}{other}", if number == 0 { "; not reachable: " } else { ", " })?;
+                }
+                Ok(())
+            }
+            Reason::Behind { lag, most } => write!(
+                f,
+                "this node has {lag} committed entries still to apply, more than ready-max-lag ({most})"
+            ),
+            Reason::NotVoting => {
+                f.write_str("this node does not vote yet, or not any more; 'mokv members' shows the members")
+            }
+            Reason::Refusal(other) => write!(f, "no connection with {other}"),
+            Reason::Unreadable(unreadable) => write!(
+                f,
+                "{unreadable}; give all nodes the same cluster-key-file, and versions of mokv that go together"
+            ),
+            Reason::DiskFull { node } => write!(
+                f,
+                "the disk of {node} is nearly full (min-free-bytes), so the cluster takes no more values; free space in the \
+                 file system of its data directory, or delete keys"
+            ),
+            Reason::Descriptors { files } => write!(
+                f,
+                "{files} of this node's files wait to be opened, because this process or the system has no file descriptor \
+                 left; raise the limit on open files (ulimit -n, LimitNOFILE=)"
+            ),
+        }
+    }
+}
+
+/// Reasons in one line.
+pub(super) fn in_one_line<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> String {
+    reasons.into_iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing(why: &str, is_refusal: bool) -> Contact {
+        Contact::Failing { why: why.into(), is_refusal }
+    }
+
+    fn other(number: u64, contact: Contact) -> Other {
+        let (name, address) = (format!("node-{number}"), format!("10.0.0.{number}:8400"));
+        Other { name, node_id: number, address, is_voter: true, contact }
+    }
+
+    /// A node of three that is well.
+    fn well() -> Known {
+        let raft = KnownOfRaft {
+            cluster_id: "c1".into(),
+            has_leader: true,
+            lag: Some(0),
+            is_member: true,
+            is_voter: true,
+            others: vec![other(2, Contact::Reached), other(3, Contact::Reached)],
+            full: None,
+        };
+        Known { raft: Some(raft), is_recovered: true, max_lag: 10, ..Known::default() }
+    }
+
+    fn with_raft(change: impl FnOnce(&mut KnownOfRaft)) -> Known {
+        let mut known = well();
+        change(known.raft.as_mut().unwrap());
+        known
+    }
+
+    /// What is said, and whether the node is ready all the same.
+    fn said(known: &Known) -> (String, bool) {
+        let found = reasons(known);
+        (in_one_line(&found), !found.iter().any(Reason::keeps_from_serving))
+    }
+
+    #[test]
+    fn of_a_node_that_is_well_there_is_nothing_to_say() {
+        assert_eq!(reasons(&well()), []);
+        assert_eq!(reasons(&with_raft(|raft| raft.lag = Some(10))), []);
+    }
+
+    #[test]
+    fn without_a_quorum_it_says_who_is_missing_and_why() {
+        let known = with_raft(|raft| {
+            (raft.has_leader, raft.lag) = (false, None);
+            raft.others = vec![
+                other(2, failing("10.0.0.2:8400: connection refused", false)),
+                other(3, failing("10.0.0.3:8400: no answer within 1s", false)),
+            ];
+        });
+        let words = "no quorum: 1 of 3 voters reachable, no leader; not reachable: 'node-2' (node id 0000000000000002) at \
+                     10.0.0.2:8400 (connection refused), 'node-3' (node id 0000000000000003) at 10.0.0.3:8400 (no answer \
+                     within 1s)";
+        assert_eq!(said(&known), (words.into(), false));
+        let elects = with_raft(|raft| {
+            (raft.has_leader, raft.lag) = (false, None);
+            raft.others[1].contact = Contact::Untried;
+        });
+        let words = "no leader: 2 of 3 voters reachable, an election is due; not reachable: 'node-3' (node id \
+                     0000000000000003) at 10.0.0.3:8400";
+        assert_eq!(said(&elects), (words.into(), false));
+        let learner = with_raft(|raft| {
+            (raft.has_leader, raft.others[1].is_voter) = (false, false);
+        });
+        assert!(said(&learner).0.contains("2 of 2 voters"), "a learner counts for no quorum");
+    }
+
+    #[test]
+    fn another_key_is_told_with_and_without_a_quorum() {
+        let unreadable = |name: Option<&str>| Unreadable {
+            name: name.map(str::to_owned),
+            from: "10.0.0.3:8401".parse().unwrap(),
+            why: "sealed with another key".into(),
+        };
+        let mut known = with_raft(|raft| {
+            raft.others[1].contact = failing("10.0.0.3:8400: refused: another key", true);
+        });
+        known.unreadable.push(unreadable(Some("node-3")));
+        let (words, is_ready) = said(&known);
+        assert!(is_ready, "{words}");
+        assert!(
+            words.starts_with(
+                "no connection with 'node-3' (node id 0000000000000003) at 10.0.0.3:8400 (refused: another key); what \
+                 'node-3' sends from 10.0.0.3:8401 cannot be read: sealed with another key; "
+            ),
+            "{words}"
+        );
+        let waiting = Some(Waiting::Answers(vec!["10.0.0.3:8401".into()]));
+        let pristine = Known { waiting, unreadable: vec![unreadable(None)], ..Known::default() };
+        let (words, is_ready) = said(&pristine);
+        assert!(!is_ready);
+        assert!(
+            words.contains("waiting for an answer of 10.0.0.3:8401; what the node at 10.0.0.3:8401 sends"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_says_what_it_waits_for() {
+        let size = Waiting::Size { name: "node-2".into(), expected: 5, own: 3 };
+        let (words, is_ready) = said(&Known { waiting: Some(size), ..Known::default() });
+        assert!(!is_ready);
+        assert!(words.contains("bootstrap-expect is 5 on 'node-2' and 3 on this node"), "{words}");
+        assert_eq!(reasons(&Known::default()), [Reason::Opening]);
+    }
+
+    #[test]
+    fn a_newcomer_says_that_it_is_not_admitted_and_why() {
+        let mut known =
+            with_raft(|raft| (raft.is_member, raft.is_voter, raft.has_leader) = (false, false, false));
+        known.is_recovered = false;
+        assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into() }]);
+        known.namesake = Some(("node-2".into(), "10.0.0.2:8400".into()));
+        let (words, is_ready) = said(&known);
+        assert!(!is_ready);
+        assert!(words.contains("'node-2' is in use by the node at 10.0.0.2:8400"), "{words}");
+    }
+
+    #[test]
+    fn a_member_that_starts_again_says_that_it_recovers() {
+        let known = Known { is_recovered: false, ..well() };
+        assert_eq!(reasons(&known), [Reason::Recovering { cluster_id: "c1".into() }]);
+        let mut alone = with_raft(|raft| raft.has_leader = false);
+        alone.is_recovered = false;
+        assert!(matches!(reasons(&alone)[..], [Reason::NoLeader { .. }, Reason::Recovering { .. }]));
+    }
+
+    #[test]
+    fn who_lags_or_does_not_vote_is_not_ready() {
+        let behind = with_raft(|raft| raft.lag = Some(11));
+        assert_eq!(reasons(&behind), [Reason::Behind { lag: 11, most: 10 }]);
+        let learner = with_raft(|raft| raft.is_voter = false);
+        assert_eq!(reasons(&learner), [Reason::NotVoting]);
+        assert!(!said(&behind).1 && !said(&learner).1);
+    }
+
+    #[test]
+    fn quarantine_and_removal_come_before_everything_else() {
+        let contradicted = Known {
+            contradiction: Some("term 3 against term 2".into()),
+            is_quarantined: true,
+            ..with_raft(|raft| raft.has_leader = false)
+        };
+        assert_eq!(reasons(&contradicted), [Reason::Contradicted("term 3 against term 2".into())]);
+        assert_eq!(reasons(&Known { is_quarantined: true, ..well() }), [Reason::Quarantined]);
+        assert_eq!(reasons(&Known { is_outside: true, ..Known::default() }), [Reason::Outside]);
+        assert!(!said(&contradicted).1);
+    }
+
+    #[test]
+    fn a_full_disk_and_want_of_descriptors_are_told_and_end_no_readiness() {
+        let mut known = with_raft(|raft| raft.full = Some("'node-3' (node id 0000000000000003)".into()));
+        known.files_waiting = 2;
+        let (words, is_ready) = said(&known);
+        assert!(is_ready);
+        assert!(
+            words.starts_with("the disk of 'node-3' (node id 0000000000000003) is nearly full"),
+            "{words}"
+        );
+        assert!(words.contains("; 2 of this node's files wait to be opened"), "{words}");
+    }
+}
