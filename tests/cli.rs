@@ -44,11 +44,11 @@ fn shells_get_a_script_that_knows_the_commands() {
 }
 
 #[test]
-fn a_cluster_that_does_not_answer_exits_with_1_and_says_what_to_do() {
+fn a_cluster_that_does_not_answer_exits_with_6_and_says_what_to_do() {
     let (_listener, endpoint) = silent_endpoint();
     for command in [vec!["get", "key"], vec!["list"], vec!["members"], vec!["status"]] {
         let output = run(&[&command[..], &["--endpoints", &endpoint, "--timeout", "300ms"]].concat());
-        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert_eq!(output.status.code(), Some(6), "{command:?}");
         let said = stderr(&output);
         assert!(said.contains(&endpoint) && said.contains("next:"), "{said}");
         assert!(!said.contains('\u{1b}'), "a pipe gets no colours: {said}");
@@ -60,7 +60,7 @@ fn a_cluster_that_does_not_answer_exits_with_1_and_says_what_to_do() {
 fn values_never_appear_in_messages() {
     let (_listener, endpoint) = silent_endpoint();
     let output = run(&["set", "key", "s3cr3t-v4lue", "--endpoints", &endpoint, "--timeout", "300ms"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(6));
     assert!(!stderr(&output).contains("s3cr3t-v4lue"));
 }
 

@@ -47,6 +47,13 @@ impl Shell {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// stdout of a command that must exit with this code.
+    fn ok_or(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Exit code and stderr of a command that must fail.
     fn fails(&self, args: &[&str]) -> (Option<i32>, String) {
         let output = self.run(args);
@@ -91,10 +98,42 @@ fn a_write_on_condition_says_what_is_there_instead() {
     with_store(|shell| {
         shell.ok(&["set", "lock", "mine", "--if-revision", "0"]);
         let (code, said) = shell.fails(&["set", "lock", "yours", "--if-revision", "0"]);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(4));
         assert!(said.contains("the key is at revision 1"), "{said}");
         assert!(shell.fails(&["delete", "lock", "--if-revision", "9"]).1.contains("revision 1"));
         assert_eq!(shell.ok(&["delete", "lock", "--if-revision", "1"]), "deleted, revision 2\n");
+    });
+}
+
+#[test]
+fn exit_codes_tell_a_script_what_happened() {
+    with_store(|shell| {
+        let code = |args: &[&str]| shell.run(&[args, &["--timeout", "300ms"]].concat()).status.code();
+        assert_eq!(code(&["set", "key", "value"]), Some(0));
+        assert_eq!(code(&["leave", "--yes"]), Some(1), "refused");
+        assert_eq!(code(&["get"]), Some(2), "wrong usage");
+        assert_eq!(code(&["get", "absent"]), Some(3), "not found");
+        assert_eq!(code(&["members", "remove", "nobody"]), Some(3), "not found");
+        assert_eq!(code(&["set", "key", "other", "--if-revision", "9"]), Some(4), "condition failed");
+        assert_eq!(code(&["delete", "key", "--if-revision", "9"]), Some(4), "condition failed");
+        assert_eq!(code(&["set", "lost", "value", "--no-session"]), Some(5), "outcome unknown");
+        assert_eq!(code(&["set", "lost", "value"]), Some(5), "outcome unknown");
+        assert_eq!(code(&["set", "idle", "value"]), Some(6), "no node could serve it");
+        assert_eq!(code(&["status"]), Some(0));
+        shell.ok(&["set", "ill", "value"]);
+        let status = shell.run(&["status"]);
+        assert_eq!(status.status.code(), Some(7), "not healthy");
+        assert!(String::from_utf8(status.stdout).unwrap().ends_with("only: the key 'ill' is there\n"));
+        assert_eq!(
+            json(&shell.ok_or(7, &["status", "--output=json"]))["reasons"][0],
+            "the key 'ill' is there"
+        );
+        let help = shell.ok_or(0, &["--help"]);
+        for (code, words) in
+            (0..).zip(["done", "failed", "wrong usage", "not found", "condition", "outcome", "no node"])
+        {
+            assert!(help.contains(&format!("{code} {words}")), "{help}");
+        }
     });
 }
 
@@ -205,7 +244,10 @@ fn a_watched_status_comes_again_and_again() {
 fn operators_commands_and_members_that_do_not_exist() {
     with_store(|shell| {
         assert_eq!(shell.ok(&["transfer-leader"]), "only leads\n");
-        assert_eq!(shell.ok(&["snapshot", "take", "--output=plain"]), format!("{}\t7\n", shell.endpoint));
+        assert_eq!(
+            shell.ok(&["snapshot", "take", "--output=plain"]),
+            format!("only\t{}\t7\n", shell.endpoint)
+        );
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
         assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\n");
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
@@ -269,7 +311,7 @@ fn a_variable_names_the_nodes_and_a_flag_wins() {
         };
         assert_eq!(get(&shell.endpoint, &[]), (Some(0), "value".to_owned()));
         assert_eq!(get(&format!("127.0.0.1:9, {}", shell.endpoint), &[]), (Some(0), "value".to_owned()));
-        assert_eq!(get("127.0.0.1:9", &[]).0, Some(1));
+        assert_eq!(get("127.0.0.1:9", &[]).0, Some(6));
         assert_eq!(get("127.0.0.1:9", &["--endpoints", &shell.endpoint]), (Some(0), "value".to_owned()));
         assert_eq!(get("nonsense", &[]).0, Some(2));
     });

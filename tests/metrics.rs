@@ -170,7 +170,7 @@ fn a_check_tries_everything_out_and_leaves_nothing_behind() {
         let dead = cluster.follower().await;
         cluster.nodes[dead].kill();
         let failed = mokv(&["check"]);
-        assert_eq!(failed.status.code(), Some(1), "a member does not answer");
+        assert_eq!(failed.status.code(), Some(6), "a member does not answer");
         let said = String::from_utf8(failed.stderr).unwrap();
         assert!(said.contains(&cluster.nodes[dead].rpc) && said.contains("next:"), "{said}");
     });
@@ -205,10 +205,10 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
         };
         assert_eq!(probe("live", &metrics).status.code(), Some(0));
         let refused = probe("ready", &metrics);
-        assert_eq!(refused.status.code(), Some(1));
+        assert_eq!(refused.status.code(), Some(7));
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(said.contains(&metrics) && said.contains("no quorum"), "{said}");
-        assert_eq!(probe("live", "127.0.0.1:9").status.code(), Some(1), "nobody is there");
+        assert_eq!(probe("live", "127.0.0.1:9").status.code(), Some(6), "nobody is there");
         wait_for("health is NOT_SERVING", async || {
             let not_serving = ServingStatus::NotServing as i32;
             (health_of(&direct, "api.KV").await == Ok(not_serving)).then_some(())

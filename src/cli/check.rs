@@ -62,10 +62,10 @@ impl Check {
 
         let mut leader = None;
         let members = self.connect.all_nodes(&client).await;
-        for address in &members {
-            let action = format!("ask the member at {address}");
+        for member in &members {
+            let action = format!("ask the member {member}");
             let status =
-                client.status(address).await.map_err(|error| self.connect.failure(&action, error))?;
+                client.status(&member.address).await.map_err(|error| self.connect.failure(&action, error))?;
             if status.digest_alarm {
                 return Err(wrong(format!("{}: the states of the members differ", status.name)));
             }

@@ -1,15 +1,16 @@
 //! The way from a command to the cluster: which nodes to ask and for how long, and what a failed call means to a
 //! person.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::mpsc;
 
 use super::credentials::Credentials;
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::output::{Format, Output};
-use crate::client::{Builder, Client, Error, NodeStatus};
+use crate::client::{Builder, Client, Error, NodeStatus, Server};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -96,7 +97,16 @@ impl Connect {
     /// What it means to the user that `action` (such as "read 'greeting'") failed so.
     pub fn failure(&self, action: &str, error: Error) -> Failure {
         let what = format!("cannot {action} (asked {}): {error}", self.endpoints.join(", "));
-        match error {
+        let exit = match &error {
+            Error::NotFound(_) => Exit::NotFound,
+            Error::ConditionFailed { .. } => Exit::ConditionFailed,
+            Error::Unknown(_) => Exit::Unknown,
+            Error::NotExecuted(_) | Error::Unavailable(_) => Exit::Unreachable,
+            Error::Invalid(_) | Error::ResourceExhausted(_) | Error::RevisionGone(_) | Error::Refused(_) => {
+                Exit::Error
+            }
+        };
+        let failure = match error {
             Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
             Error::ConditionFailed { .. } => {
                 Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
@@ -115,15 +125,55 @@ impl Connect {
                 "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
             ),
             Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
-        }
+        };
+        failure.with_exit(exit)
     }
 
-    /// The RPC addresses of all members as the cluster knows them; the endpoints themselves while there is no
-    /// cluster to ask. Half of the time at most is spent on that: the nodes themselves are still to be asked.
-    pub async fn all_nodes(&self, client: &Client) -> Vec<String> {
-        match client.with_timeout(self.timeout / 2).servers().await {
-            Ok(servers) if !servers.is_empty() => servers.into_iter().map(|server| server.rpc_addr).collect(),
-            _ => self.endpoints.clone(),
+    /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of the time at most is spent on that: the nodes themselves are still to be asked.
+    pub async fn all_nodes(&self, client: &Client) -> Vec<Place> {
+        let mut places: Vec<Place> = match client.with_timeout(self.timeout / 2).servers().await {
+            Ok(servers) if !servers.is_empty() => servers.into_iter().map(Place::from).collect(),
+            _ => self.endpoints.iter().map(|address| Place::unnamed(address)).collect(),
+        };
+        places.sort();
+        places.dedup();
+        places
+    }
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Its name, where that is known.
+    pub name: Option<String>,
+    /// Its RPC address.
+    pub address: String,
+}
+
+impl Place {
+    /// A node of which nothing but its address is known.
+    pub fn unnamed(address: &str) -> Place {
+        Place { name: None, address: address.to_owned() }
+    }
+
+    /// Its name as a cell of a table.
+    pub fn cell(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "-".to_owned())
+    }
+}
+
+impl From<Server> for Place {
+    fn from(server: Server) -> Place {
+        Place { name: Some(server.id).filter(|name| !name.is_empty()), address: server.rpc_addr }
+    }
+}
+
+/// In a sentence.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.address),
+            None => f.write_str(&self.address),
         }
     }
 }
@@ -161,7 +211,6 @@ fn leader<'a>(answers: impl Iterator<Item = &'a NodeStatus>) -> Option<&'a NodeS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::failure::Exit;
 
     fn connect(endpoints: &[&str]) -> Connect {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
@@ -183,7 +232,7 @@ mod tests {
     fn failures_say_what_was_tried_where_and_what_to_do() {
         let connect = connect(&["a:1", "b:2"]);
         let failure = connect.failure("write 'k'", Error::Unknown("the answer never came".into()));
-        assert_eq!(failure.exit(), Exit::Error);
+        assert_eq!(failure.exit(), Exit::Unknown);
         let said = failure.to_string();
         assert!(said.starts_with("cannot write 'k' (asked a:1, b:2): the answer never came"), "{said}");
         assert!(

@@ -20,7 +20,20 @@ pub enum Exit {
     Usage = 2,
     /// The key or the member does not exist.
     NotFound = 3,
+    /// A write on condition found something else there, and nothing was changed.
+    ConditionFailed = 4,
+    /// A write may have been executed or not.
+    Unknown = 5,
+    /// No node could serve the request in time. Nothing was changed, and trying again may help.
+    Unreachable = 6,
+    /// The nodes were asked how they are, and not all of them are well.
+    Unhealthy = 7,
 }
+
+/// What `--help` says of them.
+pub const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 not found, 4 condition failed, 5 outcome unknown (it may have been
+done), 6 no node could serve it (nothing was done), 7 not all nodes are healthy (status, probe).";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -52,6 +65,11 @@ impl Failure {
     /// What the command names does not exist.
     pub fn not_found(what: impl Into<String>, next: impl Into<String>) -> Failure {
         Failure { exit: Exit::NotFound, what: what.into(), next: next.into() }
+    }
+
+    /// The same, with another exit code.
+    pub fn with_exit(self, exit: Exit) -> Failure {
+        Failure { exit, ..self }
     }
 
     /// The output could not be written.
@@ -97,7 +115,12 @@ mod tests {
 
     #[test]
     fn exit_codes_are_a_contract() {
-        assert_eq!([Exit::Error as u8, Exit::Usage as u8, Exit::NotFound as u8], [1, 2, 3]);
+        use Exit::{ConditionFailed, Error, NotFound, Unhealthy, Unknown, Unreachable, Usage};
+        let codes = [Error, Usage, NotFound, ConditionFailed, Unknown, Unreachable, Unhealthy];
+        assert_eq!(codes.map(|exit| exit as u8), [1, 2, 3, 4, 5, 6, 7]);
+        for code in codes.map(|exit| exit as u8) {
+            assert!(EXIT_CODES.contains(&format!(" {code} ")), "--help tells of {code}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::connect::Connect;
 use super::failure::Failure;
 use super::output::Row;
 use crate::client::Server;
+use crate::node_id::NodeId;
 
 /// List the members of the cluster, or remove one
 #[derive(Debug, Args)]
@@ -153,9 +154,9 @@ fn role(server: &Server) -> &'static str {
     }
 }
 
-/// A node id as people see it everywhere: sixteen hexadecimal digits. As a number it would lose digits in JSON.
+/// A node id as a cell or in JSON.
 pub fn node_id(id: u64) -> String {
-    format!("{id:016x}")
+    NodeId(id).to_string()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, over the node and the client library. Holds no state of its own and
 //! speaks to a cluster through [`crate::client`] alone.
 //!
-//! Exit codes: 0 done, 1 failed, 2 makes no sense as given, 3 not found.
+//! Exit codes: see [`failure::Exit`].
 
 mod bench;
 mod check;
@@ -48,13 +48,13 @@ use crate::rt::process::block_on_and_leave;
     version,
     max_term_width = 110,
     arg_required_else_help = true,
-    after_help = "\
+    after_help = format!("\
 Start here:
   mokv dev                    a cluster of three on this machine
   mokv set greeting hello     in another terminal
   mokv get greeting
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found."
+{}", failure::EXIT_CODES)
 )]
 struct Cli {
     #[command(subcommand)]

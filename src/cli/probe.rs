@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use crate::config::parse_time;
 use crate::rt;
 use crate::rt::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::rt::net::TcpStream;
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// Ask a node on this machine whether it is alive or ready; exit code 0 says yes
+/// Ask a node on this machine whether it is alive or ready; exit code 0 says yes, 7 no, 6 that it does not answer
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,16 +51,21 @@ impl Probe {
             Question::Ready => "/readyz",
         };
         let address = &self.metrics_addr;
-        let failed = |why: String| {
+        let failed = |exit: Exit, why: String| {
             Failure::error(format!("the node at {address} {why}"), "its log and 'mokv status' say more")
+                .with_exit(exit)
         };
         let (status, answer) = match rt::timeout(self.timeout, get(address, path)).await {
-            Ok(answer) => answer.map_err(|error| failed(format!("does not answer: {error}")))?,
-            Err(_) => return Err(failed(format!("did not answer within {:?}", self.timeout))),
+            Ok(answer) => {
+                answer.map_err(|error| failed(Exit::Unreachable, format!("does not answer: {error}")))?
+            }
+            Err(_) => {
+                return Err(failed(Exit::Unreachable, format!("did not answer within {:?}", self.timeout)));
+            }
         };
         match status {
             http::StatusCode::OK => Ok(()),
-            _ => Err(failed(format!("says: {}", answer.trim_end()))),
+            _ => Err(failed(Exit::Unhealthy, format!("says: {}", answer.trim_end()))),
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::connect::Connect;
+use super::connect::{Connect, Place};
 use super::failure::Failure;
 use super::output::{self, Format, Output, Row};
 use crate::node::backup::{self, Contents};
@@ -267,28 +267,28 @@ impl Inspect {
 impl Take {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
-        let addresses = match &self.only {
-            Some(address) => vec![address.clone()],
+        let places = match &self.only {
+            Some(address) => vec![Place::unnamed(address)],
             None => self.connect.all_nodes(&client).await,
         };
-        let asked = addresses.iter().map(|address| client.snapshot(address));
+        let asked = places.iter().map(|place| client.snapshot(&place.address));
         let answers = futures_util::future::join_all(asked).await;
         let mut failed = None;
         let mut rows = Vec::new();
-        for (address, answer) in addresses.iter().zip(answers) {
+        for (place, answer) in places.iter().zip(answers) {
             match answer {
                 Ok(index) => rows.push(Row {
-                    cells: vec![address.clone(), index.to_string()],
-                    json: json!({ "rpc_addr": address, "index": index }),
+                    cells: vec![place.cell(), place.address.clone(), index.to_string()],
+                    json: json!({ "name": place.name, "rpc_addr": place.address, "index": index }),
                 }),
                 Err(error) => {
-                    let action = format!("take a snapshot of the node at {address}");
+                    let action = format!("take a snapshot of the node {place}");
                     failed = Some(self.connect.failure(&action, error));
                 }
             }
         }
         if !rows.is_empty() {
-            self.connect.output().rows(&["RPC ADDRESS", "LOG INDEX"], rows)?;
+            self.connect.output().rows(&["NAME", "RPC ADDRESS", "LOG INDEX"], rows)?;
         }
         failed.map_or(Ok(()), Err)
     }

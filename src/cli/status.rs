@@ -6,19 +6,21 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::connect::Connect;
-use super::failure::Failure;
+use super::connect::{Connect, Place};
+use super::failure::{Exit, Failure};
 use super::members::node_id;
 use super::output::{Format, Output, Row};
 use crate::client::{Client, Error, NodeStatus};
 use crate::config::parse_time;
+use crate::node_id::Named;
 use crate::rt;
 
 /// Show how every node is, seen from itself
 ///
 /// LOG, COMMIT, APPLIED and SNAPSHOT are positions in the log; LAG is how many committed entries a node has not
 /// applied yet; REVISION counts the writes of the store. DIGEST is the beginning of a checksum over the node's whole
-/// state: equal wherever APPLIED is equal.
+/// state: equal wherever APPLIED is equal. Below the table each node says what is wrong with it. The exit code is 0 if all
+/// nodes answered and are well, 7 if some are not, and 6 if none answered.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -48,14 +50,14 @@ const QUARANTINED: &str = "quarantined";
 /// Clears a terminal and goes to its first line.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
-/// An address and what the node there said of itself.
-type Answer = (String, Result<NodeStatus, Error>);
+/// A node and what it said of itself.
+type Answer = (Place, Result<NodeStatus, Error>);
 
 impl Status {
     /// Asks every node.
     ///
     /// # Errors
-    /// If no node answered. While it watches, only if stdout cannot be written to.
+    /// If no node answered, or not all are well. While it watches, only if stdout cannot be written to.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
         let mut output = self.connect.output();
@@ -64,7 +66,8 @@ impl Status {
             if let Some(error) = all_failed(&answers) {
                 return Err(self.connect.failure("ask any node for its status", error));
             }
-            return show(&mut output, &answers);
+            show(&mut output, &answers)?;
+            return unhealthy(&answers).map_or(Ok(()), Err);
         };
         loop {
             let answers = self.ask(&client).await;
@@ -78,10 +81,17 @@ impl Status {
 
     async fn ask(&self, client: &Client) -> Vec<Answer> {
         let client = client.with_total_timeout(self.connect.timeout);
-        let addresses = self.connect.all_nodes(&client).await;
-        let asked = addresses.iter().map(|address| client.status(address));
+        let places = self.connect.all_nodes(&client).await;
+        let asked = places.iter().map(|place| client.status(&place.address));
         let answers = futures_util::future::join_all(asked).await;
-        addresses.into_iter().zip(answers).collect()
+        let mut answers: Vec<Answer> = places.into_iter().zip(answers).collect();
+        for (place, answer) in &mut answers {
+            if let Ok(status) = answer {
+                place.name = Some(status.name.clone());
+            }
+        }
+        answers.sort_by(|(left, _), (right, _)| left.cmp(right));
+        answers
     }
 }
 
@@ -93,11 +103,11 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
             "NAME", "ADDRESS", "ROLE", "TERM", "LEADER", "LOG", "COMMIT", "APPLIED", "LAG", "SNAPSHOT",
             "REVISION", "KEYS", "DIGEST",
         ],
-        answers.iter().map(|(address, answer)| match answer {
+        answers.iter().map(|(place, answer)| match answer {
             Ok(status) => Row { cells: cells(status, committed), json: status_json(status) },
             Err(error) => Row {
-                cells: vec!["?".to_owned(), address.clone(), "unreachable".to_owned()],
-                json: json!({ "rpc_addr": address, "error": error.to_string() }),
+                cells: vec![place.cell(), place.address.clone(), "unreachable".to_owned()],
+                json: json!({ "name": place.name, "rpc_addr": place.address, "error": error.to_string() }),
             },
         }),
     )?;
@@ -111,7 +121,39 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
             answers.len()
         ))?;
     }
+    for (place, answer) in answers {
+        let who = place.name.as_deref().unwrap_or(&place.address);
+        let said = match answer {
+            Ok(status) => status.reasons.clone(),
+            Err(error) => vec![error.to_string()],
+        };
+        // What went wrong begins with the address where it did.
+        let address = format!("{}: ", place.address);
+        for reason in &said {
+            output.line(format!("{who}: {}", reason.strip_prefix(&address).unwrap_or(reason)))?;
+        }
+    }
     alarms(&known, answers.len()).iter().try_for_each(|alarm| output.line(format!("\nALARM: {alarm}")))
+}
+
+/// Which nodes are not well, if any.
+fn unhealthy(answers: &[Answer]) -> Option<Failure> {
+    let known: Vec<&NodeStatus> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
+    let ill = answers.iter().filter_map(|(place, answer)| match answer {
+        Ok(status) if status.reasons.is_empty() => None,
+        Ok(_) => Some(place.to_string()),
+        Err(_) => Some(format!("{place}, which does not answer")),
+    });
+    let ill: Vec<String> = ill.collect();
+    if ill.is_empty() && alarms(&known, answers.len()).is_empty() {
+        return None;
+    }
+    let what = match ill.is_empty() {
+        true => "the states of this cluster's nodes differ".to_owned(),
+        false => format!("not all nodes are well: {}", ill.join("; ")),
+    };
+    let next = "what the nodes say above, and their logs, tell why";
+    Some(Failure::error(what, next).with_exit(Exit::Unhealthy))
 }
 
 /// What a person has to look at. No advice, and no two together, lead to wiping as many nodes as make a majority.
@@ -156,7 +198,7 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
 fn contradicted(status: &NodeStatus) -> Option<String> {
     let found = status.contradiction.as_ref()?;
     let leader = match found.leader_name.as_str() {
-        "" => node_id(found.leader_id),
+        "" => Named(None, found.leader_id).to_string(),
         name => name.to_owned(),
     };
     Some(format!(
@@ -235,6 +277,7 @@ fn status_json(status: &NodeStatus) -> Json {
         "sessions": status.sessions,
         "digest": status.digest,
         "digest_alarm": status.digest_alarm,
+        "reasons": status.reasons,
         "contradiction": status.contradiction.as_ref().map(|found| json!({
             "term": found.term,
             "index": found.index,
@@ -258,9 +301,16 @@ mod tests {
 
     #[test]
     fn one_node_that_answers_is_enough() {
-        let silent = || ("a:1".to_owned(), Err(Error::Unavailable("no answer".into())));
-        let known = ("b:1".to_owned(), Ok(status("n1", 7, "0123456789abcdef")));
-        assert!(all_failed(&[silent(), known]).is_none());
+        let silent = || (Place::unnamed("a:1"), Err(Error::Unavailable("no answer".into())));
+        let known = || (Place::unnamed("b:1"), Ok(status("n1", 7, "0123456789abcdef")));
+        assert!(all_failed(&[silent(), known()]).is_none());
+        assert!(unhealthy(&[known()]).is_none());
+        let failure = unhealthy(&[silent(), known()]).unwrap();
+        assert_eq!(failure.exit(), Exit::Unhealthy);
+        assert!(failure.to_string().contains("a:1, which does not answer"), "{failure}");
+        let mut ill = known();
+        ill.1.as_mut().unwrap().reasons.push("no quorum".into());
+        assert_eq!(unhealthy(&[ill]).map(|failure| failure.exit()), Some(Exit::Unhealthy));
         assert!(all_failed(&[silent(), silent()]).is_some());
     }
 

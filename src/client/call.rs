@@ -4,7 +4,7 @@
 //! name is never sent again once its first byte may have left. What to conclude is decided in `retry`, whom to ask
 //! in `picker`; this is the loop around them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +23,12 @@ use super::picker::Purpose;
 use super::retry::{self, Backoff, Condition, Next, Resend, Verdict};
 use crate::rt::time::{LONGEST, timeout_at};
 use crate::rt::{self, random};
+
+/// A message tells of so many nodes at most: those of the largest cluster that is formed together.
+const MAX_TOLD: usize = 9;
+/// A node is told a little less than it is waited for, a tenth at most: it knows better than its client why it was not in
+/// time, and its word has to arrive.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// The largest message taken from a node.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -161,13 +167,13 @@ struct Rounds<'a> {
     deadline: Deadline,
     tried: BTreeSet<String>,
     rounds: u32,
-    /// What the last attempt came to, in words; `None` before the first has ended.
-    last: Option<Why>,
+    /// What the last attempt at each node came to, in words.
+    last: BTreeMap<String, Why>,
 }
 
 impl<'a> Rounds<'a> {
     fn new(inner: &'a Inner, purpose: Purpose, deadline: Deadline) -> Rounds<'a> {
-        Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last: None }
+        Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last: BTreeMap::new() }
     }
 
     /// The next node; waits a little when all have been asked. `None` when the deadline has passed.
@@ -190,19 +196,25 @@ impl<'a> Rounds<'a> {
 
     fn failed(&mut self, endpoint: &Endpoint, status: &Status) {
         // What an attempt that the deadline broke off says of the node is less than what one before it said.
-        if self.last.is_none() || rt::now() < self.deadline.at {
-            self.last = Some(describe(endpoint, status));
+        let address = endpoint.address();
+        if !self.last.contains_key(address) || rt::now() < self.deadline.at {
+            self.last.insert(address.to_owned(), describe(endpoint, status));
         }
         self.inner.refresh_soon();
     }
 
     fn exhausted(&self, what: &str) -> Why {
-        let last = self.last.clone().unwrap_or_else(|| "no node was asked".into());
-        if self.deadline.is_part {
-            return last;
+        let nobody = Why::from("no node was asked");
+        let any = self.last.values().next().unwrap_or(&nobody);
+        let told: Vec<&str> = self.last.values().take(MAX_TOLD).map(Why::as_str).collect();
+        let mut told = if told.is_empty() { nobody.to_string() } else { told.join("; ") };
+        if self.last.len() > MAX_TOLD {
+            told.push_str("; and others");
         }
-        let message = format!("{what} within {:?}; the last attempt: {last}", self.deadline.given);
-        last.reworded(message)
+        if self.deadline.is_part {
+            return any.reworded(told);
+        }
+        any.reworded(format!("{what} within {:?}: {told}", self.deadline.given))
     }
 }
 
@@ -241,7 +253,8 @@ impl Inner {
         let since = rt::now();
         let _in_flight = endpoint.begin();
         let mut request = Request::new(call);
-        request.set_timeout(allowed.saturating_duration_since(since));
+        let allowed = allowed.saturating_duration_since(since);
+        request.set_timeout(allowed - (allowed / 10).min(LAST_WORD));
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }

@@ -1,5 +1,6 @@
 //! The smallest store that speaks `api.KV` and `api.Admin`: one map in memory, in the test's own process. It shows
-//! what the commands send and print, and nothing about the node.
+//! what the commands send and print, and nothing about the node. A few keys have a meaning: what is written to `lost` is of
+//! unknown outcome, `idle` is never written, and while there is an `ill` the node is not well.
 
 // Every test program compiles this module and uses its own part of it.
 #![allow(dead_code)]
@@ -135,6 +136,11 @@ impl Kv for Service {
 
     async fn set(&self, request: Request<SetRequest>) -> Answer<SetResponse> {
         let SetRequest { key, value, if_revision, .. } = request.into_inner();
+        match key.as_str() {
+            "lost" => return Err(status::unknown("the answer was lost")),
+            "idle" => return Err(status::not_executed("no leader is known", None)),
+            _ => {}
+        }
         let mut state = self.state();
         state.check(&key, if_revision)?;
         state.revision += 1;
@@ -214,6 +220,12 @@ impl Admin for Service {
             rpc_addr: state.address.clone(),
             revision: state.revision,
             keys: state.entries.len() as u64,
+            reasons: state
+                .entries
+                .contains_key("ill")
+                .then(|| "the key 'ill' is there".to_owned())
+                .into_iter()
+                .collect(),
             ..StatusResponse::default()
         }))
     }

@@ -1,0 +1,144 @@
+//! A node that is not ready says why, in the same words to a probe, to an operator and to a client.
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::cluster::{Cluster, set};
+use common::{http1, run, wait_for};
+
+/// A command of a user, asked of these nodes.
+fn mokv(endpoints: &str, args: &[&str]) -> Output {
+    let given = ["--endpoints", endpoints, "--timeout", "5s"];
+    Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).args(given).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Waits until `/readyz` of a node says no, and all of these words; what it says.
+async fn not_ready(cluster: &Cluster, node: usize, words: &[&str]) -> String {
+    let what = format!("/readyz says {words:?}");
+    let found = wait_for(&what, async || {
+        // It may not listen yet.
+        std::net::TcpStream::connect(&cluster.nodes[node].metrics).ok()?;
+        let (status, body) = http1::get(&cluster.nodes[node].metrics, "/readyz");
+        (status == 503 && words.iter().all(|word| body.contains(word))).then_some(body)
+    });
+    found.await
+}
+
+/// What the status of this node and a client of it are told has all of these words.
+fn status_and_client_say(endpoint: &str, words: &[&str]) {
+    let status = mokv(endpoint, &["status"]);
+    let said = text(&status.stdout);
+    assert_eq!(status.status.code(), Some(7), "{said}{}", text(&status.stderr));
+    assert!(words.iter().all(|word| said.contains(word)), "{words:?} in:\n{said}");
+    println!("mokv status:\n{said}{}", text(&status.stderr));
+    let json = text(&mokv(endpoint, &["status", "--output", "json"]).stdout);
+    let told = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let reasons: String = told.map(|row| row["reasons"].to_string()).collect();
+    assert!(words.iter().all(|word| reasons.contains(word)), "{words:?} in: {reasons}");
+    let read = mokv(endpoint, &["get", "key"]);
+    let said = text(&read.stderr);
+    assert_eq!(read.status.code(), Some(6), "{said}");
+    assert!(words.iter().all(|word| said.contains(word)), "{words:?} in: {said}");
+    println!("mokv get: {said}");
+}
+
+#[test]
+fn one_of_three_says_who_is_missing_and_why() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+        let survivor = cluster.follower().await;
+        let lost: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
+        lost.iter().for_each(|node| cluster.nodes[*node].kill());
+        let others = lost.iter().map(|node| &cluster.nodes[*node]);
+        let missing: Vec<String> =
+            others.map(|node| format!("at {} (Connection refused", node.rpc)).collect();
+        let names: Vec<String> = lost.iter().map(|node| format!("'{}'", cluster.nodes[*node].name)).collect();
+        let mut words = vec!["no quorum: 1 of 3 voters reachable, no leader; not reachable: "];
+        words.extend(missing.iter().chain(&names).map(String::as_str));
+        println!("/readyz: {}", not_ready(&cluster, survivor, &words).await);
+        status_and_client_say(&cluster.nodes[survivor].rpc, &words);
+        let write = mokv(&cluster.endpoints().join(","), &["set", "key", "other"]);
+        let said = text(&write.stderr);
+        assert_eq!(write.status.code(), Some(6), "{said}");
+        assert!(said.contains(words[0]), "also where dead nodes are asked: {said}");
+        println!("mokv set: {said}");
+        // All rows have names, and stand in their order.
+        let table = text(&mokv(&cluster.endpoints().join(","), &["status"]).stdout);
+        let rows: Vec<&str> =
+            table.lines().skip(1).take(3).map(|row| row.split(' ').next().unwrap()).collect();
+        assert_eq!(rows, common::cluster::ALL, "{table}");
+    });
+}
+
+#[test]
+fn two_sizes_of_one_cluster_are_told_with_their_nodes() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        cluster.configure(&cluster.nodes[2], &["bootstrap-expect: 2"]);
+        cluster.start_all();
+        let words = ["bootstrap-expect is 2 on 'node-3' and 3 on this node"];
+        println!("/readyz: {}", not_ready(&cluster, 0, &words).await);
+        status_and_client_say(&cluster.nodes[0].rpc, &words);
+        not_ready(&cluster, 2, &["bootstrap-expect is 3 on 'node-", "and 2 on this node"]).await;
+    });
+}
+
+#[test]
+fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
+    run(async {
+        let mut cluster = Cluster::prepare(3, &[]);
+        let key = |name: &str| {
+            let path = cluster.path(name);
+            std::fs::write(&path, format!("{name} of sixteen bytes and more")).unwrap();
+            format!("cluster-key-file: {}", path.display())
+        };
+        let (own, other) = (key("own"), key("other"));
+        let expect = "bootstrap-expect: 3";
+        for (node, key) in cluster.nodes.iter().zip([&own, &own, &other]) {
+            cluster.configure(node, &[expect, key]);
+        }
+        cluster.start_all();
+        let stranger = cluster.nodes[2].gossip.clone();
+        let words = [
+            &format!("waiting for an answer of {stranger}"),
+            &format!("what the node at {stranger} sends cannot be read: "),
+            "another cluster key",
+        ];
+        println!("/readyz: {}", not_ready(&cluster, 0, &words).await);
+        status_and_client_say(&cluster.nodes[0].rpc, &words);
+
+        cluster.nodes[2].kill();
+        cluster.configure(&cluster.nodes[2], &[expect, &own]);
+        cluster.nodes[2].start();
+        cluster.leader().await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+        cluster.nodes[2].kill();
+        cluster.configure(&cluster.nodes[2], &[expect, &other]);
+        cluster.nodes[2].start();
+        let words = ["no quorum: 1 of 3 voters", "does not know this cluster's key", "'node-1'", "'node-2'"];
+        println!("/readyz of the one: {}", not_ready(&cluster, 2, &words).await);
+        // The others do without it, and say what is wrong with it.
+        let told = |reasons: &[String]| {
+            let reasons = reasons.join("; ");
+            ["no connection with 'node-3'", "key"]
+                .iter()
+                .all(|word| reasons.contains(word))
+                .then_some(reasons)
+        };
+        let reasons = wait_for("a node tells of the other's key", async || {
+            let mut statuses = vec![cluster.nodes[0].status().await?, cluster.nodes[1].status().await?];
+            statuses.retain(|status| told(&status.reasons).is_some());
+            told(&statuses.first()?.reasons)
+        });
+        println!("a node with a quorum: {}", reasons.await);
+        set(&cluster.client(), "key", "another").await;
+    });
+}
