@@ -27,8 +27,13 @@ fn json(args: &[&str]) -> Value {
 
 /// stderr of a command that must fail.
 fn fails(args: &[&str]) -> String {
+    fails_with(1, args)
+}
+
+/// The same, with this exit code.
+fn fails_with(code: i32, args: &[&str]) -> String {
     let output = mokv(args);
-    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    assert_eq!(output.status.code(), Some(code), "{args:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -276,12 +281,12 @@ fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
         assert!(mokv(&restore).status.success(), "nothing was in the way");
         assert!(fails(&["snapshot", "inspect", "/nowhere/at/all"]).contains("/nowhere/at/all"));
         let (nobody, nowhere) = (["--endpoints", "127.0.0.1:9"], cluster.path("not-there/backup.snap"));
-        let save = |file: &str, more: &[&str]| {
-            fails(&[&["snapshot", "save", file, "--timeout=300ms"], more].concat())
+        let save = |code: i32, file: &str, more: &[&str]| {
+            fails_with(code, &[&["snapshot", "save", file, "--timeout=300ms"], more].concat())
         };
-        assert!(save("unsaved.snap", &nobody).contains("127.0.0.1:9"));
+        assert!(save(6, "unsaved.snap", &nobody).contains("127.0.0.1:9"));
         assert!(!Path::new("unsaved.snap").exists() && !Path::new("unsaved.snap.part").exists());
         let endpoints = ["--endpoints", &cluster.nodes[0].rpc];
-        assert!(save(nowhere.to_str().unwrap(), &endpoints).contains("not-there"));
+        assert!(save(1, nowhere.to_str().unwrap(), &endpoints).contains("not-there"));
     });
 }

@@ -648,7 +648,7 @@ fn commands_against_a_node_that_waits_for_its_cluster_say_so() {
             mokv::rt::spawn_blocking(move || mokv(&["get", "key", "--endpoints", &rpc, "--timeout", "1s"]));
         let output = output.await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "not found would be 3: {said}");
+        assert_eq!(output.status.code(), Some(6), "not found would be 3: {said}");
         assert!(said.contains("error: ") && said.contains(" next: "), "{said}");
     });
 }

@@ -278,3 +278,29 @@ proptest! {
         prop_assert_eq!(node.view().len(), 1);
     }
 }
+
+/// What a node says of another's key is what it hears now, not what it heard once.
+#[test]
+fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
+    let with_key = |index: usize, key: &str| {
+        let me = Claim::example(&format!("node-{index}"), index as u64 + 1);
+        let key = Arc::new(Key::secret(key.as_bytes()));
+        Conversation::new(me, address(index), vec![address(1 - index).to_string()], key, Pace::default())
+    };
+    let (mut one, mut other) = (with_key(0, "sixteen bytes and"), with_key(1, "another sixteen b"));
+    let attempt = || Resolved(BTreeMap::from([(address(0).to_string(), vec![address(0)])]));
+    let start = now();
+    let mut hear = |at: Instant| {
+        other.attempt(attempt(), at);
+        other.take_outbox().into_iter().for_each(|(_, datagram)| one.hear(address(1), &datagram, at));
+        one.unreadable().clone()
+    };
+    let heard = hear(start);
+    let (at, why) = &heard[&address(1)];
+    assert_eq!(*at, start);
+    assert!(why.contains("another cluster key"), "{why}");
+    assert_eq!(hear(start + EXCHANGE_EVERY / 2), heard, "not published anew for each datagram");
+    assert_eq!(hear(start + MINUTE / 2)[&address(1)].0, start + MINUTE / 2);
+    one.attempt(Resolved::default(), start + MINUTE * 2);
+    assert_eq!(*one.unreadable(), Unreadable::new());
+}

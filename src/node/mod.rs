@@ -28,6 +28,7 @@ use crate::config::{NodeConfig, StorageConfig};
 use crate::grpc::{self, AskedToLeave};
 use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
+use crate::membership::formation::Waiting;
 use crate::membership::identity::IdentityError;
 use crate::membership::{Alarm, Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
@@ -259,7 +260,12 @@ impl Node {
             metrics.clone(),
             leave,
         );
-        let (waits, waits_seen) = watch::channel(None);
+        // Until it has looked.
+        let looks = || match config.start_join_addrs.as_slice() {
+            [] => Waiting::Cluster,
+            joins => Waiting::Answers(joins.to_vec()),
+        };
+        let (waits, waits_seen) = watch::channel(identity.cluster_id().is_none().then(looks));
         let max_lag = config.ready_max_lag;
         let readiness = Arc::new(health::Readiness::new(context.clone(), max_lag, &gossip, waits_seen));
         let diagnosis: Arc<dyn grpc::Diagnosis> = readiness.clone();
