@@ -2,12 +2,12 @@
 
 mod common;
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use common::cluster::{ALL, Cluster, set, voters_are};
-use common::{http1, run};
-use mokv::client::Server;
+use common::{http1, run, wait_for};
+use mokv::client::{NodeStatus, Server};
 use mokv::rt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,8 +20,13 @@ async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> V
         .await
 }
 
+/// Whether these words are among the reasons that a node gives.
+fn gives_reason(status: &NodeStatus, words: &str) -> bool {
+    status.reasons.iter().any(|reason| reason.contains(words))
+}
+
 #[test]
-fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
+fn a_member_is_replaced_by_command_and_one_that_runs_on_comes_back_as_a_newcomer() {
     run(async {
         let cluster = Cluster::start(&[]).await;
         set(&cluster.client(), "key", "value").await;
@@ -30,7 +35,7 @@ fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer(
         let old = node.status().await.unwrap();
         let other = cluster.leader().await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
-        command.args(["members", "remove", &node.name, "--timeout", "100s"]);
+        command.args(["members", "remove", &node.name, "--replace", "--timeout", "100s"]);
         let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(votes_again_without(&cluster, other, old.node_id).await.len(), 3);
@@ -42,6 +47,91 @@ fn a_member_is_removed_by_command_and_one_that_runs_on_comes_back_as_a_newcomer(
             node.files()
         );
         assert_eq!(cluster.get_from(removed, "key").await.as_deref(), Ok(&b"value"[..]));
+        cluster.equal_state().await;
+    });
+}
+
+/// `mokv members` with these arguments, which asks all nodes.
+fn members(cluster: &Cluster, arguments: &[&str]) -> Output {
+    let endpoints = cluster.endpoints().join(",");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+    command.arg("members").args(arguments).args(["--timeout=60s", "--endpoints", &endpoints]);
+    command.output().unwrap()
+}
+
+/// Resizes. Asked again until all members are known to keep a wanted size, so to be asked first for the size there is.
+async fn resize(cluster: &Cluster, to: &str) -> String {
+    let resized = wait_for("the members know of wanted sizes", async || {
+        let resized = members(cluster, &["resize", "--to", to]);
+        assert!(resized.status.success(), "{}", String::from_utf8_lossy(&resized.stderr));
+        resized.stderr.is_empty().then_some(resized)
+    });
+    String::from_utf8(resized.await.stdout).unwrap()
+}
+
+/// Three seconds after a resize to three the two that were removed were voters again.
+#[test]
+fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
+    run(async {
+        let mut cluster = Cluster::prepare(5, &[]);
+        cluster.start_all();
+        let five = ["node-1", "node-2", "node-3", "node-4", "node-5"];
+        cluster.leader().await;
+        cluster.wait_members(0, "five vote", |servers| voters_are(servers, &five)).await;
+        set(&cluster.client(), "key", "value").await;
+        resize(&cluster, "5").await;
+        let said = resize(&cluster, "3").await;
+        assert!(said.ends_with("the cluster is to have 3 members\n"), "{said}");
+        let reason = "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in";
+        for removed in [3, 4] {
+            let node = &cluster.nodes[removed];
+            node.wait_status("it waits and says why", |status| gives_reason(status, reason)).await;
+            let (ready, body) = http1::get(&node.metrics, "/readyz");
+            assert!(ready == 503 && body.contains(reason), "{body}");
+            assert_eq!(node.log().matches(reason).count(), 1, "its log says so once");
+        }
+        let listed = String::from_utf8(members(&cluster, &[]).stdout).unwrap();
+        assert!(listed.ends_with("(the cluster is to have 3 members)\n"), "{listed}");
+        assert!(!listed.contains("node-4") && !listed.contains("node-5"), "{listed}");
+        // Long enough after they began to wait: whoever may join does so within a second or two.
+        for _ in 0..20 {
+            let servers = cluster.client().servers().await.unwrap();
+            assert!(voters_are(&servers, &ALL), "{servers:?}");
+            rt::sleep(Duration::from_millis(250)).await;
+        }
+        resize(&cluster, "4").await;
+        cluster.wait_members(0, "four vote", |servers| servers.len() == 4).await;
+        resize(&cluster, "any").await;
+        cluster.wait_members(0, "five vote", |servers| voters_are(servers, &five)).await;
+        for removed in [3, 4] {
+            let node = &cluster.nodes[removed];
+            node.wait_status("it is in", |status| status.role == "follower" && status.reasons.is_empty())
+                .await;
+        }
+        cluster.equal_state().await;
+    });
+}
+
+/// Its place closes: what an operator removes does not come back by itself, nor does another node take the place.
+#[test]
+fn a_member_that_is_removed_stays_out_while_it_runs_and_when_it_is_started_again() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        set(&cluster.client(), "key", "value").await;
+        // Until the members know of wanted sizes nobody is kept out.
+        resize(&cluster, "3").await;
+        let removed = cluster.follower().await;
+        let name = cluster.nodes[removed].name.clone();
+        let old = cluster.nodes[removed].status().await.unwrap();
+        assert!(members(&cluster, &["remove", &name]).status.success());
+        let reason = "the cluster is to have 2 members; 'mokv members resize --to 3' lets it in";
+        let waits = |status: &NodeStatus| gives_reason(status, reason);
+        cluster.nodes[removed].wait_status("it waits", waits).await;
+        cluster.nodes[removed].kill();
+        cluster.nodes[removed].start();
+        cluster.nodes[removed].wait_status("it still waits", waits).await;
+        resize(&cluster, "3").await;
+        votes_again_without(&cluster, (removed + 1) % 3, old.node_id).await;
         cluster.equal_state().await;
     });
 }
@@ -70,7 +160,7 @@ fn a_member_that_is_removed_comes_back_although_somebody_keeps_asking_how_it_is(
         let metrics = cluster.nodes[removed].metrics.clone();
         let asking = rt::spawn(ask_until_closed(metrics));
         let other = cluster.leader().await;
-        cluster.client().remove_member(&cluster.nodes[removed].name).await.unwrap();
+        cluster.client().replace_member(&cluster.nodes[removed].name).await.unwrap();
         votes_again_without(&cluster, other, old.node_id).await;
         assert!(asking.await.unwrap() > 0, "it answered as long as it was a member");
         cluster.equal_state().await;
@@ -87,7 +177,7 @@ fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started
         let old = cluster.nodes[removed].status().await.unwrap();
         let other = cluster.leader().await;
         let client = cluster.client();
-        client.remove_member(&name).await.unwrap();
+        client.replace_member(&name).await.unwrap();
         cluster.nodes[removed].wait_status("it is outside", |status| status.role == "removed").await;
         let metrics = cluster.nodes[removed].metrics.clone();
         assert_eq!(http1::get(&metrics, "/livez").0, 200, "an orchestrator must not restart it");
@@ -111,7 +201,7 @@ fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_wh
         let old = cluster.nodes[away].status().await.unwrap();
         cluster.nodes[away].kill();
         let other = cluster.leader().await;
-        cluster.client().remove_member(&name).await.unwrap();
+        cluster.client().replace_member(&name).await.unwrap();
         cluster.nodes[away].start();
         votes_again_without(&cluster, other, old.node_id).await;
         cluster.equal_state().await;
@@ -162,26 +252,11 @@ fn a_node_leaves_by_command_and_comes_back_as_another() {
 #[test]
 fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
     run(async {
-        let mut cluster = Cluster::start(&[]).await;
-        let resize = |cluster: &Cluster, to: &str| {
-            let endpoints = cluster.endpoints().join(",");
-            let args = [
-                "members",
-                "resize",
-                "--to",
-                to,
-                "--output=plain",
-                "--timeout=30s",
-                "--endpoints",
-                &endpoints,
-            ];
-            Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
-        };
-        assert_eq!(resize(&cluster, "3").stdout, b"");
-        // Who is removed is stopped at once: a node that goes on running comes back as a newcomer.
+        let cluster = Cluster::start(&[]).await;
+        resize(&cluster, "3").await;
+        assert_eq!(members(&cluster, &["resize", "--to", "3", "--output=plain"]).stdout, b"");
         for (to, node) in [("2", 2), ("1", 1)] {
-            let shrunk = resize(&cluster, to);
-            cluster.nodes[node].kill();
+            let shrunk = members(&cluster, &["resize", "--to", to, "--output=plain"]);
             let said = String::from_utf8(shrunk.stdout).unwrap();
             let gone: Vec<&str> = said.lines().map(|line| line.split('\t').next().unwrap()).collect();
             assert_eq!(gone, [format!("node-{}", node + 1)], "{}", String::from_utf8_lossy(&shrunk.stderr));

@@ -80,6 +80,8 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
             };
             return Err(dead(words));
         }
+        // Whoever waits outside is to vote.
+        cluster.lift_size().await;
         rt::sleep(Duration::from_millis(100)).await;
     };
     if let Some(finding) = replicas::judge(&replicas).into_iter().next() {

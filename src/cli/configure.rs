@@ -36,8 +36,11 @@ impl Configure {
     /// If the change failed or has an unknown outcome.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
-        let change =
-            SettingsChange { max_sessions: self.max_sessions, max_store_bytes: self.max_store_bytes };
+        let change = SettingsChange {
+            max_sessions: self.max_sessions,
+            max_store_bytes: self.max_store_bytes,
+            wanted_size: None,
+        };
         let settings = client
             .configure(change)
             .await

@@ -1,15 +1,17 @@
 //! `mokv members`: who belongs to the cluster, and taking one out of it.
 
+use std::num::NonZeroU32;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::Row;
-use crate::client::Server;
+use super::output::{Format, Row};
+use crate::client::{Server, SettingsChange};
 use crate::node_id::NodeId;
 
-/// List the members of the cluster, or remove one
+/// List the members of the cluster, or change how many it has
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -18,7 +20,8 @@ Examples:
   mokv members
   mokv members --output json | jq -r .rpc_addr
   mokv members remove node-3
-  mokv members resize --to 3             of node-1 ... node-5, node-5 and node-4 go"
+  mokv members resize --to 3             of node-1 ... node-5, node-5 and node-4 go
+  mokv members resize --to 5             and two that wait may join again"
 )]
 pub struct Members {
     #[command(subcommand)]
@@ -29,14 +32,16 @@ pub struct Members {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Take a member out of the cluster; its id never comes back, and a node that still runs joins anew
+    /// Take a member out of the cluster for good
     ///
-    /// Its node id is never admitted again. To stop a node for a while, just stop it: it stays a member.
+    /// Its node id is never admitted again, and the cluster is to have as many members as remain: the node stays out, also
+    /// while it runs, until 'members resize' lets more in. To stop a node for a while, just stop it: it stays a member.
     Remove(Remove),
-    /// Make the cluster smaller: the members with the highest numbers at the end of their names go
+    /// Set how many members the cluster is to have
     ///
-    /// One after the other, each as by 'members remove', and each only if the others can do without it. Stop their
-    /// nodes as well. (To make a cluster larger, start more nodes.)
+    /// Of too many members those with the highest numbers at the end of their names go, one after the other, each only if
+    /// the others can do without it. They stay out, also while they run; stop their nodes when it suits. Of too few, nodes
+    /// that wait join by themselves, and so do those that are started.
     Resize(Resize),
 }
 
@@ -44,17 +49,40 @@ enum Action {
 struct Remove {
     /// The member's name
     name: String,
+    /// Its place stays open: its node comes back as another, with an empty store, or another node joins in its stead
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     connect: Connect,
 }
 
 #[derive(Debug, Args)]
 struct Resize {
-    /// How many members there shall be
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    to: u32,
+    /// How many members there shall be, or 'any': whoever is started joins, as before the first resize
+    #[arg(long, value_name = "N", value_parser = parse_size)]
+    to: Size,
     #[command(flatten)]
     connect: Connect,
+}
+
+/// How many members a cluster is to have. `None`: as many as come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size(Option<NonZeroU32>);
+
+fn parse_size(text: &str) -> Result<Size, String> {
+    match text {
+        "any" => Ok(Size(None)),
+        number => number
+            .parse()
+            .map(|number| Size(Some(number)))
+            .map_err(|_| "it is a number from 1 on, or 'any'".to_owned()),
+    }
+}
+
+/// As people are told.
+fn is_to_have(wanted: u32) -> String {
+    let members = if wanted == 1 { "member" } else { "members" };
+    format!("the cluster is to have {wanted} {members}")
 }
 
 impl Members {
@@ -73,7 +101,8 @@ impl Members {
 
 async fn list(connect: &Connect) -> Result<(), Failure> {
     let client = connect.client()?;
-    let mut servers = client.servers().await.map_err(|error| connect.failure("list the members", error))?;
+    let members = client.members().await.map_err(|error| connect.failure("list the members", error))?;
+    let (mut servers, wanted_size) = (members.servers, members.wanted_size);
     servers.sort_by(|left, right| left.id.cmp(&right.id));
     let rows = servers.iter().map(|server| Row {
         cells: vec![
@@ -84,15 +113,22 @@ async fn list(connect: &Connect) -> Result<(), Failure> {
         ],
         json: server_json(server),
     });
-    connect.output().rows(&["NAME", "NODE ID", "RPC ADDRESS", "ROLE"], rows)
+    let mut output = connect.output();
+    output.rows(&["NAME", "NODE ID", "RPC ADDRESS", "ROLE"], rows)?;
+    if wanted_size > 0 && output.format() == Format::Table {
+        output.line(format!("({})", is_to_have(wanted_size)))?;
+    }
+    Ok(())
 }
 
 impl Remove {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
-        let removed = client
-            .remove_member(&self.name)
-            .await
+        let removed = match self.replace {
+            true => client.replace_member(&self.name).await,
+            false => client.remove_member(&self.name).await,
+        };
+        let removed = removed
             .map_err(|error| self.connect.failure(&format!("remove the member '{}'", self.name), error))?;
         self.connect.output().answer(
             format!("removed {}, node id {}", self.name, node_id(removed)),
@@ -103,25 +139,58 @@ impl Remove {
 
 impl Resize {
     async fn run(self) -> Result<(), Failure> {
-        let client = self.connect.client()?;
+        let client = self.connect.client_for_all()?;
         let members = client.servers().await;
         let members = members.map_err(|error| self.connect.failure("list the members", error))?;
         let names = members.iter().map(|server| server.id.as_str());
-        let leaving = highest(names, self.to as usize)?;
-        let mut rows = Vec::new();
-        for name in leaving {
-            let removed = client.remove_member(&name).await;
-            let action = format!("remove the member '{name}'");
-            let node_id = node_id(removed.map_err(|error| self.connect.failure(&action, error))?);
-            let json = json!({ "name": name, "node_id": node_id });
-            rows.push(Row { cells: vec![name, node_id], json });
+        let Size(to) = self.to;
+        let leaving = match to {
+            Some(to) => highest(names, to.get() as usize)?,
+            None => Vec::new(),
+        };
+        let wanted_size = to.map_or(0, NonZeroU32::get);
+        // First of all: who is removed and runs on would join again.
+        let change = SettingsChange { wanted_size: Some(wanted_size), ..SettingsChange::default() };
+        let settings = client.configure(change).await;
+        let settings =
+            settings.map_err(|error| self.connect.failure("set how many members there are to be", error))?;
+        if settings.wanted_size != wanted_size {
+            eprintln!(
+                "note: nodes that are removed now join again if they run on, because not all members know yet how many \
+                 there are to be; upgrade them, and resize again"
+            );
         }
-        self.connect.output().rows(&["REMOVED", "NODE ID"], rows)
+        let (mut rows, mut failed) = (Vec::new(), None);
+        for name in leaving {
+            match client.remove_member(&name).await {
+                Ok(removed) => {
+                    let node_id = node_id(removed);
+                    let json = json!({ "name": name, "node_id": node_id });
+                    rows.push(Row { cells: vec![name, node_id], json });
+                }
+                Err(error) => {
+                    failed = Some(self.connect.failure(&format!("remove the member '{name}'"), error));
+                    break;
+                }
+            }
+        }
+        let mut output = self.connect.output();
+        if !rows.is_empty() {
+            output.rows(&["REMOVED", "NODE ID"], rows)?;
+        }
+        if output.format() == Format::Table && settings.wanted_size > 0 {
+            output.line(is_to_have(settings.wanted_size))?;
+        }
+        failed.map_or(Ok(()), Err)
     }
 }
 
 /// Which of these members go, so that `to` are left: those with the highest numbers, the highest first.
 fn highest<'a>(names: impl Iterator<Item = &'a str>, to: usize) -> Result<Vec<String>, Failure> {
+    let names: Vec<&str> = names.collect();
+    if names.len() <= to {
+        return Ok(Vec::new());
+    }
     let mut numbered = Vec::new();
     for name in names {
         let digits = name.len() - name.trim_end_matches(|last: char| last.is_ascii_digit()).len();
@@ -132,7 +201,7 @@ fn highest<'a>(names: impl Iterator<Item = &'a str>, to: usize) -> Result<Vec<St
         numbered.push((number, name.to_owned()));
     }
     numbered.sort();
-    let leaving = numbered.split_off(to.min(numbered.len()));
+    let leaving = numbered.split_off(to);
     Ok(leaving.into_iter().rev().map(|(_, name)| name).collect())
 }
 
@@ -169,8 +238,18 @@ mod tests {
         assert_eq!(highest(five.into_iter(), 3).unwrap(), ["kv-10", "kv-9"]);
         assert!(highest(five.into_iter(), 5).unwrap().is_empty());
         assert!(highest(five.into_iter(), 9).unwrap().is_empty());
+        assert!(highest(["a", "b"].into_iter(), 2).unwrap().is_empty(), "nobody goes, whatever the names");
         let unnumbered = highest(["a-1", "b"].into_iter(), 1).unwrap_err();
         assert!(unnumbered.to_string().contains("'b'"), "{unnumbered}");
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_members_or_any() {
+        assert_eq!(parse_size("3"), Ok(Size(NonZeroU32::new(3))));
+        assert_eq!(parse_size("any"), Ok(Size(None)));
+        for bad in ["0", "-1", "", "three", "4294967296"] {
+            assert!(parse_size(bad).unwrap_err().contains("'any'"), "{bad}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ enum Command {
     Delete(delete::Delete),
     #[command(visible_alias = "ls")]
     List(list::List),
-    Members(members::Members),
+    Members(Box<members::Members>),
     Leave(leave::Leave),
     Status(status::Status),
     TransferLeader(transfer_leader::TransferLeader),

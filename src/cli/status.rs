@@ -114,6 +114,9 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
     if output.format() != Format::Table {
         return Ok(());
     }
+    if let Some(size) = wanted_size(&known) {
+        output.line(format!("(wanted size {size}: no more than so many vote)"))?;
+    }
     if let Some((index, nodes, equal)) = compared(&known) {
         let verdict = if equal { "agree" } else { "DIFFER" };
         output.line(format!(
@@ -228,6 +231,12 @@ fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     Some((index, at.len(), values.all(|digest| Some(digest) == first)))
 }
 
+/// So many members the cluster is to have, as the node knows that has applied most.
+fn wanted_size(known: &[&NodeStatus]) -> Option<u32> {
+    let newest = known.iter().max_by_key(|status| status.applied_index)?;
+    (newest.wanted_size > 0).then_some(newest.wanted_size)
+}
+
 fn all_failed(answers: &[Answer]) -> Option<Error> {
     if answers.iter().any(|(_, answer)| answer.is_ok()) {
         return None;
@@ -278,6 +287,7 @@ fn status_json(status: &NodeStatus) -> Json {
         "digest": status.digest,
         "digest_alarm": status.digest_alarm,
         "reasons": status.reasons,
+        "wanted_size": (status.wanted_size > 0).then_some(status.wanted_size),
         "contradiction": status.contradiction.as_ref().map(|found| json!({
             "term": found.term,
             "index": found.index,

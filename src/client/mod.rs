@@ -61,6 +61,8 @@ pub use mokv_proto::api::ConfigureRequest as SettingsChange;
 pub use mokv_proto::api::ConfigureResponse as Settings;
 /// The digest of a node's state at an earlier position of the log.
 pub use mokv_proto::api::DigestAt;
+/// Who belongs to the cluster.
+pub use mokv_proto::api::GetServersResponse as Members;
 /// A member of the cluster: name, gRPC address, role.
 pub use mokv_proto::api::Server;
 /// How one node is, seen from itself.
@@ -453,6 +455,14 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] if no node answered in time.
     pub async fn servers(&self) -> Result<Vec<Server>, Error> {
+        Ok(self.members().await?.servers)
+    }
+
+    /// The members of the cluster, as a node knows them, and how many there are to be.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node answered in time.
+    pub async fn members(&self) -> Result<Members, Error> {
         self.inner.keep_informed();
         self.inner.ask_for_members(self.deadline()).await
     }
@@ -492,12 +502,25 @@ impl Client {
         Ok(self.command(request, Resend::Never).await?.leader)
     }
 
-    /// Takes the member `name` out of the cluster for good; its node id, which is never admitted again.
+    /// Takes the member `name` out of the cluster for good; its node id, which is never admitted again. The cluster is
+    /// smaller by one from then on: its wanted size becomes what remains, and the node stays out, also while it runs, until
+    /// [`Client::configure`] makes the wanted size larger.
     ///
     /// # Errors
     /// As [`Client::set`]; [`Error::NotFound`] if there is no such member.
     pub async fn remove_member(&self, name: &str) -> Result<u64, Error> {
-        Ok(self.command(api::RemoveMemberRequest { name: name.to_owned() }, Resend::Never).await?.node_id)
+        let request = api::RemoveMemberRequest { name: name.to_owned(), place_stays_open: false };
+        Ok(self.command(request, Resend::Never).await?.node_id)
+    }
+
+    /// As [`Client::remove_member`], but the place stays open: the node comes back as another, with an empty store, if it
+    /// runs, or any other node joins in its stead.
+    ///
+    /// # Errors
+    /// As [`Client::remove_member`].
+    pub async fn replace_member(&self, name: &str) -> Result<u64, Error> {
+        let request = api::RemoveMemberRequest { name: name.to_owned(), place_stays_open: true };
+        Ok(self.command(request, Resend::Never).await?.node_id)
     }
 
     /// Takes the node at `address` (`host:port`) out of its cluster for good and ends its process. Asked once.

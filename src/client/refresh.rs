@@ -7,12 +7,12 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use mokv_proto::api::{GetServersRequest, Server};
+use mokv_proto::api::GetServersRequest;
 
-use super::Inner;
 use super::call::Deadline;
 use super::error::Error;
 use super::picker::Purpose;
+use super::{Inner, Members};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 
@@ -46,15 +46,15 @@ impl Inner {
     }
 
     /// Asks for the members and remembers them.
-    pub(super) async fn ask_for_members(&self, deadline: Deadline) -> Result<Vec<Server>, Error> {
+    pub(super) async fn ask_for_members(&self, deadline: Deadline) -> Result<Members, Error> {
         let as_of = self.topology.as_of();
         let reply = self
             .read(&GetServersRequest {}, Purpose::LinearizableRead, deadline, None)
             .await
             .map_err(|failure| failure.error)?;
-        let servers = reply.into_inner().servers;
-        self.topology.learn(as_of, &servers);
-        Ok(servers)
+        let members = reply.into_inner();
+        self.topology.learn(as_of, &members.servers);
+        Ok(members)
     }
 }
 

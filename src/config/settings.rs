@@ -250,7 +250,7 @@ pub const SETTINGS: &[Setting] = &[
         "rejoin",
         Kind::Switch,
         "true",
-        "When this node is removed from its cluster while it runs, join again as a newcomer at once. Off: it waits outside until it is started again, for an orchestrator that is about to stop it; who was removed while it was away joins when it is started",
+        "When this node is removed from its cluster while it runs, start over as a newcomer at once, which joins unless fewer members are wanted. Off: it waits outside until it is started again, for an orchestrator that is about to stop it; who was removed while it was away is a newcomer when it is started",
     ),
     setting(
         Group::Cluster,

@@ -9,9 +9,9 @@ use mokv_proto::status;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::backup;
-use super::context::Context;
+use super::context::{Context, Place};
 use super::kv::deadline;
-use crate::map::{Answer, Command};
+use crate::map::{Answer, Command, Settings};
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
 use crate::rt;
@@ -69,6 +69,7 @@ impl admin_server::Admin for Admin {
             response.keys = state.map.keys();
             response.bytes = state.map.bytes();
             response.sessions = state.map.sessions();
+            response.wanted_size = state.map.settings().wanted_size;
             response.digest = digest(state.map.digest());
         }
         response.digests = (consensus.store().digests().into_iter())
@@ -124,7 +125,9 @@ impl admin_server::Admin for Admin {
             let leader = serving.leader_address(serving.consensus.leader());
             return Err(status::not_executed("only the leader removes members", leader.as_deref()));
         }
-        let node_id = serving.operator.remove_member(&request.into_inner().name).await?;
+        let api::RemoveMemberRequest { name, place_stays_open } = request.into_inner();
+        let place = if place_stays_open { Place::StaysOpen } else { Place::Closes };
+        let node_id = serving.operator.remove_member(&name, place).await?;
         Ok(Response::new(api::RemoveMemberResponse { node_id }))
     }
 
@@ -178,13 +181,28 @@ impl admin_server::Admin for Admin {
         request: Request<api::ConfigureRequest>,
     ) -> Result<Response<api::ConfigureResponse>, Status> {
         let deadline = deadline(&request);
-        let api::ConfigureRequest { max_sessions, max_store_bytes } = request.into_inner();
+        let api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size } = request.into_inner();
         let serving = self.context.serving()?;
+        let settings = || serving.consensus.store().read().map.settings();
+        if let Some(wanted_size) = wanted_size {
+            if max_sessions.is_some() || max_store_bytes.is_some() {
+                return Err(Status::invalid_argument("the wanted size is changed by itself"));
+            }
+            let version = serving.consensus.store().read().map.cluster_version();
+            if version >= Command::WANTED_SIZE_VERSION {
+                let command = Command::WantedSize(wanted_size);
+                let committed = serving.consensus.propose(command.encode(), deadline).await;
+                committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))?;
+            }
+            let Settings { max_sessions, max_store_bytes, wanted_size } = settings();
+            return Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes, wanted_size }));
+        }
         let command = Command::Configure { max_sessions, max_store_bytes };
         let committed = serving.consensus.propose(command.encode(), deadline).await;
         match committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))?.answer {
             Answer::Configured { max_sessions, max_store_bytes } => {
-                Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes }))
+                let Settings { wanted_size, .. } = settings();
+                Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes, wanted_size }))
             }
             other => Err(Status::internal(format!("the store gave an answer to another command: {other:?}"))),
         }

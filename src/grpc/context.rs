@@ -1,7 +1,7 @@
 //! What every service of a node needs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,11 +43,20 @@ pub(super) enum Admission {
     Always,
 }
 
+/// What becomes of the place of a member that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The cluster is smaller from then on: the node stays out, also while it runs.
+    Closes,
+    /// The node may come back as another, or any other node may join in its stead.
+    StaysOpen,
+}
+
 /// What operators may ask of a node that is part of a cluster.
 #[async_trait]
 pub trait Operator: Send + Sync + 'static {
     /// Takes a member out of the cluster for good; the leader's work.
-    async fn remove_member(&self, name: &str) -> Result<u64, Status>;
+    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Status>;
 }
 
 /// Asks a node to leave its cluster for good and to end; hears whether it has left.
@@ -104,6 +113,7 @@ pub struct Context {
     quarantined: AtomicBool,
     contradiction: OnceLock<Contradiction>,
     digest_alarm: AtomicBool,
+    not_admitted: Mutex<Option<String>>,
 }
 
 impl Context {
@@ -142,6 +152,7 @@ impl Context {
             quarantined: AtomicBool::new(false),
             contradiction: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
+            not_admitted: Mutex::default(),
         })
     }
 
@@ -299,6 +310,20 @@ impl Context {
     /// Serve nothing any more.
     pub fn quarantine(&self) {
         self.quarantined.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the leader does not admit this node, if it said so.
+    pub fn not_admitted(&self) -> Option<String> {
+        self.not_admitted.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// Says why the leader does not admit this node, or that nothing is known against it. The log tells it once.
+    pub fn set_not_admitted(&self, reason: Option<String>) {
+        let mut known = self.not_admitted.lock().expect("no code panics while it holds this lock");
+        if let (Some(reason), None) = (&reason, &*known) {
+            tracing::info!("the cluster does not admit this node: {reason}");
+        }
+        *known = reason;
     }
 
     /// Whether digests of the members disagree.

@@ -224,7 +224,8 @@ impl kv_server::Kv for Kv {
                 is_learner: !voters.contains(id),
             })
             .collect();
-        Ok(Response::new(api::GetServersResponse { servers }))
+        let wanted_size = serving.consensus.store().read().map.settings().wanted_size;
+        Ok(Response::new(api::GetServersResponse { servers, wanted_size }))
     }
 
     async fn open_session(

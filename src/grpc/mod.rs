@@ -31,7 +31,7 @@ use body::Answer;
 use connection::Connection;
 pub use connection::serve_connection;
 use context::Admission;
-pub use context::{AskedToLeave, Context, Diagnosis, Operator, Serving};
+pub use context::{AskedToLeave, Context, Diagnosis, Operator, Place, Serving};
 pub use methods::names as methods;
 use methods::{Longest, Method};
 

@@ -45,6 +45,8 @@ pub enum Command {
     },
     /// Every member supports this version; entries that need it may follow.
     ClusterVersion(u32),
+    /// So many voters the cluster is to have; 0: as many as come. From [`Command::WANTED_SIZE_VERSION`] on.
+    WantedSize(u32),
 }
 
 /// A log entry that this version must not guess about.
@@ -76,8 +78,12 @@ const CLOSE_SESSION: u8 = 5;
 const CONFIGURE: u8 = 6;
 const TOMBSTONE: u8 = 7;
 const CLUSTER_VERSION: u8 = 8;
+const WANTED_SIZE: u8 = 9;
 
 impl Command {
+    /// The first cluster version whose members all know [`Command::WantedSize`].
+    pub const WANTED_SIZE_VERSION: u32 = 2;
+
     /// The bytes of the entry.
     pub fn encode(&self) -> Bytes {
         match self {
@@ -99,6 +105,7 @@ impl Command {
             Command::ClusterVersion(version) => {
                 entry(CLUSTER_VERSION, &log::ClusterVersion { version: *version })
             }
+            Command::WantedSize(voters) => entry(WANTED_SIZE, &log::WantedSize { voters: *voters }),
         }
     }
 
@@ -146,6 +153,10 @@ impl Command {
                 let log::ClusterVersion { version } = message(type_byte, payload)?;
                 Command::ClusterVersion(version)
             }
+            WANTED_SIZE => {
+                let log::WantedSize { voters } = message(type_byte, payload)?;
+                Command::WantedSize(voters)
+            }
             unknown => return Err(UnknownCommand::Type(unknown)),
         })
     }
@@ -192,6 +203,7 @@ impl fmt::Debug for Command {
                 .finish(),
             Command::Tombstone { node_id, name } => write!(f, "Tombstone({node_id}, {name:?})"),
             Command::ClusterVersion(version) => write!(f, "ClusterVersion({version})"),
+            Command::WantedSize(voters) => write!(f, "WantedSize({voters})"),
         }
     }
 }
@@ -238,6 +250,7 @@ mod tests {
             }),
             any::<(u64, String)>().prop_map(|(node_id, name)| Command::Tombstone { node_id, name }),
             any::<u32>().prop_map(Command::ClusterVersion),
+            any::<u32>().prop_map(Command::WantedSize),
         ]
     }
 
@@ -267,7 +280,7 @@ mod tests {
         }
 
         #[test]
-        fn a_type_of_the_future_is_refused(type_byte in 9..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
+        fn a_type_of_the_future_is_refused(type_byte in 10..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
             let bytes = [&[type_byte], payload.as_slice()].concat();
             prop_assert_eq!(Command::decode(&bytes.into()), Err(UnknownCommand::Type(type_byte)));
         }
@@ -290,6 +303,7 @@ mod tests {
         assert_eq!(&Command::Blank.encode()[..], [0]);
         assert_eq!(&Command::OpenSession.encode()[..], [4]);
         assert_eq!(&Command::ClusterVersion(2).encode()[..], [8, 8, 2]);
+        assert_eq!(&Command::WantedSize(3).encode()[..], [9, 8, 3]);
     }
 
     #[test]

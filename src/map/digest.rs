@@ -36,9 +36,10 @@ impl Digest {
         self.0 = self.0.wrapping_sub(item.0);
     }
 
-    /// Both sums and one item more, as the number to compare.
-    pub(super) fn total(self, other: Digest, item: Item) -> u128 {
-        self.0.wrapping_add(other.0).wrapping_add(item.0)
+    /// Both sums and a few items more, as the number to compare.
+    pub(super) fn total(self, other: Digest, items: impl IntoIterator<Item = Item>) -> u128 {
+        let sum = self.0.wrapping_add(other.0);
+        items.into_iter().fold(sum, |sum, item| sum.wrapping_add(item.0))
     }
 }
 
@@ -54,10 +55,12 @@ const ENTRY: u128 = 2;
 const SESSION: u128 = 3;
 const ANSWER: u128 = 4;
 const TOMBSTONE: u128 = 5;
+const WANTED_SIZE: u128 = 6;
 
 impl Item {
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
-        let Settings { max_sessions, max_store_bytes } = *settings;
+        // The wanted size is an item of its own, because it is younger.
+        let Settings { max_sessions, max_store_bytes, wanted_size: _ } = *settings;
         Item::hash([
             STATE,
             revision.into(),
@@ -65,6 +68,11 @@ impl Item {
             max_store_bytes.into(),
             cluster_version.into(),
         ])
+    }
+
+    /// There is none while no size is wanted: the digest is then what versions that know of none compute.
+    pub(super) fn wanted_size(voters: u32) -> Option<Item> {
+        (voters != 0).then(|| Item::hash([WANTED_SIZE, voters.into()]))
     }
 
     pub(super) fn entry(key: &[u8], entry: &Entry) -> Item {
@@ -117,7 +125,7 @@ mod tests {
     fn the_numbers_are_for_ever() {
         assert_eq!(xxh3_128(b""), 0x99aa06d3014798d86001c324468d497f, "the vector of the xxHash authors");
         let entry = Entry { value: "value".into(), create_revision: 1, mod_revision: 3, version: 2 };
-        let settings = Settings { max_sessions: 10_000, max_store_bytes: 0 };
+        let settings = Settings::default();
         let items = [
             Item::state(3, &settings, 1),
             Item::entry(b"key", &entry),
@@ -126,7 +134,9 @@ mod tests {
             Item::answer(7, 1, Answer::Written { revision: 3 }),
             Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::tombstone(5, "node-a"),
+            Item::wanted_size(3).unwrap(),
         ];
+        assert!(Item::wanted_size(0).is_none(), "what is not set adds nothing");
         let golden = [
             0xe054c275ccaa8df4dcd947c96604a72e,
             0x1597af91002a0ece86dd586a2e616c79,
@@ -135,6 +145,7 @@ mod tests {
             0xfe6bcfa2c9235c46ea038f13241c301c,
             0xb12ce42bfeb4a32e8ba035701e20423f,
             0x40bc36514c229defe8940073e30cfee0,
+            0x733aa4eb9b298c8edcb449a707a0e73b,
         ];
         assert_eq!(items.map(|item| item.0), golden);
     }
@@ -161,7 +172,8 @@ mod tests {
             mod_revision,
             version,
         };
-        let settings = |max_sessions, max_store_bytes| Settings { max_sessions, max_store_bytes };
+        let settings =
+            |max_sessions, max_store_bytes| Settings { max_sessions, max_store_bytes, wanted_size: 0 };
         let items = [
             Item::entry(b"k", &entry("v", 1, 2, 3)),
             Item::entry(b"v", &entry("k", 1, 2, 3)),
@@ -186,6 +198,8 @@ mod tests {
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: false }),
             Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
+            Item::wanted_size(1).unwrap(),
+            Item::wanted_size(2).unwrap(),
         ];
         let distinct: std::collections::BTreeSet<u128> = items.iter().map(|item| item.0).collect();
         assert_eq!(distinct.len(), items.len());

@@ -68,13 +68,15 @@ pub struct Entry {
     pub version: u64,
 }
 
-/// Bounds that decide answers, and are therefore changed by log entries alone.
+/// What all nodes have to agree on, and is therefore changed by log entries alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Most sessions kept at a time, at least 1.
     pub max_sessions: u64,
     /// Most bytes of keys and values; 0: no bound. The store may be over it after the bound was lowered.
     pub max_store_bytes: u64,
+    /// So many voters the cluster is to have; 0: as many as come. Decides no answer, but who is admitted.
+    pub wanted_size: u32,
 }
 
 /// What applying a command did.
@@ -101,7 +103,7 @@ pub struct Change {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { max_sessions: 10_000, max_store_bytes: 0 }
+        Settings { max_sessions: 10_000, max_store_bytes: 0, wanted_size: 0 }
     }
 }
 
@@ -158,6 +160,10 @@ impl Map {
             Command::ClusterVersion(version) => {
                 // It only rises: a late proposal of an older leader must not undo what entries rely on.
                 self.cluster_version = self.cluster_version.max(*version);
+                Answer::Done
+            }
+            Command::WantedSize(voters) => {
+                self.settings.wanted_size = *voters;
                 Answer::Done
             }
         };
@@ -236,7 +242,7 @@ impl Map {
         if let Some(max_store_bytes) = max_store_bytes {
             self.settings.max_store_bytes = max_store_bytes;
         }
-        let Settings { max_sessions, max_store_bytes } = self.settings;
+        let Settings { max_sessions, max_store_bytes, .. } = self.settings;
         Answer::Configured { max_sessions, max_store_bytes }
     }
 
@@ -335,7 +341,8 @@ impl Map {
     /// One number for the whole state, equal on replicas that are equal. O(1).
     pub fn digest(&self) -> u128 {
         let state = Item::state(self.revision, &self.settings, self.cluster_version);
-        self.digest.total(self.sessions.digest(), state)
+        let wanted_size = Item::wanted_size(self.settings.wanted_size);
+        self.digest.total(self.sessions.digest(), [Some(state), wanted_size].into_iter().flatten())
     }
 
     /// The state in encoded blocks, for a snapshot. [`Restore`] takes them back, in this order.

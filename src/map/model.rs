@@ -51,7 +51,8 @@ impl Model {
         }
         let mut digest = Digest::default();
         items.into_iter().for_each(|item| digest.add(item));
-        digest.total(Digest::default(), Item::state(self.revision, &self.settings, self.cluster_version))
+        Item::wanted_size(self.settings.wanted_size).into_iter().for_each(|item| digest.add(item));
+        digest.total(Digest::default(), [Item::state(self.revision, &self.settings, self.cluster_version)])
     }
 
     fn apply(&mut self, index: u64, command: &Command) -> Answer {
@@ -124,7 +125,7 @@ impl Model {
                 self.settings.max_sessions = max_sessions.unwrap_or(self.settings.max_sessions).max(1);
                 self.settings.max_store_bytes = max_store_bytes.unwrap_or(self.settings.max_store_bytes);
                 self.evict();
-                let Settings { max_sessions, max_store_bytes } = self.settings;
+                let Settings { max_sessions, max_store_bytes, .. } = self.settings;
                 Answer::Configured { max_sessions, max_store_bytes }
             }
             Command::Tombstone { node_id, name } => {
@@ -133,6 +134,10 @@ impl Model {
             }
             Command::ClusterVersion(version) => {
                 self.cluster_version = self.cluster_version.max(*version);
+                Answer::Done
+            }
+            Command::WantedSize(voters) => {
+                self.settings.wanted_size = *voters;
                 Answer::Done
             }
         }
@@ -157,6 +162,7 @@ enum Step {
     Configure { max_sessions: Option<u64>, max_store_bytes: Option<u64> },
     Tombstone { node_id: u64, name: String },
     ClusterVersion(u32),
+    WantedSize(u32),
     Blank,
     SnapshotAndRestore,
 }
@@ -210,6 +216,7 @@ impl Step {
             }
             Step::Tombstone { node_id, name } => Command::Tombstone { node_id, name },
             Step::ClusterVersion(version) => Command::ClusterVersion(version),
+            Step::WantedSize(voters) => Command::WantedSize(voters),
             Step::Blank => Command::Blank,
             Step::SnapshotAndRestore => return None,
         })
@@ -249,6 +256,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(max_sessions, max_store_bytes)| Step::Configure { max_sessions, max_store_bytes }),
         1 => (0..3u64, "[a-z]{0,3}").prop_map(|(node_id, name)| Step::Tombstone { node_id, name }),
         1 => (0..5u32).prop_map(Step::ClusterVersion),
+        1 => (0..4u32).prop_map(Step::WantedSize),
         1 => Just(Step::Blank),
         1 => Just(Step::SnapshotAndRestore),
     ]

@@ -52,6 +52,7 @@ fn state(map: &Map) -> log::SnapshotState {
             .tombstones()
             .map(|(node_id, name)| log::Tombstone { node_id, name: name.to_owned() })
             .collect(),
+        wanted_size: map.settings.wanted_size,
     }
 }
 
@@ -175,8 +176,11 @@ impl Restore {
         check(state.max_sessions > 0, "allows no sessions")?;
         self.stage = Stage::Entries;
         self.map.revision = state.revision;
-        self.map.settings =
-            Settings { max_sessions: state.max_sessions, max_store_bytes: state.max_store_bytes };
+        self.map.settings = Settings {
+            max_sessions: state.max_sessions,
+            max_store_bytes: state.max_store_bytes,
+            wanted_size: state.wanted_size,
+        };
         self.map.cluster_version = state.cluster_version;
         let mut last = None;
         for log::Tombstone { node_id, name } in state.tombstones {
@@ -255,6 +259,7 @@ mod tests {
         apply(Command::Tombstone { node_id: 3, name: "node-a".into() });
         apply(Command::Tombstone { node_id: 5, name: "node-b".into() });
         apply(Command::Configure { max_sessions: Some(30), max_store_bytes: Some(1 << 30) });
+        apply(Command::WantedSize(3));
         for _ in 0..22 {
             let session = apply(Command::OpenSession);
             for sequence in 1..=1024 {

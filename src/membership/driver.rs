@@ -16,7 +16,7 @@ use super::formation;
 use super::gossip::{Gossip, Liveness, View};
 use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide};
 use crate::config::NodeConfig;
-use crate::grpc::Operator;
+use crate::grpc::{Operator, Place};
 use crate::map::Command;
 use crate::node_id::NodeId;
 use crate::planted;
@@ -52,12 +52,21 @@ pub struct Driver {
     leading: Mutex<Option<(u64, Instant)>>,
     /// While this node leads: how far each node had acknowledged the log, and when it last got further or had all.
     advanced: Mutex<BTreeMap<u64, (u64, Instant)>>,
+    /// Held while an operator's removal is written down: of two at a time each counts what the other leaves.
+    removing: tokio::sync::Mutex<()>,
 }
 
 impl Driver {
     /// The driver of a node.
     pub fn new(consensus: Consensus, gossip: Arc<Gossip>, policy: Policy) -> Driver {
-        Driver { consensus, gossip, policy, leading: Mutex::new(None), advanced: Mutex::default() }
+        Driver {
+            consensus,
+            gossip,
+            policy,
+            leading: Mutex::new(None),
+            advanced: Mutex::default(),
+            removing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Runs until this node has applied its own removal.
@@ -91,6 +100,8 @@ impl Driver {
                         tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
                     }
                 }
+                let told = now.iter().map(|(id, reason)| (*id, reason.to_string())).collect();
+                self.consensus.refuse(told);
                 refused = now;
                 if let Some(change) = change {
                     tracing::info!("changing the cluster: {change}");
@@ -104,6 +115,8 @@ impl Driver {
                         }
                     }
                 }
+            } else {
+                self.consensus.refuse(BTreeMap::new());
             }
             // Looks again after a while, or as soon as gossip has news.
             let _ = timeout(INTERVAL, view.changed()).await;
@@ -147,9 +160,11 @@ impl Driver {
                 _ => leading.insert((metrics.current_term, rt::now())).1,
             }
         };
-        let (tombstones, cluster_version) = {
+        let (tombstones, cluster_version, wanted_size) = {
             let state = self.consensus.store().read();
-            (state.map.tombstones().map(|(id, _)| id).collect(), state.map.cluster_version())
+            let tombstones = state.map.tombstones().map(|(id, _)| id).collect();
+            let wanted_size = state.map.settings().wanted_size;
+            (tombstones, state.map.cluster_version(), (wanted_size > 0).then_some(wanted_size))
         };
         let matched = metrics.replication.clone().unwrap_or_default();
         let answered = metrics.heartbeat.clone().unwrap_or_default();
@@ -195,6 +210,7 @@ impl Driver {
             progress,
             change_in_flight: expected != *metrics.committed_membership_config.log_id(),
             cluster_version,
+            wanted_size,
         };
         Some((raft, expected))
     }
@@ -262,7 +278,11 @@ fn mark(change: &Change) {
 
 #[async_trait]
 impl Operator for Driver {
-    async fn remove_member(&self, name: &str) -> Result<u64, Status> {
+    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Status> {
+        let one_at_a_time = self.removing.lock().await;
+        // A leader of late has not applied yet what the one before it removed.
+        let confirmed = self.consensus.read_barrier(rt::now() + CHANGE_TIMEOUT).await;
+        confirmed.map_err(|error| status::not_executed(error.to_string(), None))?;
         let mut raft = self.look_as_leader()?;
         // Who leads only just has not heard of everybody yet.
         let patience = self.policy.reachable_within;
@@ -272,11 +292,22 @@ impl Operator for Driver {
         }
         let named = raft.nodes.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id);
         let id = named.ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
-        check_removal(&raft, &self.policy, id)
+        let remaining = check_removal(&raft, &self.policy, id)
             .map_err(|reason| Status::failed_precondition(format!("cannot remove '{name}': {reason}")))?;
-        self.propose(Command::Tombstone { node_id: id, name: name.to_string() }).await.map_err(|reason| {
-            status::unknown(format!("whether '{name}' will be removed is not known: {reason}"))
-        })?;
+        let unknown =
+            |reason| status::unknown(format!("whether '{name}' will be removed is not known: {reason}"));
+        // Before it is removed, or its node comes back as another at once.
+        if place == Place::Closes && raft.wanted_size.is_none_or(|wanted| wanted > remaining) {
+            if raft.cluster_version >= Command::WANTED_SIZE_VERSION {
+                self.propose(Command::WantedSize(remaining)).await.map_err(unknown)?;
+            } else {
+                tracing::warn!(
+                    "stop the node of '{name}': until all members run this version of mokv, one that runs on joins again"
+                );
+            }
+        }
+        self.propose(Command::Tombstone { node_id: id, name: name.to_string() }).await.map_err(unknown)?;
+        drop(one_at_a_time);
         // The run loop carries the tombstone out, here or on the next leader.
         // A leader that removes itself may hear that it is gone before it applies it.
         let is_gone = || {

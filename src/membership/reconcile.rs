@@ -4,7 +4,8 @@
 //! most one thing at a time. Asked again after every change it converges. Suspicion alone never removes a voter: a
 //! voter goes because it was removed by an operator, left by its own word, or came back under its name with an empty
 //! disk while its old id is silent on the leader's own connection. Whoever goes is tombstoned *first*, so a crash half
-//! way neither forgets nor readmits it. No change is made that leaves fewer reachable voters than a majority of the
+//! way neither forgets nor readmits it. While the cluster has as many voters as an operator wants nobody becomes one more:
+//! a newcomer takes a voter's place, or waits outside. No change is made that leaves fewer reachable voters than a majority of the
 //! configuration it makes. Nothing here waits, sends or writes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,8 @@ pub struct RaftView {
     pub change_in_flight: bool,
     /// The replicated cluster version.
     pub cluster_version: u32,
+    /// So many voters an operator wants. `None`: as many as come.
+    pub wanted_size: Option<u32>,
 }
 
 /// A follower or learner on the leader's Raft connection.
@@ -192,6 +195,13 @@ pub enum Refused {
         /// What the cluster uses.
         uses: u32,
     },
+    /// The cluster has as many voters as an operator wants.
+    NotWanted {
+        /// How many that is.
+        wanted: u32,
+        /// How many there are.
+        voters: u32,
+    },
 }
 
 impl fmt::Display for Refused {
@@ -216,6 +226,14 @@ impl fmt::Display for Refused {
                 f,
                 "it supports cluster version {supports} and the cluster uses {uses}; start a newer version of mokv on it"
             ),
+            Refused::NotWanted { wanted, voters } => {
+                let members = |count: u32| if count == 1 { "member" } else { "members" };
+                write!(f, "the cluster is to have {wanted} {}", members(*wanted))?;
+                if voters != wanted {
+                    write!(f, " and has {voters}")?;
+                }
+                write!(f, "; 'mokv members resize --to {}' lets it in", voters.max(wanted) + 1)
+            }
         }
     }
 }
@@ -257,11 +275,12 @@ pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
     Decision { change: reconciler.change(), refused: reconciler.refused() }
 }
 
-/// Whether an operator's wish to remove a member can be granted: ask before its tombstone is written.
+/// Whether an operator's wish to remove a member can be granted: ask before its tombstone is written. How many voters remain
+/// when it is gone.
 ///
 /// # Errors
 /// If it is no member, the last voter, or too few of the others can be reached.
-pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<(), CannotRemove> {
+pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<u32, CannotRemove> {
     if !raft.nodes.contains_key(&id) {
         return Err(CannotRemove::NoMember);
     }
@@ -269,8 +288,9 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<(), Ca
     // Voters that are about to go do not count: two leavers must not rely on each other.
     let gone = |voter: &u64| *voter != id && !raft.tombstones.contains(voter);
     let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(gone).collect();
+    let count = u32::try_from(remaining.len()).expect("ids fit into memory");
     if !reconciler.voters().contains(&id) {
-        return Ok(());
+        return Ok(count);
     }
     if remaining.is_empty() {
         return Err(CannotRemove::LastVoter);
@@ -279,7 +299,7 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<(), Ca
     if reachable < majority(remaining.len()) {
         return Err(CannotRemove::NoMajority { reachable, voters: remaining.len() });
     }
-    Ok(())
+    Ok(count)
 }
 
 fn majority(voters: usize) -> usize {
@@ -319,7 +339,9 @@ impl Reconciler<'_> {
             if id == self.raft.self_id {
                 return self.hand_over();
             }
-            match self.successors_of(id).find(|new| self.is_reachable(*new)) {
+            // A place that is not wanted any more goes with who had it.
+            let mut successors = self.successors_of(id).filter(|_| !self.has_too_many());
+            match successors.find(|new| self.is_reachable(*new)) {
                 // While the successor is catching up, the old voter keeps its seat.
                 Some(new) => self.is_ready(new).then_some(Change::Replace { old: id, new }),
                 None => Some(Change::Remove { id }),
@@ -349,14 +371,18 @@ impl Reconciler<'_> {
                 {
                     return Some(tombstone);
                 }
+                let Some(namesake) = self.voter_named(&member.name) else {
+                    // It could only wait to vote: it does so outside.
+                    return (self.free_places() == 0).then_some(Change::Remove { id });
+                };
                 // Its namesake came back: it has to wait, or to take another name.
-                let namesake = self.voter_named(&member.name)?;
                 let waits = self.is_tombstoned(namesake) || self.is_gone(namesake);
                 return (!waits).then_some(Change::Remove { id });
             }
             let successor = self.successors_of(id).find(|new| self.is_ready(*new));
             let follows = match successor {
-                Some(new) if self.is_gone(id) => Change::Replace { old: id, new },
+                // Who makes the cluster smaller says first which places go.
+                Some(new) if self.is_gone(id) && !self.has_too_many() => Change::Replace { old: id, new },
                 _ if self.has_left(id) => Change::Remove { id },
                 _ => return None,
             };
@@ -378,6 +404,7 @@ impl Reconciler<'_> {
                     && names.insert(&member.name)
             })
             .map(|(id, _)| id)
+            .take(self.free_places())
             .collect();
         let change = Change::Promote { ids };
         let somebody = matches!(&change, Change::Promote { ids } if !ids.is_empty());
@@ -410,6 +437,15 @@ impl Reconciler<'_> {
         if let Some((&by, _)) = in_the_way {
             let silence = self.raft.progress.get(&by).map(|progress| progress.silence);
             return Some(Refused::NameInUse { by, silence });
+        }
+        let succeeds = self.voter_named(&claim.name).is_some();
+        if let Some(wanted) = self.raft.wanted_size
+            && !succeeds
+            && self.free_places() <= self.expected()
+        {
+            // Whoever is on its way to a vote has a place already.
+            let voters = u32::try_from(self.voters().len() + self.expected()).unwrap_or(u32::MAX);
+            return Some(Refused::NotWanted { wanted, voters });
         }
         let first = self
             .newcomers()
@@ -475,6 +511,29 @@ impl Reconciler<'_> {
         self.learners()
             .filter(move |(id, member)| Some(member.name.as_str()) == name && !self.is_tombstoned(*id))
             .map(|(id, _)| id)
+    }
+
+    /// How many voters more the cluster may have.
+    fn free_places(&self) -> usize {
+        let free = |wanted: u32| (wanted as usize).saturating_sub(self.voters().len());
+        self.raft.wanted_size.map_or(usize::MAX, free)
+    }
+
+    /// Whether there are more voters than are wanted.
+    fn has_too_many(&self) -> bool {
+        self.raft.wanted_size.is_some_and(|wanted| self.voters().len() > wanted as usize)
+    }
+
+    /// Learners that will vote, without taking a voter's place.
+    fn expected(&self) -> usize {
+        self.learners()
+            .filter(|(id, member)| {
+                !self.is_tombstoned(*id)
+                    && self.is_reachable(*id)
+                    && !self.has_left(*id)
+                    && self.voter_named(&member.name).is_none()
+            })
+            .count()
     }
 
     fn is_voter(&self, id: u64) -> bool {

@@ -47,6 +47,7 @@ fn cluster(size: u64) -> (RaftView, View) {
         progress: ids().skip(1).map(|id| (id, holding(5000))).collect(),
         change_in_flight: false,
         cluster_version: 1,
+        wanted_size: None,
     };
     (raft, ids().map(|id| peer(names[id as usize - 1], id, Liveness::Alive)).collect())
 }
@@ -381,6 +382,92 @@ fn of_two_newcomers_with_one_name_one_is_admitted() {
     assert_eq!(decision.refused, BTreeMap::from([(5, Refused::NameTwice { other: 4 })]));
 }
 
+// ---- how many voters are wanted ----
+
+fn voters(raft: &RaftView) -> Vec<u64> {
+    raft.voter_sets.last().unwrap().iter().copied().collect()
+}
+
+/// Three seconds after `members resize --to 3` those two that ran on were voters again.
+#[test]
+fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
+    let (mut raft, mut view) = cluster(5);
+    raft.wanted_size = Some(3);
+    for (id, name, next) in [(5, "e", 15), (4, "d", 14)] {
+        raft.tombstones.insert(id);
+        assert_eq!(converge(&mut raft, &view), [Change::Remove { id }]);
+        view.remove(&id);
+        arrive(&mut view, name, next);
+        assert_eq!(converge(&mut raft, &view), []);
+    }
+    let refused = decide(&raft, &view, &policy()).refused;
+    let reason = Refused::NotWanted { wanted: 3, voters: 3 };
+    assert_eq!(refused, BTreeMap::from([(14, reason.clone()), (15, reason.clone())]));
+    assert_eq!(
+        reason.to_string(),
+        "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in"
+    );
+    raft.wanted_size = Some(4);
+    converge(&mut raft, &view);
+    assert_eq!(voters(&raft), [1, 2, 3, 14]);
+    raft.wanted_size = None;
+    converge(&mut raft, &view);
+    assert_eq!(voters(&raft), [1, 2, 3, 14, 15]);
+}
+
+#[test]
+fn a_wiped_member_takes_its_own_place_however_few_are_wanted() {
+    let (mut raft, mut view) = cluster(3);
+    raft.wanted_size = Some(3);
+    silence(&mut raft, &mut view, 3, 60 * SECOND);
+    arrive(&mut view, "c", 9);
+    arrive(&mut view, "d", 4);
+    let changes = converge(&mut raft, &view);
+    assert!(changes.contains(&Change::Replace { old: 3, new: 9 }), "{changes:?}");
+    assert_eq!(voters(&raft), [1, 2, 9]);
+    assert!(!raft.nodes.contains_key(&4));
+}
+
+/// What was removed is not replaced by its namesake, and of a cluster that becomes smaller nobody is exchanged before.
+#[test]
+fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there() {
+    let (mut raft, mut view) = cluster(4);
+    silence(&mut raft, &mut view, 4, 60 * SECOND);
+    arrive(&mut view, "d", 9);
+    let add = decide(&raft, &view, &policy()).change.unwrap();
+    carry_out(&mut raft, &add);
+    raft.wanted_size = Some(3);
+    assert_eq!(decide(&raft, &view, &policy()).change, None);
+    raft.tombstones.insert(4);
+    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 4 }, Change::Remove { id: 9 }]);
+    assert_eq!(decide(&raft, &view, &policy()).refused[&9], Refused::NotWanted { wanted: 3, voters: 3 });
+}
+
+#[test]
+fn of_more_newcomers_than_places_some_wait() {
+    let (mut raft, mut view) = cluster(2);
+    raft.wanted_size = Some(3);
+    arrive(&mut view, "c", 7);
+    arrive(&mut view, "d", 8);
+    let changes = converge(&mut raft, &view);
+    assert_eq!(changes.len(), 2, "one comes, and votes: {changes:?}");
+    assert_eq!(voters(&raft), [1, 2, 7]);
+    // One that is on its way when fewer are wanted goes.
+    raft.nodes.insert(8, member("d"));
+    raft.progress.insert(8, holding(5000));
+    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 8 }]);
+}
+
+#[test]
+fn a_removal_tells_how_many_remain() {
+    let (mut raft, _) = cluster(5);
+    assert_eq!(check_removal(&raft, &policy(), 5), Ok(4));
+    raft.tombstones.insert(4);
+    assert_eq!(check_removal(&raft, &policy(), 5), Ok(3), "whoever is about to go is not counted");
+    raft.nodes.insert(6, member("f"));
+    assert_eq!(check_removal(&raft, &policy(), 6), Ok(4), "a learner does not vote");
+}
+
 // ---- clusters drawn at random ----
 
 fn livenesses() -> impl Strategy<Value = Liveness> {
@@ -398,7 +485,11 @@ type Drawn = (usize, u8, bool, u64, (u64, bool), Liveness);
 fn drawn() -> impl Strategy<Value = (RaftView, View)> {
     let heard = (0..5000_u64, prop::bool::weighted(0.9));
     let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, heard, livenesses());
-    prop::collection::vec(node, 1..9).prop_map(build)
+    let wanted_size = prop::option::of(1..6_u32);
+    (prop::collection::vec(node, 1..9), wanted_size).prop_map(|(drawn, wanted_size)| {
+        let (raft, view) = build(drawn);
+        (RaftView { wanted_size, ..raft }, view)
+    })
 }
 
 fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
@@ -456,6 +547,8 @@ proptest! {
                 prop_assert!(new.difference(old).all(|id| !before.tombstones.contains(id)), "{change:?}");
                 prop_assert!(old.difference(new).count() <= 1);
                 prop_assert!(new.contains(&raft.self_id));
+                let wanted = raft.wanted_size.map_or(usize::MAX, |wanted| wanted as usize);
+                prop_assert!(new.len() <= old.len().max(wanted), "{change:?} makes more than are wanted");
                 let names: BTreeSet<&str> = new.iter().map(|id| raft.nodes[id].name.as_str()).collect();
                 prop_assert_eq!(names.len(), new.len(), "two voters of one name");
             }

@@ -74,6 +74,7 @@ impl Readiness {
             contradiction: context.contradiction().map(ToString::to_string),
             is_quarantined: context.is_quarantined(),
             is_outside: context.is_outside(),
+            not_admitted: context.not_admitted(),
             waiting: self.waiting.borrow().clone(),
             raft: self.raft.get().map(|(consensus, book)| of_raft(consensus, &**book)),
             is_recovered: context.recovered().is_some(),

@@ -65,7 +65,8 @@ impl Life {
         let (consensus, book, gate) = self.start_raft(log.clone(), snapshots.clone()).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut excluded) = (log.failure(), gate.excluded());
-        let _asking = spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view()));
+        let _asking =
+            spawn_guarded(removal::ask_for_ever(consensus.clone(), self.gossip.view(), self.context.clone()));
         let _meeting =
             spawn_guarded(lives::meet_for_ever(consensus.clone(), self.gossip.view(), gate.lives()));
         let stopped = async {

@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::client::Client;
 use crate::config::{NodeConfig, StorageConfig};
 use crate::grpc::{self, AskedToLeave};
+use crate::map::Command;
 use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
 use crate::membership::formation::Waiting;
@@ -48,7 +49,7 @@ use life::Life;
 use sampler::NodeSampler;
 
 /// The highest cluster version this build supports.
-pub const SUPPORTS: u32 = 1;
+pub const SUPPORTS: u32 = Command::WANTED_SIZE_VERSION;
 /// Handing leadership over at a stop takes at most this long; then another is elected without help.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// A node that was removed answers for so long at most what it was asked before.
@@ -394,7 +395,7 @@ impl Node {
         let members = membership.nodes().map(|(id, member)| serving.address_of(*id, member));
         let client = Client::builder().endpoints(members).timeout(LEAVE).sessions(false).build();
         let left = match client {
-            Ok(client) => client.remove_member(&self.config.node_name).await.map(|_| ()),
+            Ok(client) => client.replace_member(&self.config.node_name).await.map(|_| ()),
             Err(error) => Err(error),
         };
         left.map_err(|error| error.to_string())?;

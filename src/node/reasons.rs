@@ -19,6 +19,8 @@ pub(super) struct Known {
     pub is_quarantined: bool,
     /// It was removed, and does not rejoin.
     pub is_outside: bool,
+    /// Why the leader does not admit it, if it has said so.
+    pub not_admitted: Option<String>,
     /// What the forming of a cluster waits for.
     pub waiting: Option<Waiting>,
     /// Its Raft, once it runs.
@@ -94,7 +96,7 @@ pub(super) enum Reason {
     /// It reads its log and its snapshots.
     Opening,
     /// No leader has added it to the cluster yet.
-    NotAdmitted { cluster_id: String },
+    NotAdmitted { cluster_id: String, why: Option<String> },
     /// Another node has its name.
     NameInUse { name: String, address: String },
     /// It cannot know yet what was committed before its start, or has not applied it.
@@ -159,7 +161,8 @@ fn of_raft(raft: &KnownOfRaft, known: &Known) -> Vec<Reason> {
     let cluster_id = raft.cluster_id.clone();
     if !raft.is_member && !known.is_recovered {
         let namesake = known.namesake.clone().map(|(name, address)| Reason::NameInUse { name, address });
-        return [Some(Reason::NotAdmitted { cluster_id }), namesake].into_iter().flatten().collect();
+        let why = known.not_admitted.clone();
+        return [Some(Reason::NotAdmitted { cluster_id, why }), namesake].into_iter().flatten().collect();
     }
     let mut reasons = Vec::new();
     if !raft.has_leader {
@@ -228,8 +231,9 @@ impl fmt::Display for Reason {
             ),
             Reason::Forming(waiting) => write!(f, "this node belongs to no cluster yet: {waiting}"),
             Reason::Opening => f.write_str("this node reads its log and its snapshots"),
-            Reason::NotAdmitted { cluster_id } => {
-                write!(f, "this node waits for the leader of cluster {cluster_id} to add it")
+            Reason::NotAdmitted { cluster_id, why } => {
+                write!(f, "this node waits for the leader of cluster {cluster_id} to add it")?;
+                why.iter().try_for_each(|why| write!(f, ": {why}"))
             }
             Reason::NameInUse { name, address } => write!(
                 f,
@@ -398,7 +402,10 @@ mod tests {
         let mut known =
             with_raft(|raft| (raft.is_member, raft.is_voter, raft.has_leader) = (false, false, false));
         known.is_recovered = false;
-        assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into() }]);
+        assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into(), why: None }]);
+        known.not_admitted = Some("the cluster is to have 3 members".into());
+        let (words, is_ready) = said(&known);
+        assert!(!is_ready && words.ends_with("to add it: the cluster is to have 3 members"), "{words}");
         known.namesake = Some(("node-2".into(), "10.0.0.2:8400".into()));
         let (words, is_ready) = said(&known);
         assert!(!is_ready);

@@ -1,4 +1,4 @@
-//! A node that hears no leader asks the members whether it was removed.
+//! A node that hears no leader asks the members whether it was removed, and why it is not admitted.
 //!
 //! Nobody would tell it: Raft does not speak to whoever is no member. Asking for votes is not enough, because not
 //! everybody does, nor knows whom to ask. So it was when a leader that removed itself was killed after the change and
@@ -7,10 +7,12 @@
 //! become other nodes since.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mokv_proto::raft::{Channel, Digests, request};
+use mokv_proto::raft::{Admission, AdmissionAnswer, Channel, request, response};
 
+use crate::grpc::Context;
 use crate::membership::{State, View};
 use crate::raft::Consensus;
 use crate::rt::{self, watch};
@@ -20,11 +22,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Asks, again and again, for as long as this node hears no leader: those whom its log calls members, and those whom gossip
 /// does. The answer comes with the hello: a node that was removed is refused, which
-/// [`Gate::excluded`](crate::raft::peers::Gate::excluded) tells.
-pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>) {
+/// [`Gate::excluded`](crate::raft::peers::Gate::excluded) tells. What the leader has against a newcomer, `context` tells.
+pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>, context: Arc<Context>) {
     loop {
         rt::sleep(PAUSE).await;
         if consensus.leader().is_some() {
+            context.set_not_admitted(None);
             continue;
         }
         let mut members: BTreeSet<u64> = consensus.membership().nodes().map(|(id, _)| *id).collect();
@@ -41,10 +44,16 @@ pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<V
                 .filter_map(|peer| (peer.claim.state == State::Member).then_some(peer.claim.node_id)),
         );
         members.remove(&consensus.node_id());
+        let mut refusal = None;
         for member in members {
             let link = consensus.peers().link(member, Channel::Control);
-            // What is asked does not matter; who is asked answers at once.
-            let _ = rt::timeout(PAUSE, link.call(request::Body::Digests(Digests {}))).await;
+            let answer = rt::timeout(PAUSE, link.call(request::Body::Admission(Admission {}))).await;
+            if let Ok(Ok(response::Body::Admission(AdmissionAnswer { refused }))) = answer
+                && !refused.is_empty()
+            {
+                refusal = Some(refused);
+            }
         }
+        context.set_not_admitted(refusal);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every wait here is bounded. What certainly did not happen and what may have happened are kept apart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ pub struct Consensus {
     leader_patience: Duration,
     /// Set once a leader has contradicted what this node knows to be committed.
     contradiction: watch::Sender<Option<Contradiction>>,
+    /// While this node leads: whom it does not admit, and why.
+    refused: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
 impl Consensus {
@@ -103,7 +105,19 @@ impl Consensus {
             // The longest election timeout: by then this node stands for election itself.
             leader_patience: timing.election * 2,
             contradiction: watch::channel(None).0,
+            refused: Arc::default(),
         }
+    }
+
+    /// From now on these nodes, and no others, are told by this one why they are not admitted.
+    pub fn refuse(&self, refused: BTreeMap<u64, String>) {
+        *self.refused.lock().expect("no code panics while it holds this lock") = refused;
+    }
+
+    /// Why this node does not admit that one; empty if it leads nobody, or has no objection.
+    pub fn refusal(&self, node_id: u64) -> String {
+        let refused = self.refused.lock().expect("no code panics while it holds this lock");
+        refused.get(&node_id).cloned().unwrap_or_default()
     }
 
     /// openraft itself.

@@ -32,8 +32,8 @@ pub struct PeerHandler {
 }
 
 /// One connection's snapshot under way.
-#[derive(Default)]
 pub struct Session {
+    peer: u64,
     receiving: Arc<tokio::sync::Mutex<Option<Receiving>>>,
 }
 
@@ -46,8 +46,8 @@ struct Receiving {
 impl Handler for PeerHandler {
     type Session = Session;
 
-    fn open(&self, _peer: &Dialer) -> Session {
-        Session::default()
+    fn open(&self, peer: &Dialer) -> Session {
+        Session { peer: peer.node_id, receiving: Arc::default() }
     }
 
     fn handle(&self, session: &mut Session, request: request::Body) -> Handling {
@@ -149,6 +149,10 @@ impl Handler for PeerHandler {
                     .collect();
                 response::Body::Digests(wire::DigestsAnswer { digests })
             }
+            .boxed(),
+            request::Body::Admission(_) => ready(response::Body::Admission(wire::AdmissionAnswer {
+                refused: consensus.refusal(session.peer),
+            }))
             .boxed(),
             request::Body::SnapshotBegin(begin) => {
                 let (receiving, snapshots) = (session.receiving.clone(), self.snapshots.clone());

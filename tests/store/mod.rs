@@ -198,7 +198,7 @@ impl Kv for Service {
             node_id: 0xabc,
             is_learner: false,
         };
-        Ok(Response::new(GetServersResponse { servers: vec![server] }))
+        Ok(Response::new(GetServersResponse { servers: vec![server], wanted_size: 0 }))
     }
 
     async fn open_session(&self, _: Request<OpenSessionRequest>) -> Answer<OpenSessionResponse> {
@@ -260,10 +260,11 @@ impl Admin for Service {
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
-        let ConfigureRequest { max_sessions, max_store_bytes } = request.into_inner();
+        let ConfigureRequest { max_sessions, max_store_bytes, .. } = request.into_inner();
         Ok(Response::new(ConfigureResponse {
             max_sessions: max_sessions.unwrap_or(10_000),
             max_store_bytes: max_store_bytes.unwrap_or(0),
+            wanted_size: 0,
         }))
     }
 }

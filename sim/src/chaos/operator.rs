@@ -13,7 +13,7 @@ const MOST_NEWCOMERS: usize = 3;
 /// Below this nobody is removed.
 const FEWEST_MEMBERS: usize = 3;
 
-/// A node joins; its name.
+/// A node joins, for which an operator makes room; its name.
 pub fn newcomer(strike: &mut Strike) -> Option<String> {
     let cluster = &strike.cluster;
     if cluster.names().len() >= cluster.world().nodes + MOST_NEWCOMERS {
@@ -27,7 +27,7 @@ pub fn newcomer(strike: &mut Strike) -> Option<String> {
     Some(name)
 }
 
-/// A member is removed for good.
+/// A member is removed for good: the cluster is smaller, and stays so until an operator makes room.
 pub async fn scale_in(strike: &mut Strike) {
     let victim = strike.victim();
     if strike.cluster.names().len() <= FEWEST_MEMBERS || !strike.cluster.may_lose(&victim) {
@@ -36,14 +36,14 @@ pub async fn scale_in(strike: &mut Strike) {
     strike.tell(&victim);
     strike.cluster.stop(&victim).await;
     rt::sleep(strike.length).await;
-    if remove(strike, &victim).await {
+    if removal(strike, &victim, false).await {
         strike.cluster.retire(&victim);
     } else {
         strike.come_back(&victim, strike.length).await;
     }
 }
 
-/// A living member is removed and comes back as another.
+/// A living member is removed and comes back as another: at once, or it runs on outside until an operator makes room.
 pub async fn replacement(strike: &mut Strike) {
     let victim = strike.victim();
     if strike.cluster.names().len() < FEWEST_MEMBERS || !strike.cluster.may_lose(&victim) {
@@ -57,16 +57,25 @@ pub async fn replacement(strike: &mut Strike) {
         // Until the change is through, the one that leaves has to vote.
         strike.cluster.kill(&away);
     }
-    remove(strike, &victim).await;
+    if strike.dice.chance(0.5) {
+        removal(strike, &victim, true).await;
+    } else {
+        removal(strike, &victim, false).await;
+        rt::sleep(strike.length).await;
+        strike.cluster.lift_size().await;
+    }
     if without_another {
         strike.come_back(&away, strike.length).await;
     }
 }
 
-async fn remove(strike: &Strike, victim: &str) -> bool {
+async fn removal(strike: &Strike, victim: &str, place_stays_open: bool) -> bool {
     let name = victim.to_owned();
     strike.cluster.removal_asked(victim);
-    let ask = |client: Client| async move { client.remove_member(&name).await };
+    let ask = async move |client: Client| match place_stays_open {
+        true => client.replace_member(&name).await,
+        false => client.remove_member(&name).await,
+    };
     strike.cluster.operate(&format!("removal of {victim}"), ask).await
 }
 
@@ -78,7 +87,11 @@ pub async fn small_bounds(strike: &mut Strike) {
         (strike.cluster.world().limits.sessions, strike.dice.within(100..5_000))
     };
     strike.count(&format!("{sessions} sessions, {bytes} bytes (0: any)"));
-    let small = SettingsChange { max_sessions: Some(sessions), max_store_bytes: Some(bytes) };
+    let small = SettingsChange {
+        max_sessions: Some(sessions),
+        max_store_bytes: Some(bytes),
+        ..SettingsChange::default()
+    };
     strike.cluster.configure_bounds(small).await;
     strike.last().await;
     strike.cluster.lift_bounds().await;

@@ -108,6 +108,7 @@ impl Strike {
             FaultKind::ClockLeap => clock::leap(strike),
             FaultKind::Newcomer => {
                 operator::newcomer(strike);
+                strike.cluster.lift_size().await;
             }
             FaultKind::ScaleIn => operator::scale_in(strike).await,
             FaultKind::Replacement => operator::replacement(strike).await,

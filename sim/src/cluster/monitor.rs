@@ -104,10 +104,23 @@ impl Cluster {
         if !self.state().had_small_bounds {
             return;
         }
-        let usual =
-            SettingsChange { max_sessions: Some(self.world().limits.sessions), max_store_bytes: Some(0) };
+        let usual = SettingsChange {
+            max_sessions: Some(self.world().limits.sessions),
+            max_store_bytes: Some(0),
+            ..SettingsChange::default()
+        };
         let ask = |client: Client| async move { client.configure(usual).await };
         self.operate("usual bounds", ask).await;
+    }
+
+    /// Makes room for whoever wants to join, if any node said last that there is a wanted size.
+    pub async fn lift_size(&self) {
+        if self.state().statuses.values().all(|status| status.wanted_size == 0) {
+            return;
+        }
+        let any = SettingsChange { wanted_size: Some(0), ..SettingsChange::default() };
+        let ask = |client: Client| async move { client.configure(any).await };
+        self.operate("any size", ask).await;
     }
 
     /// The node that last said it leads, in the highest term, as far as the monitor knows.

@@ -189,11 +189,11 @@ pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Has a member removed, which answers with its id.
+/// Has a member removed whose place stays open, which answers with its id.
 async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: u64) -> Result<(), String> {
     cluster.may_go(name);
     let asked = name.to_owned();
-    let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    let removed = client.with_library(|library| async move { library.replace_member(&asked).await }).await;
     ensure(removed == Ok(id), || format!("the removal of {name} (id {id}) was {removed:?}"))
 }
 
@@ -345,7 +345,7 @@ pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     let asked = leader.clone();
     let asking = client(&cluster);
     let removal = rt::spawn(async move {
-        asking.with_library(|library| async move { library.remove_member(&asked).await }).await
+        asking.with_library(|library| async move { library.replace_member(&asked).await }).await
     });
     let mut dice = Dice::new(run.seed, "when the leader is killed");
     rt::sleep(Duration::from_millis(dice.within(50..1_500))).await;
@@ -358,7 +358,7 @@ pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     // Asked again if the first time went under: a removal that is done or under way is not found, or is done twice.
     let asked = leader.clone();
     let again = client(&cluster);
-    let again = again.with_library(|library| async move { library.remove_member(&asked).await }).await;
+    let again = again.with_library(|library| async move { library.replace_member(&asked).await }).await;
     run.tell(format!("and asked again: {again:?}"));
     wait_for_members(&cluster, &new, "that the leader came back as another node", |members| {
         members.len() == 3

@@ -1,8 +1,10 @@
 //! Who a node is: joining, lost disks, twins, other addresses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mokv::client::SettingsChange;
 use mokv::rt;
 
 use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
@@ -68,7 +70,8 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.may_go(name);
         let asked = name.to_owned();
         let asking = client(&cluster);
-        let removed = asking.with_library(|library| async move { library.remove_member(&asked).await }).await;
+        let removed =
+            asking.with_library(|library| async move { library.replace_member(&asked).await }).await;
         removed.map_err(|error| format!("{name} was not removed: {error}"))
     };
     // It was told of nobody but itself, and finds its cluster again all the same (chaos seed 402011).
@@ -85,6 +88,81 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
         set_many(&client(&cluster), 10).await?;
         size(&format!("that {name} went"), voters).await?;
     }
+    Ok(cluster)
+}
+
+/// Five become three as by `members resize`: those that are removed run on and wait outside, as newcomers that are told why,
+/// while a member whose disk is lost takes its own place again. Five are wanted, and they join. All the while it takes
+/// writes, and none of them is lost.
+pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
+    /// Looked at for so long, in which a newcomer would join many times over.
+    const WAITS: Duration = Duration::from_secs(15);
+    let (cluster, leader) = formed(&run, World::calm(5)).await?;
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let (going, writing) = (goes_on.clone(), client(&cluster));
+    let writer = rt::spawn(async move {
+        while going.load(Ordering::Relaxed) {
+            set_many(&writing, 5).await?;
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+        Ok::<_, String>(())
+    });
+    let wanted = async |size: u32| {
+        let change = SettingsChange { wanted_size: Some(size), ..SettingsChange::default() };
+        // Not before every member is known to understand it.
+        for _ in 0..100 {
+            let library = client(&cluster);
+            let settings =
+                library.with_library(|library| async move { library.configure(change).await }).await;
+            if settings.map_err(|error| format!("no size is wanted: {error}"))?.wanted_size == size {
+                return Ok(());
+            }
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+        Err("the members never come to know a wanted size".to_owned())
+    };
+    wanted(3).await?;
+    let mut removed = Vec::new();
+    for name in ["n5", "n4"] {
+        cluster.may_go(name);
+        let asking = client(&cluster);
+        let id = asking.with_library(|library| async move { library.remove_member(name).await }).await;
+        removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?));
+    }
+    let voters = |members: &[(String, u64, bool)]| -> Vec<String> {
+        members.iter().filter(|(_, _, learner)| !learner).map(|(name, ..)| name.clone()).collect()
+    };
+    let lost =
+        ["n1", "n2", "n3"].into_iter().find(|name| *name != leader).expect("one of three leads at most");
+    let old = cluster.status(lost).await.ok_or("the node does not answer")?.node_id;
+    cluster.kill(lost);
+    cluster.wipe(lost);
+    cluster.start(lost);
+    let asked = if lost == "n1" { "n2" } else { "n1" };
+    wait_for_members(&cluster, asked, "the replacement of the lost node", |members| {
+        members.iter().any(|(name, id, learner)| name == lost && *id != old && !learner)
+    })
+    .await?;
+    let began = rt::now();
+    while rt::now() - began < WAITS {
+        let members = members(&cluster, asked).await;
+        ensure(members.len() == 3 && voters(&members) == ["n1", "n2", "n3"], || {
+            format!("three are to be members, and are {members:?}")
+        })?;
+        rt::sleep(Duration::from_millis(500)).await;
+    }
+    for (name, id) in &removed {
+        let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not run on"))?;
+        ensure(status.node_id != *id, || format!("{name} does not know that it was removed"))?;
+        let reason = "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in";
+        ensure(status.reasons.iter().any(|said| said.contains(reason)), || {
+            format!("{name} waits, and says {:?}", status.reasons)
+        })?;
+    }
+    wanted(5).await?;
+    wait_for_members(&cluster, asked, "that five vote again", |members| voters(members).len() == 5).await?;
+    goes_on.store(false, Ordering::Relaxed);
+    writer.await.expect("nobody aborts it")?;
     Ok(cluster)
 }
 

@@ -108,6 +108,12 @@ pub const ALL: &[Scenario] = &[
         "a cluster of one grows to five and shrinks to three"
     ),
     scenario!(
+        "wanted-size",
+        3,
+        identity::wanted_size,
+        "of five members two are removed and run on, and wait outside until five are wanted again"
+    ),
+    scenario!(
         "restored-backup",
         4,
         backup::restored,

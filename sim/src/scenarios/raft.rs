@@ -181,7 +181,7 @@ pub async fn lost_answers(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn evicted_sessions(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let operator = client(&cluster);
-    let change = SettingsChange { max_sessions: Some(2), max_store_bytes: None };
+    let change = SettingsChange { max_sessions: Some(2), ..SettingsChange::default() };
     operator
         .with_library(|library| async move { library.configure(change).await })
         .await

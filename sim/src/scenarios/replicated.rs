@@ -68,7 +68,8 @@ pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
     }
     ensure(refused > 0, || "nothing was refused, although every node was given bounds to refuse by".into())?;
     // The bound that decides is the replicated one: raised by an entry, it is raised on all.
-    let change = SettingsChange { max_sessions: Some(100), max_store_bytes: Some(0) };
+    let change =
+        SettingsChange { max_sessions: Some(100), max_store_bytes: Some(0), ..SettingsChange::default() };
     clients[0]
         .with_library(|library| async move { library.configure(change).await })
         .await

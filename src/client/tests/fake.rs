@@ -266,7 +266,7 @@ impl Kv for Service {
         request: Request<api::GetServersRequest>,
     ) -> Result<Response<api::GetServersResponse>, Status> {
         self.hear("get_servers", request, |_| None).await?;
-        Ok(Response::new(api::GetServersResponse { servers: self.state().members.clone() }))
+        Ok(Response::new(api::GetServersResponse { servers: self.state().members.clone(), wanted_size: 0 }))
     }
 
     async fn open_session(
@@ -358,6 +358,6 @@ impl Admin for Service {
     ) -> Result<Response<api::ConfigureResponse>, Status> {
         let max_sessions = request.get_ref().max_sessions.unwrap_or(1);
         self.hear("configure", request, |_| Some(Heard::Admin)).await?;
-        Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes: 0 }))
+        Ok(Response::new(api::ConfigureResponse { max_sessions, ..Default::default() }))
     }
 }

@@ -445,7 +445,7 @@ async fn commands_go_to_the_leader_and_questions_to_the_node_they_name() {
     let client = informed(builder(&[&nodes[1]])).await;
     assert_eq!(client.remove_member("node-2").await, Ok(3));
     assert_eq!(client.transfer_leader(Some("node-1")).await.as_deref(), Ok("node-1"));
-    let change = SettingsChange { max_sessions: Some(5), max_store_bytes: None };
+    let change = SettingsChange { max_sessions: Some(5), ..SettingsChange::default() };
     assert_eq!(client.configure(change).await.unwrap().max_sessions, 5);
     let commands = |node: &Node| node.heard().into_iter().filter(|heard| *heard == Heard::Admin).count();
     assert_eq!(nodes.each_ref().map(commands), [3, 0, 0]);
