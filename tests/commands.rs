@@ -338,3 +338,33 @@ fn a_prefix_is_deleted_when_that_is_meant() {
         }
     });
 }
+
+#[test]
+fn with_json_output_errors_are_json_and_exit_as_ever() {
+    with_store(|shell| {
+        let fails = |args: &[&str]| {
+            let output = shell.run(args);
+            assert!(output.stdout.is_empty(), "{args:?}: results and errors are kept apart");
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(said.lines().count(), 1, "{said}");
+            let said = json(&said);
+            assert_eq!(said["exit_code"], output.status.code().unwrap(), "{said}");
+            let error = &said["error"];
+            assert!(error["message"].is_string() && error["next"].is_string(), "{said}");
+            let words = |field: &str| error[field].as_str().unwrap_or("-").to_owned();
+            (output.status.code().unwrap(), words("code"), words("outcome"))
+        };
+        let is = |exit: i32, code: &str, outcome: &str| (exit, code.to_owned(), outcome.to_owned());
+        shell.ok(&["set", "lock", "mine"]);
+        assert_eq!(
+            fails(&["set", "lock", "x", "--if-revision=9", "--output=json"]),
+            is(1, "condition-failed", "refused")
+        );
+        assert_eq!(fails(&["get", "absent", "-ojson"]), is(3, "not-found", "-"));
+        assert_eq!(fails(&["members", "remove", "node-9", "-o", "json"]), is(3, "not-found", "refused"));
+        assert_eq!(fails(&["leave", "--yes", "--output", "json"]), is(1, "refused", "refused"));
+        assert_eq!(fails(&["get", "k", "--output=json", "--tls-ca=/nowhere"]), is(2, "usage", "-"));
+        assert_eq!(fails(&["get", "--output=json"]), is(2, "usage", "-"));
+        assert_eq!(fails(&["get", "k", "--nonsense", "--output=json"]), is(2, "usage", "-"));
+    });
+}

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use super::credentials::Credentials;
-use super::failure::{Exit, Failure};
+use super::failure::Failure;
 use super::output::{Format, Output};
 use crate::client::{Builder, Client, Error, NodeStatus, Server};
 use crate::config::parse_time;
@@ -97,16 +97,7 @@ impl Connect {
     /// What it means to the user that `action` (such as "read 'greeting'") failed so.
     pub fn failure(&self, action: &str, error: Error) -> Failure {
         let what = format!("cannot {action} (asked {}): {error}", self.endpoints.join(", "));
-        let exit = match &error {
-            Error::NotFound(_) => Exit::NotFound,
-            Error::ConditionFailed { .. } => Exit::ConditionFailed,
-            Error::Unknown(_) => Exit::Unknown,
-            Error::NotExecuted(_) | Error::Unavailable(_) => Exit::Unreachable,
-            Error::Invalid(_) | Error::ResourceExhausted(_) | Error::RevisionGone(_) | Error::Refused(_) => {
-                Exit::Error
-            }
-        };
-        let failure = match error {
+        let failure = match &error {
             Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
             Error::ConditionFailed { .. } => {
                 Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
@@ -126,7 +117,7 @@ impl Connect {
             ),
             Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
         };
-        failure.with_exit(exit)
+        failure.of_call(&error)
     }
 
     /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of the time at most is spent on that: the nodes themselves are still to be asked.

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use serde_json::json;
+
+use crate::client::Error;
 use crate::config::ConfigError;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -49,22 +52,39 @@ pub struct Failure {
     what: String,
     /// What to do next.
     next: String,
+    /// What a node, or the way to it, made of the call that failed.
+    call: Option<(&'static str, Outcome)>,
+}
+
+/// What may be concluded of a call that failed, in the words of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It was looked at and changed nothing.
+    Refused,
+    /// It changed nothing and never will.
+    NotExecuted,
+    /// It may have been executed, or may yet be.
+    Unknown,
 }
 
 impl Failure {
+    fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
+        Failure { exit, what: what.into(), next: next.into(), call: None }
+    }
+
     /// The command failed.
     pub fn error(what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit: Exit::Error, what: what.into(), next: next.into() }
+        Failure::new(Exit::Error, what, next)
     }
 
     /// What the command was given makes no sense.
     pub fn usage(what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit: Exit::Usage, what: what.into(), next: next.into() }
+        Failure::new(Exit::Usage, what, next)
     }
 
     /// What the command names does not exist.
     pub fn not_found(what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit: Exit::NotFound, what: what.into(), next: next.into() }
+        Failure::new(Exit::NotFound, what, next)
     }
 
     /// The same, with another exit code.
@@ -78,13 +98,60 @@ impl Failure {
             std::io::ErrorKind::BrokenPipe => Exit::ReaderGone,
             _ => Exit::Error,
         };
-        let what = format!("cannot write to stdout: {error}");
-        Failure { exit, what, next: "check where the output goes".to_owned() }
+        Failure::new(exit, format!("cannot write to stdout: {error}"), "check where the output goes")
+    }
+
+    /// The same of a call that failed so: its exit code, and what a program is told.
+    pub fn of_call(self, error: &Error) -> Failure {
+        let (exit, code, outcome) = match error {
+            Error::NotFound(_) => (Exit::NotFound, "not-found", Outcome::Refused),
+            Error::ConditionFailed { .. } => (Exit::ConditionFailed, "condition-failed", Outcome::Refused),
+            Error::NotExecuted(_) => (Exit::Unreachable, "not-executed", Outcome::NotExecuted),
+            Error::Unknown(_) => (Exit::Unknown, "unknown", Outcome::Unknown),
+            Error::Invalid(_) => (Exit::Error, "invalid", Outcome::Refused),
+            Error::ResourceExhausted(_) => (Exit::Error, "resource-exhausted", Outcome::Refused),
+            Error::RevisionGone(_) => (Exit::Error, "revision-gone", Outcome::Refused),
+            Error::Unavailable(_) => (Exit::Unreachable, "unavailable", Outcome::NotExecuted),
+            Error::Refused(_) => (Exit::Error, "refused", Outcome::Refused),
+        };
+        Failure { exit, call: Some((code, outcome)), ..self }
     }
 
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// Tells a program, on stderr: one JSON object on a line of its own.
+    pub fn print_json(&self) {
+        if self.exit != Exit::ReaderGone {
+            anstream::eprintln!("{}", self.json());
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let code = self.call.map_or_else(
+            || match self.exit {
+                Exit::ReaderGone => "reader-gone",
+                Exit::Error => "failed",
+                Exit::Usage => "usage",
+                Exit::NotFound => "not-found",
+                Exit::ConditionFailed => "condition-failed",
+                Exit::Unknown => "unknown",
+                Exit::Unreachable => "unreachable",
+                Exit::Unhealthy => "unhealthy",
+            },
+            |(code, _)| code,
+        );
+        let outcome = self.call.map(|(_, outcome)| match outcome {
+            Outcome::Refused => "refused",
+            Outcome::NotExecuted => "not executed",
+            Outcome::Unknown => "unknown",
+        });
+        json!({
+            "error": { "code": code, "message": self.what, "outcome": outcome, "next": self.next },
+            "exit_code": self.exit as u8,
+        })
     }
 
     /// Tells the user, on stderr; in colour on a terminal only.
@@ -121,6 +188,24 @@ mod tests {
         for code in codes.map(|exit| exit as u8) {
             assert!(EXIT_CODES.contains(&format!(" {code} ")), "--help tells of {code}");
         }
+    }
+
+    #[test]
+    fn a_program_is_told_what_to_conclude() {
+        let failure = Failure::error("what", "next");
+        let call = |error: Error| failure.clone().of_call(&error).json();
+        assert_eq!(
+            call(Error::Unknown("lost".into())),
+            json!({
+                "error": { "code": "unknown", "message": "what", "outcome": "unknown", "next": "next" },
+                "exit_code": 1,
+            }),
+        );
+        assert_eq!(call(Error::NotExecuted("no".into()))["error"]["outcome"], "not executed");
+        assert_eq!(call(Error::ConditionFailed { present_revision: 1 })["error"]["code"], "condition-failed");
+        let local = Failure::usage("what", "next").json();
+        assert_eq!((&local["error"]["code"], &local["exit_code"]), (&json!("usage"), &json!(2)));
+        assert!(local["error"]["outcome"].is_null(), "no call was made");
     }
 
     #[test]

@@ -35,8 +35,9 @@ mod wipe;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Failure;
+use output::Format;
 
 use crate::config::settings;
 use crate::rt::process::block_on_and_leave;
@@ -126,7 +127,18 @@ impl Command {
 /// Not generic on purpose: a generic function is compiled where it is called, and this one takes the whole node,
 /// openraft included, with it into every binary.
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let cli = Cli::try_parse_from(with_subcommand(args)).unwrap_or_else(|error| error.exit());
+    let args = with_subcommand(args);
+    let parsed = Cli::command().try_get_matches_from(args.clone());
+    let parsed = parsed.and_then(|matches| Ok((wants_json(&matches), Cli::from_arg_matches(&matches)?)));
+    let (json, cli) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) if error.use_stderr() && asks_for_json(&args) => {
+            let failure = unparsed(&error);
+            failure.print_json();
+            return failure.exit().into();
+        }
+        Err(error) => error.exit(),
+    };
     let ended = block_on_and_leave(cli.command.run()).unwrap_or_else(|error| {
         let what = format!("cannot start worker threads: {error}");
         Err(Failure::error(what, "free some memory or raise the limit on processes"))
@@ -134,10 +146,44 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            if json {
+                failure.print_json();
+            } else {
+                failure.print();
+            }
             failure.exit().into()
         }
     }
+}
+
+/// Whether a command's results are to be JSON, and so its error.
+fn wants_json(matches: &ArgMatches) -> bool {
+    let here = matches.try_get_one::<Format>("output").ok().flatten() == Some(&Format::Json);
+    here || matches.subcommand().is_some_and(|(_, matches)| wants_json(matches))
+}
+
+/// The same of a command line that makes no sense.
+fn asks_for_json(args: &[OsString]) -> bool {
+    let mut words =
+        args.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
+    let mut before = "";
+    words.any(|word| {
+        let said = matches!(word, "--output=json" | "-ojson" | "-o=json")
+            || word == "json" && matches!(before, "--output" | "-o");
+        before = word;
+        said
+    })
+}
+
+/// A command line that makes no sense, without the colours and lines that a person is shown.
+fn unparsed(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or_default();
+    Failure::usage(
+        what.strip_prefix("error: ").unwrap_or(what),
+        "'--help' after a command tells how it is called",
+    )
 }
 
 /// How this program was called, for commands that a message tells the user to type.
@@ -157,7 +203,6 @@ fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     use super::*;
