@@ -18,6 +18,7 @@ use std::time::Duration;
 pub use check::{any_bytes as parse_bytes, time as parse_time};
 pub use layers::{ConfigError, Given, Layer, Source, environment, flags};
 use settings::{CONFIG_FILE, Kind, Setting};
+pub(crate) use yaml::not_read as yaml_not_read;
 
 /// Longest key, in bytes. Not a setting: clients may rely on it.
 pub const MAX_KEY_BYTES: usize = 4096;

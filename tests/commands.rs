@@ -339,6 +339,99 @@ fn a_prefix_is_deleted_when_that_is_meant() {
     });
 }
 
+/// A home of its own for a command, without the variables of whoever runs the tests.
+fn at_home(home: &std::path::Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+    for variable in ["MOKV_ENDPOINTS", "MOKV_CONTEXT", "MOKV_CONFIG", "XDG_CONFIG_HOME"] {
+        command.env_remove(variable);
+    }
+    command.args(args).env("HOME", home).current_dir(home);
+    command
+}
+
+#[test]
+fn contexts_name_clusters_for_all_commands() {
+    use std::os::unix::fs::PermissionsExt;
+    with_store(|shell| {
+        let home = tempfile::tempdir().unwrap();
+        let mokv = |args: &[&str]| at_home(home.path(), args).output().unwrap();
+        let ok = |args: &[&str]| {
+            let output = mokv(args);
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        shell.ok(&["set", "key", "value"]);
+        assert_eq!(ok(&["context", "list", "--output=plain"]), "");
+        ok(&["context", "add", "here", "--endpoints", &shell.endpoint]);
+        ok(&["context", "add", "away", "--endpoints", "127.0.0.1:9,127.0.0.1:10", "--token-file", "token"]);
+        let file = home.path().join(".config/mokv/contexts.yaml");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        assert_eq!(ok(&["get", "key", "--context", "here"]), "value");
+        assert_eq!(ok(&["context", "use", "here"]), "context here is in use\n");
+        assert_eq!(ok(&["get", "key"]), "value");
+        assert_eq!(ok(&["members", "--output=plain"]).lines().count(), 1);
+        let token = home.path().canonicalize().unwrap().join("token");
+        let listed = ok(&["context", "list", "--output=json"]);
+        let away = json(listed.lines().next().unwrap());
+        assert_eq!((&away["name"], &away["in_use"]), (&"away".into(), &false.into()));
+        assert_eq!(away["context"]["token-file"], token.to_str().unwrap(), "it is found from everywhere");
+        let table = ok(&["context", "list"]);
+        assert!(table.contains("*  here"), "{table}");
+
+        // A flag wins over a variable, and that over a context.
+        let asked = |command: &mut Command| {
+            let said = command.output().unwrap().stderr;
+            let said = String::from_utf8(said).unwrap();
+            said.split("(asked ")
+                .nth(1)
+                .map_or(said.clone(), |rest| rest.split(')').next().unwrap().to_owned())
+        };
+        let get = ["get", "key", "--timeout=300ms"];
+        let with_variable = |args: &[&str]| {
+            let mut command = at_home(home.path(), args);
+            command.env("MOKV_ENDPOINTS", "127.0.0.1:11").env("MOKV_CONTEXT", "away");
+            command
+        };
+        assert_eq!(asked(&mut with_variable(&get)), "127.0.0.1:11");
+        let flag = [&get[..], &["--endpoints=127.0.0.1:12"]].concat();
+        assert_eq!(asked(&mut with_variable(&flag)), "127.0.0.1:12");
+        let output = with_variable(&["get", "key", "--context=here"]).output().unwrap();
+        assert_eq!(output.stdout, b"value");
+        std::fs::write(&token, "secret").unwrap();
+        assert_eq!(
+            asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away")),
+            "127.0.0.1:9, 127.0.0.1:10"
+        );
+        std::fs::remove_file(&token).unwrap();
+        let no_token = asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away"));
+        assert!(
+            no_token.contains("--token-file") && no_token.contains("of the context 'away'"),
+            "{no_token}"
+        );
+
+        let again = mokv(&["context", "add", "here", "--endpoints", "127.0.0.1:1"]);
+        assert_eq!(again.status.code(), Some(2), "nothing is replaced by mistake");
+        assert_eq!(mokv(&["get", "key", "--context", "nowhere"]).status.code(), Some(3));
+        assert_eq!(mokv(&["context", "remove", "nowhere"]).status.code(), Some(3));
+        assert_eq!(mokv(&["context", "add", "a b", "--endpoints", "a:1"]).status.code(), Some(2));
+        ok(&["context", "remove", "here"]);
+        assert_eq!(asked(&mut at_home(home.path(), &get)), "127.0.0.1:8400", "what was in use is gone");
+
+        std::fs::write(&file, "contexts:\n  here:\n    endpoint: [127.0.0.1:1]\n").unwrap();
+        for args in [&get[..], &["context", "list"], &["context", "use", "here"]] {
+            let output = mokv(args);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            let place = format!("{} line 3: ", file.display());
+            assert!(said.contains(&place) && said.contains("endpoint") && said.contains("next:"), "{said}");
+        }
+        let left = std::fs::read_to_string(&file).unwrap();
+        assert!(left.contains("endpoint: "), "what cannot be read is not written over: {left}");
+        shell.ok(&["get", "key"]);
+    });
+}
+
 #[test]
 fn with_json_output_errors_are_json_and_exit_as_ever() {
     with_store(|shell| {
@@ -366,5 +459,10 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
         assert_eq!(fails(&["get", "k", "--output=json", "--tls-ca=/nowhere"]), is(2, "usage", "-"));
         assert_eq!(fails(&["get", "--output=json"]), is(2, "usage", "-"));
         assert_eq!(fails(&["get", "k", "--nonsense", "--output=json"]), is(2, "usage", "-"));
+        assert_eq!(
+            fails(&["get", "k", "--output=json", "--timeout=200ms", "--context=no-such-context"]).1,
+            "not-found",
+            "a context that does not exist"
+        );
     });
 }

@@ -1,12 +1,15 @@
 //! The way from a command to the cluster: which nodes to ask and for how long, and what a failed call means to a
 //! person.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::mpsc;
 
+use super::contexts::{self, Contexts};
 use super::credentials::Credentials;
 use super::failure::Failure;
 use super::output::{Format, Output};
@@ -20,11 +23,16 @@ pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:8400";
 /// Names nodes for all commands of a shell.
 const ENDPOINTS_VARIABLE: &str = "MOKV_ENDPOINTS";
 
-/// The nodes that are asked when no flag names any.
-fn default_endpoints() -> Vec<String> {
-    let given = std::env::var(ENDPOINTS_VARIABLE).ok().filter(|given| !given.trim().is_empty());
-    let given = given.as_deref().unwrap_or(DEFAULT_ENDPOINT);
-    given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect()
+/// Names a context for all commands of a shell.
+const CONTEXT_VARIABLE: &str = "MOKV_CONTEXT";
+
+/// Whom a command asks, and how it makes itself known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    endpoints: Vec<String>,
+    credentials: Credentials,
+    /// The context that had a part in it.
+    context: Option<String>,
 }
 
 /// Least time for a whole listing, which may be long although each of its parts is quick.
@@ -33,10 +41,16 @@ const LIST_PATIENCE: Duration = Duration::from_secs(60);
 /// Flags of every command that talks to a cluster.
 #[derive(Debug, Args)]
 pub struct Connect {
-    /// Nodes to ask, comma-separated; one that answers is enough, the others are found through it. The variable
-    /// MOKV_ENDPOINTS names others than the default for all commands
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_values_t = default_endpoints())]
-    pub endpoints: Vec<String>,
+    /// Nodes to ask, comma-separated; one that answers is enough, the others are found through it. Else those of --context,
+    /// of the variable MOKV_ENDPOINTS, of the context that MOKV_CONTEXT names or that is in use, or 127.0.0.1:8400
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    endpoints: Vec<String>,
+    /// The context whose nodes are asked, with its credentials: 'mokv context' adds and lists them
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Found out once.
+    #[arg(skip)]
+    target: OnceLock<Target>,
     /// How long to try, all in all
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     pub timeout: Duration,
@@ -82,10 +96,77 @@ impl Connect {
         Output::new(self.output.unwrap_or(format))
     }
 
+    /// The nodes that are asked.
+    ///
+    /// # Errors
+    /// If they are to be those of a context that does not exist, or the file of contexts is not what it should be.
+    pub fn endpoints(&self) -> Result<&[String], Failure> {
+        Ok(&self.target()?.endpoints)
+    }
+
+    fn target(&self) -> Result<&Target, Failure> {
+        if let Some(target) = self.target.get() {
+            return Ok(target);
+        }
+        let target = self.find_target(|name| std::env::var_os(name))?;
+        Ok(self.target.get_or_init(|| target))
+    }
+
+    fn find_target(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Target, Failure> {
+        let text = |name: &str| match variable(name).map(OsString::into_string) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text).filter(|text| !text.trim().is_empty())),
+            Some(Err(_)) => {
+                Err(Failure::usage(format!("{name}: the value is no text"), "set it to text, or unset it"))
+            }
+        };
+        let split = |given: String| given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
+        let mut endpoints = self.endpoints.clone();
+        // A context that merely stands in the background lends nothing to a command that names nodes by itself.
+        let mut named = self.context.clone();
+        if endpoints.is_empty() && named.is_none() {
+            match text(ENDPOINTS_VARIABLE)? {
+                Some(given) => endpoints = split(given),
+                None => named = text(CONTEXT_VARIABLE)?,
+            }
+        }
+        let mut credentials = self.credentials.clone();
+        if named.is_some() || endpoints.is_empty() {
+            // Without a home, nothing is in use.
+            let path = contexts::path(&variable).map_or_else(
+                || if named.is_some() { contexts::own_path().map(Some) } else { Ok(None) },
+                |path| Ok(Some(path)),
+            )?;
+            if let Some(path) = path {
+                let contexts = Contexts::read(&path)?;
+                named = named.or_else(|| contexts.current.clone());
+                if let Some(name) = &named {
+                    let context = contexts.get(name, &path)?;
+                    credentials = credentials.or(context.credentials());
+                    if endpoints.is_empty() {
+                        endpoints.clone_from(&context.endpoints);
+                    }
+                }
+            }
+        }
+        if endpoints.is_empty() {
+            endpoints.push(DEFAULT_ENDPOINT.to_owned());
+        }
+        Ok(Target { endpoints, credentials, context: named })
+    }
+
     fn build(&self, builder: Builder) -> Result<Client, Failure> {
+        let target = self.target()?;
+        self.build_for(target, builder).map_err(|failure| match &target.context {
+            Some(name) => failure.with_context(name),
+            None => failure,
+        })
+    }
+
+    fn build_for(&self, target: &Target, builder: Builder) -> Result<Client, Failure> {
         let list_timeout = self.timeout.max(LIST_PATIENCE);
-        let builder = builder.endpoints(self.endpoints.iter().cloned()).timeout(self.timeout);
-        let builder = self.credentials.give(builder.list_timeout(list_timeout))?;
+        let builder = builder.endpoints(target.endpoints.iter().cloned()).timeout(self.timeout);
+        let builder = target.credentials.give(builder.list_timeout(list_timeout))?;
         builder.build().map_err(|error| {
             Failure::usage(
                 format!("cannot make a client: {error}"),
@@ -96,7 +177,9 @@ impl Connect {
 
     /// What it means to the user that `action` (such as "read 'greeting'") failed so.
     pub fn failure(&self, action: &str, error: Error) -> Failure {
-        let what = format!("cannot {action} (asked {}): {error}", self.endpoints.join(", "));
+        // Who has got as far as to ask has found out whom.
+        let asked = self.target.get().map(|target| target.endpoints.join(", ")).unwrap_or_default();
+        let what = format!("cannot {action} (asked {asked}): {error}");
         let failure = match &error {
             Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
             Error::ConditionFailed { .. } => {
@@ -120,11 +203,12 @@ impl Connect {
         failure.of_call(&error)
     }
 
-    /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of the time at most is spent on that: the nodes themselves are still to be asked.
+    /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of
+    /// the time at most is spent on that: the nodes themselves are still to be asked.
     pub async fn all_nodes(&self, client: &Client) -> Vec<Place> {
         let mut places: Vec<Place> = match client.with_timeout(self.timeout / 2).servers().await {
             Ok(servers) if !servers.is_empty() => servers.into_iter().map(Place::from).collect(),
-            _ => self.endpoints.iter().map(|address| Place::unnamed(address)).collect(),
+            _ => self.endpoints().unwrap_or_default().iter().map(|address| Place::unnamed(address)).collect(),
         };
         places.sort();
         places.dedup();
@@ -201,12 +285,15 @@ fn leader<'a>(answers: impl Iterator<Item = &'a NodeStatus>) -> Option<&'a NodeS
 
 #[cfg(test)]
 mod tests {
+    use super::super::failure::Exit;
     use super::*;
 
     fn connect(endpoints: &[&str]) -> Connect {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
         Connect {
             endpoints,
+            context: None,
+            target: OnceLock::new(),
             timeout: Duration::from_secs(1),
             output: None,
             credentials: Credentials::default(),
@@ -219,9 +306,71 @@ mod tests {
         assert_eq!(failure.exit(), Exit::Usage);
     }
 
+    /// A home whose file of contexts has 'prod' and 'test', of which 'test' is in use.
+    fn home() -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join(".config/mokv");
+        std::fs::create_dir_all(&directory).unwrap();
+        let text = "\
+current: test
+contexts:
+  test: {endpoints: [t:1]}
+  prod: {endpoints: [p:1, p:2], tls: true, token-file: /secret}
+";
+        std::fs::write(directory.join("contexts.yaml"), text).unwrap();
+        home
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_over_a_context_over_the_default() {
+        let home = home();
+        let found = |endpoints: &[&str], context: Option<&str>, variables: &[(&str, &str)]| {
+            let connect = Connect { context: context.map(str::to_owned), ..connect(endpoints) };
+            let variable = |name: &str| match name {
+                "HOME" => Some(home.path().into()),
+                name => variables.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into()),
+            };
+            let target = connect.find_target(variable).map_err(|failure| failure.to_string())?;
+            let token = target.credentials.token_file.is_some();
+            Ok::<_, String>((target.endpoints.join(","), token))
+        };
+        let is = |endpoints: &str, token: bool| Ok((endpoints.to_owned(), token));
+        let endpoints_variable = (ENDPOINTS_VARIABLE, "v:1, v:2");
+        let context_variable = (CONTEXT_VARIABLE, "prod");
+        assert_eq!(found(&[], None, &[]), is("t:1", false), "the context in use");
+        assert_eq!(found(&[], None, &[context_variable]), is("p:1,p:2", true));
+        assert_eq!(found(&[], None, &[endpoints_variable, context_variable]), is("v:1,v:2", false));
+        assert_eq!(found(&[], Some("prod"), &[endpoints_variable]), is("p:1,p:2", true));
+        assert_eq!(found(&["f:1"], None, &[endpoints_variable, context_variable]), is("f:1", false));
+        assert_eq!(found(&["f:1"], Some("prod"), &[]), is("f:1", true), "its credentials were asked for");
+        assert_eq!(found(&[], None, &[(ENDPOINTS_VARIABLE, " "), (CONTEXT_VARIABLE, "")]), is("t:1", false));
+        let elsewhere = ("MOKV_CONFIG", "/nowhere/at/all");
+        assert_eq!(found(&[], None, &[elsewhere]), is(DEFAULT_ENDPOINT, false));
+        let unknown = found(&[], Some("pord"), &[]).unwrap_err();
+        assert!(
+            unknown.contains("no context 'pord'") && unknown.contains("'mokv context list'"),
+            "{unknown}"
+        );
+        assert!(found(&[], None, &[elsewhere, context_variable]).is_err(), "what is named has to be there");
+    }
+
+    #[test]
+    fn a_broken_file_stops_only_commands_that_need_it() {
+        let home = home();
+        let file = home.path().join(".config/mokv/contexts.yaml");
+        std::fs::write(&file, "contexts:\n  a: {endpoint: [a:1]}\n").unwrap();
+        let variable = |name: &str| (name == "HOME").then(|| home.path().into());
+        assert!(connect(&["f:1"]).find_target(variable).is_ok());
+        let failure = connect(&[]).find_target(variable).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        let said = failure.to_string();
+        assert!(said.starts_with(&format!("{} line 2: ", file.display())), "{said}");
+    }
+
     #[test]
     fn failures_say_what_was_tried_where_and_what_to_do() {
         let connect = connect(&["a:1", "b:2"]);
+        connect.client().expect("these are endpoints");
         let failure = connect.failure("write 'k'", Error::Unknown("the answer never came".into()));
         assert_eq!(failure.exit(), Exit::Unknown);
         let said = failure.to_string();

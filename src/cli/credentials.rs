@@ -9,7 +9,7 @@ use crate::client::{Builder, Tls};
 use crate::rt::disk::who_else_may_read;
 
 /// Nodes speak plain text themselves and ask for no token.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "For proxies in front of the nodes")]
 pub struct Credentials {
     /// Speak TLS, trusting the certificate authorities that this machine trusts
@@ -52,6 +52,35 @@ impl Credentials {
             Some(tls) => Ok(builder.tls(tls)),
             None => Ok(builder),
         }
+    }
+
+    /// These, and of those of a context whatever is not said here.
+    pub fn or(&self, context: Credentials) -> Credentials {
+        let (tls_cert, tls_key) = match (&self.tls_cert, &self.tls_key) {
+            (None, None) => (context.tls_cert, context.tls_key),
+            own => (own.0.clone(), own.1.clone()),
+        };
+        Credentials {
+            tls: self.tls || context.tls,
+            tls_ca: self.tls_ca.clone().or(context.tls_ca),
+            tls_cert,
+            tls_key,
+            tls_server_name: self.tls_server_name.clone().or(context.tls_server_name),
+            token_file: self.token_file.clone().or(context.token_file),
+        }
+    }
+
+    /// The flags that say them.
+    pub fn names(&self) -> Vec<&'static str> {
+        let said = [
+            ("tls", self.tls),
+            ("tls-ca", self.tls_ca.is_some()),
+            ("tls-cert", self.tls_cert.is_some()),
+            ("tls-key", self.tls_key.is_some()),
+            ("tls-server-name", self.tls_server_name.is_some()),
+            ("token-file", self.token_file.is_some()),
+        ];
+        said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
     }
 
     fn tls(&self) -> Result<Option<Tls>, Failure> {

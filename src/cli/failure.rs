@@ -101,6 +101,12 @@ impl Failure {
         Failure::new(exit, format!("cannot write to stdout: {error}"), "check where the output goes")
     }
 
+    /// The same of something that a context had a part in.
+    pub fn with_context(mut self, name: &str) -> Failure {
+        self.what = format!("{} (of the context '{name}')", self.what);
+        self
+    }
+
     /// The same of a call that failed so: its exit code, and what a program is told.
     pub fn of_call(self, error: &Error) -> Failure {
         let (exit, code, outcome) = match error {

@@ -31,7 +31,7 @@ impl Leave {
     /// # Errors
     /// If more than one node is named, the user says no, the node does not answer, or it stays.
     pub async fn run(self) -> Result<(), Failure> {
-        let [address] = self.connect.endpoints.as_slice() else {
+        let [address] = self.connect.endpoints()? else {
             return Err(Failure::usage(
                 "more than one node is named",
                 "name the one that leaves with --endpoints",

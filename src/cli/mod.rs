@@ -9,6 +9,8 @@ mod completion;
 mod configure;
 mod confirm;
 mod connect;
+mod context;
+mod contexts;
 mod credentials;
 mod delete;
 mod dev;
@@ -82,6 +84,7 @@ enum Command {
     Recover(Box<recover::Recover>),
     Left(Box<left::Left>),
     Configure(configure::Configure),
+    Context(context::Context),
     Check(check::Check),
     Bench(bench::Bench),
     Probe(probe::Probe),
@@ -109,6 +112,7 @@ impl Command {
             Command::Recover(recover) => recover.run().await,
             Command::Left(left) => left.run().await,
             Command::Configure(configure) => configure.run().await,
+            Command::Context(context) => context.run().await,
             Command::Check(check) => check.run().await,
             Command::Bench(bench) => bench.run().await,
             Command::Probe(probe) => probe.run().await,

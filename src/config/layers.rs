@@ -20,7 +20,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(
+    pub(crate) fn new(
         place: impl fmt::Display,
         problem: impl Into<String>,
         remedy: impl Into<String>,

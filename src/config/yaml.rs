@@ -27,14 +27,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
         // Told below, with the key.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
     };
-    let Document(entries) = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let place = match error.location() {
-            Some(location) => format!("{} line {}", path.display(), location.line()),
-            None => path.display().to_string(),
-        };
-        let problem = first_line(&error.without_snippet().to_string());
-        ConfigError::new(place, problem, "write one 'key: value' a line, in YAML")
-    })?;
+    let Document(entries) = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| not_read(path, &error, "write one 'key: value' a line, in YAML"))?;
     let mut layer = Layer::new();
     for (key, node) in entries {
         let line = key.referenced.line();
@@ -87,6 +81,15 @@ fn word(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
 fn written(text: &str, node: &Spanned<Node>) -> String {
     let from = text.chars().skip(node.defined.span().offset() as usize);
     from.take_while(|c| !c.is_whitespace() && !matches!(c, ',' | ']' | '}')).collect()
+}
+
+/// What is wrong with the YAML of a file, and where.
+pub fn not_read(path: &Path, error: &serde_saphyr::Error, remedy: &str) -> ConfigError {
+    let place = match error.location() {
+        Some(location) => format!("{} line {}", path.display(), location.line()),
+        None => path.display().to_string(),
+    };
+    ConfigError::new(place, first_line(&error.without_snippet().to_string()), remedy)
 }
 
 /// serde-saphyr ends its messages with the location and may add lines; we say the place ourselves.

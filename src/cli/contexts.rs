@@ -1,0 +1,341 @@
+//! The file of named contexts: where clusters are and how a command makes itself known to them, for all commands.
+//!
+//! It holds paths of credentials, never the credentials. It is read strictly: what it says and nobody understands is
+//! refused with file and line, because a mistyped word would send a command to another cluster. It is written whole or not
+//! at all, for this user alone. Knows nothing of what a command asks a cluster.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_saphyr::Spanned;
+
+use super::credentials::Credentials;
+use super::failure::Failure;
+use crate::config::{ConfigError, yaml_not_read};
+use crate::rt::disk::{create_file, rename_durably};
+
+/// Names the file itself.
+const FILE_VARIABLE: &str = "MOKV_CONFIG";
+/// Below the directory of this user's settings.
+const FILE: &str = "mokv/contexts.yaml";
+/// No file of contexts is larger, and nothing else that somebody names is read to its end.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Longest name of a context, in characters.
+const MAX_NAME_CHARACTERS: usize = 64;
+
+/// Where a cluster is and how a command makes itself known to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Context {
+    /// `HOST:PORT`, at least one.
+    pub endpoints: Vec<String>,
+    /// As the flags of the same names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// How a command makes itself known.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            tls: self.tls,
+            tls_ca: self.tls_ca.clone(),
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+            tls_server_name: self.tls_server_name.clone(),
+            token_file: self.token_file.clone(),
+        }
+    }
+}
+
+/// What the file holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Contexts {
+    /// The one that is used when none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// By name.
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// The same with lines, as it is read.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    current: Option<Spanned<String>>,
+    #[serde(default)]
+    contexts: BTreeMap<String, Spanned<Context>>,
+}
+
+/// Where the file is: what `MOKV_CONFIG` names, else below `XDG_CONFIG_HOME`, else below `~/.config`. `None`: this user has
+/// no home.
+pub fn path(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let named = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // A relative one is no one's: the XDG specification has it ignored.
+    let settings = || named("XDG_CONFIG_HOME").filter(|directory| directory.is_absolute());
+    let home = || named("HOME").map(|home| home.join(".config"));
+    named(FILE_VARIABLE).or_else(|| settings().or_else(home).map(|directory| directory.join(FILE)))
+}
+
+/// The path of this process's file.
+///
+/// # Errors
+/// If nothing says where it is.
+pub fn own_path() -> Result<PathBuf, Failure> {
+    path(|name| std::env::var_os(name)).ok_or_else(|| {
+        Failure::usage(
+            "it is not known where contexts are kept: HOME is not set",
+            format!("set {FILE_VARIABLE} to the path of a file"),
+        )
+    })
+}
+
+impl Contexts {
+    /// Reads the file; one that does not exist holds nothing.
+    ///
+    /// # Errors
+    /// If it cannot be read, or says what nobody understands.
+    pub fn read(path: &Path) -> Result<Contexts, Failure> {
+        let unreadable = |error: std::io::Error| {
+            let what = format!("cannot read the contexts in '{}': {error}", path.display());
+            Failure::usage(
+                what,
+                format!("make it a file that this user may read, or name another one by {FILE_VARIABLE}"),
+            )
+        };
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contexts::default()),
+            Err(error) => return Err(unreadable(error)),
+        };
+        if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
+            return Err(unreadable(std::io::Error::other(format!(
+                "it is no file, or larger than {MAX_FILE_BYTES} bytes"
+            ))));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Ok(Contexts::parse(path, &text)?)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Contexts, ConfigError> {
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Contexts::default());
+        }
+        let remedy = "write it as 'mokv context add' does, or move it away and add the contexts again";
+        let Written { current, contexts } =
+            serde_saphyr::from_str(text).map_err(|error| yaml_not_read(path, &error, remedy))?;
+        let refused = |line: u64, problem: String, remedy: &str| {
+            ConfigError::new(format!("{} line {line}", path.display()), problem, remedy)
+        };
+        for (name, context) in &contexts {
+            let line = context.referenced.line();
+            let Context { endpoints, tls_cert, tls_key, .. } = &context.value;
+            if let Err(problem) = check_name(name) {
+                return Err(refused(
+                    line,
+                    format!("context '{}': {problem}", name.escape_debug()),
+                    "give it another name",
+                ));
+            }
+            if endpoints.is_empty() {
+                return Err(refused(
+                    line,
+                    format!("context '{name}' has no endpoints"),
+                    "list HOST:PORT of its nodes",
+                ));
+            }
+            if tls_cert.is_some() != tls_key.is_some() {
+                let problem = format!("context '{name}' has one of tls-cert and tls-key");
+                return Err(refused(line, problem, "name both, or none"));
+            }
+        }
+        if let Some(current) = &current
+            && !contexts.contains_key(&current.value)
+        {
+            let problem = format!("there is no context '{}'", current.value.escape_debug());
+            return Err(refused(current.referenced.line(), problem, "name one that is below, or none"));
+        }
+        Ok(Contexts {
+            current: current.map(|current| current.value),
+            contexts: contexts.into_iter().map(|(name, context)| (name, context.value)).collect(),
+        })
+    }
+
+    /// Writes the file, and the directory that it lies in if need be, for this user alone: whole, or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written, or a path in it is no text.
+    pub async fn write(&self, path: &Path) -> Result<(), Failure> {
+        let unwritable = |error: std::io::Error| {
+            Failure::error(
+                format!("cannot write the contexts to '{}': {error}", path.display()),
+                "nothing was changed: check the directory and the free space",
+            )
+        };
+        let text = serde_saphyr::to_string(self).map_err(|error| unwritable(std::io::Error::other(error)))?;
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+        }
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(format!(".{}", std::process::id()));
+        let draft = PathBuf::from(draft);
+        let written = async {
+            let file = create_file(&draft)?;
+            file.write_and_sync(0, text.into_bytes().into()).await?;
+            rename_durably(&draft, path)
+        };
+        written.await.map_err(|error| {
+            // What is there was not replaced; the draft is of no use.
+            let _ = std::fs::remove_file(&draft);
+            unwritable(error)
+        })
+    }
+
+    /// The context of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, name: &str, path: &Path) -> Result<&Context, Failure> {
+        self.contexts.get(name).ok_or_else(|| {
+            Failure::not_found(
+                format!("there is no context '{}' in '{}'", name.escape_debug(), path.display()),
+                "'mokv context list' lists them, 'mokv context add' adds one",
+            )
+        })
+    }
+}
+
+/// A name is a word that no shell and no YAML takes for anything else.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if begins && name.chars().all(fits) && name.len() <= MAX_NAME_CHARACTERS {
+        return Ok(());
+    }
+    Err(format!(
+        "a name is 1 to {MAX_NAME_CHARACTERS} letters, digits, '.', '_' and '-', and begins with a letter or a digit"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::process::block_on;
+    use proptest::prelude::*;
+
+    const FILE: &str = "contexts.yaml";
+
+    fn parse(text: &str) -> Result<Contexts, String> {
+        Contexts::parse(Path::new(FILE), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_nobody_understands_is_refused_with_its_line_and_what_to_do() {
+        for (text, line, words) in [
+            ("current: prod\n", 1, "there is no context 'prod'"),
+            ("contexts:\n  prod:\n    endpoints: [a:1]\n    tsl: true\n", 4, "unknown field `tsl`"),
+            ("contexts:\n  prod:\n    tls: true\n", 3, "missing field `endpoints`"),
+            ("contexts:\n  prod:\n    endpoints: []\n", 3, "has no endpoints"),
+            ("contexts:\n  'a b':\n    endpoints: [a:1]\n", 3, "a name is"),
+            (
+                "contexts:\n  a:\n    endpoints: [a:1]\n    tls-cert: c.pem\n",
+                3,
+                "one of tls-cert and tls-key",
+            ),
+            ("contexts:\n  a: {endpoints: [a:1]}\n  a: {endpoints: [b:1]}\n", 3, "duplicate"),
+            ("contexts:\n  a:\n    endpoints: a:1\n", 3, ""),
+            ("curent: a\n", 1, "unknown field `curent`"),
+            ("- a\n", 1, ""),
+            ("{", 1, ""),
+        ] {
+            let said = parse(text).expect_err(text);
+            assert!(said.starts_with(&format!("{FILE} line {line}: ")), "{text}: {said}");
+            assert!(said.contains(words) && said.contains("; "), "{text}: {said}");
+        }
+        for nothing in ["", "# none yet\n", "contexts: {}\n"] {
+            assert_eq!(parse(nothing), Ok(Contexts::default()), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn where_the_file_is() {
+        let path = |set: &[(&str, &str)]| {
+            let found = |name: &str| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.into());
+            path(found).map(|path| path.display().to_string())
+        };
+        let home = ("HOME", "/home/a");
+        assert_eq!(path(&[home]).as_deref(), Some("/home/a/.config/mokv/contexts.yaml"));
+        assert_eq!(path(&[home, ("XDG_CONFIG_HOME", "/x")]).as_deref(), Some("/x/mokv/contexts.yaml"));
+        assert_eq!(path(&[home, ("XDG_CONFIG_HOME", "x")]), path(&[home]), "a relative one is ignored");
+        assert_eq!(path(&[home, ("XDG_CONFIG_HOME", ""), ("MOKV_CONFIG", "")]), path(&[home]));
+        assert_eq!(path(&[home, ("XDG_CONFIG_HOME", "/x"), ("MOKV_CONFIG", "c")]).as_deref(), Some("c"));
+        assert_eq!(path(&[]), None);
+    }
+
+    fn context() -> impl Strategy<Value = Context> {
+        let file = || proptest::option::of("[ -~]{1,20}".prop_map(PathBuf::from));
+        let endpoints = prop::collection::vec("[a-z0-9.:-]{1,12}", 1..4);
+        let pair = proptest::option::of(("[ -~]{1,12}", "[ -~]{1,12}"));
+        (endpoints, any::<bool>(), file(), pair, proptest::option::of("[ -~]{1,12}"), file()).prop_map(
+            |(endpoints, tls, tls_ca, pair, tls_server_name, token_file)| {
+                let (tls_cert, tls_key) = pair.map(|(cert, key)| (cert.into(), key.into())).unzip();
+                Context { endpoints, tls, tls_ca, tls_cert, tls_key, tls_server_name, token_file }
+            },
+        )
+    }
+
+    proptest! {
+        /// Also where YAML has another mind: a context called 'no', a file called '~'.
+        #[test]
+        fn what_is_written_is_read_back(
+            mut contexts in prop::collection::btree_map("[a-z0-9][a-z0-9._-]{0,5}|no|null|1e3|0x1", context(), 0..4),
+            use_first in any::<bool>(),
+            odd in prop::sample::select(vec!["~", "no", "1", "null", "-", "a: b", "#", "007", "'", "\"", "é"]),
+        ) {
+            if let Some(first) = contexts.values_mut().next() {
+                first.token_file = Some(odd.into());
+            }
+            let current = contexts.keys().next().filter(|_| use_first).cloned();
+            let contexts = Contexts { current, contexts };
+            prop_assert_eq!(parse(&serde_saphyr::to_string(&contexts).unwrap()), Ok(contexts));
+        }
+
+        #[test]
+        fn no_file_makes_it_panic(text in "[ -~\\n]{0,60}|(contexts|current|endpoints|[:\\[\\]{}&*!| \\n]){0,20}") {
+            let _ = parse(&text);
+        }
+    }
+
+    #[test]
+    fn it_is_written_whole_for_its_user_alone_and_what_is_no_file_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/too").join(FILE);
+        assert_eq!(Contexts::read(&path), Ok(Contexts::default()), "none was written yet");
+        let context = Context { endpoints: vec!["a:1".into()], ..Context::default() };
+        let contexts =
+            Contexts { current: Some("a".into()), contexts: BTreeMap::from([("a".into(), context)]) };
+        block_on(async { contexts.write(&path).await.unwrap() }).unwrap();
+        assert_eq!(Contexts::read(&path), Ok(contexts));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        let no_file = Contexts::read(directory.path()).unwrap_err().to_string();
+        assert!(no_file.contains("it is no file") && no_file.contains("MOKV_CONFIG"), "{no_file}");
+        std::fs::write(&path, b"\xff").unwrap();
+        assert!(Contexts::read(&path).is_err(), "it is no text");
+    }
+}
