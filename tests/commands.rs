@@ -249,7 +249,7 @@ fn operators_commands_and_members_that_do_not_exist() {
             format!("only\t{}\t7\n", shell.endpoint)
         );
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
-        assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\n");
+        assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\nwanted-size\t0\n");
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
             let (code, said) = shell.fails(args);
             assert_eq!(code, Some(3), "{said}");

@@ -12,7 +12,7 @@ use crate::config::parse_bytes;
 /// Change the settings that all nodes share, or show them
 ///
 /// They are part of the replicated state, so every node applies them at the same position of the log. Without
-/// a flag nothing changes.
+/// a flag nothing changes. The wanted size, 0 for any, is changed by 'mokv members resize'.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,8 +45,11 @@ impl Configure {
             .configure(change)
             .await
             .map_err(|error| self.connect.failure("configure the cluster", error))?;
-        let settings =
-            [("max-sessions", settings.max_sessions), ("max-store-bytes", settings.max_store_bytes)];
+        let settings = [
+            ("max-sessions", settings.max_sessions),
+            ("max-store-bytes", settings.max_store_bytes),
+            ("wanted-size", settings.wanted_size.into()),
+        ];
         let mut output = self.connect.output();
         let rows = settings.map(|(name, value)| Row {
             cells: vec![name.to_owned(), value.to_string()],
