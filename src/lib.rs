@@ -48,6 +48,8 @@ pub mod node;
 pub mod node_id;
 pub mod planted;
 #[cfg(feature = "server")]
+pub mod positions;
+#[cfg(feature = "server")]
 pub mod raft;
 pub mod rt;
 #[cfg(feature = "server")]

@@ -49,6 +49,10 @@ pub const ALL: &[Marker] = &[
         "leader contradicts what is committed",
         "a leader's log and what a node knew to be committed belong to two histories",
     ),
+    chaos(
+        "member that has gone back refused",
+        "a node was put back behind what it had acknowledged, and somebody knew",
+    ),
     scenario(
         "fallback to an older snapshot",
         "the newest snapshot was damaged, and the one before it helped",

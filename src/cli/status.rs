@@ -1,9 +1,10 @@
 //! `mokv status`: how every node of the cluster is, seen from itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args;
+use mokv_proto::api::GoneBack;
 use serde_json::{Value as Json, json};
 
 use super::connect::{Connect, Place};
@@ -162,6 +163,20 @@ fn unhealthy(answers: &[Answer]) -> Option<Failure> {
 /// What a person has to look at. No advice, and no two together, lead to wiping as many nodes as make a majority.
 fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     let mut alarms: Vec<String> = known.iter().filter_map(|status| contradicted(status)).collect();
+    let is_contradicted = !alarms.is_empty();
+    alarms
+        .extend(known.iter().flat_map(|status| status.gone_back.iter().map(|found| refused(status, found))));
+    let gone_back: BTreeSet<u64> =
+        known.iter().flat_map(|status| status.gone_back.iter().map(|found| found.node_id)).collect();
+    let is_sound = |status: &&&NodeStatus| status.role != QUARANTINED && !gone_back.contains(&status.node_id);
+    let has_sound_majority = known.iter().filter(is_sound).count() * 2 > nodes;
+    if !gone_back.is_empty() && has_sound_majority && !is_contradicted {
+        alarms.push(
+            "the other nodes have what a refused node has lost. Restore it with 'mokv serve --wipe' there."
+                .to_owned(),
+        );
+        return alarms;
+    }
     if !alarms.is_empty() {
         alarms.push(
             "two histories exist. Keep the data directories of all nodes, and wipe none before it is decided which \
@@ -195,6 +210,23 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
         ));
     }
     alarms
+}
+
+/// Whom a node refuses, and what that one has lost.
+fn refused(status: &NodeStatus, found: &GoneBack) -> String {
+    let refused = match found.name.as_str() {
+        "" => node_id(found.node_id),
+        name => name.to_owned(),
+    };
+    let has = match found.found_index {
+        Some(index) => format!("log index {index} in term {}", found.found_term),
+        None => format!("an empty log in term {}", found.found_term),
+    };
+    format!(
+        "{} refuses {refused}: it had acknowledged log index {} in term {}, and found {has} when it started with boot counter \
+         {}. Its data directory was put back to an older state, or copied while it ran.",
+        status.name, found.acknowledged_index, found.acknowledged_term, found.found_boot
+    )
 }
 
 /// Who contradicts a node, and where.
@@ -297,6 +329,16 @@ fn status_json(status: &NodeStatus) -> Json {
             "leader_entry_term": found.leader_entry_term,
             "leader_entry_index": found.leader_entry_index,
         })),
+        "gone_back": status.gone_back.iter().map(|found| json!({
+            "node_id": node_id(found.node_id),
+            "name": (!found.name.is_empty()).then_some(&found.name),
+            "acknowledged_term": found.acknowledged_term,
+            "acknowledged_index": found.acknowledged_index,
+            "acknowledged_boot_counter": found.acknowledged_boot,
+            "found_term": found.found_term,
+            "found_index": found.found_index,
+            "found_boot_counter": found.found_boot,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -377,6 +419,40 @@ mod tests {
             said[0],
             "n3 serves nothing: it holds a committed entry of term 2 at log index 40, and n1, the leader of term 3, has one \
              of term 3 at log index 40."
+        );
+    }
+
+    #[test]
+    fn who_has_gone_back_is_to_be_wiped_only_beside_a_sound_majority() {
+        let found = |node_id| mokv_proto::api::GoneBack {
+            node_id,
+            name: format!("n{node_id}"),
+            acknowledged_term: 5,
+            acknowledged_index: 20,
+            acknowledged_boot: 3,
+            found_term: 5,
+            found_index: Some(11),
+            found_boot: 4,
+        };
+        let refuses = |node_id: u64, refused: &[u64]| NodeStatus {
+            node_id,
+            gone_back: refused.iter().map(|id| found(*id)).collect(),
+            ..status(&format!("n{node_id}"), 7, "x")
+        };
+        let said = |nodes: &[NodeStatus], of: usize| alarms(&nodes.iter().collect::<Vec<_>>(), of);
+        let wipes =
+            |nodes: &[NodeStatus], of: usize| said(nodes, of).iter().any(|said| said.contains("--wipe"));
+        assert!(wipes(&[refuses(1, &[3]), refuses(2, &[3])], 3));
+        assert!(wipes(&[refuses(1, &[3]), refuses(2, &[])], 3), "one of the others knows");
+        assert!(!wipes(&[refuses(1, &[2, 3])], 3), "a majority has gone back");
+        assert!(!wipes(&[refuses(1, &[3])], 3), "of the second one nothing is known");
+        assert!(!wipes(&[refuses(1, &[2]), refuses(2, &[1])], 2), "each refuses the other");
+        let outvoted = NodeStatus { digest_alarm: true, role: QUARANTINED.into(), ..refuses(2, &[]) };
+        assert!(!wipes(&[refuses(1, &[3]), outvoted], 3));
+        assert_eq!(
+            said(&[refuses(1, &[3])], 3)[0],
+            "n1 refuses n3: it had acknowledged log index 20 in term 5, and found log index 11 in term 5 when it started with \
+             boot counter 4. Its data directory was put back to an older state, or copied while it ran."
         );
     }
 

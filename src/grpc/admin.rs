@@ -12,6 +12,7 @@ use super::backup;
 use super::context::{Context, Place};
 use super::kv::deadline;
 use crate::map::{Answer, Command, Settings};
+use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
 use crate::rt;
@@ -45,6 +46,7 @@ impl admin_server::Admin for Admin {
             role: context.role().into(),
             contradiction: context.contradiction().map(|found| contradiction(context, found)),
             reasons: context.reasons(),
+            gone_back: context.gone_back().iter().map(|(id, found)| gone_back(context, *id, found)).collect(),
             ..Default::default()
         };
         let Some(consensus) = context.consensus() else { return Ok(Response::new(response)) };
@@ -211,17 +213,36 @@ impl admin_server::Admin for Admin {
 
 fn contradiction(context: &Context, found: &Contradiction) -> api::Contradiction {
     let (own, theirs) = (position(found.own), position(found.theirs));
-    let membership = context.consensus().map(Consensus::membership);
-    let leader = membership.and_then(|members| members.membership().get_node(&found.leader).cloned());
     api::Contradiction {
         term: own.term,
         index: own.index,
         leader_entry_term: theirs.term,
         leader_entry_index: theirs.index,
         leader_id: found.leader,
-        leader_name: leader.map(|member| member.name).unwrap_or_default(),
+        leader_name: member_name(context, found.leader),
         leader_term: found.leader_term,
     }
+}
+
+fn gone_back(context: &Context, node_id: u64, found: &GoneBack) -> api::GoneBack {
+    let GoneBack { acknowledged, start } = found;
+    api::GoneBack {
+        node_id,
+        name: member_name(context, node_id),
+        acknowledged_term: acknowledged.upto.term,
+        acknowledged_index: acknowledged.upto.index.unwrap_or_default(),
+        acknowledged_boot: acknowledged.boot,
+        found_term: start.found.term,
+        found_index: start.found.index,
+        found_boot: start.boot,
+    }
+}
+
+/// Empty: no member, or this node has not recovered yet.
+fn member_name(context: &Context, node_id: u64) -> String {
+    let membership = context.consensus().map(Consensus::membership);
+    let member = membership.and_then(|members| members.membership().get_node(&node_id).cloned());
+    member.map(|member| member.name).unwrap_or_default()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,5 +1,6 @@
 //! What every service of a node needs.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -13,7 +14,9 @@ use tonic::Status;
 use crate::bound::{Bound, Held};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError, peers::AddressBook};
+use crate::positions::GoneBack;
+use crate::raft::peers::{AddressBook, Gate};
+use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
 use crate::storage::{Log, Snapshots};
@@ -112,6 +115,7 @@ pub struct Context {
     outside: AtomicBool,
     quarantined: AtomicBool,
     contradiction: OnceLock<Contradiction>,
+    gate: OnceLock<Arc<Gate>>,
     digest_alarm: AtomicBool,
     not_admitted: Mutex<Option<String>>,
 }
@@ -151,6 +155,7 @@ impl Context {
             outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             contradiction: OnceLock::new(),
+            gate: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
             not_admitted: Mutex::default(),
         })
@@ -305,6 +310,16 @@ impl Context {
     /// counts.
     pub fn contradict(&self, found: Contradiction) {
         self.contradiction.get_or_init(|| found);
+    }
+
+    /// The node has opened its log and meets its peers at this gate. The first one counts.
+    pub fn set_gate(&self, gate: Arc<Gate>) {
+        self.gate.get_or_init(|| gate);
+    }
+
+    /// The members that this node refuses, because they have gone back behind what they had acknowledged.
+    pub fn gone_back(&self) -> BTreeMap<u64, GoneBack> {
+        self.gate.get().map(|gate| gate.positions().refused().clone()).unwrap_or_default()
     }
 
     /// Serve nothing any more.

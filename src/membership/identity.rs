@@ -15,6 +15,7 @@ use super::claim::{self, ClusterId, Malformed, Pledge};
 use crate::lives::{Life, Lives, REMEMBERED};
 use crate::node_id::NodeId;
 use crate::planted;
+use crate::positions::Start;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
 
@@ -130,6 +131,7 @@ struct Record {
     /// Zero if an older version wrote the file.
     incarnation: u64,
     past: Vec<u64>,
+    starts: Vec<Start>,
 }
 
 /// The identity of a started node. Every change is durable when its method returns; after an error the node must
@@ -236,6 +238,23 @@ impl Identity {
     /// The incarnations of the starts before this one, the latest first, [`REMEMBERED`] at most.
     pub fn past(&self) -> &[u64] {
         &self.record.past
+    }
+
+    /// What this start and those before it found on the disk, the latest first, [`REMEMBERED`] at most.
+    pub fn starts(&self) -> &[Start] {
+        &self.record.starts
+    }
+
+    /// Notes what a start of this node found. Durable before it votes: what it finds the next time may be more.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn note_start(&mut self, start: Start) -> Result<(), IdentityError> {
+        self.change(|record| {
+            record.starts.insert(0, start);
+            record.starts.truncate(REMEMBERED);
+        })
+        .await
     }
 
     /// The cluster this node belongs to.
@@ -454,6 +473,7 @@ impl Record {
             lives: BTreeMap::new(),
             incarnation: random::random_nonzero_u64(),
             past: Vec::new(),
+            starts: Vec::new(),
         }
     }
 
@@ -497,6 +517,7 @@ impl Record {
             lives: self.lives.iter().map(|(&node_id, lives)| lives_to_wire(node_id, lives)).collect(),
             incarnation: self.incarnation,
             past: self.past.clone(),
+            starts: self.starts.iter().map(|&start| start.into()).collect(),
         }
         .encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -551,6 +572,7 @@ impl Record {
             lives: message.lives.into_iter().map(lives_from_wire).collect(),
             incarnation: message.incarnation,
             past: message.past,
+            starts: message.starts.iter().map(Start::from).collect(),
         })
     }
 }

@@ -18,8 +18,10 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::mux::PeerEntrance;
 use crate::planted;
+use crate::positions::{Positions, Reach, Start};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
+use crate::raft::wire::{Malformed, decode_vote};
 use crate::raft::{self, Consensus, Contradiction, Member, Store, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
@@ -129,9 +131,23 @@ impl Life {
         snapshots: Snapshots,
     ) -> Result<(Consensus, Arc<Book>, Arc<Gate>), NodeError> {
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
+        let positions = match &log.state().acknowledged {
+            Some(acknowledged) if !planted::is("acknowledged-forgotten") => {
+                Positions::decode(acknowledged).map_err(|error| {
+                    NodeError::Failed(format!(
+                        "the log holds a record of what members have acknowledged that cannot be read ({error}); use the \
+                         version of mokv that wrote it"
+                    ))
+                })?
+            }
+            _ => Positions::default(),
+        };
+        let found = found(&log, &snapshots).map_err(|error| NodeError::Failed(error.to_string()))?;
         let (me, lives, contradiction) = {
-            let identity = self.identity.lock().await;
-            let identity = identity.as_ref().expect("taken only at the end of this life");
+            let mut identity = self.identity.lock().await;
+            let identity = identity.as_mut().expect("taken only at the end of this life");
+            // Durable before this node votes and so finds more at its next start.
+            identity.note_start(Start { boot: identity.boot(), found }).await?;
             let me = Me {
                 cluster_id: identity.cluster_id().expect("a cluster was found").0,
                 node_id: identity.node_id(),
@@ -139,6 +155,7 @@ impl Life {
                 boot: if planted::is("hello-says-first-boot") { 1 } else { identity.boot() },
                 incarnation: identity.incarnation(),
                 past: identity.past().to_vec(),
+                starts: identity.starts().to_vec(),
                 supports: self.options.supports,
                 key: self.config.cluster_key.clone(),
             };
@@ -148,11 +165,12 @@ impl Life {
         };
         let node_id = me.node_id;
         let removed = store.clone();
-        let gate = Arc::new(Gate::new(me, lives, move |id| {
+        let gate = Arc::new(Gate::new(me, lives, positions, move |id| {
             // Marked for removal is not removed: a leaver votes until the change without it is committed.
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
         }));
+        self.context.set_gate(gate.clone());
         let book = Arc::new(Book::new(self.gossip.clone(), store.clone()));
         let peers = Peers::new(gate.clone(), book.clone(), self.resolver.clone());
         let timing = raft::Timing {
@@ -291,6 +309,15 @@ impl Life {
     }
 }
 
+/// How far log and snapshots reach, before Raft goes on with them.
+fn found(log: &Log, snapshots: &Snapshots) -> Result<Reach, Malformed> {
+    let state = log.state();
+    let vote = state.vote.map(|vote| decode_vote(&vote)).transpose()?;
+    let snapshot = snapshots.newest().map(|snapshot| snapshot.position);
+    let ends = [state.last, snapshot].into_iter().flatten().map(|position| position.index);
+    Ok(Reach { term: vote.map_or(0, |vote| vote.leader_id.term), index: ends.max() })
+}
+
 /// Ends the node when this task ends without having said why, which only a panic can make it do.
 struct LastWord(watch::Sender<Option<End>>);
 
@@ -314,11 +341,11 @@ async fn raft_stopped(consensus: &Consensus) -> String {
 }
 
 /// A node that a peer has excluded starts over as another if it was removed; nobody but the operator may wipe one whose
-/// data directory was rolled back or copied.
+/// data directory was rolled back, copied, or put back to an older state.
 fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
     match refusal.exclusion() {
         Exclusion::Removed => Ok(End::Removed),
-        Exclusion::Outlived | Exclusion::NotExcluded => {
+        Exclusion::Outlived | Exclusion::GoneBack | Exclusion::NotExcluded => {
             Err(NodeError::Identity(format!("a peer shuts this node out: {}", refusal.reason)))
         }
     }

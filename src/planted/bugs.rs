@@ -320,6 +320,13 @@ pub const BUGS: &[Bug] = &[
         "a rolled-back directory passes once it has started as often as the one that its peers know",
         "chaos seed 5400132",
     ),
+    rare(
+        "acknowledged-forgotten",
+        Area::Identity,
+        "a start forgets how far the other members have acknowledged, and lets one in that was put back to a copy of its \
+         present life",
+        "copies of running machines: the past is right, and what was acknowledged since is gone",
+    ),
     bug(
         "id-from-name",
         Area::Identity,

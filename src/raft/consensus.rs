@@ -189,6 +189,21 @@ impl Consensus {
         *self.leader_heard.lock().expect("no code panics while it holds this lock") = heard;
     }
 
+    /// The leader of this node's term tells how far members have acknowledged.
+    pub(super) fn hear_of_acknowledged(&self, acknowledged: Vec<wire::Acknowledgement>) {
+        if acknowledged.is_empty() {
+            return;
+        }
+        let membership = self.membership();
+        let mut positions = self.peers.positions();
+        for told in acknowledged {
+            // Whoever is no member, or not yet, is not remembered: a leader bounds nothing.
+            if membership.membership().get_node(&told.node_id).is_some() {
+                positions.hear(told);
+            }
+        }
+    }
+
     /// Compares what a leader says of its log with what this node knows to be committed.
     ///
     /// # Errors

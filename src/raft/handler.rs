@@ -202,7 +202,8 @@ impl Handler for PeerHandler {
 }
 
 /// Appends what a leader sent, unless it contradicts what this node knows to be committed.
-async fn append(consensus: Consensus, request: wire::AppendEntries) -> Result<response::Body, String> {
+async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Result<response::Body, String> {
+    let acknowledged = std::mem::take(&mut request.acknowledged);
     let request = append_from_wire(request).map_err(|error| error.to_string())?;
     let claim = Claim::of_append(&request);
     consensus.check(&claim)?;
@@ -214,8 +215,10 @@ async fn append(consensus: Consensus, request: wire::AppendEntries) -> Result<re
     }
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
         consensus.leader_spoke(committed);
+        consensus.hear_of_acknowledged(acknowledged);
     }
-    Ok(response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full())))
+    let boot = consensus.peers().me().boot;
+    Ok(response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full(), boot)))
 }
 
 fn failed(error: impl ToString) -> response::Body {

@@ -13,6 +13,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
 use super::observer::{Found, Observer};
+use super::peers::Peers;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wire::{
     Malformed, decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position,
@@ -31,19 +32,27 @@ pub struct LogStore {
     snapshots: Snapshots,
     /// What openraft was told is purged, ahead of what is gone from the disk.
     purged: Arc<Mutex<Option<LogId>>>,
+    /// Who knows how far members have acknowledged, if this node has peers.
+    peers: Option<Arc<Peers>>,
     observer: Option<Arc<dyn Observer>>,
 }
 
 impl LogStore {
-    /// openraft's view of an open log; `observer` hears of what is done to it.
-    pub fn new(log: Log, snapshots: Snapshots, observer: Option<Arc<dyn Observer>>) -> LogStore {
+    /// openraft's view of an open log. What `peers` know of acknowledgements rides along with what is appended; `observer`
+    /// hears of what is done to the log.
+    pub fn new(
+        log: Log,
+        snapshots: Snapshots,
+        peers: Option<Arc<Peers>>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> LogStore {
         if planted::is("restart-commits-all")
             && let Some(last) = log.state().last
         {
             log.save_committed(last);
         }
         let purged = log.state().purged.map(log_id_at);
-        LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)), observer }
+        LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)), peers, observer }
     }
 
     /// What stands in the log, for the observer.
@@ -148,6 +157,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.tell(|observer| {
             entries.iter().for_each(|entry| observer.appended(log_id_at(entry.position()), &entry.payload));
         });
+        if let Some(acknowledged) = self.peers.as_ref().and_then(|peers| peers.positions().unsaved()) {
+            self.log.save_acknowledged(acknowledged);
+        }
         let last = entries.last().map(|entry| log_id_at(entry.position()));
         let observer = self.observer.clone();
         let durable = move |result: Result<(), StorageError>| {

@@ -70,12 +70,12 @@ pub async fn start(
     store: Arc<Store>,
 ) -> Result<Consensus, String> {
     let config = config(timing);
-    let log_store = LogStore::new(log.clone(), snapshots.clone(), store.observer());
+    let log_store = LogStore::new(log.clone(), snapshots.clone(), Some(peers.clone()), store.observer());
     if let Some(observer) = store.observer() {
         observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
     }
     let state_machine = StateMachine::new(store.clone(), snapshots);
-    let network = Network { peers: peers.clone() };
+    let network = Network { peers: peers.clone(), log: log.clone() };
     let raft =
         Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
     Ok(Consensus::new(raft, store, peers, log, timing))

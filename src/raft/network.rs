@@ -25,8 +25,10 @@ use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::node_id::NodeId;
 use crate::planted;
+use crate::positions::{Acknowledgement, Reach};
 use crate::rt::time::Patience;
 use crate::rt::{self, timeout};
+use crate::storage::Log;
 
 /// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
 /// window is full.
@@ -44,6 +46,8 @@ const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Network {
     /// Links to all peers.
     pub peers: Arc<Peers>,
+    /// This node's own log, for how far it is durable.
+    pub log: Log,
 }
 
 impl Network {
@@ -53,7 +57,41 @@ impl Network {
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
             target,
+            teller: Teller { peers: self.peers.clone(), log: self.log.clone(), target, told: 0 },
             peers: self.peers.clone(),
+        }
+    }
+}
+
+/// Tells one peer how far members have acknowledged. What it may not have heard is told again with the next append.
+struct Teller {
+    peers: Arc<Peers>,
+    log: Log,
+    target: u64,
+    /// The peer has answered an append that told it all up to this version.
+    told: u64,
+}
+
+impl Teller {
+    /// An append that also tells what is news, with the version that it tells of.
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> (Request, u64) {
+        let me = self.peers.me();
+        let durable = self.log.durable();
+        let mut positions = self.peers.positions();
+        if let Some(durable) = durable {
+            // An entry is durable after the vote for the leader that made it, and no leader of that term truncates it.
+            let upto = Reach { term: durable.term, index: Some(durable.index) };
+            positions.remember(me.node_id, Acknowledgement { boot: me.boot, upto });
+        }
+        let (news, version) = (positions.news(self.told, self.target), positions.version());
+        drop(positions);
+        (Request::Append(append_to_wire(request, news)), version)
+    }
+
+    /// The peer has taken what it was told up to this version.
+    fn heard(&mut self, answer: &AppendEntriesResponse<TypeConfig>, version: u64) {
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.told = self.told.max(version);
         }
     }
 }
@@ -80,6 +118,7 @@ pub struct Client {
     snapshot: Arc<Link>,
     target: u64,
     peers: Arc<Peers>,
+    teller: Teller,
 }
 
 /// Connecting failed: openraft backs off.
@@ -127,8 +166,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let sent = Sent::of(&request);
-        let answer = call(&self.append, Request::Append(append_to_wire(&request)), option.hard_ttl()).await?;
-        sent.hear(answer, &self.peers, self.target)
+        let (append, version) = self.teller.append(&request);
+        let answer = call(&self.append, append, option.hard_ttl()).await?;
+        let answer = sent.hear(answer, &self.peers, self.target)?;
+        self.teller.heard(&answer, version);
+        Ok(answer)
     }
 
     fn stream_append<'s, S>(
@@ -149,6 +191,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             link: self.append.clone(),
             target: self.target,
             peers: self.peers.clone(),
+            teller: &mut self.teller,
             input,
             input_ended: false,
             unanswered: VecDeque::new(),
@@ -303,10 +346,11 @@ impl Sent {
             other => return Err(unexpected(other)),
         };
         peers.set_full(follower, self.term, answer.disk_full);
+        let boot = answer.boot;
         let answer = append_answer_from_wire(answer).map_err(broken)?;
         match &answer {
-            AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower),
-            AppendEntriesResponse::PartialSuccess(upto) => self.acknowledged(*upto, peers, follower),
+            AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower, boot),
+            AppendEntriesResponse::PartialSuccess(upto) => self.acknowledged(*upto, peers, follower, boot),
             AppendEntriesResponse::HigherVote(_) => {}
             AppendEntriesResponse::Conflict => {
                 let index = self.previous.ok_or_else(|| broken("a conflict before the first entry"))?.index;
@@ -335,23 +379,26 @@ impl Sent {
         self.last <= matching || self.previous < matching
     }
 
-    fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: u64) {
+    fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: u64, boot: u64) {
         if let Some(upto) = upto {
-            peers.acknowledge(follower, self.term, upto.index);
+            peers.acknowledge(follower, boot, self.term, upto.index);
         }
     }
 }
 
 struct Unanswered {
     sent: Sent,
+    /// What the teller told with it.
+    version: u64,
     answer: Answer,
 }
 
 /// Appends under way on one stream, answered in the order they were sent.
-struct Pipeline<S> {
+struct Pipeline<'a, S> {
     link: Arc<Link>,
     target: u64,
     peers: Arc<Peers>,
+    teller: &'a mut Teller,
     input: S,
     input_ended: bool,
     unanswered: VecDeque<Unanswered>,
@@ -359,7 +406,7 @@ struct Pipeline<S> {
     patience: Patience,
 }
 
-impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S> {
     /// The next answer; `None` when all input is answered.
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
         self.patience.renew();
@@ -372,7 +419,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { mut sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let Unanswered { mut sent, version, .. } = self.unanswered.pop_front().expect("the one just answered");
                     // The next answer says the same, and a little later.
                     let is_next_alike =
                         self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
@@ -382,6 +429,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
                         sent.last = newest.sent.last;
                     }
                     let answer = sent.hear(answer.map_err(call_failed)?, &self.peers, self.target)?;
+                    self.teller.heard(&answer, version);
                     if planted::is("quorum-of-the-quickest") {
                         sent.last = self.lend(&sent);
                     }
@@ -423,9 +471,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
 
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
         let sent = Sent::of(&request);
-        let sending = self.link.start(Request::Append(append_to_wire(&request)));
+        let (append, version) = self.teller.append(&request);
+        let sending = self.link.start(append);
         let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
-        self.unanswered.push_back(Unanswered { sent, answer: Box::pin(answer) });
+        self.unanswered.push_back(Unanswered { sent, version, answer: Box::pin(answer) });
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ async fn open(disk: DiskRef) -> (LogStore, StateMachine) {
     let log = Log::open(disk.clone(), config, owner).await.unwrap();
     let (snapshots, _) = Snapshots::open(disk).await.unwrap();
     let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
-    (LogStore::new(log, snapshots.clone(), None), StateMachine::new(store, snapshots))
+    (LogStore::new(log, snapshots.clone(), None, None), StateMachine::new(store, snapshots))
 }
 
 struct OnRealFiles;

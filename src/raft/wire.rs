@@ -130,8 +130,11 @@ fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<Entry, Malforme
     Ok(Entry { log_id: log_id(term, index), payload })
 }
 
-/// Entries for a follower.
-pub fn append_to_wire(request: &AppendEntriesRequest<TypeConfig>) -> raft::AppendEntries {
+/// Entries for a follower, and how far members have acknowledged, as far as that is news to it.
+pub fn append_to_wire(
+    request: &AppendEntriesRequest<TypeConfig>,
+    acknowledged: Vec<raft::Acknowledgement>,
+) -> raft::AppendEntries {
     let committed = match request.entries.last() {
         Some(last) if planted::is("commit-on-receipt") => Some(last.log_id),
         _ => request.leader_commit,
@@ -147,6 +150,7 @@ pub fn append_to_wire(request: &AppendEntriesRequest<TypeConfig>) -> raft::Appen
                 payload: encode_payload(entry),
             })
             .collect(),
+        acknowledged,
     }
 }
 
@@ -168,10 +172,11 @@ pub fn append_from_wire(request: raft::AppendEntries) -> Result<AppendEntriesReq
     })
 }
 
-/// A follower's answer.
+/// A follower's answer, in its start `boot`.
 pub fn append_answer_to_wire(
     answer: AppendEntriesResponse<TypeConfig>,
     disk_full: bool,
+    boot: u64,
 ) -> raft::AppendAnswer {
     use raft::append_answer::Outcome;
     let (outcome, matching, vote) = match answer {
@@ -180,7 +185,8 @@ pub fn append_answer_to_wire(
         AppendEntriesResponse::Conflict => (Outcome::Conflict, None, None),
         AppendEntriesResponse::HigherVote(vote) => (Outcome::HigherVote, None, Some(vote_to_wire(&vote))),
     };
-    raft::AppendAnswer { outcome: outcome.into(), matching: matching.map(log_id_to_wire), vote, disk_full }
+    let matching = matching.map(log_id_to_wire);
+    raft::AppendAnswer { outcome: outcome.into(), matching, vote, disk_full, boot }
 }
 
 /// A follower's answer, heard by the leader.

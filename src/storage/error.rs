@@ -66,14 +66,16 @@ pub enum StorageError {
         /// This node's cluster id, hexadecimal.
         cluster: String,
     },
-    /// The file was written by a later version of this program.
-    #[error("'{file}' has format version {found}, and this program knows up to {known}; use a newer mokv")]
+    /// The file was written by another version of this program.
+    #[error(
+        "'{file}' has format version {found}, and this program reads version {known}; use the version of mokv that wrote it"
+    )]
     Version {
         /// Which file.
         file: String,
         /// Its format version.
         found: u32,
-        /// The newest known one.
+        /// The one that this program reads.
         known: u32,
     },
     /// An earlier write or sync failed, so nothing may be acknowledged any more.

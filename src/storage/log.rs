@@ -82,6 +82,8 @@ pub struct LogState {
     pub purged: Option<Position>,
     /// The last entry, or `purged` if there is none behind it.
     pub last: Option<Position>,
+    /// How far members have acknowledged, as saved last; after a restart perhaps as saved before.
+    pub acknowledged: Option<Bytes>,
 }
 
 /// Told when a request is durable, or never will be.
@@ -140,6 +142,9 @@ pub(super) struct Inner {
     pub index: EntryIndex,
     vote: Option<Bytes>,
     pub committed: Option<Position>,
+    pub acknowledged: Option<Bytes>,
+    /// The last entry that became durable since the log was opened. It may have been truncated since.
+    pub durable: Option<Position>,
     pub queue: VecDeque<Request>,
     pub queued_bytes: u64,
     /// Set once: nothing is accepted any more.
@@ -237,6 +242,8 @@ impl Log {
             state: Mutex::new(Inner {
                 vote: recovered.state.vote.clone(),
                 committed: recovered.state.committed,
+                acknowledged: recovered.state.acknowledged,
+                durable: None,
                 index: recovered.index,
                 queue: VecDeque::new(),
                 queued_bytes: 0,
@@ -265,7 +272,13 @@ impl Log {
             committed: state.committed,
             purged: state.index.purged(),
             last: state.index.last(),
+            acknowledged: state.acknowledged.clone(),
         }
+    }
+
+    /// The last entry that became durable since the log was opened. It may have been truncated since.
+    pub fn durable(&self) -> Option<Position> {
+        self.shared.state().durable
     }
 
     /// The position of an entry that is there, or of the purge mark.
@@ -340,6 +353,12 @@ impl Log {
     /// Notes what is committed. It becomes durable with the next batch, never by a write of its own.
     pub fn save_committed(&self, committed: Position) {
         self.shared.state().committed = Some(committed);
+    }
+
+    /// Notes how far members have acknowledged, opaque here. It becomes durable with the next batch, never by a write of
+    /// its own.
+    pub fn save_acknowledged(&self, acknowledged: Bytes) {
+        self.shared.state().acknowledged = Some(acknowledged);
     }
 
     /// Removes the entries behind index `last` (`None`: all that are not purged). Durable when this returns.

@@ -16,7 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{Owner, Position};
 
 /// The version of everything in this file.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"mokv-log";
 
 /// Bytes before a record's body.
@@ -59,6 +59,8 @@ pub(super) enum Body {
     /// Entries up to this position are gone.
     Purge(Position),
     Committed(Position),
+    /// How far members have acknowledged.
+    Acknowledged(Bytes),
     /// Nothing but proof that all before it is durable.
     Mark,
 }
@@ -79,6 +81,7 @@ pub(super) struct State {
     pub committed: Option<Position>,
     pub purged: Option<Position>,
     pub last: Option<Position>,
+    pub acknowledged: Option<Bytes>,
 }
 
 impl State {
@@ -96,6 +99,7 @@ impl State {
                 }
             }
             Body::Committed(position) => self.committed = Some(*position),
+            Body::Acknowledged(acknowledged) => self.acknowledged = Some(acknowledged.clone()),
             Body::Mark => {}
         }
     }
@@ -108,15 +112,16 @@ const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
 const MARK: u8 = 7;
+const ACKNOWLEDGED: u8 = 8;
 
 /// The room an entry takes in a segment.
 pub(super) fn entry_bytes(payload: usize) -> u64 {
     padded(HEADER_BYTES + 16 + payload) as u64
 }
 
-/// The room any record but an entry takes at most, given the length of the vote it may carry.
-pub(super) fn small_record_bytes(vote: usize) -> u64 {
-    padded(HEADER_BYTES + 256 + vote) as u64
+/// The room any record but an entry takes at most, given the length of the opaque bytes that it carries.
+pub(super) fn small_record_bytes(opaque: usize) -> u64 {
+    padded(HEADER_BYTES + 256 + opaque) as u64
 }
 
 fn padded(length: usize) -> usize {
@@ -167,12 +172,12 @@ fn encode_body(buffer: &mut BytesMut, body: &Body) -> u8 {
             buffer.put_u64_le(checkpoint.salt);
             buffer.put_u64_le(checkpoint.owner.node_id);
             buffer.put_slice(&checkpoint.owner.cluster_id);
-            let State { vote, committed, purged, last } = &checkpoint.state;
+            let State { vote, committed, purged, last, acknowledged } = &checkpoint.state;
             for position in [committed, purged, last] {
                 put_position(buffer, *position);
             }
-            buffer.put_u8(u8::from(vote.is_some()));
-            buffer.put_slice(vote.as_deref().unwrap_or_default());
+            put_opaque(buffer, vote.as_ref());
+            put_opaque(buffer, acknowledged.as_ref());
             CHECKPOINT
         }
         Body::Entry { term, index, payload } => {
@@ -197,8 +202,19 @@ fn encode_body(buffer: &mut BytesMut, body: &Body) -> u8 {
             put_position(buffer, Some(*position));
             COMMITTED
         }
+        Body::Acknowledged(acknowledged) => {
+            buffer.put_slice(acknowledged);
+            ACKNOWLEDGED
+        }
         Body::Mark => MARK,
     }
+}
+
+fn put_opaque(buffer: &mut BytesMut, opaque: Option<&Bytes>) {
+    buffer.put_u8(u8::from(opaque.is_some()));
+    let bytes = opaque.map_or(&[][..], |bytes| bytes);
+    buffer.put_u32_le(u32::try_from(bytes.len()).expect("a record is bounded"));
+    buffer.put_slice(bytes);
 }
 
 fn put_position(buffer: &mut BytesMut, position: Option<Position>) {
@@ -242,7 +258,7 @@ pub(super) fn decode_from(bytes: &Bytes, offset: usize, seed: Seed, lowest: u64)
     };
     let kind = header[20];
     // A checkpoint is not salted, so it counts nowhere but at the beginning, where no client's bytes can be.
-    let sane = (CHECKPOINT..=MARK).contains(&kind)
+    let sane = (CHECKPOINT..=ACKNOWLEDGED).contains(&kind)
         && (kind != CHECKPOINT || offset == 0)
         && place.sequence >= lowest
         && place.sequence >= u64::from(place.in_batch);
@@ -287,6 +303,7 @@ impl Record {
             TRUNCATE => Body::Truncate(take_position(&mut rest).ok_or(Nonsense::Malformed)?),
             PURGE => Body::Purge(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
             COMMITTED => Body::Committed(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
+            ACKNOWLEDGED => Body::Acknowledged(Bytes::copy_from_slice(&std::mem::take(&mut rest))),
             MARK => Body::Mark,
             _ => return Err(Nonsense::Malformed),
         };
@@ -299,7 +316,7 @@ fn parse_checkpoint(mut rest: Bytes) -> Result<Body, Nonsense> {
         return Err(Nonsense::Malformed);
     }
     let version = take(&mut rest, 4).map(|bytes| u32_at(&bytes, 0)).ok_or(Nonsense::Malformed)?;
-    if version > FORMAT_VERSION {
+    if version != FORMAT_VERSION {
         return Err(Nonsense::Version(version));
     }
     let mut parse = || {
@@ -310,9 +327,9 @@ fn parse_checkpoint(mut rest: Bytes) -> Result<Body, Nonsense> {
         let committed = take_position(&mut rest)?;
         let purged = take_position(&mut rest)?;
         let last = take_position(&mut rest)?;
-        let has_vote = take(&mut rest, 1)?[0] == 1;
-        let vote = has_vote.then(|| Bytes::copy_from_slice(&std::mem::take(&mut rest)));
-        let state = State { vote, committed, purged, last };
+        let vote = take_opaque(&mut rest)?;
+        let acknowledged = take_opaque(&mut rest)?;
+        let state = State { vote, committed, purged, last, acknowledged };
         rest.is_empty().then_some(Checkpoint { segment, salt, owner: Owner { node_id, cluster_id }, state })
     };
     parse().map(|checkpoint| Body::Checkpoint(Box::new(checkpoint))).ok_or(Nonsense::Malformed)
@@ -324,6 +341,14 @@ fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
 
 fn take_u64(rest: &mut Bytes) -> Option<u64> {
     take(rest, 8).map(|bytes| u64_at(&bytes, 0))
+}
+
+/// A copy: it must not keep all of a segment in memory.
+fn take_opaque(rest: &mut Bytes) -> Option<Option<Bytes>> {
+    let present = take(rest, 1)?[0] == 1;
+    let length = u32_at(&take(rest, 4)?, 0) as usize;
+    let bytes = take(rest, length)?;
+    Some(present.then(|| Bytes::copy_from_slice(&bytes)))
 }
 
 fn take_position(rest: &mut Bytes) -> Option<Option<Position>> {
@@ -349,8 +374,16 @@ mod tests {
 
     fn checkpoint() -> impl Strategy<Value = Checkpoint> {
         let position = || proptest::option::of(position());
-        let state = (proptest::option::of(bytes(40)), position(), position(), position())
-            .prop_map(|(vote, committed, purged, last)| State { vote, committed, purged, last });
+        let opaque = |most| proptest::option::of(bytes(most));
+        let state = (opaque(40), position(), position(), position(), opaque(400)).prop_map(
+            |(vote, committed, purged, last, acknowledged)| State {
+                vote,
+                committed,
+                purged,
+                last,
+                acknowledged,
+            },
+        );
         let owner =
             (any::<u64>(), any::<[u8; 16]>()).prop_map(|(node_id, cluster_id)| Owner { node_id, cluster_id });
         (any::<u64>(), any::<u64>(), owner, state).prop_map(|(segment, salt, owner, state)| Checkpoint {
@@ -373,6 +406,7 @@ mod tests {
             proptest::option::of(position()).prop_map(Body::Truncate),
             position().prop_map(Body::Purge),
             position().prop_map(Body::Committed),
+            bytes(400).prop_map(Body::Acknowledged),
             Just(Body::Mark),
         ]
     }
@@ -428,8 +462,11 @@ mod tests {
         fn room_is_never_underestimated(place in place(), body in body()) {
             let room = match &body {
                 Body::Entry { payload, .. } => entry_bytes(payload.len()),
-                Body::Vote(vote) => small_record_bytes(vote.len()),
-                Body::Checkpoint(checkpoint) => small_record_bytes(checkpoint.state.vote.as_ref().map_or(0, Bytes::len)),
+                Body::Vote(opaque) | Body::Acknowledged(opaque) => small_record_bytes(opaque.len()),
+                Body::Checkpoint(checkpoint) => {
+                    let State { vote, acknowledged, .. } = &checkpoint.state;
+                    small_record_bytes([vote, acknowledged].into_iter().flatten().map(Bytes::len).sum())
+                }
                 _ => small_record_bytes(0),
             };
             prop_assert!(encoded(place, &body).len() as u64 <= room);

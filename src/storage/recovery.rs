@@ -200,7 +200,7 @@ impl Replay {
             }
             Body::Truncate(last) => self.index.truncate_after(*last),
             Body::Purge(upto) => drop(self.index.purge(*upto)),
-            Body::Vote(_) | Body::Committed(_) | Body::Mark => {}
+            Body::Vote(_) | Body::Committed(_) | Body::Acknowledged(_) | Body::Mark => {}
         }
         self.state.apply(body);
         if self.state.last != self.index.last() {

@@ -72,11 +72,20 @@ struct Records {
 }
 
 impl Records {
+    /// Where the last entry stands in the log.
+    fn last_entry(&self) -> Option<Position> {
+        let entry = |body: &Body| match body {
+            Body::Entry { term, index, .. } => Some(Position { term: *term, index: *index }),
+            _ => None,
+        };
+        self.bodies.iter().rev().find_map(entry)
+    }
+
     /// The bytes they take in a segment, at most.
     fn room(&self) -> u64 {
         let room = |body: &Body| match body {
             Body::Entry { payload, .. } => record::entry_bytes(payload.len()),
-            Body::Vote(vote) => record::small_record_bytes(vote.len()),
+            Body::Vote(opaque) | Body::Acknowledged(opaque) => record::small_record_bytes(opaque.len()),
             _ => record::small_record_bytes(0),
         };
         self.bodies.iter().map(room).sum()
@@ -96,6 +105,8 @@ struct Batch {
     /// What is committed, if nothing that was asked for before is still in the queue: a majority may have committed what
     /// this log has yet to write, or to truncate.
     committed: Option<Position>,
+    /// How far members have acknowledged.
+    acknowledged: Option<Bytes>,
 }
 
 impl Batch {
@@ -249,6 +260,7 @@ impl Writer {
             }
         }
         batch.committed = state.committed.filter(|_| state.queue.is_empty());
+        batch.acknowledged = state.acknowledged.clone();
         batch
     }
 
@@ -256,9 +268,15 @@ impl Writer {
     /// is written before.
     async fn write_batch(&mut self, mut batch: Batch) -> Result<(), StorageError> {
         self.unmarked = !batch.records.bodies.is_empty();
-        // The committed mark rides along, never alone.
+        // The committed mark rides along, never alone, and so does what members have acknowledged.
         if let Some(committed) = batch.committed.filter(|_| batch.committed != self.tail.state.committed) {
             batch.records.bodies.push(Body::Committed(committed));
+        }
+        let acknowledged = batch.acknowledged.take();
+        if let Some(acknowledged) =
+            acknowledged.filter(|told| self.tail.state.acknowledged.as_ref() != Some(told))
+        {
+            batch.records.bodies.push(Body::Acknowledged(acknowledged));
         }
         if batch.records.bodies.is_empty() {
             batch.records.bodies.push(Body::Mark);
@@ -374,6 +392,7 @@ impl Writer {
         }
         state.index.evict();
         state.queued_bytes = state.queued_bytes.saturating_sub(batch.bytes);
+        state.durable = batch.records.last_entry().or(state.durable);
         let metrics = &mut state.metrics;
         metrics.batches += 1;
         metrics.marks += u64::from(!self.unmarked);

@@ -10,7 +10,7 @@ use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, 
 
 use super::strike::Strike;
 use crate::client::SimClient;
-use crate::cluster::Power;
+use crate::cluster::{Cluster, Power};
 use crate::history::Outcome;
 use crate::judges::Finding;
 use crate::logs::Logs;
@@ -262,6 +262,59 @@ pub async fn copied_disk(strike: &mut Strike) {
     strike.cluster.retire(&copy);
     // The copy may have started as often as it, and then nobody knows which one to believe.
     strike.come_back(&victim, Duration::ZERO).await;
+}
+
+/// A node's disk is put back to a copy of its present life, and all the others have started since: nothing that they know of
+/// its starts tells it from a node that merely restarted, only what their logs say that it had acknowledged. Nobody who knows
+/// that may lead it.
+pub async fn put_back_disk(strike: &mut Strike) {
+    let victim = strike.victim();
+    if strike.cluster.power(&victim) != Power::On || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    let image = strike.cluster.disk(&victim).image();
+    let Some(then) = Cluster::standing(&image).await else { return };
+    rt::sleep(strike.length.min(SHOWN) + LIFE).await;
+    let (mut knowing, mut all_know) = (BTreeMap::new(), true);
+    for other in strike.others(&victim) {
+        let standing = Cluster::standing(&strike.cluster.disk(&other).image()).await;
+        match standing.filter(|other| other.refuses(&then)) {
+            Some(standing) => drop(knowing.insert(standing.node_id, other)),
+            None => all_know = false,
+        }
+    }
+    let now = Cluster::standing(&strike.cluster.disk(&victim).image()).await;
+    let is_same_life =
+        now.is_some_and(|now| (now.node_id, now.start.boot) == (then.node_id, then.start.boot));
+    // It was a member all the while, and now will not be.
+    if !all_know || !is_same_life || !strike.cluster.may_lose(&victim) {
+        return;
+    }
+    strike.tell(&victim);
+    strike.cluster.kill(&victim);
+    strike.cluster.roll_back(&victim, &image);
+    knowing.values().for_each(|name| strike.cluster.kill(name));
+    for name in knowing.values() {
+        strike.come_back(name, Duration::ZERO).await;
+    }
+    strike.come_back(&victim, Duration::ZERO).await;
+    let begun = rt::now();
+    while rt::now() - begun < strike.length + SHOWN && strike.cluster.power(&victim) == Power::On {
+        rt::sleep(Duration::from_millis(100)).await;
+        let Some(status) = strike.cluster.status(&victim).await else { continue };
+        if status.node_id == then.node_id
+            && status.role == "follower"
+            && let Some(leader) = knowing.get(&status.leader_id)
+        {
+            let words = format!(
+                "{leader} leads {victim}, whose disk was put back to {}, though its log knew of more that {victim} had \
+                 acknowledged",
+                then.start.found
+            );
+            strike.cluster.run().find(Finding::violation("who has gone back is refused", words));
+        }
+    }
+    start_over(strike, &victim).await;
 }
 
 /// A majority that was put back to older copies of its disks has another history than a node that was not, and its leader

@@ -103,6 +103,7 @@ impl Strike {
             FaultKind::RolledBackDisk => disk::rolled_back_disk(strike).await,
             FaultKind::RolledBackBesideLaggards => disk::rolled_back_beside_laggards(strike).await,
             FaultKind::CopiedDisk => disk::copied_disk(strike).await,
+            FaultKind::PutBackDisk => disk::put_back_disk(strike).await,
             FaultKind::OtherHistory => disk::other_history(strike).await,
             FaultKind::ClockRate => clock::odd_clock(strike).await,
             FaultKind::ClockLeap => clock::leap(strike),

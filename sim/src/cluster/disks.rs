@@ -5,14 +5,34 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mokv::membership::Identity;
+use mokv::positions::{Positions, Reach, Start};
+use mokv::raft::wire::decode_vote;
 use mokv::rt;
 use mokv::rt::disk::{DiskCall, Fault, Image, Latency, Operation, SimDisk};
+use mokv::storage::{Log, LogConfig, Owner, Snapshots};
 use tokio::sync::oneshot;
 
 use super::cause::{Cause, Proof, deaths};
 use super::network::dns_name;
 use super::{Cluster, GOSSIP_PORT, Power};
 use crate::judges::stops;
+
+/// What a start would find on a disk and remember.
+pub struct Standing {
+    /// Whose disk it is.
+    pub node_id: u64,
+    /// What the start would find.
+    pub start: Start,
+    /// What it would know of others.
+    pub positions: Positions,
+}
+
+impl Standing {
+    /// Whether it would know that another one has gone back.
+    pub fn refuses(&self, other: &Standing) -> bool {
+        self.positions.clone().judge(other.node_id, &[other.start]).is_err()
+    }
+}
 
 impl Cluster {
     /// The disk of a node, for faults that are aimed.
@@ -26,6 +46,31 @@ impl Cluster {
         let copy = SimDisk::new(0);
         copy.restore(&self.disk(name).image());
         Identity::read(copy.mount()).await.ok()
+    }
+
+    /// What a node's next start on this disk would find and remember. `None`: the disk holds no node of a cluster.
+    pub async fn standing(image: &Image) -> Option<Standing> {
+        let copy = || {
+            let copy = SimDisk::new(0);
+            copy.restore(image);
+            copy.mount()
+        };
+        let identity = Identity::read(copy()).await.ok()?;
+        let config = LogConfig { segment_bytes: 256 << 10, reserve_bytes: 0, ..LogConfig::default() };
+        let owner = Owner { node_id: identity.node_id(), cluster_id: identity.cluster_id()?.0 };
+        let log = Log::open(copy(), config, owner).await.ok()?;
+        let state = log.state();
+        log.close().await.ok()?;
+        let (snapshots, _) = Snapshots::open(copy()).await.ok()?;
+        let snapshot = snapshots.newest().map(|snapshot| snapshot.position);
+        let index = [state.last, snapshot].into_iter().flatten().map(|position| position.index).max();
+        let term = state.vote.and_then(|vote| decode_vote(&vote).ok()).map_or(0, |vote| vote.leader_id.term);
+        let positions = state.acknowledged.and_then(|known| Positions::decode(&known).ok());
+        Some(Standing {
+            node_id: identity.node_id(),
+            start: Start { boot: identity.boot() + 1, found: Reach { term, index } },
+            positions: positions.unwrap_or_default(),
+        })
     }
 
     /// What follows may make the node end by itself, whatever its disk says.

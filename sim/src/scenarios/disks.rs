@@ -132,12 +132,14 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node that a peer has seen in a later life says so, and what to do; the operator then does it.
+/// A node that a peer has seen in a later life, or of which it knows that it had acknowledged more, says so, and what to do;
+/// the operator then does it. Which of the two it hears depends on whom it meets first.
 async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
     let reason = wait_for_end(cluster, node, Duration::from_secs(20)).await?;
-    ensure(reason.contains("rolled back or copied; wipe it"), || {
-        format!("{node} ends for another reason: {reason}")
-    })
+    let is_outlived = reason.contains("rolled back or copied; wipe it");
+    let has_gone_back =
+        reason.contains("acknowledged") && reason.contains("restore it with 'mokv serve --wipe'");
+    ensure(is_outlived || has_gone_back, || format!("{node} ends for another reason: {reason}"))
 }
 
 /// A volume is rolled back, and its node starts more often than it had before anybody hears of it: its boot counter is the

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mokv::client::NodeStatus;
+use mokv::positions::Positions;
 use mokv::raft::peers::{AddressBook, Gate, Link, Me, Peers};
 use mokv::raft::wire::decode_vote;
 use mokv::rt::net::Resolver;
@@ -59,6 +61,20 @@ pub async fn saved_term(cluster: &Cluster, status: &NodeStatus) -> Result<u64, S
     Ok(vote.map_err(|error| error.to_string())?.map_or(0, |vote| vote.leader_id.term))
 }
 
+/// A stopped node's log forgets how far members have acknowledged.
+pub async fn forget_acknowledged(cluster: &Cluster, status: &NodeStatus) -> Result<(), String> {
+    let words =
+        |error: mokv::storage::StorageError| format!("{}'s log cannot be rewritten: {error}", status.name);
+    let log = open_log(cluster, status).await?;
+    log.save_acknowledged(Bytes::new());
+    // It rides with what is written anyway.
+    if let Some(vote) = log.state().vote {
+        log.save_vote(vote).await.map_err(words)?;
+    }
+    cluster.tampered(&status.name);
+    log.close().await.map_err(words)
+}
+
 async fn open_log(cluster: &Cluster, status: &NodeStatus) -> Result<Log, String> {
     let node = &status.name;
     assert_eq!(cluster.power(node), Power::Off, "{node} uses its log");
@@ -77,12 +93,13 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         boot: 1,
         incarnation: 1,
         past: Vec::new(),
+        starts: Vec::new(),
         supports: 1,
         key: None,
     };
     let address = format!("{}:{RPC_PORT}", dns_name(&status.name));
     let peers = Peers::new(
-        Arc::new(Gate::new(me, BTreeMap::new(), |_| false)),
+        Arc::new(Gate::new(me, BTreeMap::new(), Positions::default(), |_| false)),
         Arc::new(OnePlace(address)),
         Resolver::default(),
     );

@@ -191,13 +191,31 @@ pub const ALL: &[Scenario] = &[
         "majority-goes-back",
         4,
         histories::majority_goes_back,
-        "two of three disks go back to copies made while they ran, and the third node does not go along"
+        "two of three disks go back to copies made while they ran, and the third node refuses both when it returns"
+    ),
+    scenario!(
+        "majority-goes-back-unknown",
+        4,
+        histories::majority_goes_back_unknown,
+        "two of three disks go back, the third node has forgotten what they acknowledged, and does not go along"
+    ),
+    scenario!(
+        "goes-back-within-a-life",
+        4,
+        histories::within_a_life,
+        "a disk goes back to a copy of its node's present life, and all others have started since"
+    ),
+    scenario!(
+        "nobody-has-gone-back",
+        3,
+        histories::nobody_has_gone_back,
+        "kills, power losses, truncation by a later leader and a new disk, and nobody is refused for them"
     ),
     scenario!(
         "two-go-back-one-by-one",
         2,
         histories::one_by_one,
-        "two disks go back one after the other, and get what they lost from the nodes that have it"
+        "two disks go back one after the other, and the nodes that have what each has lost refuse it"
     ),
     scenario!(
         "all-go-back",
@@ -215,7 +233,7 @@ pub const ALL: &[Scenario] = &[
         "forgetful-follower",
         2,
         logs::forgetful_follower,
-        "a follower that lost what it had acknowledged is heard no more"
+        "a follower that lost what it had acknowledged is refused"
     ),
     scenario!("dead-raft", 2, logs::dead_raft, "a node whose Raft died ends with it"),
     scenario!(

@@ -145,6 +145,9 @@ kinds! {
     RolledBackBesideLaggards, "rolled-back disk beside laggards", 2;
     /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run.
     CopiedDisk, "copied disk", 1;
+    /// A disk is put back to a copy of its node's present life, and all others have started since they heard of what the node
+    /// acknowledged.
+    PutBackDisk, "disk put back within a life", 1;
     /// Somebody speaks to a node as the leader of another history, as nodes do whose disks were put back to older copies.
     OtherHistory, "other history", 1;
 

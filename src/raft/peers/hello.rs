@@ -1,12 +1,13 @@
 //! The hello of a peer connection: both sides learn who the other is, and prove the cluster's key if there is one.
 //!
 //! `Hello ->`, `<- Welcome`, `Proof ->`, `<- Accepted`. The dialer checks that it reached whom it meant; the
-//! listener checks that it was meant. Both refuse another cluster, a removed node, and a life of a data directory that
-//! does not go on from what they know of it: the directory was rolled back or copied (see [`crate::lives`]). Whoever is
-//! refused is told so, whether it dialed or was dialed.
+//! listener checks that it was meant. Both refuse another cluster, a removed node, a life of a data directory that
+//! does not go on from what they know of it: the directory was rolled back or copied (see [`crate::lives`]), and a node that
+//! found less when it started than it had acknowledged before (see [`crate::positions`]). Whoever is refused is told so, whether it dialed or was dialed.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
@@ -20,6 +21,7 @@ use crate::config::ClusterKey;
 use crate::lives::{Life, Lives, Objection};
 use crate::node_id::{Named, NodeId};
 use crate::planted;
+use crate::positions::{GoneBack, Positions, Start};
 use crate::rt::{self, watch};
 
 /// The version of hello and frames that this code speaks.
@@ -51,6 +53,8 @@ pub struct Me {
     pub incarnation: u64,
     /// Those of the starts before, the latest first.
     pub past: Vec<u64>,
+    /// What this start and those before it found on the disk, the latest first.
+    pub starts: Vec<Start>,
     /// The highest cluster version it supports.
     pub supports: u32,
     /// The cluster's key, if there is one.
@@ -71,10 +75,11 @@ pub enum HelloError {
     RefusedByPeer(String),
 }
 
-/// Who is let in. Remembers what it has heard of each node's lives.
+/// Who is let in. Remembers what it has heard of each node's lives, and how far members have acknowledged.
 pub struct Gate {
     me: Me,
     lives: watch::Sender<BTreeMap<u64, Lives>>,
+    positions: Mutex<Positions>,
     is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
     /// Set when a peer says that this process can take no part any more.
     excluded: watch::Sender<Option<Refusal>>,
@@ -111,24 +116,51 @@ fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
     }
 }
 
+/// Refuses a node that lacks what it had acknowledged, as this node, `me`, knows. Nobody can tell here how many others have
+/// gone back with it.
+fn refuse_gone_back(me: &Me, node_id: u64, gone_back: GoneBack) -> Refusal {
+    Refusal {
+        reason: format!(
+            "node '{}' knows that node id {node_id:016x} {gone_back}: its data directory was put back to an older state, or \
+             copied while it ran. If a majority of the voters goes on without it, restore it with 'mokv serve --wipe'; if \
+             not, keep the data directories of all nodes and wipe none: 'Two histories' in docs/operate.md says what to do",
+            me.name
+        ),
+        exclusion: Exclusion::GoneBack.into(),
+    }
+}
+
+/// What the other side says of itself.
+struct Introduction<'a> {
+    protocol: u32,
+    cluster_id: &'a [u8],
+    node_id: u64,
+    life: Life,
+    past: &'a [u64],
+    starts: &'a [Start],
+}
+
 impl Gate {
-    /// A gate of this process; `lives` is what earlier ones have heard of others, `is_removed` says which node ids were
-    /// removed from the cluster for good, by what this node has applied.
+    /// A gate of this process; `lives` and `positions` are what earlier ones have heard of others, `is_removed` says which
+    /// node ids were removed from the cluster for good, by what this node has applied.
     pub fn new(
         me: Me,
         lives: BTreeMap<u64, Lives>,
+        positions: Positions,
         is_removed: impl Fn(u64) -> bool + Send + Sync + 'static,
     ) -> Gate {
         Gate {
             me,
             lives: watch::channel(lives).0,
+            positions: Mutex::new(positions),
             is_removed: Box::new(is_removed),
             excluded: watch::channel(None).0,
         }
     }
 
     /// Set once a peer of this cluster says that this process can take no part any more: it has applied this node's
-    /// removal, or has seen a later life of this data directory. Neither is ever undone, so the word of one is enough.
+    /// removal, has seen a later life of this data directory, or knows that this node has lost what it had acknowledged. None
+    /// of it is ever undone, so the word of one is enough.
     pub fn excluded(&self) -> watch::Receiver<Option<Refusal>> {
         self.excluded.subscribe()
     }
@@ -136,6 +168,11 @@ impl Gate {
     /// What is known of each node's lives.
     pub fn lives(&self) -> watch::Receiver<BTreeMap<u64, Lives>> {
         self.lives.subscribe()
+    }
+
+    /// What is known of how far members have acknowledged.
+    pub fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().expect("no code panics while it holds this lock")
     }
 
     /// Hears from elsewhere how often a node has started.
@@ -160,27 +197,27 @@ impl Gate {
         &self.me
     }
 
-    /// Checks a peer again that was let in before. Meanwhile it may have been removed, or a later start of its data
-    /// directory may have been seen: its connection then ends, and the next hello tells it why.
+    /// Checks a peer again that was let in before. Meanwhile it may have been removed, a later start of its data
+    /// directory may have been seen, or a leader may have told what it had acknowledged: its connection then ends, and the
+    /// next hello tells it why.
     ///
     /// # Errors
     /// [`HelloError::Refused`].
     pub fn admit_again(&self, peer: &Dialer) -> Result<(), HelloError> {
-        let me = &self.me;
-        let life = Life { boot: peer.boot, incarnation: peer.incarnation };
-        let admitted = self.admit(PROTOCOL, &me.cluster_id, peer.node_id, life, &[]);
+        let admitted = self.admit(Introduction {
+            protocol: PROTOCOL,
+            cluster_id: &self.me.cluster_id,
+            node_id: peer.node_id,
+            life: Life { boot: peer.boot, incarnation: peer.incarnation },
+            past: &[],
+            starts: &peer.starts,
+        });
         admitted.map_err(|refusal| HelloError::Refused(refusal.reason))
     }
 
     /// Checks what the other side says of itself.
-    fn admit(
-        &self,
-        protocol: u32,
-        cluster_id: &[u8],
-        node_id: u64,
-        life: Life,
-        past: &[u64],
-    ) -> Result<(), Refusal> {
+    fn admit(&self, introduction: Introduction) -> Result<(), Refusal> {
+        let Introduction { protocol, cluster_id, node_id, life, past, starts } = introduction;
         if protocol != PROTOCOL {
             return Err(refuse(format!(
                 "protocol version {protocol} is not {PROTOCOL}: upgrade the older node"
@@ -197,12 +234,28 @@ impl Gate {
             });
         }
         let past = if planted::is("past-ignored") { &[] } else { past };
+        let judged = self.positions().judge(node_id, starts);
         let mut met = Ok(false);
         self.lives.send_if_modified(|lives| {
-            met = lives.entry(node_id).or_default().meet(life, past);
-            met == Ok(true)
+            let known = lives.entry(node_id).or_default();
+            let mut then = *known;
+            met = then.meet(life, past);
+            // A life that has gone back leaves no trace: the one with the right past may still come.
+            if met.is_ok() && judged.is_ok() {
+                *known = then;
+            }
+            met == Ok(true) && judged.is_ok()
         });
-        met.map(|_| ()).map_err(|objection| refuse_life(node_id, life.boot, objection))
+        met.map_err(|objection| refuse_life(node_id, life.boot, objection))?;
+        judged.map_err(|refused| {
+            rt::sometimes("member that has gone back refused");
+            let refusal = refuse_gone_back(&self.me, node_id, refused.gone_back);
+            // With every attempt to connect, until somebody does something about it.
+            if refused.is_news {
+                tracing::error!("a member is refused: {}", refusal.reason);
+            }
+            refusal
+        })
     }
 
     /// This side's word after both hellos: that it knows the key, and that it goes on or refuses to. A proof for going
@@ -249,6 +302,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
         supports: me.supports,
         incarnation: me.incarnation,
         past: me.past.clone(),
+        starts: starts_to_wire(&me.starts),
     };
     stream.write_all(&[super::FIRST_BYTE]).await?;
     send(stream, &hello).await?;
@@ -274,8 +328,15 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
             .verify_slice(&welcome.proof)
             .map_err(|_| HelloError::Refused("the peer does not know this cluster's key".into()))?;
     }
-    let life = Life { boot: welcome.boot, incarnation: welcome.incarnation };
-    let refusal = gate.admit(welcome.protocol, &welcome.cluster_id, welcome.id, life, &welcome.past).err();
+    let introduction = Introduction {
+        protocol: welcome.protocol,
+        cluster_id: &welcome.cluster_id,
+        node_id: welcome.id,
+        life: Life { boot: welcome.boot, incarnation: welcome.incarnation },
+        past: &welcome.past,
+        starts: &starts_from_wire(&welcome.starts),
+    };
+    let refusal = gate.admit(introduction).err();
     send(reader.get_mut(), &gate.proof(&hello, &welcome, refusal.clone())).await?;
     if let Some(refusal) = refusal {
         return Err(HelloError::Refused(refusal.reason));
@@ -300,6 +361,16 @@ pub struct Dialer {
     pub boot: u64,
     /// Drawn at the start of its process.
     pub incarnation: u64,
+    /// What this and earlier starts of it found on its disk.
+    pub starts: Vec<Start>,
+}
+
+fn starts_to_wire(starts: &[Start]) -> Vec<raft::Start> {
+    starts.iter().map(|&start| start.into()).collect()
+}
+
+fn starts_from_wire(starts: &[raft::Start]) -> Vec<Start> {
+    starts.iter().map(Start::from).collect()
 }
 
 /// Answers the hello on a connection whose first byte was read.
@@ -321,6 +392,7 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         nonce: nonce(),
         incarnation: me.incarnation,
         past: me.past.clone(),
+        starts: starts_to_wire(&me.starts),
         ..Default::default()
     };
     // Without the key nobody changes what this node remembers; with one, admission waits for the proof.
@@ -332,8 +404,17 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             NodeId(hello.to)
         ))),
     };
-    let life = Life { boot: hello.boot, incarnation: hello.incarnation };
-    let admit = || gate.admit(hello.protocol, &hello.cluster_id, hello.from, life, &hello.past);
+    let starts = starts_from_wire(&hello.starts);
+    let admit = || {
+        gate.admit(Introduction {
+            protocol: hello.protocol,
+            cluster_id: &hello.cluster_id,
+            node_id: hello.from,
+            life: Life { boot: hello.boot, incarnation: hello.incarnation },
+            past: &hello.past,
+            starts: &starts,
+        })
+    };
     let admitted = meant.and_then(|()| if me.key.is_none() { admit() } else { Ok(()) });
     if let Err(refusal) = admitted {
         let reason = refusal.reason.clone();
@@ -367,6 +448,7 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         name: hello.from_name,
         boot: hello.boot,
         incarnation: hello.incarnation,
+        starts,
     })
 }
 
@@ -391,6 +473,7 @@ async fn receive<S: AsyncRead + Unpin, M: Message + Default>(reader: &mut FrameR
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::positions::{Acknowledgement, Reach};
 
     fn me(node_id: u64, key: Option<&str>) -> Me {
         Me {
@@ -400,22 +483,30 @@ mod tests {
             boot: 3,
             incarnation: 100 + node_id,
             past: Vec::new(),
+            starts: Vec::new(),
             supports: 1,
             key: key.map(|key| ClusterKey::from(key.as_bytes().to_vec())),
         }
     }
 
     fn gate(me: Me) -> Gate {
-        Gate::new(me, BTreeMap::new(), |id| id == 666)
+        Gate::new(me, BTreeMap::new(), Positions::default(), |id| id == 666)
     }
 
     #[test]
     fn who_was_let_in_is_checked_again() {
         let removed = std::sync::Arc::new(std::sync::Mutex::new(false));
         let seen = removed.clone();
-        let gate = Gate::new(me(1, None), BTreeMap::new(), move |_| *seen.lock().unwrap());
-        let peer =
-            Dialer { node_id: 2, name: "n2".into(), channel: Channel::Control, boot: 3, incarnation: 9 };
+        let gate =
+            Gate::new(me(1, None), BTreeMap::new(), Positions::default(), move |_| *seen.lock().unwrap());
+        let peer = Dialer {
+            node_id: 2,
+            name: "n2".into(),
+            channel: Channel::Control,
+            boot: 3,
+            incarnation: 9,
+            starts: Vec::new(),
+        };
         gate.admit_again(&peer).unwrap();
         *removed.lock().unwrap() = true;
         assert!(gate.admit_again(&peer).unwrap_err().to_string().contains("removed"));
@@ -447,14 +538,16 @@ mod tests {
     #[test]
     fn a_life_that_was_only_heard_of_counts_and_so_does_one_of_before_a_restart() {
         let admit = |gate: &Gate, boot, incarnation, past: &[u64]| {
-            gate.admit(PROTOCOL, &[7; 16], 2, Life { boot, incarnation }, past)
+            let life = Life { boot, incarnation };
+            let cluster_id = &[7; 16];
+            gate.admit(Introduction { protocol: PROTOCOL, cluster_id, node_id: 2, life, past, starts: &[] })
         };
         let before = gate(me(1, None));
         admit(&before, 3, 30, &[]).unwrap();
         before.hear_of(2, 5);
         before.hear_of(2, 4);
         assert!(admit(&before, 3, 30, &[]).unwrap_err().reason.contains("boot counter 5"));
-        let after = Gate::new(me(1, None), before.lives().borrow().clone(), |_| false);
+        let after = Gate::new(me(1, None), before.lives().borrow().clone(), Positions::default(), |_| false);
         assert!(admit(&after, 4, 40, &[30]).unwrap_err().reason.contains("boot counter 5"));
         // Started as often as the one that was heard of, and not the one that was met.
         let forked = admit(&after, 5, 50, &[41, 31]).unwrap_err();
@@ -469,7 +562,12 @@ mod tests {
     async fn who_was_outlived_is_told_whether_it_dials_or_is_dialed() {
         for key in [None, Some("a")] {
             let rolled_back = gate(me(1, key));
-            let peer = Gate::new(me(2, key), BTreeMap::from([(1, Lives::heard_of(9))]), |_| false);
+            let peer = Gate::new(
+                me(2, key),
+                BTreeMap::from([(1, Lives::heard_of(9))]),
+                Positions::default(),
+                |_| false,
+            );
             let said = |gate: &Gate| gate.excluded().borrow().as_ref().map(Refusal::exclusion);
             assert!(meet(&rolled_back, 2, &peer).await.0.is_err());
             assert_eq!(said(&rolled_back), Some(Exclusion::Outlived), "it dials, key {key:?}");
@@ -482,13 +580,80 @@ mod tests {
         }
     }
 
+    /// Put back to a copy of the life that had acknowledged, so its boot counter and its past are right.
+    #[tokio::test]
+    async fn who_lacks_what_it_acknowledged_is_told_and_comes_back_with_the_right_directory() {
+        let found = |boot, index| Start { boot, found: Reach { term: 5, index: Some(index) } };
+        let started = |index, incarnation| Me {
+            boot: 4,
+            incarnation,
+            past: vec![101],
+            starts: vec![found(4, index), found(3, 2)],
+            ..me(1, Some("a"))
+        };
+        let mut positions = Positions::default();
+        let acknowledged = Acknowledgement { boot: 3, upto: Reach { term: 5, index: Some(20) } };
+        positions.remember(1, acknowledged);
+        let peer = Gate::new(me(2, Some("a")), BTreeMap::new(), positions, |_| false);
+        let said = |gate: &Gate| gate.excluded().borrow().clone();
+        let back = gate(started(19, 50));
+        assert!(meet(&back, 2, &peer).await.1.is_err());
+        let refusal = said(&back).unwrap();
+        assert_eq!(refusal.exclusion(), Exclusion::GoneBack, "it dials");
+        assert!(
+            refusal.reason.contains("node 'n2' knows that node id 0000000000000001"),
+            "{}",
+            refusal.reason
+        );
+        assert!(refusal.reason.contains("log index 20 in term 5"), "{}", refusal.reason);
+        let back = gate(started(19, 50));
+        assert!(meet(&peer, 1, &back).await.0.is_err());
+        assert_eq!(said(&back).map(|refusal| refusal.exclusion()), Some(Exclusion::GoneBack), "it is dialed");
+        assert_eq!(peer.positions().refused().len(), 1);
+        let right = gate(started(20, 60));
+        let (dialed, answered) = meet(&right, 2, &peer).await;
+        dialed.unwrap();
+        // Later a leader tells of more.
+        let later = Acknowledgement { boot: 3, upto: Reach { term: 5, index: Some(21) } };
+        let dialer = answered.unwrap();
+        peer.admit_again(&dialer).unwrap();
+        assert_eq!(peer.positions().refused().len(), 0);
+        peer.positions().remember(1, later);
+        assert!(peer.admit_again(&dialer).unwrap_err().to_string().contains("older state"));
+    }
+
+    /// Nobody has room for more than a hello; the longest one fits.
+    #[test]
+    fn the_longest_hello_fits() {
+        let start = wire_start(u64::MAX);
+        let hello = raft::Hello {
+            protocol: u32::MAX,
+            cluster_id: Bytes::from_static(&[1; 16]),
+            from: u64::MAX,
+            to: u64::MAX,
+            boot: u64::MAX,
+            channel: Channel::Forward.into(),
+            nonce: nonce(),
+            from_name: "n".repeat(crate::membership::claim::MAX_NAME_BYTES),
+            supports: u32::MAX,
+            incarnation: u64::MAX,
+            past: vec![u64::MAX; crate::lives::REMEMBERED],
+            starts: vec![start; crate::lives::REMEMBERED],
+        };
+        assert!(hello.encoded_len() < MAX_HELLO_BYTES, "{} bytes", hello.encoded_len());
+    }
+
+    fn wire_start(most: u64) -> raft::Start {
+        raft::Start { boot: most, term: most, index: Some(most) }
+    }
+
     /// Whoever happens to answer at a peer's address may refuse; only one that knows the key excludes, or is believed
     /// when it says how often it has started.
     #[tokio::test]
     async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
-        let knows = Gate::new(me(1, Some("a")), BTreeMap::new(), |_| false);
+        let knows = gate(me(1, Some("a")));
         let heard = BTreeMap::from([(1, Lives::heard_of(9))]);
-        let stranger = Gate::new(Me { boot: 1 << 40, ..me(2, None) }, heard, |_| true);
+        let stranger = Gate::new(Me { boot: 1 << 40, ..me(2, None) }, heard, Positions::default(), |_| true);
         assert!(meet(&knows, 2, &stranger).await.0.is_err());
         assert!(meet(&stranger, 1, &knows).await.1.is_err());
         assert_eq!(*knows.excluded().borrow(), None);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +19,7 @@ use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, HelloError, Me, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
+use crate::positions::{self, Acknowledgement, Positions};
 use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, timeout, watch};
@@ -157,6 +158,11 @@ impl Peers {
         self.gate.me()
     }
 
+    /// What is known of how far members have acknowledged.
+    pub fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.gate.positions()
+    }
+
     /// Remembers whether a peer's disk is nearly full, by its answer to this node as the leader of `term`.
     pub fn set_full(&self, node_id: u64, term: u64, full: bool) {
         let mut disks = self.disks.lock().expect("no code panics while it holds this lock");
@@ -185,7 +191,12 @@ impl Peers {
     }
 
     /// Remembers that a follower holds the log of this leader's `term` up to `index`.
-    pub fn acknowledge(&self, follower: u64, term: u64, index: u64) {
+    /// It said so in its start `boot`; 0: it did not say in which.
+    pub fn acknowledge(&self, follower: u64, boot: u64, term: u64, index: u64) {
+        if boot > 0 {
+            let upto = positions::Reach { term, index: Some(index) };
+            self.positions().remember(follower, Acknowledgement { boot, upto });
+        }
         let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
         let known = acknowledged.entry(follower).or_default();
         if (known.term, known.index) < (term, index) {
@@ -220,6 +231,8 @@ impl Peers {
             .lock()
             .expect("no code panics while it holds this lock")
             .retain(|id, _| is_member(*id));
+        let me = self.me().node_id;
+        self.positions().retain(|id| id == me || is_member(id));
     }
 }
 
@@ -421,7 +434,7 @@ impl Connection {
     }
 }
 
-fn lock<T>(state: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().expect("no code panics while it holds this lock")
 }
 
@@ -517,10 +530,12 @@ mod tests {
             boot: 1,
             incarnation: 1,
             past: Vec::new(),
+            starts: Vec::new(),
             supports: 1,
             key: None,
         };
-        Peers::new(Arc::new(Gate::new(me, BTreeMap::new(), |_| false)), Arc::new(OnePlace(address)), resolver)
+        let gate = Gate::new(me, BTreeMap::new(), Positions::default(), |_| false);
+        Peers::new(Arc::new(gate), Arc::new(OnePlace(address)), resolver)
     }
 
     /// A first start once complained that no address was known of nodes that it was about to ask for their votes.
@@ -542,15 +557,15 @@ mod tests {
     fn a_follower_denies_only_what_it_acknowledged_in_the_same_term_and_that_is_news_once() {
         let peers = peers_at("127.0.0.1:1".into());
         let denied = |is_news| Some(Denied { is_news });
-        peers.acknowledge(2, 5, 10);
-        peers.acknowledge(2, 5, 8);
+        peers.acknowledge(2, 1, 5, 10);
+        peers.acknowledge(2, 1, 5, 8);
         assert_eq!(peers.denies(2, 5, 11), None, "it never held that");
         assert_eq!(peers.denies(2, 6, 3), None, "another leader's log");
         assert_eq!(peers.denies(3, 5, 3), None, "nobody's word");
         assert_eq!(peers.denies(2, 5, 10), denied(true));
-        peers.acknowledge(2, 5, 12);
+        peers.acknowledge(2, 1, 5, 12);
         assert_eq!(peers.denies(2, 5, 12), denied(false));
-        peers.acknowledge(2, 6, 9);
+        peers.acknowledge(2, 1, 6, 9);
         assert_eq!(peers.denies(2, 6, 10), None);
         assert_eq!(peers.denies(2, 6, 9), denied(true), "a new term, a new word");
         peers.retain(|id| id != 2);

@@ -1,5 +1,7 @@
 //! What a caller sees when nothing goes wrong, or little.
 
+use bytes::Bytes;
+
 use super::model::{Dice, Model, submit};
 use super::{Acknowledged, OWNER, append, at, entry, read_all, small, stopped, vote};
 use crate::rt;
@@ -52,9 +54,11 @@ async fn everything_is_there_again_after_a_restart() {
     log.truncate_after(Some(49)).await.unwrap();
     log.purge(at(1, 9)).await.unwrap();
     log.save_committed(at(3, 45));
+    log.save_acknowledged(Bytes::from_static(b"n2 up to 45"));
     append(&log, vec![entry(4, 50, 5)]).await;
     let (state, entries) = (log.state(), read_all(&log).await);
     assert_eq!(state.purged, Some(at(1, 9)));
+    assert_eq!(state.acknowledged.as_deref(), Some(&b"n2 up to 45"[..]));
     assert_eq!((entries.len(), entries[0].index, &entries[40]), (41, 10, &entry(4, 50, 5)));
     disk.power_loss();
     let log = open(&disk).await;
@@ -121,6 +125,30 @@ async fn the_committed_mark_never_causes_a_write_of_its_own() {
     append(&log, vec![entry(1, 2, 10)]).await;
     disk.power_loss();
     assert_eq!(open(&disk).await.state().committed, Some(at(1, 1)));
+}
+
+#[tokio::test]
+async fn what_members_acknowledged_rides_along_is_kept_by_every_segment_and_never_causes_a_write() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).await;
+    append(&log, vec![entry(1, 1, 10)]).await;
+    idle().await;
+    let writes = disk.counts().writes;
+    let told = Bytes::from(vec![7; 400]);
+    log.save_acknowledged(told.clone());
+    idle().await;
+    assert_eq!(disk.counts().writes, writes);
+    let first = log.metrics().segments;
+    for index in 2..200 {
+        append(&log, vec![entry(1, index, 300)]).await;
+    }
+    assert!(log.metrics().segments > first, "no segment was rolled");
+    log.purge(at(1, 190)).await.unwrap();
+    append(&log, vec![entry(1, 200, 10)]).await;
+    assert_eq!(log.durable(), Some(at(1, 200)));
+    disk.power_loss();
+    let log = open(&disk).await;
+    assert_eq!((log.state().acknowledged, log.durable()), (Some(told), None));
 }
 
 #[tokio::test]

@@ -1,0 +1,417 @@
+//! How far each member has acknowledged its leaders' logs, and who has gone back behind its word.
+//!
+//! A leader tells with its appends how far each member's log is durable, by what that member has answered. Every member
+//! remembers it, and so tells a member whose data directory was put back to an older state from one that merely
+//! started again. A member has *gone back* if and only if one of its starts after the acknowledgement found an older
+//! vote term than the acknowledgement's, or the same term and a lower last index: what a later leader makes a member
+//! truncate is truncated after the vote for that leader is durable, and then the term is higher.
+//!
+//! Invariants: of each member the highest acknowledgement by (term, index) is kept; an acknowledgement says nothing about
+//! the start in which it was made, only about later ones; nothing is concluded from what was not heard. Nothing here does
+//! IO.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use mokv_proto::raft as wire;
+use prost::Message;
+
+/// How far a node's durable state reaches: first by the term of its vote, then by its last log index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach {
+    /// The term of the vote.
+    pub term: u64,
+    /// The last entry of the log, or of the newest snapshot; `None`: there is none.
+    pub index: Option<u64>,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "log index {index} in term {}", self.term),
+            None => write!(f, "an empty log in term {}", self.term),
+        }
+    }
+}
+
+/// What a start of a node found on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Which start: the boot counter.
+    pub boot: u64,
+    /// What it found.
+    pub found: Reach,
+}
+
+/// What a member gave its word for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// In which of its starts.
+    pub boot: u64,
+    /// The log up to here is durable, and so is a vote of this term or a later one.
+    pub upto: Reach,
+}
+
+/// A start of a member found less than the member had acknowledged before that start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GoneBack {
+    /// What it had acknowledged.
+    pub acknowledged: Acknowledgement,
+    /// The first of its starts that found less.
+    pub start: Start,
+}
+
+impl fmt::Display for GoneBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GoneBack { acknowledged, start } = self;
+        write!(
+            f,
+            "acknowledged {} with boot counter {}, and found {} when it started with boot counter {}",
+            acknowledged.upto, acknowledged.boot, start.found, start.boot
+        )
+    }
+}
+
+/// A member that is to be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub gone_back: GoneBack,
+    /// It was not refused for this before.
+    pub is_news: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    acknowledgement: Acknowledgement,
+    /// The version of all positions with which this became known.
+    since: u64,
+}
+
+/// What a node knows of all members.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions {
+    members: BTreeMap<u64, Known>,
+    /// Grows with everything that is heard.
+    version: u64,
+    /// The version that was given out last to be made durable.
+    saved: u64,
+    refused: BTreeMap<u64, GoneBack>,
+}
+
+impl Positions {
+    /// What was made durable by an earlier start.
+    ///
+    /// # Errors
+    /// If the bytes are none of [`Positions::unsaved`].
+    pub fn decode(bytes: &Bytes) -> Result<Positions, prost::DecodeError> {
+        let message = wire::Acknowledgements::decode(bytes.clone())?;
+        let mut positions = Positions::default();
+        for told in message.members {
+            positions.hear(told);
+        }
+        positions.saved = positions.version;
+        Ok(positions)
+    }
+
+    /// Remembers what a member has acknowledged, if that is more than what is known. Whether it is.
+    pub fn remember(&mut self, node_id: u64, acknowledgement: Acknowledgement) -> bool {
+        // Of equals the first one says more: it holds for more starts.
+        if self.members.get(&node_id).is_some_and(|known| known.acknowledgement.upto >= acknowledgement.upto)
+        {
+            return false;
+        }
+        self.version += 1;
+        self.members.insert(node_id, Known { acknowledgement, since: self.version });
+        true
+    }
+
+    /// Hears from another node what a member has acknowledged. Whether that is more than what is known.
+    pub fn hear(&mut self, told: wire::Acknowledgement) -> bool {
+        let upto = Reach { term: told.term, index: Some(told.index) };
+        self.remember(told.node_id, Acknowledgement { boot: told.boot, upto })
+    }
+
+    /// Forgets all others.
+    pub fn retain(&mut self, is_member: impl Fn(u64) -> bool) {
+        self.members.retain(|id, _| is_member(*id));
+        self.refused.retain(|id, _| is_member(*id));
+    }
+
+    /// How many members are known.
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Stands for all that is known now.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What became known after `version`, for a peer that knows its own position.
+    pub fn news(&self, version: u64, peer: u64) -> Vec<wire::Acknowledgement> {
+        let is_news = |(id, known): &(&u64, &Known)| known.since > version && **id != peer;
+        self.members.iter().filter(is_news).map(|(id, known)| to_wire(*id, known.acknowledgement)).collect()
+    }
+
+    /// All that is known, if it is more than what was given out before.
+    pub fn unsaved(&mut self) -> Option<Bytes> {
+        if self.saved == self.version {
+            return None;
+        }
+        self.saved = self.version;
+        let members = self.members.iter().map(|(id, known)| to_wire(*id, known.acknowledgement)).collect();
+        Some(wire::Acknowledgements { members }.encode_to_vec().into())
+    }
+
+    /// Judges a member by its starts, and remembers whether it is refused.
+    ///
+    /// # Errors
+    /// If it has gone back.
+    pub fn judge(&mut self, node_id: u64, starts: &[Start]) -> Result<(), Refused> {
+        let Some(gone_back) = self.objection(node_id, starts) else {
+            self.refused.remove(&node_id);
+            return Ok(());
+        };
+        let before = self.refused.insert(node_id, gone_back);
+        Err(Refused { gone_back, is_news: before.map(|before| before.start) != Some(gone_back.start) })
+    }
+
+    fn objection(&self, node_id: u64, starts: &[Start]) -> Option<GoneBack> {
+        let acknowledged = self.members.get(&node_id)?.acknowledgement;
+        let contradicts = |start: &&Start| start.boot > acknowledged.boot && start.found < acknowledged.upto;
+        let start = *starts.iter().filter(contradicts).min_by_key(|start| start.boot)?;
+        Some(GoneBack { acknowledged, start })
+    }
+
+    /// The members that were refused when they were last judged.
+    pub fn refused(&self) -> &BTreeMap<u64, GoneBack> {
+        &self.refused
+    }
+}
+
+fn to_wire(node_id: u64, acknowledgement: Acknowledgement) -> wire::Acknowledgement {
+    let Acknowledgement { boot, upto: Reach { term, index } } = acknowledgement;
+    wire::Acknowledgement {
+        node_id,
+        boot,
+        term,
+        index: index.expect("what is acknowledged has a last entry"),
+    }
+}
+
+impl From<Start> for wire::Start {
+    fn from(start: Start) -> wire::Start {
+        let Start { boot, found: Reach { term, index } } = start;
+        wire::Start { boot, term, index }
+    }
+}
+
+impl From<&wire::Start> for Start {
+    fn from(start: &wire::Start) -> Start {
+        Start { boot: start.boot, found: Reach { term: start.term, index: start.index } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reach(term: u64, index: u64) -> Reach {
+        Reach { term, index: Some(index) }
+    }
+
+    fn acknowledgement(boot: u64, term: u64, index: u64) -> Acknowledgement {
+        Acknowledgement { boot, upto: reach(term, index) }
+    }
+
+    fn start(boot: u64, term: u64, index: u64) -> Start {
+        Start { boot, found: reach(term, index) }
+    }
+
+    /// A node as its disk has it: a vote's term and the terms of the log's entries, durable and not yet durable.
+    #[derive(Debug, Clone, Default)]
+    struct Node {
+        vote: u64,
+        durable: Vec<u64>,
+        pending: Vec<u64>,
+        starts: Vec<Start>,
+        boot: u64,
+    }
+
+    impl Node {
+        fn start(&mut self, keeps_pending: bool) {
+            if keeps_pending {
+                self.sync();
+            }
+            self.pending.clear();
+            self.boot += 1;
+            let index = (self.durable.len() as u64).checked_sub(1);
+            self.starts.push(Start { boot: self.boot, found: Reach { term: self.vote, index } });
+        }
+
+        fn sync(&mut self) {
+            self.durable.append(&mut self.pending);
+        }
+
+        /// What it tells the leader of its term, once what it was sent is durable.
+        fn acknowledgement(&self) -> Option<Acknowledgement> {
+            let index = (self.durable.len() as u64).checked_sub(1)?;
+            Some(Acknowledgement { boot: self.boot, upto: reach(self.vote, index) })
+        }
+    }
+
+    /// What can happen to it.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The leader of its term sends so many entries.
+        Append(u64),
+        Sync,
+        /// Its leader hears its word.
+        Acknowledge,
+        /// Another leader is elected, so many terms later, and makes it truncate to this part of its log.
+        Elect(u64, prop::sample::Index),
+        /// It dies and starts again; what was not synced stays or goes.
+        Restart(bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (1..4_u64).prop_map(Step::Append),
+            Just(Step::Sync),
+            Just(Step::Acknowledge),
+            (1..3_u64, any::<prop::sample::Index>()).prop_map(|(terms, to)| Step::Elect(terms, to)),
+            any::<bool>().prop_map(Step::Restart),
+        ];
+        proptest::collection::vec(step, 1..40)
+    }
+
+    fn take(step: &Step, node: &mut Node, positions: &mut Positions) {
+        match step {
+            Step::Append(entries) => {
+                let term = node.vote;
+                node.pending.extend((0..*entries).map(|_| term));
+            }
+            Step::Sync => node.sync(),
+            Step::Acknowledge => {
+                if let Some(acknowledgement) = node.acknowledgement() {
+                    positions.remember(1, acknowledgement);
+                }
+            }
+            Step::Elect(terms, to) => {
+                node.sync();
+                node.vote += terms;
+                node.durable.truncate(to.index(node.durable.len() + 1));
+            }
+            Step::Restart(keeps_pending) => node.start(*keeps_pending),
+        }
+    }
+
+    proptest! {
+        /// Nobody is refused who merely restarts, loses what it had not acknowledged, or was made to truncate by a later
+        /// leader. Whoever is put back behind its word is refused from then on, however often it starts and votes.
+        #[test]
+        fn exactly_those_are_refused_that_go_back_behind_their_word(
+            before in steps(),
+            after in steps(),
+            again in steps(),
+        ) {
+            let (mut node, mut positions) = (Node::default(), Positions::default());
+            node.start(false);
+            for step in &before {
+                take(step, &mut node, &mut positions);
+                prop_assert_eq!(positions.judge(1, &node.starts), Ok(()));
+            }
+            let mut back = node.clone();
+            // Within one life: of a later one its peers tell by the incarnations.
+            for step in after.iter().filter(|step| !matches!(step, Step::Restart(_))) {
+                take(step, &mut node, &mut positions);
+            }
+            let word = positions.members.get(&1).map(|known| known.acknowledgement);
+            back.start(true);
+            let found = back.starts.last().unwrap().found;
+            let has_gone_back = word.is_some_and(|word| found < word.upto);
+            for step in &again {
+                // Its leaders are others, and nobody tells of it.
+                if !matches!(step, Step::Acknowledge) {
+                    take(step, &mut back, &mut positions);
+                }
+                prop_assert_eq!(positions.judge(1, &back.starts).is_err(), has_gone_back);
+            }
+        }
+
+        #[test]
+        fn what_is_saved_is_known_again_and_what_is_told_makes_a_peer_know_as_much(
+            heard in proptest::collection::vec((0..4_u64, 0..5_u64, 0..5_u64, 0..9_u64), 0..30),
+        ) {
+            let (mut knows, mut is_told) = (Positions::default(), Positions::default());
+            let mut version = 0;
+            for (node_id, boot, term, index) in heard {
+                knows.remember(node_id, acknowledgement(boot, term, index));
+                for news in knows.news(version, 3) {
+                    is_told.hear(news);
+                }
+                version = knows.version();
+                prop_assert_eq!(knows.news(version, 3), vec![]);
+            }
+            let plain = |positions: &Positions| -> BTreeMap<u64, Acknowledgement> {
+                positions.members.iter().map(|(id, known)| (*id, known.acknowledgement)).collect()
+            };
+            let all_but_its_own: BTreeMap<u64, Acknowledgement> =
+                plain(&knows).into_iter().filter(|(id, _)| *id != 3).collect();
+            prop_assert_eq!(plain(&is_told), all_but_its_own);
+            match knows.unsaved() {
+                Some(bytes) => prop_assert_eq!(plain(&Positions::decode(&bytes).unwrap()), plain(&knows)),
+                None => prop_assert_eq!(knows.members(), 0),
+            }
+            prop_assert_eq!(knows.unsaved(), None);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = Positions::decode(&bytes.into());
+        }
+    }
+
+    #[test]
+    fn the_rule_by_its_cases() {
+        let mut positions = Positions::default();
+        assert!(positions.remember(1, acknowledgement(3, 5, 20)));
+        assert!(!positions.remember(1, acknowledgement(4, 5, 20)), "the first word holds for more starts");
+        assert!(!positions.remember(1, acknowledgement(4, 4, 90)), "an older leader's");
+        let mut refuses = |start| positions.judge(1, &[start]).is_err();
+        assert!(!refuses(start(4, 5, 20)), "a restart");
+        assert!(!refuses(start(4, 6, 7)), "a later leader made it truncate");
+        assert!(!refuses(start(3, 5, 2)), "the very start in which it acknowledged");
+        assert!(refuses(start(4, 5, 19)));
+        assert!(refuses(start(4, 4, 90)));
+        assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
+        assert_eq!(positions.judge(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+    }
+
+    #[test]
+    fn a_refusal_is_news_once_a_start_and_is_forgotten_with_its_cause() {
+        let mut positions = Positions::default();
+        positions.remember(1, acknowledgement(3, 5, 20));
+        let back = [start(5, 6, 30), start(4, 5, 11)];
+        let first = positions.judge(1, &back).unwrap_err();
+        assert_eq!(
+            (first.is_news, first.gone_back.to_string().as_str()),
+            (
+                true,
+                "acknowledged log index 20 in term 5 with boot counter 3, and found log index 11 in term 5 when it started \
+                 with boot counter 4"
+            )
+        );
+        assert!(!positions.judge(1, &back).unwrap_err().is_news);
+        assert_eq!(positions.refused().keys().collect::<Vec<_>>(), [&1]);
+        positions.judge(1, &[start(4, 5, 20)]).unwrap();
+        assert!(positions.refused().is_empty(), "the right directory is back");
+        positions.judge(1, &back).unwrap_err();
+        positions.retain(|id| id != 1);
+        assert!(positions.refused().is_empty() && positions.members() == 0);
+    }
+}
