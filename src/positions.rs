@@ -191,6 +191,27 @@ impl Positions {
     }
 }
 
+/// What one peer has been told of all positions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    boot: u64,
+    version: u64,
+}
+
+impl Told {
+    /// It knows all up to this version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// It has taken what was new up to `version`, in its start `boot`. One that has started again may have forgotten what
+    /// it had not yet made durable, and is told everything.
+    pub fn heard(&mut self, boot: u64, version: u64) {
+        self.version = if boot == self.boot { self.version.max(version) } else { 0 };
+        self.boot = boot;
+    }
+}
+
 fn to_wire(node_id: u64, acknowledgement: Acknowledgement) -> wire::Acknowledgement {
     let Acknowledgement { boot, upto: Reach { term, index } } = acknowledgement;
     wire::Acknowledgement {
@@ -390,6 +411,17 @@ mod tests {
         assert!(refuses(start(4, 4, 90)));
         assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
         assert_eq!(positions.judge(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+    }
+
+    #[test]
+    fn a_peer_that_has_started_again_is_told_everything() {
+        let mut told = Told::default();
+        let mut heard = |boot, version| {
+            told.heard(boot, version);
+            told.version()
+        };
+        assert_eq!([heard(1, 5), heard(1, 5), heard(1, 4)], [0, 5, 5]);
+        assert_eq!([heard(2, 6), heard(2, 6)], [0, 6]);
     }
 
     #[test]

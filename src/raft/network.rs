@@ -25,7 +25,7 @@ use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::node_id::NodeId;
 use crate::planted;
-use crate::positions::{Acknowledgement, Reach};
+use crate::positions::{Acknowledgement, Reach, Told};
 use crate::rt::time::Patience;
 use crate::rt::{self, timeout};
 use crate::storage::Log;
@@ -56,25 +56,27 @@ impl Network {
             control: self.peers.link(target, Channel::Control),
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
-            target,
-            teller: Teller { peers: self.peers.clone(), log: self.log.clone(), target, told: 0 },
-            peers: self.peers.clone(),
+            teller: Teller {
+                peers: self.peers.clone(),
+                log: self.log.clone(),
+                target,
+                told: Told::default(),
+            },
         }
     }
 }
 
-/// Tells one peer how far members have acknowledged. What it may not have heard is told again with the next append.
+/// Tells one peer how far members have acknowledged. What it has not answered to is told again with the next append.
 struct Teller {
     peers: Arc<Peers>,
     log: Log,
     target: u64,
-    /// The peer has answered an append that told it all up to this version.
-    told: u64,
+    told: Told,
 }
 
 impl Teller {
-    /// An append that also tells what is news, with the version that it tells of.
-    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> (Request, u64) {
+    /// An append that also tells what is news.
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> (Request, Sent) {
         let me = self.peers.me();
         let durable = self.log.durable();
         let mut positions = self.peers.positions();
@@ -83,16 +85,10 @@ impl Teller {
             let upto = Reach { term: durable.term, index: Some(durable.index) };
             positions.remember(me.node_id, Acknowledgement { boot: me.boot, upto });
         }
-        let (news, version) = (positions.news(self.told, self.target), positions.version());
+        let news = positions.news(self.told.version(), self.target);
+        let sent = Sent::of(request, positions.version());
         drop(positions);
-        (Request::Append(append_to_wire(request, news)), version)
-    }
-
-    /// The peer has taken what it was told up to this version.
-    fn heard(&mut self, answer: &AppendEntriesResponse<TypeConfig>, version: u64) {
-        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.told = self.told.max(version);
-        }
+        (Request::Append(append_to_wire(request, news)), sent)
     }
 }
 
@@ -116,8 +112,6 @@ pub struct Client {
     control: Arc<Link>,
     append: Arc<Link>,
     snapshot: Arc<Link>,
-    target: u64,
-    peers: Arc<Peers>,
     teller: Teller,
 }
 
@@ -165,12 +159,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let sent = Sent::of(&request);
-        let (append, version) = self.teller.append(&request);
+        let (append, sent) = self.teller.append(&request);
         let answer = call(&self.append, append, option.hard_ttl()).await?;
-        let answer = sent.hear(answer, &self.peers, self.target)?;
-        self.teller.heard(&answer, version);
-        Ok(answer)
+        sent.hear(answer, &mut self.teller)
     }
 
     fn stream_append<'s, S>(
@@ -189,8 +180,6 @@ impl RaftNetworkV2<TypeConfig> for Client {
     {
         let pipeline = Pipeline {
             link: self.append.clone(),
-            target: self.target,
-            peers: self.peers.clone(),
             teller: &mut self.teller,
             input,
             input_ended: false,
@@ -323,13 +312,15 @@ struct Sent {
     term: u64,
     previous: Option<LogId>,
     last: Option<LogId>,
+    /// It told of all positions up to this version.
+    version: u64,
 }
 
 impl Sent {
-    fn of(request: &AppendEntriesRequest<TypeConfig>) -> Sent {
+    fn of(request: &AppendEntriesRequest<TypeConfig>, version: u64) -> Sent {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-        Sent { term: request.vote.leader_id.term, previous, last }
+        Sent { term: request.vote.leader_id.term, previous, last, version }
     }
 
     /// What a follower's answer means, and what there is to remember of it. A follower that denies what it once
@@ -338,16 +329,20 @@ impl Sent {
     fn hear(
         &self,
         answer: Response,
-        peers: &Peers,
-        follower: u64,
+        teller: &mut Teller,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let answer = match answer {
             Response::Append(answer) => answer,
             other => return Err(unexpected(other)),
         };
+        let Teller { peers, target, told, .. } = teller;
+        let follower = *target;
         peers.set_full(follower, self.term, answer.disk_full);
         let boot = answer.boot;
         let answer = append_answer_from_wire(answer).map_err(broken)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            told.heard(boot, self.version);
+        }
         match &answer {
             AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower, boot),
             AppendEntriesResponse::PartialSuccess(upto) => self.acknowledged(*upto, peers, follower, boot),
@@ -388,16 +383,12 @@ impl Sent {
 
 struct Unanswered {
     sent: Sent,
-    /// What the teller told with it.
-    version: u64,
     answer: Answer,
 }
 
 /// Appends under way on one stream, answered in the order they were sent.
 struct Pipeline<'a, S> {
     link: Arc<Link>,
-    target: u64,
-    peers: Arc<Peers>,
     teller: &'a mut Teller,
     input: S,
     input_ended: bool,
@@ -419,7 +410,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { mut sent, version, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let Unanswered { mut sent, .. } = self.unanswered.pop_front().expect("the one just answered");
                     // The next answer says the same, and a little later.
                     let is_next_alike =
                         self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
@@ -428,8 +419,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                     {
                         sent.last = newest.sent.last;
                     }
-                    let answer = sent.hear(answer.map_err(call_failed)?, &self.peers, self.target)?;
-                    self.teller.heard(&answer, version);
+                    let answer = sent.hear(answer.map_err(call_failed)?, self.teller)?;
                     if planted::is("quorum-of-the-quickest") {
                         sent.last = self.lend(&sent);
                     }
@@ -461,7 +451,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
     /// For a planted bug: a position for the follower that just answered, as far as it was sent entries that the
     /// quickest follower has acknowledged. What is still to be answered tells no less.
     fn lend(&mut self, heard: &Sent) -> Option<LogId> {
-        let quickest = self.peers.quickest(heard.term);
+        let quickest = self.teller.peers.quickest(heard.term);
         let covered = |waiting: &&Unanswered| waiting.sent.last.map(|last| last.index) <= quickest;
         let lent = self.unanswered.iter().rev().find(covered).map_or(heard.last, |waiting| waiting.sent.last);
         let lent = lent.max(heard.last);
@@ -470,11 +460,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
-        let sent = Sent::of(&request);
-        let (append, version) = self.teller.append(&request);
+        let (append, sent) = self.teller.append(&request);
         let sending = self.link.start(append);
         let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
-        self.unanswered.push_back(Unanswered { sent, version, answer: Box::pin(answer) });
+        self.unanswered.push_back(Unanswered { sent, answer: Box::pin(answer) });
         Ok(())
     }
 }
@@ -497,6 +486,7 @@ mod tests {
             term: 2,
             previous: Some(log_id(2, previous)),
             last: Some(log_id(2, last)),
+            version: 0,
         };
         let matching = append(5, 8).last;
         assert!(append(8, 8).seems_answered_by(matching), "without entries");
