@@ -451,7 +451,7 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
         shell.ok(&["set", "lock", "mine"]);
         assert_eq!(
             fails(&["set", "lock", "x", "--if-revision=9", "--output=json"]),
-            is(1, "condition-failed", "refused")
+            is(4, "condition-failed", "refused")
         );
         assert_eq!(fails(&["get", "absent", "-ojson"]), is(3, "not-found", "-"));
         assert_eq!(fails(&["members", "remove", "node-9", "-o", "json"]), is(3, "not-found", "refused"));

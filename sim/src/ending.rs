@@ -54,7 +54,17 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
     let deadline = rt::now() + LIVENESS_BOUND;
     let left = || deadline.saturating_duration_since(rt::now());
     let dead = |words: String| Finding::liveness(LIVENESS, words);
-    let leader = cluster.wait_for_leader(nodes, left()).await.map_err(dead)?;
+    let leader = loop {
+        match cluster.wait_for_leader(nodes, left().min(PATIENCE)).await {
+            Ok(leader) => break leader,
+            Err(_) if left().is_zero() => {
+                let nodes = nodes.join(", ");
+                return Err(dead(format!("{nodes} have no leader after {LIVENESS_BOUND:?}")));
+            }
+            // Whoever waits outside knows of no leader, and they may be more than the members.
+            Err(_) => cluster.lift_size().await,
+        }
+    };
     run.tell(format!("{leader} leads the healed cluster"));
     let client = SimClient::new(cluster, nodes, PATIENCE, true);
     let written = loop {
@@ -80,7 +90,7 @@ async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entr
             };
             return Err(dead(words));
         }
-        // Whoever waits outside is to vote.
+        // They are to vote, too.
         cluster.lift_size().await;
         rt::sleep(Duration::from_millis(100)).await;
     };

@@ -204,7 +204,7 @@ mod tests {
             call(Error::Unknown("lost".into())),
             json!({
                 "error": { "code": "unknown", "message": "what", "outcome": "unknown", "next": "next" },
-                "exit_code": 1,
+                "exit_code": 5,
             }),
         );
         assert_eq!(call(Error::NotExecuted("no".into()))["error"]["outcome"], "not executed");
