@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, over the node and the client library. Holds no state of its own and
 //! speaks to a cluster through [`crate::client`] alone.
 //!
-//! Exit codes: see [`failure::Exit`].
+//! Exit codes: see `failure.rs`.
 
 mod bench;
 mod check;

@@ -76,7 +76,7 @@ static METHODS: [Method; 17] = [
     },
 ];
 
-/// The names of all methods, in the order of [`Method::place`].
+/// The names of all methods, in the order of the table, by which requests are counted.
 pub fn names() -> impl Iterator<Item = MethodName> {
     METHODS.iter().map(|method| method.name)
 }
