@@ -458,6 +458,17 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
         assert_eq!(fails(&["leave", "--yes", "--output", "json"]), is(1, "refused", "refused"));
         assert_eq!(fails(&["get", "k", "--output=json", "--tls-ca=/nowhere"]), is(2, "usage", "-"));
         assert_eq!(fails(&["get", "--output=json"]), is(2, "usage", "-"));
+        let incomplete = shell.run(&["get", "--output=json"]);
+        let said = json(&String::from_utf8(incomplete.stderr).unwrap());
+        assert!(
+            said["error"]["message"].as_str().unwrap().contains("<KEY>"),
+            "it says what is missing: {said}"
+        );
+        // The exit code is all that is left where nothing can be said.
+        let mut mute = Command::new(env!("CARGO_BIN_EXE_mokv"));
+        mute.args(["get", "--output=json"])
+            .stderr(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert_eq!(mute.status().unwrap().code(), Some(2));
         assert_eq!(fails(&["get", "k", "--nonsense", "--output=json"]), is(2, "usage", "-"));
         assert_eq!(
             fails(&["get", "k", "--output=json", "--timeout=200ms", "--context=no-such-context"]).1,

@@ -13,9 +13,9 @@ pub fn confirmed(question: &str, word: &str) -> Result<bool, Failure> {
         let what = format!("{question} There is no terminal to ask on");
         return Err(Failure::usage(what, "add --yes if that is meant"));
     }
-    eprint!("{question}\nType '{word}' to go on: ");
     let failed = |error| Failure::error(format!("cannot ask: {error}"), "add --yes");
-    io::stderr().flush().map_err(failed)?;
+    let mut stderr = io::stderr();
+    write!(stderr, "{question}\nType '{word}' to go on: ").and_then(|()| stderr.flush()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim() == word)

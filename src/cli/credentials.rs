@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::failure::Failure;
+use super::failure::{Failure, complain};
 use crate::client::{Builder, Tls};
 use crate::rt::disk::who_else_may_read;
 
@@ -91,7 +91,9 @@ impl Credentials {
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             if let Ok(Some(who)) = who_else_may_read(key) {
                 let key = key.display();
-                eprintln!("warning: --tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you");
+                complain(format_args!(
+                    "warning: --tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you"
+                ));
             }
             let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);
             tls = Some(tls.unwrap_or_default().identity(certificate, key));

@@ -1,5 +1,7 @@
 //! How a command ends when it does not succeed: what failed, on what, what to do next, and the exit code.
 
+use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style};
@@ -67,6 +69,11 @@ enum Outcome {
     Unknown,
 }
 
+/// A line on stderr. Who cannot be told learns from the exit code.
+pub fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
 impl Failure {
     fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
         Failure { exit, what: what.into(), next: next.into(), call: None }
@@ -131,7 +138,7 @@ impl Failure {
     /// Tells a program, on stderr: one JSON object on a line of its own.
     pub fn print_json(&self) {
         if self.exit != Exit::ReaderGone {
-            anstream::eprintln!("{}", self.json());
+            complain(format_args!("{}", self.json()));
         }
     }
 
@@ -165,8 +172,8 @@ impl Failure {
         if self.exit == Exit::ReaderGone {
             return;
         }
-        anstream::eprintln!("{ERROR}error:{ERROR:#} {}", self.what);
-        anstream::eprintln!(" {NEXT}next:{NEXT:#} {}", self.next);
+        complain(format_args!("{ERROR}error:{ERROR:#} {}", self.what));
+        complain(format_args!(" {NEXT}next:{NEXT:#} {}", self.next));
     }
 }
 

@@ -1,12 +1,13 @@
 //! `mokv members`: who belongs to the cluster, and taking one out of it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
-use super::failure::Failure;
+use super::failure::{Failure, complain};
 use super::output::{Format, Row};
 use crate::client::{Server, SettingsChange};
 use crate::node_id::NodeId;
@@ -142,10 +143,10 @@ impl Resize {
         let client = self.connect.client_for_all()?;
         let members = client.servers().await;
         let members = members.map_err(|error| self.connect.failure("list the members", error))?;
-        let names = members.iter().map(|server| server.id.as_str());
+        let names = voters(&members);
         let Size(to) = self.to;
         let leaving = match to {
-            Some(to) => highest(names, to.get() as usize)?,
+            Some(to) => highest(names.into_iter(), to.get() as usize)?,
             None => Vec::new(),
         };
         let wanted_size = to.map_or(0, NonZeroU32::get);
@@ -155,10 +156,10 @@ impl Resize {
         let settings =
             settings.map_err(|error| self.connect.failure("set how many members there are to be", error))?;
         if settings.wanted_size != wanted_size {
-            eprintln!(
+            complain(format_args!(
                 "note: nodes that are removed now join again if they run on, because not all members know yet how many \
                  there are to be; upgrade them, and resize again"
-            );
+            ));
         }
         let (mut rows, mut failed) = (Vec::new(), None);
         for name in leaving {
@@ -183,6 +184,12 @@ impl Resize {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// The names of those who vote. A member that comes back with an empty disk stands there twice, as the voter that it was and
+/// as the learner that it is, and one that joins waits for its place by itself.
+fn voters(members: &[Server]) -> BTreeSet<&str> {
+    members.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect()
 }
 
 /// Which of these members go, so that `to` are left: those with the highest numbers, the highest first.
@@ -235,6 +242,9 @@ mod tests {
     #[test]
     fn the_highest_numbers_go_first() {
         let five = ["kv-10", "kv-2", "kv-0", "kv-1", "kv-9"];
+        let wiped = |id: &str, is_learner| Server { id: id.into(), is_learner, ..Server::default() };
+        let members = [wiped("kv-0", false), wiped("kv-0", true), wiped("kv-1", false), wiped("kv-2", true)];
+        assert_eq!(voters(&members), BTreeSet::from(["kv-0", "kv-1"]));
         assert_eq!(highest(five.into_iter(), 3).unwrap(), ["kv-10", "kv-9"]);
         assert!(highest(five.into_iter(), 5).unwrap().is_empty());
         assert!(highest(five.into_iter(), 9).unwrap().is_empty());

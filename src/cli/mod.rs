@@ -182,10 +182,11 @@ fn asks_for_json(args: &[OsString]) -> bool {
 /// A command line that makes no sense, without the colours and lines that a person is shown.
 fn unparsed(error: &clap::Error) -> Failure {
     let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let what = lines.next().unwrap_or_default();
+    // What is wrong, and with which arguments; not how the command is called.
+    let about = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let what = about.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     Failure::usage(
-        what.strip_prefix("error: ").unwrap_or(what),
+        what.strip_prefix("error: ").unwrap_or(&what),
         "'--help' after a command tells how it is called",
     )
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::confirm::confirmed;
-use super::failure::Failure;
+use super::failure::{Failure, complain};
 use super::ports::{self, Port, Protocol};
 use crate::config::NodeConfig;
 use crate::membership::Identity;
@@ -22,7 +22,7 @@ pub async fn wipe(config: &NodeConfig, yes: bool) -> Result<(), Failure> {
     let directory = &config.data_dir;
     let files = files_of(directory)?;
     if files.is_empty() {
-        eprintln!("nothing to wipe: {} is empty", directory.display());
+        complain(format_args!("nothing to wipe: {} is empty", directory.display()));
         return Ok(());
     }
     if !yes && !asked(config, files.len())? {
@@ -33,7 +33,7 @@ pub async fn wipe(config: &NodeConfig, yes: bool) -> Result<(), Failure> {
     } else {
         start_over(config).await?;
     }
-    eprintln!("deleted {} files in {}", files.len(), directory.display());
+    complain(format_args!("deleted {} files in {}", files.len(), directory.display()));
     Ok(())
 }
 

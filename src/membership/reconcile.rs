@@ -276,7 +276,7 @@ pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
 }
 
 /// Whether an operator's wish to remove a member can be granted: ask before its tombstone is written. How many voters remain
-/// when it is gone.
+/// when it is gone, those included that are about to vote.
 ///
 /// # Errors
 /// If it is no member, the last voter, or too few of the others can be reached.
@@ -288,7 +288,8 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<u32, C
     // Voters that are about to go do not count: two leavers must not rely on each other.
     let gone = |voter: &u64| *voter != id && !raft.tombstones.contains(voter);
     let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(gone).collect();
-    let count = u32::try_from(remaining.len()).expect("ids fit into memory");
+    let coming = reconciler.expected().filter(|learner| *learner != id).count();
+    let count = u32::try_from(remaining.len() + coming).expect("ids fit into memory");
     if !reconciler.voters().contains(&id) {
         return Ok(count);
     }
@@ -441,10 +442,10 @@ impl Reconciler<'_> {
         let succeeds = self.voter_named(&claim.name).is_some();
         if let Some(wanted) = self.raft.wanted_size
             && !succeeds
-            && self.free_places() <= self.expected()
+            && self.free_places() <= self.expected().count()
         {
             // Whoever is on its way to a vote has a place already.
-            let voters = u32::try_from(self.voters().len() + self.expected()).unwrap_or(u32::MAX);
+            let voters = u32::try_from(self.voters().len() + self.expected().count()).unwrap_or(u32::MAX);
             return Some(Refused::NotWanted { wanted, voters });
         }
         let first = self
@@ -525,7 +526,7 @@ impl Reconciler<'_> {
     }
 
     /// Learners that will vote, without taking a voter's place.
-    fn expected(&self) -> usize {
+    fn expected(&self) -> impl Iterator<Item = u64> {
         self.learners()
             .filter(|(id, member)| {
                 !self.is_tombstoned(*id)
@@ -533,7 +534,7 @@ impl Reconciler<'_> {
                     && !self.has_left(*id)
                     && self.voter_named(&member.name).is_none()
             })
-            .count()
+            .map(|(id, _)| id)
     }
 
     fn is_voter(&self, id: u64) -> bool {

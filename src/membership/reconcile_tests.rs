@@ -466,6 +466,9 @@ fn a_removal_tells_how_many_remain() {
     assert_eq!(check_removal(&raft, &policy(), 5), Ok(3), "whoever is about to go is not counted");
     raft.nodes.insert(6, member("f"));
     assert_eq!(check_removal(&raft, &policy(), 6), Ok(4), "a learner does not vote");
+    raft.progress.insert(6, holding(5000));
+    assert_eq!(check_removal(&raft, &policy(), 5), Ok(4), "one that is on its way to a vote keeps its place");
+    assert_eq!(check_removal(&raft, &policy(), 6), Ok(4), "unless it is the one that goes");
 }
 
 // ---- clusters drawn at random ----

@@ -175,8 +175,12 @@ impl Gate {
         self.positions.lock().expect("no code panics while it holds this lock")
     }
 
-    /// Hears from elsewhere how often a node has started.
+    /// Hears from elsewhere how often a node has started. Of one that has gone back nothing is heard: its right data
+    /// directory has started less often than the wrong one, and is to be let in.
     pub fn hear_of(&self, node_id: u64, boot: u64) {
+        if self.positions().refused().contains_key(&node_id) {
+            return;
+        }
         self.lives.send_if_modified(|lives| lives.entry(node_id).or_default().hear_of(boot));
     }
 
@@ -610,6 +614,8 @@ mod tests {
         assert!(meet(&peer, 1, &back).await.0.is_err());
         assert_eq!(said(&back).map(|refusal| refusal.exclusion()), Some(Exclusion::GoneBack), "it is dialed");
         assert_eq!(peer.positions().refused().len(), 1);
+        // It is started again and again, and gossip tells of it.
+        peer.hear_of(1, 9);
         let right = gate(started(20, 60));
         let (dialed, answered) = meet(&right, 2, &peer).await;
         dialed.unwrap();
