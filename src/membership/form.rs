@@ -8,6 +8,7 @@ use super::formation::{Formation, Formed, Refusal, Step, Waiting};
 use super::gossip::Gossip;
 use super::identity::{Identity, IdentityError};
 use super::joins::JoinAnswers;
+use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, watch};
 
 /// Details of what is waited for are repeated at most so often.
@@ -59,7 +60,7 @@ pub async fn form(
     }
     say_pristine(gossip, intent, identity.pledge().cloned());
     let mut answers = gossip.answers();
-    let mut reported = None;
+    let mut reported = Reported::default();
     loop {
         // Not in the match: the lock on the answers must not be held across an await.
         let step = look(&formation, &mut answers);
@@ -81,8 +82,8 @@ pub async fn form(
                 return Ok(formed);
             }
             Step::Wait(waiting) => {
-                waits.send(Some(waiting.clone()));
-                report(&mut reported, waiting);
+                report(&mut reported, &waiting);
+                waits.send(Some(waiting));
                 answers.changed().await.map_err(|_| FormError::Stopped)?;
             }
             Step::Refuse(refusal) => return Err(refusal.into()),
@@ -103,13 +104,32 @@ fn look(formation: &Formation, answers: &mut watch::Receiver<JoinAnswers>) -> St
     formation.step(&answers.borrow_and_update())
 }
 
-/// Says what is waited for: at once when it is something else, and now and then when only its details change, as they do
-/// with every attempt.
-fn report(reported: &mut Option<(Waiting, Instant)>, waiting: Waiting) {
-    if let Some((last, at)) = reported
-        && (*last == waiting
-            || discriminant(last) == discriminant(&waiting) && rt::now() < *at + REPORT_INTERVAL)
-    {
+/// What was said of each kind of waiting last, and when.
+#[derive(Default)]
+struct Reported(Vec<(Waiting, Instant)>);
+
+impl Reported {
+    /// Whether to say it: at once when it is waited for the first time, and now and then when its details have changed or
+    /// something else was waited for since, as happens with every attempt.
+    fn is_news(&mut self, waiting: &Waiting, now: Instant) -> bool {
+        if self.0.last().is_some_and(|(last, _)| last == waiting) {
+            return false;
+        }
+        let interval = if waiting.needs_a_person() { Seldom::INTERVAL } else { REPORT_INTERVAL };
+        let same_kind = |(last, _): &(Waiting, Instant)| discriminant(last) == discriminant(waiting);
+        if let Some(place) = self.0.iter().position(same_kind) {
+            if now < self.0[place].1 + interval {
+                return false;
+            }
+            self.0.remove(place);
+        }
+        self.0.push((waiting.clone(), now));
+        true
+    }
+}
+
+fn report(reported: &mut Reported, waiting: &Waiting) {
+    if !reported.is_news(waiting, rt::now()) {
         return;
     }
     if waiting.needs_a_person() {
@@ -117,7 +137,6 @@ fn report(reported: &mut Option<(Waiting, Instant)>, waiting: Waiting) {
     } else {
         tracing::info!("{waiting}");
     }
-    *reported = Some((waiting, rt::now()));
 }
 
 #[cfg(test)]

@@ -142,3 +142,21 @@ async fn three_nodes_form_a_cluster_though_their_name_server_is_slow() {
     }
     assert_eq!(formed.len(), 1, "{formed:?}");
 }
+
+#[test]
+fn what_is_waited_for_in_turns_is_not_said_with_every_attempt() {
+    let mut reported = Reported::default();
+    let began = rt::now();
+    let size = |expected| Waiting::Size { name: "node-2".into(), expected, own: 3 };
+    let answers = |from: &str| Waiting::Answers(vec![from.to_owned()]);
+    let said = (0..70).flat_map(|seconds| {
+        let now = began + Duration::from_secs(seconds);
+        // Details differ from attempt to attempt.
+        let of_answers = reported.is_news(&answers(&format!("10.0.0.{seconds}:8401")), now);
+        [of_answers, reported.is_news(&size(5), now)]
+    });
+    let said: Vec<bool> = said.collect();
+    let count = |place: usize| said.iter().skip(place).step_by(2).filter(|said| **said).count();
+    assert_eq!((count(0), count(1)), (7, 2), "each ten seconds, and each minute for who has to do something");
+    assert!(said[0] && said[1], "at once at first");
+}
