@@ -234,9 +234,9 @@ fn members_by_hand(rpc: &str, authority: &[u8]) -> Result<Vec<u8>, u32> {
     let mut stream = http1::connect(rpc);
     let said = [
         http2::PREFACE,
-        &http2::frame(0x1, 0x4, 1, &block),
+        &http2::frame(http2::HEADERS, http2::END_HEADERS, 1, &block),
         // gRPC's frame of an empty message, and the end of the request.
-        &http2::frame(0x0, 0x1, 1, &[0; 5]),
+        &http2::frame(http2::DATA, http2::END_STREAM, 1, &[0; 5]),
     ];
     stream.write_all(&said.concat()).unwrap();
     loop {

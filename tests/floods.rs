@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::cluster::{Cluster, set};
 use common::http2::{
     self, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, KEPT, NOT_KEPT, PING, PREFACE, RST_STREAM,
-    SETTINGS,
+    SETTINGS, headers,
 };
 use common::node::Node;
 use common::{assert_no_panic, run, wait_for};
@@ -150,11 +150,6 @@ fn withstand(rounds: usize, settings: &[&str], attack: impl Fn(&Target) + Send +
         }
         cluster.equal_state().await;
     });
-}
-
-/// The headers of a request on a stream of one's own.
-fn headers(flags: u8, stream: u32, path: &str) -> Vec<u8> {
-    http2::frame(HEADERS, flags, stream, &http2::grpc_headers(NOT_KEPT, path, b"localhost"))
 }
 
 /// A request of one message, whole.

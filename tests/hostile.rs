@@ -42,12 +42,6 @@ fn hold(address: &str, said: &[u8]) -> TcpStream {
     stream
 }
 
-/// The headers of a `Set` on a stream of one's own, and nothing after them.
-fn headers_of_a_set(stream: u32) -> Vec<u8> {
-    // HEADERS, END_HEADERS.
-    http2::frame(0x1, 0x4, stream, &http2::grpc_headers(http2::NOT_KEPT, "/api.KV/Set", b"localhost"))
-}
-
 #[test]
 fn connections_that_come_and_go_leave_nothing_behind() {
     const ROUND: usize = 4_000;
@@ -124,7 +118,9 @@ fn half_a_request_holds_no_place_and_is_ended_by_its_deadline() {
     run(async {
         let cluster = store_of_one(&["max-in-flight-requests: 8", "request-timeout: 2s"]).await;
         let node = &cluster.nodes[0];
-        let halves: Vec<u8> = (0..200).flat_map(|number| headers_of_a_set(2 * number + 1)).collect();
+        let halves: Vec<u8> = (0..200)
+            .flat_map(|number| http2::headers(http2::END_HEADERS, 2 * number + 1, "/api.KV/Set"))
+            .collect();
         let mut held = hold(&node.rpc, &[PREFACE, &halves].concat());
         wait_for("all places are free for whole requests", async || {
             let mut kv = node.connect().await.kv();
@@ -142,7 +138,7 @@ fn half_a_request_holds_no_place_and_is_ended_by_its_deadline() {
             held.read_exact(&mut header).unwrap();
             let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
             held.read_exact(&mut vec![0; length as usize]).unwrap();
-            answered += u32::from(header[3] == 0x1);
+            answered += u32::from(header[3] == http2::HEADERS);
         }
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
         assert!(metrics.contains("method=\"Set\",code=\"DEADLINE_EXCEEDED\"} 200\n"), "{metrics}");

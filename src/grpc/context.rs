@@ -15,7 +15,7 @@ use crate::bound::{Bound, Held};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::positions::GoneBack;
-use crate::raft::peers::{AddressBook, Gate};
+use crate::raft::peers::AddressBook;
 use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
@@ -115,7 +115,6 @@ pub struct Context {
     outside: AtomicBool,
     quarantined: AtomicBool,
     contradiction: OnceLock<Contradiction>,
-    gate: OnceLock<Arc<Gate>>,
     digest_alarm: AtomicBool,
     not_admitted: Mutex<Option<String>>,
 }
@@ -155,7 +154,6 @@ impl Context {
             outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             contradiction: OnceLock::new(),
-            gate: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
             not_admitted: Mutex::default(),
         })
@@ -312,14 +310,9 @@ impl Context {
         self.contradiction.get_or_init(|| found);
     }
 
-    /// The node has opened its log and meets its peers at this gate. The first one counts.
-    pub fn set_gate(&self, gate: Arc<Gate>) {
-        self.gate.get_or_init(|| gate);
-    }
-
     /// The members that this node refuses, because they have gone back behind what they had acknowledged.
     pub fn gone_back(&self) -> BTreeMap<u64, GoneBack> {
-        self.gate.get().map(|gate| gate.positions().refused().clone()).unwrap_or_default()
+        self.consensus().map(|consensus| consensus.peers().positions().refused().clone()).unwrap_or_default()
     }
 
     /// Serve nothing any more.

@@ -75,19 +75,20 @@ impl Services {
         let started = rt::now();
         let context = self.context.clone();
         let (parts, incoming) = request.into_parts();
-        let method = Method::of(parts.uri.path());
+        let found = Method::of(parts.uri.path());
         let longest = context.limits.request_timeout;
         let within = grpc_timeout(&parts.headers).map_or(longest, |asked| asked.min(longest));
         let deadline = started + within;
-        let known = method.as_ref().ok().copied();
-        let call = connection.begin(match known.and_then(|method| method.stream) {
+        let place = found.as_ref().ok().map(|(place, _)| *place);
+        let stream = found.as_ref().ok().and_then(|(_, method)| method.stream);
+        let call = connection.begin(match stream {
             None => deadline,
             Some(Longest::ListTime) => started + context.limits.max_list_time,
             Some(Longest::Constant(longest)) => started + longest,
         });
         let mut held_by_answer = None;
         let answered = async {
-            let method = method?;
+            let (_, method) = found?;
             if connection.kind == Kind::Operator && method.admission == Admission::Client {
                 return Err(status::overloaded(
                     "clients hold all connections they may (max-connections); this one serves api.Admin and health only",
@@ -119,7 +120,7 @@ impl Services {
             })
         };
         let response = answered.await.unwrap_or_else(|status: Status| status.into_http());
-        context.metrics.observe_request(known.map(Method::place), code_of(&response), rt::now() - started);
+        context.metrics.observe_request(place, code_of(&response), rt::now() - started);
         let bounds = [connection.unread.clone(), context.unread.clone()];
         response.map(|body| Answer::new(body, call, held_by_answer, bounds))
     }

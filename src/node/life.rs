@@ -170,7 +170,6 @@ impl Life {
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
         }));
-        self.context.set_gate(gate.clone());
         let book = Arc::new(Book::new(self.gossip.clone(), store.clone()));
         let peers = Peers::new(gate.clone(), book.clone(), self.resolver.clone());
         let timing = raft::Timing {

@@ -3,9 +3,6 @@
 /// What a client begins with: the preface and its settings, which are all as they were.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// What begins each connection, before its settings.
-const MAGIC: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// Kinds of frames (RFC 9113, 6).
 pub const DATA: u8 = 0x0;
 pub const HEADERS: u8 = 0x1;
@@ -21,7 +18,13 @@ pub const END_HEADERS: u8 = 0x4;
 pub fn preface_without_windows() -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
     let settings = [&INITIAL_WINDOW_SIZE[..], &0_u32.to_be_bytes()].concat();
-    [MAGIC, &frame(SETTINGS, 0, 0, &settings)].concat()
+    let magic = PREFACE.strip_suffix(&frame(SETTINGS, 0, 0, &[])[..]).expect("it ends with empty settings");
+    [magic, &frame(SETTINGS, 0, 0, &settings)].concat()
+}
+
+/// The headers of a request, on a stream of one's own.
+pub fn headers(flags: u8, stream: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, flags, stream, &grpc_headers(NOT_KEPT, path, b"localhost"))
 }
 
 /// HPACK's literal that is not kept (RFC 7541, 6.2.2).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::client::NodeStatus;
+use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::disk::Image;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
@@ -121,7 +122,7 @@ async fn ends_gone_back(cluster: &Cluster, name: &str) -> Result<(), String> {
 async fn refuses(cluster: &Cluster, name: &str, refused: u64) -> Result<(), String> {
     let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
     ensure(status.gone_back.iter().any(|found| found.node_id == refused), || {
-        format!("{name} should say that node id {refused:016x} has gone back, and says {status:?}")
+        format!("{name} should say that node id {} has gone back, and says {status:?}", NodeId(refused))
     })
 }
 
