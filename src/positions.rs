@@ -2,9 +2,10 @@
 //!
 //! A leader tells with its appends how far each member's log is durable, by what that member has answered. Every member
 //! remembers it, and so tells a member whose data directory was put back to an older state from one that merely
-//! started again. A member has *gone back* if and only if one of its starts after the acknowledgement found an older
-//! vote term than the acknowledgement's, or the same term and a lower last index: what a later leader makes a member
-//! truncate is truncated after the vote for that leader is durable, and then the term is higher.
+//! started again. A vote counts as well: who forgets that it granted one could grant another in the same term. A member has
+//! *gone back* if and only if one of its starts after the acknowledgement found an older vote term than the
+//! acknowledgement's, or the same term and a lower last index: what a later leader makes a member truncate is truncated
+//! after the vote for that leader is durable, and then the term is higher.
 //!
 //! Invariants: of each member the highest acknowledgement by (term, index) is kept; an acknowledgement says nothing about
 //! the start in which it was made, only about later ones; nothing is concluded from what was not heard. Nothing here does
@@ -49,7 +50,8 @@ pub struct Start {
 pub struct Acknowledgement {
     /// In which of its starts.
     pub boot: u64,
-    /// The log up to here is durable, and so is a vote of this term or a later one.
+    /// The log up to here is durable, and so is a vote of this term or a later one; without an index that vote is all that
+    /// it gave.
     pub upto: Reach,
 }
 
@@ -65,10 +67,14 @@ pub struct GoneBack {
 impl fmt::Display for GoneBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let GoneBack { acknowledged, start } = self;
+        match acknowledged.upto {
+            Reach { term, index: None } => write!(f, "voted in term {term}")?,
+            upto => write!(f, "acknowledged {upto}")?,
+        }
         write!(
             f,
-            "acknowledged {} with boot counter {}, and found {} when it started with boot counter {}",
-            acknowledged.upto, acknowledged.boot, start.found, start.boot
+            " with boot counter {}, and found {} when it started with boot counter {}",
+            acknowledged.boot, start.found, start.boot
         )
     }
 }
@@ -129,7 +135,7 @@ impl Positions {
 
     /// Hears from another node what a member has acknowledged. Whether that is more than what is known.
     pub fn hear(&mut self, told: wire::Acknowledgement) -> bool {
-        let upto = Reach { term: told.term, index: Some(told.index) };
+        let upto = Reach { term: told.term, index: told.index };
         self.remember(told.node_id, Acknowledgement { boot: told.boot, upto })
     }
 
@@ -214,12 +220,7 @@ impl Told {
 
 fn to_wire(node_id: u64, acknowledgement: Acknowledgement) -> wire::Acknowledgement {
     let Acknowledgement { boot, upto: Reach { term, index } } = acknowledgement;
-    wire::Acknowledgement {
-        node_id,
-        boot,
-        term,
-        index: index.expect("what is acknowledged has a last entry"),
-    }
+    wire::Acknowledgement { node_id, boot, term, index }
 }
 
 impl From<Start> for wire::Start {
@@ -293,8 +294,9 @@ mod tests {
         Sync,
         /// Its leader hears its word.
         Acknowledge,
-        /// Another leader is elected, so many terms later, and makes it truncate to this part of its log.
-        Elect(u64, prop::sample::Index),
+        /// Another leader is elected, so many terms later, and may have heard its vote. It makes it truncate to this part of
+        /// its log.
+        Elect(u64, bool, prop::sample::Index),
         /// It dies and starts again; what was not synced stays or goes.
         Restart(bool),
     }
@@ -304,7 +306,8 @@ mod tests {
             (1..4_u64).prop_map(Step::Append),
             Just(Step::Sync),
             Just(Step::Acknowledge),
-            (1..3_u64, any::<prop::sample::Index>()).prop_map(|(terms, to)| Step::Elect(terms, to)),
+            (1..3_u64, any::<bool>(), any::<prop::sample::Index>())
+                .prop_map(|(terms, is_heard, to)| Step::Elect(terms, is_heard, to)),
             any::<bool>().prop_map(Step::Restart),
         ];
         proptest::collection::vec(step, 1..40)
@@ -322,9 +325,13 @@ mod tests {
                     positions.remember(1, acknowledgement);
                 }
             }
-            Step::Elect(terms, to) => {
+            Step::Elect(terms, is_heard, to) => {
                 node.sync();
                 node.vote += terms;
+                if *is_heard {
+                    let upto = Reach { term: node.vote, index: None };
+                    positions.remember(1, Acknowledgement { boot: node.boot, upto });
+                }
                 node.durable.truncate(to.index(node.durable.len() + 1));
             }
             Step::Restart(keeps_pending) => node.start(*keeps_pending),
@@ -357,8 +364,10 @@ mod tests {
             let has_gone_back = word.is_some_and(|word| found < word.upto);
             for step in &again {
                 // Its leaders are others, and nobody tells of it.
-                if !matches!(step, Step::Acknowledge) {
-                    take(step, &mut back, &mut positions);
+                match step {
+                    Step::Acknowledge => {}
+                    Step::Elect(terms, _, to) => take(&Step::Elect(*terms, false, *to), &mut back, &mut positions),
+                    step => take(step, &mut back, &mut positions),
                 }
                 prop_assert_eq!(positions.judge(1, &back.starts).is_err(), has_gone_back);
             }
@@ -411,6 +420,17 @@ mod tests {
         assert!(refuses(start(4, 4, 90)));
         assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
         assert_eq!(positions.judge(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+        assert!(positions.remember(1, Acknowledgement { boot: 4, upto: Reach { term: 6, index: None } }));
+        let forgets_its_vote = positions.judge(1, &[start(5, 5, 99)]).unwrap_err().gone_back;
+        assert_eq!(
+            forgets_its_vote.to_string(),
+            "voted in term 6 with boot counter 4, and found log index 99 in term 5 when it started with boot counter 5"
+        );
+        assert_eq!(
+            positions.judge(1, &[start(5, 6, 3)]),
+            Ok(()),
+            "it keeps its vote, and had acknowledged nothing since"
+        );
     }
 
     #[test]

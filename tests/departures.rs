@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::{http1, run, wait_for};
-use mokv::client::{NodeStatus, Server};
+use mokv::client::{Consistency, NodeStatus, Server};
 use mokv::rt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -95,7 +95,7 @@ fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
         assert!(!listed.contains("node-4") && !listed.contains("node-5"), "{listed}");
         // Long enough after they began to wait: whoever may join does so within a second or two.
         for _ in 0..20 {
-            let servers = cluster.client().servers().await.unwrap();
+            let servers = cluster.client().members(Consistency::Linearizable).await.unwrap().servers;
             assert!(voters_are(&servers, &ALL), "{servers:?}");
             rt::sleep(Duration::from_millis(250)).await;
         }

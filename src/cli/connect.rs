@@ -13,7 +13,7 @@ use super::contexts::{self, Contexts};
 use super::credentials::Credentials;
 use super::failure::Failure;
 use super::output::{Format, Output};
-use crate::client::{Builder, Client, Error, NodeStatus, Server};
+use crate::client::{Builder, Client, Consistency, Error, NodeStatus, Server};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -206,8 +206,14 @@ impl Connect {
     /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of
     /// the time at most is spent on that: the nodes themselves are still to be asked.
     pub async fn all_nodes(&self, client: &Client) -> Vec<Place> {
-        let mut places: Vec<Place> = match client.with_timeout(self.timeout / 2).servers().await {
-            Ok(servers) if !servers.is_empty() => servers.into_iter().map(Place::from).collect(),
+        let mut places: Vec<Place> = match client
+            .with_timeout(self.timeout / 2)
+            .members(Consistency::Stale)
+            .await
+        {
+            Ok(members) if !members.servers.is_empty() => {
+                members.servers.into_iter().map(Place::from).collect()
+            }
             _ => self.endpoints().unwrap_or_default().iter().map(|address| Place::unnamed(address)).collect(),
         };
         places.sort();

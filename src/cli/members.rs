@@ -8,8 +8,9 @@ use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::{Failure, complain};
+use super::get::consistency;
 use super::output::{Format, Row};
-use crate::client::{Server, SettingsChange};
+use crate::client::{Consistency, Server, SettingsChange};
 use crate::node_id::NodeId;
 
 /// List the members of the cluster, or change how many it has
@@ -27,6 +28,9 @@ Examples:
 pub struct Members {
     #[command(subcommand)]
     action: Option<Action>,
+    /// As the node that answers knows them, also without a leader
+    #[arg(long)]
+    stale: bool,
     #[command(flatten)]
     connect: Connect,
 }
@@ -95,14 +99,15 @@ impl Members {
         match self.action {
             Some(Action::Remove(remove)) => remove.run().await,
             Some(Action::Resize(resize)) => resize.run().await,
-            None => list(&self.connect).await,
+            None => list(&self.connect, consistency(self.stale)).await,
         }
     }
 }
 
-async fn list(connect: &Connect) -> Result<(), Failure> {
+async fn list(connect: &Connect, consistency: Consistency) -> Result<(), Failure> {
     let client = connect.client()?;
-    let members = client.members().await.map_err(|error| connect.failure("list the members", error))?;
+    let members =
+        client.members(consistency).await.map_err(|error| connect.failure("list the members", error))?;
     let (mut servers, wanted_size) = (members.servers, members.wanted_size);
     servers.sort_by(|left, right| left.id.cmp(&right.id));
     let rows = servers.iter().map(|server| Row {
@@ -141,9 +146,10 @@ impl Remove {
 impl Resize {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
-        let members = client.servers().await;
+        // A node that lags would name who has gone already.
+        let members = client.members(Consistency::Linearizable).await;
         let members = members.map_err(|error| self.connect.failure("list the members", error))?;
-        let names = voters(&members);
+        let names = voters(&members.servers);
         let Size(to) = self.to;
         let leaving = match to {
             Some(to) => highest(names.into_iter(), to.get() as usize)?,

@@ -222,10 +222,14 @@ fn refused(status: &NodeStatus, found: &GoneBack) -> String {
         Some(index) => format!("log index {index} in term {}", found.found_term),
         None => format!("an empty log in term {}", found.found_term),
     };
+    let had = match found.acknowledged_index {
+        Some(index) => format!("acknowledged log index {index}"),
+        None => "voted".to_owned(),
+    };
     format!(
-        "{} refuses {refused}: it had acknowledged log index {} in term {}, and found {has} when it started with boot counter \
-         {}. Its data directory was put back to an older state, or copied while it ran.",
-        status.name, found.acknowledged_index, found.acknowledged_term, found.found_boot
+        "{} refuses {refused}: it had {had} in term {}, and found {has} when it started with boot counter {}. Its data \
+         directory was put back to an older state, or copied while it ran.",
+        status.name, found.acknowledged_term, found.found_boot
     )
 }
 
@@ -428,7 +432,7 @@ mod tests {
             node_id,
             name: format!("n{node_id}"),
             acknowledged_term: 5,
-            acknowledged_index: 20,
+            acknowledged_index: Some(20),
             acknowledged_boot: 3,
             found_term: 5,
             found_index: Some(11),

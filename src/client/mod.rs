@@ -450,21 +450,14 @@ impl Client {
         Listing::open(self.clone(), options).await
     }
 
-    /// The members of the cluster, as a node knows them.
+    /// The members of the cluster, and how many there are to be. With [`Consistency::Stale`] as the first node that answers
+    /// knows them, also without a leader.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no node answered in time.
-    pub async fn servers(&self) -> Result<Vec<Server>, Error> {
-        Ok(self.members().await?.servers)
-    }
-
-    /// The members of the cluster, as a node knows them, and how many there are to be.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if no node answered in time.
-    pub async fn members(&self) -> Result<Members, Error> {
+    pub async fn members(&self, consistency: Consistency) -> Result<Members, Error> {
         self.inner.keep_informed();
-        self.inner.ask_for_members(self.deadline()).await
+        self.inner.ask_for_members(consistency, self.deadline()).await
     }
 
     /// How the node at `address` (`host:port`) is, seen from itself. Asked once.

@@ -12,7 +12,7 @@ use mokv_proto::api::GetServersRequest;
 use super::call::Deadline;
 use super::error::Error;
 use super::picker::Purpose;
-use super::{Inner, Members};
+use super::{Consistency, Inner, Members};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 
@@ -46,10 +46,15 @@ impl Inner {
     }
 
     /// Asks for the members and remembers them.
-    pub(super) async fn ask_for_members(&self, deadline: Deadline) -> Result<Members, Error> {
+    pub(super) async fn ask_for_members(
+        &self,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Members, Error> {
         let as_of = self.topology.as_of();
+        let request = GetServersRequest { linearizable: consistency == Consistency::Linearizable };
         let reply = self
-            .read(&GetServersRequest {}, Purpose::LinearizableRead, deadline, None)
+            .read(&request, Purpose::LinearizableRead, deadline, None)
             .await
             .map_err(|failure| failure.error)?;
         let members = reply.into_inner();
@@ -63,7 +68,7 @@ async fn run(inner: Weak<Inner>, mut woken: watch::Receiver<()>) {
         {
             let Some(inner) = inner.upgrade() else { return };
             // Trouble that comes while asking, this question's own included, is not another reason to ask.
-            let _ = inner.ask_for_members(Deadline::after(TIMEOUT)).await;
+            let _ = inner.ask_for_members(Consistency::Stale, Deadline::after(TIMEOUT)).await;
             drop(woken.borrow_and_update());
         }
         rt::sleep(PAUSE).await;

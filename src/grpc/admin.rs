@@ -230,7 +230,7 @@ fn gone_back(context: &Context, node_id: u64, found: &GoneBack) -> api::GoneBack
         node_id,
         name: member_name(context, node_id),
         acknowledged_term: acknowledged.upto.term,
-        acknowledged_index: acknowledged.upto.index.unwrap_or_default(),
+        acknowledged_index: acknowledged.upto.index,
         acknowledged_boot: acknowledged.boot,
         found_term: start.found.term,
         found_index: start.found.index,

@@ -210,10 +210,19 @@ impl kv_server::Kv for Kv {
 
     async fn get_servers(
         &self,
-        _request: Request<api::GetServersRequest>,
+        request: Request<api::GetServersRequest>,
     ) -> Result<Response<api::GetServersResponse>, Status> {
-        let serving = self.context.serving()?;
-        let (membership, leader) = (serving.consensus.membership(), serving.consensus.leader());
+        let (serving, membership) = match request.get_ref().linearizable {
+            true => {
+                let serving = self.ready_to_read(Consistency::Linearizable, 0, deadline(&request)).await?;
+                (serving, Arc::new(serving.consensus.store().read().membership.clone()))
+            }
+            false => {
+                let serving = self.context.serving()?;
+                (serving, serving.consensus.membership())
+            }
+        };
+        let leader = serving.consensus.leader();
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
         let servers = (membership.nodes())
             .map(|(id, member)| api::Server {

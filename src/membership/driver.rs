@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::formation;
 use super::gossip::{Gossip, Liveness, View};
-use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide};
+use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide, ids_named};
 use crate::config::NodeConfig;
 use crate::grpc::{Operator, Place};
 use crate::map::Command;
@@ -290,8 +290,8 @@ impl Operator for Driver {
             rt::sleep(INTERVAL / 5).await;
             raft = self.look_as_leader()?;
         }
-        let named = raft.nodes.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id);
-        let id = named.ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
+        let named = ids_named(&raft, name);
+        let &id = named.last().ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
         let remaining = check_removal(&raft, &self.policy, id)
             .map_err(|reason| Status::failed_precondition(format!("cannot remove '{name}': {reason}")))?;
         let unknown =
@@ -306,7 +306,11 @@ impl Operator for Driver {
                 );
             }
         }
-        self.propose(Command::Tombstone { node_id: id, name: name.to_string() }).await.map_err(unknown)?;
+        // Of a place that closes nobody takes possession who has come to succeed.
+        let gone = named.into_iter().filter(|named| *named == id || place == Place::Closes);
+        for node_id in gone {
+            self.propose(Command::Tombstone { node_id, name: name.to_string() }).await.map_err(unknown)?;
+        }
         drop(one_at_a_time);
         // The run loop carries the tombstone out, here or on the next leader.
         // A leader that removes itself may hear that it is gone before it applies it.

@@ -303,6 +303,15 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<u32, C
     Ok(count)
 }
 
+/// The members of this name: a voter last, after the learners that are to take its place. Empty: there is no such member.
+pub fn ids_named(raft: &RaftView, name: &str) -> Vec<u64> {
+    let is_voter = |id: &u64| raft.voter_sets.iter().any(|voters| voters.contains(id));
+    let named = raft.nodes.iter().filter(|(_, member)| member.name == name).map(|(id, _)| *id);
+    let (voters, mut ids): (Vec<u64>, Vec<u64>) = named.partition(is_voter);
+    ids.extend(voters);
+    ids
+}
+
 fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
@@ -340,9 +349,7 @@ impl Reconciler<'_> {
             if id == self.raft.self_id {
                 return self.hand_over();
             }
-            // A place that is not wanted any more goes with who had it.
-            let mut successors = self.successors_of(id).filter(|_| !self.has_too_many());
-            match successors.find(|new| self.is_reachable(*new)) {
+            match self.successors_of(id).find(|new| self.is_reachable(*new)) {
                 // While the successor is catching up, the old voter keeps its seat.
                 Some(new) => self.is_ready(new).then_some(Change::Replace { old: id, new }),
                 None => Some(Change::Remove { id }),
@@ -382,8 +389,7 @@ impl Reconciler<'_> {
             }
             let successor = self.successors_of(id).find(|new| self.is_ready(*new));
             let follows = match successor {
-                // Who makes the cluster smaller says first which places go.
-                Some(new) if self.is_gone(id) && !self.has_too_many() => Change::Replace { old: id, new },
+                Some(new) if self.is_gone(id) => Change::Replace { old: id, new },
                 _ if self.has_left(id) => Change::Remove { id },
                 _ => return None,
             };
@@ -439,7 +445,9 @@ impl Reconciler<'_> {
             let silence = self.raft.progress.get(&by).map(|progress| progress.silence);
             return Some(Refused::NameInUse { by, silence });
         }
-        let succeeds = self.voter_named(&claim.name).is_some();
+        // A place that is not wanted any more goes with who had it.
+        let succeeds = (self.voter_named(&claim.name))
+            .is_some_and(|voter| !(self.is_tombstoned(voter) && self.has_too_many()));
         if let Some(wanted) = self.raft.wanted_size
             && !succeeds
             && self.free_places() <= self.expected().count()

@@ -69,7 +69,7 @@ impl Handler for PeerHandler {
                             if !answer.vote_granted {
                                 rt::sometimes("vote refused");
                             }
-                            response::Body::Vote(vote_answer_to_wire(&answer))
+                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().me().boot))
                         }
                         Err(error) => failed(error),
                     },
@@ -84,7 +84,7 @@ impl Handler for PeerHandler {
                             if !answer.vote_granted {
                                 rt::sometimes("pre-vote refused");
                             }
-                            response::Body::Vote(vote_answer_to_wire(&answer))
+                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().me().boot))
                         }
                         Err(error) => failed(error),
                     },

@@ -207,7 +207,14 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match call(&self.control, Request::Vote(vote_request_to_wire(&request)), option.hard_ttl()).await? {
-            Response::Vote(answer) => vote_answer_from_wire(answer).map_err(broken),
+            Response::Vote(answer) => {
+                let (boot, granted) = (answer.boot, answer.granted);
+                let answer = vote_answer_from_wire(answer).map_err(broken)?;
+                if granted {
+                    self.teller.peers.granted(self.teller.target, boot, request.vote.leader_id.term);
+                }
+                Ok(answer)
+            }
             other => Err(unexpected(other)),
         }
     }

@@ -225,11 +225,12 @@ pub fn vote_request_from_wire(request: raft::Vote) -> Result<VoteRequest<TypeCon
 }
 
 /// A voter's answer.
-pub fn vote_answer_to_wire(answer: &VoteResponse<TypeConfig>) -> raft::VoteAnswer {
+pub fn vote_answer_to_wire(answer: &VoteResponse<TypeConfig>, boot: u64) -> raft::VoteAnswer {
     raft::VoteAnswer {
         vote: Some(vote_to_wire(&answer.vote)),
         granted: answer.vote_granted,
         last_log: answer.last_log_id.map(log_id_to_wire),
+        boot,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mokv::client::{Client, NodeStatus, Server, WriteOptions};
+use mokv::client::{Client, Consistency, NodeStatus, Server, WriteOptions};
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
 use tempfile::TempDir;
@@ -172,7 +172,11 @@ impl Cluster {
         wanted: impl Fn(&[Server]) -> bool,
     ) -> Vec<Server> {
         let asks = Client::builder().endpoints([&self.nodes[node].rpc]).build().unwrap();
-        wait_for(what, async || asks.servers().await.ok().filter(|servers| wanted(servers))).await
+        wait_for(what, async || {
+            let members = asks.members(Consistency::Stale).await.ok()?;
+            Some(members.servers).filter(|servers| wanted(servers))
+        })
+        .await
     }
 }
 

@@ -186,7 +186,8 @@ pub async fn damaged_snapshot(strike: &mut Strike) {
 
 /// A disk is rolled back to what it was some lives ago.
 pub async fn rolled_back_disk(strike: &mut Strike) {
-    let Some((victim, image)) = some_lives_ago(strike).await else { return };
+    let victim = strike.victim();
+    let Some(image) = some_lives_ago(strike, &victim).await else { return };
     strike.cluster.kill(&victim);
     strike.cluster.roll_back(&victim, &image);
     strike.come_back(&victim, Duration::ZERO).await;
@@ -194,46 +195,71 @@ pub async fn rolled_back_disk(strike: &mut Strike) {
     start_over(strike, &victim).await;
 }
 
-/// A disk is rolled back, and its node finds only peers that lack what it had and forgot, and have started since they
-/// heard of its later lives; together they are a majority.
+/// A disk is rolled back, and its node finds only peers that lack what it had and forgot; together they are a majority. They
+/// have met its later lives, and what it acknowledged in them they may never have heard: then its past alone tells.
 pub async fn rolled_back_beside_laggards(strike: &mut Strike) {
-    let Some((victim, image)) = some_lives_ago(strike).await else { return };
+    let victim = strike.victim();
     let mut others = strike.shuffled();
     others.retain(|name| *name != victim);
     // Without them the others are still a majority; with them the victim is one, if the number of all is odd.
     let laggards = others.split_off(others.len() - others.len() / 2);
-    laggards.iter().for_each(|name| strike.cluster.kill(name));
+    let hear_no_leader = strike.dice.chance(0.5);
+    if hear_no_leader {
+        strike.cluster.split(&laggards, &others);
+    }
+    beside_laggards(strike, &victim, &others, &laggards, hear_no_leader).await;
+    for (laggard, other) in
+        laggards.iter().flat_map(|laggard| others.iter().map(move |other| (laggard, other)))
+    {
+        strike.cluster.mend(laggard, other);
+        strike.cluster.mend(other, laggard);
+    }
+}
+
+async fn beside_laggards(
+    strike: &mut Strike,
+    victim: &str,
+    others: &[String],
+    laggards: &[String],
+    hear_no_leader: bool,
+) {
+    let Some(image) = some_lives_ago(strike, victim).await else { return };
+    // Those that go on know what they know; those that start again know what they have written down.
+    if !hear_no_leader || strike.dice.chance(0.5) {
+        laggards.iter().for_each(|name| strike.cluster.kill(name));
+    }
     let election = strike.cluster.world().election;
-    let client = SimClient::new(&strike.cluster, &others, election, true);
+    let client = SimClient::new(&strike.cluster, others, election, true);
     let begun = rt::now();
     let mut written = 0;
     while written < FORGOTTEN && rt::now() - begun < election * 5 {
         let (_, outcome) = client.set(&format!("forgotten/{}", client.host()), None, 16).await;
         written += u64::from(matches!(outcome, Outcome::Ok(_)));
     }
-    strike.cluster.kill(&victim);
+    strike.cluster.kill(victim);
     others.iter().for_each(|name| strike.cluster.kill(name));
     // Another one may have been lost meanwhile.
-    if strike.cluster.may_lose(&victim) {
-        strike.cluster.roll_back(&victim, &image);
+    if strike.cluster.may_lose(victim) {
+        strike.cluster.roll_back(victim, &image);
         if strike.dice.chance(0.4) {
             // It starts more often than it had, while nobody hears of it.
+            laggards.iter().for_each(|name| strike.cluster.kill(name));
             for _ in 0..LIVES {
-                strike.come_back(&victim, Duration::ZERO).await;
+                strike.come_back(victim, Duration::ZERO).await;
                 rt::sleep(LIFE / 4).await;
-                strike.cluster.kill(&victim);
+                strike.cluster.kill(victim);
             }
         }
     }
-    strike.come_back(&victim, Duration::ZERO).await;
-    for name in &laggards {
+    strike.come_back(victim, Duration::ZERO).await;
+    for name in laggards {
         strike.come_back(name, Duration::ZERO).await;
     }
     rt::sleep(strike.length + election * 3).await;
-    for name in &others {
+    for name in others {
         strike.come_back(name, Duration::ZERO).await;
     }
-    start_over(strike, &victim).await;
+    start_over(strike, victim).await;
 }
 
 /// A node whose disk was rolled back comes back with an empty one, unless it did by itself.
@@ -249,7 +275,8 @@ async fn start_over(strike: &Strike, node: &str) {
 /// of the same life are two voters under one id: they are told and stopped, but nothing makes up for what each has
 /// promised without the other. The story `copied-disk` plays that on a calm day.)
 pub async fn copied_disk(strike: &mut Strike) {
-    let Some((victim, image)) = some_lives_ago(strike).await else { return };
+    let victim = strike.victim();
+    let Some(image) = some_lives_ago(strike, &victim).await else { return };
     // Somebody else may have come meanwhile.
     let (copy, name) = (strike.cluster.next_name(), victim.clone());
     strike.cluster.add(&copy, |config| config.node_name = name);
@@ -354,21 +381,20 @@ pub async fn other_history(strike: &mut Strike) {
 
 /// A node, and what its disk was before it died and came back so often that all others have met a life that it will
 /// forget, and wrote that down. `None`: they have not, or the node must not be missing.
-async fn some_lives_ago(strike: &mut Strike) -> Option<(String, Image)> {
-    let node = strike.victim();
-    if !strike.cluster.may_lose(&node) {
+async fn some_lives_ago(strike: &mut Strike, node: &str) -> Option<Image> {
+    if !strike.cluster.may_lose(node) {
         return None;
     }
-    strike.tell(&node);
-    let image = strike.cluster.disk(&node).image();
-    let then = strike.cluster.identity(&node).await?;
+    strike.tell(node);
+    let image = strike.cluster.disk(node).image();
+    let then = strike.cluster.identity(node).await?;
     let mut before = BTreeMap::new();
     for _ in 0..LIVES {
-        strike.cluster.kill(&node);
-        strike.come_back(&node, Duration::ZERO).await;
+        strike.cluster.kill(node);
+        strike.come_back(node, Duration::ZERO).await;
         rt::sleep(LIFE).await;
         let mut known = BTreeMap::new();
-        for other in strike.others(&node) {
+        for other in strike.others(node) {
             let identity = strike.cluster.identity(&other).await;
             let lives = identity.and_then(|identity| identity.lives().get(&then.node_id()).copied());
             known.insert(other, lives.unwrap_or_default());
@@ -381,7 +407,7 @@ async fn some_lives_ago(strike: &mut Strike) -> Option<(String, Image)> {
         };
         if known.iter().all(can_tell) {
             // It was a member all the while, and now will not be.
-            return strike.cluster.may_lose(&node).then_some((node, image));
+            return strike.cluster.may_lose(node).then_some(image);
         }
         before = known;
     }

@@ -136,10 +136,12 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
 /// the operator then does it. Which of the two it hears depends on whom it meets first.
 async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
     let reason = wait_for_end(cluster, node, Duration::from_secs(20)).await?;
-    let is_outlived = reason.contains("rolled back or copied; wipe it");
-    let has_gone_back =
-        reason.contains("acknowledged") && reason.contains("restore it with 'mokv serve --wipe'");
-    ensure(is_outlived || has_gone_back, || format!("{node} ends for another reason: {reason}"))
+    let is_outlived = reason.contains("was rolled back or copied");
+    let has_gone_back = reason.contains("was put back to an older state");
+    let says_what_to_do = reason.contains("restore it with 'mokv serve --wipe'; if not");
+    ensure((is_outlived || has_gone_back) && says_what_to_do, || {
+        format!("{node} ends for another reason: {reason}")
+    })
 }
 
 /// A volume is rolled back, and its node starts more often than it had before anybody hears of it: its boot counter is the

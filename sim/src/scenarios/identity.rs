@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mokv::client::SettingsChange;
+use mokv::client::{Consistency, SettingsChange};
 use mokv::rt;
 
 use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
@@ -18,9 +18,15 @@ const JOIN_BOUND: Duration = Duration::from_secs(40);
 
 /// The members as a node knows them: name, node id, and whether it only learns.
 pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
+    members_as(cluster, of, Consistency::Stale).await
+}
+
+/// The members as a node tells them, by its own word or by the leader's; empty: it does not.
+async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Vec<(String, u64, bool)> {
     let client = client_of(cluster, of);
-    let servers = client.with_library(|library| async move { library.servers().await }).await;
+    let servers = client.with_library(|library| async move { library.members(consistency).await }).await;
     let mut members: Vec<_> = servers
+        .map(|members| members.servers)
         .unwrap_or_default()
         .into_iter()
         .map(|server| (server.id, server.node_id, server.is_learner))
@@ -128,6 +134,13 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         let asking = client(&cluster);
         let id = asking.with_library(|library| async move { library.remove_member(name).await }).await;
         removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?));
+        // Whoever resizes in steps asks whichever node answers, and that one may not have applied the step before.
+        for asked in ["n1", "n2", "n3"] {
+            let members = members_as(&cluster, asked, Consistency::Linearizable).await;
+            ensure(!members.is_empty() && members.iter().all(|(member, ..)| member != name), || {
+                format!("{name} was removed, and {asked} confirms the members {members:?}")
+            })?;
+        }
     }
     let voters = |members: &[(String, u64, bool)]| -> Vec<String> {
         members.iter().filter(|(_, _, learner)| !learner).map(|(name, ..)| name.clone()).collect()

@@ -50,7 +50,7 @@ fn builder(nodes: &[&Node]) -> Builder {
 /// A client that knows the cluster already.
 async fn informed(builder: Builder) -> Client {
     let client = builder.build().unwrap();
-    client.servers().await.unwrap();
+    client.members(Consistency::Stale).await.unwrap();
     client
 }
 

@@ -90,11 +90,17 @@ fn refuse(reason: impl Into<String>) -> Refusal {
     Refusal { reason: reason.into(), exclusion: Exclusion::NotExcluded.into() }
 }
 
+/// What becomes of a directory that is not what its node was. Nobody can tell here how many others have gone back with it.
+const WHAT_TO_DO: &str = "If a majority of the voters goes on without it, restore it with 'mokv serve --wipe'; if not, keep \
+    the data directories of all nodes and wipe none: 'Two histories' in docs/operate.md says what to do";
+
 /// Refuses a life that does not go on from what is known. Of twins nobody can tell which one is the copy.
 fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
-    let what_to_do = "its data directory was rolled back or copied; wipe it with 'mokv serve --wipe'";
     let outlived = |words| Refusal {
-        reason: format!("node id {} {words}: {what_to_do}", NodeId(node_id)),
+        reason: format!(
+            "node id {} {words}: its data directory was rolled back or copied. {WHAT_TO_DO}",
+            NodeId(node_id)
+        ),
         exclusion: Exclusion::Outlived.into(),
     };
     match objection {
@@ -116,15 +122,14 @@ fn refuse_life(node_id: u64, boot: u64, objection: Objection) -> Refusal {
     }
 }
 
-/// Refuses a node that lacks what it had acknowledged, as this node, `me`, knows. Nobody can tell here how many others have
-/// gone back with it.
+/// Refuses a node that lacks what it had acknowledged, as this node, `me`, knows.
 fn refuse_gone_back(me: &Me, node_id: u64, gone_back: GoneBack) -> Refusal {
     Refusal {
         reason: format!(
-            "node '{}' knows that node id {node_id:016x} {gone_back}: its data directory was put back to an older state, or \
-             copied while it ran. If a majority of the voters goes on without it, restore it with 'mokv serve --wipe'; if \
-             not, keep the data directories of all nodes and wipe none: 'Two histories' in docs/operate.md says what to do",
-            me.name
+            "node '{}' knows that node id {} {gone_back}: its data directory was put back to an older state, or copied while \
+             it ran. {WHAT_TO_DO}",
+            me.name,
+            NodeId(node_id)
         ),
         exclusion: Exclusion::GoneBack.into(),
     }

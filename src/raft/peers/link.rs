@@ -205,6 +205,15 @@ impl Peers {
         }
     }
 
+    /// Remembers that a voter granted this candidate its vote in `term`: it said so in its start `boot`; 0: it did not say in
+    /// which.
+    pub fn granted(&self, voter: u64, boot: u64, term: u64) {
+        if boot > 0 {
+            let upto = positions::Reach { term, index: None };
+            self.positions().remember(voter, Acknowledgement { boot, upto });
+        }
+    }
+
     /// Whether a follower that does not hold the entry at `index` denies what it has acknowledged in this very term: its
     /// disk has lost what was synced.
     pub fn denies(&self, follower: u64, term: u64, index: u64) -> Option<Denied> {
