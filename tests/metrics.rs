@@ -99,6 +99,7 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_gossip_members_alive",
             "mokv_digest_alarm",
             "mokv_quarantined",
+            "mokv_members_gone_back",
             "mokv_disk_free_bytes",
             "mokv_boot_count",
             "mokv_ready",

@@ -63,6 +63,11 @@ impl Sampler for NodeSampler {
             "1 when a majority has another state",
             f64::from(context.is_quarantined()),
         ));
+        sample.gauges.push((
+            "members_gone_back",
+            "Members that this node refuses, because they started with less than they had acknowledged",
+            context.gone_back().len() as f64,
+        ));
         sample.role = context.role();
         let Some(serving) = context.recovered() else { return sample };
         if let Some(lag) = serving.consensus.lag() {
