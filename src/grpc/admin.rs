@@ -96,7 +96,7 @@ impl admin_server::Admin for Admin {
         let named =
             |name: &str| membership.nodes().find(|(_, member)| member.name == name).map(|(id, _)| *id);
         let to = match name.as_str() {
-            "" => consensus.successor(),
+            "" => consensus.successors().first().map(|successor| successor.node_id),
             name => {
                 Some(named(name).ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?)
             }

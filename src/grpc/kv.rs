@@ -70,7 +70,8 @@ impl Kv {
                 })?;
             }
         }
-        Ok(serving)
+        // Meanwhile its state may have come to be doubted.
+        self.context.serving()
     }
 }
 

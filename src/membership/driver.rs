@@ -142,7 +142,8 @@ impl Driver {
 
     /// Raft as this node sees it, if it leads, and the membership that any change has to start from.
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
-        if !self.consensus.is_leader() {
+        // Tombstones and settings are of the state: a leader whose own is doubted changes nothing.
+        if !self.consensus.is_leader() || self.consensus.is_doubted() {
             *self.leading.lock().expect("no code panics while it holds this lock") = None;
             self.advanced.lock().expect("no code panics while it holds this lock").clear();
             return None;

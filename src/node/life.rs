@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::book::Book;
 use super::health::Readiness;
-use super::{End, NodeError, Options, digests, finish, hand_over, intent, lives, log_config, removal};
+use super::{End, NodeError, Options, digests, finish, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -22,7 +22,7 @@ use crate::positions::{Positions, Reach, Start};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
 use crate::raft::wire::{Malformed, decode_vote};
-use crate::raft::{self, Consensus, Contradiction, Member, Store, space};
+use crate::raft::{self, Consensus, Contradiction, Member, Store, doubt, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
 use crate::rt::task::spawn_guarded;
@@ -189,7 +189,7 @@ impl Life {
             rt::sometimes("joint configuration crashed through");
         }
         if self.context.is_quarantined() {
-            consensus.raft().runtime_config().elect(false);
+            consensus.doubt();
         }
         if let Some(found) = contradiction {
             consensus.contradict(found);
@@ -224,6 +224,9 @@ impl Life {
                 tracing::debug!("not initialised: {error}");
             }
         }
+        // Before it has recovered: it may be the one without whom nobody can lead.
+        let keep_from_leading = || spawn_guarded(doubt::keep_from_leading(consensus.clone()));
+        let _not_leading = consensus.is_doubted().then(keep_from_leading);
         let patience = self.config.replace_silence;
         let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
         let raft = consensus.raft();
@@ -254,9 +257,9 @@ impl Life {
                 let mut identity = self.identity.lock().await;
                 identity.as_mut().expect("taken only at the end of this life").quarantine().await?;
                 self.context.quarantine();
-                consensus.raft().runtime_config().elect(false);
+                consensus.doubt();
                 drop(identity);
-                hand_over(&consensus).await;
+                let _not_leading = keep_from_leading();
                 tracing::error!(
                     "this node's state differs from the majority's: it serves nothing and does not lead any more; restore it with 'mokv serve --wipe'"
                 );

@@ -50,8 +50,8 @@ use sampler::NodeSampler;
 
 /// The highest cluster version this build supports.
 pub const SUPPORTS: u32 = Command::WANTED_SIZE_VERSION;
-/// Handing leadership over at a stop takes at most this long; then another is elected without help.
-const HAND_OVER: Duration = Duration::from_secs(2);
+/// Handing leadership over to one voter at a stop takes at most this long; then another is asked, or elected without help.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// A node that was removed answers for so long at most what it was asked before.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Leaving for good takes at most this long; then the node stops as a member.
@@ -520,18 +520,20 @@ fn intent(config: &NodeConfig) -> Intent {
     }
 }
 
+/// Leads no more, if anybody else can: each voter that may take over is asked in turn.
 async fn hand_over(consensus: &Consensus) {
-    if !consensus.is_leader() {
-        return;
-    }
-    let Some(to) = consensus.successor() else { return };
-    match consensus.transfer_leader(to, HAND_OVER).await {
-        Ok(()) => {
-            let membership = consensus.membership();
-            let name = membership.membership().get_node(&to).map(|member| member.name.as_str());
-            tracing::info!("leadership handed over to {}", Named(name, to));
+    let membership = consensus.membership();
+    let named = |id| Named(membership.membership().get_node(&id).map(|member| member.name.as_str()), id);
+    for successor in consensus.successors().into_iter().filter(|other| other.is_near) {
+        if !consensus.is_leader() {
+            return;
         }
-        Err(reason) => tracing::warn!("leadership was not handed over: {reason}"),
+        match consensus.transfer_leader(successor.node_id, HAND_OVER).await {
+            Ok(()) => return tracing::info!("leadership handed over to {}", named(successor.node_id)),
+            Err(reason) => {
+                tracing::warn!("leadership was not handed over to {}: {reason}", named(successor.node_id));
+            }
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use openraft::raft::Precondition;
 use openraft::{ChangeMembers, ServerState};
 
 use super::consistency::{Claim, Contradiction};
-use super::peers::{CallError, Peers};
+use super::doubt::Doubt;
+use super::peers::{CallError, Condition, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
@@ -70,6 +71,17 @@ pub struct Committed {
     pub log_id: LogId,
 }
 
+/// A voter that may lead after this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Successor {
+    /// Its node id.
+    pub node_id: u64,
+    /// It answered lately.
+    pub is_near: bool,
+    /// It answered lately, and its log has all that this node's has.
+    pub is_level: bool,
+}
+
 /// A node's share of the consensus. Clones share it.
 #[derive(Clone)]
 pub struct Consensus {
@@ -84,15 +96,26 @@ pub struct Consensus {
     leader_heard: Arc<Mutex<Option<(Instant, u64)>>>,
     /// A leader that is silent for longer counts as none.
     leader_patience: Duration,
+    /// The time in which a follower waits for its leader, at least.
+    election: Duration,
     /// Set once a leader has contradicted what this node knows to be committed.
     contradiction: watch::Sender<Option<Contradiction>>,
+    /// Whether a majority has another state than this node.
+    doubt: Doubt,
     /// While this node leads: whom it does not admit, and why.
     refused: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
 impl Consensus {
     /// Puts the parts together and starts the rounds for reads.
-    pub fn new(raft: Raft, store: Arc<Store>, peers: Arc<Peers>, log: Log, timing: &Timing) -> Consensus {
+    pub fn new(
+        raft: Raft,
+        store: Arc<Store>,
+        peers: Arc<Peers>,
+        log: Log,
+        doubt: Doubt,
+        timing: &Timing,
+    ) -> Consensus {
         let reads = Reads::start(raft.clone(), peers.clone());
         Consensus {
             raft,
@@ -104,6 +127,8 @@ impl Consensus {
             leader_heard: Arc::default(),
             // The longest election timeout: by then this node stands for election itself.
             leader_patience: timing.election * 2,
+            election: timing.election,
+            doubt,
             contradiction: watch::channel(None).0,
             refused: Arc::default(),
         }
@@ -259,6 +284,28 @@ impl Consensus {
         }
     }
 
+    /// A majority has another state than this node: from now on its own is never shown. Keep it from leading besides
+    /// ([`super::doubt::keep_from_leading`]).
+    pub fn doubt(&self) {
+        self.doubt.begin();
+        self.raft.runtime_config().elect(false);
+    }
+
+    /// Whether a majority has another state than this node.
+    pub fn is_doubted(&self) -> bool {
+        self.doubt.is_there()
+    }
+
+    /// The time in which a follower waits for its leader, at least.
+    pub(super) fn election_timeout(&self) -> Duration {
+        self.election
+    }
+
+    /// How this node is, for its leader.
+    pub(super) fn condition(&self) -> Condition {
+        Condition { disk_full: self.is_disk_full(), is_doubted: self.is_doubted() }
+    }
+
     /// How many entries this node has still to apply of what its leader, by its last word, has committed; `None` while
     /// no leader is known.
     pub fn lag(&self) -> Option<u64> {
@@ -329,6 +376,12 @@ impl Consensus {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
+        if self.is_doubted() {
+            rt::sometimes("doubted leader proposed nothing");
+            return Err(ProposeError::NotExecuted(
+                "the leader's state is doubted, and another voter is about to lead".into(),
+            ));
+        }
         // What every voter has to store is for the leader to admit, whoever of them the client asked.
         if Command::carries_a_value(&payload)
             && let Some(full) = self.full_voter()
@@ -339,6 +392,10 @@ impl Consensus {
         }
         let written = rt::time::timeout_at(deadline, self.raft.client_write(Payload(payload))).await;
         match written {
+            // What its state answers is not to be believed.
+            Ok(Ok(_)) if self.is_doubted() => {
+                Err(ProposeError::Unknown("executed, but the state of this leader is doubted".into()))
+            }
             Ok(Ok(response)) => Ok(Committed {
                 answer: response.data.answer,
                 revision: response.data.revision,
@@ -467,20 +524,27 @@ impl Consensus {
     /// # Errors
     /// In words, if another node did not take over.
     pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), String> {
+        if self.peers.is_doubted(to) {
+            return Err("its state differs from the majority's, so it must not lead".into());
+        }
         if self.membership().voter_ids().count() < 2 {
             return Err("the only voter has nobody to hand leadership to".into());
         }
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
         let moved = async {
-            while self.leader() != Some(to) {
-                rt::sleep(Duration::from_millis(10)).await;
+            loop {
+                match self.leader() {
+                    Some(leader) if leader != self.node_id() => return leader,
+                    _ => rt::sleep(Duration::from_millis(10)).await,
+                }
             }
         };
         match rt::timeout(within, moved).await {
-            Ok(()) => {
+            Ok(leader) if leader == to => {
                 rt::sometimes("leadership handed over");
                 Ok(())
             }
+            Ok(leader) => Err(format!("{} leads instead", Named(None, leader))),
             Err(_) => {
                 rt::sometimes("leadership not handed over");
                 Err(format!("no hand-over within {within:?}"))
@@ -488,20 +552,33 @@ impl Consensus {
         }
     }
 
-    /// The voter fittest to lead after this node: of those that answered lately, the one whose log is known to reach
-    /// furthest. A voter that stopped a moment ago may well have the longest log.
-    pub fn successor(&self) -> Option<u64> {
+    /// The other voters, the fittest to lead first: those that answered lately, of them those whose logs are known to reach
+    /// furthest. A voter that stopped a moment ago may well have the longest log. None whose state is doubted. Empty if this
+    /// node does not lead.
+    pub fn successors(&self) -> Vec<Successor> {
         use openraft::{Instant, rt::WatchReceiver};
         let voters: BTreeSet<u64> = self.membership().voter_ids().collect();
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        let others = voters.into_iter().filter(|id| *id != self.node_id());
-        let (matched, answered) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
-        others.max_by_key(|id| {
-            let answered = answered.get(id).copied().flatten();
-            let lately = answered.is_some_and(|at| at.elapsed() < self.leader_patience);
-            (lately, matched.get(id).copied().flatten(), answered.map(|at| at.into_inner()))
-        })
+        let (Some(matched), Some(answered)) = (metrics.replication.as_ref(), metrics.heartbeat.as_ref())
+        else {
+            return Vec::new();
+        };
+        let fit = |id: &u64| *id != self.node_id() && !self.peers.is_doubted(*id);
+        let mut others: Vec<_> = (voters.into_iter().filter(fit))
+            .map(|id| {
+                let answered = answered.get(&id).copied().flatten();
+                let lately = answered.is_some_and(|at| at.elapsed() < self.leader_patience);
+                let matched = matched.get(&id).copied().flatten();
+                let is_level = lately && matched >= metrics.last_log;
+                (
+                    (lately, matched, answered.map(|at| at.into_inner())),
+                    Successor { node_id: id, is_near: lately, is_level },
+                )
+            })
+            .collect();
+        others.sort_by(|(left, _), (right, _)| right.cmp(left));
+        others.into_iter().map(|(_, successor)| successor).collect()
     }
 
     /// Lets this node write a snapshot of all that it has applied; returns its index. Unbounded in time.

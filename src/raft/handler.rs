@@ -94,6 +94,12 @@ impl Handler for PeerHandler {
             .boxed(),
             request::Body::Transfer(transfer) => async move {
                 match transfer_from_wire(transfer) {
+                    // openraft would elect it, whatever it was told of elections.
+                    Ok(transfer)
+                        if *transfer.to_node_id() == consensus.node_id() && consensus.is_doubted() =>
+                    {
+                        failed("this node's state is doubted, and it must not lead")
+                    }
                     Ok(transfer) => match raft.handle_transfer_leader(transfer).await {
                         Ok(outcome) => response::Body::Transfer(wire::TransferAnswer {
                             refused: outcome.err().map(|error| error.to_string()).unwrap_or_default(),
@@ -218,7 +224,7 @@ async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Resul
         consensus.hear_of_acknowledged(acknowledged);
     }
     let boot = consensus.peers().me().boot;
-    Ok(response::Body::Append(append_answer_to_wire(answer, consensus.is_disk_full(), boot)))
+    Ok(response::Body::Append(append_answer_to_wire(answer, consensus.condition(), boot)))
 }
 
 fn failed(error: impl ToString) -> response::Body {

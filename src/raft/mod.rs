@@ -6,6 +6,7 @@
 
 pub mod consensus;
 pub mod consistency;
+pub mod doubt;
 pub mod handler;
 pub mod left_behind;
 pub mod log_store;
@@ -33,6 +34,7 @@ pub use reads::ReadIndexError;
 pub use store::Store;
 pub use types::{LogId, Member, Membership, StoredMembership, TypeConfig, Vote};
 
+use doubt::Doubt;
 use log_store::LogStore;
 use network::Network;
 use peers::Peers;
@@ -75,10 +77,11 @@ pub async fn start(
         observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
     }
     let state_machine = StateMachine::new(store.clone(), snapshots);
-    let network = Network { peers: peers.clone(), log: log.clone() };
+    let doubt = Doubt::default();
+    let network = Network { peers: peers.clone(), log: log.clone(), doubt: doubt.clone() };
     let raft =
         Raft::new(node_id, config, network, log_store, state_machine).await.map_err(|e| e.to_string())?;
-    Ok(Consensus::new(raft, store, peers, log, timing))
+    Ok(Consensus::new(raft, store, peers, log, doubt, timing))
 }
 
 /// openraft's configuration, with what safety asks for.

@@ -19,7 +19,8 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::peers::{CallError, Link, Peers};
+use super::doubt::Doubt;
+use super::peers::{CallError, Condition, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
@@ -48,6 +49,8 @@ pub struct Network {
     pub peers: Arc<Peers>,
     /// This node's own log, for how far it is durable.
     pub log: Log,
+    /// Whether this node's state is doubted, and not to be sent.
+    pub doubt: Doubt,
 }
 
 impl Network {
@@ -56,6 +59,7 @@ impl Network {
             control: self.peers.link(target, Channel::Control),
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
+            doubt: self.doubt.clone(),
             teller: Teller {
                 peers: self.peers.clone(),
                 log: self.log.clone(),
@@ -112,6 +116,7 @@ pub struct Client {
     control: Arc<Link>,
     append: Arc<Link>,
     snapshot: Arc<Link>,
+    doubt: Doubt,
     teller: Teller,
 }
 
@@ -274,6 +279,9 @@ impl Client {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
     ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if self.doubt.is_there() {
+            return Err(unreachable("this node's state is doubted, and it sends no snapshot of it"));
+        }
         let SnapshotData::Kept(reader) = snapshot.snapshot else {
             return Err(broken("a snapshot that is still being installed is not sent on"));
         };
@@ -344,7 +352,8 @@ impl Sent {
         };
         let Teller { peers, target, told, .. } = teller;
         let follower = *target;
-        peers.set_full(follower, self.term, answer.disk_full);
+        let condition = Condition { disk_full: answer.disk_full, is_doubted: answer.doubted };
+        peers.report(follower, self.term, condition);
         let boot = answer.boot;
         let answer = append_answer_from_wire(answer).map_err(broken)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {

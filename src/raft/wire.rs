@@ -14,6 +14,7 @@ use openraft::raft::{
 use openraft::vote::RaftLeaderId;
 use prost::Message as _;
 
+use super::peers::Condition;
 use super::types::{
     Entry, LogId, Member, Membership, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
 };
@@ -175,7 +176,7 @@ pub fn append_from_wire(request: raft::AppendEntries) -> Result<AppendEntriesReq
 /// A follower's answer, in its start `boot`.
 pub fn append_answer_to_wire(
     answer: AppendEntriesResponse<TypeConfig>,
-    disk_full: bool,
+    Condition { disk_full, is_doubted }: Condition,
     boot: u64,
 ) -> raft::AppendAnswer {
     use raft::append_answer::Outcome;
@@ -186,7 +187,7 @@ pub fn append_answer_to_wire(
         AppendEntriesResponse::HigherVote(vote) => (Outcome::HigherVote, None, Some(vote_to_wire(&vote))),
     };
     let matching = matching.map(log_id_to_wire);
-    raft::AppendAnswer { outcome: outcome.into(), matching, vote, disk_full, boot }
+    raft::AppendAnswer { outcome: outcome.into(), matching, vote, disk_full, boot, doubted: is_doubted }
 }
 
 /// A follower's answer, heard by the leader.

@@ -241,7 +241,7 @@ async fn beside_laggards(
     // Another one may have been lost meanwhile.
     if strike.cluster.may_lose(victim) {
         strike.cluster.roll_back(victim, &image);
-        if strike.dice.chance(0.4) {
+        if strike.dice.chance(if hear_no_leader { 0.7 } else { 0.4 }) {
             // It starts more often than it had, while nobody hears of it.
             laggards.iter().for_each(|name| strike.cluster.kill(name));
             for _ in 0..LIVES {

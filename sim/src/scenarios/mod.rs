@@ -6,6 +6,7 @@
 mod backup;
 mod basics;
 mod disks;
+mod doubted;
 pub mod forge;
 mod formation;
 mod histories;
@@ -252,14 +253,26 @@ pub const ALL: &[Scenario] = &[
     scenario!(
         "outvoted",
         2,
-        replicated::outvoted,
+        doubted::outvoted,
         "a node whose state differs from the majority's is quarantined"
     ),
     scenario!(
         "no-majority",
         1,
-        replicated::no_majority,
+        doubted::no_majority,
         "three different states raise the alarm and stop nobody"
+    ),
+    scenario!(
+        "outvoted-and-asked-to-lead",
+        3,
+        doubted::outvoted_and_asked_to_lead,
+        "leadership is handed over again and again while one of three is quarantined"
+    ),
+    scenario!(
+        "only-a-doubted-log-has-it",
+        3,
+        doubted::only_a_doubted_log_has_it,
+        "a quarantined node has the only copy of a committed entry that is in reach"
     ),
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),

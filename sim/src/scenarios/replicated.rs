@@ -11,21 +11,12 @@ use mokv::storage::Entry;
 use mokv_proto::raft::{Forward, forward_answer, request, response};
 
 use super::forge::{rewrite_log, stranger};
-use super::identity::wait_for_members;
-use super::stage::{
-    ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes, wait_for_end,
-};
+use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::history::Outcome;
 use crate::run::Run;
-use crate::values;
 use crate::world::World;
-
-/// A node catches up, and digests are compared, within this.
-const WITHIN: Duration = Duration::from_secs(20);
-/// More log entries than lie between two recorded digests.
-const PAST_A_DIGEST: u64 = 300;
 
 /// Every node has flags of its own, for sizes, bounds and times. What decides an outcome is replicated, so that the same
 /// log leaves the same state on all of them, whoever leads and however often they start.
@@ -79,7 +70,7 @@ pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
 }
 
 /// Replaces the payload of a client's write near the end of a stopped node's log.
-async fn tamper(
+pub(super) async fn tamper(
     cluster: &Cluster,
     status: &NodeStatus,
     change: impl FnOnce(Command) -> Bytes,
@@ -157,141 +148,5 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         })?;
     }
     set_many(&client, 10).await?;
-    Ok(cluster)
-}
-
-/// Alters a write on a node's disk while it is down and starts it again, unjudged: its state is no longer the cluster's.
-async fn corrupt_state(
-    run: &Arc<Run>,
-    cluster: &Cluster,
-    writer: &SimClient,
-    name: &str,
-) -> Result<(), String> {
-    // Nobody writes this key again: the difference stays.
-    set(writer, &format!("witness/{name}")).await?;
-    wait_for_all(cluster, name).await?;
-    let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
-    cluster.kill(name);
-    let value = values::encode(run.next_value(), 32);
-    let index = tamper(cluster, &status, |command| match command {
-        Command::Set(write) => Command::Set(mokv_proto::log::Set { value, ..write }).encode(),
-        other => other.encode(),
-    })
-    .await?;
-    run.fault("corrupted state", format!("{name} believes that log index {index} wrote another value"));
-    cluster.set_outsider(name, true);
-    cluster.start(name);
-    Ok(())
-}
-
-/// Waits until a node holds what its leader holds.
-async fn wait_for_all(cluster: &Cluster, name: &str) -> Result<(), String> {
-    let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
-    wait_for_status(cluster, name, "catch up", |status| status.last_log_index >= newest).await
-}
-
-async fn wait_for_status(
-    cluster: &Cluster,
-    name: &str,
-    what: &str,
-    holds: impl Fn(&NodeStatus) -> bool,
-) -> Result<(), String> {
-    let before = rt::now();
-    loop {
-        let status = cluster.status(name).await;
-        if status.as_ref().is_some_and(&holds) {
-            return Ok(());
-        }
-        ensure(rt::now() - before < WITHIN, || format!("{name} should {what} and is {status:?}"))?;
-        rt::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Wipes a node whose state was corrupted, as its message says, and waits until it is a voter again.
-async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
-    let old = cluster.status(name).await.map_or(0, |status| status.node_id);
-    cluster.kill(name);
-    cluster.wipe(name);
-    cluster.set_outsider(name, false);
-    cluster.start(name);
-    wait_for_members(cluster, leader, "that the wiped node is back", |members| {
-        members.iter().any(|(member, id, learner)| member == name && *id != old && !learner)
-    })
-    .await
-}
-
-/// One node's state differs from the majority's: it is quarantined, durably. It answers no reads, it does not lead, and
-/// a wipe heals it.
-pub async fn outvoted(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
-    let writer = client(&cluster);
-    set_many(&writer, 30).await?;
-    let name = others(&cluster.names(), &leader).remove(0);
-    corrupt_state(&run, &cluster, &writer, &name).await?;
-    set_many(&writer, PAST_A_DIGEST).await?;
-    let is_quarantined = |status: &NodeStatus| status.role == "quarantined";
-    wait_for_status(&cluster, &name, "be quarantined", is_quarantined).await?;
-    let alone = SimClient::new(&cluster, std::slice::from_ref(&name), Duration::from_millis(800), true);
-    for other in others(&cluster.names(), &name) {
-        cluster.cut(&other, alone.host());
-        cluster.cut(alone.host(), &other);
-    }
-    let refuses = async |when: &str| {
-        for stale in [true, false] {
-            let answer = alone.get("many/01", stale).await;
-            ensure(answer == Outcome::Failed, || {
-                format!("{when}, {name} was outvoted and answered a read (stale: {stale}) by {answer:?}")
-            })?;
-        }
-        Ok::<(), String>(())
-    };
-    refuses("at once").await?;
-    cluster.kill(&name);
-    cluster.start(&name);
-    wait_for_status(&cluster, &name, "be quarantined after a restart", is_quarantined).await?;
-    refuses("after a restart").await?;
-    // With the leader gone the other sound node leads; the outvoted one votes and no more.
-    cluster.kill(&leader);
-    let sound = others(&others(&cluster.names(), &leader), &name);
-    let new = cluster.wait_for_leader(&[sound[0].clone(), name.clone()], ELECTION_BOUND).await?;
-    ensure(new == sound[0], || format!("{new} leads although its state was outvoted"))?;
-    cluster.start(&leader);
-    heal(&cluster, &new, &name).await?;
-    let (value, _) = set(&writer, "healed").await?;
-    expect(&client_of(&cluster, &name), "healed", value).await?;
-    Ok(cluster)
-}
-
-/// All three states differ, so nobody knows whose is right: every node raises the alarm, and none is stopped.
-pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
-    let writer = client(&cluster);
-    set_many(&writer, 30).await?;
-    let corrupted = others(&cluster.names(), &leader);
-    for name in &corrupted {
-        corrupt_state(&run, &cluster, &writer, name).await?;
-        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    }
-    // Writes are judged by what clients hear; linearizable reads and lists would show that nobody is right.
-    set_many(&writer, PAST_A_DIGEST).await?;
-    for name in cluster.names() {
-        wait_for_status(&cluster, &name, "raise the alarm", |status| {
-            status.digest_alarm && status.role != "quarantined"
-        })
-        .await?;
-    }
-    let before = rt::now();
-    for name in &corrupted {
-        // The operator knows whose state is right, and has it lead, so that the others get theirs from it.
-        while cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await? != leader {
-            ensure(rt::now() - before < ELECTION_BOUND * 4, || format!("{leader} was not made to lead"))?;
-            let to = leader.clone();
-            cluster
-                .operate("transfer", |library| async move { library.transfer_leader(Some(&to)).await })
-                .await;
-        }
-        heal(&cluster, &leader, name).await?;
-    }
     Ok(cluster)
 }

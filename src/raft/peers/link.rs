@@ -58,8 +58,8 @@ pub struct Peers {
     resolver: Resolver,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
     acquaintance: Arc<Acquaintance>,
-    /// What each peer's last answer said of its disk.
-    disks: Mutex<BTreeMap<u64, DiskReport>>,
+    /// What each peer's last answer said of itself.
+    reports: Mutex<BTreeMap<u64, Report>>,
     /// How far each follower has acknowledged this leader's log.
     acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
 }
@@ -73,14 +73,23 @@ struct Acquaintance {
     reach: Reach,
 }
 
-/// What a follower last said of its disk. It counts while the follower is heard, and under the leader that heard it: what
-/// a dead voter said last would refuse writes for ever.
-struct DiskReport {
+/// How a follower is, as it says with its answers to a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Its disk is nearly full. That counts while the follower is heard, and under the leader that heard it: what a dead
+    /// voter said last would refuse writes for ever.
+    pub disk_full: bool,
+    /// Its state is doubted, and it should not lead. That counts for as long as it has this id.
+    pub is_doubted: bool,
+}
+
+/// What a follower last said of itself.
+struct Report {
     /// To the leader of which term.
     term: u64,
     /// When it answered.
     heard: Instant,
-    full: bool,
+    condition: Condition,
 }
 
 /// What a follower gave its word for.
@@ -110,7 +119,7 @@ impl Peers {
             resolver,
             links: Mutex::default(),
             acquaintance: Arc::default(),
-            disks: Mutex::default(),
+            reports: Mutex::default(),
             acknowledged: Mutex::default(),
         })
     }
@@ -163,10 +172,16 @@ impl Peers {
         self.gate.positions()
     }
 
-    /// Remembers whether a peer's disk is nearly full, by its answer to this node as the leader of `term`.
-    pub fn set_full(&self, node_id: u64, term: u64, full: bool) {
-        let mut disks = self.disks.lock().expect("no code panics while it holds this lock");
-        disks.insert(node_id, DiskReport { term, heard: rt::now(), full });
+    /// Remembers how a peer is, by its answer to this node as the leader of `term`.
+    pub fn report(&self, node_id: u64, term: u64, condition: Condition) {
+        let mut reports = self.reports.lock().expect("no code panics while it holds this lock");
+        reports.insert(node_id, Report { term, heard: rt::now(), condition });
+    }
+
+    /// Whether a peer has said that its state is doubted.
+    pub fn is_doubted(&self, node_id: u64) -> bool {
+        let reports = self.reports.lock().expect("no code panics while it holds this lock");
+        reports.get(&node_id).is_some_and(|report| report.condition.is_doubted)
     }
 
     /// Whether a peer has said that this very node was removed from the cluster.
@@ -183,11 +198,13 @@ impl Peers {
         patience: Duration,
         counts: impl Fn(u64) -> bool,
     ) -> Option<u64> {
-        let disks = self.disks.lock().expect("no code panics while it holds this lock");
-        let is_valid = |report: &DiskReport| {
-            report.full && report.term == term && now.saturating_duration_since(report.heard) <= patience
+        let reports = self.reports.lock().expect("no code panics while it holds this lock");
+        let is_valid = |report: &Report| {
+            report.condition.disk_full
+                && report.term == term
+                && now.saturating_duration_since(report.heard) <= patience
         };
-        disks.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
+        reports.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
 
     /// Remembers that a follower holds the log of this leader's `term` up to `index`.
@@ -235,7 +252,7 @@ impl Peers {
         links.retain(|(target, _), _| is_member(*target));
         lock(&self.acquaintance.written).retain(|id, _| is_member(*id));
         self.acquaintance.reach.retain(&is_member);
-        self.disks.lock().expect("no code panics while it holds this lock").retain(|id, _| is_member(*id));
+        self.reports.lock().expect("no code panics while it holds this lock").retain(|id, _| is_member(*id));
         self.acknowledged
             .lock()
             .expect("no code panics while it holds this lock")
@@ -586,15 +603,16 @@ mod tests {
     fn a_full_disk_counts_while_its_node_is_heard_and_under_the_leader_that_heard_it() {
         const PATIENCE: Duration = Duration::from_secs(60);
         let peers = peers_at("127.0.0.1:1".into());
+        let condition = |disk_full| Condition { disk_full, is_doubted: false };
         let full = |term, later| peers.full(term, rt::now() + later, PATIENCE, |id| id != 9);
-        peers.set_full(2, 5, true);
-        peers.set_full(9, 5, true);
+        peers.report(2, 5, condition(true));
+        peers.report(9, 5, condition(true));
         assert_eq!(full(5, Duration::ZERO), Some(2));
         assert_eq!(full(6, Duration::ZERO), None, "said to another leader");
         assert_eq!(full(5, PATIENCE * 2), None, "not heard any more");
-        peers.set_full(2, 5, false);
+        peers.report(2, 5, condition(false));
         assert_eq!(full(5, Duration::ZERO), None, "it has room again");
-        peers.set_full(2, 6, true);
+        peers.report(2, 6, condition(true));
         assert_eq!(full(6, Duration::ZERO), Some(2));
         peers.retain(|id| id != 2);
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");

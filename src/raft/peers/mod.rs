@@ -11,7 +11,7 @@ mod reach;
 pub mod server;
 
 pub use hello::{Gate, Me};
-pub use link::{AddressBook, CallError, Link, Peers};
+pub use link::{AddressBook, CallError, Condition, Link, Peers};
 pub use reach::Contact;
 pub use server::Handler;
 
