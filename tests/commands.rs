@@ -433,6 +433,44 @@ fn contexts_name_clusters_for_all_commands() {
 }
 
 #[test]
+fn a_context_whose_endpoints_no_client_takes_is_not_added() {
+    let home = tempfile::tempdir().unwrap();
+    let add = |endpoints: &str| {
+        let args = ["context", "add", "here", "--replace", "--endpoints", endpoints];
+        at_home(home.path(), &args).output().unwrap()
+    };
+    for bad in ["a", "a:0", "a:65536", ":1", "http://a:1", "a b:1", "a:1,", "a:1,,b:1"] {
+        let output = add(bad);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{bad}: {said}");
+        assert!(said.contains("is no endpoint") && said.contains("next:"), "{bad}: {said}");
+    }
+    assert!(!home.path().join(".config/mokv/contexts.yaml").exists());
+    assert!(add(" a:1 , [::1]:2").status.success());
+    let listed = at_home(home.path(), &["context", "list", "--output=plain"]).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), "\there\ta:1,[::1]:2\t\n");
+}
+
+#[test]
+fn contexts_added_at_the_same_time_are_all_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..24).map(|number| format!("c{number:02}")).collect();
+    let adding: Vec<_> = (names.iter())
+        .map(|name| {
+            let args = ["context", "add", name, "--endpoints", "a:1"];
+            at_home(home.path(), &args).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in adding {
+        assert!(child.wait().unwrap().success());
+    }
+    let listed = at_home(home.path(), &["context", "list", "--output=json"]).output().unwrap().stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    let kept: Vec<_> = listed.lines().map(|line| json(line)["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kept, names);
+}
+
+#[test]
 fn with_json_output_errors_are_json_and_exit_as_ever() {
     with_store(|shell| {
         let fails = |args: &[&str]| {

@@ -13,7 +13,7 @@ use super::contexts::{self, Contexts};
 use super::credentials::Credentials;
 use super::failure::Failure;
 use super::output::{Format, Output};
-use crate::client::{Builder, Client, Error, NodeStatus, Server};
+use crate::client::{self, Builder, Client, Error, NodeStatus, Server};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -120,13 +120,12 @@ impl Connect {
                 Err(Failure::usage(format!("{name}: the value is no text"), "set it to text, or unset it"))
             }
         };
-        let split = |given: String| given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
-        let mut endpoints = self.endpoints.clone();
+        let mut endpoints = checked(&self.endpoints)?;
         // A context that merely stands in the background lends nothing to a command that names nodes by itself.
         let mut named = self.context.clone();
         if endpoints.is_empty() && named.is_none() {
             match text(ENDPOINTS_VARIABLE)? {
-                Some(given) => endpoints = split(given),
+                Some(given) => endpoints = checked(given.split(','))?,
                 None => named = text(CONTEXT_VARIABLE)?,
             }
         }
@@ -144,7 +143,7 @@ impl Connect {
                     let context = contexts.get(name, &path)?;
                     credentials = credentials.or(context.credentials());
                     if endpoints.is_empty() {
-                        endpoints.clone_from(&context.endpoints);
+                        endpoints = checked(&context.endpoints)?;
                     }
                 }
             }
@@ -170,7 +169,7 @@ impl Connect {
         builder.build().map_err(|error| {
             Failure::usage(
                 format!("cannot make a client: {error}"),
-                "endpoints are HOST:PORT, with commas between; certificates, keys and tokens are files of text",
+                "certificates, keys and tokens are files of text",
             )
         })
     }
@@ -214,6 +213,17 @@ impl Connect {
         places.dedup();
         places
     }
+}
+
+/// Endpoints as they were given, without blanks around them.
+///
+/// # Errors
+/// If one is not `HOST:PORT`.
+pub fn checked(given: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<String>, Failure> {
+    let checked = given.into_iter().map(|given| client::endpoint(given.as_ref()).map(str::to_owned));
+    checked
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::usage(error.to_string(), "endpoints are HOST:PORT, with commas between"))
 }
 
 /// Where a node is.
