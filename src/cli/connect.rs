@@ -156,16 +156,21 @@ impl Connect {
 
     fn build(&self, builder: Builder) -> Result<Client, Failure> {
         let target = self.target()?;
-        self.build_for(target, builder).map_err(|failure| match &target.context {
+        self.build_for(target, builder).map_err(|failure| self.in_context(failure))
+    }
+
+    /// The same failure, with the context that had a part in it.
+    pub fn in_context(&self, failure: Failure) -> Failure {
+        match self.target.get().and_then(|target| target.context.as_ref()) {
             Some(name) => failure.with_context(name),
             None => failure,
-        })
+        }
     }
 
     fn build_for(&self, target: &Target, builder: Builder) -> Result<Client, Failure> {
         let list_timeout = self.timeout.max(LIST_PATIENCE);
         let builder = builder.endpoints(target.endpoints.iter().cloned()).timeout(self.timeout);
-        let builder = target.credentials.give(builder.list_timeout(list_timeout))?;
+        let builder = target.credentials.give(builder.list_timeout(list_timeout), self.output)?;
         builder.build().map_err(|error| {
             Failure::usage(
                 format!("cannot make a client: {error}"),
@@ -179,27 +184,15 @@ impl Connect {
         // Who has got as far as to ask has found out whom.
         let asked = self.target.get().map(|target| target.endpoints.join(", ")).unwrap_or_default();
         let what = format!("cannot {action} (asked {asked}): {error}");
-        let failure = match &error {
-            Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
-            Error::ConditionFailed { .. } => {
-                Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
-            }
-            Error::NotExecuted(_) => {
-                Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
-            }
-            Error::Unknown(_) => Failure::error(what, "read what is there now, then decide"),
-            Error::Invalid(_) => Failure::error(what, "nothing was changed: correct the request"),
-            Error::ResourceExhausted(_) => {
-                Failure::error(what, "nothing was changed: delete keys or raise the limit")
-            }
-            Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
-            Error::Unavailable(_) => Failure::error(
-                what,
-                "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
-            ),
-            Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
-        };
-        failure.of_call(&error)
+        self.in_context(meaning(what, &error))
+    }
+
+    /// The same of a call that several nodes were asked for, each for itself: how it failed at `place`.
+    pub fn failure_at(&self, place: &Place, error: &Error) -> Failure {
+        let why = error.to_string();
+        // What went wrong begins with the address where it did.
+        let what = why.strip_prefix(&format!("{}: ", place.address)).unwrap_or(&why);
+        meaning(what.to_owned(), error)
     }
 
     /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of
@@ -213,6 +206,31 @@ impl Connect {
         places.dedup();
         places
     }
+}
+
+/// What it means to the user that `what` happened because a call failed so.
+fn meaning(what: String, error: &Error) -> Failure {
+    let failure = match error {
+        Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
+        Error::ConditionFailed { .. } => {
+            Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
+        }
+        Error::NotExecuted(_) => {
+            Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
+        }
+        Error::Unknown(_) => Failure::error(what, "read what is there now, then decide"),
+        Error::Invalid(_) => Failure::error(what, "nothing was changed: correct the request"),
+        Error::ResourceExhausted(_) => {
+            Failure::error(what, "nothing was changed: delete keys or raise the limit")
+        }
+        Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
+        Error::Unavailable(_) => Failure::error(
+            what,
+            "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
+        ),
+        Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
+    };
+    failure.of_call(error)
 }
 
 /// Endpoints as they were given, without blanks around them.

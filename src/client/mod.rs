@@ -472,9 +472,9 @@ impl Client {
     /// Lets the node at `address` (`host:port`) write a snapshot now; the log index it covers. Asked once.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it did not answer in time; it may be writing it all the same.
+    /// As [`Client::set`]; [`Error::Unknown`] if it did not answer in time: it may be writing it all the same.
     pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
-        let reply = self.inner.ask(address, api::SnapshotRequest {}, self.deadline()).await?;
+        let reply = self.inner.order(address, api::SnapshotRequest {}, self.deadline()).await?;
         Ok(reply.index)
     }
 
