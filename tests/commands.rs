@@ -250,6 +250,12 @@ fn operators_commands_and_members_that_do_not_exist() {
         );
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
         assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\nwanted-size\t0\n");
+        for sessions in ["0", "1000001"] {
+            assert_eq!(shell.fails(&["configure", "--max-sessions", sessions]).0, Some(2), "{sessions}");
+        }
+        shell.ok(&["configure", "--max-sessions", "1000000"]);
+        let resized = json(&shell.ok(&["members", "resize", "--to=1", "--output=json"]));
+        assert_eq!(resized, serde_json::json!({ "wanted_size": 1, "removed": [] }));
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
             let (code, said) = shell.fails(args);
             assert_eq!(code, Some(3), "{said}");
@@ -403,10 +409,16 @@ fn contexts_name_clusters_for_all_commands() {
             asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away")),
             "127.0.0.1:9, 127.0.0.1:10"
         );
+        let json_error = [&get[..], &["--output=json"]].concat();
+        let output = at_home(home.path(), &json_error).env("MOKV_CONTEXT", "away").output().unwrap();
+        let said = json(&String::from_utf8(output.stderr).unwrap());
+        assert_eq!(said["error"]["context"], "away", "{said}");
+        let message = said["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("context 'away': cannot read 'key'"), "{said}");
         std::fs::remove_file(&token).unwrap();
         let no_token = asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away"));
         assert!(
-            no_token.contains("--token-file") && no_token.contains("of the context 'away'"),
+            no_token.contains("--token-file") && no_token.contains("error: context 'away': "),
             "{no_token}"
         );
 
@@ -508,6 +520,15 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
             .stderr(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
         assert_eq!(mute.status().unwrap().code(), Some(2));
         assert_eq!(fails(&["get", "k", "--nonsense", "--output=json"]), is(2, "usage", "-"));
+        let output =
+            shell.run(&["snapshot", "take", "--only=127.0.0.1:9", "--timeout=300ms", "--output=json"]);
+        let said = json(&String::from_utf8(output.stderr).unwrap());
+        let node = &said["error"]["nodes"][0];
+        assert_eq!(
+            (&node["rpc_addr"], &node["outcome"]),
+            (&"127.0.0.1:9".into(), &"not executed".into()),
+            "{said}"
+        );
         assert_eq!(
             fails(&["get", "k", "--output=json", "--timeout=200ms", "--context=no-such-context"]).1,
             "not-found",
