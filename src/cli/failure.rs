@@ -69,7 +69,7 @@ pub struct Failure {
     /// The context that had a part in it.
     context: Option<String>,
     /// Where several nodes were asked: those that failed, and how.
-    nodes: Vec<(Place, Failure)>,
+    nodes: Box<[(Place, Failure)]>,
 }
 
 /// What may be concluded of a call that failed, in the words of the documentation.
@@ -99,7 +99,7 @@ pub fn warn(output: Option<Format>, text: &str) {
 impl Failure {
     fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
         let (what, next) = (what.into(), next.into());
-        Failure { exit, what, next, call: None, context: None, nodes: Vec::new() }
+        Failure { exit, what, next, call: None, context: None, nodes: Box::default() }
     }
 
     /// The command failed.
@@ -154,7 +154,7 @@ impl Failure {
         };
         let gravest = nodes.iter().map(|(_, failure)| failure).max_by_key(|failure| gravity(failure));
         let Failure { exit, next, call, .. } = gravest.expect("a node failed").clone();
-        Failure { exit, call, nodes, ..Failure::new(exit, what, next) }
+        Failure { exit, call, nodes: nodes.into(), ..Failure::new(exit, what, next) }
     }
 
     /// The same of a call that failed so: its exit code, and what a program is told.

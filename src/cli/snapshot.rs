@@ -298,7 +298,10 @@ impl Take {
         if failed.is_empty() {
             return Ok(());
         }
-        let what = format!("cannot take a snapshot of {} of {} nodes", failed.len(), places.len());
+        let what = match places.len() {
+            1 => "cannot take a snapshot".to_owned(),
+            all => format!("cannot take a snapshot of {} of {all} nodes", failed.len()),
+        };
         Err(self.connect.in_context(Failure::of_nodes(what, failed)))
     }
 }

@@ -478,3 +478,20 @@ pub(super) struct ReadFailure {
     pub(super) error: Error,
     pub(super) status: Option<Status>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_late_is_told_with_the_time_that_was_given() {
+        let (given, late) = (Duration::from_secs(1), Status::deadline_exceeded("late"));
+        let told = |left: Duration, status: &Status| {
+            let deadline = Deadline { at: rt::now() + left, total: given, given, is_part: false };
+            deadline.tell("late".into(), status).to_string()
+        };
+        assert_eq!(told(Duration::ZERO, &Status::internal("broken")), "late (within 1s)");
+        assert_eq!(told(LAST_WORD / 2, &late), "late (within 1s)", "the node answers before the end");
+        assert_eq!(told(Duration::from_secs(60), &late), "late", "its own bound is a shorter one");
+    }
+}
