@@ -98,7 +98,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         cluster.nodes[2].start();
         let stranger = cluster.nodes[2]
             .wait_status("it knows its own cluster", |status| {
-                !status.cluster_id.is_empty() || status.role == "recovering"
+                !status.cluster_id.is_empty() || status.role == "waiting"
             })
             .await;
         assert_ne!(stranger.cluster_id, alone.cluster_id);

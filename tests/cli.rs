@@ -56,6 +56,19 @@ fn a_cluster_that_does_not_answer_exits_with_6_and_says_what_to_do() {
     }
 }
 
+/// With each of the ten thousand requests that a measurement makes it would be silent for most of an hour.
+#[test]
+fn a_measurement_ends_when_nobody_answers_and_says_why() {
+    let (_listener, endpoint) = silent_endpoint();
+    for mode in [vec!["put"], vec!["put", "--duration=1h"], vec!["get"], vec!["mixed", "--clients=8"]] {
+        let args = [&["bench"], &mode[..], &["--endpoints", &endpoint, "--timeout", "300ms"]].concat();
+        let output = run(&args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(6), "{mode:?}: {said}");
+        assert!(said.contains(&endpoint) && said.contains("within 300ms"), "{mode:?}: {said}");
+    }
+}
+
 #[test]
 fn values_never_appear_in_messages() {
     let (_listener, endpoint) = silent_endpoint();

@@ -250,6 +250,12 @@ fn operators_commands_and_members_that_do_not_exist() {
         );
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
         assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\nwanted-size\t0\n");
+        for sessions in ["0", "1000001"] {
+            assert_eq!(shell.fails(&["configure", "--max-sessions", sessions]).0, Some(2), "{sessions}");
+        }
+        shell.ok(&["configure", "--max-sessions", "1000000"]);
+        let resized = json(&shell.ok(&["members", "resize", "--to=1", "--output=json"]));
+        assert_eq!(resized, serde_json::json!({ "wanted_size": 1, "removed": [] }));
         for args in [&["transfer-leader", "--to", "nobody"][..], &["members", "remove", "nobody"]] {
             let (code, said) = shell.fails(args);
             assert_eq!(code, Some(3), "{said}");
@@ -403,10 +409,16 @@ fn contexts_name_clusters_for_all_commands() {
             asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away")),
             "127.0.0.1:9, 127.0.0.1:10"
         );
+        let json_error = [&get[..], &["--output=json"]].concat();
+        let output = at_home(home.path(), &json_error).env("MOKV_CONTEXT", "away").output().unwrap();
+        let said = json(&String::from_utf8(output.stderr).unwrap());
+        assert_eq!(said["error"]["context"], "away", "{said}");
+        let message = said["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("context 'away': cannot read 'key'"), "{said}");
         std::fs::remove_file(&token).unwrap();
         let no_token = asked(at_home(home.path(), &get).env("MOKV_CONTEXT", "away"));
         assert!(
-            no_token.contains("--token-file") && no_token.contains("of the context 'away'"),
+            no_token.contains("--token-file") && no_token.contains("error: context 'away': "),
             "{no_token}"
         );
 
@@ -430,6 +442,44 @@ fn contexts_name_clusters_for_all_commands() {
         assert!(left.contains("endpoint: "), "what cannot be read is not written over: {left}");
         shell.ok(&["get", "key"]);
     });
+}
+
+#[test]
+fn a_context_whose_endpoints_no_client_takes_is_not_added() {
+    let home = tempfile::tempdir().unwrap();
+    let add = |endpoints: &str| {
+        let args = ["context", "add", "here", "--replace", "--endpoints", endpoints];
+        at_home(home.path(), &args).output().unwrap()
+    };
+    for bad in ["a", "a:0", "a:65536", ":1", "http://a:1", "a b:1", "a:1,", "a:1,,b:1"] {
+        let output = add(bad);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{bad}: {said}");
+        assert!(said.contains("is no endpoint") && said.contains("next:"), "{bad}: {said}");
+    }
+    assert!(!home.path().join(".config/mokv/contexts.yaml").exists());
+    assert!(add(" a:1 , [::1]:2").status.success());
+    let listed = at_home(home.path(), &["context", "list", "--output=plain"]).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap(), "\there\ta:1,[::1]:2\t\n");
+}
+
+#[test]
+fn contexts_added_at_the_same_time_are_all_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..24).map(|number| format!("c{number:02}")).collect();
+    let adding: Vec<_> = (names.iter())
+        .map(|name| {
+            let args = ["context", "add", name, "--endpoints", "a:1"];
+            at_home(home.path(), &args).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut child in adding {
+        assert!(child.wait().unwrap().success());
+    }
+    let listed = at_home(home.path(), &["context", "list", "--output=json"]).output().unwrap().stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    let kept: Vec<_> = listed.lines().map(|line| json(line)["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kept, names);
 }
 
 #[test]
@@ -470,6 +520,15 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
             .stderr(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
         assert_eq!(mute.status().unwrap().code(), Some(2));
         assert_eq!(fails(&["get", "k", "--nonsense", "--output=json"]), is(2, "usage", "-"));
+        let output =
+            shell.run(&["snapshot", "take", "--only=127.0.0.1:9", "--timeout=300ms", "--output=json"]);
+        let said = json(&String::from_utf8(output.stderr).unwrap());
+        let node = &said["error"]["nodes"][0];
+        assert_eq!(
+            (&node["rpc_addr"], &node["outcome"]),
+            (&"127.0.0.1:9".into(), &"not executed".into()),
+            "{said}"
+        );
         assert_eq!(
             fails(&["get", "k", "--output=json", "--timeout=200ms", "--context=no-such-context"]).1,
             "not-found",

@@ -221,3 +221,24 @@ fn all_ports_in_use_are_named_in_one_error_before_anything_starts() {
     assert!(!data_dir.exists(), "nothing was written");
     drop((rpc, gossip, metrics));
 }
+
+#[test]
+fn a_cluster_that_runs_keeps_its_directory_and_its_files() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (ports, others) = (free_ports(), free_ports());
+        let (mut running, _) = Dev::start(directory.path(), &ports);
+        running.read_until(" leads.");
+        let files =
+            || NODES.map(|node| std::fs::read(directory.path().join(format!("{node}.yaml"))).unwrap());
+        let before = files();
+        let output = dev(directory.path(), others.first()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for node in NODES {
+            assert!(said.contains(&format!("{}", directory.path().join(node).display())), "{said}");
+        }
+        assert!(said.contains("nothing was started") && said.contains("--data-dir"), "{said}");
+        assert_eq!(files(), before);
+    });
+}

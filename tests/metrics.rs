@@ -241,7 +241,7 @@ fn a_node_that_waits_for_its_cluster_is_live_and_not_serving() {
         assert_eq!(http_get(&metrics, "/livez").await.0, 200);
         assert_eq!(http_get(&metrics, "/readyz").await.0, 503);
         let (status, text) = http_get(&metrics, "/metrics").await;
-        assert_eq!((status, value_of(&text, "mokv_role{role=\"recovering\"}")), (200, Some(1.0)), "{text}");
+        assert_eq!((status, value_of(&text, "mokv_role{role=\"waiting\"}")), (200, Some(1.0)), "{text}");
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod store;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -115,13 +116,13 @@ fn a_store_behind_tls_serves_those_who_know_its_authority() {
         assert_eq!(succeeds(run(&["get", "k", "--tls-ca", &authority.ca()])), "over TLS");
         assert!(succeeds(run(&["list", "--tls-ca", &authority.ca()])).contains("over TLS"));
         // Nobody else is spoken to, and plain text is not what is spoken here.
-        fails(run(&["get", "k", "--tls-ca", &stranger.ca()]), 1, "invalid peer certificate");
+        fails(run(&["get", "k", "--tls-ca", &stranger.ca()]), 6, "invalid peer certificate");
         fails(
             run(&["get", "k", "--tls-ca", &authority.ca(), "--tls-server-name", "mokv.test"]),
-            1,
+            6,
             "not valid",
         );
-        fails(run(&["get", "k"]), 1, "cannot read 'k'");
+        fails(run(&["get", "k"]), 6, "cannot read 'k'");
     });
 }
 
@@ -147,7 +148,7 @@ fn one_name_can_stand_for_all_nodes() {
     let authority = Authority::new();
     let gate = Gate { tls: Some(authority.server("mokv.test", false)), token: None };
     behind(gate, move |run| {
-        fails(run(&["set", "k", "v", "--tls-ca", &authority.ca()]), 1, "not valid for name");
+        fails(run(&["set", "k", "v", "--tls-ca", &authority.ca()]), 6, "not valid for name");
         succeeds(run(&["set", "k", "v", "--tls-ca", &authority.ca(), "--tls-server-name", "mokv.test"]));
     });
 }
@@ -163,7 +164,7 @@ fn a_client_shows_its_certificate_to_those_who_ask() {
         let key = authority.file("client.key", &key.serialize_pem());
         let identity = ["--tls-ca", &ca, "--tls-cert", &certificate, "--tls-key", &key];
         succeeds(run(&[&["set", "k", "v"][..], &identity].concat()));
-        fails(run(&["get", "k", "--tls-ca", &ca]), 1, "cannot read 'k'");
+        fails(run(&["get", "k", "--tls-ca", &ca]), 6, "cannot read 'k'");
     });
 }
 
@@ -197,6 +198,12 @@ fn credentials_that_are_none_are_refused_before_anything_is_sent() {
     );
     let unequal = ["--tls-ca", &authority.ca(), "--tls-cert", &certificate, "--tls-key", &key];
     fails(get(&unequal), 2, "do not go together");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = get(&[&unequal[..], &["--output=json"]].concat()).stderr;
+    let said: Vec<serde_json::Value> =
+        String::from_utf8(said).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(said[0]["warning"].as_str().unwrap().contains("is open to every user"), "{said:?}");
+    assert_eq!((said.len(), &said[1]["error"]["code"]), (2, &"usage".into()), "{said:?}");
     fails(get(&["--tls-cert", &certificate]), 2, "--tls-key");
     fails(get(&["--tls", "--tls-server-name", "not a name"]), 2, "server's name");
     fails(get(&["--token-file", &nothing]), 2, "nothing.pem");

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::output::Row;
 use crate::client::SettingsChange;
 use crate::config::parse_bytes;
+use crate::map::MAX_SESSIONS;
 
 /// Change the settings that all nodes share, or show them
 ///
@@ -20,7 +21,7 @@ Examples:
   mokv configure --max-store-bytes 2GiB")]
 pub struct Configure {
     /// Most client sessions kept at a time; the least recently used one makes room
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MAX_SESSIONS))]
     max_sessions: Option<u64>,
     /// Most bytes of keys and values in the store; 0: no bound
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]

@@ -13,7 +13,7 @@ use super::contexts::{self, Contexts};
 use super::credentials::Credentials;
 use super::failure::Failure;
 use super::output::{Format, Output};
-use crate::client::{Builder, Client, Consistency, Error, NodeStatus, Server};
+use crate::client::{self, Builder, Client, Consistency, Error, NodeStatus, Server};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -120,13 +120,12 @@ impl Connect {
                 Err(Failure::usage(format!("{name}: the value is no text"), "set it to text, or unset it"))
             }
         };
-        let split = |given: String| given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
-        let mut endpoints = self.endpoints.clone();
+        let mut endpoints = checked(&self.endpoints)?;
         // A context that merely stands in the background lends nothing to a command that names nodes by itself.
         let mut named = self.context.clone();
         if endpoints.is_empty() && named.is_none() {
             match text(ENDPOINTS_VARIABLE)? {
-                Some(given) => endpoints = split(given),
+                Some(given) => endpoints = checked(given.split(','))?,
                 None => named = text(CONTEXT_VARIABLE)?,
             }
         }
@@ -144,7 +143,7 @@ impl Connect {
                     let context = contexts.get(name, &path)?;
                     credentials = credentials.or(context.credentials());
                     if endpoints.is_empty() {
-                        endpoints.clone_from(&context.endpoints);
+                        endpoints = checked(&context.endpoints)?;
                     }
                 }
             }
@@ -157,20 +156,25 @@ impl Connect {
 
     fn build(&self, builder: Builder) -> Result<Client, Failure> {
         let target = self.target()?;
-        self.build_for(target, builder).map_err(|failure| match &target.context {
+        self.build_for(target, builder).map_err(|failure| self.in_context(failure))
+    }
+
+    /// The same failure, with the context that had a part in it.
+    pub fn in_context(&self, failure: Failure) -> Failure {
+        match self.target.get().and_then(|target| target.context.as_ref()) {
             Some(name) => failure.with_context(name),
             None => failure,
-        })
+        }
     }
 
     fn build_for(&self, target: &Target, builder: Builder) -> Result<Client, Failure> {
         let list_timeout = self.timeout.max(LIST_PATIENCE);
         let builder = builder.endpoints(target.endpoints.iter().cloned()).timeout(self.timeout);
-        let builder = target.credentials.give(builder.list_timeout(list_timeout))?;
+        let builder = target.credentials.give(builder.list_timeout(list_timeout), self.output)?;
         builder.build().map_err(|error| {
             Failure::usage(
                 format!("cannot make a client: {error}"),
-                "endpoints are HOST:PORT, with commas between; certificates, keys and tokens are files of text",
+                "certificates, keys and tokens are files of text",
             )
         })
     }
@@ -180,27 +184,15 @@ impl Connect {
         // Who has got as far as to ask has found out whom.
         let asked = self.target.get().map(|target| target.endpoints.join(", ")).unwrap_or_default();
         let what = format!("cannot {action} (asked {asked}): {error}");
-        let failure = match &error {
-            Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
-            Error::ConditionFailed { .. } => {
-                Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
-            }
-            Error::NotExecuted(_) => {
-                Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
-            }
-            Error::Unknown(_) => Failure::error(what, "read what is there now, then decide"),
-            Error::Invalid(_) => Failure::error(what, "nothing was changed: correct the request"),
-            Error::ResourceExhausted(_) => {
-                Failure::error(what, "nothing was changed: delete keys or raise the limit")
-            }
-            Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
-            Error::Unavailable(_) => Failure::error(
-                what,
-                "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
-            ),
-            Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
-        };
-        failure.of_call(&error)
+        self.in_context(meaning(what, &error))
+    }
+
+    /// The same of a call that several nodes were asked for, each for itself: how it failed at `place`.
+    pub fn failure_at(&self, place: &Place, error: &Error) -> Failure {
+        let why = error.to_string();
+        // What went wrong begins with the address where it did.
+        let what = why.strip_prefix(&format!("{}: ", place.address)).unwrap_or(&why);
+        meaning(what.to_owned(), error)
     }
 
     /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of
@@ -220,6 +212,42 @@ impl Connect {
         places.dedup();
         places
     }
+}
+
+/// What it means to the user that `what` happened because a call failed so.
+fn meaning(what: String, error: &Error) -> Failure {
+    let failure = match error {
+        Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
+        Error::ConditionFailed { .. } => {
+            Failure::error(what, "read the key again with 'mokv get --output json' and decide anew")
+        }
+        Error::NotExecuted(_) => {
+            Failure::error(what, "nothing was changed: try again; 'mokv status' shows the nodes")
+        }
+        Error::Unknown(_) => Failure::error(what, "read what is there now, then decide"),
+        Error::Invalid(_) => Failure::error(what, "nothing was changed: correct the request"),
+        Error::ResourceExhausted(_) => {
+            Failure::error(what, "nothing was changed: delete keys or raise the limit")
+        }
+        Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
+        Error::Unavailable(_) => Failure::error(
+            what,
+            "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",
+        ),
+        Error::Refused(_) => Failure::error(what, "'mokv status' shows the state of the nodes"),
+    };
+    failure.of_call(error)
+}
+
+/// Endpoints as they were given, without blanks around them.
+///
+/// # Errors
+/// If one is not `HOST:PORT`.
+pub fn checked(given: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<String>, Failure> {
+    let checked = given.into_iter().map(|given| client::endpoint(given.as_ref()).map(str::to_owned));
+    checked
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::usage(error.to_string(), "endpoints are HOST:PORT, with commas between"))
 }
 
 /// Where a node is.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::connect::checked;
 use super::contexts::{self, Contexts, check_name};
 use super::credentials::Credentials;
 use super::failure::Failure;
@@ -96,28 +97,21 @@ impl Context {
     /// If the file of contexts is not what it should be or cannot be written, or a name is taken or unknown.
     pub async fn run(self) -> Result<(), Failure> {
         let path = contexts::own_path()?;
-        let contexts = Contexts::read(&path)?;
         match self.action {
-            Action::Add(add) => add.run(contexts, &path).await,
-            Action::Use(chosen) => chosen.run(contexts, &path).await,
-            Action::List(Shown { output }) => list(&contexts, output),
-            Action::Remove(named) => named.remove(contexts, &path).await,
+            Action::Add(add) => add.run(&path).await,
+            Action::Use(chosen) => chosen.run(&path).await,
+            Action::List(Shown { output }) => list(&Contexts::read(&path)?, output),
+            Action::Remove(named) => named.remove(&path).await,
         }
     }
 }
 
 impl Add {
-    async fn run(self, mut contexts: Contexts, path: &Path) -> Result<(), Failure> {
+    async fn run(self, path: &Path) -> Result<(), Failure> {
         let Named { name, shown } = self.named;
-        if contexts.contexts.contains_key(&name) && !self.replace {
-            return Err(Failure::usage(
-                format!("there is a context '{name}' in '{}' already", path.display()),
-                "give another name, or --replace",
-            ));
-        }
         let Credentials { tls, tls_ca, tls_cert, tls_key, tls_server_name, token_file } = self.credentials;
         let added = contexts::Context {
-            endpoints: self.endpoints,
+            endpoints: checked(&self.endpoints)?,
             tls,
             tls_ca: from_anywhere(tls_ca)?,
             tls_cert: from_anywhere(tls_cert)?,
@@ -125,8 +119,17 @@ impl Add {
             tls_server_name,
             token_file: from_anywhere(token_file)?,
         };
-        contexts.contexts.insert(name.clone(), added);
-        contexts.write(path).await?;
+        let contexts = Contexts::change(path, |contexts| {
+            if contexts.contexts.contains_key(&name) && !self.replace {
+                return Err(Failure::usage(
+                    format!("there is a context '{name}' in '{}' already", path.display()),
+                    "give another name, or --replace",
+                ));
+            }
+            contexts.contexts.insert(name.clone(), added);
+            Ok(())
+        });
+        let contexts = contexts.await?;
         let next = match &contexts.current {
             Some(current) if *current == name => "it is in use".to_owned(),
             _ => format!("'mokv context use {name}' makes all commands ask its nodes"),
@@ -137,12 +140,15 @@ impl Add {
 }
 
 impl Use {
-    async fn run(self, mut contexts: Contexts, path: &Path) -> Result<(), Failure> {
-        if let Some(name) = &self.name {
-            contexts.get(name, path)?;
-        }
-        contexts.current.clone_from(&self.name);
-        contexts.write(path).await?;
+    async fn run(self, path: &Path) -> Result<(), Failure> {
+        let used = Contexts::change(path, |contexts| {
+            if let Some(name) = &self.name {
+                contexts.get(name, path)?;
+            }
+            contexts.current.clone_from(&self.name);
+            Ok(())
+        });
+        used.await?;
         let sentence = match &self.name {
             Some(name) => format!("context {name} is in use"),
             None => "no context is in use".to_owned(),
@@ -152,11 +158,14 @@ impl Use {
 }
 
 impl Named {
-    async fn remove(self, mut contexts: Contexts, path: &Path) -> Result<(), Failure> {
-        contexts.get(&self.name, path)?;
-        contexts.contexts.remove(&self.name);
-        contexts.current.take_if(|current| *current == self.name);
-        contexts.write(path).await?;
+    async fn remove(self, path: &Path) -> Result<(), Failure> {
+        let removed = Contexts::change(path, |contexts| {
+            contexts.get(&self.name, path)?;
+            contexts.contexts.remove(&self.name);
+            contexts.current.take_if(|current| *current == self.name);
+            Ok(())
+        });
+        removed.await?;
         let sentence = format!("context {} is removed; files of credentials stay", self.name);
         Output::new(self.shown.output).answer(sentence, &json!({ "context": self.name }))
     }

@@ -2,7 +2,7 @@
 //!
 //! It holds paths of credentials, never the credentials. It is read strictly: what it says and nobody understands is
 //! refused with file and line, because a mistyped word would send a command to another cluster. It is written whole or not
-//! at all, for this user alone. Knows nothing of what a command asks a cluster.
+//! at all, for this user alone, and by one command at a time. Knows nothing of what a command asks a cluster.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -14,8 +14,9 @@ use serde_saphyr::Spanned;
 
 use super::credentials::Credentials;
 use super::failure::Failure;
+use crate::client;
 use crate::config::{ConfigError, yaml_not_read};
-use crate::rt::disk::{create_file, rename_durably};
+use crate::rt::disk::{create_file, lock_file, rename_durably};
 
 /// Names the file itself.
 const FILE_VARIABLE: &str = "MOKV_CONFIG";
@@ -23,6 +24,8 @@ const FILE_VARIABLE: &str = "MOKV_CONFIG";
 const FILE: &str = "mokv/contexts.yaml";
 /// No file of contexts is larger, and nothing else that somebody names is read to its end.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// So many links lead to the file at most, as to any other.
+const MAX_LINKS: usize = 40;
 /// Longest name of a context, in characters.
 const MAX_NAME_CHARACTERS: usize = 64;
 
@@ -150,10 +153,17 @@ impl Contexts {
                     "give it another name",
                 ));
             }
-            if endpoints.is_empty() {
+            let wrong = match endpoints.is_empty() {
+                true => Some("it has no endpoints".to_owned()),
+                false => endpoints
+                    .iter()
+                    .find_map(|given| client::endpoint(given).err())
+                    .map(|error| error.to_string()),
+            };
+            if let Some(wrong) = wrong {
                 return Err(refused(
                     line,
-                    format!("context '{name}' has no endpoints"),
+                    format!("context '{name}': {wrong}"),
                     "list HOST:PORT of its nodes",
                 ));
             }
@@ -174,33 +184,44 @@ impl Contexts {
         })
     }
 
-    /// Writes the file, and the directory that it lies in if need be, for this user alone: whole, or not at all.
+    /// Reads the file, lets `change` work on what it holds, and writes it: whole, or not at all, for this user alone. Makes
+    /// the directory that it lies in if need be. Where `path` is a link, what it leads to is written. Whoever else changes
+    /// the file meanwhile waits.
     ///
     /// # Errors
-    /// If it cannot be written, or a path in it is no text.
-    pub async fn write(&self, path: &Path) -> Result<(), Failure> {
+    /// If it cannot be read or written, a path in it is no text, or `change` fails.
+    pub async fn change(
+        path: &Path,
+        change: impl FnOnce(&mut Contexts) -> Result<(), Failure>,
+    ) -> Result<Contexts, Failure> {
         let unwritable = |error: std::io::Error| {
             Failure::error(
                 format!("cannot write the contexts to '{}': {error}", path.display()),
                 "nothing was changed: check the directory and the free space",
             )
         };
-        let text = serde_saphyr::to_string(self).map_err(|error| unwritable(std::io::Error::other(error)))?;
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let file = behind_links(path).map_err(unwritable)?;
+        if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
         }
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(format!(".{}", std::process::id()));
-        let draft = PathBuf::from(draft);
+        // Beside the file, which is another one after each change.
+        let _lock = lock_file(&beside(&file, "lock")).map_err(unwritable)?;
+        let mut contexts = Contexts::read(path)?;
+        change(&mut contexts)?;
+        contexts.write(&file).await.map_err(unwritable)?;
+        Ok(contexts)
+    }
+
+    async fn write(&self, file: &Path) -> std::io::Result<()> {
+        let text = serde_saphyr::to_string(self).map_err(std::io::Error::other)?;
+        let draft = beside(file, std::process::id());
         let written = async {
-            let file = create_file(&draft)?;
-            file.write_and_sync(0, text.into_bytes().into()).await?;
-            rename_durably(&draft, path)
+            create_file(&draft)?.write_and_sync(0, text.into_bytes().into()).await?;
+            rename_durably(&draft, file)
         };
-        written.await.map_err(|error| {
+        written.await.inspect_err(|_| {
             // What is there was not replaced; the draft is of no use.
             let _ = std::fs::remove_file(&draft);
-            unwritable(error)
         })
     }
 
@@ -216,6 +237,29 @@ impl Contexts {
             )
         })
     }
+}
+
+/// The file that `path` leads to, which need not exist.
+fn behind_links(path: &Path) -> std::io::Result<PathBuf> {
+    let mut file = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&file) {
+            Ok(target) => file = file.parent().unwrap_or(Path::new("")).join(target),
+            // It is no link, or not there yet.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+                return Ok(file);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(std::io::Error::other("links lead round in a circle"))
+}
+
+/// In the same directory, with another ending.
+fn beside(file: &Path, ending: impl std::fmt::Display) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{ending}"));
+    name.into()
 }
 
 /// A name is a word that no shell and no YAML takes for anything else.
@@ -246,24 +290,37 @@ mod tests {
     fn what_nobody_understands_is_refused_with_its_line_and_what_to_do() {
         for (text, line, words) in [
             ("current: prod\n", 1, "there is no context 'prod'"),
-            ("contexts:\n  prod:\n    endpoints: [a:1]\n    tsl: true\n", 4, "unknown field `tsl`"),
-            ("contexts:\n  prod:\n    tls: true\n", 3, "missing field `endpoints`"),
+            ("contexts:\n  prod:\n    endpoints: [a:1]\n    tsl: true\n", 4, "no such key: 'tsl'"),
+            ("contexts:\n  prod:\n    tls: true\n", 3, "'endpoints' is missing"),
             ("contexts:\n  prod:\n    endpoints: []\n", 3, "has no endpoints"),
+            ("contexts:\n  prod:\n    endpoints: ['a:1', 'b']\n", 3, "'b' is no endpoint"),
             ("contexts:\n  'a b':\n    endpoints: [a:1]\n", 3, "a name is"),
             (
                 "contexts:\n  a:\n    endpoints: [a:1]\n    tls-cert: c.pem\n",
                 3,
                 "one of tls-cert and tls-key",
             ),
-            ("contexts:\n  a: {endpoints: [a:1]}\n  a: {endpoints: [b:1]}\n", 3, "duplicate"),
-            ("contexts:\n  a:\n    endpoints: a:1\n", 3, ""),
-            ("curent: a\n", 1, "unknown field `curent`"),
-            ("- a\n", 1, ""),
-            ("{", 1, ""),
+            (
+                "contexts:\n  a: {endpoints: [a:1]}\n  a: {endpoints: [b:1]}\n",
+                3,
+                "the key 'a' was given before",
+            ),
+            ("contexts:\n  a:\n    endpoints: a:1\n", 3, "a list has to stand here"),
+            ("contexts:\n  a:\n    endpoints: [[a]]\n", 3, "a word has to stand here"),
+            ("contexts:\n  a:\n    endpoints: [a:1]\n    tls: maybe\n", 4, "true or false has to stand here"),
+            ("contexts:\n  a: 7\n", 2, "'key: value' have to stand here"),
+            ("contexts: {}\n---\ncontexts: {}\n", 3, "'---'"),
+            ("curent: a\n", 1, "no such key: 'curent'"),
+            ("- a\n", 1, "'key: value'"),
+            ("{", 1, "this is no YAML"),
+            ("contexts:\n  a: *b\n", 2, "this is no YAML"),
         ] {
             let said = parse(text).expect_err(text);
             assert!(said.starts_with(&format!("{FILE} line {line}: ")), "{text}: {said}");
             assert!(said.contains(words) && said.contains("; "), "{text}: {said}");
+            for jargon in ["field", "mapping", "scalar", "sequence", "Policy", "Options"] {
+                assert!(!said.contains(jargon), "{text}: {said}");
+            }
         }
         for nothing in ["", "# none yet\n", "contexts: {}\n"] {
             assert_eq!(parse(nothing), Ok(Contexts::default()), "{nothing}");
@@ -287,7 +344,7 @@ mod tests {
 
     fn context() -> impl Strategy<Value = Context> {
         let file = || proptest::option::of("[ -~]{1,20}".prop_map(PathBuf::from));
-        let endpoints = prop::collection::vec("[a-z0-9.:-]{1,12}", 1..4);
+        let endpoints = prop::collection::vec("[a-z0-9.-]{1,8}:[1-9][0-9]{0,3}", 1..4);
         let pair = proptest::option::of(("[ -~]{1,12}", "[ -~]{1,12}"));
         (endpoints, any::<bool>(), file(), pair, proptest::option::of("[ -~]{1,12}"), file()).prop_map(
             |(endpoints, tls, tls_ca, pair, tls_server_name, token_file)| {
@@ -319,23 +376,52 @@ mod tests {
         }
     }
 
+    fn contexts(name: &str) -> Contexts {
+        let context = Context { endpoints: vec!["a:1".into()], ..Context::default() };
+        Contexts { current: Some(name.into()), contexts: BTreeMap::from([(name.into(), context)]) }
+    }
+
+    fn write(path: &Path, contexts: &Contexts) -> Result<Contexts, Failure> {
+        let change = |present: &mut Contexts| {
+            present.clone_from(contexts);
+            Ok(())
+        };
+        block_on(Contexts::change(path, change)).unwrap()
+    }
+
     #[test]
     fn it_is_written_whole_for_its_user_alone_and_what_is_no_file_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/too").join(FILE);
         assert_eq!(Contexts::read(&path), Ok(Contexts::default()), "none was written yet");
-        let context = Context { endpoints: vec!["a:1".into()], ..Context::default() };
-        let contexts =
-            Contexts { current: Some("a".into()), contexts: BTreeMap::from([("a".into(), context)]) };
-        block_on(async { contexts.write(&path).await.unwrap() }).unwrap();
-        assert_eq!(Contexts::read(&path), Ok(contexts));
+        assert_eq!(write(&path, &contexts("a")), Ok(contexts("a")));
+        assert_eq!(Contexts::read(&path), Ok(contexts("a")));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+        let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 2, "the file and its lock: no draft is left");
         let no_file = Contexts::read(directory.path()).unwrap_err().to_string();
         assert!(no_file.contains("it is no file") && no_file.contains("MOKV_CONFIG"), "{no_file}");
         std::fs::write(&path, b"\xff").unwrap();
         assert!(Contexts::read(&path).is_err(), "it is no text");
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_written_and_the_link_stays() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("kept")).unwrap();
+        symlink("kept/real", at("near")).unwrap();
+        symlink(at("near"), at("far")).unwrap();
+        write(&at("far"), &contexts("a")).unwrap();
+        assert_eq!(Contexts::read(&at("kept/real")), Ok(contexts("a")), "it was not there before");
+        write(&at("near"), &contexts("b")).unwrap();
+        assert_eq!(Contexts::read(&at("far")), Ok(contexts("b")));
+        assert!(at("near").is_symlink() && at("far").is_symlink() && !at("kept/real").is_symlink());
+        symlink("round", at("round")).unwrap();
+        let said = write(&at("round"), &contexts("a")).unwrap_err().to_string();
+        assert!(said.contains("in a circle"), "{said}");
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::failure::{Failure, complain};
+use super::failure::{Failure, warn};
+use super::output::Format;
 use crate::client::{Builder, Tls};
 use crate::rt::disk::who_else_may_read;
 
@@ -33,11 +34,11 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Gives them to a client that is being made.
+    /// Gives them to a client that is being made. What a person should know of them is told as `output` asks for.
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn give(&self, mut builder: Builder) -> Result<Builder, Failure> {
+    pub fn give(&self, mut builder: Builder, output: Option<Format>) -> Result<Builder, Failure> {
         if let Some(file) = &self.token_file {
             let token = String::from_utf8(read("--token-file", file)?);
             let token = token.map_err(|_| {
@@ -48,7 +49,7 @@ impl Credentials {
             })?;
             builder = builder.token(token.trim());
         }
-        match self.tls()? {
+        match self.tls(output)? {
             Some(tls) => Ok(builder.tls(tls)),
             None => Ok(builder),
         }
@@ -83,7 +84,7 @@ impl Credentials {
         said.into_iter().filter(|(_, said)| *said).map(|(name, _)| name).collect()
     }
 
-    fn tls(&self) -> Result<Option<Tls>, Failure> {
+    fn tls(&self, output: Option<Format>) -> Result<Option<Tls>, Failure> {
         let mut tls = self.tls.then(Tls::new);
         if let Some(file) = &self.tls_ca {
             tls = Some(tls.unwrap_or_default().authorities(read("--tls-ca", file)?));
@@ -91,9 +92,8 @@ impl Credentials {
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             if let Ok(Some(who)) = who_else_may_read(key) {
                 let key = key.display();
-                complain(format_args!(
-                    "warning: --tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you"
-                ));
+                let text = format!("--tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you");
+                warn(output, &text);
             }
             let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);
             tls = Some(tls.unwrap_or_default().identity(certificate, key));

@@ -8,10 +8,13 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use serde_json::json;
 
+use super::connect::Place;
+use super::output::Format;
 use crate::client::Error;
 use crate::config::ConfigError;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const NEXT: Style = AnsiColor::Cyan.on_default().bold();
 
 /// The exit codes of `mokv`, for scripts.
@@ -37,8 +40,15 @@ pub enum Exit {
 
 /// What `--help` says of them.
 pub const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 not found, 4 condition failed, 5 outcome unknown (it may have been
-done), 6 no node could serve it (nothing was done), 7 not all nodes are healthy (status, probe).";
+Exit codes:
+  0 done
+  1 failed or refused
+  2 wrong usage
+  3 not found
+  4 condition failed
+  5 outcome unknown: it may have been done
+  6 no node could serve it: nothing was done
+  7 not all nodes are healthy (status, probe)";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -56,6 +66,10 @@ pub struct Failure {
     next: String,
     /// What a node, or the way to it, made of the call that failed.
     call: Option<(&'static str, Outcome)>,
+    /// The context that had a part in it.
+    context: Option<String>,
+    /// Where several nodes were asked: those that failed, and how.
+    nodes: Box<[(Place, Failure)]>,
 }
 
 /// What may be concluded of a call that failed, in the words of the documentation.
@@ -74,9 +88,18 @@ pub fn complain(line: fmt::Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
+/// Tells of something that does not keep a command from going on, in the way that its errors are told.
+pub fn warn(output: Option<Format>, text: &str) {
+    match output {
+        Some(Format::Json) => complain(format_args!("{}", json!({ "warning": text }))),
+        _ => complain(format_args!("{WARNING}warning:{WARNING:#} {text}")),
+    }
+}
+
 impl Failure {
     fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit, what: what.into(), next: next.into(), call: None }
+        let (what, next) = (what.into(), next.into());
+        Failure { exit, what, next, call: None, context: None, nodes: Box::default() }
     }
 
     /// The command failed.
@@ -109,9 +132,29 @@ impl Failure {
     }
 
     /// The same of something that a context had a part in.
-    pub fn with_context(mut self, name: &str) -> Failure {
-        self.what = format!("{} (of the context '{name}')", self.what);
-        self
+    pub fn with_context(self, name: &str) -> Failure {
+        Failure { context: Some(name.to_owned()), ..self }
+    }
+
+    /// The same, with another piece of advice.
+    pub fn with_next(self, next: impl Into<String>) -> Failure {
+        Failure { next: next.into(), ..self }
+    }
+
+    /// `what` failed at some of the nodes that were asked: the gravest of these failures tells how the command ends. One
+    /// that was refused is graver than one of unknown outcome, and that than one that did nothing and may succeed later.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn of_nodes(what: impl Into<String>, nodes: Vec<(Place, Failure)>) -> Failure {
+        let gravity = |failure: &Failure| match failure.exit {
+            Exit::Unreachable => 0,
+            Exit::Unknown => 1,
+            _ => 2,
+        };
+        let gravest = nodes.iter().map(|(_, failure)| failure).max_by_key(|failure| gravity(failure));
+        let Failure { exit, next, call, .. } = gravest.expect("a node failed").clone();
+        Failure { exit, call, nodes: nodes.into(), ..Failure::new(exit, what, next) }
     }
 
     /// The same of a call that failed so: its exit code, and what a program is told.
@@ -143,6 +186,39 @@ impl Failure {
     }
 
     fn json(&self) -> serde_json::Value {
+        let (code, outcome) = self.code_and_outcome();
+        let mut error = json!({
+            "code": code,
+            "message": self.message(),
+            "outcome": outcome,
+            "context": self.context,
+            "next": self.next,
+        });
+        if !self.nodes.is_empty() {
+            let nodes = self.nodes.iter().map(|(place, failure)| {
+                let (code, outcome) = failure.code_and_outcome();
+                json!({
+                    "name": place.name,
+                    "rpc_addr": place.address,
+                    "code": code,
+                    "message": failure.what,
+                    "outcome": outcome,
+                })
+            });
+            error["nodes"] = nodes.collect();
+        }
+        json!({ "error": error, "exit_code": self.exit as u8 })
+    }
+
+    /// What failed, and in which context.
+    fn message(&self) -> String {
+        match &self.context {
+            Some(name) => format!("context '{name}': {}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
+    fn code_and_outcome(&self) -> (&'static str, Option<&'static str>) {
         let code = self.call.map_or_else(
             || match self.exit {
                 Exit::ReaderGone => "reader-gone",
@@ -161,10 +237,7 @@ impl Failure {
             Outcome::NotExecuted => "not executed",
             Outcome::Unknown => "unknown",
         });
-        json!({
-            "error": { "code": code, "message": self.what, "outcome": outcome, "next": self.next },
-            "exit_code": self.exit as u8,
-        })
+        (code, outcome)
     }
 
     /// Tells the user, on stderr; in colour on a terminal only.
@@ -172,14 +245,19 @@ impl Failure {
         if self.exit == Exit::ReaderGone {
             return;
         }
-        complain(format_args!("{ERROR}error:{ERROR:#} {}", self.what));
+        complain(format_args!("{ERROR}error:{ERROR:#} {}", self.message()));
+        for (place, failure) in &self.nodes {
+            complain(format_args!("  {place}: {}", failure.what));
+        }
         complain(format_args!(" {NEXT}next:{NEXT:#} {}", self.next));
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}; {}", self.what, self.next)
+        f.write_str(&self.message())?;
+        self.nodes.iter().try_for_each(|(place, failure)| write!(f, "; {place}: {}", failure.what))?;
+        write!(f, "; {}", self.next)
     }
 }
 
@@ -199,8 +277,10 @@ mod tests {
         let codes = [Error, Usage, NotFound, ConditionFailed, Unknown, Unreachable, Unhealthy];
         assert_eq!(codes.map(|exit| exit as u8), [1, 2, 3, 4, 5, 6, 7]);
         for code in codes.map(|exit| exit as u8) {
-            assert!(EXIT_CODES.contains(&format!(" {code} ")), "--help tells of {code}");
+            assert!(EXIT_CODES.contains(&format!("\n  {code} ")), "--help tells of {code}");
         }
+        let is_short = |line: &str| line.len() < 60;
+        assert!(EXIT_CODES.lines().all(is_short), "no terminal breaks a line of it");
     }
 
     #[test]
@@ -210,15 +290,54 @@ mod tests {
         assert_eq!(
             call(Error::Unknown("lost".into())),
             json!({
-                "error": { "code": "unknown", "message": "what", "outcome": "unknown", "next": "next" },
+                "error": {
+                    "code": "unknown", "message": "what", "outcome": "unknown", "context": null, "next": "next",
+                },
                 "exit_code": 5,
             }),
         );
+        let named = failure.clone().with_context("prod").json();
+        assert_eq!(named["error"]["context"], "prod");
+        assert_eq!(named["error"]["message"], "context 'prod': what");
         assert_eq!(call(Error::NotExecuted("no".into()))["error"]["outcome"], "not executed");
         assert_eq!(call(Error::ConditionFailed { present_revision: 1 })["error"]["code"], "condition-failed");
         let local = Failure::usage("what", "next").json();
         assert_eq!((&local["error"]["code"], &local["exit_code"]), (&json!("usage"), &json!(2)));
         assert!(local["error"]["outcome"].is_null(), "no call was made");
+    }
+
+    #[test]
+    fn of_several_nodes_each_is_told_and_the_gravest_tells_how_it_ends() {
+        let at = |name: &str, error: Error| {
+            let place = Place { name: Some(name.to_owned()), address: format!("{name}:1") };
+            (place, Failure::error(error.to_string(), format!("see {name}")).of_call(&error))
+        };
+        let absent = || at("n1", Error::NotExecuted("no connection".into()));
+        let late = || at("n2", Error::Unknown("no answer".into()));
+        let full = || at("n3", Error::ResourceExhausted("no room".into()));
+        let of = |nodes: Vec<(Place, Failure)>| Failure::of_nodes("some failed", nodes);
+        assert_eq!(of(vec![absent(), absent()]).exit(), Exit::Unreachable);
+        assert_eq!(of(vec![late(), absent()]).exit(), Exit::Unknown);
+        let all = of(vec![absent(), full(), late()]);
+        let said = all.to_string();
+        for word in [
+            "some failed",
+            "n1 (n1:1): no connection",
+            "n2 (n2:1): no answer",
+            "n3 (n3:1): no room",
+            "see n3",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+        let json = all.json();
+        assert_eq!((&json["exit_code"], &json["error"]["code"]), (&json!(1), &json!("resource-exhausted")));
+        let nodes = json["error"]["nodes"].as_array().unwrap();
+        let told = |node: &serde_json::Value| (node["name"].clone(), node["outcome"].clone());
+        let expected = [("n1", "not executed"), ("n3", "refused"), ("n2", "unknown")];
+        assert_eq!(
+            nodes.iter().map(told).collect::<Vec<_>>(),
+            expected.map(|(name, outcome)| (json!(name), json!(outcome))),
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
-use super::failure::{Failure, complain};
+use super::failure::{Failure, warn};
 use super::get::consistency;
 use super::output::{Format, Row};
 use crate::client::{Consistency, Server, SettingsChange};
@@ -162,10 +162,9 @@ impl Resize {
         let settings =
             settings.map_err(|error| self.connect.failure("set how many members there are to be", error))?;
         if settings.wanted_size != wanted_size {
-            complain(format_args!(
-                "note: nodes that are removed now join again if they run on, because not all members know yet how many \
-                 there are to be; upgrade them, and resize again"
-            ));
+            let text = "nodes that are removed now join again if they run on, because not all members know yet how many there \
+                        are to be; upgrade them, and resize again";
+            warn(self.connect.output, text);
         }
         let (mut rows, mut failed) = (Vec::new(), None);
         for name in leaving {
@@ -182,14 +181,22 @@ impl Resize {
             }
         }
         let mut output = self.connect.output();
-        if !rows.is_empty() {
-            output.rows(&["REMOVED", "NODE ID"], rows)?;
+        match output.format() {
+            Format::Json => output.json(&resized_json(settings.wanted_size, rows))?,
+            _ if rows.is_empty() => {}
+            Format::Table | Format::Plain => output.rows(&["REMOVED", "NODE ID"], rows)?,
         }
         if output.format() == Format::Table && settings.wanted_size > 0 {
             output.line(is_to_have(settings.wanted_size))?;
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// One object, whether members were removed or not.
+fn resized_json(wanted_size: u32, removed: Vec<Row>) -> Json {
+    let removed: Vec<Json> = removed.into_iter().map(|row| row.json).collect();
+    json!({ "wanted_size": (wanted_size > 0).then_some(wanted_size), "removed": removed })
 }
 
 /// The names of those who vote. A member that comes back with an empty disk stands there twice, as the voter that it was and
@@ -266,6 +273,16 @@ mod tests {
         for bad in ["0", "-1", "", "three", "4294967296"] {
             assert!(parse_size(bad).unwrap_err().contains("'any'"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_resize_is_told_as_one_object() {
+        assert_eq!(resized_json(3, Vec::new()), json!({ "wanted_size": 3, "removed": [] }));
+        let row = Row { cells: Vec::new(), json: json!({ "name": "kv-3" }) };
+        assert_eq!(
+            resized_json(0, vec![row]),
+            json!({ "wanted_size": null, "removed": [{ "name": "kv-3" }] })
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::connect::{Connect, Place};
+use super::connect::{Connect, Place, checked};
 use super::failure::Failure;
 use super::output::{self, Format, Output, Row};
 use crate::node::backup::{self, Contents};
@@ -268,13 +268,12 @@ impl Take {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
         let places = match &self.only {
-            Some(address) => vec![Place::unnamed(address)],
+            Some(address) => checked([address])?.iter().map(|address| Place::unnamed(address)).collect(),
             None => self.connect.all_nodes(&client).await,
         };
         let asked = places.iter().map(|place| client.snapshot(&place.address));
         let answers = futures_util::future::join_all(asked).await;
-        let mut failed = None;
-        let mut rows = Vec::new();
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
         for (place, answer) in places.iter().zip(answers) {
             match answer {
                 Ok(index) => rows.push(Row {
@@ -282,14 +281,27 @@ impl Take {
                     json: json!({ "name": place.name, "rpc_addr": place.address, "index": index }),
                 }),
                 Err(error) => {
-                    let action = format!("take a snapshot of the node {place}");
-                    failed = Some(self.connect.failure(&action, error));
+                    let failure = self.connect.failure_at(place, &error);
+                    let failure = match error.is_unknown() {
+                        true => {
+                            failure.with_next("it may yet be taken: 'mokv status' shows how far it reaches")
+                        }
+                        false => failure,
+                    };
+                    failed.push((place.clone(), failure));
                 }
             }
         }
         if !rows.is_empty() {
             self.connect.output().rows(&["NAME", "RPC ADDRESS", "LOG INDEX"], rows)?;
         }
-        failed.map_or(Ok(()), Err)
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let what = match places.len() {
+            1 => "cannot take a snapshot".to_owned(),
+            all => format!("cannot take a snapshot of {} of {all} nodes", failed.len()),
+        };
+        Err(self.connect.in_context(Failure::of_nodes(what, failed)))
     }
 }

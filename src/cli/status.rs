@@ -48,6 +48,8 @@ pub struct Status {
 const DIGEST_DIGITS: usize = 8;
 /// The role of a node that serves nothing for the sake of its state or its log.
 const QUARANTINED: &str = "quarantined";
+/// The role of a node that leads, or did until its voters were lost to it.
+const LEADER: &str = "leader";
 /// Clears a terminal and goes to its first line.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
@@ -256,6 +258,10 @@ fn contradicted(status: &NodeStatus) -> Option<String> {
 fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     let mut digests: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
     for status in known {
+        // A node without a cluster has no state.
+        if status.digest.is_empty() {
+            continue;
+        }
         let earlier = status.digests.iter().map(|at| (at.index, at.digest.as_str()));
         for (index, digest) in earlier.chain([(status.applied_index, status.digest.as_str())]) {
             digests.entry(index).or_default().insert(&status.name, digest);
@@ -282,7 +288,12 @@ fn all_failed(answers: &[Answer]) -> Option<Error> {
 
 fn cells(status: &NodeStatus, committed: u64) -> Vec<String> {
     let leader = if status.leader_name.is_empty() { "-".to_owned() } else { status.leader_name.clone() };
-    let mut row = vec![status.name.clone(), status.rpc_addr.clone(), status.role.clone()];
+    // It still holds the vote of its term, and nobody else may lead yet; no quorum confirms it.
+    let role = match status.role == LEADER && status.leader_id == 0 {
+        true => format!("{LEADER} (no quorum)"),
+        false => status.role.clone(),
+    };
+    let mut row = vec![status.name.clone(), status.rpc_addr.clone(), role];
     row.push(status.term.to_string());
     row.push(leader);
     let numbers = [
@@ -378,6 +389,14 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_no_quorum_confirms_is_told_as_such() {
+        let leader = |leader_id| NodeStatus { role: LEADER.into(), leader_id, ..status("n1", 7, "x") };
+        assert_eq!(cells(&leader(1), 7)[2], "leader");
+        assert_eq!(cells(&leader(0), 7)[2], "leader (no quorum)");
+        assert_eq!(status_json(&leader(0))["role"], "leader");
+    }
+
+    #[test]
     fn states_are_compared_where_several_nodes_have_been() {
         let mut ahead = status("n1", 300, "new");
         ahead.digests.push(crate::client::DigestAt { index: 256, digest: "oldold".into() });
@@ -386,6 +405,7 @@ mod tests {
         assert_eq!(compared(&[&ahead, &status("n2", 256, "odd")]), Some((256, 2, false)));
         assert_eq!(compared(&[&ahead, &status("n2", 255, "old")]), None);
         assert_eq!(compared(&[&status("n1", 3, "x"), &status("n2", 3, "x")]), Some((3, 2, true)));
+        assert_eq!(compared(&[&status("n1", 0, ""), &status("n2", 0, "")]), None, "they have no cluster");
     }
 
     /// A node that says these of itself.

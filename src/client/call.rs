@@ -14,7 +14,7 @@ use mokv_proto::api::admin_client::AdminClient;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::api::{self, SessionWrite};
 use mokv_proto::status;
-use mokv_proto::tonic::{Request, Response, Status, Streaming};
+use mokv_proto::tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Inner;
 use super::connection::{Channel, Endpoint};
@@ -122,9 +122,14 @@ impl Deadline {
         Deadline { at, total: self.total.min(at.saturating_duration_since(rt::now())), ..self }
     }
 
-    /// What went wrong, and if it did because this is over, how long that was.
-    fn tell(self, why: Why) -> Why {
-        if rt::now() < self.at || self.is_part {
+    /// What went wrong, in words and as a status, and if it did because this is over, how long that was.
+    fn tell(self, why: Why, status: &Status) -> Why {
+        // A node is told to answer a little earlier.
+        let is_over = match status.code() {
+            Code::DeadlineExceeded => self.left() <= last_word(self.total),
+            _ => rt::now() >= self.at,
+        };
+        if !is_over || self.is_part {
             return why;
         }
         why.reworded(format!("{why} (within {:?})", self.given))
@@ -158,6 +163,11 @@ impl Deadline {
     fn share(self) -> Instant {
         self.at.min(rt::time::after(self.total / 3))
     }
+}
+
+/// How long before the end of so long a time a node is to answer.
+fn last_word(allowed: Duration) -> Duration {
+    (allowed / 10).min(LAST_WORD)
 }
 
 /// The rounds of one call over the nodes.
@@ -254,7 +264,7 @@ impl Inner {
         let _in_flight = endpoint.begin();
         let mut request = Request::new(call);
         let allowed = allowed.saturating_duration_since(since);
-        request.set_timeout(allowed - (allowed / 10).min(LAST_WORD));
+        request.set_timeout(allowed - last_word(allowed));
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
@@ -343,7 +353,7 @@ impl Inner {
                 self.hear_of_leader(&status);
                 rounds.failed(&endpoint, &status);
             }
-            let why = deadline.tell(describe(&endpoint, &status));
+            let why = deadline.tell(describe(&endpoint, &status), &status);
             match retry::after_write(verdict, doubt_before, resend, &why) {
                 Next::Return(error) => {
                     *in_doubt = error.is_unknown();
@@ -445,7 +455,7 @@ impl Inner {
         match self.attempt(&endpoint, call, deadline.at, deadline.at).await {
             Ok(response) => Ok(response.into_inner()),
             Err(status) => {
-                let why = deadline.tell(describe(&endpoint, &status));
+                let why = deadline.tell(describe(&endpoint, &status), &status);
                 Err((status, why))
             }
         }
@@ -467,4 +477,21 @@ impl Inner {
 pub(super) struct ReadFailure {
     pub(super) error: Error,
     pub(super) status: Option<Status>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_late_is_told_with_the_time_that_was_given() {
+        let (given, late) = (Duration::from_secs(1), Status::deadline_exceeded("late"));
+        let told = |left: Duration, status: &Status| {
+            let deadline = Deadline { at: rt::now() + left, total: given, given, is_part: false };
+            deadline.tell("late".into(), status).to_string()
+        };
+        assert_eq!(told(Duration::ZERO, &Status::internal("broken")), "late (within 1s)");
+        assert_eq!(told(LAST_WORD / 2, &late), "late (within 1s)", "the node answers before the end");
+        assert_eq!(told(Duration::from_secs(60), &late), "late", "its own bound is a shorter one");
+    }
 }

@@ -270,14 +270,8 @@ impl Builder {
         if self.endpoints.is_empty() {
             return Err(Error::Invalid("a client needs at least one endpoint, as host:port".into()));
         }
-        for endpoint in &self.endpoints {
-            let port = endpoint.rsplit_once(':').and_then(|(host, port)| {
-                port.parse::<u16>().ok().filter(|port| !host.is_empty() && !host.contains('/') && *port > 0)
-            });
-            if port.is_none() {
-                return Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port").into()));
-            }
-        }
+        let endpoints = self.endpoints.iter().map(|given| endpoint(given).map(str::to_owned));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let authorization = self.token.map(|token| format!("Bearer {token}").parse());
         let authorization = authorization
             .transpose()
@@ -289,7 +283,7 @@ impl Builder {
         };
         let inner = Inner {
             authorization,
-            topology: Topology::new(self.endpoints, transport),
+            topology: Topology::new(endpoints, transport),
             seen_revision: AtomicU64::new(0),
             use_sessions: self.sessions,
             sessions: Mutex::new(Sessions::default()),
@@ -471,9 +465,9 @@ impl Client {
     /// Lets the node at `address` (`host:port`) write a snapshot now; the log index it covers. Asked once.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it did not answer in time; it may be writing it all the same.
+    /// As [`Client::set`]; [`Error::Unknown`] if it did not answer in time: it may be writing it all the same.
     pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
-        let reply = self.inner.ask(address, api::SnapshotRequest {}, self.deadline()).await?;
+        let reply = self.inner.order(address, api::SnapshotRequest {}, self.deadline()).await?;
         Ok(reply.index)
     }
 
@@ -562,6 +556,20 @@ impl Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// An endpoint as it was given, without blanks around it.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is not `host:port`.
+pub(crate) fn endpoint(given: &str) -> Result<&str, Error> {
+    let endpoint = given.trim();
+    let is_host = |host: &str| !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace());
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match endpoint.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && is_port(port) => Ok(endpoint),
+        _ => Err(Error::Invalid(format!("'{endpoint}' is no endpoint: write host:port").into())),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::map::MAX_SESSIONS;
 use crate::membership::MAX_PLEDGED;
 use crate::raft::peers::frame::{MAX_FRAME_BYTES, MAX_VALUE_BYTES};
 use crate::storage::MAX_SEGMENT_BYTES;
@@ -255,7 +256,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         Group::Cluster,
         "initial-max-sessions",
-        count(1, 1_000_000),
+        count(*MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
         "10000",
         "Most client sessions kept at a time, for exactly-once writes. Replicated: used when this node forms a cluster, later changed for all nodes at once",
     ),

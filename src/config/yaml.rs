@@ -89,7 +89,33 @@ pub fn not_read(path: &Path, error: &serde_saphyr::Error, remedy: &str) -> Confi
         Some(location) => format!("{} line {}", path.display(), location.line()),
         None => path.display().to_string(),
     };
-    ConfigError::new(place, first_line(&error.without_snippet().to_string()), remedy)
+    ConfigError::new(place, in_words(error.without_snippet()), remedy)
+}
+
+/// What is wrong, in words that need no knowledge of the library.
+fn in_words(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error::{
+        DuplicateMappingKey, InvalidBooleanStrict, InvalidScalar, MultipleDocuments, NullIntoString,
+        SerdeMissingField, SerdeUnknownField, Unexpected,
+    };
+    match error {
+        Unexpected { expected, .. } if expected.contains("sequence") => "a list has to stand here".to_owned(),
+        Unexpected { expected, .. } if expected.contains("mapping") => {
+            "lines of the form 'key: value' have to stand here".to_owned()
+        }
+        Unexpected { .. } | NullIntoString { .. } => "a word has to stand here".to_owned(),
+        InvalidBooleanStrict { .. } | InvalidScalar { .. } => "true or false has to stand here".to_owned(),
+        SerdeUnknownField { field, expected, .. } => {
+            format!("there is no such key: '{}'; the keys are {}", field.escape_debug(), expected.join(", "))
+        }
+        SerdeMissingField { field, .. } => format!("the key '{field}' is missing"),
+        DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key '{}' was given before", key.escape_debug())
+        }
+        DuplicateMappingKey { key: None, .. } => "a key was given before".to_owned(),
+        MultipleDocuments { .. } => "the file goes on behind a line '---' or '...'".to_owned(),
+        other => format!("this is no YAML: {}", first_line(&other.to_string())),
+    }
 }
 
 /// serde-saphyr ends its messages with the location and may add lines; we say the place ourselves.

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::backup;
 use super::context::{Context, Place};
 use super::kv::deadline;
-use crate::map::{Answer, Command, Settings};
+use crate::map::{Answer, Command, MAX_SESSIONS, Settings};
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
@@ -109,8 +109,10 @@ impl admin_server::Admin for Admin {
                     "'{name}' does not vote and so cannot lead"
                 )));
             }
-            let moved = consensus.transfer_leader(to, deadline.saturating_duration_since(rt::now())).await;
+            let moved =
+                rt::time::timeout_at(deadline, consensus.transfer_leader(to, rt::time::LONGEST)).await;
             moved
+                .map_err(|_| Status::deadline_exceeded("leadership was not handed over before the deadline"))?
                 .map_err(|reason| Status::unavailable(format!("leadership was not handed over: {reason}")))?;
         }
         let leader =
@@ -196,8 +198,14 @@ impl admin_server::Admin for Admin {
                 let committed = serving.consensus.propose(command.encode(), deadline).await;
                 committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))?;
             }
-            let Settings { max_sessions, max_store_bytes, wanted_size } = settings();
+            let Settings { max_sessions, max_store_bytes, wanted_size: present } = settings();
+            // What this change came to: another one may have followed it. Members of an older version know of no size.
+            let wanted_size = if version >= Command::WANTED_SIZE_VERSION { wanted_size } else { present };
             return Ok(Response::new(api::ConfigureResponse { max_sessions, max_store_bytes, wanted_size }));
+        }
+        if max_sessions.is_some_and(|sessions| !MAX_SESSIONS.contains(&sessions)) {
+            let (least, most) = MAX_SESSIONS.into_inner();
+            return Err(Status::invalid_argument(format!("max-sessions is a number from {least} to {most}")));
         }
         let command = Command::Configure { max_sessions, max_store_bytes };
         let committed = serving.consensus.propose(command.encode(), deadline).await;

@@ -35,6 +35,9 @@ const MAX_OPERATOR_BYTES: usize = 32 << 20;
 /// Bytes of answers that are not taken.
 const MAX_UNREAD_BYTES: usize = 256 << 20;
 
+/// How the reason of a node begins that belongs to no cluster yet.
+const NO_CLUSTER: &str = "this node belongs to no cluster yet";
+
 /// Among whose requests a request is counted: while clients have all places of theirs, operators are still served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -273,7 +276,12 @@ impl Context {
             return "quarantined";
         }
         let Some(serving) = self.recovered() else {
-            return if self.is_outside() { "removed" } else { "recovering" };
+            return match self.consensus() {
+                _ if self.is_outside() => "removed",
+                Some(consensus) if !is_member(consensus) => "waiting",
+                None if self.reasons().iter().any(|reason| reason.starts_with(NO_CLUSTER)) => "waiting",
+                _ => "recovering",
+            };
         };
         match serving.consensus.state() {
             ServerState::Leader => "leader",
@@ -343,6 +351,11 @@ impl Context {
     pub fn set_digest_alarm(&self, disagree: bool) {
         self.digest_alarm.store(disagree, Ordering::Relaxed);
     }
+}
+
+/// Whether a node belongs to its cluster's membership, as far as it knows.
+fn is_member(consensus: &Consensus) -> bool {
+    consensus.membership().membership().get_node(&consensus.node_id()).is_some()
 }
 
 impl Serving {

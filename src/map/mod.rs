@@ -36,7 +36,7 @@ use imbl::OrdMap;
 use mokv_proto::log::{self, SessionWrite};
 use sessions::Sessions;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 /// The replicated state. Cloning it is O(1): the copy shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
@@ -67,6 +67,9 @@ pub struct Entry {
     /// How often the key was written since it was created, from 1.
     pub version: u64,
 }
+
+/// What [`Settings::max_sessions`] may be set to. An entry of the log that says something else is older than this bound.
+pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
 
 /// What all nodes have to agree on, and is therefore changed by log entries alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -150,8 +150,17 @@ pub struct Sample {
 }
 
 /// What a node can be.
-pub const ROLES: [&str; 8] =
-    ["leader", "follower", "candidate", "learner", "recovering", "quarantined", "removed", "stopping"];
+pub const ROLES: [&str; 9] = [
+    "leader",
+    "follower",
+    "candidate",
+    "learner",
+    "waiting",
+    "recovering",
+    "quarantined",
+    "removed",
+    "stopping",
+];
 
 struct SamplerCollector(Arc<dyn Sampler>);
 

@@ -217,6 +217,8 @@ impl Admin for Service {
         Ok(Response::new(StatusResponse {
             name: "only".to_owned(),
             role: "leader".to_owned(),
+            leader_id: 0xabc,
+            leader_name: "only".to_owned(),
             rpc_addr: state.address.clone(),
             revision: state.revision,
             keys: state.entries.len() as u64,
@@ -260,11 +262,11 @@ impl Admin for Service {
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
-        let ConfigureRequest { max_sessions, max_store_bytes, .. } = request.into_inner();
+        let ConfigureRequest { max_sessions, max_store_bytes, wanted_size } = request.into_inner();
         Ok(Response::new(ConfigureResponse {
             max_sessions: max_sessions.unwrap_or(10_000),
             max_store_bytes: max_store_bytes.unwrap_or(0),
-            wanted_size: 0,
+            wanted_size: wanted_size.unwrap_or(0),
         }))
     }
 }

@@ -137,7 +137,7 @@ async fn half_restored(cluster: &Cluster, info: &BackupInfo) -> Result<bool, Str
     let status = cluster.status("n1").await;
     cluster.kill("n1");
     match status {
-        Some(status) if status.role != "recovering" => {
+        Some(status) if !matches!(status.role.as_str(), "waiting" | "recovering") => {
             ensure(is_whole(&status, info), || {
                 format!("a node with a half restored directory is {status:?}")
             })?;

@@ -1,7 +1,7 @@
 //! Clients at work.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -78,11 +78,14 @@ struct Work {
     rate: u32,
     began: Instant,
     begun: AtomicU64,
+    /// Any request has succeeded.
+    succeeded: AtomicBool,
     progress: ProgressBar,
 }
 
 impl Load {
-    /// Lets all clients work, and adds up what came of it.
+    /// Lets all clients work, and adds up what came of it. Ends when a request fails before any has succeeded: then nothing
+    /// is to be measured.
     ///
     /// # Errors
     /// If the operating system does not let it hear of Ctrl-C.
@@ -102,6 +105,7 @@ impl Load {
             rate,
             began: rt::now(),
             begun: AtomicU64::new(0),
+            succeeded: AtomicBool::new(false),
             progress: progress(what, until),
         });
         let mut signals = StopSignals::listen()
@@ -146,6 +150,11 @@ impl Work {
             };
             let operation = self.mix.draw();
             let result = self.ask(&client, operation, number).await;
+            if result.is_ok() {
+                self.succeeded.store(true, Ordering::Relaxed);
+            } else if !self.succeeded.load(Ordering::Relaxed) {
+                self.begun.store(STOPPED, Ordering::Relaxed);
+            }
             measured.record(operation, rt::now().duration_since(since), result);
             self.tell();
         }

@@ -157,14 +157,14 @@ impl Measure {
             None => load::Until::Requests(self.total.unwrap_or(DEFAULT_TOTAL)),
         };
         let measured = load.run("measuring", &mix, keys, until, self.rate).await?;
-        for client in &load.clients {
-            // The cluster forgets the sessions at once instead of some day.
-            let _ = client.close().await;
-        }
         if measured.all_failed()
             && let Some((_, error)) = measured.first_error()
         {
             return Err(self.connect.failure("measure anything", error));
+        }
+        for client in &load.clients {
+            // The cluster forgets the sessions at once instead of some day.
+            let _ = client.close().await;
         }
         report::show(&mut self.connect.output(), &measured)
     }

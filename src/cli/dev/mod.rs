@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::output::{Format, Output, table};
 use super::{ports, program};
 use crate::rt;
+use crate::rt::disk::is_in_use;
 use crate::rt::process::StopSignals;
 use crate::rt::task::spawn_guarded;
 
@@ -64,6 +65,7 @@ impl Dev {
         })?;
         let plan = Plan::new(&data_dir, self.nodes, self.base_port)?;
         refuse_taken_ports(&plan).await?;
+        refuse_taken_directories(&plan)?;
         let mut signals = StopSignals::listen()
             .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
         let mut nodes = children::start_all(&plan)?;
@@ -100,6 +102,27 @@ async fn refuse_taken_ports(plan: &Plan) -> Result<(), Failure> {
     Err(Failure::error(
         format!("nothing was started: ports are in use: {}", names.join(", ")),
         "stop what uses them (another 'mokv dev'?), or choose others with --base-port",
+    ))
+}
+
+/// A cluster that runs on other ports goes on with the files that it was started with.
+fn refuse_taken_directories(plan: &Plan) -> Result<(), Failure> {
+    let mut taken = Vec::new();
+    for node in &plan.nodes {
+        let is_taken = is_in_use(&node.data_dir).map_err(|error| {
+            let what = format!("nothing was started: cannot look into {}: {error}", node.data_dir.display());
+            Failure::error(what, "check --data-dir and its permissions")
+        })?;
+        if is_taken {
+            taken.push(node.data_dir.display().to_string());
+        }
+    }
+    if taken.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::error(
+        format!("nothing was started: data directories are in use: {}", taken.join(", ")),
+        "stop what uses them (another 'mokv dev'?), or choose another with --data-dir",
     ))
 }
 

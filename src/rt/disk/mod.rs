@@ -19,8 +19,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 #[cfg(not(madsim))]
-pub use real::{RealDisk, waiting_for_descriptors};
+pub use real::{FileLock, RealDisk, waiting_for_descriptors};
 pub use simulated::{Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk};
+
+/// Nobody locks a file in simulation.
+#[cfg(madsim)]
+#[derive(Debug)]
+pub struct FileLock;
 
 /// How many files cannot be opened now for want of a descriptor: none, a simulated process has as many as it likes.
 #[cfg(madsim)]
@@ -204,6 +209,29 @@ pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     return real::rename_durably(from, to);
     #[cfg(madsim)]
     return [from, to].into_iter().try_for_each(|path| Err(outside(path)));
+}
+
+/// Locks a file that is no part of a data directory, made if need be: until what this returns is dropped, or the process
+/// ends, whoever else locks it waits. Blocks as long as somebody else has it.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there all files lie on a disk.
+pub fn lock_file(path: &Path) -> io::Result<FileLock> {
+    #[cfg(not(madsim))]
+    return real::lock_file(path);
+    #[cfg(madsim)]
+    return Err(outside(path));
+}
+
+/// Whether another process has the data directory at `path` open; nothing in it is changed.
+///
+/// # Errors
+/// Whatever the file system says. In simulation always: there a node is given its disk.
+pub fn is_in_use(path: &Path) -> io::Result<bool> {
+    #[cfg(not(madsim))]
+    return real::is_in_use(path);
+    #[cfg(madsim)]
+    return Err(outside(path));
 }
 
 /// Opens a directory of this machine, made durably if need be, for this process alone.

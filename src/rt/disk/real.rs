@@ -122,6 +122,34 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_private(path)?.write_all(bytes)
 }
 
+/// A file that this process has locked.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: StdFile,
+}
+
+/// See [`super::lock_file`].
+pub(super) fn lock_file(path: &Path) -> io::Result<FileLock> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(FILE_MODE).open(path)?;
+    file.lock()?;
+    Ok(FileLock { _file: file })
+}
+
+/// See [`super::is_in_use`].
+pub(super) fn is_in_use(path: &Path) -> io::Result<bool> {
+    // Who never had it open has no lock in it.
+    let lock = match OpenOptions::new().write(true).open(path.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        lock => lock?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn create_private(path: &Path) -> io::Result<StdFile> {
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(path)?;
     let metadata = file.metadata()?;
@@ -445,12 +473,14 @@ mod tests {
         drop(disk);
         let refusal = RealDisk::open(directory.path()).unwrap_err();
         assert!(refusal.to_string().contains("in use by another process"), "{refusal}");
+        assert!(super::is_in_use(directory.path()).unwrap());
         own.create("still-works").await.unwrap();
         drop(own);
         // The lock goes with the last handle; the thread may hold it for the blink of its last job.
         while RealDisk::open(directory.path()).is_err() {
             tokio::task::yield_now().await;
         }
+        assert!(!super::is_in_use(&directory.path().join("nobody")).unwrap());
     }
 
     /// The limit is the whole process's, so the shortage is made up here.
