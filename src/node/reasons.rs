@@ -159,7 +159,9 @@ pub(super) fn reasons(known: &Known) -> Vec<Reason> {
 /// What keeps a node from serving whose Raft runs.
 fn of_raft(raft: &KnownOfRaft, known: &Known) -> Vec<Reason> {
     let cluster_id = raft.cluster_id.clone();
-    if !raft.is_member && !known.is_recovered {
+    // A leader that refuses a node has taken it out, though nobody replicates that to it: its own log may call it a learner.
+    let is_dropped = !raft.has_leader && !raft.is_voter && known.not_admitted.is_some();
+    if !raft.is_member && !known.is_recovered || is_dropped {
         let namesake = known.namesake.clone().map(|(name, address)| Reason::NameInUse { name, address });
         let why = known.not_admitted.clone();
         return [Some(Reason::NotAdmitted { cluster_id, why }), namesake].into_iter().flatten().collect();
@@ -410,6 +412,22 @@ mod tests {
         let (words, is_ready) = said(&known);
         assert!(!is_ready);
         assert!(words.contains("'node-2' is in use by the node at 10.0.0.2:8400"), "{words}");
+    }
+
+    /// Such a learner once said for ever that there was no leader.
+    #[test]
+    fn a_learner_that_the_leader_took_out_says_that_it_is_not_admitted_and_why() {
+        let why = Some("the cluster is to have 3 members".to_owned());
+        for is_recovered in [false, true] {
+            let mut known = with_raft(|raft| (raft.is_voter, raft.has_leader) = (false, false));
+            known.is_recovered = is_recovered;
+            assert!(matches!(reasons(&known)[0], Reason::NoLeader { .. }), "nobody has told it yet");
+            known.not_admitted.clone_from(&why);
+            assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into(), why: why.clone() }]);
+        }
+        // Who votes is a member until its removal is committed, whatever a leader said that has gone since.
+        let voter = with_raft(|raft| raft.has_leader = false);
+        assert!(matches!(reasons(&Known { not_admitted: why, ..voter })[..], [Reason::NoLeader { .. }]));
     }
 
     #[test]
