@@ -31,4 +31,9 @@ impl AddressBook for Book {
         addresses.dedup();
         addresses
     }
+
+    fn member_name(&self, node_id: u64) -> Option<String> {
+        let state = self.store.read();
+        state.membership.membership().get_node(&node_id).map(|member| member.name.clone())
+    }
 }

@@ -38,6 +38,9 @@ const WRITE_BATCH_BYTES: usize = 256 << 10;
 pub trait AddressBook: Send + Sync + 'static {
     /// `host:port` of a node, the newest claim first.
     fn addresses(&self, node_id: u64) -> Vec<String>;
+
+    /// What a member is called; `None` if it is no member.
+    fn member_name(&self, node_id: u64) -> Option<String>;
 }
 
 /// Why a call has no answer.
@@ -145,6 +148,11 @@ impl Peers {
             Contact::Reached if !self.is_connected(target) => Contact::Untried,
             contact => contact,
         }
+    }
+
+    /// Since when a connection to a peer stands; if there are several, the newest one.
+    pub fn in_contact_since(&self, target: u64) -> Option<Instant> {
+        self.acquaintance.reach.reached_at(target).filter(|_| self.is_connected(target))
     }
 
     fn is_connected(&self, target: u64) -> bool {
@@ -317,8 +325,18 @@ impl Link {
         addresses
     }
 
+    fn name(&self) -> Option<String> {
+        let written = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        written.or_else(|| self.book.member_name(self.target))
+    }
+
+    /// Nobody misses who is no member, nor a member of this node's own name: that is what this node was before.
+    fn is_missed(&self) -> bool {
+        self.name().is_some_and(|name| name != self.gate.me().name)
+    }
+
     async fn dial(&self, is_again: bool) -> Dialed {
-        let name = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        let name = self.name();
         let peer = Named(name.as_deref(), self.target);
         let mut is_refusal = false;
         let mut last = format!("no address is known for {peer}");
@@ -343,7 +361,7 @@ impl Link {
             }
         }
         tracing::debug!(%peer, channel = ?self.channel, "cannot connect: {last}");
-        self.acquaintance.reach.failed(peer, &last, is_refusal);
+        self.acquaintance.reach.failed(peer, &last, is_refusal, self.is_missed());
         Err(CallError::NotSent(last))
     }
 
@@ -516,6 +534,10 @@ mod tests {
         fn addresses(&self, _node_id: u64) -> Vec<String> {
             vec![self.0.clone()]
         }
+
+        fn member_name(&self, node_id: u64) -> Option<String> {
+            (node_id < 9).then(|| format!("n{node_id}"))
+        }
     }
 
     fn peers_at(address: String) -> Arc<Peers> {
@@ -589,6 +611,19 @@ mod tests {
         assert_eq!(full(6, Duration::ZERO), Some(2));
         peers.retain(|id| id != 2);
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");
+    }
+
+    /// A node that had been removed and came back under another id once complained that it could not be reached itself.
+    #[test]
+    fn nobody_misses_a_former_self_nor_one_that_is_no_member() {
+        let peers = peers_at("127.0.0.1:1".into());
+        let is_missed = |peer| peers.link(peer, Channel::Control).is_missed();
+        assert!(is_missed(2), "a member by what was applied");
+        assert!(!is_missed(9));
+        peers.introduce(9, "n9", "127.0.0.1:1");
+        assert!(is_missed(9), "a member by Raft's newest membership");
+        peers.introduce(3, "n1", "127.0.0.1:1");
+        assert!(!is_missed(3), "of this node's own name");
     }
 
     /// A node that was killed was once called reachable until somebody dialed it again.

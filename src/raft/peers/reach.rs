@@ -62,8 +62,8 @@ impl Reach {
         }
     }
 
-    /// A peer could not be connected to.
-    pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool) {
+    /// A peer could not be connected to. Unless it `is_missed`, the log says nothing of it.
+    pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool, is_missed: bool) {
         let mut all = self.lock();
         let contact = Contact::Failing { why: why.to_owned(), is_refusal };
         let attempts = all.entry(peer.1).or_insert_with(|| Attempts::new(contact.clone()));
@@ -73,7 +73,8 @@ impl Reach {
             attempts.contact = contact;
         }
         let lasts = rt::now().saturating_duration_since(attempts.since);
-        if lasts >= WORTH_TELLING
+        if is_missed
+            && lasts >= WORTH_TELLING
             && let Some(more) = attempts.told.now()
         {
             attempts.is_told = true;
@@ -84,6 +85,12 @@ impl Reach {
     /// What the last attempt came to.
     pub(super) fn contact(&self, peer: u64) -> Contact {
         self.lock().get(&peer).map_or(Contact::Untried, |attempts| attempts.contact.clone())
+    }
+
+    /// When a peer that was reached at the last attempt was connected to.
+    pub(super) fn reached_at(&self, peer: u64) -> Option<Instant> {
+        let all = self.lock();
+        all.get(&peer).filter(|attempts| attempts.contact == Contact::Reached).map(|attempts| attempts.since)
     }
 
     /// Forgets all others.
@@ -101,11 +108,11 @@ mod tests {
         let (reach, peer) = (Reach::default(), Named(Some("n2"), 2));
         assert_eq!(reach.contact(2), Contact::Untried);
         let failing = |why: &str, is_refusal| Contact::Failing { why: why.to_owned(), is_refusal };
-        reach.failed(peer, "a:1: refused", false);
+        reach.failed(peer, "a:1: refused", false, true);
         assert_eq!(reach.contact(2), failing("a:1: refused", false));
         reach.reached(peer);
         assert_eq!(reach.contact(2), Contact::Reached);
-        reach.failed(peer, "a:1: another key", true);
+        reach.failed(peer, "a:1: another key", true, true);
         assert_eq!(reach.contact(2), failing("a:1: another key", true));
         reach.retain(|id| id != 2);
         assert_eq!(reach.contact(2), Contact::Untried);
