@@ -369,10 +369,34 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: D
     }
 }
 
-/// A living node of this node's name.
+/// A living node of this node's name. One at this node's own address is none: it is what this one was before.
 pub(super) fn namesake(view: &View, me: u64) -> Option<Claim> {
-    let own = &view.get(&me)?.claim.name;
-    let mut others =
-        view.values().filter(|peer| peer.claim.node_id != me && peer.liveness == Liveness::Alive);
-    others.find(|peer| peer.claim.name == *own).map(|peer| peer.claim.clone())
+    let own = &view.get(&me)?.claim;
+    let is_another =
+        |claim: &Claim| claim.node_id != me && claim.name == own.name && claim.rpc_addr != own.rpc_addr;
+    let mut alive = view.values().filter(|peer| peer.liveness == Liveness::Alive);
+    alive.find(|peer| is_another(&peer.claim)).map(|peer| peer.claim.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Peer;
+
+    /// A node that was removed and started over once complained of itself for as long as gossip remembered it.
+    #[test]
+    fn a_namesake_lives_elsewhere() {
+        let claim = |node_id, rpc_addr: &str| Claim {
+            rpc_addr: rpc_addr.into(),
+            ..Claim::example("node-1", node_id)
+        };
+        let peer = |claim: Claim, liveness| (claim.node_id, Peer { claim, liveness });
+        let view = |liveness, other: &str| {
+            View::from([peer(claim(1, other), liveness), peer(claim(2, "here:8400"), Liveness::Alive)])
+        };
+        let found = |liveness, other| namesake(&view(liveness, other), 2).map(|claim| claim.node_id);
+        assert_eq!(found(Liveness::Alive, "there:8400"), Some(1));
+        assert_eq!(found(Liveness::Down, "there:8400"), None);
+        assert_eq!(found(Liveness::Alive, "here:8400"), None, "this node's former self");
+    }
 }
