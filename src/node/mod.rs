@@ -156,7 +156,7 @@ pub async fn run(
                     true => Standing::Joining,
                     false => Standing::Outside,
                 };
-                tracing::warn!(
+                tracing::info!(
                     "the cluster has removed this node; its data is set aside and {}",
                     match standing {
                         Standing::Joining => "it starts over as a new one",
