@@ -248,6 +248,8 @@ impl Conversation {
             Err(datagram::Rejected::Noise) => return,
             Err(rejected) => return self.cannot_read(from, rejected, now),
         };
+        // Its key was corrected, say.
+        self.unreadable.remove(&from);
         if datagram.sender == self.me.node_id {
             return self.hear_own(from, &datagram, now);
         }

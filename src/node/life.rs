@@ -8,7 +8,6 @@ use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::health::Readiness;
 use super::{End, NodeError, Options, digests, finish, hand_over, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
@@ -38,7 +37,6 @@ pub(super) struct Life {
     pub gossip: Arc<Gossip>,
     pub resolver: Resolver,
     pub context: Arc<grpc::Context>,
-    pub readiness: Arc<Readiness>,
     /// What the forming of a cluster waits for.
     pub waits: watch::Sender<Option<Waiting>>,
     pub peers: watch::Sender<Option<Arc<PeerEntrance>>>,
@@ -194,8 +192,7 @@ impl Life {
         if let Some(found) = contradiction {
             consensus.contradict(found);
         }
-        self.context.take_part(consensus.clone());
-        self.readiness.look_at(consensus.clone(), book.clone());
+        self.context.take_part(consensus.clone(), book.clone());
         let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))

@@ -298,7 +298,6 @@ impl Node {
             identity: identity.clone(),
             gossip: gossip.clone(),
             context: context.clone(),
-            readiness: readiness.clone(),
             waits,
             peers,
             running,
