@@ -116,6 +116,10 @@ impl AddressBook for OnePlace {
     fn member_name(&self, _node_id: u64) -> Option<String> {
         None
     }
+
+    fn has_successor(&self, _node_id: u64, _name: &str) -> bool {
+        false
+    }
 }
 
 fn cluster_id(status: &NodeStatus) -> [u8; 16] {

@@ -41,6 +41,9 @@ pub trait AddressBook: Send + Sync + 'static {
 
     /// What a member is called; `None` if it is no member.
     fn member_name(&self, node_id: u64) -> Option<String>;
+
+    /// Whether another node of this name is alive: this one, which had an earlier id, or one that lost its disk.
+    fn has_successor(&self, node_id: u64, name: &str) -> bool;
 }
 
 /// Why a call has no answer.
@@ -330,9 +333,9 @@ impl Link {
         written.or_else(|| self.book.member_name(self.target))
     }
 
-    /// Nobody misses who is no member, nor a member of this node's own name: that is what this node was before.
+    /// Nobody misses who is no member, nor one that has come back as another.
     fn is_missed(&self) -> bool {
-        self.name().is_some_and(|name| name != self.gate.me().name)
+        self.name().is_some_and(|name| !self.book.has_successor(self.target, &name))
     }
 
     async fn dial(&self, is_again: bool) -> Dialed {
@@ -538,6 +541,10 @@ mod tests {
         fn member_name(&self, node_id: u64) -> Option<String> {
             (node_id < 9).then(|| format!("n{node_id}"))
         }
+
+        fn has_successor(&self, node_id: u64, name: &str) -> bool {
+            node_id != 1 && name == "n1"
+        }
     }
 
     fn peers_at(address: String) -> Arc<Peers> {
@@ -615,7 +622,7 @@ mod tests {
 
     /// A node that had been removed and came back under another id once complained that it could not be reached itself.
     #[test]
-    fn nobody_misses_a_former_self_nor_one_that_is_no_member() {
+    fn nobody_misses_who_came_back_as_another_nor_who_is_no_member() {
         let peers = peers_at("127.0.0.1:1".into());
         let is_missed = |peer| peers.link(peer, Channel::Control).is_missed();
         assert!(is_missed(2), "a member by what was applied");
@@ -623,7 +630,7 @@ mod tests {
         peers.introduce(9, "n9", "127.0.0.1:1");
         assert!(is_missed(9), "a member by Raft's newest membership");
         peers.introduce(3, "n1", "127.0.0.1:1");
-        assert!(!is_missed(3), "of this node's own name");
+        assert!(!is_missed(3), "node 1 has its name");
     }
 
     /// A node that was killed was once called reachable until somebody dialed it again.

@@ -15,6 +15,10 @@ use crate::rt::{self, Instant};
 /// other, come up one after the other.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
+/// And so far apart are its first two failures at least, of more: one at the formation of a cluster and one now, at its next
+/// restart, are no time out of reach.
+const APART: Duration = Duration::from_secs(1);
+
 /// What the last attempts to reach a peer came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contact {
@@ -39,13 +43,24 @@ struct Attempts {
     contact: Contact,
     /// Since when it is so.
     since: Instant,
+    /// When the last attempt was.
+    last: Instant,
     told: Seldom,
     is_told: bool,
 }
 
 impl Attempts {
     fn new(contact: Contact) -> Attempts {
-        Attempts { contact, since: rt::now(), told: Seldom::default(), is_told: false }
+        let now = rt::now();
+        Attempts { contact, since: now, last: now, told: Seldom::default(), is_told: false }
+    }
+
+    /// An attempt fails now; for how long the peer was out of reach, if that is worth telling.
+    fn out_of_reach(&mut self, now: Instant) -> Option<Duration> {
+        let before = std::mem::replace(&mut self.last, now);
+        let was_so = before.saturating_duration_since(self.since) >= APART;
+        let lasts = now.saturating_duration_since(self.since);
+        (was_so && lasts >= WORTH_TELLING).then_some(lasts)
     }
 }
 
@@ -72,9 +87,9 @@ impl Reach {
         } else {
             attempts.contact = contact;
         }
-        let lasts = rt::now().saturating_duration_since(attempts.since);
+        let lasts = attempts.out_of_reach(rt::now());
         if is_missed
-            && lasts >= WORTH_TELLING
+            && let Some(lasts) = lasts
             && let Some(more) = attempts.told.now()
         {
             attempts.is_told = true;
@@ -102,6 +117,21 @@ impl Reach {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node was once called out of reach for five seconds at its first restart, because it had been the last to start.
+    #[test]
+    fn two_failures_far_apart_are_no_time_out_of_reach() {
+        let failing = || Attempts::new(Contact::Failing { why: "a:1: refused".into(), is_refusal: false });
+        let told_at = |seconds: &[u64]| {
+            let mut attempts = failing();
+            let times = seconds.iter().map(|after| attempts.since + Duration::from_secs(*after));
+            let told = times.collect::<Vec<_>>().into_iter().map(|now| attempts.out_of_reach(now).is_some());
+            told.collect::<Vec<bool>>()
+        };
+        assert_eq!(told_at(&[0, 5]), [false, false], "nothing is known of the time in between");
+        assert_eq!(told_at(&[0, 5, 10]), [false, false, true]);
+        assert_eq!(told_at(&[1, 2, 4, 5]), [false, false, false, true]);
+    }
 
     #[test]
     fn the_last_attempt_counts() {
