@@ -11,7 +11,7 @@ use super::life::namesake;
 use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
 use crate::grpc::{Context, Diagnosis};
 use crate::membership::formation::Waiting;
-use crate::membership::{ClusterId, Gossip, View, gossip};
+use crate::membership::{ClusterId, Gossip, OtherSelf, View, gossip};
 use crate::metrics::http::Health;
 use crate::node_id::Named;
 use crate::raft::Consensus;
@@ -22,8 +22,8 @@ use crate::rt::{self, Instant, disk, watch};
 const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What could not be read counts for so long: members repeat their questions more often.
-const UNREADABLE_FOR: Duration = Duration::from_secs(15);
+/// What was heard of late and should not be counts for so long: nodes repeat their questions more often.
+const HEARD_FOR: Duration = Duration::from_secs(15);
 
 /// Ready is who has recovered, may answer, knows a leader, is near to it, and votes: whoever stops one node after the
 /// other, each when the one before is ready, never takes a voter too many.
@@ -34,6 +34,7 @@ pub struct Readiness {
     max_lag: u64,
     view: watch::Receiver<View>,
     unreadable: watch::Receiver<gossip::Unreadable>,
+    other_self: watch::Receiver<Option<OtherSelf>>,
     /// What the forming of a cluster waits for.
     waiting: watch::Receiver<Option<Waiting>>,
 }
@@ -46,13 +47,13 @@ impl Readiness {
         gossip: &Gossip,
         waiting: watch::Receiver<Option<Waiting>>,
     ) -> Readiness {
-        let (view, unreadable) = (gossip.view(), gossip.unreadable());
-        Readiness { context, max_lag, view, unreadable, waiting }
+        let (view, unreadable, other_self) = (gossip.view(), gossip.unreadable(), gossip.other_self());
+        Readiness { context, max_lag, view, unreadable, other_self, waiting }
     }
 
     fn known(&self) -> Known {
         let context = &self.context;
-        let now = rt::now();
+        let was_lately = |heard: Instant| rt::now().saturating_duration_since(heard) < HEARD_FOR;
         let view = self.view.borrow();
         let peer_at = |from: &SocketAddr| {
             let from = from.to_string();
@@ -65,9 +66,8 @@ impl Readiness {
             met.is_some_and(|met| met > heard)
         };
         let unreadable = self.unreadable.borrow();
-        let lately = unreadable.iter().filter(|(from, (heard, _))| {
-            now.saturating_duration_since(*heard) < UNREADABLE_FOR && !met_since(from, *heard)
-        });
+        let lately =
+            unreadable.iter().filter(|(from, (heard, _))| was_lately(*heard) && !met_since(from, *heard));
         Known {
             contradiction: context.contradiction().map(ToString::to_string),
             is_quarantined: context.is_quarantined(),
@@ -85,6 +85,7 @@ impl Readiness {
                     why: why.clone(),
                 })
                 .collect(),
+            copy: self.other_self.borrow().filter(|other| was_lately(other.heard)).map(|other| other.from),
             files_waiting: disk::waiting_for_descriptors(),
         }
     }

@@ -145,7 +145,8 @@ impl Life {
             let mut identity = self.identity.lock().await;
             let identity = identity.as_mut().expect("taken only at the end of this life");
             // Durable before this node votes and so finds more at its next start.
-            identity.note_start(Start { boot: identity.boot(), found }).await?;
+            let start = Start { boot: identity.boot(), found };
+            identity.note_start(start, &self.config.advertised_rpc()).await?;
             let me = Me {
                 cluster_id: identity.cluster_id().expect("a cluster was found").0,
                 node_id: identity.node_id(),
