@@ -269,3 +269,58 @@ fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
         set(&cluster.client(), "key", "it goes on").await;
     });
 }
+
+/// What an operator asks for and what goes well needs nobody's attention.
+#[test]
+fn an_ordinary_course_of_resizes_removals_wipes_and_restarts_warns_of_nothing() {
+    run(async {
+        let mut cluster = Cluster::prepare(5, &["log-format: json", "replace-silence: 8s"]);
+        cluster.start_all();
+        let five = ["node-1", "node-2", "node-3", "node-4", "node-5"];
+        cluster.leader().await;
+        cluster.wait_members(0, "five vote", |servers| voters_are(servers, &five)).await;
+        set(&cluster.client(), "key", "value").await;
+        let warns_of_nothing = |cluster: &Cluster, when: &str| {
+            for node in &cluster.nodes {
+                assert_eq!(node.complaints(), [] as [serde_json::Value; 0], "{} complains {when}", node.name);
+            }
+        };
+        warns_of_nothing(&cluster, "of its first start");
+        resize(&cluster, "5").await;
+        resize(&cluster, "3").await;
+        let reason = "the cluster is to have 3 members";
+        for removed in [3, 4] {
+            let waits = |status: &NodeStatus| gives_reason(status, reason);
+            cluster.nodes[removed].wait_status("it waits and says why", waits).await;
+            assert_eq!(cluster.nodes[removed].terminate().await.code(), Some(0));
+        }
+        warns_of_nothing(&cluster, "of a resize");
+
+        let restarted = cluster.follower().await;
+        assert_eq!(cluster.nodes[restarted].terminate().await.code(), Some(0));
+        cluster.nodes[restarted].start();
+        let ready = |status: &NodeStatus| status.role == "follower" && status.reasons.is_empty();
+        cluster.nodes[restarted].wait_status("it follows again", ready).await;
+        let leads = cluster.leader().await;
+        assert_eq!(cluster.nodes[leads].terminate().await.code(), Some(0));
+        cluster.nodes[leads].start();
+        cluster.nodes[leads].wait_status("it follows", ready).await;
+        warns_of_nothing(&cluster, "of a restart");
+
+        let wiped = cluster.follower().await;
+        let old = cluster.nodes[wiped].status().await.unwrap();
+        assert_eq!(cluster.nodes[wiped].terminate().await.code(), Some(0));
+        std::fs::remove_dir_all(&cluster.nodes[wiped].data_dir).unwrap();
+        cluster.nodes[wiped].start();
+        votes_again_without(&cluster, (wiped + 1) % 3, old.node_id).await;
+        warns_of_nothing(&cluster, "of a wiped disk");
+
+        let removed = cluster.follower().await;
+        assert!(members(&cluster, &["remove", &cluster.nodes[removed].name]).status.success());
+        let reason = "the cluster is to have 2 members";
+        let waits = |status: &NodeStatus| gives_reason(status, reason);
+        cluster.nodes[removed].wait_status("it waits", waits).await;
+        warns_of_nothing(&cluster, "of a removal");
+        set(&cluster.client(), "key", "another").await;
+    });
+}

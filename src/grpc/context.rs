@@ -111,7 +111,7 @@ pub struct Context {
     /// Bytes of all answers that are not taken.
     pub(super) unread: Arc<Bound>,
     connections: Arc<Bound>,
-    consensus: OnceLock<Consensus>,
+    raft: OnceLock<(Consensus, Arc<dyn AddressBook>)>,
     serving: OnceLock<Serving>,
     diagnosis: OnceLock<Weak<dyn Diagnosis>>,
     draining: AtomicBool,
@@ -150,7 +150,7 @@ impl Context {
             unread: Bound::new(MAX_UNREAD_BYTES),
             // Counted, and bounded by those who accept them.
             connections: Bound::new(usize::MAX),
-            consensus: OnceLock::new(),
+            raft: OnceLock::new(),
             serving: OnceLock::new(),
             diagnosis: OnceLock::new(),
             draining: AtomicBool::new(false),
@@ -177,13 +177,18 @@ impl Context {
     ///
     /// # Panics
     /// If it did before.
-    pub fn take_part(&self, consensus: Consensus) {
-        assert!(self.consensus.set(consensus).is_ok(), "a node starts its Raft once");
+    pub fn take_part(&self, consensus: Consensus, book: Arc<dyn AddressBook>) {
+        assert!(self.raft.set((consensus, book)).is_ok(), "a node starts its Raft once");
+    }
+
+    /// The node's share of the consensus and where the others are, from before it has recovered on.
+    pub fn raft(&self) -> Option<&(Consensus, Arc<dyn AddressBook>)> {
+        self.raft.get()
     }
 
     /// The node's share of the consensus, from before it has recovered on.
     pub fn consensus(&self) -> Option<&Consensus> {
-        self.consensus.get()
+        self.raft().map(|(consensus, _)| consensus)
     }
 
     /// From now on the node serves.

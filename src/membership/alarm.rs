@@ -17,13 +17,6 @@ const MAX_ALARMS: usize = 64;
 /// What gossip noticed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alarm {
-    /// Another process runs with this node's identity and this boot counter or a later one. This node must stop.
-    OwnIdentityElsewhere {
-        /// The boot counter of the other process.
-        boot: u64,
-        /// Where it sends from.
-        from: SocketAddr,
-    },
     /// Two other processes run with the same identity.
     TwinIdentity {
         /// Whose identity.
@@ -58,11 +51,6 @@ impl Alarm {
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Alarm::OwnIdentityElsewhere { boot, from } => write!(
-                f,
-                "this node's identity is in use by another process (at {from}, boot {boot}): its data directory was \
-                 copied, or its volume rolled back; stop one of the two and wipe its data directory"
-            ),
             Alarm::TwinIdentity { node_id, from } => write!(
                 f,
                 "two processes run as node id {}, one of them at {from}: its data directory was copied; stop \
@@ -92,10 +80,7 @@ impl Alarms {
     /// Raises an alarm, unless it stands already.
     pub(super) fn raise(&mut self, alarm: Alarm) {
         let known = self.0.contains(&alarm);
-        let stops = |alarm: &Alarm| matches!(alarm, Alarm::OwnIdentityElsewhere { .. });
-        // The first alarm that stops a node always finds room.
-        let room = self.0.len() < MAX_ALARMS || stops(&alarm) && !self.0.iter().any(stops);
-        if !known && room {
+        if !known && self.0.len() < MAX_ALARMS {
             tracing::error!("{alarm}");
             self.0.insert(alarm);
         }
@@ -119,7 +104,5 @@ mod tests {
             alarms.raise(Alarm::TwinIdentity { node_id, from });
         }
         assert_eq!(alarms.all().len(), MAX_ALARMS);
-        alarms.raise(Alarm::OwnIdentityElsewhere { boot: 2, from });
-        assert_eq!(alarms.all().len(), MAX_ALARMS + 1);
     }
 }

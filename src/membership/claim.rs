@@ -303,7 +303,7 @@ fn random_16() -> [u8; 16] {
 #[cfg(test)]
 impl Claim {
     /// A pristine node's.
-    pub(super) fn example(name: &str, node_id: u64) -> Claim {
+    pub(crate) fn example(name: &str, node_id: u64) -> Claim {
         Claim {
             name: name.into(),
             node_id,

@@ -16,7 +16,7 @@ use prost::Message;
 use super::alarm::{Alarm, Alarms};
 use super::claim::{Claim, ClusterId, Malformed, State};
 use super::datagram::{self, Datagram, Key, Kind, ReplayGuard, Sealer, Verdict};
-use super::gossip::{Liveness, Peer, Unreadable, View};
+use super::gossip::{Liveness, OtherSelf, Peer, Unreadable, View};
 use super::joins::{JoinAnswers, NameAnswer, reachable_from};
 use super::swim::{Pace, Swim, Timer};
 use crate::rt::time::Seldom;
@@ -81,6 +81,7 @@ pub(super) struct Conversation {
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     schedule: Vec<(Duration, Due)>,
     unreadable: Unreadable,
+    other_self: Option<OtherSelf>,
 }
 
 impl Conversation {
@@ -112,6 +113,7 @@ impl Conversation {
             outbox: Vec::new(),
             schedule: vec![(EXCHANGE_EVERY, Due::Exchange)],
             unreadable: Unreadable::new(),
+            other_self: None,
         };
         conversation.start_swim();
         conversation
@@ -248,6 +250,8 @@ impl Conversation {
             Err(datagram::Rejected::Noise) => return,
             Err(rejected) => return self.cannot_read(from, rejected, now),
         };
+        // Its key was corrected, say.
+        self.unreadable.remove(&from);
         if datagram.sender == self.me.node_id {
             return self.hear_own(from, &datagram, now);
         }
@@ -303,8 +307,19 @@ impl Conversation {
             if datagram.kind != Kind::Swim {
                 self.hear_exchange(from, datagram, now);
             }
-        } else if datagram.boot >= self.me.boot {
-            self.alarms.raise(Alarm::OwnIdentityElsewhere { boot: datagram.boot, from });
+            return;
+        }
+        // It has to hear of this one, too: nobody else talks to it, and one of the two has to end.
+        if datagram.kind == Kind::Ask
+            && let Ok((nonce, _)) = open_exchange(datagram)
+        {
+            self.say(Kind::Answer, nonce, from, None);
+        }
+        let is_news = self.other_self.is_none_or(|other| {
+            other.boot < datagram.boot || now.saturating_duration_since(other.heard) >= EXCHANGE_EVERY
+        });
+        if datagram.boot >= self.me.boot && is_news {
+            self.other_self = Some(OtherSelf { boot: datagram.boot, from, heard: now });
         }
     }
 
@@ -518,6 +533,10 @@ impl Conversation {
     /// What a person has to look at.
     pub(super) fn unreadable(&self) -> &Unreadable {
         &self.unreadable
+    }
+
+    pub(super) fn other_self(&self) -> Option<OtherSelf> {
+        self.other_self
     }
 
     pub(super) fn alarms(&self) -> &Alarms {

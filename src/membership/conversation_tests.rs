@@ -290,17 +290,25 @@ fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
     let (mut one, mut other) = (with_key(0, "sixteen bytes and"), with_key(1, "another sixteen b"));
     let attempt = || Resolved(BTreeMap::from([(address(0).to_string(), vec![address(0)])]));
     let start = now();
-    let mut hear = |at: Instant| {
+    let hear_from = |one: &mut Conversation, other: &mut Conversation, at: Instant| {
         other.attempt(attempt(), at);
         other.take_outbox().into_iter().for_each(|(_, datagram)| one.hear(address(1), &datagram, at));
         one.unreadable().clone()
     };
+    let mut hear = |at| hear_from(&mut one, &mut other, at);
     let heard = hear(start);
     let (at, why) = &heard[&address(1)];
     assert_eq!(*at, start);
     assert!(why.contains("another cluster key"), "{why}");
     assert_eq!(hear(start + EXCHANGE_EVERY / 2), heard, "not published anew for each datagram");
     assert_eq!(hear(start + MINUTE / 2)[&address(1)].0, start + MINUTE / 2);
-    one.attempt(Resolved::default(), start + MINUTE * 2);
-    assert_eq!(*one.unreadable(), Unreadable::new());
+    let mut corrected = with_key(1, "sixteen bytes and");
+    assert_eq!(
+        hear_from(&mut one, &mut corrected, start + MINUTE / 2),
+        Unreadable::new(),
+        "it can be read now"
+    );
+    assert_ne!(hear_from(&mut one, &mut other, start + MINUTE), Unreadable::new());
+    one.attempt(Resolved::default(), start + MINUTE * 3);
+    assert_eq!(*one.unreadable(), Unreadable::new(), "it went silent");
 }

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::formation;
 use super::gossip::{Gossip, Liveness, View};
-use super::reconcile::{Change, Decision, Progress, RaftView, check_removal, decide, ids_named};
+use super::reconcile::{Change, Decision, Progress, RaftView, Refused, check_removal, decide, ids_named};
 use crate::config::NodeConfig;
 use crate::grpc::{Operator, Place};
 use crate::map::Command;
@@ -97,7 +97,15 @@ impl Driver {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
                         rt::sometimes("newcomer not admitted yet");
-                        tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+                        match reason {
+                            // What an operator asked for, or what passes; a newcomer whose namesake lives on says so itself.
+                            Refused::Removed | Refused::NotWanted { .. } | Refused::NameInUse { .. } => {
+                                tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+                            }
+                            Refused::NameTwice { .. } | Refused::Version { .. } => {
+                                tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+                            }
+                        }
                     }
                 }
                 let told = now.iter().map(|(id, reason)| (*id, reason.to_string())).collect();

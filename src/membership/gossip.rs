@@ -51,6 +51,18 @@ pub type View = BTreeMap<u64, Peer>;
 /// Nodes whose datagrams cannot be read: by where they send from, when they were heard last, and why not.
 pub type Unreadable = BTreeMap<SocketAddr, (Instant, String)>;
 
+/// Another process under this node's own id, with its boot counter or a later one: its data directory was copied, or its
+/// volume put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherSelf {
+    /// Its boot counter.
+    pub boot: u64,
+    /// Where it sends from.
+    pub from: SocketAddr,
+    /// When it was heard last, within a second.
+    pub heard: Instant,
+}
+
 /// How gossip runs.
 #[derive(Debug, Clone)]
 pub struct GossipConfig {
@@ -79,6 +91,7 @@ pub struct Gossip {
     answers: watch::Receiver<JoinAnswers>,
     alarms: watch::Receiver<BTreeSet<Alarm>>,
     unreadable: watch::Receiver<Unreadable>,
+    other_self: watch::Receiver<Option<OtherSelf>>,
     node_id: u64,
     local: SocketAddr,
     keyed: bool,
@@ -120,6 +133,7 @@ impl Gossip {
         let (answers_out, answers) = watch::channel(JoinAnswers::default());
         let (alarms_out, alarms) = watch::channel(BTreeSet::new());
         let (unreadable_out, unreadable) = watch::channel(Unreadable::new());
+        let (other_self_out, other_self) = watch::channel(None);
         let (names_out, names) = watch::channel(conversation.names());
         // One attempt at a time: the resolver waits while the last one has not been taken up.
         let (attempts_out, attempts) = mpsc::channel(1);
@@ -128,6 +142,7 @@ impl Gossip {
             answers: answers_out,
             alarms: alarms_out,
             unreadable: unreadable_out,
+            other_self: other_self_out,
             names: names_out,
         };
         let talker = Talker { socket, conversation, timers: BTreeMap::new(), timers_set: 0, out };
@@ -136,7 +151,7 @@ impl Gossip {
             spawn_guarded(resolve_for_ever(config.resolver, names, wanted.subscribe(), attempts_out)),
         ];
         let tasks = Mutex::new(Some(tasks));
-        Ok(Gossip { wanted, view, answers, alarms, unreadable, node_id, local, keyed, tasks })
+        Ok(Gossip { wanted, view, answers, alarms, unreadable, other_self, node_id, local, keyed, tasks })
     }
 
     /// Ends it and lets go of its socket, whoever else still holds this: a request that is being answered, say.
@@ -154,7 +169,7 @@ impl Gossip {
         self.answers.clone()
     }
 
-    /// What a person has to look at. After [`Alarm::OwnIdentityElsewhere`] the node must stop.
+    /// What a person has to look at.
     pub fn alarms(&self) -> watch::Receiver<BTreeSet<Alarm>> {
         self.alarms.clone()
     }
@@ -162,6 +177,11 @@ impl Gossip {
     /// Whose datagrams cannot be read, each for some time after it was heard last.
     pub fn unreadable(&self) -> watch::Receiver<Unreadable> {
         self.unreadable.clone()
+    }
+
+    /// Another process that runs under this node's id, once one was heard.
+    pub fn other_self(&self) -> watch::Receiver<Option<OtherSelf>> {
+        self.other_self.clone()
     }
 
     /// The UDP address that is bound.
@@ -259,6 +279,7 @@ struct Published {
     answers: watch::Sender<JoinAnswers>,
     alarms: watch::Sender<BTreeSet<Alarm>>,
     unreadable: watch::Sender<Unreadable>,
+    other_self: watch::Sender<Option<OtherSelf>>,
     names: watch::Sender<Vec<String>>,
 }
 
@@ -328,6 +349,7 @@ impl Talker {
         replace(&self.out.answers, self.conversation.answers().clone());
         replace(&self.out.alarms, self.conversation.alarms().all().clone());
         replace(&self.out.unreadable, self.conversation.unreadable().clone());
+        replace(&self.out.other_self, self.conversation.other_self());
         replace(&self.out.names, self.conversation.names());
     }
 }

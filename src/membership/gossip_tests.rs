@@ -168,13 +168,16 @@ async fn e1_a_copied_directory_is_noticed_by_its_twin_and_by_others() {
     let original = start(2, 5, Some(CLUSTER), &[first.local_addr()]).await;
     until(first.view(), |view| alive(view) == [1, 2]).await;
     let copy = start(2, 5, Some(CLUSTER), &[original.local_addr(), first.local_addr()]).await;
-    until(original.alarms(), |alarms| {
-        alarms.iter().any(|alarm| matches!(alarm, Alarm::OwnIdentityElsewhere { boot: 5, .. }))
-    })
-    .await;
+    // Only the copy knows where the other one is.
+    for (one, other) in [(&original, &copy), (&copy, &original)] {
+        let found = (5, other.local_addr());
+        until(one.other_self(), |heard| heard.map(|heard| (heard.boot, heard.from)) == Some(found)).await;
+    }
     until(first.alarms(), |alarms| {
         alarms.iter().any(|alarm| matches!(alarm, Alarm::TwinIdentity { node_id: 2, .. }))
     })
     .await;
-    drop(copy);
+    let later = start(2, 6, Some(CLUSTER), &[original.local_addr()]).await;
+    until(original.other_self(), |heard| heard.is_some_and(|heard| heard.boot == 6)).await;
+    assert_eq!(*later.other_self().borrow(), None, "an earlier life is none that it has to give way to");
 }

@@ -132,6 +132,8 @@ struct Record {
     incarnation: u64,
     past: Vec<u64>,
     starts: Vec<Start>,
+    /// Empty: none, or an older version wrote the file.
+    rpc_addr: String,
 }
 
 /// The identity of a started node. Every change is durable when its method returns; after an error the node must
@@ -245,12 +247,19 @@ impl Identity {
         &self.record.starts
     }
 
-    /// Notes what a start of this node found. Durable before it votes: what it finds the next time may be more.
+    /// Where the last start that took part said that it serves RPC, if there was one.
+    pub fn rpc_addr(&self) -> Option<&str> {
+        Some(self.record.rpc_addr.as_str()).filter(|address| !address.is_empty())
+    }
+
+    /// Notes what a start of this node found, and where it serves RPC. Durable before it votes: what it finds the next time
+    /// may be more.
     ///
     /// # Errors
     /// If the disk fails.
-    pub async fn note_start(&mut self, start: Start) -> Result<(), IdentityError> {
+    pub async fn note_start(&mut self, start: Start, rpc_addr: &str) -> Result<(), IdentityError> {
         self.change(|record| {
+            record.rpc_addr = rpc_addr.to_owned();
             record.starts.insert(0, start);
             record.starts.truncate(REMEMBERED);
         })
@@ -474,6 +483,7 @@ impl Record {
             incarnation: random::random_nonzero_u64(),
             past: Vec::new(),
             starts: Vec::new(),
+            rpc_addr: String::new(),
         }
     }
 
@@ -518,6 +528,7 @@ impl Record {
             incarnation: self.incarnation,
             past: self.past.clone(),
             starts: self.starts.iter().map(|&start| start.into()).collect(),
+            rpc_addr: self.rpc_addr.clone(),
         }
         .encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -573,6 +584,7 @@ impl Record {
             incarnation: message.incarnation,
             past: message.past,
             starts: message.starts.iter().map(Start::from).collect(),
+            rpc_addr: message.rpc_addr,
         })
     }
 }

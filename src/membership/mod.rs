@@ -22,7 +22,7 @@ pub use claim::{Claim, ClusterId, Intent, MAX_NAME_BYTES, MAX_PLEDGED, Pledge, P
 pub use datagram::Key;
 pub use form::{FormError, form};
 pub use formation::Formed;
-pub use gossip::{Gossip, GossipConfig, Liveness, Peer, View};
+pub use gossip::{Gossip, GossipConfig, Liveness, OtherSelf, Peer, View};
 pub use identity::Identity;
 pub use joins::JoinAnswers;
 pub use swim::Pace;

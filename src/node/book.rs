@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::membership::Gossip;
+use crate::membership::{Gossip, Liveness};
 use crate::planted;
 use crate::raft::Store;
 use crate::raft::peers::AddressBook;
@@ -30,5 +30,19 @@ impl AddressBook for Book {
         let mut addresses: Vec<String> = claimed.into_iter().chain(written).collect();
         addresses.dedup();
         addresses
+    }
+
+    fn member_name(&self, node_id: u64) -> Option<String> {
+        let state = self.store.read();
+        state.membership.membership().get_node(&node_id).map(|member| member.name.clone())
+    }
+
+    fn has_successor(&self, node_id: u64, name: &str) -> bool {
+        let view = self.gossip.view();
+        let view = view.borrow();
+        view.values().any(|peer| {
+            let claim = &peer.claim;
+            claim.node_id != node_id && claim.name == name && peer.liveness == Liveness::Alive
+        })
     }
 }

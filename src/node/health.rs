@@ -1,6 +1,7 @@
 //! Whether the node lives and serves, for gRPC health checks and probes, and why not.
 
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic_health::ServingStatus;
@@ -10,19 +11,19 @@ use super::life::namesake;
 use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
 use crate::grpc::{Context, Diagnosis};
 use crate::membership::formation::Waiting;
-use crate::membership::{ClusterId, Gossip, View, gossip};
+use crate::membership::{ClusterId, Gossip, OtherSelf, View, gossip};
 use crate::metrics::http::Health;
 use crate::node_id::Named;
 use crate::raft::Consensus;
 use crate::raft::peers::AddressBook;
-use crate::rt::{self, disk, watch};
+use crate::rt::{self, Instant, disk, watch};
 
 /// The services whose health is told; the empty name stands for the whole node.
 const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What could not be read counts for so long: members repeat their questions more often.
-const UNREADABLE_FOR: Duration = Duration::from_secs(15);
+/// What was heard of late and should not be counts for so long: nodes repeat their questions more often.
+const HEARD_FOR: Duration = Duration::from_secs(15);
 
 /// Ready is who has recovered, may answer, knows a leader, is near to it, and votes: whoever stops one node after the
 /// other, each when the one before is ready, never takes a voter too many.
@@ -33,60 +34,58 @@ pub struct Readiness {
     max_lag: u64,
     view: watch::Receiver<View>,
     unreadable: watch::Receiver<gossip::Unreadable>,
+    other_self: watch::Receiver<Option<OtherSelf>>,
     /// What the forming of a cluster waits for.
     waiting: watch::Receiver<Option<Waiting>>,
-    raft: OnceLock<(Consensus, Arc<dyn AddressBook>)>,
 }
 
 impl Readiness {
-    /// Of a node that has no Raft yet.
+    /// Of a node that is about to start.
     pub fn new(
         context: Arc<Context>,
         max_lag: u64,
         gossip: &Gossip,
         waiting: watch::Receiver<Option<Waiting>>,
     ) -> Readiness {
-        let (view, unreadable) = (gossip.view(), gossip.unreadable());
-        Readiness { context, max_lag, view, unreadable, waiting, raft: OnceLock::new() }
-    }
-
-    /// From now on the node has a Raft, whether it has recovered or not.
-    ///
-    /// # Panics
-    /// If it had one before.
-    pub fn look_at(&self, consensus: Consensus, book: Arc<dyn AddressBook>) {
-        assert!(self.raft.set((consensus, book)).is_ok(), "a node starts its Raft once");
+        let (view, unreadable, other_self) = (gossip.view(), gossip.unreadable(), gossip.other_self());
+        Readiness { context, max_lag, view, unreadable, other_self, waiting }
     }
 
     fn known(&self) -> Known {
         let context = &self.context;
-        let now = rt::now();
+        let was_lately = |heard: Instant| rt::now().saturating_duration_since(heard) < HEARD_FOR;
         let view = self.view.borrow();
-        let name_at = |from: &str| {
-            let peer = view.values().find(|peer| peer.claim.gossip_addr == from);
-            peer.map(|peer| peer.claim.name.clone())
+        let peer_at = |from: &SocketAddr| {
+            let from = from.to_string();
+            view.values().map(|peer| &peer.claim).find(|claim| claim.gossip_addr == from)
+        };
+        // Connections need the same key: who was met after it was heard last was another process then.
+        let met_since = |from: &SocketAddr, heard: Instant| {
+            let peers = context.consensus().map(Consensus::peers);
+            let met = peer_at(from).and_then(|claim| peers?.in_contact_since(claim.node_id));
+            met.is_some_and(|met| met > heard)
         };
         let unreadable = self.unreadable.borrow();
-        let lately = unreadable
-            .iter()
-            .filter(|(_, (heard, _))| now.saturating_duration_since(*heard) < UNREADABLE_FOR);
+        let lately =
+            unreadable.iter().filter(|(from, (heard, _))| was_lately(*heard) && !met_since(from, *heard));
         Known {
             contradiction: context.contradiction().map(ToString::to_string),
             is_quarantined: context.is_quarantined(),
             is_outside: context.is_outside(),
             not_admitted: context.not_admitted(),
             waiting: self.waiting.borrow().clone(),
-            raft: self.raft.get().map(|(consensus, book)| of_raft(consensus, &**book)),
+            raft: context.raft().map(|(consensus, book)| of_raft(consensus, &**book)),
             is_recovered: context.recovered().is_some(),
             max_lag: self.max_lag,
             namesake: namesake(&view, context.node_id).map(|claim| (claim.name, claim.rpc_addr)),
             unreadable: lately
                 .map(|(from, (_, why))| Unreadable {
-                    name: name_at(&from.to_string()),
+                    name: peer_at(from).map(|claim| claim.name.clone()),
                     from: *from,
                     why: why.clone(),
                 })
                 .collect(),
+            copy: self.other_self.borrow().filter(|other| was_lately(other.heard)).map(|other| other.from),
             files_waiting: disk::waiting_for_descriptors(),
         }
     }

@@ -8,7 +8,6 @@ use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::health::Readiness;
 use super::{End, NodeError, Options, digests, finish, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
@@ -38,7 +37,6 @@ pub(super) struct Life {
     pub gossip: Arc<Gossip>,
     pub resolver: Resolver,
     pub context: Arc<grpc::Context>,
-    pub readiness: Arc<Readiness>,
     /// What the forming of a cluster waits for.
     pub waits: watch::Sender<Option<Waiting>>,
     pub peers: watch::Sender<Option<Arc<PeerEntrance>>>,
@@ -147,7 +145,8 @@ impl Life {
             let mut identity = self.identity.lock().await;
             let identity = identity.as_mut().expect("taken only at the end of this life");
             // Durable before this node votes and so finds more at its next start.
-            identity.note_start(Start { boot: identity.boot(), found }).await?;
+            let start = Start { boot: identity.boot(), found };
+            identity.note_start(start, &self.config.advertised_rpc()).await?;
             let me = Me {
                 cluster_id: identity.cluster_id().expect("a cluster was found").0,
                 node_id: identity.node_id(),
@@ -194,8 +193,7 @@ impl Life {
         if let Some(found) = contradiction {
             consensus.contradict(found);
         }
-        self.context.take_part(consensus.clone());
-        self.readiness.look_at(consensus.clone(), book.clone());
+        self.context.take_part(consensus.clone(), book.clone());
         let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))
@@ -372,10 +370,34 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: D
     }
 }
 
-/// A living node of this node's name.
+/// A living node of this node's name. One at this node's own address is none: it is what this one was before.
 pub(super) fn namesake(view: &View, me: u64) -> Option<Claim> {
-    let own = &view.get(&me)?.claim.name;
-    let mut others =
-        view.values().filter(|peer| peer.claim.node_id != me && peer.liveness == Liveness::Alive);
-    others.find(|peer| peer.claim.name == *own).map(|peer| peer.claim.clone())
+    let own = &view.get(&me)?.claim;
+    let is_another =
+        |claim: &Claim| claim.node_id != me && claim.name == own.name && claim.rpc_addr != own.rpc_addr;
+    let mut alive = view.values().filter(|peer| peer.liveness == Liveness::Alive);
+    alive.find(|peer| is_another(&peer.claim)).map(|peer| peer.claim.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Peer;
+
+    /// A node that was removed and started over once complained of itself for as long as gossip remembered it.
+    #[test]
+    fn a_namesake_lives_elsewhere() {
+        let claim = |node_id, rpc_addr: &str| Claim {
+            rpc_addr: rpc_addr.into(),
+            ..Claim::example("node-1", node_id)
+        };
+        let peer = |claim: Claim, liveness| (claim.node_id, Peer { claim, liveness });
+        let view = |liveness, other: &str| {
+            View::from([peer(claim(1, other), liveness), peer(claim(2, "here:8400"), Liveness::Alive)])
+        };
+        let found = |liveness, other| namesake(&view(liveness, other), 2).map(|claim| claim.node_id);
+        assert_eq!(found(Liveness::Alive, "there:8400"), Some(1));
+        assert_eq!(found(Liveness::Down, "there:8400"), None);
+        assert_eq!(found(Liveness::Alive, "here:8400"), None, "this node's former self");
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod backup;
 mod book;
+mod copies;
 mod digests;
 mod health;
 pub mod left;
@@ -31,7 +32,7 @@ use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
 use crate::membership::formation::Waiting;
 use crate::membership::identity::IdentityError;
-use crate::membership::{Alarm, Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
+use crate::membership::{Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
 use crate::mux::{self, Entrances, Phase};
@@ -156,7 +157,7 @@ pub async fn run(
                     true => Standing::Joining,
                     false => Standing::Outside,
                 };
-                tracing::warn!(
+                tracing::info!(
                     "the cluster has removed this node; its data is set aside and {}",
                     match standing {
                         Standing::Joining => "it starts over as a new one",
@@ -227,6 +228,7 @@ impl Node {
         let rpc = bind(config.rpc_bind(), "gRPC and Raft", "rpc-port").await?;
         let metrics_listener = bind(config.metrics_bind(), "metrics", "metrics-port").await?;
         let identity = Identity::load_or_create(disk.clone(), &config.node_name, Log::is_log_file).await?;
+        copies::refuse_to_be_one(&identity, &config.advertised_rpc()).await?;
         tracing::info!(
             node = identity.name(),
             id = %NodeId(identity.node_id()),
@@ -298,7 +300,6 @@ impl Node {
             identity: identity.clone(),
             gossip: gossip.clone(),
             context: context.clone(),
-            readiness: readiness.clone(),
             waits,
             peers,
             running,
@@ -308,7 +309,7 @@ impl Node {
             spawn_guarded(mux::serve(rpc, entrances, room)),
             spawn_guarded(metrics::http::serve(metrics_listener, metrics, readiness.clone(), room.metrics)),
             spawn_guarded(health::report(readiness, reporter)),
-            spawn_guarded(watch_alarms(gossip.alarms(), life.end.clone())),
+            spawn_guarded(copies::watch(gossip.other_self(), context.clone(), life.end.clone())),
             spawn_guarded(life.live()),
         ];
         Ok(Node {
@@ -533,26 +534,6 @@ async fn hand_over(consensus: &Consensus) {
             Err(reason) => {
                 tracing::warn!("leadership was not handed over to {}: {reason}", named(successor.node_id));
             }
-        }
-    }
-}
-
-/// An identity that is in use elsewhere ends the node.
-async fn watch_alarms(
-    mut alarms: watch::Receiver<std::collections::BTreeSet<Alarm>>,
-    end: watch::Sender<Option<End>>,
-) {
-    let mut told = std::collections::BTreeSet::new();
-    loop {
-        let now = alarms.borrow_and_update().clone();
-        for alarm in now.difference(&told) {
-            if matches!(alarm, Alarm::OwnIdentityElsewhere { .. }) {
-                finish(&end, End::Failed(NodeError::Identity(alarm.to_string())));
-            }
-        }
-        told = now;
-        if alarms.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Known {
     pub namesake: Option<(String, String)>,
     /// Nodes whose datagrams cannot be read.
     pub unreadable: Vec<Unreadable>,
+    /// Where a process runs with a copy of this node's data directory.
+    pub copy: Option<SocketAddr>,
     /// How many files cannot be opened for want of a descriptor.
     pub files_waiting: usize,
 }
@@ -111,6 +113,8 @@ pub(super) enum Reason {
     Refusal(Other),
     /// Somebody's datagrams cannot be read.
     Unreadable(Unreadable),
+    /// A process runs with a copy of its data directory, there.
+    Copied(SocketAddr),
     /// A disk is nearly full, so no values are taken.
     DiskFull { node: String },
     /// Files cannot be opened.
@@ -120,8 +124,8 @@ pub(super) enum Reason {
 impl Reason {
     /// Whether a node that this is true of is not ready.
     pub(super) fn keeps_from_serving(&self) -> bool {
-        use Reason::{Descriptors, DiskFull, Refusal, Unreadable};
-        !matches!(self, Refusal(_) | Unreadable(_) | DiskFull { .. } | Descriptors { .. })
+        use Reason::{Copied, Descriptors, DiskFull, Refusal, Unreadable};
+        !matches!(self, Copied(_) | Refusal(_) | Unreadable(_) | DiskFull { .. } | Descriptors { .. })
     }
 }
 
@@ -148,6 +152,7 @@ pub(super) fn reasons(known: &Known) -> Vec<Reason> {
         |other: &&Other| matches!(other.contact, Contact::Failing { is_refusal: true, .. }) && !no_leader;
     reasons.extend(others.filter(refuses).cloned().map(Reason::Refusal));
     reasons.extend(known.unreadable.iter().cloned().map(Reason::Unreadable));
+    reasons.extend(known.copy.map(Reason::Copied));
     let full = known.raft.as_ref().and_then(|raft| raft.full.clone());
     reasons.extend(full.map(|node| Reason::DiskFull { node }));
     if known.files_waiting > 0 {
@@ -159,7 +164,9 @@ pub(super) fn reasons(known: &Known) -> Vec<Reason> {
 /// What keeps a node from serving whose Raft runs.
 fn of_raft(raft: &KnownOfRaft, known: &Known) -> Vec<Reason> {
     let cluster_id = raft.cluster_id.clone();
-    if !raft.is_member && !known.is_recovered {
+    // A leader that refuses a node has taken it out, though nobody replicates that to it: its own log may call it a learner.
+    let is_dropped = !raft.has_leader && !raft.is_voter && known.not_admitted.is_some();
+    if !raft.is_member && !known.is_recovered || is_dropped {
         let namesake = known.namesake.clone().map(|(name, address)| Reason::NameInUse { name, address });
         let why = known.not_admitted.clone();
         return [Some(Reason::NotAdmitted { cluster_id, why }), namesake].into_iter().flatten().collect();
@@ -267,6 +274,11 @@ impl fmt::Display for Reason {
             Reason::Unreadable(unreadable) => write!(
                 f,
                 "{unreadable}; give all nodes the same cluster-key-file, and versions of mokv that go together"
+            ),
+            Reason::Copied(from) => write!(
+                f,
+                "a copy of this node's data directory runs at {from}, which the other members refuse; stop it, and wipe its \
+                 data directory"
             ),
             Reason::DiskFull { node } => write!(
                 f,
@@ -412,6 +424,22 @@ mod tests {
         assert!(words.contains("'node-2' is in use by the node at 10.0.0.2:8400"), "{words}");
     }
 
+    /// Such a learner once said for ever that there was no leader.
+    #[test]
+    fn a_learner_that_the_leader_took_out_says_that_it_is_not_admitted_and_why() {
+        let why = Some("the cluster is to have 3 members".to_owned());
+        for is_recovered in [false, true] {
+            let mut known = with_raft(|raft| (raft.is_voter, raft.has_leader) = (false, false));
+            known.is_recovered = is_recovered;
+            assert!(matches!(reasons(&known)[0], Reason::NoLeader { .. }), "nobody has told it yet");
+            known.not_admitted.clone_from(&why);
+            assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into(), why: why.clone() }]);
+        }
+        // Who votes is a member until its removal is committed, whatever a leader said that has gone since.
+        let voter = with_raft(|raft| raft.has_leader = false);
+        assert!(matches!(reasons(&Known { not_admitted: why, ..voter })[..], [Reason::NoLeader { .. }]));
+    }
+
     #[test]
     fn a_member_that_starts_again_says_that_it_recovers() {
         let known = Known { is_recovered: false, ..well() };
@@ -441,6 +469,12 @@ mod tests {
         assert_eq!(reasons(&Known { is_quarantined: true, ..well() }), [Reason::Quarantined]);
         assert_eq!(reasons(&Known { is_outside: true, ..Known::default() }), [Reason::Outside]);
         assert!(!said(&contradicted).1);
+    }
+
+    #[test]
+    fn a_copy_of_its_directory_is_told_and_ends_no_readiness() {
+        let (words, is_ready) = said(&Known { copy: Some("10.0.0.9:8401".parse().unwrap()), ..well() });
+        assert!(is_ready && words.contains("runs at 10.0.0.9:8401"), "{words}");
     }
 
     #[test]

@@ -164,6 +164,19 @@ impl Node {
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// The warnings and errors that it has said so far, if its log is JSON.
+    ///
+    /// # Panics
+    /// If its log is not, or says nothing else.
+    pub fn complaints(&self) -> Vec<serde_json::Value> {
+        let log = self.log();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
+        let (complaints, said): (Vec<_>, Vec<_>) =
+            lines.partition(|line| ["WARN", "ERROR"].contains(&line["level"].as_str().unwrap()));
+        assert!(said.iter().any(|line| line["level"] == "INFO"), "{} says what it does", self.name);
+        complaints
+    }
+
     /// How it is, if it answers.
     pub async fn status(&self) -> Option<NodeStatus> {
         self.asks.status(&self.rpc).await.ok()

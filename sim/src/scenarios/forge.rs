@@ -112,6 +112,14 @@ impl AddressBook for OnePlace {
     fn addresses(&self, _node_id: u64) -> Vec<String> {
         vec![self.0.clone()]
     }
+
+    fn member_name(&self, _node_id: u64) -> Option<String> {
+        None
+    }
+
+    fn has_successor(&self, _node_id: u64, _name: &str) -> bool {
+        false
+    }
 }
 
 fn cluster_id(status: &NodeStatus) -> [u8; 16] {

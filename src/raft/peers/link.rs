@@ -38,6 +38,12 @@ const WRITE_BATCH_BYTES: usize = 256 << 10;
 pub trait AddressBook: Send + Sync + 'static {
     /// `host:port` of a node, the newest claim first.
     fn addresses(&self, node_id: u64) -> Vec<String>;
+
+    /// What a member is called; `None` if it is no member.
+    fn member_name(&self, node_id: u64) -> Option<String>;
+
+    /// Whether another node of this name is alive: this one, which had an earlier id, or one that lost its disk.
+    fn has_successor(&self, node_id: u64, name: &str) -> bool;
 }
 
 /// Why a call has no answer.
@@ -154,6 +160,11 @@ impl Peers {
             Contact::Reached if !self.is_connected(target) => Contact::Untried,
             contact => contact,
         }
+    }
+
+    /// Since when a connection to a peer stands; if there are several, the newest one.
+    pub fn in_contact_since(&self, target: u64) -> Option<Instant> {
+        self.acquaintance.reach.reached_at(target).filter(|_| self.is_connected(target))
     }
 
     fn is_connected(&self, target: u64) -> bool {
@@ -343,8 +354,18 @@ impl Link {
         addresses
     }
 
+    fn name(&self) -> Option<String> {
+        let written = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        written.or_else(|| self.book.member_name(self.target))
+    }
+
+    /// Nobody misses who is no member, nor one that has come back as another.
+    fn is_missed(&self) -> bool {
+        self.name().is_some_and(|name| !self.book.has_successor(self.target, &name))
+    }
+
     async fn dial(&self, is_again: bool) -> Dialed {
-        let name = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        let name = self.name();
         let peer = Named(name.as_deref(), self.target);
         let mut is_refusal = false;
         let mut last = format!("no address is known for {peer}");
@@ -369,7 +390,7 @@ impl Link {
             }
         }
         tracing::debug!(%peer, channel = ?self.channel, "cannot connect: {last}");
-        self.acquaintance.reach.failed(peer, &last, is_refusal);
+        self.acquaintance.reach.failed(peer, &last, is_refusal, self.is_missed());
         Err(CallError::NotSent(last))
     }
 
@@ -542,6 +563,14 @@ mod tests {
         fn addresses(&self, _node_id: u64) -> Vec<String> {
             vec![self.0.clone()]
         }
+
+        fn member_name(&self, node_id: u64) -> Option<String> {
+            (node_id < 9).then(|| format!("n{node_id}"))
+        }
+
+        fn has_successor(&self, node_id: u64, name: &str) -> bool {
+            node_id != 1 && name == "n1"
+        }
     }
 
     fn peers_at(address: String) -> Arc<Peers> {
@@ -616,6 +645,19 @@ mod tests {
         assert_eq!(full(6, Duration::ZERO), Some(2));
         peers.retain(|id| id != 2);
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");
+    }
+
+    /// A node that had been removed and came back under another id once complained that it could not be reached itself.
+    #[test]
+    fn nobody_misses_who_came_back_as_another_nor_who_is_no_member() {
+        let peers = peers_at("127.0.0.1:1".into());
+        let is_missed = |peer| peers.link(peer, Channel::Control).is_missed();
+        assert!(is_missed(2), "a member by what was applied");
+        assert!(!is_missed(9));
+        peers.introduce(9, "n9", "127.0.0.1:1");
+        assert!(is_missed(9), "a member by Raft's newest membership");
+        peers.introduce(3, "n1", "127.0.0.1:1");
+        assert!(!is_missed(3), "node 1 has its name");
     }
 
     /// A node that was killed was once called reachable until somebody dialed it again.

@@ -15,6 +15,10 @@ use crate::rt::{self, Instant};
 /// other, come up one after the other.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
+/// And so far apart are its first two failures at least, of more: one at the formation of a cluster and one now, at its next
+/// restart, are no time out of reach.
+const APART: Duration = Duration::from_secs(1);
+
 /// What the last attempts to reach a peer came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contact {
@@ -39,13 +43,24 @@ struct Attempts {
     contact: Contact,
     /// Since when it is so.
     since: Instant,
+    /// When the last attempt was.
+    last: Instant,
     told: Seldom,
     is_told: bool,
 }
 
 impl Attempts {
     fn new(contact: Contact) -> Attempts {
-        Attempts { contact, since: rt::now(), told: Seldom::default(), is_told: false }
+        let now = rt::now();
+        Attempts { contact, since: now, last: now, told: Seldom::default(), is_told: false }
+    }
+
+    /// An attempt fails now; for how long the peer was out of reach, if that is worth telling.
+    fn out_of_reach(&mut self, now: Instant) -> Option<Duration> {
+        let before = std::mem::replace(&mut self.last, now);
+        let was_so = before.saturating_duration_since(self.since) >= APART;
+        let lasts = now.saturating_duration_since(self.since);
+        (was_so && lasts >= WORTH_TELLING).then_some(lasts)
     }
 }
 
@@ -62,8 +77,8 @@ impl Reach {
         }
     }
 
-    /// A peer could not be connected to.
-    pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool) {
+    /// A peer could not be connected to. Unless it `is_missed`, the log says nothing of it.
+    pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool, is_missed: bool) {
         let mut all = self.lock();
         let contact = Contact::Failing { why: why.to_owned(), is_refusal };
         let attempts = all.entry(peer.1).or_insert_with(|| Attempts::new(contact.clone()));
@@ -72,8 +87,9 @@ impl Reach {
         } else {
             attempts.contact = contact;
         }
-        let lasts = rt::now().saturating_duration_since(attempts.since);
-        if lasts >= WORTH_TELLING
+        let lasts = attempts.out_of_reach(rt::now());
+        if is_missed
+            && let Some(lasts) = lasts
             && let Some(more) = attempts.told.now()
         {
             attempts.is_told = true;
@@ -86,6 +102,12 @@ impl Reach {
         self.lock().get(&peer).map_or(Contact::Untried, |attempts| attempts.contact.clone())
     }
 
+    /// When a peer that was reached at the last attempt was connected to.
+    pub(super) fn reached_at(&self, peer: u64) -> Option<Instant> {
+        let all = self.lock();
+        all.get(&peer).filter(|attempts| attempts.contact == Contact::Reached).map(|attempts| attempts.since)
+    }
+
     /// Forgets all others.
     pub(super) fn retain(&self, is_member: impl Fn(u64) -> bool) {
         self.lock().retain(|id, _| is_member(*id));
@@ -96,16 +118,31 @@ impl Reach {
 mod tests {
     use super::*;
 
+    /// A node was once called out of reach for five seconds at its first restart, because it had been the last to start.
+    #[test]
+    fn two_failures_far_apart_are_no_time_out_of_reach() {
+        let failing = || Attempts::new(Contact::Failing { why: "a:1: refused".into(), is_refusal: false });
+        let told_at = |seconds: &[u64]| {
+            let mut attempts = failing();
+            let times = seconds.iter().map(|after| attempts.since + Duration::from_secs(*after));
+            let told = times.collect::<Vec<_>>().into_iter().map(|now| attempts.out_of_reach(now).is_some());
+            told.collect::<Vec<bool>>()
+        };
+        assert_eq!(told_at(&[0, 5]), [false, false], "nothing is known of the time in between");
+        assert_eq!(told_at(&[0, 5, 10]), [false, false, true]);
+        assert_eq!(told_at(&[1, 2, 4, 5]), [false, false, false, true]);
+    }
+
     #[test]
     fn the_last_attempt_counts() {
         let (reach, peer) = (Reach::default(), Named(Some("n2"), 2));
         assert_eq!(reach.contact(2), Contact::Untried);
         let failing = |why: &str, is_refusal| Contact::Failing { why: why.to_owned(), is_refusal };
-        reach.failed(peer, "a:1: refused", false);
+        reach.failed(peer, "a:1: refused", false, true);
         assert_eq!(reach.contact(2), failing("a:1: refused", false));
         reach.reached(peer);
         assert_eq!(reach.contact(2), Contact::Reached);
-        reach.failed(peer, "a:1: another key", true);
+        reach.failed(peer, "a:1: another key", true, true);
         assert_eq!(reach.contact(2), failing("a:1: another key", true));
         reach.retain(|id| id != 2);
         assert_eq!(reach.contact(2), Contact::Untried);

@@ -1,0 +1,137 @@
+//! Two processes with one node id: a data directory was copied, or a volume put back, and both run.
+//!
+//! They must never both vote or acknowledge, so at most one of them goes on. Which one is decided by those who count:
+//!
+//! - A copy that starts where the directory was not used before asks at the address where it was. If its node still answers
+//!   there, the copy ends before it has said a word: peers would take it for a restart, and shut the original out.
+//! - Of two with the same boot counter every peer lets in only the one that it met first (see [`crate::lives`]). Whoever is
+//!   let in by more than half of the other voters goes on; no two can be, as long as these remember whom they met. It has to
+//!   be in contact with so many already, and they have to let it in again now. The other one ends.
+//! - Whoever hears of a later boot counter ends, however well it is known: peers that met it before the later one still
+//!   answer, and would not tell when they no longer do. To go on could be to vote beside a process that others already count.
+//! - Where nobody can tell, because there is no other voter, or too few answer, or this node is no member yet, it ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mokv_proto::raft::{Channel, Digests, request, response};
+
+use super::{End, NodeError, finish};
+use crate::client::Client;
+use crate::grpc::Context;
+use crate::membership::{Identity, OtherSelf};
+use crate::node_id::Named;
+use crate::raft::Consensus;
+use crate::raft::peers::Contact;
+use crate::rt::time::Seldom;
+use crate::rt::{self, watch};
+
+/// Whoever is asked answers within this, or counts as silent.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Asks whether the node of this directory runs where the directory was used last, which is elsewhere than here. Nobody
+/// answers for a node that was moved.
+///
+/// # Errors
+/// If it does: this directory is a copy.
+pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<(), NodeError> {
+    let Some(there) = identity.rpc_addr().filter(|there| *there != here) else { return Ok(()) };
+    let client = Client::builder().endpoints([there]).timeout(ANSWER).sessions(false).build();
+    let Ok(client) = client else { return Ok(()) };
+    match rt::timeout(ANSWER, client.status(there)).await {
+        Ok(Ok(status)) if status.node_id == identity.node_id() => {
+            rt::sometimes("a copied directory is told before it takes part");
+            Err(NodeError::Identity(format!(
+                "{} still runs at {there}, where this data directory was used last: this one is a copy, and does not take \
+                 part. To move the node, stop it there first; to make another node of this one, wipe it with 'mokv serve \
+                 --wipe' under another node-name",
+                Named(Some(identity.name()), identity.node_id())
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ends this node when it hears of another process under its id, unless it is the one that is known by its peers.
+pub(super) async fn watch(
+    mut heard: watch::Receiver<Option<OtherSelf>>,
+    context: Arc<Context>,
+    end: watch::Sender<Option<End>>,
+) {
+    let said = Seldom::default();
+    loop {
+        let other = *heard.borrow_and_update();
+        if let Some(OtherSelf { boot, from, .. }) = other {
+            let goes_on = match context.consensus() {
+                Some(consensus) if boot == context.boot => is_known(consensus).await,
+                _ => false,
+            };
+            if !goes_on {
+                let words = format!(
+                    "this node's identity is in use by another process (at {from}, boot {boot}): its data directory was \
+                     copied, or its volume rolled back; stop one of the two and wipe its data directory"
+                );
+                return finish(&end, End::Failed(NodeError::Identity(words)));
+            }
+            rt::sometimes("an original goes on beside its copy");
+            if let Some(more) = said.now() {
+                tracing::error!(
+                    more,
+                    "a copy of this node's data directory runs at {from}; the other members refuse it and it should end; stop \
+                     it, and wipe its data directory"
+                );
+            }
+        }
+        if heard.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether more than half of the other voters know this process, and not another one, by this node's id.
+async fn is_known(consensus: &Consensus) -> bool {
+    let (membership, me) = (consensus.membership(), consensus.node_id());
+    if membership.membership().get_node(&me).is_none() {
+        return false;
+    }
+    let others: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != me).collect();
+    let peers = consensus.peers();
+    let in_contact = others.iter().filter(|id| peers.contact(**id) == Contact::Reached).count();
+    if !are_enough(in_contact, others.len()) {
+        return false;
+    }
+    // A connection may stand to a peer that is gone, or has forgotten: with every request it looks again whom it lets in.
+    let asked = others.iter().map(|&id| {
+        let link = peers.link(id, Channel::Control);
+        rt::timeout(ANSWER, async move { link.call(request::Body::Digests(Digests {})).await })
+    });
+    let answers = join_all(asked).await;
+    let let_in =
+        answers.into_iter().filter(|answer| matches!(answer, Ok(Ok(response::Body::Digests(_))))).count();
+    are_enough(let_in, others.len())
+}
+
+/// Of two processes of which each peer knows one, at most one is known by so many.
+fn are_enough(peers: usize, others: usize) -> bool {
+    peers * 2 > others
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_processes_at_most_one_is_known_by_enough() {
+        for others in 0..8 {
+            for known in 0..=others {
+                assert!(
+                    !(are_enough(known, others) && are_enough(others - known, others)),
+                    "{known} of {others}"
+                );
+            }
+            assert_eq!(are_enough(others, others), others > 0, "a single voter has nobody who could tell");
+        }
+    }
+}

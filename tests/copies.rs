@@ -1,0 +1,110 @@
+//! Data directories of real processes that are copied, so that two run under one node id: the one that the others know goes
+//! on, and the other one ends.
+
+mod common;
+
+use std::path::Path;
+
+use common::cluster::{ALL, Cluster, set, voters_are};
+use common::{http1, run};
+use mokv::client::NodeStatus;
+
+/// One more node, of the name of another one and on a copy of its data directory as it is now. It is not started yet.
+fn add_copy(cluster: &mut Cluster, original: usize) -> usize {
+    let copy = cluster.add_node();
+    cluster.nodes[copy].name = cluster.nodes[original].name.clone();
+    cluster.configure(&cluster.nodes[copy], &[]);
+    copy_files(&cluster.nodes[original].data_dir, &cluster.nodes[copy].data_dir);
+    copy
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        // The log gives up segments meanwhile.
+        let _ = std::fs::copy(entry.path(), to.join(entry.file_name()));
+    }
+}
+
+/// Waits until the process of a node has ended by itself, and asserts that it says why.
+async fn ends_and_says(cluster: &mut Cluster, node: usize, words: &[&str]) {
+    assert_eq!(cluster.nodes[node].ended().await.code(), Some(1));
+    let said = cluster.nodes[node].log();
+    assert!(words.iter().all(|word| said.contains(word)), "{words:?} in: {said}");
+}
+
+/// The others take a copy for a restart, as it has started once more: it must not say a word to them. Once both ended.
+#[test]
+fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_nothing() {
+    run(async {
+        let mut cluster = Cluster::start(&["log-format: json"]).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+        for original in [cluster.leader().await, cluster.follower().await] {
+            let copy = add_copy(&mut cluster, original);
+            let there = format!("still runs at {}", cluster.nodes[original].rpc);
+            // Whatever a supervisor does.
+            for _ in 0..2 {
+                cluster.nodes[copy].start();
+                ends_and_says(&mut cluster, copy, &[&there, "this one is a copy", "mokv serve --wipe"]).await;
+            }
+        }
+        set(&cluster.client(), "key", "another").await;
+        let servers = cluster.client().servers().await.unwrap();
+        assert!(voters_are(&servers, &ALL), "{servers:?}");
+        cluster.equal_state().await;
+        for node in &cluster.nodes[..3] {
+            assert_eq!(node.complaints(), [] as [serde_json::Value; 0], "{} complains", node.name);
+        }
+    });
+}
+
+/// Two copies of a node that was stopped start as often as each other, and neither is where the node was.
+#[test]
+fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        set(&cluster.client(), "key", "value").await;
+        cluster.equal_state().await;
+        let old = cluster.follower().await;
+        let name = cluster.nodes[old].name.clone();
+        assert_eq!(cluster.nodes[old].terminate().await.code(), Some(0));
+        let (moved, copy) = (add_copy(&mut cluster, old), add_copy(&mut cluster, old));
+        cluster.nodes[moved].start();
+        cluster.nodes[moved].wait_status("it follows", |status| status.role == "follower").await;
+        // Who leads is in contact with all others.
+        cluster.client().transfer_leader(Some(&name)).await.unwrap();
+        cluster.nodes[moved].wait_status("it leads", |status| status.role == "leader").await;
+
+        cluster.nodes[copy].start();
+        ends_and_says(&mut cluster, copy, &["this node's identity is in use by another process"]).await;
+        let told = format!("a copy of this node's data directory runs at {}", cluster.nodes[copy].gossip);
+        let tells = |status: &NodeStatus| status.reasons.iter().any(|reason| reason.contains(&told));
+        cluster.nodes[moved].wait_status("it tells of the copy", tells).await;
+        assert_eq!(http1::get(&cluster.nodes[moved].metrics, "/readyz").0, 200);
+        assert_eq!(cluster.nodes[moved].log().matches(&told).count(), 1, "once a minute");
+        set(&cluster.client(), "key", "another").await;
+        assert!(!cluster.nodes[moved].has_ended());
+        cluster.nodes[moved].wait_status("it is over", |status| status.reasons.is_empty()).await;
+        cluster.equal_state().await;
+    });
+}
+
+/// Nobody can tell which one of the two is the right one.
+#[test]
+fn a_single_voter_that_hears_of_a_copy_ends() {
+    run(async {
+        let mut cluster = Cluster::prepare(1, &[]);
+        cluster.start_all();
+        cluster.leader().await;
+        assert_eq!(cluster.nodes[0].terminate().await.code(), Some(0));
+        let (moved, copy) = (add_copy(&mut cluster, 0), add_copy(&mut cluster, 0));
+        cluster.nodes[moved].start();
+        cluster.nodes[moved].wait_status("it leads", |status| status.role == "leader").await;
+        cluster.nodes[copy].start();
+        for node in [moved, copy] {
+            ends_and_says(&mut cluster, node, &["this node's identity is in use by another process"]).await;
+        }
+    });
+}
