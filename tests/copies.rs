@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::{http1, run};
-use mokv::client::NodeStatus;
+use mokv::client::{Consistency, NodeStatus};
 
 /// One more node, of the name of another one and on a copy of its data directory as it is now. It is not started yet.
 fn add_copy(cluster: &mut Cluster, original: usize) -> usize {
@@ -51,7 +51,7 @@ fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_n
             }
         }
         set(&cluster.client(), "key", "another").await;
-        let servers = cluster.client().servers().await.unwrap();
+        let servers = cluster.client().members(Consistency::Stale).await.unwrap().servers;
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         cluster.equal_state().await;
         for node in &cluster.nodes[..3] {

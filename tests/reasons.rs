@@ -118,6 +118,11 @@ fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
         cluster.configure(&cluster.nodes[2], &[expect, &own]);
         cluster.nodes[2].start();
         cluster.leader().await;
+        // They could not have formed a cluster without reading what it sends.
+        for node in &cluster.nodes[..2] {
+            let reasons = node.status().await.unwrap().reasons;
+            assert!(reasons.iter().all(|reason| !reason.contains("cannot be read")), "{reasons:?}");
+        }
         set(&cluster.client(), "key", "value").await;
         cluster.equal_state().await;
         cluster.nodes[2].kill();

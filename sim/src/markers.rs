@@ -157,6 +157,10 @@ pub const ALL: &[Marker] = &[
         "another past refused",
         "a node whose disk had gone back had started so often that only its past told it",
     ),
+    scenario(
+        "copied directory told before it took part",
+        "a node asked where its data directory was used last, and was answered by its original",
+    ),
     scenario("second live copy refused", "two processes with one identity were noticed"),
     scenario("removed node refused", "a removed node tried to speak to the cluster"),
     chaos("a node is no member by its own log", "a node asked the members whether it was removed"),

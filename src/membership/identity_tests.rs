@@ -163,6 +163,18 @@ async fn e4_a_cluster_id_is_adopted_once() {
 }
 
 #[tokio::test]
+async fn where_a_node_was_last_goes_with_its_id() {
+    let disk = SimDisk::new(1);
+    let mut first = start(&disk, "a").await.unwrap();
+    assert_eq!(first.rpc_addr(), None);
+    let found = Start { boot: 1, found: crate::positions::Reach { term: 0, index: None } };
+    first.note_start(found, "here:8400").await.unwrap();
+    let second = start(&disk, "a").await.unwrap();
+    assert_eq!(second.rpc_addr(), Some("here:8400"), "until it takes part elsewhere");
+    assert_eq!(second.set_aside().await.unwrap().rpc_addr(), None);
+}
+
+#[tokio::test]
 async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_power_fails() {
     for (seed, fault) in ACCIDENTS.into_iter().enumerate() {
         for call in 1..60 {

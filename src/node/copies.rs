@@ -42,7 +42,7 @@ pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<
     let Ok(client) = client else { return Ok(()) };
     match rt::timeout(ANSWER, client.status(there)).await {
         Ok(Ok(status)) if status.node_id == identity.node_id() => {
-            rt::sometimes("a copied directory is told before it takes part");
+            rt::sometimes("copied directory told before it took part");
             Err(NodeError::Identity(format!(
                 "{} still runs at {there}, where this data directory was used last: this one is a copy, and does not take \
                  part. To move the node, stop it there first; to make another node of this one, wipe it with 'mokv serve \
@@ -64,9 +64,12 @@ pub(super) async fn watch(
     loop {
         let other = *heard.borrow_and_update();
         if let Some(OtherSelf { boot, from, .. }) = other {
-            let goes_on = match context.consensus() {
-                Some(consensus) if boot == context.boot => is_known(consensus).await,
-                _ => false,
+            let mut later = heard.clone();
+            let is_later = |other: &Option<OtherSelf>| other.is_some_and(|other| other.boot > context.boot);
+            let goes_on = tokio::select! {
+                biased;
+                Ok(()) = later.wait_for(is_later) => false,
+                is_known = is_known(context.consensus()) => is_known,
             };
             if !goes_on {
                 let words = format!(
@@ -75,7 +78,6 @@ pub(super) async fn watch(
                 );
                 return finish(&end, End::Failed(NodeError::Identity(words)));
             }
-            rt::sometimes("an original goes on beside its copy");
             if let Some(more) = said.now() {
                 tracing::error!(
                     more,
@@ -91,7 +93,8 @@ pub(super) async fn watch(
 }
 
 /// Whether more than half of the other voters know this process, and not another one, by this node's id.
-async fn is_known(consensus: &Consensus) -> bool {
+async fn is_known(consensus: Option<&Consensus>) -> bool {
+    let Some(consensus) = consensus else { return false };
     let (membership, me) = (consensus.membership(), consensus.node_id());
     if membership.membership().get_node(&me).is_none() {
         return false;

@@ -118,11 +118,15 @@ async fn ends_gone_back(cluster: &Cluster, name: &str) -> Result<(), String> {
     })
 }
 
-/// What a node says of those that it refuses.
-async fn refuses(cluster: &Cluster, name: &str, refused: u64) -> Result<(), String> {
-    let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
-    ensure(status.gone_back.iter().any(|found| found.node_id == refused), || {
-        format!("{name} should say that node id {} has gone back, and says {status:?}", NodeId(refused))
+/// One of these nodes says of another one that it has gone back: whoever met it first, which then ended.
+async fn refuse(cluster: &Cluster, names: &[String], refused: u64) -> Result<(), String> {
+    let mut statuses = Vec::new();
+    for name in names {
+        statuses.push(cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?);
+    }
+    let mut found = statuses.iter().flat_map(|status| &status.gone_back);
+    ensure(found.any(|found| found.node_id == refused), || {
+        format!("one should say that node id {} has gone back: {statuses:?}", NodeId(refused))
     })
 }
 
@@ -235,7 +239,7 @@ pub async fn majority_goes_back(run: Arc<Run>) -> Result<Cluster, String> {
         ends_gone_back(cluster, name).await?;
     }
     for id in ids {
-        refuses(cluster, right, id).await?;
+        refuse(cluster, std::slice::from_ref(right), id).await?;
     }
     let status = status_of(cluster, right).await?;
     ensure(status.contradiction.is_none() && status.applied_index >= before.applied_index, || {
@@ -303,13 +307,13 @@ pub async fn one_by_one(run: Arc<Run>) -> Result<Cluster, String> {
         let before = status_of(&cluster, &name).await?;
         let rest = others(&cluster.names(), &name);
         cluster.kill(&name);
-        let next = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+        cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
         let copy = copies.iter().find(|(copied, _)| *copied == name).expect("there is one of each");
         put_back(&cluster, &name, &copy.1);
         cluster.excuse(&name, "its disk was put back to an older copy");
         cluster.start(&name);
         ends_gone_back(&cluster, &name).await?;
-        refuses(&cluster, &next, before.node_id).await?;
+        refuse(&cluster, &rest, before.node_id).await?;
         comes_back_wiped(&cluster, &name, before.node_id, &rest).await?;
     }
     nothing_was_in_vain(&writer).await?;
@@ -347,8 +351,8 @@ pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
             cluster.start(&name);
         }
     }
-    let next = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
-    refuses(&cluster, &next, before.node_id).await?;
+    cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
+    refuse(&cluster, &rest, before.node_id).await?;
     comes_back_wiped(&cluster, &name, before.node_id, &rest).await?;
     nothing_was_in_vain(&writer).await?;
     Ok(cluster)
