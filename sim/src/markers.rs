@@ -106,6 +106,12 @@ pub const ALL: &[Marker] = &[
         "follower had lost what it acknowledged",
         "a leader noticed that a follower's disk had gone back",
     ),
+    scenario(
+        "doubted node leads until another one is level",
+        "a node whose state is outvoted had the only log with which the cluster could go on",
+    ),
+    scenario("doubted node handed leadership over", "and another one led as soon as it had all of it"),
+    scenario("doubted leader proposed nothing", "meanwhile a client's write came to it"),
     // Writes, reads, sessions.
     chaos("write without a quorum until its deadline", "a leader could not commit a write in its time"),
     chaos("forwarded write not sent", "a follower could not reach the leader: certainly not executed"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mokv::client::NodeStatus;
 use mokv::map::Command;
 use mokv::rt;
+use mokv::rt::task::spawn_guarded;
 
 use super::identity::wait_for_members;
 use super::replicated::tamper;
@@ -225,6 +226,13 @@ pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String>
     cluster.kill(&leader);
     cluster.wipe(&leader);
     cluster.start(&laggard);
+    // A client that goes on writing all the while, at the node that is about to lead.
+    let writes = client_of(&cluster, &laggard);
+    let writing = spawn_guarded(async move {
+        for number in 0.. {
+            writes.set(&format!("meanwhile/{number}"), None, 16).await;
+        }
+    });
     let began = rt::now();
     while cluster.wait_for_leader(&[laggard.clone(), doubted.clone()], ELECTION_BOUND).await.as_ref()
         != Ok(&laggard)
@@ -233,6 +241,7 @@ pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String>
             format!("{laggard} does not lead within {SERVICE_BOUND:?}")
         })?;
     }
+    drop(writing);
     expect(&client_of(&cluster, &laggard), "on two of three", value).await?;
     set(&writer, "service goes on").await?;
     cluster.start(&leader);
