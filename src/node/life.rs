@@ -196,7 +196,7 @@ impl Life {
         }
         self.context.take_part(consensus.clone());
         self.readiness.look_at(consensus.clone(), book.clone());
-        let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
+        let handler = Arc::new(PeerHandler::new(consensus.clone(), snapshots));
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))
     }
