@@ -16,11 +16,14 @@ use super::credentials::Credentials;
 use super::failure::Failure;
 use crate::config::{ConfigError, yaml_not_read};
 use crate::rt::disk::{create_file, rename_durably};
+use crate::rt::process::is_running;
 
 /// Names the file itself.
 const FILE_VARIABLE: &str = "MOKV_CONFIG";
 /// Below the directory of this user's settings.
 const FILE: &str = "mokv/contexts.yaml";
+/// Between the file's name and the number of the process that writes another one.
+const DRAFT: &str = ".draft-";
 /// No file of contexts is larger, and nothing else that somebody names is read to its end.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Longest name of a context, in characters.
@@ -189,8 +192,9 @@ impl Contexts {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
         }
+        remove_drafts_of_the_dead(path);
         let mut draft = path.as_os_str().to_owned();
-        draft.push(format!(".{}", std::process::id()));
+        draft.push(format!("{DRAFT}{}", std::process::id()));
         let draft = PathBuf::from(draft);
         let written = async {
             let file = create_file(&draft)?;
@@ -228,6 +232,22 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Err(format!(
         "a name is 1 to {MAX_NAME_CHARACTERS} letters, digits, '.', '_' and '-', and begins with a letter or a digit"
     ))
+}
+
+/// Removes what processes that ended in the middle of writing have left beside the file. Nothing depends on it: what cannot
+/// be removed stays.
+fn remove_drafts_of_the_dead(path: &Path) {
+    let (Some(directory), Some(file)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
+        return;
+    };
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let suffix = name.to_str().and_then(|name| name.strip_prefix(file)?.strip_prefix(DRAFT));
+        if suffix.and_then(|suffix| suffix.parse().ok()).is_some_and(|writer| !is_running(writer)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -328,7 +348,14 @@ mod tests {
         let context = Context { endpoints: vec!["a:1".into()], ..Context::default() };
         let contexts =
             Contexts { current: Some("a".into()), contexts: BTreeMap::from([("a".into(), context)]) };
+        let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::set_permissions(path.parent().unwrap(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(beside(&format!(".draft-{}", u32::MAX)), "of a process that was killed").unwrap();
+        let others = [".draft-1", ".4294967295"].map(beside);
+        others.iter().for_each(|other| std::fs::write(other, "of one that runs, or of a user").unwrap());
         block_on(async { contexts.write(&path).await.unwrap() }).unwrap();
+        others.iter().for_each(|other| std::fs::remove_file(other).unwrap());
         assert_eq!(Contexts::read(&path), Ok(contexts));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));

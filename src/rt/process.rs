@@ -44,6 +44,11 @@ impl StopSignals {
     }
 }
 
+/// Whether a process of this machine has this number; one that nobody can tell of has not ended.
+pub fn is_running(process: u32) -> bool {
+    world::is_running(process)
+}
+
 /// From now on the loss of the terminal (SIGHUP) does not end this process.
 ///
 /// # Errors
@@ -119,6 +124,13 @@ mod world {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
     }
 
+    pub(super) fn is_running(process: u32) -> bool {
+        let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+        process.is_some_and(|process| {
+            rustix::process::test_kill_process(process) != Err(rustix::io::Errno::SRCH)
+        })
+    }
+
     pub(super) fn outlive_terminal() -> io::Result<()> {
         // The handler stays for as long as the process does, listened to or not.
         signal(SignalKind::hangup()).map(drop)
@@ -185,6 +197,10 @@ mod world {
     /// In simulation nothing takes time that is not simulated.
     pub(super) fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
         block_on(future)
+    }
+
+    pub(super) fn is_running(_process: u32) -> bool {
+        true
     }
 
     /// Simulated processes have no terminal.
