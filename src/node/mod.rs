@@ -8,6 +8,7 @@ pub mod backup;
 mod book;
 mod digests;
 mod health;
+mod initial;
 pub mod left;
 mod life;
 mod lives;

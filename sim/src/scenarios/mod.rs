@@ -249,6 +249,12 @@ pub const ALL: &[Scenario] = &[
         "nodes with different flags apply the same log to the same state"
     ),
     scenario!(
+        "initial-bounds",
+        2,
+        replicated::initial_bounds,
+        "a new cluster gets the bounds that its nodes' flags name, whoever leads it"
+    ),
+    scenario!(
         "unknown-entry",
         2,
         replicated::unknown_entry,

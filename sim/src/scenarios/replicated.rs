@@ -126,6 +126,51 @@ pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// Nobody leads yet when the nodes of a new cluster begin to serve. Whoever leads it then writes down the bounds that its
+/// flags name, and what an operator sets afterwards stays.
+pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    for name in cluster.names() {
+        cluster.configure(&name, |config| {
+            config.initial_max_sessions = 70;
+            config.initial_max_store_bytes = 6_000_000;
+        });
+    }
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let client = client(&cluster);
+    let before = rt::now();
+    loop {
+        let found = configured(&client, SettingsChange::default()).await?;
+        if found == (70, 6_000_000) {
+            break;
+        }
+        ensure(rt::now() - before < WITHIN, || format!("after {WITHIN:?} the bounds are {found:?}"))?;
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+    configured(&client, SettingsChange { max_sessions: Some(90), ..SettingsChange::default() }).await?;
+    for name in cluster.names() {
+        cluster.kill(&name);
+        cluster.start(&name);
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    rt::sleep(Duration::from_secs(5)).await;
+    let found = configured(&client, SettingsChange::default()).await?;
+    ensure(found == (90, 6_000_000), || format!("what the operator set became {found:?}"))?;
+    set_many(&client, 10).await?;
+    Ok(cluster)
+}
+
+/// Most sessions and bytes after a change.
+async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, u64), String> {
+    let settings = client.with_library(|library| async move { library.configure(change).await }).await;
+    let settings = settings.map_err(|error| format!("the bounds are not known: {error}"))?;
+    Ok((settings.max_sessions, settings.max_store_bytes))
+}
+
 /// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, nothing at all. The
 /// leader takes none of them into the log, where they would stop every node or pass for a membership.
 pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
