@@ -12,6 +12,7 @@ use openraft::raft::AppendEntriesResponse;
 use super::consensus::{Consensus, ProposeError};
 use super::consistency::Claim;
 use super::peers::Handler;
+use super::peers::frame::MAX_COMMAND_BYTES;
 use super::peers::hello::Dialer;
 use super::peers::server::Handling;
 use super::state_machine::{SnapshotData, read_meta};
@@ -133,8 +134,10 @@ impl Handler for PeerHandler {
                 let deadline = rt::now() + consensus.request_timeout();
                 let payload = Bytes::copy_from_slice(&forward.payload);
                 // What this node could not apply, or what is Raft's own to say, must not get into the log: it would
-                // stop every node, or pass for a membership.
-                let is_a_clients = !Command::is_rafts_own(&payload) && Command::decode(&payload).is_ok();
+                // stop every node, or pass for a membership. Nor must what fits no frame beside other entries.
+                let is_a_clients = payload.len() <= MAX_COMMAND_BYTES
+                    && !Command::is_rafts_own(&payload)
+                    && Command::decode(&payload).is_ok();
                 let proposed = match is_a_clients {
                     true => consensus.propose_here(payload, deadline).await,
                     false => Err(ProposeError::NotExecuted("the leader does not know such a command".into())),

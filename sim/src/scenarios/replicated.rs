@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mokv::client::{NodeStatus, SettingsChange};
 use mokv::map::Command;
+use mokv::raft::peers::frame::MAX_FRAME_BYTES;
 use mokv::rt;
 use mokv::storage::Entry;
 use mokv_proto::raft::{Forward, forward_answer, request, response};
@@ -185,6 +186,13 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
+        // A write that a frame holds, and that no frame holds beside the entries before it.
+        Command::Set(mokv_proto::log::Set {
+            key: Bytes::from_static(b"large"),
+            value: vec![0; MAX_FRAME_BYTES - 100].into(),
+            ..Default::default()
+        })
+        .encode(),
     ];
     let (host, _) = cluster.add_client_host();
     for payload in forgeries {
