@@ -325,7 +325,7 @@ fn the_judge_wants_votes_to_be_durable_before_they_are_granted() {
     let vote = VoteState { term: 4, node_id: 77_777_777_777, committed: false };
     let asks =
         Request { id: 1, body: Some(request::Body::Vote(Vote { vote: Some(vote), ..Vote::default() })) };
-    let granted = VoteAnswer { vote: Some(vote), granted: true, ..Default::default() };
+    let granted = VoteAnswer { vote: Some(vote), granted: true, ..VoteAnswer::default() };
     let grants = Response { id: 1, body: Some(response::Body::Vote(granted)) };
     let hello = [&[1][..], &frame(b""), &frame(b""), &frame(&asks.encode_to_vec())].concat();
     let answer = [frame(b""), frame(b""), frame(&grants.encode_to_vec())].concat();

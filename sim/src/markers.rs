@@ -58,6 +58,10 @@ pub const ALL: &[Marker] = &[
         "the newest snapshot was damaged, and the one before it helped",
     ),
     chaos("unfinished snapshot swept up", "a start found a snapshot that a crash had left half-written"),
+    chaos(
+        "unfinished snapshot dropped",
+        "a snapshot was given up while it was written, and its file was removed",
+    ),
     scenario("snapshot declined for want of space", "no snapshot was taken, for the disk had no room for it"),
     scenario("snapshot taken to make room", "a disk was nearly full, and a snapshot let old log go"),
     chaos("write refused for a full disk", "a client's write was refused while Raft's own still had room"),

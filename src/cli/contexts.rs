@@ -214,7 +214,8 @@ impl Contexts {
 
     async fn write(&self, file: &Path) -> std::io::Result<()> {
         let text = serde_saphyr::to_string(self).map_err(std::io::Error::other)?;
-        let draft = beside(file, std::process::id());
+        // One that was killed with its command is written over.
+        let draft = beside(file, "draft");
         let written = async {
             create_file(&draft)?.write_and_sync(0, text.into_bytes().into()).await?;
             rename_durably(&draft, file)

@@ -55,9 +55,10 @@ impl Restore {
                 BackupError::NotEmpty(_) => {
                     format!("put what is in {directory} away first, or name another data-dir")
                 }
-                BackupError::Storage(_) | BackupError::Identity(_) => {
-                    format!("empty {directory} and try again")
+                BackupError::Storage(_) => {
+                    format!("check the disk and its space, see that {directory} is empty, and try again")
                 }
+                BackupError::Identity(_) => format!("empty {directory} and try again"),
             };
             Failure::error(format!("cannot restore {path} to {directory}: {error}"), next)
         })?;

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::output::{self, Format, Output, Row};
 use crate::node::backup::{self, Contents};
 use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
+use crate::rt::process::StopSignals;
 use crate::rt::random::random_nonzero_u64;
 
 /// A backup goes to stdout in pieces of this size.
@@ -92,7 +93,7 @@ impl Snapshot {
 
 impl Save {
     async fn run(self) -> Result<(), Failure> {
-        if self.file.as_os_str() == "-" {
+        if self.is_for_stdout() {
             return self.save_to_stdout().await;
         }
         if !self.force && self.file.exists() {
@@ -102,7 +103,14 @@ impl Save {
             ));
         }
         let draft = self.draft();
-        let saved = self.save(&draft).await.and_then(|contents| {
+        let mut signals = StopSignals::listen()
+            .map_err(|error| Failure::error(format!("cannot listen for signals: {error}"), "try again"))?;
+        let saved = tokio::select! {
+            biased;
+            saved = self.save(&draft) => saved,
+            () = signals.next() => Err(Failure::error("stopped by a signal", "nothing was saved; save it again")),
+        };
+        let saved = saved.and_then(|(contents, _)| {
             rename_durably(&draft, &self.file).map_err(|error| unwritable(&self.file, &error))?;
             Ok(contents)
         });
@@ -125,11 +133,21 @@ impl Save {
         name.into()
     }
 
-    async fn save(&self, draft: &Path) -> Result<Contents, Failure> {
+    fn is_for_stdout(&self) -> bool {
+        self.file.as_os_str() == "-"
+    }
+
+    /// Writes a backup to the file `draft` and reads it again; what it holds, and the file for reading.
+    async fn save(&self, draft: &Path) -> Result<(Contents, FileRef), Failure> {
         let client = self.connect.client()?;
         let failed = |error| self.connect.failure("save a backup", error);
         let mut incoming = client.backup().await.map_err(failed)?;
         let file = create_file(draft).map_err(|error| unwritable(draft, &error))?;
+        let copy = open(draft)?;
+        if self.is_for_stdout() {
+            // It needs no name, and so goes with this process, however that ends.
+            fs::remove_file(draft).map_err(|error| unwritable(draft, &error))?;
+        }
         let progress = progress(incoming.info().expected_bytes);
         while let Some(bytes) = incoming.next().await.map_err(failed)? {
             let (offset, length) = (progress.position(), bytes.len() as u64);
@@ -138,7 +156,7 @@ impl Save {
         }
         file.sync().await.map_err(|error| unwritable(draft, &error))?;
         progress.finish_and_clear();
-        let contents = inspect(draft).await?;
+        let contents = inspect(copy.clone(), draft).await?;
         let announced = &incoming.info().digest;
         if format!("{:032x}", contents.digest) != *announced {
             return Err(Failure::error(
@@ -149,7 +167,7 @@ impl Save {
                 "save it again, from another node (--endpoints)",
             ));
         }
-        Ok(contents)
+        Ok((contents, copy))
     }
 
     /// Writes it to stdout when every byte was checked, and nothing else.
@@ -163,18 +181,10 @@ impl Save {
         }
         let name = format!("mokv-backup-{:016x}.part", random_nonzero_u64());
         let draft = std::env::temp_dir().join(name);
-        let written = self.copy_to(&draft, &mut output).await;
-        // It may not have been made.
-        let _ = fs::remove_file(&draft);
-        written
-    }
-
-    async fn copy_to(&self, draft: &Path, output: &mut Output) -> Result<(), Failure> {
-        self.save(draft).await?;
+        let (_, file) = self.save(&draft).await?;
         let unreadable = |error: io::Error| {
             Failure::error(format!("cannot read {}: {error}", draft.display()), "save it again")
         };
-        let file = open_file(draft).map_err(unreadable)?;
         let mut offset = 0;
         loop {
             let chunk = file.read_at(offset, COPY_BYTES).await.map_err(unreadable)?;
@@ -205,8 +215,7 @@ fn progress(bytes: u64) -> ProgressBar {
 ///
 /// # Errors
 /// If it cannot be read or is not sound.
-pub async fn inspect(path: &Path) -> Result<Contents, Failure> {
-    let file = open(path)?;
+async fn inspect(file: FileRef, path: &Path) -> Result<Contents, Failure> {
     backup::inspect(file, &path.display().to_string()).await.map_err(|error| {
         let next = "use another backup; one that was saved again would do, if the cluster still runs";
         Failure::error(format!("{} is not a sound backup: {error}", path.display()), next)
@@ -243,7 +252,7 @@ fn as_json(path: &Path, contents: &Contents) -> serde_json::Value {
 
 impl Inspect {
     async fn run(self) -> Result<(), Failure> {
-        let contents = inspect(&self.file).await?;
+        let contents = inspect(open(&self.file)?, &self.file).await?;
         let mut output = Output::new(self.output);
         let json = as_json(&self.file, &contents);
         if self.output == Format::Json {

@@ -258,7 +258,7 @@ pub const SETTINGS: &[Setting] = &[
         "initial-max-sessions",
         count(*MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
         "10000",
-        "Most client sessions kept at a time, for exactly-once writes. Replicated: used when this node forms a cluster, later changed for all nodes at once",
+        "Most client sessions kept at a time, for exactly-once writes. Replicated: a new cluster's leader uses its own until somebody writes or sets a bound, later changed for all nodes at once",
     ),
     setting(
         Group::Cluster,

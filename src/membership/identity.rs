@@ -605,10 +605,16 @@ async fn write_whole(disk: &DiskRef, name: &str, bytes: Vec<u8>) -> io::Result<(
     if disk.list().await?.iter().any(|file| file == TEMPORARY) {
         disk.remove(TEMPORARY).await?;
     }
-    let file = disk.create(TEMPORARY).await?;
-    file.write_and_sync(0, bytes.into()).await?;
-    drop(file);
-    disk.rename(TEMPORARY, name).await?;
+    let written = async {
+        let file = disk.create(TEMPORARY).await?;
+        file.write_and_sync(0, bytes.into()).await?;
+        disk.rename(TEMPORARY, name).await
+    };
+    if let Err(error) = written.await {
+        // On a full disk the node goes on. What cannot be removed now is by the next write.
+        let _ = disk.remove(TEMPORARY).await;
+        return Err(error);
+    }
     // The rename alone can vanish when power fails.
     disk.sync_dir().await
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::lives::{Life, Lives, REMEMBERED};
 use crate::membership::claim::PledgedNode;
-use crate::rt::disk::{Fault, SimDisk};
+use crate::rt::disk::{Fault, Operation, SimDisk};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -288,4 +288,18 @@ async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
     let identity = start(&disk, "a").await.unwrap();
     assert_eq!(*identity.lives(), lives);
     assert!(identity.set_aside().await.unwrap().lives().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_full_disk_does_not_take_is_removed_at_once() {
+    let disk = SimDisk::new(1);
+    let mut identity = start(&disk, "a").await.unwrap();
+    let before = disk.files();
+    disk.set_capacity(Some(before.iter().map(|file| file.1).sum()));
+    identity.remember(BTreeMap::from([(7, Lives::default())])).await.unwrap_err();
+    assert_eq!(disk.files(), before);
+    disk.set_capacity(None);
+    disk.fail_nth(Operation::Write, 1);
+    identity.remember(BTreeMap::from([(7, Lives::default())])).await.unwrap_err();
+    assert_eq!(disk.files(), before);
 }

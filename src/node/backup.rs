@@ -3,7 +3,7 @@
 //! A backup is a snapshot file that lies anywhere. Restoring mints a new cluster id, a new node id and a membership of
 //! that one node; the others join it. Directories of the old cluster belong to another cluster from then on. The log
 //! and the snapshot are durable before the identity is written: a restore that was broken off leaves a directory that
-//! no node starts on.
+//! no node starts on, and one that failed leaves nothing.
 //!
 //! A cluster that has lost its quorum is recovered the same way, of what one of its nodes has left on its disk
 //! ([`recover`]).
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::log_config;
 use crate::config::StorageConfig;
-use crate::membership::identity::IdentityError;
+use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
 use crate::raft::left_behind;
 use crate::raft::state_machine::{self, estimated_bytes};
@@ -195,7 +195,8 @@ pub async fn recover(
 /// Makes a new cluster of a backup: on an empty `disk`, with one member of this name and address.
 ///
 /// # Errors
-/// [`BackupError`]; unless the disk was not empty, it has to be emptied before the next attempt.
+/// [`BackupError`]; unless the disk was not empty, what was begun is removed. If the process ends before that, it has to
+/// be emptied before the next attempt.
 pub async fn restore(
     file: FileRef,
     name: &str,
@@ -222,7 +223,44 @@ async fn found(
     let cluster_id = ClusterId::random();
     let identity = Identity::of_member(disk.clone(), &member.name, cluster_id)?;
     let node_id = identity.node_id();
-    let (snapshots, _) = Snapshots::open(disk.clone()).await?;
+    let owner = Owner { node_id, cluster_id: cluster_id.0 };
+    if let Err(error) = write_data(state, at, disk.clone(), owner, member).await {
+        // What could not be finished would only be in the way of the next attempt, and of whoever needs the space.
+        let _ = remove_data(&disk).await;
+        return Err(error.into());
+    }
+    identity.establish().await?;
+    Ok((cluster_id, node_id))
+}
+
+async fn write_data(
+    state: &State,
+    at: Position,
+    disk: DiskRef,
+    owner: Owner,
+    member: Member,
+) -> Result<(), StorageError> {
+    // No node starts on a log without an identity; on a snapshot alone one would.
+    let log = Log::open(disk.clone(), LogConfig::default(), owner).await?;
+    let written = async {
+        write_snapshot(state, at, disk, owner.node_id, member).await?;
+        log.purge(at).await?;
+        // The next term is a later one than that of any entry in the snapshot.
+        log.save_vote(encode_vote(&Vote::new(at.term, owner.node_id))).await
+    };
+    let written = written.await;
+    let closed = log.close().await;
+    written.and(closed)
+}
+
+async fn write_snapshot(
+    state: &State,
+    at: Position,
+    disk: DiskRef,
+    node_id: u64,
+    member: Member,
+) -> Result<(), StorageError> {
+    let (snapshots, _) = Snapshots::open(disk).await?;
     let membership = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, member)]))
         .expect("the only voter is a member");
     let last = log_id(at.term, at.index);
@@ -236,12 +274,44 @@ async fn found(
         writer.add_block(block).await?;
     }
     writer.finish().await?;
-    let owner = Owner { node_id, cluster_id: cluster_id.0 };
-    let log = Log::open(disk, LogConfig::default(), owner).await?;
-    log.purge(at).await?;
-    // The next term is a later one than that of any entry in the snapshot.
-    log.save_vote(encode_vote(&Vote::new(at.term, node_id))).await?;
-    log.close().await?;
-    identity.establish().await?;
-    Ok((cluster_id, node_id))
+    Ok(())
+}
+
+/// Removes what there is besides an identity and what earlier nodes have left.
+async fn remove_data(disk: &DiskRef) -> Result<(), StorageError> {
+    for name in disk.list().await.map_err(StorageError::io("list", "."))? {
+        if name != identity::FILE && identity::without_left_prefix(&name).is_none() {
+            disk.remove(&name).await.map_err(StorageError::io("remove", &name))?;
+        }
+    }
+    disk.sync_dir().await.map_err(StorageError::io("sync", "."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::disk::{Fault, SimDisk};
+
+    #[tokio::test]
+    async fn what_fails_to_become_a_cluster_leaves_nothing() {
+        let at = Position { term: 1, index: 5 };
+        let state = State { applied: Some(log_id(1, 5)), ..State::default() };
+        for nth in 1.. {
+            let disk = SimDisk::new(nth);
+            disk.on_call(Some(Box::new(move |call| match call.number == nth {
+                true => Fault::Error,
+                false => Fault::None,
+            })));
+            let member = Member { name: "a".into(), rpc_addr: "a:1".into() };
+            match found(&state, at, disk.mount(), member).await {
+                Err(BackupError::Storage(_)) => assert_eq!(disk.files(), [], "call {nth} failed"),
+                Err(BackupError::Identity(_)) | Ok(_) => {
+                    assert!(nth > 10, "all of it was tried");
+                    assert!(disk.files().iter().any(|(name, _)| name.ends_with(".snap")));
+                    break;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
 }

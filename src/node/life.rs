@@ -8,7 +8,7 @@ use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
-use super::{End, NodeError, Options, digests, finish, intent, lives, log_config, removal};
+use super::{End, NodeError, Options, digests, finish, initial, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
@@ -194,7 +194,7 @@ impl Life {
             consensus.contradict(found);
         }
         self.context.take_part(consensus.clone(), book.clone());
-        let handler = Arc::new(PeerHandler { consensus: consensus.clone(), snapshots });
+        let handler = Arc::new(PeerHandler::new(consensus.clone(), snapshots));
         self.peers.send(Some(Arc::new(PeerEntrance { gate: gate.clone(), handler })));
         Ok((consensus, book, gate))
     }
@@ -246,7 +246,11 @@ impl Life {
             "recovered; this node serves"
         );
         let _making_room = spawn_guarded(space::make_room_for_ever(consensus.clone(), making_room_on));
-        self.configure_a_new_cluster(&consensus).await;
+        let bounds = initial::Bounds {
+            max_sessions: self.config.initial_max_sessions,
+            max_store_bytes: self.config.initial_max_store_bytes,
+        };
+        let _configuring = spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds));
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),
@@ -287,25 +291,6 @@ impl Life {
             return error;
         }
         std::future::pending().await
-    }
-
-    /// A node that was told other bounds than the built-in ones says so once, while the store is empty.
-    async fn configure_a_new_cluster(&self, consensus: &Consensus) {
-        let wanted = (self.config.initial_max_sessions, self.config.initial_max_store_bytes);
-        let (settings, untouched) = {
-            let state = consensus.store().read();
-            (state.map.settings(), state.map.revision() == 0 && state.map.sessions() == 0)
-        };
-        if !untouched || wanted == (settings.max_sessions, settings.max_store_bytes) || !consensus.is_leader()
-        {
-            return;
-        }
-        let command =
-            crate::map::Command::Configure { max_sessions: Some(wanted.0), max_store_bytes: Some(wanted.1) };
-        let deadline = rt::now() + consensus.request_timeout();
-        if let Err(error) = consensus.propose(command.encode(), deadline).await {
-            tracing::warn!("the initial bounds were not written down: {error}; use 'mokv configure'");
-        }
     }
 }
 

@@ -9,6 +9,7 @@ mod book;
 mod copies;
 mod digests;
 mod health;
+mod initial;
 pub mod left;
 mod life;
 mod lives;

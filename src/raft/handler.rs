@@ -1,7 +1,7 @@
 //! What this node does for its peers.
 
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use openraft::raft::AppendEntriesResponse;
 use super::consensus::{Consensus, ProposeError};
 use super::consistency::Claim;
 use super::peers::Handler;
+use super::peers::frame::MAX_COMMAND_BYTES;
 use super::peers::hello::Dialer;
 use super::peers::server::Handling;
 use super::state_machine::{SnapshotData, read_meta};
@@ -25,16 +26,31 @@ use crate::storage::{SnapshotReceiver, Snapshots};
 
 /// Serves peers.
 pub struct PeerHandler {
-    /// The node's share of the consensus.
-    pub consensus: Consensus,
-    /// Where received snapshots go.
-    pub snapshots: Snapshots,
+    consensus: Consensus,
+    incoming: Arc<Incoming>,
 }
 
-/// One connection's snapshot under way.
+impl PeerHandler {
+    /// Serves with this node's share of the consensus; received snapshots go to `snapshots`.
+    pub fn new(consensus: Consensus, snapshots: Snapshots) -> PeerHandler {
+        PeerHandler { consensus, incoming: Arc::new(Incoming { snapshots, latest: Mutex::default() }) }
+    }
+}
+
+/// One connection and its snapshot under way.
 pub struct Session {
     peer: u64,
-    receiving: Arc<tokio::sync::Mutex<Option<Receiving>>>,
+    transfer: Arc<Transfer>,
+}
+
+/// What a connection receives; it is given up with the connection.
+type Transfer = tokio::sync::Mutex<Option<Receiving>>;
+
+/// The snapshots that peers send. One is received at a time: the one before is given up, for whoever sent it may have
+/// gone without a word, and its connection then never ends.
+struct Incoming {
+    snapshots: Snapshots,
+    latest: Mutex<Weak<Transfer>>,
 }
 
 struct Receiving {
@@ -47,7 +63,7 @@ impl Handler for PeerHandler {
     type Session = Session;
 
     fn open(&self, peer: &Dialer) -> Session {
-        Session { peer: peer.node_id, receiving: Arc::default() }
+        Session { peer: peer.node_id, transfer: Arc::default() }
     }
 
     fn handle(&self, session: &mut Session, request: request::Body) -> Handling {
@@ -124,8 +140,10 @@ impl Handler for PeerHandler {
                 let deadline = rt::now() + consensus.request_timeout();
                 let payload = Bytes::copy_from_slice(&forward.payload);
                 // What this node could not apply, or what is Raft's own to say, must not get into the log: it would
-                // stop every node, or pass for a membership.
-                let is_a_clients = !Command::is_rafts_own(&payload) && Command::decode(&payload).is_ok();
+                // stop every node, or pass for a membership. Nor must what fits no frame beside other entries.
+                let is_a_clients = payload.len() <= MAX_COMMAND_BYTES
+                    && !Command::is_rafts_own(&payload)
+                    && Command::decode(&payload).is_ok();
                 let proposed = match is_a_clients {
                     true => consensus.propose_here(payload, deadline).await,
                     false => Err(ProposeError::NotExecuted("the leader does not know such a command".into())),
@@ -161,29 +179,24 @@ impl Handler for PeerHandler {
             }))
             .boxed(),
             request::Body::SnapshotBegin(begin) => {
-                let (receiving, snapshots) = (session.receiving.clone(), self.snapshots.clone());
+                let (transfer, incoming) = (session.transfer.clone(), self.incoming.clone());
                 async move {
-                    let mut receiving = receiving.lock().await;
-                    *receiving = None;
-                    match begin_snapshot(&consensus, &snapshots, begin).await {
-                        Ok(begun) => {
-                            *receiving = Some(begun);
-                            response::Body::Done(wire::Done {})
-                        }
+                    match begin_snapshot(&consensus, &incoming, &transfer, begin).await {
+                        Ok(()) => response::Body::Done(wire::Done {}),
                         Err(reason) => response::Body::Failed(reason),
                     }
                 }
                 .boxed()
             }
             request::Body::SnapshotChunk(chunk) => {
-                let receiving = session.receiving.clone();
+                let transfer = session.transfer.clone();
                 async move {
-                    let mut receiving = receiving.lock().await;
-                    let Some(begun) = receiving.as_mut() else { return no_snapshot() };
+                    let mut transfer = transfer.lock().await;
+                    let Some(begun) = transfer.as_mut() else { return no_snapshot() };
                     match begun.receiver.write_chunk(chunk.offset, chunk.data).await {
                         Ok(()) => response::Body::Done(wire::Done {}),
                         Err(error) => {
-                            *receiving = None;
+                            *transfer = None;
                             failed(error)
                         }
                     }
@@ -191,9 +204,9 @@ impl Handler for PeerHandler {
                 .boxed()
             }
             request::Body::SnapshotEnd(_) => {
-                let receiving = session.receiving.clone();
+                let transfer = session.transfer.clone();
                 async move {
-                    let Some(begun) = receiving.lock().await.take() else { return no_snapshot() };
+                    let Some(begun) = transfer.lock().await.take() else { return no_snapshot() };
                     match end_snapshot(&consensus, begun).await {
                         Ok(vote) => {
                             response::Body::Snapshot(wire::SnapshotAnswer { vote: Some(vote_to_wire(&vote)) })
@@ -232,21 +245,51 @@ fn failed(error: impl ToString) -> response::Body {
 }
 
 fn no_snapshot() -> response::Body {
-    response::Body::Failed("no snapshot was begun on this connection".into())
+    response::Body::Failed("no snapshot is being received on this connection".into())
 }
 
 async fn begin_snapshot(
     consensus: &Consensus,
-    snapshots: &Snapshots,
+    incoming: &Incoming,
+    transfer: &Arc<Transfer>,
     begin: wire::SnapshotBegin,
-) -> Result<Receiving, String> {
+) -> Result<(), String> {
     let vote = vote_from_wire(begin.vote).map_err(|error| error.to_string())?;
     let wire_meta = begin.meta.ok_or("the snapshot has no description")?;
     let (meta, _) = snapshot_meta_from_wire(&wire_meta).map_err(|error| error.to_string())?;
     consensus.check(&Claim::of_snapshot(vote, &meta))?;
+    incoming.give_up_the_one_before(transfer).await;
     let at: LogId = log_id(wire_meta.term, wire_meta.index);
-    let receiver = snapshots.receive(position(at), begin.bytes).await.map_err(|error| error.to_string())?;
-    Ok(Receiving { vote, meta, receiver })
+    let received = incoming.snapshots.receive(position(at), begin.bytes).await;
+    let receiver = received.map_err(|error| error.to_string())?;
+    let mut place = transfer.lock().await;
+    if !incoming.is_latest(transfer) {
+        receiver.abandon().await;
+        return Err("another snapshot was begun since".into());
+    }
+    *place = Some(Receiving { vote, meta, receiver });
+    Ok(())
+}
+
+impl Incoming {
+    fn latest(&self) -> MutexGuard<'_, Weak<Transfer>> {
+        self.latest.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn is_latest(&self, transfer: &Arc<Transfer>) -> bool {
+        self.latest().as_ptr() == Arc::as_ptr(transfer)
+    }
+
+    async fn give_up_the_one_before(&self, next: &Arc<Transfer>) {
+        let before = std::mem::replace(&mut *self.latest(), Arc::downgrade(next)).upgrade();
+        // This connection's own is the latest no more if another one's came after it.
+        for transfer in before.iter().chain([next]) {
+            let begun = transfer.lock().await.take();
+            if let Some(begun) = begun {
+                begun.receiver.abandon().await;
+            }
+        }
+    }
 }
 
 /// Checks the whole file, then lets openraft truncate what conflicts and install it.

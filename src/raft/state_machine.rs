@@ -214,7 +214,7 @@ async fn copy(
     from: &SnapshotReader,
 ) -> Result<ReceivedSnapshot, StorageError> {
     const CHUNK_BYTES: usize = 1 << 20;
-    let receiver = snapshots.receive(position, from.total_bytes()).await?;
+    let mut receiver = snapshots.receive(position, from.total_bytes()).await?;
     let mut offset = 0;
     while offset < from.total_bytes() {
         let chunk = from.read_chunk(offset, CHUNK_BYTES).await?;

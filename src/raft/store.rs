@@ -198,6 +198,9 @@ impl Store {
             observer.installed(at, state.map.digest());
             observer.members(at, state.members_digest());
         }
+        // What was recorded is of the state that is replaced, which may be why a snapshot came: it speaks for this node no
+        // more.
+        self.digests.lock().expect("no code panics while it holds this lock").clear();
         *self.write() = state;
         self.advance(at.map_or(0, |at| at.index), revision);
     }
@@ -230,5 +233,39 @@ fn mark(applied: &Applied, no_session_more: bool) {
             rt::sometimes("session deduplicated a retry");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Sample, Sampler};
+    use crate::raft::types::log_id;
+
+    struct Nothing;
+
+    impl Sampler for Nothing {
+        fn sample(&self) -> Sample {
+            Sample::default()
+        }
+    }
+
+    fn apply(store: &Store, indexes: std::ops::RangeInclusive<u64>) {
+        for index in indexes {
+            store.apply(&Entry { log_id: log_id(1, index), payload: EntryPayload::Blank }).unwrap();
+        }
+    }
+
+    #[test]
+    fn digests_of_a_state_that_a_snapshot_replaced_are_forgotten() {
+        let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
+        apply(&store, 1..=DIGEST_INTERVAL * 2);
+        let recorded = |store: &Store| store.digests().into_iter().map(|at| at.0).collect::<Vec<_>>();
+        assert_eq!(recorded(&store), [DIGEST_INTERVAL, DIGEST_INTERVAL * 2]);
+        let at = DIGEST_INTERVAL * 2 + 7;
+        store.install(State { applied: Some(log_id(1, at)), ..State::default() });
+        assert_eq!(recorded(&store), Vec::<u64>::new(), "they may be why a snapshot was needed");
+        apply(&store, at + 1..=DIGEST_INTERVAL * 3);
+        assert_eq!(recorded(&store), [DIGEST_INTERVAL * 3]);
     }
 }

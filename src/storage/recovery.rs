@@ -101,13 +101,11 @@ async fn make_durable(
     let (copy, live) = (segment::copy_name(last), segment::live_name(last));
     let capacity = config.segment_bytes.max(content.len() as u64);
     let file = disk.create(&copy).await.map_err(StorageError::io("create", &copy))?;
-    file.preallocate(capacity).await.map_err(StorageError::io("preallocate", &copy))?;
-    for (step, chunk) in content.chunks(STEP_BYTES).enumerate() {
-        let offset = (step * STEP_BYTES) as u64;
-        let chunk = content.slice_ref(chunk);
-        file.write_at(offset, chunk).await.map_err(StorageError::io("write", &copy))?;
+    if let Err(error) = fill(&file, &copy, content, capacity).await {
+        // On a disk that is too full for it, what was begun takes the last space. A start removes it otherwise.
+        let _ = disk.remove(&copy).await;
+        return Err(error);
     }
-    file.sync().await.map_err(StorageError::io("sync", &copy))?;
     disk.rename(&copy, &live).await.map_err(StorageError::io("rename", &copy))?;
     disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
 
@@ -115,6 +113,17 @@ async fn make_durable(
     let salt = replay.segments[&last].1;
     replay.segments.insert(last, (file, salt));
     Ok(())
+}
+
+/// Writes all of a segment of this capacity durably.
+async fn fill(file: &FileRef, name: &str, content: Bytes, capacity: u64) -> Result<(), StorageError> {
+    file.preallocate(capacity).await.map_err(StorageError::io("preallocate", name))?;
+    for (step, chunk) in content.chunks(STEP_BYTES).enumerate() {
+        let offset = (step * STEP_BYTES) as u64;
+        let chunk = content.slice_ref(chunk);
+        file.write_at(offset, chunk).await.map_err(StorageError::io("write", name))?;
+    }
+    file.sync().await.map_err(StorageError::io("sync", name))
 }
 
 /// Follows the records of all segments in order.

@@ -9,12 +9,16 @@ mod format;
 mod read;
 mod write;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use tokio::sync::mpsc;
 
 use super::Position;
 use super::error::StorageError;
 use crate::rt;
-use crate::rt::disk::DiskRef;
+use crate::rt::disk::{Disk, DiskRef};
+use crate::rt::random;
 
 pub use encode::SnapshotEncoder;
 pub use read::SnapshotReader;
@@ -46,6 +50,8 @@ pub struct DamagedSnapshot {
 pub struct Snapshots {
     disk: DiskRef,
     state: Arc<Mutex<State>>,
+    /// Names of files that were begun and dropped, for the task that removes them.
+    dropped: mpsc::UnboundedSender<String>,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +88,8 @@ fn is_temporary(name: &str) -> bool {
 
 impl Snapshots {
     /// Finds the snapshots on `disk`, newest first, and checks every byte of them. Damaged ones are skipped; see
-    /// [`Snapshots::damaged`].
+    /// [`Snapshots::damaged`]. Unfinished ones are removed: those of earlier processes now, those of this one as soon as
+    /// they are dropped, by a task that ends with the last handle.
     ///
     /// # Errors
     /// If the directory cannot be read, cleaned or synced.
@@ -90,11 +97,12 @@ impl Snapshots {
         let names = disk.list().await.map_err(StorageError::io("list", "."))?;
         for name in names.iter().filter(|name| is_temporary(name)) {
             rt::sometimes("unfinished snapshot swept up");
-            disk.remove(name).await.map_err(StorageError::io("remove", name))?;
+            remove_if_there(&*disk, name).await?;
         }
         // A name that only the page cache knows could vanish after the log was purged because of it.
         disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
-        let mut state = State::default();
+        // Another life in this process may still let go of drafts on this disk: their names must not come again.
+        let mut state = State { next_temporary: random::random_u64(), ..State::default() };
         for position in names.iter().filter_map(|name| live_position(name)) {
             match SnapshotReader::check(&disk, &live_name(position), position).await {
                 Ok(bytes) => state.whole.push(SnapshotInfo { position, bytes }),
@@ -113,7 +121,10 @@ impl Snapshots {
         // A crash may have come between a new snapshot and the end of an old one: many crashes must not pile them up.
         let superfluous = state.superfluous();
         let whole = state.whole.clone();
-        let snapshots = Snapshots { disk, state: Arc::new(Mutex::new(state)) };
+        // As many as there are transfers under way, at most.
+        let (dropped, names) = mpsc::unbounded_channel();
+        rt::spawn(remove_dropped(Arc::downgrade(&disk), names));
+        let snapshots = Snapshots { disk, state: Arc::new(Mutex::new(state)), dropped };
         snapshots.remove(&superfluous).await?;
         Ok((snapshots, whole))
     }
@@ -139,8 +150,8 @@ impl Snapshots {
 
     fn temporary_name(&self, position: Position) -> String {
         let mut state = self.state();
-        state.next_temporary += 1;
-        format!("snapshot-{:016x}-{:016x}-{}.tmp", position.term, position.index, state.next_temporary)
+        state.next_temporary = state.next_temporary.wrapping_add(1);
+        format!("snapshot-{:016x}-{:016x}-{:016x}.tmp", position.term, position.index, state.next_temporary)
     }
 
     /// Begins a snapshot of the state after `position`. `expected_bytes` is an estimate of all blocks together:
@@ -177,10 +188,14 @@ impl Snapshots {
         SnapshotReader::open(&self.disk, &live_name(info.position), info.position).await
     }
 
-    /// Gives a whole and synced file its live name, durably, and lets older snapshots go.
-    async fn publish(&self, temporary: &str, info: SnapshotInfo) -> Result<(), StorageError> {
-        let live = live_name(info.position);
-        self.disk.rename(temporary, &live).await.map_err(StorageError::io("rename", temporary))?;
+    /// Gives a whole and synced file its live name, which is durable once it is published.
+    async fn take_live_name(&self, temporary: &str, position: Position) -> Result<(), StorageError> {
+        let renamed = self.disk.rename(temporary, &live_name(position)).await;
+        renamed.map_err(StorageError::io("rename", temporary))
+    }
+
+    /// Makes a live name durable, and lets older snapshots go.
+    async fn publish(&self, info: SnapshotInfo) -> Result<(), StorageError> {
         self.sync_dir().await?;
         let superfluous: Vec<Position> = {
             let mut state = self.state();
@@ -197,11 +212,7 @@ impl Snapshots {
 
     async fn remove(&self, superfluous: &[Position]) -> Result<(), StorageError> {
         for position in superfluous {
-            let name = live_name(*position);
-            match self.disk.remove(&name).await {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                result => result.map_err(StorageError::io("remove", name))?,
-            }
+            remove_if_there(&*self.disk, &live_name(*position)).await?;
         }
         if !superfluous.is_empty() {
             self.sync_dir().await?;
@@ -211,5 +222,23 @@ impl Snapshots {
 
     async fn sync_dir(&self) -> Result<(), StorageError> {
         self.disk.sync_dir().await.map_err(StorageError::io("sync", "."))
+    }
+}
+
+async fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<(), StorageError> {
+    match disk.remove(name).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(StorageError::io("remove", name)),
+    }
+}
+
+/// Removes files that were begun and dropped. Does not keep the disk: with the last handle the process lets go of it.
+async fn remove_dropped(disk: Weak<dyn Disk>, mut names: mpsc::UnboundedReceiver<String>) {
+    while let Some(name) = names.recv().await {
+        let Some(disk) = disk.upgrade() else { return };
+        rt::sometimes("unfinished snapshot dropped");
+        if let Err(error) = remove_if_there(&*disk, &name).await {
+            tracing::warn!("an unfinished snapshot stays until the next start: {error}");
+        }
     }
 }

@@ -11,7 +11,8 @@ const NAME: &str = "bounded memory and files";
 
 /// Snapshots that are kept, and one that takes its place beside them.
 const SNAPSHOTS: usize = 3;
-/// Snapshots being written or received at a time: one of the node's own, one from each of two leaders.
+/// Snapshots being written or received at a time: one of the node's own, one that comes from a peer, one that is whole and
+/// being installed.
 const UNFINISHED_SNAPSHOTS: usize = 3;
 /// Spare segments: prepared ahead, recycled, being prepared, and recovery's copy.
 const SPARES: usize = 2 + 4 + 2;

@@ -95,6 +95,12 @@ pub const ALL: &[Scenario] = &[
         snapshots::laggard,
         "a node that lagged behind the purge gets a snapshot, and is killed at every step of installing it"
     ),
+    scenario!(
+        "interrupted-transfers",
+        2,
+        snapshots::interrupted_transfers,
+        "a newcomer's connections are reset in the middle of 20 snapshots, and nothing of them stays on its disk"
+    ),
     scenario!("join", 2, identity::join, "a fourth node joins by gossip"),
     scenario!(
         "join-over-a-slow-link",
@@ -242,6 +248,12 @@ pub const ALL: &[Scenario] = &[
         2,
         replicated::different_flags,
         "nodes with different flags apply the same log to the same state"
+    ),
+    scenario!(
+        "initial-bounds",
+        2,
+        replicated::initial_bounds,
+        "a new cluster gets the bounds that its nodes' flags name, whoever leads it"
     ),
     scenario!(
         "unknown-entry",

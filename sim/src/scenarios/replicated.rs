@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mokv::client::{NodeStatus, SettingsChange};
 use mokv::map::Command;
+use mokv::raft::peers::frame::MAX_FRAME_BYTES;
 use mokv::rt;
 use mokv::storage::Entry;
 use mokv_proto::raft::{Forward, forward_answer, request, response};
@@ -17,6 +18,9 @@ use crate::cluster::Cluster;
 use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
+
+/// What is replicated by itself is there within this.
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// Every node has flags of its own, for sizes, bounds and times. What decides an outcome is replicated, so that the same
 /// log leaves the same state on all of them, whoever leads and however often they start.
@@ -117,6 +121,51 @@ pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// Nobody leads yet when the nodes of a new cluster begin to serve. Whoever leads it then writes down the bounds that its
+/// flags name, and what an operator sets afterwards stays.
+pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    for name in cluster.names() {
+        cluster.configure(&name, |config| {
+            config.initial_max_sessions = 70;
+            config.initial_max_store_bytes = 6_000_000;
+        });
+    }
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let client = client(&cluster);
+    let before = rt::now();
+    loop {
+        let found = configured(&client, SettingsChange::default()).await?;
+        if found == (70, 6_000_000) {
+            break;
+        }
+        ensure(rt::now() - before < WITHIN, || format!("after {WITHIN:?} the bounds are {found:?}"))?;
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+    configured(&client, SettingsChange { max_sessions: Some(90), ..SettingsChange::default() }).await?;
+    for name in cluster.names() {
+        cluster.kill(&name);
+        cluster.start(&name);
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    rt::sleep(Duration::from_secs(5)).await;
+    let found = configured(&client, SettingsChange::default()).await?;
+    ensure(found == (90, 6_000_000), || format!("what the operator set became {found:?}"))?;
+    set_many(&client, 10).await?;
+    Ok(cluster)
+}
+
+/// Most sessions and bytes after a change.
+async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, u64), String> {
+    let settings = client.with_library(|library| async move { library.configure(change).await }).await;
+    let settings = settings.map_err(|error| format!("the bounds are not known: {error}"))?;
+    Ok((settings.max_sessions, settings.max_store_bytes))
+}
+
 /// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, nothing at all. The
 /// leader takes none of them into the log, where they would stop every node or pass for a membership.
 pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
@@ -131,6 +180,13 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
+        // A write that a frame holds, and that no frame holds beside the entries before it.
+        Command::Set(mokv_proto::log::Set {
+            key: Bytes::from_static(b"large"),
+            value: vec![0; MAX_FRAME_BYTES - 100].into(),
+            ..Default::default()
+        })
+        .encode(),
     ];
     let (host, _) = cluster.add_client_host();
     for payload in forgeries {

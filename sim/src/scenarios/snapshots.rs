@@ -1,5 +1,6 @@
 //! Snapshots that travel.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use mokv::rt::disk::Fault;
 use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many};
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
+use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
@@ -90,5 +92,58 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
             break;
         }
     }
+    Ok(cluster)
+}
+
+/// All connections of a newcomer are reset in the middle of each of many attempts to send it a snapshot. At no time does
+/// what was begun take more than one transfer, and nothing of it is left in the end.
+pub async fn interrupted_transfers(run: Arc<Run>) -> Result<Cluster, String> {
+    const RESETS: usize = 20;
+    const LARGE: usize = 60_000;
+    /// Of a link that carries 1 MiB in this time.
+    const DELAY: Duration = Duration::from_millis(100);
+    const BOUND: Duration = Duration::from_secs(240);
+    let world = World { snapshot_entries: 20, ..World::calm(1) };
+    let (cluster, leader) = formed(&run, world).await?;
+    let client = client(&cluster);
+    for number in 0..40 {
+        let (_, outcome) = client.set(&format!("large/{number}"), None, LARGE).await;
+        ensure(matches!(outcome, Outcome::Ok(_)), || {
+            format!("large value {number} was not written: {outcome:?}")
+        })?;
+    }
+    write_until_purged(&cluster, &client, &leader, 0).await?;
+    cluster.add("n2", |_| {});
+    cluster.slow_link(&leader, "n2", DELAY);
+    cluster.start("n2");
+    let unfinished = || {
+        let mut files = cluster.disk("n2").files();
+        files.retain(|(name, _)| name.starts_with("snapshot-") && name.ends_with(".tmp"));
+        files
+    };
+    let (mut interrupted, mut transfer) = (BTreeSet::new(), 0);
+    let before = rt::now();
+    while interrupted.len() < RESETS || run.with_ledger(|ledger| ledger.snapshots_installed()) == 0 {
+        rt::sleep(Duration::from_millis(5)).await;
+        let files = unfinished();
+        let lengths = || files.iter().map(|(_, length)| *length);
+        transfer = transfer.max(lengths().max().unwrap_or(0));
+        ensure(lengths().sum::<u64>() <= transfer, || {
+            let resets = interrupted.len();
+            format!("after {resets} resets the unfinished snapshots of n2 are {files:?}")
+        })?;
+        for (name, _) in files {
+            if interrupted.len() < RESETS && interrupted.insert(name) {
+                cluster.reset_all_connections("n2");
+            }
+        }
+        ensure(rt::now() - before < BOUND, || {
+            format!("n2 had {} transfers and no snapshot within {BOUND:?}", interrupted.len())
+        })?;
+    }
+    run.tell(format!("{RESETS} transfers of {transfer} bytes were interrupted"));
+    rt::sleep(Duration::from_secs(1)).await;
+    let left = unfinished();
+    ensure(left.is_empty(), || format!("n2 has its snapshot, and these are left: {left:?}"))?;
     Ok(cluster)
 }

@@ -9,14 +9,21 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The longest frame after the hello. An append holds about 1 MiB of entries, or one entry that is larger.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
-/// The longest value that a command may carry, so that its entry fits a frame with the entries that lead up to it, their
-/// framing and the longest key.
+/// The longest value that a command may carry.
 pub const MAX_VALUE_BYTES: u64 = 48 << 20;
-const _: () = assert!(MAX_VALUE_BYTES + (8 << 20) <= MAX_FRAME_BYTES as u64);
+
+/// The longest command: one with the longest value and the longest key. Its entry fits a frame with the entries that lead
+/// up to it and their framing.
+pub const MAX_COMMAND_BYTES: usize = MAX_VALUE_BYTES as usize + (1 << 20);
+const _: () = assert!(MAX_COMMAND_BYTES + (8 << 20) <= MAX_FRAME_BYTES);
 
 const HEADER_BYTES: usize = 4;
 
 /// Appends a frame to a buffer.
+///
+/// # Panics
+/// If the message is longer than a frame may be, which nobody can make one of this node's: a command is bounded before it
+/// becomes an entry, and answers hold no key and no value.
 pub fn put_frame(buffer: &mut BytesMut, message: &impl Message) {
     let length = message.encoded_len();
     assert!(length <= MAX_FRAME_BYTES, "a message of {length} bytes is longer than a frame may be");

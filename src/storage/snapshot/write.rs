@@ -1,9 +1,10 @@
 //! Writing a snapshot, from this node's state or from a peer's bytes.
 //!
-//! Nothing bears a live name before all of it is synced. A writer that is dropped leaves a temporary file, which
-//! the next start removes.
+//! Nothing bears a live name before all of it is synced. A writer that is dropped leaves nothing: its temporary file is
+//! removed at once, or by the next start if the process ends first.
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::{SnapshotEncoder, SnapshotInfo, SnapshotReader, Snapshots};
 use crate::rt::disk::FileRef;
@@ -14,51 +15,98 @@ use crate::storage::{Position, StorageError};
 struct Draft {
     snapshots: Snapshots,
     position: Position,
-    name: String,
+    name: TemporaryName,
     file: FileRef,
+}
+
+/// The name of a file that is begun and not finished. Dropping it cannot wait for the disk, so it hands the name over to
+/// the task that removes such files.
+#[derive(Debug)]
+struct TemporaryName {
+    name: String,
+    dropped: mpsc::UnboundedSender<String>,
+    is_settled: bool,
+}
+
+impl TemporaryName {
+    /// The file has its live name or is gone.
+    fn settle(&mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            // Without the task the process is about to end, and the next start removes the file.
+            let _ = self.dropped.send(std::mem::take(&mut self.name));
+        }
+    }
 }
 
 impl Draft {
     async fn create(snapshots: Snapshots, position: Position, bytes: u64) -> Result<Draft, StorageError> {
-        let name = snapshots.temporary_name(position);
-        let file = snapshots.disk.create(&name).await.map_err(StorageError::io("create", &name))?;
-        let draft = Draft { snapshots, position, name, file };
+        // Named before it is created: whoever gives up in between does not know whether the file is there.
+        let name = TemporaryName {
+            name: snapshots.temporary_name(position),
+            dropped: snapshots.dropped.clone(),
+            is_settled: false,
+        };
+        let created = snapshots.disk.create(&name.name).await;
+        let file = created.map_err(StorageError::io("create", &name.name))?;
+        let mut draft = Draft { snapshots, position, name, file };
         let reserved = draft.file.reserve(bytes).await;
         draft.or_discard(reserved, "reserve space for").await?;
         Ok(draft)
     }
 
+    fn name(&self) -> &str {
+        &self.name.name
+    }
+
     /// Passes a result on; after a failure what was written only takes space that others need.
     async fn or_discard<T>(
-        &self,
+        &mut self,
         result: std::io::Result<T>,
         operation: &'static str,
     ) -> Result<T, StorageError> {
         match result {
             Ok(value) => Ok(value),
             Err(error) => {
+                let error = StorageError::io(operation, self.name())(error);
                 self.discard().await;
-                Err(StorageError::io(operation, &self.name)(error))
+                Err(error)
             }
         }
     }
 
-    async fn discard(&self) {
-        // It is removed at the next start if it cannot be now.
-        let _ = self.snapshots.disk.remove(&self.name).await;
+    async fn discard(&mut self) {
+        // If it cannot be removed now, whoever drops it lets it be tried again.
+        if self.snapshots.disk.remove(self.name()).await.is_ok() {
+            self.name.settle();
+        }
     }
 
-    async fn write(&self, offset: u64, bytes: Bytes) -> Result<(), StorageError> {
+    async fn write(&mut self, offset: u64, bytes: Bytes) -> Result<(), StorageError> {
         let written = self.file.write_at(offset, bytes).await;
         self.or_discard(written, "write").await
     }
 
     /// Cuts what was reserved too much and makes the content durable.
-    async fn sync(&self, length: u64) -> Result<(), StorageError> {
+    async fn sync(&mut self, length: u64) -> Result<(), StorageError> {
         let cut = self.file.set_len(length).await;
         self.or_discard(cut, "cut").await?;
         let synced = self.file.sync().await;
         self.or_discard(synced, "sync").await
+    }
+
+    /// Gives it its live name, durably.
+    async fn publish(mut self, bytes: u64) -> Result<SnapshotInfo, StorageError> {
+        let info = SnapshotInfo { position: self.position, bytes };
+        self.snapshots.take_live_name(self.name(), info.position).await?;
+        self.name.settle();
+        self.snapshots.publish(info.clone()).await?;
+        Ok(info)
     }
 }
 
@@ -76,7 +124,7 @@ impl SnapshotWriter {
         header: Bytes,
         expected_bytes: u64,
     ) -> Result<SnapshotWriter, StorageError> {
-        let draft = Draft::create(snapshots, position, expected_bytes).await?;
+        let mut draft = Draft::create(snapshots, position, expected_bytes).await?;
         let (encoder, beginning) = SnapshotEncoder::new(position, &header);
         draft.write(0, beginning).await?;
         Ok(SnapshotWriter { draft, encoder })
@@ -100,13 +148,11 @@ impl SnapshotWriter {
         self.draft.write(offset, self.encoder.end()).await?;
         let bytes = self.encoder.bytes();
         self.draft.sync(bytes).await?;
-        let info = SnapshotInfo { position: self.draft.position, bytes };
-        self.draft.snapshots.publish(&self.draft.name, info.clone()).await?;
-        Ok(info)
+        self.draft.publish(bytes).await
     }
 
     /// Gives it up and frees its space.
-    pub async fn abandon(self) {
+    pub async fn abandon(mut self) {
         self.draft.discard().await;
     }
 }
@@ -132,10 +178,10 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] if it lies outside of the announced length, and what the disk says.
-    pub async fn write_chunk(&self, offset: u64, chunk: Bytes) -> Result<(), StorageError> {
+    pub async fn write_chunk(&mut self, offset: u64, chunk: Bytes) -> Result<(), StorageError> {
         if offset.checked_add(chunk.len() as u64).is_none_or(|end| end > self.total_bytes) {
             let reason = "a chunk lies outside of the announced length";
-            return Err(StorageError::Corrupt { file: self.draft.name.clone(), offset, reason });
+            return Err(StorageError::Corrupt { file: self.draft.name().to_owned(), offset, reason });
         }
         self.draft.write(offset, chunk).await
     }
@@ -144,10 +190,10 @@ impl SnapshotReceiver {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] if a chunk is missing or damaged, and what the disk says.
-    pub async fn verify(self) -> Result<ReceivedSnapshot, StorageError> {
+    pub async fn verify(mut self) -> Result<ReceivedSnapshot, StorageError> {
         self.draft.sync(self.total_bytes).await?;
         let checked =
-            SnapshotReader::check(&self.draft.snapshots.disk, &self.draft.name, self.draft.position).await;
+            SnapshotReader::check(&self.draft.snapshots.disk, self.draft.name(), self.draft.position).await;
         match checked {
             Ok(bytes) => {
                 let info = SnapshotInfo { position: self.draft.position, bytes };
@@ -161,7 +207,7 @@ impl SnapshotReceiver {
     }
 
     /// Gives it up and frees its space.
-    pub async fn abandon(self) {
+    pub async fn abandon(mut self) {
         self.draft.discard().await;
     }
 }
@@ -187,7 +233,8 @@ impl ReceivedSnapshot {
     /// # Errors
     /// If the disk cannot be read.
     pub async fn reader(&self) -> Result<SnapshotReader, StorageError> {
-        SnapshotReader::of_file(self.draft.file.clone(), self.draft.name.clone(), self.draft.position).await
+        SnapshotReader::of_file(self.draft.file.clone(), self.draft.name().to_owned(), self.draft.position)
+            .await
     }
 
     /// Gives it its name, durably, and lets the third-newest go.
@@ -195,12 +242,11 @@ impl ReceivedSnapshot {
     /// # Errors
     /// If the disk fails.
     pub async fn publish(self) -> Result<SnapshotInfo, StorageError> {
-        self.draft.snapshots.publish(&self.draft.name, self.info.clone()).await?;
-        Ok(self.info)
+        self.draft.publish(self.info.bytes).await
     }
 
     /// Gives it up and frees its space.
-    pub async fn abandon(self) {
+    pub async fn abandon(mut self) {
         self.draft.discard().await;
     }
 }

@@ -128,7 +128,7 @@ async fn an_accident_at_any_call_of_recovery_loses_nothing() {
 
 /// Installs the snapshot of (2, 30) over a log of term 1 up to 20, in the order that keeps log and snapshots fitting each other.
 async fn install(log: &Log, snapshots: &Snapshots, bytes: &Bytes) -> Result<(), StorageError> {
-    let receiver = snapshots.receive(at(2, 30), bytes.len() as u64).await?;
+    let mut receiver = snapshots.receive(at(2, 30), bytes.len() as u64).await?;
     for (place, chunk) in bytes.chunks(64).enumerate() {
         receiver.write_chunk(place as u64 * 64, bytes.slice_ref(chunk)).await?;
     }

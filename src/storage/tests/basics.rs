@@ -425,3 +425,20 @@ async fn a_closed_log_lets_go_of_the_directory() {
         yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_leaves_no_half_written_copy() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).await;
+    append(&log, vec![entry(1, 1, 100)]).await;
+    disk.kill();
+    drop(log);
+    // Enough for a part of the copy only: spares are removed first.
+    let segments = || disk.files().iter().map(|file| file.1).max().unwrap();
+    disk.set_capacity(Some(segments() + 1_000));
+    assert!(Log::open(disk.mount(), small(), OWNER).await.unwrap_err().is_full());
+    let names: Vec<String> = disk.files().into_iter().map(|file| file.0).collect();
+    assert!(matches!(names.as_slice(), [only] if Log::is_log_file(only)), "{names:?}");
+    disk.set_capacity(None);
+    assert_eq!(read_all(&open(&disk).await).await, [entry(1, 1, 100)]);
+}

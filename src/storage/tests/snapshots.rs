@@ -143,7 +143,7 @@ async fn a_received_snapshot_counts_only_when_it_is_published() {
     let info = write(&sender, at(4, 8)).await.unwrap();
     let bytes = raw(&sender, &info).await;
     let snapshots = open(&disk).await;
-    let receiver = snapshots.receive(at(4, 8), info.bytes).await.unwrap();
+    let mut receiver = snapshots.receive(at(4, 8), info.bytes).await.unwrap();
     for (place, chunk) in bytes.chunks(100).enumerate().collect::<Vec<_>>().into_iter().rev() {
         receiver.write_chunk(place as u64 * 100, bytes.slice_ref(chunk)).await.unwrap();
     }
@@ -173,16 +173,125 @@ async fn a_transfer_with_a_hole_a_flaw_or_another_position_is_refused() {
         (at(4, 8), bytes.slice(..50), 50),
     ];
     for (position, content, announced) in cases {
-        let receiver = snapshots.receive(position, announced).await.unwrap();
+        let mut receiver = snapshots.receive(position, announced).await.unwrap();
         receiver.write_chunk(0, content).await.unwrap();
         assert!(matches!(receiver.verify().await, Err(StorageError::Corrupt { .. })));
         assert_eq!(disk.files(), []);
     }
-    let receiver = snapshots.receive(at(4, 8), 100).await.unwrap();
+    let mut receiver = snapshots.receive(at(4, 8), 100).await.unwrap();
     receiver.write_chunk(60, bytes.slice(..41)).await.unwrap_err();
     receiver.write_chunk(u64::MAX, bytes.slice(..41)).await.unwrap_err();
     receiver.abandon().await;
     assert_eq!(disk.files(), []);
+}
+
+/// Nothing is left of transfers whose connections break, nor of snapshots that nobody finishes.
+#[tokio::test]
+async fn what_is_begun_and_dropped_is_removed_at_once() {
+    let disk = SimDisk::new(1);
+    let snapshots = open(&disk).await;
+    let info = write(&snapshots, at(1, 1)).await.unwrap();
+    let kept = disk.files();
+    for number in 0..20 {
+        let mut receiver = snapshots.receive(at(1, 2), 5_000).await.unwrap();
+        receiver.write_chunk(0, Bytes::from(vec![1; 100])).await.unwrap();
+        let mut writer = snapshots.create(at(1, 2), Bytes::new(), 5_000).await.unwrap();
+        writer.add_block(Bytes::from(vec![1; 100])).await.unwrap();
+        assert_eq!(disk.files().len(), kept.len() + 2, "after {number} of each");
+        drop((receiver, writer));
+        settled(&disk, &kept).await;
+    }
+    // What was received whole and is not installed, and what has no file yet.
+    let bytes = raw(&snapshots, &info).await;
+    let mut receiver = snapshots.receive(at(1, 1), info.bytes).await.unwrap();
+    receiver.write_chunk(0, bytes).await.unwrap();
+    drop(receiver.verify().await.unwrap());
+    settled(&disk, &kept).await;
+    for polls in 0.. {
+        let mut begun = Box::pin(snapshots.receive(at(1, 2), 5_000));
+        let mut is_ready = false;
+        for _ in 0..polls {
+            is_ready = is_ready || futures_util::poll!(&mut begun).is_ready();
+        }
+        drop(begun);
+        settled(&disk, &kept).await;
+        if is_ready {
+            assert!(polls > 4, "it was dropped before and after each call of the disk");
+            break;
+        }
+    }
+    // What is published is nobody's to remove.
+    write(&snapshots, at(1, 3)).await.unwrap();
+    for_all_tasks().await;
+    assert_eq!((disk.files().len(), snapshots.list().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn what_a_dead_process_had_begun_is_removed_by_the_next() {
+    let disk = SimDisk::new(1);
+    let snapshots = open(&disk).await;
+    let receivers = [
+        snapshots.receive(at(1, 2), 5_000).await.unwrap(),
+        snapshots.receive(at(1, 2), 5_000).await.unwrap(),
+    ];
+    disk.kill();
+    let next = open(&disk).await;
+    assert_eq!(disk.files(), []);
+    // One life in a process may end after the next has begun: what it lets go of is not the other's.
+    let receiver = next.receive(at(1, 2), 5_000).await.unwrap();
+    let kept = disk.files();
+    drop((receivers, snapshots));
+    for_all_tasks().await;
+    assert_eq!(disk.files(), kept);
+    receiver.abandon().await;
+    assert_eq!(disk.files(), []);
+}
+
+#[tokio::test]
+async fn lives_that_share_a_disk_remove_their_own_files_only() {
+    let disk = SimDisk::new(1);
+    let mount = disk.mount();
+    let (before, _) = Snapshots::open(mount.clone()).await.unwrap();
+    let old = before.receive(at(1, 2), 5_000).await.unwrap();
+    let (after, _) = Snapshots::open(mount.clone()).await.unwrap();
+    let new = after.receive(at(1, 2), 5_000).await.unwrap();
+    let kept = disk.files();
+    assert_eq!(kept.len(), 1, "the next life has swept up");
+    drop((old, before));
+    for_all_tasks().await;
+    assert_eq!(disk.files(), kept);
+    drop((new, after));
+    settled(&disk, &[]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_removed_is_tried_again() {
+    let disk = SimDisk::new(1);
+    let snapshots = open(&disk).await;
+    for failures in [1, 2] {
+        let mut receiver = snapshots.receive(at(1, 2), 5_000).await.unwrap();
+        disk.fail_nth(Operation::Write, 1);
+        (1..=failures).for_each(|nth| disk.fail_nth(Operation::Remove, nth));
+        receiver.write_chunk(0, Bytes::from(vec![1; 100])).await.unwrap_err();
+        assert_eq!(disk.files().len(), 1);
+        drop(receiver);
+        for_all_tasks().await;
+        assert_eq!(disk.files().len(), failures as usize - 1);
+    }
+    open(&disk).await;
+    assert_eq!(disk.files(), []);
+}
+
+/// As long as tasks that have something to do need for a few calls of the disk.
+async fn for_all_tasks() {
+    for _ in 0..20 {
+        crate::rt::task::yield_now().await;
+    }
+}
+
+async fn settled(disk: &SimDisk, files: &[(String, u64)]) {
+    for_all_tasks().await;
+    assert_eq!(disk.files(), files);
 }
 
 #[tokio::test]
