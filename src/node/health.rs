@@ -54,7 +54,9 @@ impl Readiness {
     fn known(&self) -> Known {
         let context = &self.context;
         let was_lately = |heard: Instant| rt::now().saturating_duration_since(heard) < HEARD_FOR;
-        let view = self.view.borrow();
+        // Nothing stays borrowed while others are asked: the book looks into the same view, and would wait for ever behind
+        // whoever waits to write it.
+        let view = self.view.borrow().clone();
         let peer_at = |from: &SocketAddr| {
             let from = from.to_string();
             view.values().map(|peer| &peer.claim).find(|claim| claim.gossip_addr == from)
@@ -65,7 +67,7 @@ impl Readiness {
             let met = peer_at(from).and_then(|claim| peers?.in_contact_since(claim.node_id));
             met.is_some_and(|met| met > heard)
         };
-        let unreadable = self.unreadable.borrow();
+        let unreadable = self.unreadable.borrow().clone();
         let lately =
             unreadable.iter().filter(|(from, (heard, _))| was_lately(*heard) && !met_since(from, *heard));
         Known {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
-use std::sync::RwLockReadGuard;
 use std::time::Duration;
 
 use openraft_rt::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
@@ -160,7 +159,7 @@ impl<T> Clone for Receiver<T> {
 impl Watch for OrderedWatch {
     type Sender<T: OptionalSend + OptionalSync> = Sender<T>;
     type Receiver<T: OptionalSend + OptionalSync> = Receiver<T>;
-    type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
+    type Ref<'a, T: OptionalSend + 'a> = rt::watch::Ref<'a, T>;
 
     fn channel<T: OptionalSend + OptionalSync>(initial: T) -> (Sender<T>, Receiver<T>) {
         let (sender, receiver) = rt::watch::channel(initial);
@@ -181,7 +180,7 @@ impl<T: OptionalSend + OptionalSync> WatchSender<OrderedWatch, T> for Sender<T> 
         self.0.send_if_modified(modify)
     }
 
-    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
+    fn borrow_watched(&self) -> rt::watch::Ref<'_, T> {
         self.0.borrow()
     }
 
@@ -195,11 +194,11 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
         self.0.changed().await.map_err(|_| RecvError(()))
     }
 
-    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
+    fn borrow_watched(&self) -> rt::watch::Ref<'_, T> {
         self.0.borrow()
     }
 
-    fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
+    fn borrow_and_update(&mut self) -> rt::watch::Ref<'_, T> {
         self.0.borrow_and_update()
     }
 }

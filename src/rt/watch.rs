@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Waker};
 
 /// All senders are gone.
@@ -53,8 +54,14 @@ impl<T> Shared<T> {
         self.state.lock().expect("no code panics while it holds this lock")
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn read(&self) -> Ref<'_, T> {
+        let borrowed = Borrowed::here(self);
+        Ref { value: self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()), _borrowed: borrowed }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, T> {
+        drop(Borrowed::here(self));
+        self.value.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Changes the state as `change` says; if that says so, wakes all who wait.
@@ -78,19 +85,72 @@ impl<T> Shared<T> {
     }
 }
 
+/// The value, borrowed: whoever writes it waits meanwhile.
+pub struct Ref<'a, T> {
+    value: RwLockReadGuard<'a, T>,
+    _borrowed: Borrowed,
+}
+
+impl<T> Deref for Ref<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Stands for one value that this thread has borrowed. A second borrow of the same one would wait for a writer that waits for
+/// the first, which is seldom there when it is tried: builds with debug assertions refuse it always.
+struct Borrowed {
+    #[cfg(debug_assertions)]
+    value: usize,
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static BORROWED: std::cell::RefCell<Vec<usize>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+impl Borrowed {
+    /// # Panics
+    /// With debug assertions, if this thread has borrowed it already.
+    #[cfg(debug_assertions)]
+    fn here<T>(shared: &Shared<T>) -> Borrowed {
+        let value = std::ptr::from_ref(&shared.value).addr();
+        BORROWED.with_borrow_mut(|borrowed| {
+            assert!(!borrowed.contains(&value), "a watched value is borrowed twice at once");
+            borrowed.push(value);
+        });
+        Borrowed { value }
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn here<T>(_: &Shared<T>) -> Borrowed {
+        Borrowed {}
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        // A thread that ends may have let go of its list already.
+        let _ = BORROWED.try_with(|borrowed| borrowed.borrow_mut().retain(|other| *other != self.value));
+    }
+}
+
 /// Writes the value.
 pub struct Sender<T>(Arc<Shared<T>>);
 
 impl<T> Sender<T> {
     /// Replaces the value; receivers need not exist.
     pub fn send(&self, value: T) {
-        *self.0.value.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = value;
+        *self.0.write() = value;
         self.0.changed();
     }
 
     /// Changes the value in place; receivers are woken if `change` says true.
     pub fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {
-        let modified = change(&mut self.0.value.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let modified = change(&mut self.0.write());
         if modified {
             self.0.changed();
         }
@@ -98,7 +158,7 @@ impl<T> Sender<T> {
     }
 
     /// The value now.
-    pub fn borrow(&self) -> RwLockReadGuard<'_, T> {
+    pub fn borrow(&self) -> Ref<'_, T> {
         self.0.read()
     }
 
@@ -138,13 +198,14 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The value now; it does not count as seen.
-    pub fn borrow(&self) -> RwLockReadGuard<'_, T> {
+    /// The value now; it does not count as seen. Keep it for a moment, and borrow it no second time meanwhile: the second
+    /// one waits for a writer that waits for the first.
+    pub fn borrow(&self) -> Ref<'_, T> {
         self.shared.read()
     }
 
     /// The value now, counted as seen.
-    pub fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
+    pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
         self.seen = self.shared.state().version;
         self.shared.read()
     }
@@ -254,6 +315,16 @@ mod tests {
         assert!(!sender.send_if_modified(|_| false));
         drop(sender);
         assert_eq!(receiver.changed().await, Err(Closed));
+    }
+
+    /// `/readyz` borrowed what gossip sees and asked others, who borrowed it again: a node stood still for ever.
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "borrowed twice"))]
+    fn nobody_borrows_a_value_twice_at_once() {
+        let (_sender, receiver) = channel(0);
+        drop(receiver.borrow());
+        let _held = receiver.borrow();
+        drop(receiver.clone().borrow());
     }
 
     #[tokio::test]
