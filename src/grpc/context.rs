@@ -35,9 +35,6 @@ const MAX_OPERATOR_BYTES: usize = 32 << 20;
 /// Bytes of answers that are not taken.
 const MAX_UNREAD_BYTES: usize = 256 << 20;
 
-/// How the reason of a node begins that belongs to no cluster yet.
-const NO_CLUSTER: &str = "this node belongs to no cluster yet";
-
 /// Among whose requests a request is counted: while clients have all places of theirs, operators are still served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -72,6 +69,9 @@ pub type AskedToLeave = oneshot::Sender<Result<(), String>>;
 pub trait Diagnosis: Send + Sync + 'static {
     /// In words, what keeps the node from serving first. None: it is well.
     fn reasons(&self) -> Vec<String>;
+
+    /// Whether the node belongs to no cluster yet, and waits for one.
+    fn is_forming(&self) -> bool;
 }
 
 /// A node that is part of a cluster and has recovered.
@@ -169,8 +169,11 @@ impl Context {
 
     /// What a person should know of this node, in words.
     pub fn reasons(&self) -> Vec<String> {
-        let diagnosis = self.diagnosis.get().and_then(Weak::upgrade);
-        diagnosis.map(|diagnosis| diagnosis.reasons()).unwrap_or_default()
+        self.diagnosis().map(|diagnosis| diagnosis.reasons()).unwrap_or_default()
+    }
+
+    fn diagnosis(&self) -> Option<Arc<dyn Diagnosis>> {
+        self.diagnosis.get().and_then(Weak::upgrade)
     }
 
     /// From now on the node takes part in Raft, though it may not have recovered yet.
@@ -283,8 +286,8 @@ impl Context {
         let Some(serving) = self.recovered() else {
             return match self.consensus() {
                 _ if self.is_outside() => "removed",
-                Some(consensus) if !is_member(consensus) => "waiting",
-                None if self.reasons().iter().any(|reason| reason.starts_with(NO_CLUSTER)) => "waiting",
+                Some(consensus) if !consensus.is_member() => "waiting",
+                None if self.diagnosis().is_some_and(|diagnosis| diagnosis.is_forming()) => "waiting",
                 _ => "recovering",
             };
         };
@@ -356,11 +359,6 @@ impl Context {
     pub fn set_digest_alarm(&self, disagree: bool) {
         self.digest_alarm.store(disagree, Ordering::Relaxed);
     }
-}
-
-/// Whether a node belongs to its cluster's membership, as far as it knows.
-fn is_member(consensus: &Consensus) -> bool {
-    consensus.membership().membership().get_node(&consensus.node_id()).is_some()
 }
 
 impl Serving {

@@ -315,7 +315,7 @@ impl Operator for Driver {
                 );
             }
         }
-        // Of a place that closes nobody takes possession who has come to succeed.
+        // When the place closes, the learners that were to take it are removed as well.
         let gone = named.into_iter().filter(|named| *named == id || place == Place::Closes);
         for node_id in gone {
             self.propose(Command::Tombstone { node_id, name: name.to_string() }).await.map_err(unknown)?;

@@ -40,6 +40,13 @@ pub struct RaftView {
     pub wanted_size: Option<u32>,
 }
 
+impl RaftView {
+    /// Whether a node votes, before or after a change under way.
+    fn is_voter(&self, id: u64) -> bool {
+        self.voter_sets.iter().any(|voters| voters.contains(&id))
+    }
+}
+
 /// A follower or learner on the leader's Raft connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -305,9 +312,8 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<u32, C
 
 /// The members of this name: a voter last, after the learners that are to take its place. Empty: there is no such member.
 pub fn ids_named(raft: &RaftView, name: &str) -> Vec<u64> {
-    let is_voter = |id: &u64| raft.voter_sets.iter().any(|voters| voters.contains(id));
     let named = raft.nodes.iter().filter(|(_, member)| member.name == name).map(|(id, _)| *id);
-    let (voters, mut ids): (Vec<u64>, Vec<u64>) = named.partition(is_voter);
+    let (voters, mut ids): (Vec<u64>, Vec<u64>) = named.partition(|id| raft.is_voter(*id));
     ids.extend(voters);
     ids
 }
@@ -546,7 +552,7 @@ impl Reconciler<'_> {
     }
 
     fn is_voter(&self, id: u64) -> bool {
-        self.raft.voter_sets.iter().any(|voters| voters.contains(&id))
+        self.raft.is_voter(id)
     }
 
     fn is_tombstoned(&self, id: u64) -> bool {

@@ -96,7 +96,7 @@ pub(super) async fn watch(
 async fn is_known(consensus: Option<&Consensus>) -> bool {
     let Some(consensus) = consensus else { return false };
     let (membership, me) = (consensus.membership(), consensus.node_id());
-    if membership.membership().get_node(&me).is_none() {
+    if !consensus.is_member() {
         return false;
     }
     let others: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != me).collect();

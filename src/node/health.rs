@@ -119,7 +119,7 @@ fn of_raft(consensus: &Consensus, book: &dyn AddressBook) -> KnownOfRaft {
         cluster_id: ClusterId(consensus.peers().me().cluster_id).to_string(),
         has_leader: consensus.leader().is_some(),
         lag: consensus.lag(),
-        is_member: membership.membership().get_node(&me).is_some(),
+        is_member: consensus.is_member(),
         is_voter: is_voter(me),
         others,
         full: consensus.full_voter().map(named),
@@ -139,6 +139,10 @@ impl Health for Readiness {
 impl Diagnosis for Readiness {
     fn reasons(&self) -> Vec<String> {
         Readiness::reasons(self).iter().map(ToString::to_string).collect()
+    }
+
+    fn is_forming(&self) -> bool {
+        Readiness::reasons(self).iter().any(|reason| matches!(reason, Reason::Forming(_)))
     }
 }
 

@@ -322,6 +322,11 @@ impl Consensus {
         Some(committed.saturating_sub(applied))
     }
 
+    /// Whether this node belongs to the membership in force, voting or not.
+    pub fn is_member(&self) -> bool {
+        self.membership().membership().get_node(&self.node_id()).is_some()
+    }
+
     /// Whether this node votes, by the membership in force.
     pub fn is_voter(&self) -> bool {
         self.membership().voter_ids().any(|voter| voter == self.node_id())
