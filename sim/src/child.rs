@@ -173,6 +173,7 @@ fn report(scenario: &Scenario, run: &Run, trace: Trace, panic: Option<String>) -
         faults: run.faults(),
         operations,
         situations,
+        encounters: run.encounters(),
         trace_hash: trace.hash,
         trace_events: trace.events,
     };

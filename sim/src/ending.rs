@@ -9,7 +9,7 @@ use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::history::{Answer, Entry, Outcome};
 use crate::judges::replicas::{self, Replica};
-use crate::judges::{Finding, durability, exactly_once, linearizability, revisions, stops};
+use crate::judges::{Finding, direct, durability, exactly_once, linearizability, revisions, stops};
 use crate::run::Run;
 
 /// After all faults are undone: one leader, a fresh write, all nodes voters and level, within this.
@@ -44,12 +44,16 @@ pub fn judge(run: &Run) {
         findings.extend(exactly_once::judge(operations, ledger));
         findings
     });
+    findings.extend(direct::judge(&run.spoken()));
     findings.extend(stops::judge(&run.stops()));
     findings.into_iter().for_each(|finding| run.find(finding));
 }
 
 /// One leader, a fresh write that every node shows, equal states; what the store holds then.
-async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entry)>, Finding> {
+///
+/// # Errors
+/// What did not come about within [`LIVENESS_BOUND`].
+pub async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, Entry)>, Finding> {
     let run = cluster.run();
     let deadline = rt::now() + LIVENESS_BOUND;
     let left = || deadline.saturating_duration_since(rt::now());

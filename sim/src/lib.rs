@@ -19,7 +19,10 @@ pub mod client;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod dice;
+#[cfg(madsim)]
+pub mod direct;
 pub mod door;
+pub mod encounters;
 #[cfg(madsim)]
 pub mod ending;
 pub mod history;

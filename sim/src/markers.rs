@@ -53,6 +53,10 @@ pub const ALL: &[Marker] = &[
         "member that has gone back refused",
         "a node was put back behind what it had acknowledged, and somebody knew",
     ),
+    chaos(
+        "a minority stayed broken and the others served",
+        "nothing was repaired, and clients wrote and read for long",
+    ),
     scenario(
         "fallback to an older snapshot",
         "the newest snapshot was damaged, and the one before it helped",

@@ -33,6 +33,9 @@ pub struct Report {
     pub operations: BTreeMap<String, u64>,
     /// Situations that were reached, and how often.
     pub situations: BTreeMap<String, u64>,
+    /// What met what, and how often: see [`crate::encounters`].
+    #[serde(default)]
+    pub encounters: BTreeMap<String, u64>,
     /// Hash over everything that crossed the seam.
     pub trace_hash: u64,
     /// How many events that was.
@@ -141,6 +144,7 @@ impl Report {
             faults: BTreeMap::new(),
             operations: BTreeMap::new(),
             situations: BTreeMap::new(),
+            encounters: BTreeMap::new(),
             trace_hash: 0,
             trace_events: 0,
         }

@@ -13,6 +13,7 @@ use mokv::rt::{self, Instant, trace};
 
 use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
 use crate::judges::Finding;
+use crate::judges::direct::Spoken;
 use crate::judges::stops::Stop;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
@@ -46,6 +47,8 @@ struct State {
     ledger: Ledger,
     logs: Logs,
     stops: Vec<Stop>,
+    spoken: Vec<Spoken>,
+    encounters: BTreeMap<String, u64>,
     findings: Vec<(Nanos, Finding)>,
     faults: BTreeMap<String, u64>,
     /// By number of the strike.
@@ -247,6 +250,16 @@ impl Run {
         self.state().situations.clone()
     }
 
+    /// A role met a fault in a situation.
+    pub fn encounter(&self, name: String) {
+        *self.state().encounters.entry(name).or_default() += 1;
+    }
+
+    /// What met what, and how often.
+    pub fn encounters(&self) -> BTreeMap<String, u64> {
+        self.state().encounters.clone()
+    }
+
     /// A judge has something to say. Said twice it counts once.
     pub fn find(&self, finding: Finding) {
         if self.state().findings.iter().any(|(_, known)| *known == finding) {
@@ -325,6 +338,16 @@ impl Run {
         };
         findings.into_iter().for_each(|finding| self.find(finding));
         seen
+    }
+
+    /// A node answered somebody who asked only it.
+    pub fn spoke(&self, answer: Spoken) {
+        self.state().spoken.push(answer);
+    }
+
+    /// All answers of that kind, in the order in which they arrived.
+    pub fn spoken(&self) -> Vec<Spoken> {
+        self.state().spoken.clone()
     }
 
     /// A node ended by itself.

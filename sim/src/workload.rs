@@ -15,6 +15,7 @@ use mokv::rt::task::JoinHandle;
 use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
+use crate::direct::Direct;
 use crate::history::{Answer, Outcome};
 use crate::world::Doing;
 
@@ -34,6 +35,10 @@ const MANY_AT_ONCE: f64 = 0.15;
 const LONGEST: f64 = 0.004;
 /// A reader of a long list takes so long over a page.
 const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
+/// Between two looks of those who have no library.
+const WITNESSES: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(2_500);
+/// How much longer they wait than they tell the node.
+const PATIENT: Duration = Duration::from_secs(2);
 /// So long after its last request a client dies.
 const DYING: std::ops::Range<Duration> = Duration::ZERO..Duration::from_millis(30);
 
@@ -78,6 +83,7 @@ impl Workload {
                 let seen = Arc::default();
                 rt::spawn(Worker { client, dice, crashes, shared: shared.clone(), seen }.work())
             })
+            .chain([rt::spawn(witness(shared.clone()))])
             .collect();
         Workload { shared, workers }
     }
@@ -92,6 +98,11 @@ impl Workload {
 }
 
 impl Shared {
+    fn is_over(&self) -> bool {
+        // Once something is wrong more of it only buries the evidence.
+        *self.stop.lock().expect("no code panics while it holds this lock") || self.cluster.run().is_broken()
+    }
+
     fn new_client(&self, dice: &mut Dice) -> SimClient {
         let (world, cluster) = (self.cluster.world(), &self.cluster);
         let sessions = dice.chance(world.workload.sessions);
@@ -218,6 +229,34 @@ impl Worker {
         let page = u64::from(mix.page) * if is_seldom { 16 } else { 1 };
         let pause = if is_list && page > 0 { self.dice.time(READING) } else { Duration::ZERO };
         Task { doing, key, writes, condition, size, page, pause }
+    }
+}
+
+/// Now and then somebody without the library asks one node for a write, and somebody who has seen nothing then asks the same
+/// node what it has; or only that.
+async fn witness(shared: Arc<Shared>) {
+    let cluster = &shared.cluster;
+    let mut dice = Dice::new(cluster.run().seed, "witnesses");
+    let deadline = cluster.world().patience;
+    for number in 0.. {
+        rt::sleep(dice.time(WITNESSES)).await;
+        if shared.is_over() {
+            return;
+        }
+        let here: Vec<&String> = shared.nodes.iter().filter(|node| cluster.is_here(node)).collect();
+        // What a node has not applied yet shows best at one that has trouble to keep up.
+        let slow: Vec<&String> = here.iter().copied().filter(|node| cluster.has_slow_disk(node)).collect();
+        let here = if slow.is_empty() || dice.chance(0.3) { here } else { slow };
+        let Some(node) = (!here.is_empty()).then(|| *dice.one_of(&here)) else { continue };
+        let key = format!("direct/{number}");
+        if dice.chance(0.7) {
+            Direct::new(cluster, node).set(&key, deadline, deadline + PATIENT).await;
+        }
+        if dice.chance(0.2) {
+            // Across a restart, for example.
+            rt::sleep(dice.time(WITNESSES)).await;
+        }
+        Direct::new(cluster, node).get(&key, true, deadline, deadline + PATIENT).await;
     }
 }
 

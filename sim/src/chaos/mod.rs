@@ -12,6 +12,10 @@ mod clock;
 #[cfg(madsim)]
 mod disk;
 #[cfg(madsim)]
+mod encounter;
+#[cfg(madsim)]
+mod lasting;
+#[cfg(madsim)]
 mod network;
 #[cfg(madsim)]
 mod operator;

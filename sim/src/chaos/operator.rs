@@ -11,7 +11,7 @@ use crate::cluster::network::dns_name;
 /// No cluster grows by more than this.
 const MOST_NEWCOMERS: usize = 3;
 /// Below this nobody is removed.
-const FEWEST_MEMBERS: usize = 3;
+pub const FEWEST_MEMBERS: usize = 3;
 
 /// A node joins, for which an operator makes room; its name.
 pub fn newcomer(strike: &mut Strike) -> Option<String> {
@@ -67,6 +67,15 @@ pub async fn replacement(strike: &mut Strike) {
     if without_another {
         strike.come_back(&away, strike.length).await;
     }
+}
+
+/// A living member is removed and comes back as another at once; its name, if the cluster can bear it.
+pub async fn replaced(strike: &mut Strike) -> Option<String> {
+    let victim = strike.victim();
+    if strike.cluster.names().len() < FEWEST_MEMBERS || !strike.cluster.may_lose(&victim) {
+        return None;
+    }
+    removal(strike, &victim, true).await.then_some(victim)
 }
 
 async fn removal(strike: &Strike, victim: &str, place_stays_open: bool) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::task::TaskGuard;
 
+use super::lasting::lasting;
 use super::reduction::Reduction;
 use super::schedule::{self, FEWEST_OPERATIONS, LONGER};
 use super::strike::Strike;
@@ -44,6 +45,7 @@ pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     calm(&cluster, &reduction).await;
     cluster.heal_network();
     workload.stop().await;
+    lasting(&cluster).await;
     Ok(cluster)
 }
 

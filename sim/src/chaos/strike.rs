@@ -9,7 +9,7 @@ use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
 use super::schedule::Planned;
-use super::{aimed, clock, disk, network, operator, overtaking, power};
+use super::{aimed, clock, disk, encounter, network, operator, overtaking, power};
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::world::FaultKind;
@@ -88,6 +88,7 @@ impl Strike {
             FaultKind::CrashAfterTransfer => aimed::crash_after_transfer(strike).await,
             FaultKind::CrashInSnapshot => aimed::crash_in_snapshot(strike).await,
             FaultKind::Ambush => aimed::ambush(strike).await,
+            FaultKind::Encounter => encounter::encounter(strike).await,
             FaultKind::CrashWhileJoining => aimed::crash_while_joining(strike).await,
             FaultKind::Pause => power::pause(strike).await,
             FaultKind::PauseLeader => power::pause_leader(strike).await,
@@ -133,6 +134,17 @@ impl Strike {
     pub fn count(&self, what: &str) {
         let words = format!("#{} {}: {what}", self.number, self.kind.name());
         self.cluster.run().fault_of_strike(self.number, self.kind.name(), &words);
+    }
+
+    /// The same strike, for what goes on beside it. It draws the same numbers, so it had better draw none.
+    pub fn shadow(&self) -> Strike {
+        Strike {
+            cluster: self.cluster.clone(),
+            length: self.length,
+            dice: self.dice.clone(),
+            kind: self.kind,
+            number: self.number,
+        }
     }
 
     /// Whether another one of its kind has not ended yet.

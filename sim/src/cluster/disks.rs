@@ -40,6 +40,13 @@ impl Cluster {
         self.host(&mut self.state(), name).disk.clone()
     }
 
+    /// Tells a node's disk as it is from every other one that it has had: lost and replaced, or changed by somebody outside.
+    pub fn disk_of(&self, name: &str) -> (u64, u64) {
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        (host.disks, host.disk.counts().tampered)
+    }
+
     /// Who a node is and how often it and, as far as it has heard, the others have started, as its disk says it. `None`:
     /// its disk names nobody.
     pub async fn identity(&self, name: &str) -> Option<Identity> {
@@ -219,9 +226,15 @@ impl Cluster {
             write: world.write_latency.clone(),
             sync: times(&world.sync_latency),
         }));
+        self.host(&mut self.state(), name).has_slow_disk = factor > 1;
         if factor > 1 {
             self.run().fault("slow disk", format!("{name}'s disk is {factor} times slower"));
         }
+    }
+
+    /// Whether somebody made a node's disk slow.
+    pub fn has_slow_disk(&self, name: &str) -> bool {
+        self.host(&mut self.state(), name).has_slow_disk
     }
 
     /// Leaves room for so many more bytes; `None`: for as many as one likes.
@@ -243,6 +256,7 @@ impl Cluster {
         let host = self.host(&mut state, name);
         host.disk.wipe();
         host.has_to_be_wiped = false;
+        host.doubted = None;
         // Whoever replaces a disk points the node at the cluster as it is now, which may have grown.
         host.config.start_join_addrs = here;
         host.installed.store(0, Ordering::Relaxed);
@@ -312,6 +326,25 @@ impl Cluster {
         self.blame(name, "it was told of another history", Proof::Damage);
         self.run()
             .fault("other history", format!("somebody speaks to {name} as the leader of another history"));
+    }
+
+    /// The state of a node that is off is doubted from its next start on, as if a majority had outvoted it; its log is as good as
+    /// ever. It has to be wiped in the end. False if its disk names nobody, or nobody of a cluster.
+    pub async fn doubt(&self, name: &str) -> bool {
+        assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
+        let Ok(mut identity) = Identity::read(self.disk(name).mount()).await else { return false };
+        if identity.cluster_id().is_none() || identity.quarantine().await.is_err() {
+            return false;
+        }
+        self.host(&mut self.state(), name).doubted = Some(identity.node_id());
+        self.run().fault("doubted state", format!("{name}'s state is doubted"));
+        true
+    }
+
+    /// Whether a node's state is doubted. It was not wiped since, nor removed, by which it started over as another one.
+    pub fn is_doubted(&self, name: &str) -> bool {
+        let doubted = self.host(&mut self.state(), name).doubted;
+        doubted.is_some() && self.run().with_logs(|logs| logs.node_on(name)) == doubted
     }
 
     /// Whether a node's disk was damaged and not wiped since.

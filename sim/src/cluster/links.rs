@@ -94,7 +94,10 @@ impl Cluster {
     /// A node's clock runs at this rate from now on, in thousandths of time; `None`: as the world says.
     pub fn set_clock_rate(&self, name: &str, per_mille: Option<u32>) {
         let mut state = self.state();
-        let drawn = self.host(&mut state, name).clock;
+        let host = self.host(&mut state, name);
+        host.disturbances += 1;
+        host.has_odd_clock = per_mille.is_some();
+        let drawn = host.clock;
         clock::set_rate(state.network.id(name), per_mille.unwrap_or(drawn));
     }
 

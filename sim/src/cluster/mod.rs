@@ -95,6 +95,14 @@ struct Host {
     causes: Vec<Cause>,
     /// Its last words asked for it.
     has_to_be_wiped: bool,
+    /// Its disk says that the state of this node is doubted.
+    doubted: Option<u64>,
+    /// Its disk is slower than the world's.
+    has_slow_disk: bool,
+    /// Rises whenever it starts, stands still, or its clock's rate changes.
+    disturbances: u64,
+    /// Its clock has not the rate that the world gave it.
+    has_odd_clock: bool,
     /// The rate of its clock in this world, in thousandths of time.
     clock: u32,
     /// The highest cluster version its program supports.
@@ -218,6 +226,10 @@ impl Cluster {
             installed: Arc::default(),
             causes: Vec::new(),
             has_to_be_wiped: false,
+            doubted: None,
+            has_slow_disk: false,
+            disturbances: 0,
+            has_odd_clock: false,
             clock: drawn,
             supports,
         };
@@ -282,7 +294,7 @@ impl Cluster {
                 self.retire(&name);
                 continue;
             }
-            if self.is_damaged(&name) {
+            if self.is_damaged(&name) || self.is_doubted(&name) {
                 // Nobody waits until it notices by itself.
                 self.kill(&name);
                 self.wipe(&name);

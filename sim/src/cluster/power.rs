@@ -47,6 +47,13 @@ impl Cluster {
         self.host(&mut self.state(), name).life
     }
 
+    /// Names a time in which a node runs at a steady pace, and by a clock that is about right. `None`: it does not now.
+    pub fn pace(&self, name: &str) -> Option<u64> {
+        let mut state = self.state();
+        let host = self.host(&mut state, name);
+        (host.power == Power::On && !host.has_odd_clock).then_some(host.disturbances)
+    }
+
     /// Nodes whose process runs, paused ones included.
     pub fn running(&self) -> Vec<String> {
         let state = self.state();
@@ -81,6 +88,7 @@ impl Cluster {
         assert_eq!(host.power, Power::Off, "{name} runs already");
         host.power = Power::On;
         host.life += 1;
+        host.disturbances += 1;
         let disk = host.disk.clone();
         let lasts = |cause: &Cause| match cause.proof {
             Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
@@ -247,6 +255,7 @@ impl Cluster {
         let host = self.host(&mut state, name);
         if host.power == Power::On {
             host.power = Power::Paused;
+            host.disturbances += 1;
             Handle::current().pause(id);
             drop(state);
             self.0.run.power(name, timeline::Power::Paused);

@@ -3,6 +3,7 @@
 //! A judge that cannot decide says so as [`Class::Undecided`], which fails the run as an error of the harness: it
 //! is never a pass. Judges are pure; what they look at was recorded by the world.
 
+pub mod direct;
 pub mod durability;
 pub mod election;
 pub mod exactly_once;

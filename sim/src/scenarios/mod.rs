@@ -156,7 +156,13 @@ pub const ALL: &[Scenario] = &[
         "reads-during-recovery",
         2,
         raft::reads_during_recovery,
-        "a node that restarts alone shows nothing older than it knew to be committed"
+        "a node that restarts alone answers nothing, and then nothing older than it knew to be committed"
+    ),
+    scenario!(
+        "server-keeps-deadlines",
+        2,
+        raft::server_keeps_deadlines,
+        "a caller that tells its deadline and does not keep it itself is answered by then"
     ),
     scenario!(
         "large-values",

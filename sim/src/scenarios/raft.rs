@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::client::{Error, ListOptions, SettingsChange};
-use mokv::rt;
 use mokv::rt::task::spawn_guarded;
+use mokv::rt::{self, Instant};
 
 use super::stage::{
     ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, three_nodes,
 };
 use crate::client::SimClient;
 use crate::cluster::Cluster;
+use crate::direct::{Direct, Reply};
 use crate::history::{Answer, Outcome};
 use crate::run::Run;
 use crate::world::World;
@@ -96,39 +97,83 @@ pub async fn late_answers(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node that restarts alone answers no linearizable read, and no stale one before it has back what it knew to be
-/// committed.
+/// A node that restarts alone answers nothing, no stale read either: README promises that it has heard from a leader and
+/// has back what it had before it does.
 pub async fn reads_during_recovery(run: Arc<Run>) -> Result<Cluster, String> {
+    const ALONE: u32 = 20;
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
-    set(&writer, "key").await?;
+    let (value, revision) = set(&writer, "key").await?;
     set_many(&writer, 200).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let alone = SimClient::new(&cluster, std::slice::from_ref(&name), Duration::from_millis(500), true);
-    for other in others(&cluster.names(), &name) {
-        cluster.cut(&other, alone.host());
-        cluster.cut(alone.host(), &other);
-    }
     cluster.kill(&name);
     cluster.isolate(&name);
     cluster.start(&name);
+    let (deadline, patience) = (Duration::from_millis(500), Duration::from_secs(2));
     let mut answered = 0;
-    for attempt in 0..40 {
-        match alone.get("key", true).await {
-            Outcome::Ok(Answer::Read { entry: Some(_), .. }) => answered += 1,
+    for attempt in 0..2 * ALONE {
+        let reply = Direct::new(&cluster, &name).get("key", true, deadline, patience).await.outcome;
+        match reply {
             Outcome::Failed => {}
+            _ if attempt < ALONE => {
+                return Err(format!(
+                    "{name} has heard from no leader since it started, and answered {reply:?}"
+                ));
+            }
+            Outcome::Ok(Answer::Read { entry: Some(entry), revision: at })
+                if entry.value == value && at >= revision =>
+            {
+                answered += 1;
+            }
             other => return Err(format!("{name} forgot what it had committed and answered {other:?}")),
         }
-        if attempt == 10 {
-            let answer = alone.get("key", false).await;
-            ensure(answer == Outcome::Failed, || format!("{name} is alone and answered {answer:?}"))?;
+        if attempt == ALONE / 2 {
+            let reply = Direct::new(&cluster, &name).get("key", false, deadline, patience).await.outcome;
+            ensure(reply == Outcome::Failed, || format!("{name} is alone and answered {reply:?}"))?;
         }
-        if attempt == 20 {
+        if attempt == ALONE {
             cluster.heal_network();
         }
-        rt::sleep(Duration::from_millis(30)).await;
+        rt::sleep(Duration::from_millis(100)).await;
     }
     ensure(answered > 0, || format!("{name} answers nothing although its links are whole"))?;
+    Ok(cluster)
+}
+
+/// A caller who tells the node its deadline and then waits for as long as it takes is answered by then, whatever the node
+/// waits for: nobody who leads, nobody who confirms, nobody who commits.
+pub async fn server_keeps_deadlines(run: Arc<Run>) -> Result<Cluster, String> {
+    const DEADLINE: Duration = Duration::from_millis(900);
+    const GRACE: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let (cluster, leader) = three_nodes(&run).await?;
+    set(&client(&cluster), "key").await?;
+    let follower = others(&cluster.names(), &leader).remove(0);
+    let in_time = async |node: &str, what: &str, reply: Reply, begun: Instant| {
+        let took = rt::now() - begun;
+        ensure(!matches!(reply.outcome, Outcome::Ok(_)), || {
+            format!("{node} has no majority and granted a {what}: {reply:?}")
+        })?;
+        ensure(reply.refusal.is_some() && took <= DEADLINE + GRACE, || {
+            format!("{node} was given {DEADLINE:?} for a {what}, and after {took:?} there was {reply:?}")
+        })
+    };
+    for (node, when) in
+        [(&leader, "a leader"), (&follower, "a follower"), (&follower, "a follower that knows no leader")]
+    {
+        cluster.isolate(node);
+        if when.ends_with("no leader") {
+            rt::sleep(ELECTION_BOUND).await;
+        }
+        let begun = rt::now();
+        let reply = Direct::new(&cluster, node).set("key", DEADLINE, PATIENCE).await;
+        in_time(node, &format!("write as {when}"), reply, begun).await?;
+        let begun = rt::now();
+        let reply = Direct::new(&cluster, node).get("key", false, DEADLINE, PATIENCE).await;
+        in_time(node, &format!("read as {when}"), reply, begun).await?;
+        cluster.heal_network();
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
     Ok(cluster)
 }
 

@@ -41,6 +41,9 @@ pub struct Record {
     pub operations: BTreeMap<String, u64>,
     /// Situations, and how often each was reached.
     pub situations: BTreeMap<String, u64>,
+    /// What met what, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encounters: BTreeMap<String, u64>,
     /// The trace.
     pub trace: (u64, u64),
     /// Real seconds.
@@ -60,6 +63,7 @@ impl Record {
             faults: report.faults.clone(),
             operations: report.operations.clone(),
             situations: report.situations.clone(),
+            encounters: report.encounters.clone(),
             trace: (report.trace_hash, report.trace_events),
             wall: rounded(wall),
         }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::record::{Line, Record};
+use crate::encounters;
 use crate::markers::{self, SEEDS_THAT_REACH_ALL};
 use crate::report::Verdict;
 
@@ -27,6 +28,7 @@ pub struct Totals {
     faults: BTreeMap<String, u64>,
     operations: BTreeMap<String, u64>,
     situations: BTreeMap<String, u64>,
+    encounters: BTreeMap<String, u64>,
     worst: Option<Verdict>,
     wall: f64,
 }
@@ -88,6 +90,7 @@ impl Totals {
         sum(&mut self.faults, &record.faults);
         sum(&mut self.operations, &record.operations);
         sum(&mut self.situations, &record.situations);
+        sum(&mut self.encounters, &record.encounters);
         self.wall += record.wall;
         if record.verdict != Verdict::Passed {
             self.failures.insert(record.seed, (record.verdict, record.judges.clone()));
@@ -193,6 +196,11 @@ impl Totals {
         let _ = writeln!(text, "faults: {}", listed(&self.faults));
         let _ = writeln!(text, "client operations: {}", listed(&self.operations));
         self.situations_to(&mut text);
+        let _ = writeln!(
+            text,
+            "\nwhich fault struck which role in which situation:\n{}",
+            encounters::table(&self.encounters)
+        );
         let (same, different) = (self.checked.len() - self.unsteady().count(), self.unsteady().count());
         let _ = writeln!(
             text,

@@ -20,7 +20,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// How often it is drawn in a world that has it, compared with others.
+            /// How often it is drawn in a world that has it, compared with others; 0: as often as the world says.
             pub fn weight(self) -> u32 {
                 match self {
                     $(FaultKind::$kind => $weight,)*
@@ -111,6 +111,8 @@ kinds! {
     CrashInSnapshot, "crash in a snapshot", 2;
     /// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
     Ambush, "ambush", 4;
+    /// A drawn fault strikes a node in a drawn role while the cluster is in a drawn situation. Its weight is drawn, too.
+    Encounter, "encounter", 0;
     /// The leader dies again and again while a node joins.
     CrashWhileJoining, "crash while joining", 1;
     /// A node stands still for a while.

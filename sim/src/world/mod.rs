@@ -160,6 +160,7 @@ impl World {
             faults: Vec::new(),
         };
         world.draw_faults(&mut Dice::new(seed, "fault classes"));
+        world.draw_encounters(&mut Dice::new(seed, "encounters"));
         world.draw_weather(&mut Dice::new(seed, "weather"));
         world
     }
@@ -172,7 +173,8 @@ impl World {
                 let often = *dice.one_of(&[1, 1, 1, 4]);
                 dice.chance(share).then_some((*kind, kind.weight() * often))
             };
-            self.faults = FaultKind::ALL.iter().filter_map(&mut drawn).collect();
+            let single = FaultKind::ALL.iter().filter(|kind| **kind != FaultKind::Encounter);
+            self.faults = single.filter_map(&mut drawn).collect();
         }
         if self.nodes == 1 {
             // Alone it would learn little.
@@ -182,6 +184,15 @@ impl World {
             .one_of(&[millis(300..1_500), millis(300..1_500), millis(1_000..5_000), millis(4_000..9_000)])
             .clone();
         self.fault_length = dice.one_of(&[millis(100..2_000), millis(500..6_000)]).clone();
+    }
+
+    /// In half of all worlds what is drawn from roles, situations and faults takes a share of the strikes.
+    fn draw_encounters(&mut self, dice: &mut Dice) {
+        if dice.chance(0.5) {
+            let all: u32 = self.faults.iter().map(|(_, weight)| weight).sum();
+            let share = *dice.one_of(&[all / 4, all]);
+            self.faults.push((FaultKind::Encounter, share.max(1)));
+        }
     }
 
     fn draw_weather(&mut self, dice: &mut Dice) {

@@ -1,0 +1,276 @@
+//! A drawn fault strikes a node in a drawn role while the cluster is in a drawn situation: see [`crate::encounters`].
+//!
+//! The role is brought about first, then the situation, and who has the role then is struck. What could not be brought
+//! about in time is not counted, and no fault strikes.
+
+use std::time::Duration;
+
+use mokv::client::Client;
+use mokv::rt;
+use mokv::rt::disk::Operation;
+use mokv::rt::task::{TaskGuard, spawn_guarded};
+
+use super::network::mend;
+use super::operator;
+use super::strike::Strike;
+use crate::cluster::Power;
+use crate::direct::Direct;
+use crate::encounters::{BESIDE, Blow, Encounter, Role, Situation, pair};
+
+/// A role or a situation is there within this, or never.
+const IN_TIME: Duration = Duration::from_secs(6);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A learner or a doubted node is struck this long after it became one at most.
+const LATER: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(800);
+
+/// One encounter, or the same several times in a row; beside it, another node is struck perhaps.
+pub async fn encounter(strike: &mut Strike) {
+    let encounter = Encounter::draw(&mut strike.dice);
+    let times = *strike.dice.one_of(&[1, 1, 2, 3]);
+    let beside = strike.dice.chance(0.4).then(|| *strike.dice.one_of(Blow::ALL));
+    for time in 1..=times {
+        let Some(principal) = prepare(strike, encounter.role).await else { return };
+        let _scene = scene(strike, encounter, principal.as_deref()).await;
+        let Some(victim) = enter(strike, encounter.role, principal).await else { return };
+        let other = match beside {
+            Some(blow) => {
+                another(strike, encounter.role, &victim).await.map(|(role, name)| (role, name, blow))
+            }
+            None => None,
+        };
+        let run = strike.cluster.run().clone();
+        run.encounter(encounter.name(time > 1));
+        strike.count(&format!("{victim}, {encounter}, time {time}"));
+        if let Some((role, name, blow)) = &other {
+            run.encounter(pair((encounter.role, encounter.blow), (*role, *blow)));
+            strike.tell(&format!("and {name}, {}/{}", role.word(), blow.word()));
+        }
+        deal(strike, &victim, encounter.blow).await;
+        if let Some((_, name, blow)) = &other {
+            deal(strike, name, *blow).await;
+        }
+        strike.last().await;
+        undo(strike, &victim, encounter.blow).await;
+        if let Some((_, name, blow)) = &other {
+            undo(strike, name, *blow).await;
+        }
+        if strike.cluster.is_doubted(&victim) {
+            asked_in_vain(strike, &victim).await;
+            // As its message says.
+            strike.cluster.kill(&victim);
+            strike.cluster.wipe(&victim);
+            strike.cluster.start(&victim);
+        }
+        rt::sleep(strike.soon()).await;
+    }
+}
+
+/// Somebody asks a doubted node, which answers nobody: the judge listens.
+async fn asked_in_vain(strike: &mut Strike, doubted: &str) {
+    const DEADLINE: Duration = Duration::from_secs(1);
+    let is_stale = strike.dice.chance(0.7);
+    let client = Direct::new(&strike.cluster, doubted);
+    client.get("direct/0", is_stale, DEADLINE, DEADLINE * 3).await;
+}
+
+/// Chooses the node, or makes it one of this role. `Some(None)`: who has the role is seen when it is needed.
+async fn prepare(strike: &mut Strike, role: Role) -> Option<Option<String>> {
+    match role {
+        Role::Leader | Role::Follower => Some(None),
+        Role::Starting => Some(Some(strike.victim())),
+        Role::Learner => match operator::newcomer(strike) {
+            Some(newcomer) => {
+                strike.cluster.lift_size().await;
+                Some(Some(newcomer))
+            }
+            None => operator::replaced(strike).await.map(Some),
+        },
+        Role::Leaver => {
+            let victim = strike.victim();
+            let may_leave =
+                strike.cluster.names().len() >= operator::FEWEST_MEMBERS && strike.cluster.may_lose(&victim);
+            may_leave.then_some(Some(victim))
+        }
+        Role::Doubted => {
+            let victim = strike.victim();
+            if strike.cluster.power(&victim) == Power::Paused || !strike.cluster.may_lose(&victim) {
+                return None;
+            }
+            strike.cluster.kill(&victim);
+            let is_doubted = strike.cluster.doubt(&victim).await;
+            strike.cluster.start(&victim);
+            is_doubted.then_some(Some(victim))
+        }
+    }
+}
+
+/// Brings the situation about; it ends by itself, or when the guard is dropped and everything is repaired.
+async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str>) -> Option<TaskGuard<()>> {
+    let (cluster, length, soon) = (strike.cluster.clone(), strike.length, strike.soon());
+    let not_principal: Vec<String> =
+        cluster.names().into_iter().filter(|name| Some(name.as_str()) != principal).collect();
+    let leader = strike.leader();
+    let away = strike.shadow();
+    match encounter.situation {
+        Situation::Quiet => None,
+        Situation::Election if principal == Some(leader.as_str()) => None,
+        Situation::Election => {
+            cluster.pause(&leader);
+            let guard = spawn_guarded(async move {
+                rt::sleep(length).await;
+                away.cluster.resume(&leader);
+            });
+            if encounter.role != Role::Leader {
+                let election = cluster.world().election;
+                rt::sleep(strike.dice.time(election / 2..election * 2)).await;
+            }
+            Some(guard)
+        }
+        Situation::Transfer => {
+            let to = principal.map_or_else(|| strike.victim(), str::to_owned);
+            let guard = spawn_guarded(async move {
+                let ask = |client: Client| async move { client.transfer_leader(Some(&to)).await };
+                away.cluster.operate("transfer", ask).await;
+            });
+            rt::sleep(soon).await;
+            Some(guard)
+        }
+        Situation::Joining => {
+            operator::newcomer(strike);
+            cluster.lift_size().await;
+            rt::sleep(strike.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
+            None
+        }
+        Situation::Snapshot => {
+            let of = principal.map_or(leader, str::to_owned);
+            let guard = spawn_guarded(async move { operator::ask_for_snapshot(&away, &of).await });
+            rt::sleep(soon).await;
+            Some(guard)
+        }
+        Situation::Restart if not_principal.is_empty() => None,
+        Situation::Restart => {
+            let other = strike.dice.one_of(&not_principal).clone();
+            cluster.kill(&other);
+            let guard = spawn_guarded(async move { away.come_back(&other, soon).await });
+            rt::sleep(strike.soon()).await;
+            Some(guard)
+        }
+        Situation::Laggard => {
+            let others: Vec<String> = not_principal.into_iter().filter(|name| *name != leader).collect();
+            if others.is_empty() {
+                return None;
+            }
+            let laggard = strike.dice.one_of(&others).clone();
+            cluster.isolate(&laggard);
+            rt::sleep(length).await;
+            strike.others(&laggard).iter().for_each(|other| mend(strike, &laggard, other));
+            rt::sleep(soon).await;
+            None
+        }
+    }
+}
+
+/// Whoever has the role now, in the middle of the situation.
+async fn enter(strike: &mut Strike, role: Role, principal: Option<String>) -> Option<String> {
+    match (role, principal) {
+        (Role::Leader | Role::Follower, _) => {
+            let names = strike.cluster.names();
+            let leader = strike.cluster.wait_for_leader(&names, IN_TIME).await.ok()?;
+            if role == Role::Leader {
+                return Some(leader);
+            }
+            let followers = of_role(strike, "follower").await;
+            (!followers.is_empty()).then(|| strike.dice.one_of(&followers).clone())
+        }
+        (Role::Starting, Some(node)) => {
+            strike.cluster.kill(&node);
+            strike.cluster.start(&node);
+            rt::sleep(strike.soon()).await;
+            Some(node)
+        }
+        (Role::Leaver, Some(node)) => {
+            let (cluster, name) = (strike.cluster.clone(), node.clone());
+            cluster.removal_asked(&node);
+            rt::spawn(async move {
+                let ask = async move |client: Client| client.replace_member(&name).await;
+                cluster.operate("removal", ask).await;
+            });
+            rt::sleep(strike.soon()).await;
+            Some(node)
+        }
+        (Role::Learner, Some(node)) => becomes(strike, node, "learner").await,
+        (Role::Doubted, Some(node)) => becomes(strike, node, "quarantined").await,
+        (_, None) => None,
+    }
+}
+
+/// Waits until a node says that it is this, and perhaps a little longer.
+async fn becomes(strike: &mut Strike, node: String, role: &str) -> Option<String> {
+    let begun = rt::now();
+    while rt::now() - begun < IN_TIME {
+        if strike.cluster.status(&node).await.is_some_and(|status| status.role == role) {
+            if strike.dice.chance(0.5) {
+                rt::sleep(strike.dice.time(LATER)).await;
+            }
+            return Some(node);
+        }
+        rt::sleep(LOOK_AGAIN).await;
+    }
+    None
+}
+
+/// All nodes that say that they are this.
+async fn of_role(strike: &Strike, role: &str) -> Vec<String> {
+    let mut nodes = Vec::new();
+    for name in strike.cluster.names() {
+        if strike.cluster.status(&name).await.is_some_and(|status| status.role == role) {
+            nodes.push(name);
+        }
+    }
+    nodes
+}
+
+/// Another node than the one that is struck: the leader or a follower.
+async fn another(strike: &mut Strike, role: Role, victim: &str) -> Option<(Role, String)> {
+    let beside = if role == Role::Leader { Role::Follower } else { *strike.dice.one_of(&BESIDE) };
+    let mut nodes = of_role(strike, beside.word()).await;
+    nodes.retain(|name| name != victim);
+    (!nodes.is_empty()).then(|| (beside, strike.dice.one_of(&nodes).clone()))
+}
+
+async fn deal(strike: &mut Strike, victim: &str, blow: Blow) {
+    const SLOWER: std::ops::Range<u64> = 20..200;
+    let cluster = strike.cluster.clone();
+    let others = strike.others(victim);
+    match blow {
+        Blow::Kill => cluster.kill(victim),
+        Blow::PowerLoss => cluster.power_loss(victim),
+        Blow::Pause => cluster.pause(victim),
+        Blow::Isolation => cluster.isolate(victim),
+        Blow::Deafness => others.iter().for_each(|other| cluster.cut(other, victim)),
+        Blow::Muteness => others.iter().for_each(|other| cluster.cut(victim, other)),
+        Blow::SlowDisk => cluster.slow_disk(victim, strike.dice.within(SLOWER) as u32),
+        Blow::FailedSync if cluster.power(victim) == Power::On => {
+            cluster.fail_call(victim, Operation::Sync, strike.dice.within(1..6));
+        }
+        Blow::FailedSync => {}
+        Blow::Reset => cluster.reset_all_connections(victim),
+        Blow::Stop => cluster.stop(victim).await,
+    }
+}
+
+async fn undo(strike: &mut Strike, victim: &str, blow: Blow) {
+    let others = strike.others(victim);
+    match blow {
+        Blow::Kill | Blow::PowerLoss | Blow::Stop | Blow::FailedSync => {
+            let soon = strike.soon();
+            strike.come_back(victim, soon).await;
+        }
+        Blow::Pause => strike.cluster.resume(victim),
+        Blow::Isolation | Blow::Deafness | Blow::Muteness => {
+            others.iter().for_each(|other| mend(strike, victim, other));
+        }
+        Blow::SlowDisk => strike.cluster.slow_disk(victim, 1),
+        Blow::Reset => {}
+    }
+}
