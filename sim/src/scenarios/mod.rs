@@ -383,6 +383,12 @@ pub const ALL: &[Scenario] = &[
         formation::removal_needs_a_majority,
         "nobody is removed when what would remain has no majority"
     ),
+    scenario!(
+        "removal-commits-late",
+        3,
+        formation::removal_commits_late,
+        "one of two members is removed, and so is the other before the first removal is committed: one stays"
+    ),
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
     scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),
     scenario!("nonsense", 1, wire::nonsense, "garbage, HTTP/1 and half a frame do not hurt a node"),
