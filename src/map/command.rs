@@ -114,6 +114,11 @@ impl Command {
         matches!(bytes.first(), Some(&(BLANK | MEMBERSHIP)))
     }
 
+    /// Whether an entry bars a node id: only who leads decides on that, by the state that it leads with.
+    pub fn is_a_tombstone(bytes: &Bytes) -> bool {
+        bytes.first() == Some(&TOMBSTONE)
+    }
+
     /// Whether an entry brings a client's value, the one kind that a cluster without room refuses.
     pub fn carries_a_value(bytes: &Bytes) -> bool {
         bytes.first() == Some(&SET)

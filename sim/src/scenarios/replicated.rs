@@ -166,7 +166,7 @@ async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, 
     Ok((settings.max_sessions, settings.max_store_bytes))
 }
 
-/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, nothing at all. The
+/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, a removal, nothing at all. The
 /// leader takes none of them into the log, where they would stop every node or pass for a membership.
 pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
@@ -178,6 +178,8 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Bytes::new(),
         Command::Blank.encode(),
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
+        // A removal, which only who leads decides on.
+        Command::Tombstone { node_id: status.node_id, name: leader.clone() }.encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
         // A write that a frame holds, and that no frame holds beside the entries before it.
