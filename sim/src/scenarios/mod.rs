@@ -256,6 +256,12 @@ pub const ALL: &[Scenario] = &[
         "a new cluster gets the bounds that its nodes' flags name, whoever leads it"
     ),
     scenario!(
+        "digest-key",
+        4,
+        replicated::digest_key,
+        "a cluster that is upgraded draws a key for the digests that it shows, although its leaders die of it"
+    ),
+    scenario!(
         "unknown-entry",
         2,
         replicated::unknown_entry,

@@ -15,6 +15,7 @@ use super::forge::{rewrite_log, stranger};
 use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
+use crate::dice::Dice;
 use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
@@ -157,6 +158,60 @@ pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     ensure(found == (90, 6_000_000), || format!("what the operator set became {found:?}"))?;
     set_many(&client, 10).await?;
     Ok(cluster)
+}
+
+/// While a member knows of no key for digests none is shown. The others are upgraded, and whoever leads dies again and again
+/// about when it draws a key: in the end all show the same digest, by one key.
+pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    for name in cluster.names() {
+        cluster.upgrade(&name, Command::DIGEST_KEY_VERSION - 1);
+    }
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let client = client(&cluster);
+    let mut dice = Dice::new(run.seed, "when the leader dies");
+    for name in cluster.names() {
+        set_many(&client, 10).await?;
+        rt::sleep(Duration::from_secs(3)).await;
+        let shown = digests(&cluster).await;
+        ensure(shown.iter().all(String::is_empty), || {
+            format!("{name} knows of no key, and they show {shown:?}")
+        })?;
+        cluster.stop(&name).await;
+        cluster.upgrade(&name, Command::DIGEST_KEY_VERSION);
+        cluster.start(&name);
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    for _ in 0..4 {
+        rt::sleep(dice.time(Duration::ZERO..Duration::from_millis(1_500))).await;
+        let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+        cluster.kill(&leader);
+        cluster.start(&leader);
+    }
+    let before = rt::now();
+    loop {
+        let shown = digests(&cluster).await;
+        if shown.len() == 3 && !shown[0].is_empty() && shown.iter().all(|digest| *digest == shown[0]) {
+            break;
+        }
+        ensure(rt::now() - before < WITHIN, || format!("after {WITHIN:?} the nodes show {shown:?}"))?;
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+    set_many(&client, 10).await?;
+    Ok(cluster)
+}
+
+/// What the nodes that answer show of their states.
+async fn digests(cluster: &Cluster) -> Vec<String> {
+    let mut shown = Vec::new();
+    for name in cluster.names() {
+        shown.extend(cluster.status(&name).await.map(|status| status.digest));
+    }
+    shown
 }
 
 /// Most sessions and bytes after a change.
