@@ -60,6 +60,8 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
             let value = format!("{number:01000}");
             client.set(format!("before/{number}"), value, WriteOptions::default()).await.unwrap();
         }
+        // From then on digests are shown.
+        cluster.equal_state().await;
         let load = Load::start(&cluster, "load");
         load.goes_on(50).await;
         let (file, saved) = save(&cluster, "backup.snap");
@@ -81,6 +83,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
         let restored = json(&["restore", &file, "--config-file", &config]);
         assert_eq!(restored["digest"], saved["digest"]);
+        assert_eq!(saved["digest"].as_str().map(str::len), Some(32));
         assert_ne!(restored["cluster_id"], old.cluster_id);
         assert!(fails(&["restore", &file, "--config-file", &config]).contains("is not empty"));
 

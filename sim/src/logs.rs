@@ -149,6 +149,8 @@ pub struct Logs {
     removals: BTreeMap<String, Nanos>,
     /// Log index and value of the newest bound.
     most_sessions: Option<(u64, u64)>,
+    /// Ids that an entry in some log buries, whatever becomes of it.
+    to_be_buried: BTreeSet<u64>,
     findings: Judgement,
 }
 
@@ -288,9 +290,20 @@ impl Logs {
         self.members.smallest_set()
     }
 
+    /// An entry that buries a node id was appended to some log.
+    pub fn to_be_buried(&mut self, id: u64) {
+        self.to_be_buried.insert(id);
+    }
+
+    /// Whether an entry that buries a node id was ever appended to any log.
+    pub fn is_to_be_buried(&self, id: u64) -> bool {
+        self.to_be_buried.contains(&id)
+    }
+
     /// A node id was buried by an applied entry.
     pub fn buried(&mut self, index: u64, id: u64) {
         self.ids.buried(index, id);
+        self.findings.extend(self.members.buried(index, id));
     }
 
     /// A node said to somebody else that it leads.

@@ -9,6 +9,7 @@ use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
 use super::failure::Failure;
+use crate::map::ShownDigest;
 
 /// Most characters of a value in a table.
 const SHOWN_CHARACTERS: usize = 60;
@@ -182,6 +183,11 @@ pub fn shortened(value: &[u8]) -> String {
 /// So many keys, in words.
 pub fn keys(count: u64) -> String {
     if count == 1 { "1 key".into() } else { format!("{count} keys") }
+}
+
+/// A digest, in words: `-` if the cluster has no key for it.
+pub fn digest(digest: Option<ShownDigest>) -> String {
+    digest.map_or_else(|| "-".into(), |digest| digest.to_string())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::failure::Failure;
-use super::output::{Format, Output, Row};
+use super::output::{self, Format, Output, Row};
 use super::restore;
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;
@@ -100,7 +100,7 @@ fn show(output: &mut Output, remains: &Remains) -> Result<(), Failure> {
         remains.uncertain.to_string(),
         remains.keys.to_string(),
         remains.revision.to_string(),
-        format!("{:032x}", remains.digest)[..8].to_owned(),
+        output::digest(remains.digest).chars().take(8).collect(),
         members.join(", "),
     ];
     let json = json!({
@@ -111,7 +111,7 @@ fn show(output: &mut Output, remains: &Remains) -> Result<(), Failure> {
         "not_known_committed": remains.uncertain,
         "keys": remains.keys,
         "revision": remains.revision,
-        "digest": format!("{:032x}", remains.digest),
+        "digest": remains.digest.map(|digest| digest.to_string()),
         "members": remains.members,
     });
     output.rows(&header, [Row { cells, json }])

@@ -80,10 +80,11 @@ pub fn tell(
     let Restored { cluster_id, node_id, keys, revision, digest } = restored;
     output.answer(
         format!(
-            "{verb} {} at revision {revision} {preposition} {}, digest {digest:032x}\n'{}' is the only \
+            "{verb} {} at revision {revision} {preposition} {}, digest {}\n'{}' is the only \
              member of the new cluster {cluster_id}: start it, then the others with empty data directories",
             output::keys(*keys),
             config.data_dir.display(),
+            output::digest(*digest),
             config.node_name,
         ),
         &json!({
@@ -91,7 +92,7 @@ pub fn tell(
             "node_id": super::members::node_id(*node_id),
             "keys": keys,
             "revision": revision,
-            "digest": format!("{digest:032x}"),
+            "digest": digest.map(|digest| digest.to_string()),
         }),
     )
 }

@@ -118,11 +118,11 @@ impl Save {
             // It would be taken for a backup by somebody in need of one.
             let _ = fs::remove_file(&draft);
         })?;
-        let Contents { revision, digest, file_bytes, .. } = &contents;
-        let keys = output::keys(contents.keys);
+        let Contents { revision, file_bytes, .. } = &contents;
+        let (keys, digest) = (output::keys(contents.keys), output::digest(contents.digest));
         let file = self.file.display();
         self.connect.output().answer(
-            format!("{file}: {keys} at revision {revision}, {file_bytes} bytes, digest {digest:032x}"),
+            format!("{file}: {keys} at revision {revision}, {file_bytes} bytes, digest {digest}"),
             &as_json(&self.file, &contents),
         )
     }
@@ -158,12 +158,12 @@ impl Save {
         progress.finish_and_clear();
         let contents = inspect(copy.clone(), draft).await?;
         let announced = &incoming.info().digest;
-        if format!("{:032x}", contents.digest) != *announced {
+        // A node of an earlier version says something else of a state without a key.
+        if let Some(digest) = contents.digest.map(|digest| digest.to_string())
+            && digest != *announced
+        {
             return Err(Failure::error(
-                format!(
-                    "the backup has digest {:032x} and not {announced}, as the node said",
-                    contents.digest
-                ),
+                format!("the backup has digest {digest} and not {announced}, as the node said"),
                 "save it again, from another node (--endpoints)",
             ));
         }
@@ -243,7 +243,7 @@ fn as_json(path: &Path, contents: &Contents) -> serde_json::Value {
         "keys": contents.keys,
         "bytes": contents.bytes,
         "sessions": contents.sessions,
-        "digest": format!("{:032x}", contents.digest),
+        "digest": contents.digest.map(|digest| digest.to_string()),
         "term": contents.position.term,
         "index": contents.position.index,
         "members": contents.members,
@@ -265,7 +265,7 @@ impl Inspect {
             ("bytes of keys and values", contents.bytes.to_string()),
             ("sessions", contents.sessions.to_string()),
             ("log index", contents.position.index.to_string()),
-            ("digest", format!("{:032x}", contents.digest)),
+            ("digest", output::digest(contents.digest)),
             ("members", members.collect::<Vec<_>>().join(", ")),
         ];
         let rows = fields.map(|(name, value)| Row { cells: vec![name.to_owned(), value], json: json!(null) });

@@ -258,7 +258,7 @@ fn contradicted(status: &NodeStatus) -> Option<String> {
 fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     let mut digests: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
     for status in known {
-        // A node without a cluster has no state.
+        // A node without a cluster has no state, and a cluster may have no key to show digests by.
         if status.digest.is_empty() {
             continue;
         }
@@ -306,7 +306,8 @@ fn cells(status: &NodeStatus, committed: u64) -> Vec<String> {
         status.keys,
     ];
     row.extend(numbers.map(|number| number.to_string()));
-    row.push(status.digest.chars().take(DIGEST_DIGITS).collect());
+    let digest: String = status.digest.chars().take(DIGEST_DIGITS).collect();
+    row.push(if digest.is_empty() { "-".to_owned() } else { digest });
     row
 }
 
@@ -331,7 +332,7 @@ fn status_json(status: &NodeStatus) -> Json {
         "keys": status.keys,
         "bytes": status.bytes,
         "sessions": status.sessions,
-        "digest": status.digest,
+        "digest": (!status.digest.is_empty()).then_some(&status.digest),
         "digest_alarm": status.digest_alarm,
         "reasons": status.reasons,
         "wanted_size": (status.wanted_size > 0).then_some(status.wanted_size),

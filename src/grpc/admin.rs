@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::backup;
 use super::context::{Context, Place};
 use super::kv::deadline;
-use crate::map::{Answer, Command, MAX_SESSIONS, Settings};
+use crate::map::{Answer, Command, MAX_SESSIONS, Settings, ShownDigest};
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
@@ -64,6 +64,7 @@ impl admin_server::Admin for Admin {
         response.committed_index = metrics.local_committed.map_or(0, |id| id.index);
         response.snapshot_index = metrics.snapshot.map_or(0, |id| id.index);
         response.purged_index = metrics.purged.map_or(0, |id| id.index);
+        let digest_key;
         {
             let state = consensus.store().read();
             response.applied_index = state.applied.map_or(0, |id| id.index);
@@ -72,11 +73,14 @@ impl admin_server::Admin for Admin {
             response.bytes = state.map.bytes();
             response.sessions = state.map.sessions();
             response.wanted_size = state.map.settings().wanted_size;
-            response.digest = digest(state.map.digest());
+            response.digest = shown(state.map.shown_digest());
+            digest_key = state.map.digest_key();
         }
-        response.digests = (consensus.store().digests().into_iter())
-            .map(|(index, value)| api::DigestAt { index, digest: digest(value) })
-            .collect();
+        if let Some(key) = digest_key {
+            response.digests = (consensus.store().digests().into_iter())
+                .map(|(index, digest)| api::DigestAt { index, digest: key.show(digest).to_string() })
+                .collect();
+        }
         Ok(Response::new(response))
     }
 
@@ -257,6 +261,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn digest(digest: u128) -> String {
-    format!("{digest:032x}")
+/// Empty: the cluster has no key for its digests yet.
+pub(super) fn shown(digest: Option<ShownDigest>) -> String {
+    digest.map(|digest| digest.to_string()).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use mokv_proto::api;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{methods::MAX_BACKUP_TIME, timed::Timed};
+use super::{admin::shown, methods::MAX_BACKUP_TIME, timed::Timed};
 use crate::map::Map;
 use crate::raft::state_machine::{estimated_bytes, header};
 use crate::raft::types::SnapshotMeta;
@@ -36,7 +36,7 @@ pub(super) fn stream(
     let info = api::BackupInfo {
         revision: map.revision(),
         keys: map.keys(),
-        digest: format!("{:032x}", map.digest()),
+        digest: shown(map.shown_digest()),
         index: at.index,
         expected_bytes: estimated_bytes(&map),
     };

@@ -6,6 +6,7 @@
 //! allows it. The bytes are stored and forwarded verbatim; nothing here ever writes an entry anew that it has
 //! read.
 
+use super::DigestKey;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mokv_proto::log;
 use prost::Message;
@@ -47,6 +48,9 @@ pub enum Command {
     ClusterVersion(u32),
     /// So many voters the cluster is to have; 0: as many as come. From [`Command::WANTED_SIZE_VERSION`] on.
     WantedSize(u32),
+    /// By this key the digests that are shown are made; the first one that is applied stays. From
+    /// [`Command::DIGEST_KEY_VERSION`] on.
+    DigestKey(DigestKey),
 }
 
 /// A log entry that this version must not guess about.
@@ -79,10 +83,13 @@ const CONFIGURE: u8 = 6;
 const TOMBSTONE: u8 = 7;
 const CLUSTER_VERSION: u8 = 8;
 const WANTED_SIZE: u8 = 9;
+const DIGEST_KEY: u8 = 10;
 
 impl Command {
     /// The first cluster version whose members all know [`Command::WantedSize`].
     pub const WANTED_SIZE_VERSION: u32 = 2;
+    /// The first cluster version whose members all know [`Command::DigestKey`].
+    pub const DIGEST_KEY_VERSION: u32 = 3;
 
     /// The bytes of the entry.
     pub fn encode(&self) -> Bytes {
@@ -106,12 +113,20 @@ impl Command {
                 entry(CLUSTER_VERSION, &log::ClusterVersion { version: *version })
             }
             Command::WantedSize(voters) => entry(WANTED_SIZE, &log::WantedSize { voters: *voters }),
+            Command::DigestKey(key) => {
+                entry(DIGEST_KEY, &log::DigestKey { key: Bytes::copy_from_slice(key.bytes()) })
+            }
         }
     }
 
     /// Whether an entry is one of Raft's own, which a node has to understand before it is applied.
     pub fn is_rafts_own(bytes: &Bytes) -> bool {
         matches!(bytes.first(), Some(&(BLANK | MEMBERSHIP)))
+    }
+
+    /// Whether an entry bars a node id: only who leads decides on that, by the state that it leads with.
+    pub fn is_a_tombstone(bytes: &Bytes) -> bool {
+        bytes.first() == Some(&TOMBSTONE)
     }
 
     /// Whether an entry brings a client's value, the one kind that a cluster without room refuses.
@@ -157,6 +172,11 @@ impl Command {
                 let log::WantedSize { voters } = message(type_byte, payload)?;
                 Command::WantedSize(voters)
             }
+            DIGEST_KEY => {
+                let log::DigestKey { key } = message(type_byte, payload)?;
+                let key = key.as_ref().try_into().map_err(|_| UnknownCommand::Payload(type_byte))?;
+                Command::DigestKey(DigestKey::new(key))
+            }
             unknown => return Err(UnknownCommand::Type(unknown)),
         })
     }
@@ -180,7 +200,7 @@ fn message<M: Message + Default>(type_byte: u8, payload: Bytes) -> Result<M, Unk
     Ok(message)
 }
 
-// Written by hand, because values never appear in messages or logs.
+// Written by hand, because neither values nor keys of digests appear in messages or logs.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -204,6 +224,7 @@ impl fmt::Debug for Command {
             Command::Tombstone { node_id, name } => write!(f, "Tombstone({node_id}, {name:?})"),
             Command::ClusterVersion(version) => write!(f, "ClusterVersion({version})"),
             Command::WantedSize(voters) => write!(f, "WantedSize({voters})"),
+            Command::DigestKey(_) => f.write_str("DigestKey"),
         }
     }
 }
@@ -251,6 +272,7 @@ mod tests {
             any::<(u64, String)>().prop_map(|(node_id, name)| Command::Tombstone { node_id, name }),
             any::<u32>().prop_map(Command::ClusterVersion),
             any::<u32>().prop_map(Command::WantedSize),
+            any::<[u8; DigestKey::BYTES]>().prop_map(|key| Command::DigestKey(DigestKey::new(key))),
         ]
     }
 
@@ -280,7 +302,7 @@ mod tests {
         }
 
         #[test]
-        fn a_type_of_the_future_is_refused(type_byte in 10..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
+        fn a_type_of_the_future_is_refused(type_byte in 11..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
             let bytes = [&[type_byte], payload.as_slice()].concat();
             prop_assert_eq!(Command::decode(&bytes.into()), Err(UnknownCommand::Type(type_byte)));
         }
@@ -304,6 +326,16 @@ mod tests {
         assert_eq!(&Command::OpenSession.encode()[..], [4]);
         assert_eq!(&Command::ClusterVersion(2).encode()[..], [8, 8, 2]);
         assert_eq!(&Command::WantedSize(3).encode()[..], [9, 8, 3]);
+        let key = Command::DigestKey(DigestKey::new([7; 32]));
+        assert_eq!(&key.encode()[..], [&[10, 10, 32][..], &[7; 32]].concat());
+    }
+
+    #[test]
+    fn a_digest_key_of_another_length_is_refused() {
+        for bytes in [0, 31, 33] {
+            let key = entry(DIGEST_KEY, &log::DigestKey { key: vec![7; bytes].into() });
+            assert_eq!(Command::decode(&key), Err(UnknownCommand::Payload(DIGEST_KEY)), "{bytes} bytes");
+        }
     }
 
     #[test]
@@ -320,5 +352,12 @@ mod tests {
         let set = log::Set { key: "name".into(), value: "secret".into(), ..Default::default() };
         let shown = format!("{:?}", Command::Set(set));
         assert!(shown.contains("name") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_digest_key_never_shows() {
+        let key = DigestKey::new([0xab; DigestKey::BYTES]);
+        let shown = format!("{key:?} {:?}", Command::DigestKey(key)).to_lowercase();
+        assert_eq!(shown, "digestkey digestkey");
     }
 }

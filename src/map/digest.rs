@@ -19,9 +19,61 @@
 //!
 //! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the
 //! format.
+//!
+//! What is shown: whoever sees the sum before and after a write knows the hash of what was written, and tries values until
+//! one fits. So the sum stays between nodes and in snapshots, which hold the values anyway, and people and clients see
+//! an HMAC of it ([`DigestKey::show`]), by a key that the cluster has drawn for itself and keeps in its state. Equal states
+//! of one cluster show equal numbers, also after the state was restored from a backup, which holds the key.
 
 use super::{Answer, Entry, Settings};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::fmt;
 use xxhash_rust::xxh3::xxh3_128;
+
+/// The key of the digests that are shown: a secret of the members of a cluster, for whoever has it can try values
+/// against them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DigestKey([u8; DigestKey::BYTES]);
+
+impl DigestKey {
+    /// Its length.
+    pub const BYTES: usize = 32;
+
+    /// The key of these bytes, which nobody can guess.
+    pub fn new(bytes: [u8; DigestKey::BYTES]) -> DigestKey {
+        DigestKey(bytes)
+    }
+
+    /// For entries of the log, snapshots and nobody else.
+    pub(super) fn bytes(&self) -> &[u8; DigestKey::BYTES] {
+        &self.0
+    }
+
+    /// What is shown of a [digest](super::Map::digest): the first half of its HMAC-SHA256 (RFC 2104).
+    pub fn show(&self, digest: u128) -> ShownDigest {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        let code = mac.chain_update(digest.to_be_bytes()).finalize().into_bytes();
+        ShownDigest(u128::from_be_bytes(code[..16].try_into().expect("half of 32 bytes")))
+    }
+}
+
+// Written by hand, because the key never appears in messages or logs.
+impl fmt::Debug for DigestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestKey")
+    }
+}
+
+/// What people and clients see of a digest: 32 hexadecimal digits, equal for equal states of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownDigest(u128);
+
+impl fmt::Display for ShownDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
 
 /// A sum of items.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +108,7 @@ const SESSION: u128 = 3;
 const ANSWER: u128 = 4;
 const TOMBSTONE: u128 = 5;
 const WANTED_SIZE: u128 = 6;
+const DIGEST_KEY: u128 = 7;
 
 impl Item {
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
@@ -73,6 +126,11 @@ impl Item {
     /// There is none while no size is wanted: the digest is then what versions that know of none compute.
     pub(super) fn wanted_size(voters: u32) -> Option<Item> {
         (voters != 0).then(|| Item::hash([WANTED_SIZE, voters.into()]))
+    }
+
+    /// There is none while there is no key, as with [`Item::wanted_size`].
+    pub(super) fn digest_key(key: Option<&DigestKey>) -> Option<Item> {
+        key.map(|key| Item::hash([DIGEST_KEY, xxh3_128(key.bytes())]))
     }
 
     pub(super) fn entry(key: &[u8], entry: &Entry) -> Item {
@@ -135,8 +193,10 @@ mod tests {
             Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::tombstone(5, "node-a"),
             Item::wanted_size(3).unwrap(),
+            Item::digest_key(Some(&DigestKey::new([7; 32]))).unwrap(),
         ];
         assert!(Item::wanted_size(0).is_none(), "what is not set adds nothing");
+        assert!(Item::digest_key(None).is_none(), "what is not set adds nothing");
         let golden = [
             0xe054c275ccaa8df4dcd947c96604a72e,
             0x1597af91002a0ece86dd586a2e616c79,
@@ -146,8 +206,16 @@ mod tests {
             0xb12ce42bfeb4a32e8ba035701e20423f,
             0x40bc36514c229defe8940073e30cfee0,
             0x733aa4eb9b298c8edcb449a707a0e73b,
+            0x17595b6d88fba920327ffac27c840cde,
         ];
         assert_eq!(items.map(|item| item.0), golden);
+    }
+
+    /// Nodes of different versions show these numbers to one person. Computed by Python's hmac.
+    #[test]
+    fn what_is_shown_is_for_ever() {
+        let shown = DigestKey::new([7; 32]).show(0x1597af91002a0ece86dd586a2e616c79);
+        assert_eq!(shown.to_string(), "24bb4e548b62df4e6bf9e6f2640f7a62");
     }
 
     #[test]
@@ -200,6 +268,8 @@ mod tests {
             Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
             Item::wanted_size(1).unwrap(),
             Item::wanted_size(2).unwrap(),
+            Item::digest_key(Some(&DigestKey::new([1; 32]))).unwrap(),
+            Item::digest_key(Some(&DigestKey::new([2; 32]))).unwrap(),
         ];
         let distinct: std::collections::BTreeSet<u128> = items.iter().map(|item| item.0).collect();
         assert_eq!(distinct.len(), items.len());

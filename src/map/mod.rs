@@ -2,8 +2,8 @@
 //!
 //! Data in, data out: [`Map::apply`] takes a log index and a [`Command`] and yields the answer and the change
 //! it made. Beside keys and values the state has what decides answers: the store's revision, the sessions
-//! with their first answers, the replicated settings, the tombstones of removed nodes and the cluster
-//! version. All of it is in the [digest](Map::digest) and in the [snapshot](Map::blocks).
+//! with their first answers, the replicated settings, the tombstones of removed nodes, the cluster
+//! version and the key of the digests that are shown. All of it is in the [digest](Map::digest) and in the [snapshot](Map::blocks).
 //!
 //! What holds at all times:
 //! - Equal entries make equal maps: no decision depends on anything but the entry and the state. A node that
@@ -27,6 +27,7 @@ mod tests;
 
 pub use answer::{Answer, UnknownAnswer};
 pub use command::{Command, UnknownCommand};
+pub use digest::{DigestKey, ShownDigest};
 pub use key::Key;
 pub use snapshot::{Restore, RestoreError};
 
@@ -51,6 +52,7 @@ pub struct Map {
     /// Node id to the name it had.
     tombstones: OrdMap<u64, String>,
     cluster_version: u32,
+    digest_key: Option<DigestKey>,
     /// Of `entries` and `tombstones`; the rest is added when it is asked for.
     digest: Digest,
 }
@@ -120,6 +122,7 @@ impl Default for Map {
             settings: Settings::default(),
             tombstones: OrdMap::new(),
             cluster_version: Map::FIRST_CLUSTER_VERSION,
+            digest_key: None,
             digest: Digest::default(),
         }
     }
@@ -167,6 +170,11 @@ impl Map {
             }
             Command::WantedSize(voters) => {
                 self.settings.wanted_size = *voters;
+                Answer::Done
+            }
+            Command::DigestKey(key) => {
+                // Two leaders may each have drawn one.
+                self.digest_key.get_or_insert(*key);
                 Answer::Done
             }
         };
@@ -341,11 +349,24 @@ impl Map {
         self.cluster_version
     }
 
-    /// One number for the whole state, equal on replicas that are equal. O(1).
+    /// The key by which digests are shown. `None`: the cluster has none yet.
+    pub fn digest_key(&self) -> Option<DigestKey> {
+        self.digest_key
+    }
+
+    /// One number for the whole state, equal on replicas that are equal. O(1). It tells what was written: for nodes and
+    /// snapshots only.
     pub fn digest(&self) -> u128 {
         let state = Item::state(self.revision, &self.settings, self.cluster_version);
         let wanted_size = Item::wanted_size(self.settings.wanted_size);
-        self.digest.total(self.sessions.digest(), [Some(state), wanted_size].into_iter().flatten())
+        let digest_key = Item::digest_key(self.digest_key.as_ref());
+        let items = [Some(state), wanted_size, digest_key].into_iter().flatten();
+        self.digest.total(self.sessions.digest(), items)
+    }
+
+    /// What people and clients see of [`Map::digest`]. `None`: the cluster has no key for it yet.
+    pub fn shown_digest(&self) -> Option<ShownDigest> {
+        self.digest_key.map(|key| key.show(self.digest()))
     }
 
     /// The state in encoded blocks, for a snapshot. [`Restore`] takes them back, in this order.
@@ -376,7 +397,7 @@ impl fmt::Debug for Map {
             .field("sessions", &self.sessions())
             .field("settings", &self.settings)
             .field("cluster_version", &self.cluster_version)
-            .field("digest", &format_args!("{:032x}", self.digest()))
+            .field("digest", &self.shown_digest())
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 //! anew.
 
 use super::digest::{Digest, Item};
-use super::{Answer, Command, Entry, Map, Restore, Settings};
+use super::{Answer, Command, DigestKey, Entry, Map, Restore, Settings};
 use bytes::Bytes;
 use mokv_proto::log::{self, SessionWrite};
 use proptest::collection::vec;
@@ -17,6 +17,7 @@ struct Model {
     settings: Settings,
     tombstones: BTreeMap<u64, String>,
     cluster_version: u32,
+    digest_key: Option<DigestKey>,
 }
 
 struct ModelSession {
@@ -52,6 +53,7 @@ impl Model {
         let mut digest = Digest::default();
         items.into_iter().for_each(|item| digest.add(item));
         Item::wanted_size(self.settings.wanted_size).into_iter().for_each(|item| digest.add(item));
+        Item::digest_key(self.digest_key.as_ref()).into_iter().for_each(|item| digest.add(item));
         digest.total(Digest::default(), [Item::state(self.revision, &self.settings, self.cluster_version)])
     }
 
@@ -140,6 +142,12 @@ impl Model {
                 self.settings.wanted_size = *voters;
                 Answer::Done
             }
+            Command::DigestKey(key) => {
+                if self.digest_key.is_none() {
+                    self.digest_key = Some(*key);
+                }
+                Answer::Done
+            }
         }
     }
 
@@ -163,6 +171,7 @@ enum Step {
     Tombstone { node_id: u64, name: String },
     ClusterVersion(u32),
     WantedSize(u32),
+    DigestKey(DigestKey),
     Blank,
     SnapshotAndRestore,
 }
@@ -217,6 +226,7 @@ impl Step {
             Step::Tombstone { node_id, name } => Command::Tombstone { node_id, name },
             Step::ClusterVersion(version) => Command::ClusterVersion(version),
             Step::WantedSize(voters) => Command::WantedSize(voters),
+            Step::DigestKey(key) => Command::DigestKey(key),
             Step::Blank => Command::Blank,
             Step::SnapshotAndRestore => return None,
         })
@@ -257,6 +267,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u64, "[a-z]{0,3}").prop_map(|(node_id, name)| Step::Tombstone { node_id, name }),
         1 => (0..5u32).prop_map(Step::ClusterVersion),
         1 => (0..4u32).prop_map(Step::WantedSize),
+        1 => any::<u8>().prop_map(|byte| Step::DigestKey(DigestKey::new([byte; DigestKey::BYTES]))),
         1 => Just(Step::Blank),
         1 => Just(Step::SnapshotAndRestore),
     ]
@@ -318,6 +329,7 @@ proptest! {
             prop_assert_eq!(map.sessions(), model.sessions.len() as u64);
             prop_assert_eq!(map.settings(), model.settings);
             prop_assert_eq!(map.cluster_version(), model.cluster_version);
+            prop_assert_eq!(map.digest_key(), model.digest_key);
         }
 
         prop_assert_eq!(listed(&map, b"", b""), model.entries.clone().into_iter().collect::<Vec<_>>());

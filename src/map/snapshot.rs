@@ -6,7 +6,7 @@
 //! promises. No files here, and no checksums of bytes: those are the storage's.
 
 use super::sessions::Session;
-use super::{Answer, Entry, Key, Map, Settings};
+use super::{Answer, DigestKey, Entry, Key, Map, Settings};
 use bytes::Bytes;
 use mokv_proto::log;
 use prost::Message;
@@ -53,6 +53,8 @@ fn state(map: &Map) -> log::SnapshotState {
             .map(|(node_id, name)| log::Tombstone { node_id, name: name.to_owned() })
             .collect(),
         wanted_size: map.settings.wanted_size,
+        digest_key: (map.digest_key.as_ref())
+            .map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.bytes())),
     }
 }
 
@@ -113,16 +115,12 @@ pub enum RestoreError {
     )]
     Empty,
     /// Every block is well formed, but they are not those that were written.
+    // The two digests tell what the difference is, and so are not shown.
     #[error(
-        "cannot restore a snapshot: its content has digest {found:032x}, not {expected:032x}; \
+        "cannot restore a snapshot: the digest of its content is not the one in its header; \
          use an older snapshot or restore this node from its peers"
     )]
-    Digest {
-        /// What the snapshot promised.
-        expected: u128,
-        /// What its blocks sum up to.
-        found: u128,
-    },
+    Digest,
 }
 
 impl Restore {
@@ -150,9 +148,8 @@ impl Restore {
         if self.stage == Stage::State {
             return Err(RestoreError::Empty);
         }
-        let found = self.map.digest();
-        if found != expected {
-            return Err(RestoreError::Digest { expected, found });
+        if self.map.digest() != expected {
+            return Err(RestoreError::Digest);
         }
         Ok(self.map)
     }
@@ -182,6 +179,10 @@ impl Restore {
             wanted_size: state.wanted_size,
         };
         self.map.cluster_version = state.cluster_version;
+        self.map.digest_key = match state.digest_key.as_ref() {
+            [] => None,
+            key => Some(DigestKey::new(key.try_into().map_err(|_| "holds a digest key of another length")?)),
+        };
         let mut last = None;
         for log::Tombstone { node_id, name } in state.tombstones {
             check(last < Some(node_id), "holds tombstones out of order")?;
@@ -260,6 +261,7 @@ mod tests {
         apply(Command::Tombstone { node_id: 5, name: "node-b".into() });
         apply(Command::Configure { max_sessions: Some(30), max_store_bytes: Some(1 << 30) });
         apply(Command::WantedSize(3));
+        apply(Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
         for _ in 0..22 {
             let session = apply(Command::OpenSession);
             for sequence in 1..=1024 {
@@ -275,6 +277,7 @@ mod tests {
         map.apply(2, &set("a", 3, Some(log::SessionWrite { session: 1, sequence: 1, lowest_unanswered: 1 })));
         map.apply(3, &set("b", 0, None));
         map.apply(4, &Command::Tombstone { node_id: 9, name: "gone".into() });
+        map.apply(5, &Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
         map
     }
 
@@ -346,12 +349,26 @@ mod tests {
     #[test]
     fn a_snapshot_of_another_state_is_refused_by_its_digest() {
         let (ours, mut theirs) = (small_map(), small_map());
-        theirs.apply(5, &Command::ClusterVersion(2));
+        theirs.apply(6, &Command::ClusterVersion(2));
         let blocks: Vec<Bytes> = theirs.blocks().collect();
-        assert_eq!(
-            restore(&blocks, ours.digest()),
-            Err(RestoreError::Digest { expected: ours.digest(), found: theirs.digest() })
-        );
+        assert_eq!(restore(&blocks, ours.digest()), Err(RestoreError::Digest));
+    }
+
+    #[test]
+    fn a_digest_key_of_another_length_is_refused() {
+        for bytes in [1, 31, 33] {
+            let state = log::SnapshotState {
+                max_sessions: 1,
+                digest_key: vec![7; bytes].into(),
+                ..log::SnapshotState::default()
+            };
+            let block = log::SnapshotBlock { state: Some(state), ..Default::default() }.encode_to_vec();
+            let refused = Restore::new().add_block(&block.into());
+            assert!(
+                matches!(refused, Err(RestoreError::Block { block: 0, .. })),
+                "{bytes} bytes: {refused:?}"
+            );
+        }
     }
 
     proptest! {

@@ -277,6 +277,60 @@ fn a_tombstone_stays_and_the_cluster_version_only_rises() {
 }
 
 #[test]
+fn the_first_digest_key_stays() {
+    let mut life = Life::default();
+    assert_eq!(life.map.shown_digest(), None, "nobody has drawn a key");
+    let [first, second] = [1, 2].map(|byte| DigestKey::new([byte; DigestKey::BYTES]));
+    life.apply(Command::DigestKey(first));
+    life.apply(Command::DigestKey(second));
+    assert_eq!(life.map.digest_key(), Some(first));
+    assert_eq!(life.map.revision(), 0, "none of these is a write");
+}
+
+/// The sums before and after a write differ by what anybody can compute who guesses the value. What is shown differs by
+/// nothing of that kind: of two clusters in which the same happens each shows numbers of its own.
+#[test]
+fn what_is_shown_of_a_digest_tells_equal_states_and_nothing_else() {
+    let keyed = |byte| {
+        let mut life = Life::default();
+        life.apply(Command::DigestKey(DigestKey::new([byte; DigestKey::BYTES])));
+        life
+    };
+    let around_a_write = |mut life: Life| {
+        life.set("k", "0000");
+        let before = (life.map.digest(), life.map.shown_digest().unwrap().to_string());
+        life.set("k", "1234");
+        (before, (life.map.digest(), life.map.shown_digest().unwrap().to_string()))
+    };
+    let number = |shown: &str| u128::from_str_radix(shown, 16).unwrap();
+    let (before, after) = around_a_write(keyed(1));
+    assert_eq!((&before, &after), (&around_a_write(keyed(1)).0, &around_a_write(keyed(1)).1), "equal states");
+    let (others_before, others_after) = around_a_write(keyed(2));
+    assert_eq!(
+        after.0.wrapping_sub(before.0),
+        others_after.0.wrapping_sub(others_before.0),
+        "the sums of any cluster differ by what the write was"
+    );
+    let shown = [&before, &after, &others_before, &others_after].map(|(_, shown)| number(shown));
+    let sums = [before.0, after.0, others_before.0, others_after.0];
+    let distinct: std::collections::BTreeSet<u128> = shown.into_iter().chain(sums).collect();
+    assert_eq!(distinct.len(), 8, "each number shown is of its state, its cluster, and no sum");
+    assert_ne!(shown[1].wrapping_sub(shown[0]), sums[1].wrapping_sub(sums[0]));
+    assert_ne!(shown[1].wrapping_sub(shown[0]), shown[3].wrapping_sub(shown[2]));
+}
+
+#[test]
+fn a_digest_key_and_the_sum_do_not_show_in_a_map() {
+    let mut map = Map::new();
+    map.apply(1, &Command::DigestKey(DigestKey::new([0xab; DigestKey::BYTES])));
+    let shown = format!("{map:?}");
+    let sum = map.digest();
+    for secret in ["abab", "171, 171", &format!("{sum:x}"), &sum.to_string()] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+}
+
+#[test]
 fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
     let mut life = Life::default();
     for key in ["b", "ab", "a\u{ff}", "a", "aa", "c"] {

@@ -20,7 +20,7 @@ use crate::grpc::{Operator, Place};
 use crate::map::Command;
 use crate::node_id::NodeId;
 use crate::planted;
-use crate::raft::{Consensus, LogId, Member};
+use crate::raft::{Consensus, LogId, Member, ProposeError};
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, timeout};
 
@@ -52,7 +52,8 @@ pub struct Driver {
     leading: Mutex<Option<(u64, Instant)>>,
     /// While this node leads: how far each node had acknowledged the log, and when it last got further or had all.
     advanced: Mutex<BTreeMap<u64, (u64, Instant)>>,
-    /// Held while an operator's removal is written down: of two at a time each counts what the other leaves.
+    /// Held while a removal is decided on and written down ([`Driver::settle`]): of two at a time each counts on whom the other
+    /// removes.
     removing: tokio::sync::Mutex<()>,
 }
 
@@ -81,18 +82,8 @@ impl Driver {
             }
             if let Some((raft, expected)) = self.look() {
                 // What is decided on may be gone once it is done: no lock is held meanwhile.
-                let mut seen: View = view.borrow_and_update().clone();
-                if planted::is("suspicion-removes") {
-                    let down = seen.iter_mut().filter(|(id, peer)| {
-                        let silent = raft
-                            .progress
-                            .get(id)
-                            .is_some_and(|progress| progress.silence > self.policy.reachable_within);
-                        silent && peer.liveness == Liveness::Down
-                    });
-                    down.for_each(|(_, peer)| peer.liveness = Liveness::Left);
-                }
-                let Decision { change, refused: now } = decide(&raft, &seen, &self.policy);
+                let seen: View = view.borrow_and_update().clone();
+                let Decision { change, refused: now } = self.decide(&raft, seen.clone());
                 for (id, reason) in &now {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
@@ -224,6 +215,18 @@ impl Driver {
         Some((raft, expected))
     }
 
+    fn decide(&self, raft: &RaftView, mut seen: View) -> Decision {
+        if planted::is("suspicion-removes") {
+            let down = seen.iter_mut().filter(|(id, peer)| {
+                let progress = raft.progress.get(id);
+                let silent = progress.is_some_and(|progress| progress.silence > self.policy.reachable_within);
+                silent && peer.liveness == Liveness::Down
+            });
+            down.for_each(|(_, peer)| peer.liveness = Liveness::Left);
+        }
+        decide(raft, &seen, &self.policy)
+    }
+
     fn look_as_leader(&self) -> Result<RaftView, Status> {
         let (raft, _) =
             self.look().ok_or_else(|| status::not_executed("only the leader removes members", None))?;
@@ -259,17 +262,43 @@ impl Driver {
                 ChangeMembers::SetNodes(BTreeMap::from([(id, member(moved))]))
             }
             Change::HandOver { to } => return self.consensus.transfer_leader(to, CHANGE_TIMEOUT).await,
-            Change::Tombstone { id, name } => {
-                return self.propose(Command::Tombstone { node_id: id, name }).await;
+            Change::Tombstone { .. } => return self.bury().await,
+            Change::RaiseVersion { version } => {
+                let command = Command::ClusterVersion(version).encode();
+                let proposed = self.consensus.propose(command, rt::now() + CHANGE_TIMEOUT).await;
+                return proposed.map(|_| ()).map_err(|error| error.to_string());
             }
-            Change::RaiseVersion { version } => return self.propose(Command::ClusterVersion(version)).await,
         };
         self.consensus.change_membership(members, expected, CHANGE_TIMEOUT).await
     }
 
-    async fn propose(&self, command: Command) -> Result<(), String> {
-        let proposed = self.consensus.propose(command.encode(), rt::now() + CHANGE_TIMEOUT).await;
-        proposed.map(|_| ()).map_err(|error| error.to_string())
+    /// Writes down who is to go, as it is decided with all earlier removals applied; nothing if that is nobody now.
+    async fn bury(&self) -> Result<(), String> {
+        let Ok(_one_at_a_time) = self.removing.try_lock() else {
+            return Err("an operator's removal is being written down".into());
+        };
+        let term = self.settle().await.map_err(|error| error.to_string())?;
+        let Some((raft, _)) = self.look() else { return Err("another node leads".into()) };
+        let seen = self.gossip.view().borrow().clone();
+        let Some(Change::Tombstone { id, name }) = self.decide(&raft, seen).change else { return Ok(()) };
+        let buried = self.propose_in(term, Command::Tombstone { node_id: id, name }).await;
+        buried.map_err(|error| error.to_string())
+    }
+
+    /// Waits until every removal is applied here that is written down, by whichever leader, and may still be committed; the
+    /// term in which this node leads meanwhile. Whoever holds `removing` from before this until it has written a tombstone in
+    /// that term knows all tombstones that come before its own in any log: an earlier one that timed out stands in this log
+    /// before the entry that is written here, or is lost; nobody else writes any in this term; and in a later term its own
+    /// becomes nothing.
+    async fn settle(&self) -> Result<u64, ProposeError> {
+        let term = self.consensus.term_led().ok_or(ProposeError::NotLeader(None))?;
+        self.propose_in(term, Command::Blank).await?;
+        Ok(term)
+    }
+
+    async fn propose_in(&self, term: u64, command: Command) -> Result<(), ProposeError> {
+        let deadline = rt::now() + CHANGE_TIMEOUT;
+        self.consensus.propose_in(term, &command, deadline).await.map(|_| ())
     }
 }
 
@@ -289,9 +318,8 @@ fn mark(change: &Change) {
 impl Operator for Driver {
     async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Status> {
         let one_at_a_time = self.removing.lock().await;
-        // A leader of late has not applied yet what the one before it removed.
-        let confirmed = self.consensus.read_barrier(rt::now() + CHANGE_TIMEOUT).await;
-        confirmed.map_err(|error| status::not_executed(error.to_string(), None))?;
+        let settled = self.settle().await;
+        let term = settled.map_err(|error| status::not_executed(error.to_string(), None))?;
         let mut raft = self.look_as_leader()?;
         // Who leads only just has not heard of everybody yet.
         let patience = self.policy.reachable_within;
@@ -301,24 +329,28 @@ impl Operator for Driver {
         }
         let named = ids_named(&raft, name);
         let &id = named.last().ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
-        let remaining = check_removal(&raft, &self.policy, id)
+        // When the place closes, the learners that were to take it are removed as well.
+        let going: Vec<u64> =
+            named.into_iter().filter(|named| *named == id || place == Place::Closes).collect();
+        let remaining = check_removal(&raft, &self.policy, &going)
             .map_err(|reason| Status::failed_precondition(format!("cannot remove '{name}': {reason}")))?;
-        let unknown =
-            |reason| status::unknown(format!("whether '{name}' will be removed is not known: {reason}"));
+        let unknown = |error: ProposeError| {
+            status::unknown(format!("whether '{name}' will be removed is not known: {error}"))
+        };
         // Before it is removed, or its node comes back as another at once.
         if place == Place::Closes && raft.wanted_size.is_none_or(|wanted| wanted > remaining) {
             if raft.cluster_version >= Command::WANTED_SIZE_VERSION {
-                self.propose(Command::WantedSize(remaining)).await.map_err(unknown)?;
+                self.propose_in(term, Command::WantedSize(remaining)).await.map_err(unknown)?;
             } else {
                 tracing::warn!(
                     "stop the node of '{name}': until all members run this version of mokv, one that runs on joins again"
                 );
             }
         }
-        // When the place closes, the learners that were to take it are removed as well.
-        let gone = named.into_iter().filter(|named| *named == id || place == Place::Closes);
-        for node_id in gone {
-            self.propose(Command::Tombstone { node_id, name: name.to_string() }).await.map_err(unknown)?;
+        for node_id in going {
+            self.propose_in(term, Command::Tombstone { node_id, name: name.to_string() })
+                .await
+                .map_err(unknown)?;
         }
         drop(one_at_a_time);
         // The run loop carries the tombstone out, here or on the next leader.

@@ -282,22 +282,22 @@ pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
     Decision { change: reconciler.change(), refused: reconciler.refused() }
 }
 
-/// Whether an operator's wish to remove a member can be granted: ask before its tombstone is written. How many voters remain
-/// when it is gone, those included that are about to vote.
+/// Whether an operator's wish to remove these members can be granted: ask before their tombstones are written. How many voters
+/// remain when they are gone, those included that are about to vote.
 ///
 /// # Errors
-/// If it is no member, the last voter, or too few of the others can be reached.
-pub fn check_removal(raft: &RaftView, policy: &Policy, id: u64) -> Result<u32, CannotRemove> {
-    if !raft.nodes.contains_key(&id) {
+/// If one is no member, no voter would be left, or too few of the others can be reached.
+pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[u64]) -> Result<u32, CannotRemove> {
+    if !ids.iter().all(|id| raft.nodes.contains_key(id)) {
         return Err(CannotRemove::NoMember);
     }
     let reconciler = Reconciler { raft, view: &View::new(), policy };
     // Voters that are about to go do not count: two leavers must not rely on each other.
-    let gone = |voter: &u64| *voter != id && !raft.tombstones.contains(voter);
-    let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(gone).collect();
-    let coming = reconciler.expected().filter(|learner| *learner != id).count();
+    let stays = |voter: &u64| !ids.contains(voter) && !raft.tombstones.contains(voter);
+    let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(stays).collect();
+    let coming = reconciler.expected().filter(|learner| !ids.contains(learner)).count();
     let count = u32::try_from(remaining.len() + coming).expect("ids fit into memory");
-    if !reconciler.voters().contains(&id) {
+    if !ids.iter().any(|id| reconciler.voters().contains(id)) {
         return Ok(count);
     }
     if remaining.is_empty() {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use super::log_config;
 use crate::config::StorageConfig;
+use crate::map::ShownDigest;
 use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
 use crate::raft::left_behind;
@@ -52,8 +53,8 @@ pub struct Contents {
     pub bytes: u64,
     /// How many client sessions there are.
     pub sessions: u64,
-    /// Of the whole state.
-    pub digest: u128,
+    /// Of the whole state; `None`: its cluster had no key for it.
+    pub digest: Option<ShownDigest>,
     /// Length of the file.
     pub file_bytes: u64,
     /// Name and address of each member of the cluster that it was taken of.
@@ -71,8 +72,8 @@ pub struct Restored {
     pub keys: u64,
     /// The store's revision.
     pub revision: u64,
-    /// Of the whole state.
-    pub digest: u128,
+    /// Of the whole state; `None`: its cluster had no key for it.
+    pub digest: Option<ShownDigest>,
 }
 
 /// Reads the whole backup and checks it. `name` stands in messages.
@@ -100,7 +101,7 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
         keys: state.map.keys(),
         bytes: state.map.bytes(),
         sessions: state.map.sessions(),
-        digest: state.map.digest(),
+        digest: state.map.shown_digest(),
         file_bytes,
         members: members_of(&state),
     };
@@ -122,8 +123,8 @@ pub struct Remains {
     pub revision: u64,
     /// How many keys there are.
     pub keys: u64,
-    /// Of the whole state.
-    pub digest: u128,
+    /// Of the whole state; `None`: its cluster had no key for it.
+    pub digest: Option<ShownDigest>,
     /// Name and address of each member of the cluster.
     pub members: BTreeMap<String, String>,
 }
@@ -158,7 +159,7 @@ async fn read_remains(disk: DiskRef, sizes: &StorageConfig) -> Result<(State, Re
         uncertain: last.index.saturating_sub(certain),
         revision: state.map.revision(),
         keys: state.map.keys(),
-        digest: state.map.digest(),
+        digest: state.map.shown_digest(),
         members: members_of(&state),
     };
     Ok((state, remains))

@@ -1,13 +1,14 @@
-//! The settings that a new cluster begins with: whoever leads it writes down what its own flags say.
+//! What a cluster begins with: whoever leads it writes it down, once.
 //!
-//! Only while nobody has set or written anything: what was decided before is never overruled.
+//! The bounds that its own flags name, only while nobody has set or written anything: what was decided before is never
+//! overruled. And a key for the digests that are shown, as soon as every member knows of such keys.
 
 use std::time::Duration;
 
 use openraft::rt::WatchReceiver;
 
-use crate::map::{Command, Map, Settings};
-use crate::raft::{Consensus, Store};
+use crate::map::{Command, DigestKey, Map, Settings};
+use crate::raft::Consensus;
 use crate::rt;
 use crate::rt::time::Seldom;
 
@@ -29,31 +30,80 @@ impl Bounds {
     }
 }
 
+/// Whether something is to be written down.
+enum Missing {
+    /// It is there, or is wanted no more.
+    Nothing,
+    /// It may not be written down yet.
+    Later,
+    /// By whoever leads.
+    Now,
+}
+
 /// Sees to it that a new cluster has the bounds `wanted`; returns when it has, or is new no more.
 pub async fn configure_a_new_cluster(consensus: Consensus, wanted: Bounds) {
-    let command = Command::Configure {
+    let missing = |map: &Map| match wanted != Bounds::of(Settings::default()) && is_new(map) {
+        true => Missing::Now,
+        false => Missing::Nothing,
+    };
+    let command = || Command::Configure {
         max_sessions: Some(wanted.max_sessions),
         max_store_bytes: Some(wanted.max_store_bytes),
     };
-    let command = command.encode();
+    write_down(consensus, "the initial bounds are not written down yet", missing, command).await;
+}
+
+/// Sees to it that the cluster has a key for the digests that it shows; returns when it has.
+pub async fn draw_a_digest_key(consensus: Consensus) {
+    let command = || {
+        let mut key = [0; DigestKey::BYTES];
+        rand::Rng::fill_bytes(&mut rt::random::rng(), &mut key);
+        Command::DigestKey(DigestKey::new(key))
+    };
+    write_down(consensus, "there is no key for digests yet, so none are shown", key_missing, command).await;
+}
+
+fn key_missing(map: &Map) -> Missing {
+    match map.digest_key() {
+        Some(_) => Missing::Nothing,
+        // There may be members that do not know of such a key.
+        None if map.cluster_version() < Command::DIGEST_KEY_VERSION => Missing::Later,
+        None => Missing::Now,
+    }
+}
+
+/// Proposes the command, whenever this node leads and it is missing now, until it is missing no more.
+async fn write_down(
+    consensus: Consensus,
+    not_yet: &str,
+    missing: impl Fn(&Map) -> Missing,
+    command: impl Fn() -> Command,
+) {
+    let missing = || missing(&consensus.store().read().map);
+    let propose = async || {
+        let deadline = rt::now() + consensus.request_timeout();
+        // What leaders before it have committed may not be applied here yet.
+        consensus.read_barrier(deadline).await.map_err(|error| error.to_string())?;
+        if let Missing::Now = missing() {
+            let proposed = consensus.propose(command().encode(), deadline).await;
+            proposed.map_err(|error| error.to_string())?;
+        }
+        Ok::<(), String>(())
+    };
     let failed = Seldom::default();
     let mut role = consensus.raft().server_metrics();
-    while is_to_configure(consensus.store(), wanted) {
-        if consensus.is_leader() {
-            let deadline = rt::now() + consensus.request_timeout();
-            // What leaders before it have committed may not be applied here yet.
-            let attempt = match consensus.read_barrier(deadline).await {
-                Ok(()) if !is_to_configure(consensus.store(), wanted) => return,
-                Ok(()) => {
-                    consensus.propose(command.clone(), deadline).await.map_err(|error| error.to_string())
+    loop {
+        match missing() {
+            Missing::Nothing => return,
+            Missing::Now if consensus.is_leader() => match propose().await {
+                Ok(()) => continue,
+                Err(error) => {
+                    if let Some(more) = failed.now() {
+                        tracing::warn!(more, "{not_yet}: {error}");
+                    }
                 }
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(error) = attempt
-                && let Some(more) = failed.now()
-            {
-                tracing::warn!(more, "the initial bounds are not written down yet: {error}");
-            }
+            },
+            Missing::Now | Missing::Later => {}
         }
         tokio::select! {
             biased;
@@ -61,11 +111,6 @@ pub async fn configure_a_new_cluster(consensus: Consensus, wanted: Bounds) {
             () = rt::sleep(TRY_AGAIN) => {}
         }
     }
-}
-
-/// Whether the cluster is new, and is to have other bounds than the built-in ones.
-fn is_to_configure(store: &Store, wanted: Bounds) -> bool {
-    wanted != Bounds::of(Settings::default()) && is_new(&store.read().map)
 }
 
 /// Whether nobody has written anything, or set any bound.
@@ -94,5 +139,16 @@ mod tests {
         assert!(!is_new(&set));
         map.apply(3, &Command::WantedSize(3));
         assert!(is_new(&map), "a size is no bound");
+    }
+
+    #[test]
+    fn a_key_for_digests_is_drawn_once_and_not_before_all_members_know_of_it() {
+        let mut map = Map::new();
+        map.apply(1, &Command::ClusterVersion(Command::DIGEST_KEY_VERSION - 1));
+        assert!(matches!(key_missing(&map), Missing::Later));
+        map.apply(2, &Command::ClusterVersion(Command::DIGEST_KEY_VERSION));
+        assert!(matches!(key_missing(&map), Missing::Now));
+        map.apply(3, &Command::DigestKey(DigestKey::new([1; DigestKey::BYTES])));
+        assert!(matches!(key_missing(&map), Missing::Nothing));
     }
 }

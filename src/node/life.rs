@@ -253,6 +253,7 @@ impl Life {
             max_store_bytes: self.config.initial_max_store_bytes,
         };
         let _configuring = spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds));
+        let _drawing_a_key = spawn_guarded(initial::draw_a_digest_key(consensus.clone()));
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),

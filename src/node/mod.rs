@@ -51,7 +51,7 @@ use life::Life;
 use sampler::NodeSampler;
 
 /// The highest cluster version this build supports.
-pub const SUPPORTS: u32 = Command::WANTED_SIZE_VERSION;
+pub const SUPPORTS: u32 = Command::DIGEST_KEY_VERSION;
 /// Handing leadership over to one voter at a stop takes at most this long; then another is asked, or elected without help.
 const HAND_OVER: Duration = Duration::from_secs(1);
 /// A node that was removed answers for so long at most what it was asked before.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mokv_proto::raft::{self as wire, Channel, forward_answer::Outcome, request, response};
-use openraft::errors::ClientWriteError;
-use openraft::raft::Precondition;
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::{ClientWriteResponse, Precondition};
 use openraft::{ChangeMembers, ServerState};
 
 use super::consistency::{Claim, Contradiction};
@@ -17,7 +18,7 @@ use super::doubt::Doubt;
 use super::peers::{CallError, Condition, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
-use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig};
+use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig, log_id};
 use super::wire::{decode_vote, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
@@ -42,6 +43,8 @@ pub enum SnapshotError {
     #[error("no snapshot is taken: {0}")]
     Declined(String),
 }
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 /// Why a command was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -343,6 +346,14 @@ impl Consensus {
         self.state() == ServerState::Leader
     }
 
+    /// The term in which this node leads, as far as it knows.
+    pub fn term_led(&self) -> Option<u64> {
+        use openraft::rt::WatchReceiver;
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+    }
+
     /// The membership in force, committed or not.
     pub fn membership(&self) -> Arc<StoredMembership> {
         use openraft::rt::WatchReceiver;
@@ -381,12 +392,7 @@ impl Consensus {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
-        if self.is_doubted() {
-            rt::sometimes("doubted leader proposed nothing");
-            return Err(ProposeError::NotExecuted(
-                "the leader's state is doubted, and another voter is about to lead".into(),
-            ));
-        }
+        self.undoubted()?;
         // What every voter has to store is for the leader to admit, whoever of them the client asked.
         if Command::carries_a_value(&payload)
             && let Some(full) = self.full_voter()
@@ -395,8 +401,49 @@ impl Consensus {
             rt::sometimes("write refused for a full disk");
             return Err(ProposeError::Full(self.why_full(full)));
         }
-        let written = rt::time::timeout_at(deadline, self.raft.client_write(Payload(payload))).await;
-        match written {
+        self.written(self.raft.client_write(Payload(payload)), deadline).await
+    }
+
+    /// Executes a command if this node leads in `term`: never forwarded, and void in any other term, though this node leads
+    /// again. Everything that stood in this node's log before it is applied here when this returns. Not for what carries a
+    /// value: nobody asks whether there is room for it.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]. What is unknown stands in this node's log, or will never be executed.
+    pub async fn propose_in(
+        &self,
+        term: u64,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        self.undoubted()?;
+        let write = async {
+            let (responder, written) = ProgressResponder::complete_only();
+            let request = self.raft.write(Payload(command.encode())).responder(responder);
+            request.with_leader(log_id(term, 0).leader_id).await?;
+            written.await.map_err(|_| Fatal::<TypeConfig>::Stopped)?.map_err(WriteError::APIError)
+        };
+        self.written(write, deadline).await
+    }
+
+    /// # Errors
+    /// If a majority has another state than this node, which decides nothing then.
+    fn undoubted(&self) -> Result<(), ProposeError> {
+        if !self.is_doubted() {
+            return Ok(());
+        }
+        rt::sometimes("doubted leader proposed nothing");
+        let reason = "the leader's state is doubted, and another voter is about to lead";
+        Err(ProposeError::NotExecuted(reason.into()))
+    }
+
+    /// What has become of a write to this node's own Raft.
+    async fn written(
+        &self,
+        write: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, WriteError>>,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        match rt::time::timeout_at(deadline, write).await {
             // What its state answers is not to be believed.
             Ok(Ok(_)) if self.is_doubted() => {
                 Err(ProposeError::Unknown("executed, but the state of this leader is doubted".into()))

@@ -140,13 +140,17 @@ impl Handler for PeerHandler {
                 let deadline = rt::now() + consensus.request_timeout();
                 let payload = Bytes::copy_from_slice(&forward.payload);
                 // What this node could not apply, or what is Raft's own to say, must not get into the log: it would
-                // stop every node, or pass for a membership. Nor must what fits no frame beside other entries.
+                // stop every node, or pass for a membership. Nor must what fits no frame beside other entries, nor a removal
+                // that somebody else has decided on who led before: of two deciders each counts on whom the other removes.
                 let is_a_clients = payload.len() <= MAX_COMMAND_BYTES
                     && !Command::is_rafts_own(&payload)
+                    && !Command::is_a_tombstone(&payload)
                     && Command::decode(&payload).is_ok();
                 let proposed = match is_a_clients {
                     true => consensus.propose_here(payload, deadline).await,
-                    false => Err(ProposeError::NotExecuted("the leader does not know such a command".into())),
+                    false => Err(ProposeError::NotExecuted(
+                        "the leader takes no such command from another node".into(),
+                    )),
                 };
                 let outcome = match proposed {
                     Ok(committed) => forward_answer::Outcome::Forwarded(wire::Forwarded {

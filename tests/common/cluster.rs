@@ -142,12 +142,13 @@ impl Cluster {
         Some(statuses)
     }
 
-    /// Waits until all running nodes have applied the same entries, and compares what they made of them.
+    /// Waits until all running nodes have applied the same entries and show digests, and compares what they made of them.
     pub async fn equal_state(&self) -> NodeStatus {
         let same = wait_for("all nodes have applied the same", async || {
             let statuses = self.statuses().await?;
             let index = statuses.first()?.applied_index;
-            (index > 0 && statuses.iter().all(|status| status.applied_index == index)).then_some(statuses)
+            let shows = |status: &NodeStatus| status.applied_index == index && !status.digest.is_empty();
+            (index > 0 && statuses.iter().all(shows)).then_some(statuses)
         });
         let statuses = same.await;
         for status in &statuses {

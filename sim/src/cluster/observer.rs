@@ -67,10 +67,16 @@ impl Observer for NodeObserver {
 
     fn appended(&self, at: LogId, payload: &Bytes) {
         let (hash, bytes) = (xxh3_64(payload), payload.len() as u64);
-        if matches!(Command::decode(payload), Ok(Command::Membership(_))) {
+        let command = Command::decode(payload);
+        if matches!(command, Ok(Command::Membership(_))) {
             self.open_memberships().insert(at.index);
         }
-        self.run.with_logs(|logs| logs.appended(&self.host, place(at), hash, bytes));
+        self.run.with_logs(|logs| {
+            logs.appended(&self.host, place(at), hash, bytes);
+            if let Ok(Command::Tombstone { node_id, .. }) = command {
+                logs.to_be_buried(node_id);
+            }
+        });
     }
 
     fn acknowledged(&self, last: LogId) {

@@ -29,6 +29,12 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
     set_many(&writer, 150).await?;
+    let shows = async {
+        while cluster.status(&leader).await.is_none_or(|status| status.digest.is_empty()) {
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    rt::timeout(ELECTION_BOUND, shows).await.map_err(|_| format!("{leader} never shows a digest"))?;
     let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
     let (info, bytes) = writer.with_library(save).await.map_err(|error| format!("no backup: {error}"))?;
     for name in cluster.names() {

@@ -408,6 +408,60 @@ pub async fn removal_needs_a_majority(run: Arc<Run>) -> Result<Cluster, String> 
     Ok(cluster)
 }
 
+/// Of two members one is removed. What it says to its having stored that is under way for long, and whoever asked gives up.
+/// Then the other one, the leader, is to be removed, too, while no applied entry tells of the first removal: one of the two
+/// stays.
+pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
+    const LATE: Duration = Duration::from_secs(8);
+    /// The follower's answer comes within this, and no heartbeat's with it, as a rule.
+    const WINDOW: Duration = Duration::from_millis(20);
+    let world = World {
+        heartbeat: Duration::from_millis(400),
+        election: Duration::from_millis(2_000),
+        ..World::calm(2)
+    };
+    let (cluster, leader) = formed(&run, world).await?;
+    set_many(&client(&cluster), 10).await?;
+    let follower = others(&cluster.names(), &leader).remove(0);
+    let id_of = |name: &str| run.with_logs(|logs| logs.node_on(name)).unwrap_or_default();
+    let (stays, goes) = (id_of(&leader), id_of(&follower));
+    // Whatever a new cluster writes down by itself is written.
+    rt::sleep(Duration::from_secs(5)).await;
+    for (name, patience) in [(&follower, 600), (&leader, 2_000)] {
+        let impatient = SimClient::new(&cluster, &cluster.names(), Duration::from_millis(patience), true);
+        cluster.removal_asked(name);
+        let asked = name.clone();
+        let removal = rt::spawn(async move {
+            impatient.with_library(|library| async move { library.replace_member(&asked).await }).await
+        });
+        if *name == follower {
+            let is_written = async {
+                while run.with_logs(|logs| !logs.is_to_be_buried(goes)) {
+                    rt::sleep(Duration::from_micros(200)).await;
+                }
+            };
+            let written = rt::timeout(Duration::from_millis(patience), is_written).await;
+            written.map_err(|_| format!("{leader} never wrote down that {follower} goes"))?;
+            run.fault("late answer", format!("what {follower} says to that is under way for {LATE:?}"));
+            cluster.slow_link(&follower, &leader, LATE);
+            rt::sleep(WINDOW).await;
+            cluster.slow_link(&follower, &leader, Duration::ZERO);
+        }
+        let removed = removal.await.expect("nobody aborts it");
+        run.tell(format!("the removal of {name}: {removed:?}"));
+        ensure(removed.is_err(), || {
+            format!("{follower} has not been heard, and {name} was removed: {removed:?}")
+        })?;
+    }
+    cluster.reset_connections(&leader, &follower);
+    wait_for_another(&cluster, &leader, &follower, goes).await?;
+    let found = members(&cluster, &leader).await;
+    ensure(found.iter().any(|(name, id, learner)| *name == leader && *id == stays && !learner), || {
+        format!("{leader} was the last voter and is gone: {found:?}")
+    })?;
+    Ok(cluster)
+}
+
 /// A node is cut off for so long that all have buried each other: after healing they find each other again.
 pub async fn long_partition(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;

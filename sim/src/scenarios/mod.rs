@@ -262,6 +262,12 @@ pub const ALL: &[Scenario] = &[
         "a new cluster gets the bounds that its nodes' flags name, whoever leads it"
     ),
     scenario!(
+        "digest-key",
+        4,
+        replicated::digest_key,
+        "a cluster that is upgraded draws a key for the digests that it shows, although its leaders die of it"
+    ),
+    scenario!(
         "unknown-entry",
         2,
         replicated::unknown_entry,
@@ -388,6 +394,12 @@ pub const ALL: &[Scenario] = &[
         2,
         formation::removal_needs_a_majority,
         "nobody is removed when what would remain has no majority"
+    ),
+    scenario!(
+        "removal-commits-late",
+        3,
+        formation::removal_commits_late,
+        "one of two members is removed, and so is the other before the first removal is committed: one stays"
     ),
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
     scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),

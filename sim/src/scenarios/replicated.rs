@@ -15,6 +15,7 @@ use super::forge::{rewrite_log, stranger};
 use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
+use crate::dice::Dice;
 use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
@@ -159,6 +160,60 @@ pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
+/// While a member knows of no key for digests none is shown. The others are upgraded, and whoever leads dies again and again
+/// about when it draws a key: in the end all show the same digest, by one key.
+pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
+    let world = World::calm(3);
+    run.set_world(world.to_string());
+    crate::child::set_network(&world);
+    let cluster = Cluster::new(&run, &world);
+    for name in cluster.names() {
+        cluster.upgrade(&name, Command::DIGEST_KEY_VERSION - 1);
+    }
+    cluster.start_all();
+    cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    let client = client(&cluster);
+    let mut dice = Dice::new(run.seed, "when the leader dies");
+    for name in cluster.names() {
+        set_many(&client, 10).await?;
+        rt::sleep(Duration::from_secs(3)).await;
+        let shown = digests(&cluster).await;
+        ensure(shown.iter().all(String::is_empty), || {
+            format!("{name} knows of no key, and they show {shown:?}")
+        })?;
+        cluster.stop(&name).await;
+        cluster.upgrade(&name, Command::DIGEST_KEY_VERSION);
+        cluster.start(&name);
+        cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+    }
+    for _ in 0..4 {
+        rt::sleep(dice.time(Duration::ZERO..Duration::from_millis(1_500))).await;
+        let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
+        cluster.kill(&leader);
+        cluster.start(&leader);
+    }
+    let before = rt::now();
+    loop {
+        let shown = digests(&cluster).await;
+        if shown.len() == 3 && !shown[0].is_empty() && shown.iter().all(|digest| *digest == shown[0]) {
+            break;
+        }
+        ensure(rt::now() - before < WITHIN, || format!("after {WITHIN:?} the nodes show {shown:?}"))?;
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+    set_many(&client, 10).await?;
+    Ok(cluster)
+}
+
+/// What the nodes that answer show of their states.
+async fn digests(cluster: &Cluster) -> Vec<String> {
+    let mut shown = Vec::new();
+    for name in cluster.names() {
+        shown.extend(cluster.status(&name).await.map(|status| status.digest));
+    }
+    shown
+}
+
 /// Most sessions and bytes after a change.
 async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, u64), String> {
     let settings = client.with_library(|library| async move { library.configure(change).await }).await;
@@ -166,7 +221,7 @@ async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, 
     Ok((settings.max_sessions, settings.max_store_bytes))
 }
 
-/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, nothing at all. The
+/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, a removal, nothing at all. The
 /// leader takes none of them into the log, where they would stop every node or pass for a membership.
 pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
@@ -178,6 +233,8 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Bytes::new(),
         Command::Blank.encode(),
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
+        // A removal, which only who leads decides on.
+        Command::Tombstone { node_id: status.node_id, name: leader.clone() }.encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
         // A write that a frame holds, and that no frame holds beside the entries before it.
