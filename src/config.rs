@@ -80,6 +80,8 @@ pub struct NodeConfig {
     pub election_timeout: Duration,
     /// How long an old id must be silent before a newcomer of the same name replaces it.
     pub replace_silence: Duration,
+    /// A node whose data is damaged starts over as a newcomer, if the leader says that the others can do without it.
+    pub replace_damaged: bool,
 }
 
 /// What requests may cost.
@@ -116,6 +118,8 @@ pub struct StorageConfig {
     pub log_cache_bytes: u64,
     /// Client writes are refused when less is free, in bytes.
     pub min_free_bytes: u64,
+    /// Between two rounds of reading everything again; zero: none.
+    pub scrub_interval: Duration,
 }
 
 /// How log lines look.
@@ -285,10 +289,12 @@ impl Reader<'_> {
                 log_segment_bytes: self.required("log-segment-bytes", number)?,
                 log_cache_bytes: self.required("log-cache-bytes", number)?,
                 min_free_bytes: self.required("min-free-bytes", number)?,
+                scrub_interval: self.required("scrub-interval", duration)?,
             },
             heartbeat_interval: self.required("heartbeat-interval", duration)?,
             election_timeout: self.required("election-timeout", duration)?,
             replace_silence: self.required("replace-silence", duration)?,
+            replace_damaged: self.switch("replace-damaged")?,
         };
         self.check_together(&config)?;
         Ok(config)

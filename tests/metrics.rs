@@ -107,6 +107,9 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_resident_memory_bytes",
             "mokv_grpc_connections",
             "mokv_connections_refused_total{kind=\"client\"}",
+            "mokv_damage_found_total{what=\"log\"}",
+            "mokv_damage_found_total{what=\"snapshot\"}",
+            "mokv_damage_found_total{what=\"memory\"}",
         ];
         for name in names {
             assert!(value_of(&metrics, name).is_some(), "{name} is missing from\n{metrics}");

@@ -61,6 +61,12 @@ pub const ALL: &[Marker] = &[
         "fallback to an older snapshot",
         "the newest snapshot was damaged, and the one before it helped",
     ),
+    scenario("damaged segment given up", "a sealed segment was damaged, and later snapshots stand for it"),
+    scenario("damaged snapshot replaced", "a kept snapshot was damaged, and later ones took its place"),
+    scenario("rotten state found", "the state in memory was not what had been applied to it"),
+    scenario("no snapshot made of a rotten state", "a snapshot was due, and the state in memory was rotten"),
+    scenario("damaged node replaced itself", "its leader said that the others can do without it"),
+    scenario("damaged node not replaced", "no leader said that the others can do without it"),
     chaos("unfinished snapshot swept up", "a start found a snapshot that a crash had left half-written"),
     chaos(
         "unfinished snapshot dropped",

@@ -255,6 +255,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Group::Cluster,
+        "replace-damaged",
+        Kind::Switch,
+        "false",
+        "A node whose log, snapshots or state turn out to be damaged asks the leader. If every other voter answers and has all entries, and nobody else is being replaced, it sets its files aside (left-...) and joins again as a new node, as after a lost disk. If not, it waits for a person, as it does without this setting",
+    ),
+    setting(
+        Group::Cluster,
         "initial-max-sessions",
         count(*MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
         "10000",
@@ -365,6 +372,13 @@ pub const SETTINGS: &[Setting] = &[
         bytes(0, 1 << 50),
         "256MiB",
         "Refuse writes of clients (not deletes) when less disk space than this is free, so that Raft itself never runs out of it",
+    ),
+    setting(
+        Group::Storage,
+        "scrub-interval",
+        millis(0, 31_536_000_000),
+        "24h",
+        "Pause between two rounds of reading in the background what nobody reads: old log, snapshots and the state in memory, at 16 MiB a second. Damage is said, and what is sound replaces what is not. 0s: never",
     ),
     setting(
         Group::Timing,

@@ -121,6 +121,8 @@ pub struct Context {
     contradiction: OnceLock<Contradiction>,
     digest_alarm: AtomicBool,
     not_admitted: Mutex<Option<String>>,
+    /// What is damaged on this node, and how that is known, in words.
+    damage: Mutex<BTreeMap<String, String>>,
 }
 
 impl Context {
@@ -160,6 +162,7 @@ impl Context {
             contradiction: OnceLock::new(),
             digest_alarm: AtomicBool::new(false),
             not_admitted: Mutex::default(),
+            damage: Mutex::default(),
         })
     }
 
@@ -350,6 +353,22 @@ impl Context {
             tracing::info!("the cluster does not admit this node: {reason}");
         }
         *known = reason;
+    }
+
+    /// What is damaged on this node, in words.
+    pub fn damage(&self) -> Vec<String> {
+        let damage = self.damage.lock().expect("no code panics while it holds this lock");
+        damage.values().cloned().collect()
+    }
+
+    /// Notes that `what` is damaged, in `words`, or (`None`) no more. Whether it was known to be damaged before.
+    pub fn set_damage(&self, what: &str, words: Option<String>) -> bool {
+        let mut damage = self.damage.lock().expect("no code panics while it holds this lock");
+        match words {
+            Some(words) => damage.insert(what.to_owned(), words),
+            None => damage.remove(what),
+        }
+        .is_some()
     }
 
     /// Whether digests of the members disagree.

@@ -13,9 +13,9 @@
 //! whoever may choose the items finds a second set with the same sum (Wagner's generalized birthday attack).
 //! The digest finds broken replicas; it proves nothing about a replica that lies.
 //!
-//! What it is late to see: the sum is carried along and not taken anew, so a bit that flips in memory shows
-//! only when its item is next replaced (the sum then subtracts what it never added), or when a snapshot of it
-//! is read and summed up from nothing.
+//! What it does not see by itself: the sum is carried along and not taken anew, so a bit that flips in memory shows
+//! only when the items are summed up from nothing ([`Audit`](super::Audit)): in the background, before each snapshot, and
+//! when a snapshot is read.
 //!
 //! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the
 //! format.

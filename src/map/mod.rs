@@ -15,6 +15,7 @@
 //! business.
 
 mod answer;
+mod audit;
 mod command;
 mod digest;
 mod key;
@@ -26,6 +27,7 @@ mod snapshot;
 mod tests;
 
 pub use answer::{Answer, UnknownAnswer};
+pub use audit::{Audit, BlockSum, Unsound};
 pub use command::{Command, UnknownCommand};
 pub use digest::{DigestKey, ShownDigest};
 pub use key::Key;
@@ -367,6 +369,25 @@ impl Map {
     /// What people and clients see of [`Map::digest`]. `None`: the cluster has no key for it yet.
     pub fn shown_digest(&self) -> Option<ShownDigest> {
         self.digest_key.map(|key| key.show(self.digest()))
+    }
+
+    /// Sums the state up anew, to compare it with what is carried along.
+    pub fn audit(&self) -> Audit<'_> {
+        Audit::of(self)
+    }
+
+    /// Damages the state as failing memory does: one bit of a key's value is another one, and nobody is told. False if there
+    /// is no such key, or its value is empty. For tests and the simulation; nothing else may call it.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn flip_bit(&mut self, key: &[u8], bit: usize) -> bool {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.value.is_empty()) else {
+            return false;
+        };
+        let mut value = entry.value.to_vec();
+        let at = bit / 8 % value.len();
+        value[at] ^= 1 << (bit % 8);
+        entry.value = value.into();
+        true
     }
 
     /// The state in encoded blocks, for a snapshot. [`Restore`] takes them back, in this order.

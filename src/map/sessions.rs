@@ -72,6 +72,18 @@ impl Sessions {
         self.by_id.iter().map(|(id, session)| (*id, &**session))
     }
 
+    /// Whether this session would be found by its last use.
+    pub(super) fn is_listed(&self, id: u64, last_applied: u64) -> bool {
+        self.by_last_applied.get(&last_applied) == Some(&id)
+    }
+
+    /// Damages the table as failing memory does.
+    #[cfg(test)]
+    pub(super) fn misplace(&mut self, id: u64) {
+        let last_applied = self.by_id[&id].last_applied;
+        self.by_last_applied.remove(&last_applied);
+    }
+
     pub(super) fn last_id(&self) -> Option<u64> {
         self.by_id.get_max().map(|(id, _)| *id)
     }

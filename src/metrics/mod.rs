@@ -34,7 +34,37 @@ pub struct Metrics {
     requests: Arc<Requests>,
     connections: Gauge,
     turned_away: Family<TurnedLabels, Counter>,
+    damage: Family<DamageLabels, Counter>,
     apply: Histogram,
+}
+
+/// Where damage was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Damaged {
+    /// In a segment of the log.
+    Log,
+    /// In a snapshot.
+    Snapshot,
+    /// In the state in memory.
+    Memory,
+}
+
+impl Damaged {
+    const ALL: [Damaged; 3] = [Damaged::Log, Damaged::Snapshot, Damaged::Memory];
+
+    fn labels(self) -> DamageLabels {
+        let what = match self {
+            Damaged::Log => "log",
+            Damaged::Snapshot => "snapshot",
+            Damaged::Memory => "memory",
+        };
+        DamageLabels { what }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DamageLabels {
+    what: &'static str,
 }
 
 /// Why a connection was not served.
@@ -85,10 +115,17 @@ impl Metrics {
             "Connections for which there was no place, by kind, or on which neither gRPC nor Raft was spoken",
             turned_away.clone(),
         );
+        let damage = Family::<DamageLabels, Counter>::default();
+        Damaged::ALL.iter().for_each(|damaged| drop(damage.get_or_create(&damaged.labels())));
+        registry.register(
+            "damage_found",
+            "Damage found in what this node holds, by where: a segment of the log, a snapshot, the state in memory",
+            damage.clone(),
+        );
         let apply = Histogram::new(latency_bounds().map(|bound| bound.as_secs_f64()));
         registry.register("apply_duration_seconds", "Time to apply one entry to the map", apply.clone());
         registry.register_collector(Box::new(SamplerCollector(sampler)));
-        Arc::new(Metrics { registry, requests, connections, turned_away, apply })
+        Arc::new(Metrics { registry, requests, connections, turned_away, damage, apply })
     }
 
     /// Counts a request to the method at this place in the list, or to none of them: clients must not grow the table.
@@ -105,6 +142,11 @@ impl Metrics {
     /// Counts a connection that was not served.
     pub fn turned_away(&self, turned: Turned) {
         self.turned_away.get_or_create(&turned.labels()).inc();
+    }
+
+    /// Counts a file that turned out to be damaged, or the state in memory.
+    pub fn damage_found(&self, damaged: Damaged) {
+        self.damage.get_or_create(&damaged.labels()).inc();
     }
 
     /// Counts the time it took to apply an entry.

@@ -89,6 +89,7 @@ impl Readiness {
                 .collect(),
             copy: self.other_self.borrow().filter(|other| was_lately(other.heard)).map(|other| other.from),
             files_waiting: disk::waiting_for_descriptors(),
+            damage: context.damage(),
         }
     }
 

@@ -8,6 +8,8 @@ use mokv_proto::raft::{Exclusion, Refusal};
 use tokio::sync::Mutex;
 
 use super::book::Book;
+use super::replacing::{self, Claimed};
+use super::scrub::Scrub;
 use super::{End, NodeError, Options, digests, finish, initial, intent, lives, log_config, removal};
 use crate::config::NodeConfig;
 use crate::grpc::{self, Serving};
@@ -15,6 +17,7 @@ use crate::membership::driver::{self, Driver};
 use crate::membership::formation::Waiting;
 use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
+use crate::metrics::Damaged;
 use crate::mux::PeerEntrance;
 use crate::planted;
 use crate::positions::{Positions, Reach, Start};
@@ -25,8 +28,14 @@ use crate::raft::{self, Consensus, Contradiction, Member, Store, doubt, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
 use crate::rt::task::spawn_guarded;
-use crate::rt::{self, watch};
+use crate::rt::{self, Instant, watch};
 use crate::storage::{Log, Owner, Snapshots};
+
+/// A node that is damaged at its start asks for so long whether it may start over, and then ends: whoever starts it again
+/// lets it ask again.
+const DAMAGED_PATIENCE: Duration = Duration::from_secs(60);
+/// One in quarantine, which has a vote to give and a log that may be needed, asks for so long before it goes on.
+const QUARANTINED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What it takes to bring a node from its identity to serving, and to notice that it cannot go on.
 pub(super) struct Life {
@@ -61,7 +70,18 @@ impl Life {
             std::future::pending::<()>().await;
         }
         let formed = self.find_cluster().await?;
-        let (log, snapshots) = self.open_storage().await?;
+        if self.may_replace_itself().await && self.context.is_quarantined() {
+            let deadline = rt::now() + QUARANTINED_PATIENCE;
+            if self.ask_to_start_over(deadline, |_| {}).await?.is_ok() {
+                return Ok(End::Replaced);
+            }
+        }
+        let (log, snapshots) = match self.open_storage().await {
+            Err(error) if error.is_damage() && self.may_replace_itself().await => {
+                return self.start_over_or_refuse(error).await;
+            }
+            opened => opened?,
+        };
         let (consensus, book, gate) = self.start_raft(log.clone(), snapshots.clone()).await?;
         self.running.send(Some((consensus.clone(), log.clone())));
         let (mut failure, mut excluded) = (log.failure(), gate.excluded());
@@ -87,6 +107,7 @@ impl Life {
             }
             error = lives::remember(&self.identity, self.gossip.view(), &gate, &consensus) => Err(error.into()),
             error = self.heed_contradiction(&consensus) => Err(error.into()),
+            () = self.until_it_may_start_over(&consensus) => Ok(End::Again),
             end = self.serve(formed, consensus.clone(), book, log.clone(), snapshots) => end,
         }
     }
@@ -115,12 +136,101 @@ impl Life {
         if let Some(purged) = log.state().purged
             && reaches.is_none_or(|position| position.index < purged.index)
         {
-            return Err(NodeError::Failed(format!(
+            // Nothing uses the directory when this returns.
+            log.close().await?;
+            return Err(NodeError::Gap(format!(
                 "the log begins after index {} and no sound snapshot reaches so far; restore this node from its peers with 'mokv serve --wipe'",
                 purged.index
             )));
         }
         Ok((log, snapshots))
+    }
+
+    /// Whether this node may be replaced by itself, should its data be damaged. Where a leader has contradicted it, its data
+    /// may be what is right.
+    async fn may_replace_itself(&self) -> bool {
+        let identity = self.identity.lock().await;
+        let identity = identity.as_ref().expect("taken only at the end of this life");
+        self.config.replace_damaged && identity.contradiction().is_none()
+    }
+
+    /// Its log or its snapshots are damaged: starts over if the others can do without it.
+    async fn start_over_or_refuse(&self, error: NodeError) -> Result<End, NodeError> {
+        tracing::error!(
+            "{error}; asking the leader whether this node may start over as a new one (replace-damaged)"
+        );
+        let tell = |why: &str| {
+            let words = format!(
+                "{error}; it asks the leader whether it may start over as a new node, which it may not yet: {why}"
+            );
+            self.context.set_damage("data", Some(words));
+        };
+        match self.ask_to_start_over(rt::now() + DAMAGED_PATIENCE, tell).await? {
+            Ok(()) => Ok(End::Replaced),
+            Err(why) => Err(NodeError::Failed(format!(
+                "{error}. It does not start over by itself (replace-damaged), because no leader says that it may: {why}"
+            ))),
+        }
+    }
+
+    /// Asks until `deadline`, as one that takes no part.
+    async fn ask_to_start_over(
+        &self,
+        deadline: Instant,
+        tell: impl Fn(&str),
+    ) -> Result<Result<(), String>, NodeError> {
+        let (me, lives) = {
+            let identity = self.identity.lock().await;
+            let identity = identity.as_ref().expect("taken only at the end of this life");
+            (self.me(identity), identity.lives().clone())
+        };
+        let gate = Arc::new(Gate::new(me, lives, Positions::default(), |_| false));
+        let book = Arc::new(Claimed(self.gossip.clone()));
+        let peers = Peers::new(gate.clone(), book, self.resolver.clone());
+        let mut excluded = gate.excluded();
+        tokio::select! {
+            biased;
+            Ok(()) = excluded.wait_for(Option::is_some) => {
+                let refusal = excluded.borrow().clone().expect("it was just seen");
+                match end_of_excluded(refusal)? {
+                    // Nobody needs the data of one that was removed.
+                    End::Removed => Ok(Ok(())),
+                    _ => unreachable!("whoever is excluded was removed, or fails"),
+                }
+            }
+            answer = replacing::ask_all(&peers, &self.gossip, deadline, tell) => Ok(answer),
+        }
+    }
+
+    /// Returns when this node, which runs in quarantine, should stop to ask whether it may start over.
+    async fn until_it_may_start_over(&self, consensus: &Consensus) {
+        if !self.config.replace_damaged {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            replacing::until_it_may(consensus).await;
+            // Held: whoever writes the quarantine down has done so.
+            let identity = self.identity.lock().await;
+            let identity = identity.as_ref().expect("taken only at the end of this life");
+            if identity.quarantined() && identity.contradiction().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Who this process is to its peers.
+    fn me(&self, identity: &Identity) -> Me {
+        Me {
+            cluster_id: identity.cluster_id().expect("a cluster was found").0,
+            node_id: identity.node_id(),
+            name: identity.name().to_string(),
+            boot: if planted::is("hello-says-first-boot") { 1 } else { identity.boot() },
+            incarnation: identity.incarnation(),
+            past: identity.past().to_vec(),
+            starts: identity.starts().to_vec(),
+            supports: self.options.supports,
+            key: self.config.cluster_key.clone(),
+        }
     }
 
     async fn start_raft(
@@ -147,17 +257,7 @@ impl Life {
             // Durable before this node votes and so finds more at its next start.
             let start = Start { boot: identity.boot(), found };
             identity.note_start(start, &self.config.advertised_rpc()).await?;
-            let me = Me {
-                cluster_id: identity.cluster_id().expect("a cluster was found").0,
-                node_id: identity.node_id(),
-                name: identity.name().to_string(),
-                boot: if planted::is("hello-says-first-boot") { 1 } else { identity.boot() },
-                incarnation: identity.incarnation(),
-                past: identity.past().to_vec(),
-                starts: identity.starts().to_vec(),
-                supports: self.options.supports,
-                key: self.config.cluster_key.clone(),
-            };
+            let me = self.me(identity);
             let forgets = planted::is("lives-forgotten");
             let lives = if forgets { BTreeMap::new() } else { identity.lives().clone() };
             (me, lives, identity.contradiction().map(Contradiction::from))
@@ -236,6 +336,13 @@ impl Life {
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
         let making_room_on = snapshots.clone();
+        let scrub = Scrub {
+            consensus: consensus.clone(),
+            log: log.clone(),
+            snapshots: snapshots.clone(),
+            context: self.context.clone(),
+            interval: self.config.storage.scrub_interval,
+        };
         self.context.start_serving(Serving {
             consensus: consensus.clone(),
             book,
@@ -248,6 +355,7 @@ impl Life {
             "recovered; this node serves"
         );
         let _making_room = spawn_guarded(space::make_room_for_ever(consensus.clone(), making_room_on));
+        let _scrubbing = spawn_guarded(scrub.scrub_for_ever());
         let bounds = initial::Bounds {
             max_sessions: self.config.initial_max_sessions,
             max_store_bytes: self.config.initial_max_store_bytes,
@@ -257,19 +365,39 @@ impl Life {
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),
-            () = digests::compare_for_ever(consensus.clone(), self.context.clone()) => {
-                // Outvoted by a majority: durable first, so that a restart does not forget it.
-                let mut identity = self.identity.lock().await;
-                identity.as_mut().expect("taken only at the end of this life").quarantine().await?;
+            why = self.doubtful(&consensus) => {
+                // Shown to nobody from here on, and durable, so that a restart does not forget it.
                 self.context.quarantine();
                 consensus.doubt();
+                let mut identity = self.identity.lock().await;
+                identity.as_mut().expect("taken only at the end of this life").quarantine().await?;
                 drop(identity);
                 let _not_leading = keep_from_leading();
                 tracing::error!(
-                    "this node's state differs from the majority's: it serves nothing and does not lead any more; restore it with 'mokv serve --wipe'"
+                    "{why}: this node serves nothing and does not lead any more; restore it with 'mokv serve --wipe'"
                 );
                 driver.run().await;
                 Ok(End::Removed)
+            }
+        }
+    }
+
+    /// Returns once this node's state is doubted; why, in words: a majority has another one, or memory has changed it.
+    async fn doubtful(&self, consensus: &Consensus) -> String {
+        let mut rotten = consensus.store().rotten();
+        tokio::select! {
+            biased;
+            // The store outlives those who watch it.
+            Ok(()) = rotten.wait_for(Option::is_some) => {
+                let found = rotten.borrow().expect("it was just seen");
+                rt::sometimes("rotten state found");
+                let words = format!("this node's state in memory is not what was applied to it: {found}");
+                self.context.metrics.damage_found(Damaged::Memory);
+                self.context.set_damage("memory", Some(format!("{words}. Have the memory of this machine checked")));
+                words
+            }
+            () = digests::compare_for_ever(consensus.clone(), self.context.clone()) => {
+                "this node's state differs from the majority's".to_owned()
             }
         }
     }

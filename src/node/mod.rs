@@ -15,7 +15,9 @@ mod life;
 mod lives;
 mod reasons;
 mod removal;
+mod replacing;
 mod sampler;
+mod scrub;
 
 use std::future::Future;
 use std::io;
@@ -85,9 +87,23 @@ pub enum NodeError {
     /// The node cannot become part of a cluster.
     #[error("{0}")]
     Form(String),
+    /// Log and snapshots do not reach each other, and what was between them is gone.
+    #[error("{0}")]
+    Gap(String),
     /// Something failed that nothing can go on without.
     #[error("{0}")]
     Failed(String),
+}
+
+impl NodeError {
+    /// Whether data that this node had is damaged or gone.
+    fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            NodeError::Storage(StorageError::Corrupt { .. } | StorageError::Missing { .. })
+                | NodeError::Gap(_)
+        )
+    }
 }
 
 impl From<IdentityError> for NodeError {
@@ -118,6 +134,10 @@ enum End {
     Failed(NodeError),
     /// The cluster has removed it: its data is set aside and it starts over as a newcomer.
     Removed,
+    /// Its data is damaged and the cluster can do without it: as `Removed`.
+    Replaced,
+    /// It is to stop and begin another life on the same data.
+    Again,
 }
 
 /// Runs a node until `shutdown` resolves: then it hands leadership over, answers what it was asked, syncs and returns.
@@ -168,6 +188,22 @@ pub async fn run(
                 let next = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
                 node = start_again(&next, &disk, &options, standing).await?;
+            }
+            End::Replaced => {
+                rt::sometimes("damaged node replaced itself");
+                tracing::warn!(
+                    "this node's data is damaged and the cluster can do without it: it is set aside, kept as left-..., and the \
+                     node starts over as a new one"
+                );
+                let next = node.config_of_the_next_life(&config);
+                node.set_aside().await?;
+                node = start_again(&next, &disk, &options, Standing::Joining).await?;
+            }
+            End::Again => {
+                tracing::warn!("this node stops to ask whether it may start over as a new one");
+                let next = node.config_of_the_next_life(&config);
+                node.end_life().await?;
+                node = start_again(&next, &disk, &options, Standing::Joining).await?;
             }
         }
     }
@@ -425,15 +461,19 @@ impl Node {
         if let Some(identity) = self.identity.lock().await.as_mut() {
             identity.mark_left().await?;
         }
+        if let Some(identity) = self.end_life().await? {
+            identity.set_aside().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends everything that uses this node's data; its identity, if nobody has taken it.
+    async fn end_life(self) -> Result<Option<Identity>, NodeError> {
         self.phase.send(Phase::Draining);
         let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;
         self.gossip.end();
-        let identity = self.identity.lock().await.take();
-        if let Some(identity) = identity {
-            identity.set_aside().await?;
-        }
-        Ok(())
+        Ok(self.identity.lock().await.take())
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Known {
     pub copy: Option<SocketAddr>,
     /// How many files cannot be opened for want of a descriptor.
     pub files_waiting: usize,
+    /// What is damaged on this node.
+    pub damage: Vec<String>,
 }
 
 /// What a node knows by its Raft.
@@ -119,13 +121,18 @@ pub(super) enum Reason {
     DiskFull { node: String },
     /// Files cannot be opened.
     Descriptors { files: usize },
+    /// A file, or the state in memory, is not what it was.
+    Damaged(String),
 }
 
 impl Reason {
     /// Whether a node that this is true of is not ready.
     pub(super) fn keeps_from_serving(&self) -> bool {
-        use Reason::{Copied, Descriptors, DiskFull, Refusal, Unreadable};
-        !matches!(self, Copied(_) | Refusal(_) | Unreadable(_) | DiskFull { .. } | Descriptors { .. })
+        use Reason::{Copied, Damaged, Descriptors, DiskFull, Refusal, Unreadable};
+        !matches!(
+            self,
+            Copied(_) | Refusal(_) | Unreadable(_) | DiskFull { .. } | Descriptors { .. } | Damaged(_)
+        )
     }
 }
 
@@ -158,6 +165,7 @@ pub(super) fn reasons(known: &Known) -> Vec<Reason> {
     if known.files_waiting > 0 {
         reasons.push(Reason::Descriptors { files: known.files_waiting });
     }
+    reasons.extend(known.damage.iter().cloned().map(Reason::Damaged));
     reasons
 }
 
@@ -231,7 +239,8 @@ impl fmt::Display for Reason {
                 "this node is in quarantine and serves nothing: {found}; 'Two histories' in docs/operate.md says what to do"
             ),
             Reason::Quarantined => f.write_str(
-                "this node's state differs from the majority's and is not served; restore it with 'mokv serve --wipe'",
+                "this node's state differs from the majority's, or from what was applied to it, and is not served; restore it \
+                 with 'mokv serve --wipe'",
             ),
             Reason::Outside => f.write_str(
                 "this node was removed from its cluster and stays outside until it is started again (rejoin is off)",
@@ -285,6 +294,7 @@ impl fmt::Display for Reason {
                 "the disk of {node} is nearly full (min-free-bytes), so the cluster takes no more values; free space in the \
                  file system of its data directory, or delete keys"
             ),
+            Reason::Damaged(found) => write!(f, "damage was found on this node: {found}"),
             Reason::Descriptors { files } => write!(
                 f,
                 "{files} of this node's files wait to be opened, because this process or the system has no file descriptor \

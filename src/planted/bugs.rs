@@ -18,6 +18,8 @@ pub struct Bug {
     pub origin: &'static str,
     /// Whether it shows only after an aimed or rare sequence of events.
     pub rare: bool,
+    /// The story of the simulation that is aimed at it; `None`: chaos finds it.
+    pub story: Option<&'static str>,
 }
 
 /// A part of the node, or of its client.
@@ -69,12 +71,23 @@ pub(super) fn find(name: &str) -> Option<&'static Bug> {
 
 /// One that shows on an ordinary bad day.
 const fn bug(name: &'static str, area: Area, breaks: &'static str, origin: &'static str) -> Bug {
-    Bug { name, area, breaks, origin, rare: false }
+    Bug { name, area, breaks, origin, rare: false, story: None }
 }
 
 /// One that needs an aimed or rare sequence of events.
 const fn rare(name: &'static str, area: Area, breaks: &'static str, origin: &'static str) -> Bug {
-    Bug { name, area, breaks, origin, rare: true }
+    Bug { name, area, breaks, origin, rare: true, story: None }
+}
+
+/// One that only a story is aimed at.
+const fn told(
+    name: &'static str,
+    area: Area,
+    breaks: &'static str,
+    origin: &'static str,
+    story: &'static str,
+) -> Bug {
+    Bug { name, area, breaks, origin, rare: true, story: Some(story) }
 }
 
 /// All of them, by area.
@@ -109,6 +122,13 @@ pub const BUGS: &[Bug] = &[
         Area::Log,
         "a snapshot that jumped a gap leaves the older log in place, and the next entry meets a hole",
         "openraft #753: entries covered by an installed snapshot stayed",
+    ),
+    told(
+        "scrub-reads-nothing",
+        Area::Log,
+        "the background reading finds everything sound; damage shows when a start needs what is damaged",
+        "scrubbing that reads its own cache",
+        "rot-in-a-cold-segment",
     ),
     // ---- vote ----
     bug(
@@ -284,6 +304,13 @@ pub const BUGS: &[Bug] = &[
         Area::Membership,
         "a joint configuration that a leader left behind is never finished",
         "Raft, section 6",
+    ),
+    told(
+        "replaces-without-asking",
+        Area::Membership,
+        "a damaged node sets its files aside without asking whether the others can do without it",
+        "automatic repair of two replicas at once",
+        "two-damaged-at-once",
     ),
     // ---- transport ----
     rare(

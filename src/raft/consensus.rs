@@ -299,6 +299,11 @@ impl Consensus {
         self.doubt.is_there()
     }
 
+    /// Who is silent for longer counts as gone.
+    pub(super) fn leader_patience(&self) -> Duration {
+        self.leader_patience
+    }
+
     /// The time in which a follower waits for its leader, at least.
     pub(super) fn election_timeout(&self) -> Duration {
         self.election

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mokv_proto::raft::{self as wire, forward_answer, request, response};
+use mokv_proto::raft::{self as wire, forward_answer, replacement_answer, request, response};
 use openraft::alias::SnapshotOf;
 use openraft::raft::AppendEntriesResponse;
 
@@ -182,6 +182,10 @@ impl Handler for PeerHandler {
                 refused: consensus.refusal(session.peer),
             }))
             .boxed(),
+            request::Body::Replacement(_) => {
+                let asker = session.peer;
+                async move { response::Body::Replacement(replacement(&consensus, asker).await) }.boxed()
+            }
             request::Body::SnapshotBegin(begin) => {
                 let (transfer, incoming) = (session.transfer.clone(), self.incoming.clone());
                 async move {
@@ -222,6 +226,18 @@ impl Handler for PeerHandler {
             }
         }
     }
+}
+
+/// Whether a peer whose data is damaged may start over.
+async fn replacement(consensus: &Consensus, asker: u64) -> wire::ReplacementAnswer {
+    let outcome = match consensus.is_leader() {
+        false => replacement_answer::Outcome::NotLeader(consensus.leader().unwrap_or(0)),
+        true => match consensus.may_start_over(asker).await {
+            Ok(()) => replacement_answer::Outcome::Confirmed(wire::Done {}),
+            Err(reason) => replacement_answer::Outcome::Refused(reason),
+        },
+    };
+    wire::ReplacementAnswer { outcome: Some(outcome) }
 }
 
 /// Appends what a leader sent, unless it contradicts what this node knows to be committed.

@@ -4,6 +4,7 @@
 //! ([`network`] over [`peers`]) and a runtime ([`runtime`]), and offers the rest of the node [`Consensus`]. The
 //! generic `Raft<..>` is instantiated here and nowhere else: it is large.
 
+pub mod audit;
 pub mod consensus;
 pub mod consistency;
 pub mod doubt;
@@ -14,6 +15,7 @@ pub mod network;
 pub mod observer;
 pub mod peers;
 pub mod reads;
+pub mod replacing;
 pub mod runtime;
 pub mod space;
 pub mod state_machine;
@@ -75,6 +77,7 @@ pub async fn start(
     let log_store = LogStore::new(log.clone(), snapshots.clone(), Some(peers.clone()), store.observer());
     if let Some(observer) = store.observer() {
         observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
+        observer.holds(&store);
     }
     let state_machine = StateMachine::new(store.clone(), snapshots);
     let doubt = Doubt::default();

@@ -3,8 +3,11 @@
 //! The place that watches, caches and judges listen to. Nobody listens in production; nothing waits for a listener,
 //! and none can change what happens.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::Store;
 use super::types::{LogId, Vote};
 use crate::map::Change;
 
@@ -12,6 +15,8 @@ use crate::map::Change;
 pub trait Observer: Send + Sync + 'static {
     /// Raft starts under this id, with what recovery found in the log.
     fn opened(&self, _node_id: u64, _found: &Found) {}
+    /// This is the state that it will hold, empty as yet: whoever plays with failing memory finds it here.
+    fn holds(&self, _store: &Arc<Store>) {}
     /// A vote is durable, and may be answered now. A committed vote for the node itself: it leads that term, and its
     /// log is what it was elected with.
     fn voted(&self, _vote: &Vote) {}

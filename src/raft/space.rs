@@ -129,7 +129,7 @@ fn tell(step: Step, holdings: &Holdings) {
 
 /// openraft keeps as many entries behind a snapshot as lie between two; here nothing is kept for the laggards' sake but
 /// what the older snapshot needs.
-async fn purge(consensus: &Consensus, snapshots: &Snapshots) {
+pub async fn purge(consensus: &Consensus, snapshots: &Snapshots) {
     let Some(older) = snapshots.list().get(1).map(|older| older.position.index) else { return };
     if consensus.metrics().purged.is_none_or(|purged| purged.index < older) {
         // A Raft that has stopped ends the node by itself.
@@ -150,7 +150,7 @@ async fn snapshot(consensus: &Consensus, failing: &Seldom) {
 }
 
 /// An entry that changes nothing, so that there is something for another snapshot.
-async fn propose_nothing(consensus: &Consensus) {
+pub async fn propose_nothing(consensus: &Consensus) {
     let nothing = Command::Configure { max_sessions: None, max_store_bytes: None };
     let deadline = rt::now() + consensus.request_timeout();
     if let Err(error) = consensus.propose(nothing.encode(), deadline).await {

@@ -1,8 +1,10 @@
 //! openraft's state machine over [`Store`] and snapshot files.
 
+use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -12,6 +14,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use prost::Message as _;
 
+use super::audit;
 use super::store::{State, Store};
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
@@ -77,6 +80,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        if self.store.rotten().borrow().is_some() {
+            rt::sometimes("no snapshot made of a rotten state");
+            self.store.decline_snapshot("the state in memory is not what was applied to it".into());
+            return None;
+        }
         // Writes go on while the snapshot is written.
         let (mut map, meta) = self.store.read().frozen();
         if meta.last_log_id.is_none() && !force {
@@ -108,7 +116,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 Some(SnapshotBuilder {
                     map,
                     meta,
-                    store: self.store.clone(),
+                    store: Some(self.store.clone()),
                     snapshots,
                     writer: Some(writer),
                 })
@@ -229,14 +237,16 @@ async fn copy(
 pub struct SnapshotBuilder {
     map: Map,
     meta: SnapshotMeta,
-    store: Arc<Store>,
+    /// Let go of when the state turns out to be rotten: this then waits for as long as the process lives.
+    store: Option<Arc<Store>>,
     snapshots: Snapshots,
     writer: Option<SnapshotWriter>,
 }
 
 impl SnapshotBuilder {
     async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotReader, StorageError> {
-        let live = planted::is("snapshot-reads-live-map").then(|| self.store.read().map.clone());
+        let store = self.store.as_ref().filter(|_| planted::is("snapshot-reads-live-map"));
+        let live = store.map(|store| store.read().map.clone());
         for block in live.as_ref().unwrap_or(&self.map).blocks() {
             writer.add_block(block).await?;
         }
@@ -249,6 +259,19 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let writer = self.writer.take().expect("a builder builds one snapshot");
+        // The log before it goes because of it, and so does the oldest snapshot: what they made must be what it says.
+        let checked = audit::check_map(&self.map, Duration::ZERO).await;
+        if let Err(found) = checked {
+            rt::sometimes("no snapshot made of a rotten state");
+            let store = self.store.take().expect("a builder builds one snapshot");
+            self.map = Map::new();
+            drop(writer);
+            store.decline_snapshot(format!("the state in memory is not what was applied to it: {found}"));
+            store.find_rotten(found);
+            drop(store);
+            // openraft takes an error for the end of the node, which may be the only one with what was committed last.
+            match std::future::pending::<Infallible>().await {}
+        }
         let data = SnapshotData::Kept(self.write(writer).await.map_err(io::Error::other)?);
         Ok(SnapshotOf::<TypeConfig, SnapshotData> { meta: self.meta.clone(), snapshot: data })
     }

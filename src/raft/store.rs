@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::observer::Observer;
 use super::types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership};
 use super::wire::{entry_to_storage, membership_to_wire};
-use crate::map::{Answer, Applied, Command, Map, UnknownCommand};
+use crate::map::{Answer, Applied, Command, Map, UnknownCommand, Unsound};
 use crate::metrics::Metrics;
 use crate::planted;
 use crate::rt::{self, watch};
@@ -76,6 +76,8 @@ pub struct Store {
     revision: watch::Sender<u64>,
     /// Why the last snapshot that was wanted is not there.
     snapshot_declined: watch::Sender<String>,
+    /// What gave away that the state in memory is not what was applied to it.
+    rotten: watch::Sender<Option<Unsound>>,
     observer: Option<Arc<dyn Observer>>,
     metrics: Arc<Metrics>,
 }
@@ -95,6 +97,7 @@ impl Store {
             digests: Mutex::default(),
             revision: watch::channel(0).0,
             snapshot_declined: watch::channel(String::new()).0,
+            rotten: watch::channel(None).0,
             observer,
             metrics,
         })
@@ -143,6 +146,27 @@ impl Store {
     /// A snapshot was wanted and is not begun.
     pub(super) fn decline_snapshot(&self, reason: String) {
         self.snapshot_declined.send(reason);
+    }
+
+    /// The state in memory is not what was applied to it: from now on no snapshot is made of it. It is for the node to show
+    /// it to nobody. The first finding stands.
+    pub fn find_rotten(&self, found: Unsound) {
+        self.rotten.send_if_modified(|rotten| {
+            let is_first = rotten.is_none();
+            rotten.get_or_insert(found);
+            is_first
+        });
+    }
+
+    /// Set once the state in memory has turned out not to be what was applied to it.
+    pub fn rotten(&self) -> watch::Receiver<Option<Unsound>> {
+        self.rotten.subscribe()
+    }
+
+    /// Damages the state as failing memory does (see [`Map::flip_bit`]).
+    #[cfg(any(test, feature = "sim"))]
+    pub fn flip_bit(&self, key: &[u8], bit: usize) -> bool {
+        self.write().map.flip_bit(key, bit)
     }
 
     /// Recorded digests, oldest first.

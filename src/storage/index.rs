@@ -201,6 +201,13 @@ impl EntryIndex {
         Some(self.slots.range(place..).map(|slot| u64::from(slot.length)).sum())
     }
 
+    /// The last entry that lies in this segment or an earlier one, if there is one.
+    pub fn last_in(&self, segment: u64) -> Option<u64> {
+        // Whoever is not on disk yet comes last.
+        let count = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment <= segment);
+        count.checked_sub(1).map(|place| self.first + place as u64)
+    }
+
     /// The entries of `start..end` that are there, until their payloads reach `max_bytes`, but at least one.
     pub fn plan(&self, start: u64, end: u64, max_bytes: u64) -> Vec<Found> {
         let mut found = Vec::new();

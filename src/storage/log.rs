@@ -264,6 +264,10 @@ impl Log {
         Ok(Log { shared, doorbell })
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// What the log knows besides its entries, the newest changes included.
     pub fn state(&self) -> LogState {
         let state = self.shared.state();

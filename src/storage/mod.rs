@@ -22,6 +22,7 @@ mod log;
 mod metrics;
 mod record;
 mod recovery;
+mod scrub;
 mod segment;
 mod snapshot;
 mod spares;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 pub use error::StorageError;
 pub use log::{Log, LogConfig, LogState, MAX_SEGMENT_BYTES};
 pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
+pub use scrub::Pace;
 pub use snapshot::{
     DamagedSnapshot, ReceivedSnapshot, SnapshotEncoder, SnapshotInfo, SnapshotReader, SnapshotReceiver,
     SnapshotWriter, Snapshots,

@@ -242,6 +242,12 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
 
+/// How long the record at `offset` says that it is; `None`: the bytes end before it says so. Nothing is checked.
+pub(super) fn size_at(bytes: &[u8], offset: usize) -> Option<usize> {
+    let header = bytes.get(offset..offset.checked_add(HEADER_BYTES)?)?;
+    Some(padded(HEADER_BYTES + u32_at(header, 4) as usize))
+}
+
 /// The record at `offset`, if there is one whose checksum holds.
 pub(super) fn decode(bytes: &Bytes, offset: usize, seed: Seed) -> Option<Record> {
     decode_from(bytes, offset, seed, 0)

@@ -148,6 +148,24 @@ impl Snapshots {
         self.state().damaged.clone()
     }
 
+    /// A kept snapshot has turned out to be damaged: it is offered to nobody any more, and goes when the next one is
+    /// published. Not so the last one: whoever is given it checks it, and there is no other.
+    pub fn condemn(&self, position: Position, error: StorageError) {
+        let mut state = self.state();
+        let is_kept = state.whole.iter().any(|info| info.position == position);
+        if is_kept && state.whole.len() > 1 {
+            state.whole.retain(|info| info.position != position);
+            state.damaged.push(DamagedSnapshot { position, error });
+        }
+    }
+
+    /// Whether a file of this position's name is there, damaged or not.
+    pub fn has(&self, position: Position) -> bool {
+        let state = self.state();
+        let damaged = state.damaged.iter().map(|damaged| damaged.position);
+        state.whole.iter().map(|info| info.position).chain(damaged).any(|kept| kept == position)
+    }
+
     fn temporary_name(&self, position: Position) -> String {
         let mut state = self.state();
         state.next_temporary = state.next_temporary.wrapping_add(1);

@@ -275,6 +275,27 @@ impl Cluster {
         self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
     }
 
+    /// A bit of a file flips while its node runs or rests, and nobody is excused for anything: what comes of it the story
+    /// knows.
+    ///
+    /// # Panics
+    /// If the file has no such byte.
+    pub fn rot(&self, name: &str, file: &str, offset: u64, bit: u8) {
+        assert!(self.disk(name).flip(file, offset, bit), "{name} has no byte {offset} in {file}");
+        self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
+    }
+
+    /// A bit of a key's value flips in the memory of a running node. False if it does not hold the key.
+    pub fn rot_in_memory(&self, name: &str, key: &str, bit: usize) -> bool {
+        let memory = self.host(&mut self.state(), name).memory.clone();
+        let store = memory.lock().expect("no code panics while it holds this lock").upgrade();
+        let hit = store.is_some_and(|store| store.flip_bit(key.as_bytes(), bit));
+        if hit {
+            self.run().fault("flipped bit in memory", format!("bit {bit} of {key} flips in {name}'s memory"));
+        }
+        hit
+    }
+
     /// A node's newest snapshot, if it can do without: there is an older one, and no snapshot that jumped a gap was
     /// installed since that one.
     pub fn snapshot_with_fallback(&self, name: &str) -> Option<String> {

@@ -35,6 +35,7 @@ use crate::run::Run;
 use crate::world::World;
 use cause::Cause;
 use network::{Network, dns_name};
+use observer::Memory;
 pub use power::Power;
 
 /// UDP port of gossip on every host.
@@ -91,6 +92,8 @@ struct Host {
     stop: Option<oneshot::Sender<()>>,
     /// The log index of the last snapshot that was installed on its disk.
     installed: Arc<AtomicU64>,
+    /// The state that its present process holds in memory.
+    memory: Memory,
     /// What was done to the node that may make it end by itself.
     causes: Vec<Cause>,
     /// Its last words asked for it.
@@ -192,6 +195,7 @@ impl Cluster {
         config.election_timeout = world.election;
         config.replace_silence = world.election * 6;
         config.storage.snapshot_log_entries = world.snapshot_entries;
+        config.storage.scrub_interval = world.scrub.unwrap_or_default();
         config.limits.max_value_bytes = 64 << 10;
         config.limits.max_request_bytes = 128 << 10;
         config.limits.max_in_flight_requests = world.limits.requests_in_flight;
@@ -224,6 +228,7 @@ impl Cluster {
             life: 0,
             stop: None,
             installed: Arc::default(),
+            memory: Memory::default(),
             causes: Vec::new(),
             has_to_be_wiped: false,
             doubted: None,

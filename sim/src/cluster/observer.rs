@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use mokv::map::{Change as MapChange, Command};
-use mokv::raft::{self, LogId, Observer};
+use mokv::raft::{self, LogId, Observer, Store};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::history::Entry;
@@ -15,6 +15,9 @@ use crate::logs::{Found, Place, Vote};
 use crate::run::Run;
 use crate::timeline::What;
 use crate::values;
+
+/// Where a process holds its state, for faults of its memory.
+pub type Memory = Arc<Mutex<Weak<Store>>>;
 
 /// Hears what one process of a node does.
 pub struct NodeObserver {
@@ -26,6 +29,7 @@ pub struct NodeObserver {
     run: Arc<Run>,
     /// The log index of the last snapshot that was installed.
     last_installed: Arc<AtomicU64>,
+    memory: Memory,
     /// Log indexes of memberships that it appended and has not applied: in force, and perhaps never to be committed.
     open_memberships: Mutex<BTreeSet<u64>>,
 }
@@ -38,9 +42,10 @@ impl NodeObserver {
         tampered: bool,
         run: Arc<Run>,
         last_installed: Arc<AtomicU64>,
+        memory: Memory,
     ) -> NodeObserver {
         let open_memberships = Mutex::default();
-        NodeObserver { host: host.to_owned(), disk, tampered, run, last_installed, open_memberships }
+        NodeObserver { host: host.to_owned(), disk, tampered, run, last_installed, memory, open_memberships }
     }
 
     fn open_memberships(&self) -> MutexGuard<'_, BTreeSet<u64>> {
@@ -58,6 +63,10 @@ impl Observer for NodeObserver {
         self.run.with_ledger(|ledger| ledger.started(&self.host));
         let now = self.run.now();
         self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found, now));
+    }
+
+    fn holds(&self, store: &Arc<Store>) {
+        *self.memory.lock().expect("no code panics while it holds this lock") = Arc::downgrade(store);
     }
 
     fn voted(&self, saved: &raft::Vote) {
@@ -185,6 +194,10 @@ impl UntilOver {
 impl Observer for UntilOver {
     fn opened(&self, node_id: u64, found: &raft::Found) {
         self.tell(|observer| observer.opened(node_id, found));
+    }
+
+    fn holds(&self, store: &Arc<Store>) {
+        self.tell(|observer| observer.holds(store));
     }
 
     fn voted(&self, saved: &raft::Vote) {

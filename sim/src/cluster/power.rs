@@ -108,11 +108,13 @@ impl Cluster {
         let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
         let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
         let disk_name = format!("{name}'s disk {}", host.disks);
-        let (run, installed) = (self.0.run.clone(), host.installed.clone());
+        let (run, installed, memory) = (self.0.run.clone(), host.installed.clone(), host.memory.clone());
         host.record_is_over = Arc::default();
         let is_over = host.record_is_over.clone();
-        let observer =
-            UntilOver { observer: NodeObserver::new(name, disk_name, is_tampered, run, installed), is_over };
+        let observer = UntilOver {
+            observer: NodeObserver::new(name, disk_name, is_tampered, run, installed, memory),
+            is_over,
+        };
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         let options = Options { observer, supports };
         // A restart makes a fresh host: everything of the old process is gone.

@@ -1,4 +1,5 @@
-//! The hunt: chaos with one planted bug at a time, seed after seed, until a judge speaks or the range is over.
+//! The hunt: chaos, or the story that is aimed at it, with one planted bug at a time, seed after seed, until a judge speaks
+//! or the range is over.
 //!
 //! A catch is a crash or a violated property. A judge that gave up is none, and neither is a bug of the harness.
 
@@ -94,7 +95,8 @@ fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max
     let is_over = Cell::new(false);
     let catches = RefCell::new(BTreeMap::new());
     let mut seeds = (first_seed + before..first_seed + seeds_max).take_while(|_| !is_over.get());
-    let next = || seeds.next().map(|seed| job(scenarios::CHAOS, seed, Some(bug.name)));
+    let scenario = bug.story.unwrap_or(scenarios::CHAOS);
+    let next = || seeds.next().map(|seed| job(scenario, seed, Some(bug.name)));
     play(at_a_time(), How::Quietly, next, |job, outcome| {
         if let Some(catch) = catch(job.seed, &outcome.report) {
             is_over.set(true);

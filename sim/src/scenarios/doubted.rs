@@ -54,7 +54,8 @@ async fn wait_for_all(cluster: &Cluster, name: &str) -> Result<(), String> {
     wait_for_status(cluster, name, "catch up", |status| status.last_log_index >= newest).await
 }
 
-async fn wait_for_status(
+/// Waits until a node says of itself what is wanted.
+pub async fn wait_for_status(
     cluster: &Cluster,
     name: &str,
     what: &str,
@@ -72,7 +73,7 @@ async fn wait_for_status(
 }
 
 /// Wipes a node whose state was corrupted, as its message says, and waits until it is a voter again.
-async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
+pub async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
     let old = cluster.status(name).await.map_or(0, |status| status.node_id);
     cluster.kill(name);
     cluster.wipe(name);
@@ -165,7 +166,8 @@ async fn one_outvoted(run: &Arc<Run>) -> Result<(Cluster, SimClient, String, Str
     Ok((cluster, writer, leader, name))
 }
 
-fn is_quarantined(status: &NodeStatus) -> bool {
+/// Whether it is in quarantine.
+pub fn is_quarantined(status: &NodeStatus) -> bool {
     status.role == "quarantined"
 }
 

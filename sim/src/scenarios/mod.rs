@@ -15,6 +15,7 @@ mod logs;
 mod raft;
 mod replicated;
 mod restarts;
+mod rot;
 mod snapshots;
 pub mod stage;
 mod wire;
@@ -297,6 +298,54 @@ pub const ALL: &[Scenario] = &[
         3,
         doubted::only_a_doubted_log_has_it,
         "a quarantined node has the only copy of a committed entry that is in reach"
+    ),
+    scenario!(
+        "rot-in-a-cold-segment",
+        4,
+        rot::in_a_cold_segment,
+        "a bit flips in a segment that nobody reads, and its node does without it before it has to"
+    ),
+    scenario!(
+        "rot-in-a-snapshot",
+        4,
+        rot::in_a_snapshot,
+        "a bit flips in a kept snapshot, and its node takes new ones before it needs it"
+    ),
+    scenario!(
+        "rot-in-memory",
+        4,
+        rot::in_memory,
+        "a bit flips in a node's memory: nothing is made of it, and the node is quarantined"
+    ),
+    scenario!(
+        "damaged-node-starts-over",
+        4,
+        rot::damaged_node_starts_over,
+        "a node whose log is damaged asks, and comes back as a newcomer"
+    ),
+    scenario!(
+        "rotten-node-starts-over",
+        4,
+        rot::rotten_node_starts_over,
+        "a node whose memory has lost a bit asks, stops, asks again, and comes back as a newcomer"
+    ),
+    scenario!(
+        "two-damaged-at-once",
+        3,
+        rot::two_damaged_at_once,
+        "two of three nodes are damaged, and nobody is replaced"
+    ),
+    scenario!(
+        "two-rotten-at-once",
+        3,
+        rot::two_rotten_at_once,
+        "two of three memories lose a bit: nobody is replaced, until one of the two is whole again"
+    ),
+    scenario!(
+        "damaged-while-another-recovers",
+        3,
+        rot::damaged_while_another_recovers,
+        "a node is damaged while another one's disk is lost: one is replaced after the other"
     ),
     scenario!("full-disk", 1, disks::full_disk, "the leader's disk fills up"),
     scenario!("full-voter", 2, disks::full_voter, "a follower's disk fills up, and the leader honours it"),

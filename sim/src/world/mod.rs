@@ -63,6 +63,8 @@ pub struct World {
     pub election: Duration,
     /// A snapshot is taken after this many entries.
     pub snapshot_entries: u64,
+    /// How often nodes read again what nobody reads; `None`: never.
+    pub scrub: Option<Duration>,
     /// What nodes are bounded by.
     pub limits: Limits,
     /// How many clients.
@@ -108,6 +110,7 @@ impl World {
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(500),
             snapshot_entries: 1_000,
+            scrub: None,
             limits: Limits {
                 sessions: 10_000,
                 log_segment_bytes: 256 << 10,
@@ -148,6 +151,7 @@ impl World {
             heartbeat,
             election: heartbeat * dice.within(4..8) as u32,
             snapshot_entries: *dice.one_of(&[30, 100, 300, 1_000, 5_000]),
+            scrub: None,
             limits: Limits::draw(seed),
             clients: dice.within(3..6) as u32,
             keys,
@@ -162,6 +166,8 @@ impl World {
         world.draw_faults(&mut Dice::new(seed, "fault classes"));
         world.draw_encounters(&mut Dice::new(seed, "encounters"));
         world.draw_weather(&mut Dice::new(seed, "weather"));
+        let mut dice = Dice::new(seed, "scrub");
+        world.scrub = dice.chance(0.3).then(|| Duration::from_millis(dice.within(500..8_000)));
         world
     }
 
@@ -244,6 +250,9 @@ impl fmt::Display for World {
             self.limits.log_cache_bytes >> 10,
             self.limits.requests_in_flight
         )?;
+        if let Some(pause) = self.scrub {
+            writeln!(f, "everything is read again every {pause:?}")?;
+        }
         if self.datagrams != Datagrams::default() {
             writeln!(
                 f,

@@ -141,7 +141,8 @@ impl SnapshotReader {
         Ok((frame.kind, whole.slice(FRAME_BYTES..)))
     }
 
-    fn corrupt(&self, offset: u64, reason: &'static str) -> StorageError {
+    /// What to say of a file that is not what was written.
+    pub(crate) fn corrupt(&self, offset: u64, reason: &'static str) -> StorageError {
         StorageError::Corrupt { file: self.name.clone(), offset, reason }
     }
 }

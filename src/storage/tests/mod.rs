@@ -5,6 +5,7 @@ mod basics;
 mod crashes;
 mod damage;
 mod model;
+mod scrub;
 mod snapshots;
 
 use std::sync::Arc;

@@ -1,0 +1,252 @@
+//! Summing a state up anew, from nothing, to compare it with the sums that are carried along.
+//!
+//! What a map carries along it knows from what was applied; what it holds lies in memory, where bits flip. The two agree
+//! for as long as nobody but [`Map::apply`](super::Map::apply) has changed anything. O(keys), so it is done step by step; the
+//! caller decides what happens between two steps. The revision, the settings and the cluster version are carried and held
+//! in one place, so a bit that flips in them is not noticed here, but when digests of several nodes are compared.
+
+use std::fmt;
+
+use bytes::Bytes;
+use mokv_proto::log;
+use prost::Message;
+
+use super::digest::{Digest, Item};
+use super::{Answer, Entry, Map, Settings};
+
+/// What an item costs beside its bytes, in bytes' worth of work.
+const ITEM_COST: u64 = 64;
+
+/// A sum under way over one map.
+pub struct Audit<'a> {
+    map: &'a Map,
+    /// Each item, the bytes of keys and values that it adds, and whether it fits to its surroundings.
+    items: Box<dyn Iterator<Item = Part> + Send + 'a>,
+    digest: Digest,
+    bytes: u64,
+    misfit: Option<&'static str>,
+}
+
+struct Part {
+    item: Item,
+    bytes: u64,
+    misfit: Option<&'static str>,
+}
+
+/// What is held is not what was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsound {
+    /// The digests differ.
+    Digest {
+        /// What was carried along.
+        carried: u128,
+        /// What the items sum up to.
+        summed: u128,
+    },
+    /// Keys and values have another length than was counted.
+    Bytes {
+        /// What was carried along.
+        carried: u64,
+        /// What is there.
+        summed: u64,
+    },
+    /// Two parts of the state contradict each other.
+    Misfit(&'static str),
+}
+
+impl fmt::Display for Unsound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unsound::Digest { carried, summed } => {
+                write!(f, "it has digest {summed:032x}, and what was applied to it has {carried:032x}")
+            }
+            Unsound::Bytes { carried, summed } => {
+                write!(f, "keys and values take {summed} bytes, and those that were applied take {carried}")
+            }
+            Unsound::Misfit(what) => f.write_str(what),
+        }
+    }
+}
+
+impl<'a> Audit<'a> {
+    pub(super) fn of(map: &'a Map) -> Audit<'a> {
+        let entries = map.entries.iter().map(move |(key, entry)| Part {
+            item: Item::entry(key, entry),
+            bytes: (key.len() + entry.value.len()) as u64,
+            misfit: (entry.mod_revision > map.revision).then_some("a key was written at a revision to come"),
+        });
+        let tombstones = map.tombstones().map(|(node_id, name)| Part {
+            item: Item::tombstone(node_id, name),
+            bytes: 0,
+            misfit: None,
+        });
+        let sessions = map.sessions.iter().flat_map(move |(id, session)| {
+            let misfit = !map.sessions.is_listed(id, session.last_applied);
+            let standing = Part {
+                item: Item::session(id, session.last_applied, session.lowest_unanswered),
+                bytes: 0,
+                misfit: misfit.then_some("a session is not where its last use puts it"),
+            };
+            let answers = session.answers.iter().map(move |(sequence, answer)| Part {
+                item: Item::answer(id, *sequence, *answer),
+                bytes: 0,
+                misfit: None,
+            });
+            std::iter::once(standing).chain(answers)
+        });
+        Audit {
+            map,
+            items: Box::new(entries.chain(tombstones).chain(sessions)),
+            digest: Digest::default(),
+            bytes: 0,
+            misfit: None,
+        }
+    }
+
+    /// Sums up items worth about so many bytes; false after the last one.
+    pub fn step(&mut self, bytes: u64) -> bool {
+        let mut left = bytes;
+        while left > 0 {
+            let Some(part) = self.items.next() else { return false };
+            self.digest.add(part.item);
+            self.bytes += part.bytes;
+            self.misfit = self.misfit.or(part.misfit);
+            left = left.saturating_sub(ITEM_COST + part.bytes);
+        }
+        true
+    }
+
+    /// What the sums come to, after the last step.
+    ///
+    /// # Errors
+    /// If the map holds something else than was applied to it.
+    pub fn verdict(&self) -> Result<(), Unsound> {
+        let Map { revision, settings, cluster_version, .. } = self.map;
+        let state = Item::state(*revision, settings, *cluster_version);
+        let wanted_size = Item::wanted_size(settings.wanted_size);
+        let others = [Some(state), wanted_size].into_iter().flatten();
+        let (carried, summed) = (self.map.digest(), self.digest.total(Digest::default(), others));
+        if carried != summed {
+            return Err(Unsound::Digest { carried, summed });
+        }
+        if self.map.bytes != self.bytes {
+            return Err(Unsound::Bytes { carried: self.map.bytes, summed: self.bytes });
+        }
+        self.misfit.map_or(Ok(()), |misfit| Err(Unsound::Misfit(misfit)))
+    }
+}
+
+/// The digest of a map by its blocks, without the map: a snapshot is checked in the space of one block.
+#[derive(Debug, Default)]
+pub struct BlockSum {
+    digest: Digest,
+}
+
+impl BlockSum {
+    /// Adds a block.
+    ///
+    /// # Errors
+    /// In words, if it is none.
+    pub fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
+        let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "a block cannot be decoded")?;
+        if let Some(state) = block.state {
+            let settings = Settings {
+                max_sessions: state.max_sessions,
+                max_store_bytes: state.max_store_bytes,
+                wanted_size: state.wanted_size,
+            };
+            self.digest.add(Item::state(state.revision, &settings, state.cluster_version));
+            Item::wanted_size(state.wanted_size).into_iter().for_each(|item| self.digest.add(item));
+            for log::Tombstone { node_id, name } in &state.tombstones {
+                self.digest.add(Item::tombstone(*node_id, name));
+            }
+        }
+        for log::SnapshotEntry { key, value, create_revision, mod_revision, version } in block.entries {
+            let entry = Entry { value, create_revision, mod_revision, version };
+            self.digest.add(Item::entry(&key, &entry));
+        }
+        for log::SnapshotSession { id, last_applied, lowest_unanswered, answers } in block.sessions {
+            self.digest.add(Item::session(id, last_applied, lowest_unanswered));
+            for log::SnapshotAnswer { sequence, answer } in answers {
+                let answer = answer.and_then(|answer| Answer::try_from(answer).ok());
+                self.digest.add(Item::answer(id, sequence, answer.ok_or("a block holds an unknown answer")?));
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of the map whose blocks these were.
+    pub fn digest(self) -> u128 {
+        self.digest.total(Digest::default(), [])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::Command;
+    use mokv_proto::log::{Delete, SessionWrite, Set};
+
+    fn full() -> Map {
+        let mut map = Map::new();
+        map.apply(1, &Command::OpenSession);
+        for index in 2..200_u64 {
+            let session =
+                SessionWrite { session: 1, sequence: index, lowest_unanswered: index.saturating_sub(3) };
+            let key = Bytes::from(format!("key/{:03}", index % 70));
+            let command = match index % 9 {
+                0 => Command::Delete(Delete { key, if_revision: None, session: None }),
+                _ => Command::Set(Set {
+                    key,
+                    value: Bytes::from(vec![index as u8; index as usize * 5]),
+                    if_revision: None,
+                    session: (index % 2 == 0).then_some(session),
+                }),
+            };
+            map.apply(index, &command);
+        }
+        map.apply(200, &Command::Tombstone { node_id: 7, name: "gone".into() });
+        map.apply(201, &Command::WantedSize(3));
+        map
+    }
+
+    fn audit(map: &Map, step: u64) -> Result<(), Unsound> {
+        let mut audit = map.audit();
+        while audit.step(step) {}
+        audit.verdict()
+    }
+
+    #[test]
+    fn what_was_applied_sums_up_to_what_is_carried_along_in_whatever_steps() {
+        for map in [Map::new(), full()] {
+            for step in [1, 1_000, u64::MAX] {
+                assert_eq!(audit(&map, step), Ok(()));
+            }
+            let mut sum = BlockSum::default();
+            map.blocks().for_each(|block| sum.add(&block).unwrap());
+            assert_eq!(sum.digest(), map.digest());
+        }
+    }
+
+    #[test]
+    fn a_bit_that_flips_in_a_value_shows_in_every_clone_that_shares_it() {
+        let mut map = full();
+        let digest = map.digest();
+        assert!(map.flip_bit(b"key/014", 17));
+        assert!(!map.flip_bit(b"no such key", 17));
+        assert_eq!(map.digest(), digest, "nobody has told the sum that is carried along");
+        assert!(matches!(audit(&map.clone(), 500), Err(Unsound::Digest { .. })));
+        assert!(map.flip_bit(b"key/014", 17));
+        assert_eq!(audit(&map, 500), Ok(()));
+    }
+
+    #[test]
+    fn what_the_sums_do_not_cover_is_compared_by_itself() {
+        let mut map = full();
+        map.bytes += 1;
+        assert!(matches!(audit(&map, 500), Err(Unsound::Bytes { .. })));
+        let mut map = full();
+        map.sessions.misplace(1);
+        assert!(matches!(audit(&map, 500), Err(Unsound::Misfit(_))));
+    }
+}

@@ -1,0 +1,209 @@
+//! Rot that nobody reads: what lies cold is read again in the background, slowly, and what lies in memory is summed up anew.
+//!
+//! Disks lose bits that nobody looks at, and memory flips them. A start would find out, when the other copies may be gone as
+//! well; so a node looks while it runs. One round: the state in memory, every sealed segment, every kept snapshot, one after
+//! the other and at a bounded pace; then a pause. A start has read everything, so the first round comes after a pause.
+//!
+//! What is found is said (log, metric, status), and then
+//!
+//! - a damaged **file** is done without, as the state in memory is sound: it was summed up first, and every snapshot is
+//!   before it counts. New snapshots are taken until both kept ones are newer than what is damaged, the log before them is
+//!   purged as always, and the damaged file goes with it. Until then nothing is removed: a snapshot that is damaged is
+//!   merely offered to nobody. Who still needs the entries that were in a damaged segment gets a snapshot, which it would
+//!   have to in any case: they cannot be read.
+//! - a state that is not what was applied to it is **doubted**: nothing is made of it, and the node shows it to nobody
+//!   (`life.rs`).
+//!
+//! Nothing here removes or writes a file, decides about the membership, or holds a lock while it waits.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::grpc::Context;
+use crate::metrics::Damaged;
+use crate::planted;
+use crate::raft::{Consensus, audit, space};
+use crate::rt::{self, sleep, timeout};
+use crate::storage::{Log, Pace, Position, Snapshots, StorageError};
+
+/// A tenth of what a slow disk does.
+const PACE: Pace = Pace { bytes_per_second: 16 << 20 };
+/// Between two slices of the state: at most a tenth of a processor.
+const BREATH: Duration = Duration::from_millis(2);
+/// What could not be read is tried again once after this, before it counts as damaged.
+const SECOND_TRY: Duration = Duration::from_secs(1);
+/// Between two steps of doing without a damaged file.
+const STEP: Duration = Duration::from_secs(1);
+/// So many steps in a round; the next round tries again.
+const STEPS: u32 = 20;
+/// A snapshot that takes longer is not waited for; it goes on.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
+/// The next round after one that left damage behind comes after this at the latest.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What is looked at, and how often.
+pub(super) struct Scrub {
+    pub consensus: Consensus,
+    pub log: Log,
+    pub snapshots: Snapshots,
+    pub context: Arc<Context>,
+    /// The pause between two rounds; zero: there are none.
+    pub interval: Duration,
+}
+
+/// A file that is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    Segment(u64),
+    Snapshot(Position),
+}
+
+impl Damage {
+    fn counts_as(self) -> Damaged {
+        match self {
+            Damage::Segment(_) => Damaged::Log,
+            Damage::Snapshot(_) => Damaged::Snapshot,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::Segment(number) => write!(f, "segment {number:016x}"),
+            Damage::Snapshot(position) => write!(f, "snapshot {:016x}", position.index),
+        }
+    }
+}
+
+impl Scrub {
+    /// Looks, round after round, for ever.
+    pub async fn scrub_for_ever(self) {
+        if self.interval.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        let mut pause = self.interval;
+        loop {
+            sleep(pause).await;
+            pause = match self.round().await {
+                true => self.interval,
+                false => self.interval.min(AGAIN),
+            };
+        }
+    }
+
+    /// One round; whether everything is sound after it.
+    async fn round(&self) -> bool {
+        if planted::is("scrub-reads-nothing") {
+            return true;
+        }
+        if self.consensus.is_doubted() || !self.is_memory_sound().await {
+            return false;
+        }
+        let mut is_sound = true;
+        for number in self.log.sealed() {
+            let damage = Damage::Segment(number);
+            let found = match self.log.check_sealed(number, PACE).await {
+                Err(StorageError::Io { .. }) => {
+                    sleep(SECOND_TRY).await;
+                    self.log.check_sealed(number, PACE).await
+                }
+                found => found,
+            };
+            is_sound &= self.settle(damage, found.err()).await;
+        }
+        for info in self.snapshots.list() {
+            let damage = Damage::Snapshot(info.position);
+            let found = match audit::check_snapshot(&self.snapshots, &info, PACE).await {
+                Err(StorageError::Io { .. }) => {
+                    sleep(SECOND_TRY).await;
+                    audit::check_snapshot(&self.snapshots, &info, PACE).await
+                }
+                found => found,
+            };
+            if let Err(error) = &found {
+                self.snapshots.condemn(info.position, error.clone());
+            }
+            is_sound &= self.settle(damage, found.err()).await;
+        }
+        is_sound
+    }
+
+    async fn is_memory_sound(&self) -> bool {
+        let (map, _) = self.consensus.store().read().frozen();
+        match audit::check_map(&map, BREATH).await {
+            Ok(()) => true,
+            Err(found) => {
+                self.consensus.store().find_rotten(found);
+                false
+            }
+        }
+    }
+
+    /// Does without a file that is damaged; whether it is sound, or gone.
+    async fn settle(&self, damage: Damage, error: Option<StorageError>) -> bool {
+        let Some(error) = error else { return true };
+        let words = format!(
+            "{}; the state in memory is sound, and this node is replacing what is damaged by new snapshots. Have the disk \
+             checked: what loses one bit loses more",
+            error.finding()
+        );
+        let was_known = self.context.set_damage(&damage.to_string(), Some(words.clone()));
+        if !was_known {
+            tracing::error!("damage was found before anybody needed what is damaged: {words}");
+            self.context.metrics.damage_found(damage.counts_as());
+        }
+        for _ in 0..STEPS {
+            if self.is_gone(damage) {
+                match damage {
+                    Damage::Segment(_) => rt::sometimes("damaged segment given up"),
+                    Damage::Snapshot(_) => rt::sometimes("damaged snapshot replaced"),
+                }
+                tracing::info!(
+                    "{damage} was damaged, and is not needed any more: later snapshots stand for it"
+                );
+                self.context.set_damage(&damage.to_string(), None);
+                return true;
+            }
+            // A state that is doubted replaces nothing.
+            if self.consensus.is_doubted() || self.consensus.store().rotten().borrow().is_some() {
+                return false;
+            }
+            self.step(damage).await;
+            sleep(STEP).await;
+        }
+        tracing::warn!("{damage} is still damaged and still needed; the next round tries again");
+        false
+    }
+
+    fn is_gone(&self, damage: Damage) -> bool {
+        match damage {
+            Damage::Segment(number) => !self.log.has_segment(number),
+            Damage::Snapshot(position) => !self.snapshots.has(position),
+        }
+    }
+
+    /// One step towards two snapshots that stand for everything up to what is damaged.
+    async fn step(&self, damage: Damage) {
+        let kept = self.snapshots.list();
+        if let Damage::Segment(number) = damage
+            && let Some(older) = kept.get(1)
+            && self.log.last_index_in(number).is_none_or(|last| last <= older.position.index)
+        {
+            space::purge(&self.consensus, &self.snapshots).await;
+            if self.is_gone(damage) {
+                return;
+            }
+        }
+        let applied = self.consensus.store().read().applied.map_or(0, |id| id.index);
+        if self.consensus.metrics().snapshot.is_some_and(|newest| newest.index >= applied) {
+            return space::propose_nothing(&self.consensus).await;
+        }
+        match timeout(SNAPSHOT_PATIENCE, self.consensus.take_snapshot()).await {
+            Ok(Ok(index)) => tracing::info!(index, "took a snapshot to do without {damage}"),
+            Ok(Err(error)) => tracing::warn!("no snapshot replaces {damage} yet: {error}"),
+            Err(_) => tracing::info!("a snapshot that replaces {damage} is still being written"),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Whether a node whose data is damaged may start over as another one: the leader's answer.
+//!
+//! The node that asks has stopped: it acknowledges and votes no more, and never will under its id if the answer is yes. The
+//! leader says yes only when the others can do without it:
+//!
+//! - every other voter has answered an append of this leader's term that was **sent after the question came**, which also
+//!   proves that it still leads;
+//! - every other voter holds all that the leader's log held when the question came. Whatever the asker has acknowledged and
+//!   a majority counted on is among it, for it had stopped before it asked;
+//! - the others alone are a majority of the voters;
+//! - nobody else comes or goes: the configuration is uniform and committed, nobody learns, no voter is to be removed;
+//! - no other voter's state is doubted, and neither is the leader's own.
+//!
+//! **One at a time** follows without anybody remembering who was told yes. Whoever was told so has stopped, and is a voter
+//! that does not answer, for this leader and for every later one, until its successor votes in its place. Of two that ask at
+//! once each is the silent voter that keeps the other one waiting.
+//!
+//! Nothing here changes anything, and nobody is told yes twice for one question.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Consensus;
+use crate::node_id::Named;
+use crate::rt::{self, Instant, sleep};
+
+/// How often the leader looks whether all have answered.
+const LOOKS: std::time::Duration = std::time::Duration::from_millis(10);
+/// It looks for so many of its own patiences with a silent voter.
+const PATIENCE: u32 = 2;
+
+/// The cluster as its leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    term: u64,
+    voters: BTreeSet<u64>,
+    /// One configuration is in force, and it is committed.
+    is_settled: bool,
+    learners: BTreeSet<u64>,
+    /// Voters that are to be removed.
+    leaving: BTreeSet<u64>,
+    doubted: BTreeSet<u64>,
+    /// The other voters: when the last append was sent that each has answered in this term, and up to where it holds the log.
+    others: BTreeMap<u64, (Option<Instant>, u64)>,
+}
+
+/// What stands against it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Objection {
+    /// For as long as this holds there is nothing to wait for.
+    Stands(String),
+    /// An answer that may still come.
+    Awaits(u64),
+}
+
+impl Seen {
+    /// What stands against `asker`'s starting over, asked at `since` when the leader `me` had the log up to `upto`.
+    fn objection(&self, me: u64, asker: u64, since: Instant, upto: u64) -> Option<Objection> {
+        let stands = |words: &str| Some(Objection::Stands(words.to_owned()));
+        let remaining: BTreeSet<u64> = self.voters.iter().copied().filter(|id| *id != asker).collect();
+        if !self.is_settled {
+            return stands("the members are being changed");
+        }
+        if self.learners.iter().any(|learner| *learner != asker) || !self.leaving.is_empty() {
+            return stands("another node is being replaced, added or removed");
+        }
+        if remaining.len() < self.voters.len() / 2 + 1 {
+            return stands("the other voters are no majority without it");
+        }
+        if self.doubted.iter().any(|doubted| remaining.contains(doubted)) {
+            return stands("the state of another voter is doubted");
+        }
+        let is_level = |id: &u64| {
+            let (answered, holds) = self.others.get(id).copied().unwrap_or_default();
+            answered.is_some_and(|sent| sent > since) && holds >= upto
+        };
+        let missing = remaining.into_iter().find(|id| *id != me && !is_level(id))?;
+        Some(Objection::Awaits(missing))
+    }
+}
+
+impl Consensus {
+    fn seen_for_a_replacement(&self) -> Option<Seen> {
+        if !self.is_leader() {
+            return None;
+        }
+        let metrics = self.metrics();
+        let (matched, answered) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let is_settled = membership.get_joint_config().len() == 1
+            && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+        let leaving = {
+            let state = self.store().read();
+            voters.iter().copied().filter(|id| state.map.is_tombstoned(*id)).collect()
+        };
+        let others = (voters.iter().filter(|id| **id != metrics.id))
+            .map(|id| {
+                let sent: Option<Instant> = answered.get(id).copied().flatten().map(|sent| (*sent).into());
+                (*id, (sent, matched.get(id).copied().flatten().map_or(0, |matched| matched.index)))
+            })
+            .collect();
+        Some(Seen {
+            term: metrics.current_term,
+            is_settled,
+            learners: membership.learner_ids().collect(),
+            leaving,
+            doubted: voters.iter().copied().filter(|id| self.peers().is_doubted(*id)).collect(),
+            others,
+            voters,
+        })
+    }
+
+    /// Whether `asker`, whose data is damaged, may start over as another node; this node leads.
+    ///
+    /// # Errors
+    /// In words: it may not, or not now.
+    pub(super) async fn may_start_over(&self, asker: u64) -> Result<(), String> {
+        if self.is_doubted() {
+            return Err("the state of the leader is doubted".into());
+        }
+        let (since, me) = (rt::now(), self.node_id());
+        let upto = self.metrics().last_log_index.unwrap_or(0);
+        let Some(first) = self.seen_for_a_replacement() else { return Err("no leader answers".into()) };
+        let patience = self.leader_patience() * PATIENCE;
+        loop {
+            let seen = self.seen_for_a_replacement().filter(|seen| seen.term == first.term);
+            let Some(seen) = seen else { return Err("leadership has changed meanwhile".into()) };
+            match seen.objection(me, asker, since, upto) {
+                None => {
+                    let asker = self.named(asker);
+                    tracing::warn!(
+                        "{asker} has damaged data and may start over: every other voter has all entries"
+                    );
+                    return Ok(());
+                }
+                Some(Objection::Stands(words)) => return Err(words),
+                Some(Objection::Awaits(silent)) if rt::now().saturating_duration_since(since) > patience => {
+                    return Err(format!("{} does not answer, or lacks entries", self.named(silent)));
+                }
+                Some(Objection::Awaits(_)) => sleep(LOOKS).await,
+            }
+        }
+    }
+
+    fn named(&self, node_id: u64) -> String {
+        let membership = self.membership();
+        let member = membership.membership().get_node(&node_id);
+        Named(member.map(|member| member.name.as_str()), node_id).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LEADER: u64 = 1;
+    const ASKER: u64 = 2;
+
+    fn well(voters: u64, since: Instant) -> Seen {
+        let later = Some(since + Duration::from_millis(1));
+        Seen {
+            term: 7,
+            voters: (1..=voters).collect(),
+            is_settled: true,
+            learners: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            others: (2..=voters).filter(|id| *id != ASKER).map(|id| (id, (later, 100))).collect(),
+        }
+    }
+
+    #[test]
+    fn yes_only_when_all_others_have_answered_since_and_have_everything() {
+        let since = rt::now();
+        let objection = |seen: &Seen| seen.objection(LEADER, ASKER, since, 100);
+        let with = |change: &dyn Fn(&mut Seen)| {
+            let mut seen = well(5, since);
+            change(&mut seen);
+            objection(&seen)
+        };
+        assert_eq!(objection(&well(3, since)), None);
+        assert_eq!(objection(&well(5, since)), None);
+        assert!(
+            matches!(objection(&well(2, since)), Some(Objection::Stands(_))),
+            "one of two is no majority"
+        );
+        assert_eq!(
+            with(&|seen| seen.others.get_mut(&4).unwrap().0 = Some(since)),
+            Some(Objection::Awaits(4))
+        );
+        assert_eq!(with(&|seen| seen.others.get_mut(&4).unwrap().0 = None), Some(Objection::Awaits(4)));
+        assert_eq!(with(&|seen| seen.others.get_mut(&5).unwrap().1 = 99), Some(Objection::Awaits(5)));
+        assert_eq!(with(&|seen| _ = seen.others.remove(&3)), Some(Objection::Awaits(3)));
+        for stands in [
+            with(&|seen| seen.is_settled = false),
+            with(&|seen| _ = seen.learners.insert(9)),
+            with(&|seen| _ = seen.leaving.insert(3)),
+            with(&|seen| _ = seen.doubted.insert(3)),
+        ] {
+            assert!(matches!(stands, Some(Objection::Stands(_))), "{stands:?}");
+        }
+        assert_eq!(with(&|seen| _ = seen.doubted.insert(ASKER)), None, "that is why it asks");
+    }
+
+    #[test]
+    fn of_two_that_have_stopped_each_keeps_the_other_waiting() {
+        let since = rt::now();
+        let mut seen = well(3, since);
+        seen.others.insert(3, (Some(since), 100));
+        assert_eq!(seen.objection(LEADER, 2, since, 100), Some(Objection::Awaits(3)));
+        seen.others.insert(2, (Some(since), 100));
+        assert_eq!(seen.objection(LEADER, 3, since, 100), Some(Objection::Awaits(2)));
+    }
+}
