@@ -111,6 +111,18 @@ const WANTED_SIZE: u128 = 6;
 const DIGEST_KEY: u128 = 7;
 
 impl Item {
+    /// All that stands in no row: counters, settings, the key of the digests that are shown.
+    pub(super) fn standing(
+        revision: u64,
+        settings: &Settings,
+        cluster_version: u32,
+        digest_key: Option<&DigestKey>,
+    ) -> impl Iterator<Item = Item> + use<> {
+        let state = Item::state(revision, settings, cluster_version);
+        let younger = [Item::wanted_size(settings.wanted_size), Item::digest_key(digest_key)];
+        std::iter::once(state).chain(younger.into_iter().flatten())
+    }
+
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
         // The wanted size is an item of its own, because it is younger.
         let Settings { max_sessions, max_store_bytes, wanted_size: _ } = *settings;

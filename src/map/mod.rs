@@ -359,11 +359,11 @@ impl Map {
     /// One number for the whole state, equal on replicas that are equal. O(1). It tells what was written: for nodes and
     /// snapshots only.
     pub fn digest(&self) -> u128 {
-        let state = Item::state(self.revision, &self.settings, self.cluster_version);
-        let wanted_size = Item::wanted_size(self.settings.wanted_size);
-        let digest_key = Item::digest_key(self.digest_key.as_ref());
-        let items = [Some(state), wanted_size, digest_key].into_iter().flatten();
-        self.digest.total(self.sessions.digest(), items)
+        self.digest.total(self.sessions.digest(), self.standing())
+    }
+
+    fn standing(&self) -> impl Iterator<Item = Item> + use<> {
+        Item::standing(self.revision, &self.settings, self.cluster_version, self.digest_key.as_ref())
     }
 
     /// What people and clients see of [`Map::digest`]. `None`: the cluster has no key for it yet.
