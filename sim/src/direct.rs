@@ -58,7 +58,7 @@ impl Direct {
         let call = Call::Set { value, if_revision: None };
         let request = api::SetRequest {
             key: key.to_owned(),
-            value: values::encode(value, 16).into(),
+            value: values::encode(value, 16),
             ..api::SetRequest::default()
         };
         self.ask(key, call, "/api.KV/Set", &request, deadline, patience, |answer: api::SetResponse| {

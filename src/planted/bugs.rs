@@ -198,7 +198,7 @@ pub const BUGS: &[Bug] = &[
         "full-for-ever",
         Area::Apply,
         "a voter that said that its disk is full counts as full for as long as its leader leads, though it died",
-        "README: free space, or take the node away; the cluster goes on by itself",
+        "a voter that died while its disk was full kept two healthy ones from taking values",
     ),
     rare(
         "discarded-not-executed",
@@ -272,13 +272,13 @@ pub const BUGS: &[Bug] = &[
         "doubted-answers",
         Area::Reads,
         "a node whose state a majority contradicts goes on answering",
-        "README: an outvoted node serves nothing",
+        "docs/operate.md: a node that a majority has outvoted serves nothing",
     ),
     bug(
         "caller-deadline-ignored",
         Area::Reads,
         "a node takes as long as it may, whatever deadline its caller told",
-        "README: every call has a deadline; gRPC's grpc-timeout",
+        "gRPC's grpc-timeout: the server keeps it, too",
     ),
     // ---- membership ----
     bug(

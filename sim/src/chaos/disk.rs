@@ -62,7 +62,10 @@ pub async fn full_disk(strike: &mut Strike) {
         }
         // A node that starts over as another lacks everything, and what it was before takes up room.
         let lacks = |logs: &mut Logs| logs.node_on(&victim) != node || logs.lacks(&victim) > ROOM / 2;
-        if !lacked && strike.cluster.run().with_logs(lacks) {
+        // Nobody refuses writes for the sake of one that does not vote.
+        let votes = |role: String| matches!(role.as_str(), "leader" | "follower" | "candidate");
+        let learns = !strike.cluster.last_known_role(&victim).is_some_and(votes);
+        if !lacked && (learns || strike.cluster.run().with_logs(lacks)) {
             lacked = true;
             strike.cluster.excuse_backlog(&victim);
         }

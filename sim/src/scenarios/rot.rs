@@ -157,7 +157,7 @@ async fn flip_in_memory(run: &Run, cluster: &Cluster, name: &str) -> Result<(), 
 /// A bit flips in memory, and is found by the sum, or by the next snapshot if there is no time for a sum. The node is
 /// quarantined, leads no more, and writes no snapshot of what it holds; a wipe heals it.
 pub async fn in_memory(run: Arc<Run>) -> Result<Cluster, String> {
-    let by_sum = run.seed / 2 % 2 == 0;
+    let by_sum = (run.seed / 2).is_multiple_of(2);
     let world = World { scrub: by_sum.then_some(SCRUB), ..scrubbed(3, 60) };
     let (cluster, leader) = formed(&run, world).await?;
     let writer = client(&cluster);
