@@ -274,7 +274,7 @@ pub const BUGS: &[Bug] = &[
         "a node whose state a majority contradicts goes on answering",
         "docs/operate.md: a node that a majority has outvoted serves nothing",
     ),
-    bug(
+    rare(
         "caller-deadline-ignored",
         Area::Reads,
         "a node takes as long as it may, whatever deadline its caller told",
