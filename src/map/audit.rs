@@ -12,7 +12,7 @@ use mokv_proto::log;
 use prost::Message;
 
 use super::digest::{Digest, Item};
-use super::{Answer, DigestKey, Entry, Map, Settings};
+use super::{Answer, Entry, Map, snapshot};
 
 /// What an item costs beside its bytes, in bytes' worth of work.
 const ITEM_COST: u64 = 64;
@@ -140,15 +140,7 @@ impl BlockSum {
     pub fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "a block cannot be decoded")?;
         if let Some(state) = block.state {
-            let settings = Settings {
-                max_sessions: state.max_sessions,
-                max_store_bytes: state.max_store_bytes,
-                wanted_size: state.wanted_size,
-            };
-            let key = match state.digest_key.as_ref() {
-                [] => None,
-                key => Some(DigestKey::new(key.try_into().map_err(|_| "its digest key has another length")?)),
-            };
+            let (settings, key) = (snapshot::settings(&state), snapshot::digest_key(&state)?);
             Item::standing(state.revision, &settings, state.cluster_version, key.as_ref())
                 .for_each(|item| self.digest.add(item));
             for log::Tombstone { node_id, name } in &state.tombstones {
@@ -178,7 +170,7 @@ impl BlockSum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::Command;
+    use crate::map::{Command, DigestKey};
     use mokv_proto::log::{Delete, SessionWrite, Set};
 
     fn full() -> Map {

@@ -123,6 +123,23 @@ pub enum RestoreError {
     Digest,
 }
 
+/// The replicated settings that a state holds.
+pub(super) fn settings(state: &log::SnapshotState) -> Settings {
+    Settings {
+        max_sessions: state.max_sessions,
+        max_store_bytes: state.max_store_bytes,
+        wanted_size: state.wanted_size,
+    }
+}
+
+/// The key of the digests that are shown, if a state holds one.
+pub(super) fn digest_key(state: &log::SnapshotState) -> Result<Option<DigestKey>, &'static str> {
+    match state.digest_key.as_ref() {
+        [] => Ok(None),
+        key => Ok(Some(DigestKey::new(key.try_into().map_err(|_| "holds a digest key of another length")?))),
+    }
+}
+
 impl Restore {
     /// Nothing restored yet.
     pub fn new() -> Restore {
@@ -173,16 +190,9 @@ impl Restore {
         check(state.max_sessions > 0, "allows no sessions")?;
         self.stage = Stage::Entries;
         self.map.revision = state.revision;
-        self.map.settings = Settings {
-            max_sessions: state.max_sessions,
-            max_store_bytes: state.max_store_bytes,
-            wanted_size: state.wanted_size,
-        };
+        self.map.settings = settings(&state);
         self.map.cluster_version = state.cluster_version;
-        self.map.digest_key = match state.digest_key.as_ref() {
-            [] => None,
-            key => Some(DigestKey::new(key.try_into().map_err(|_| "holds a digest key of another length")?)),
-        };
+        self.map.digest_key = digest_key(&state)?;
         let mut last = None;
         for log::Tombstone { node_id, name } in state.tombstones {
             check(last < Some(node_id), "holds tombstones out of order")?;

@@ -244,6 +244,14 @@ impl Gossip {
     pub fn address_of(&self, node_id: u64) -> Option<String> {
         self.view.borrow().get(&node_id).map(|peer| peer.claim.rpc_addr.clone())
     }
+
+    /// Whether another node than this one lives under this name.
+    pub fn has_successor(&self, node_id: u64, name: &str) -> bool {
+        self.view.borrow().values().any(|peer| {
+            let claim = &peer.claim;
+            claim.node_id != node_id && claim.name == name && peer.liveness == Liveness::Alive
+        })
+    }
 }
 
 /// Resolves all names, hands them over, rests, for ever.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::membership::{Gossip, Liveness};
+use crate::membership::Gossip;
 use crate::planted;
 use crate::raft::Store;
 use crate::raft::peers::AddressBook;
@@ -38,11 +38,6 @@ impl AddressBook for Book {
     }
 
     fn has_successor(&self, node_id: u64, name: &str) -> bool {
-        let view = self.gossip.view();
-        let view = view.borrow();
-        view.values().any(|peer| {
-            let claim = &peer.claim;
-            claim.node_id != node_id && claim.name == name && peer.liveness == Liveness::Alive
-        })
+        self.gossip.has_successor(node_id, name)
     }
 }

@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mokv_proto::raft::{Channel, Replacement, replacement_answer, request, response};
 
-use crate::membership::{Gossip, Liveness, State};
+use crate::membership::{Gossip, State};
 use crate::planted;
 use crate::raft::Consensus;
 use crate::raft::peers::{AddressBook, Peers};
@@ -48,12 +48,7 @@ impl AddressBook for Claimed {
     }
 
     fn has_successor(&self, node_id: u64, name: &str) -> bool {
-        let view = self.0.view();
-        let view = view.borrow();
-        let follows = |peer: &crate::membership::Peer| {
-            peer.claim.node_id != node_id && peer.claim.name == name && peer.liveness == Liveness::Alive
-        };
-        view.values().any(follows)
+        self.0.has_successor(node_id, name)
     }
 }
 

@@ -104,24 +104,12 @@ impl Scrub {
         let mut is_sound = true;
         for number in self.log.sealed() {
             let damage = Damage::Segment(number);
-            let found = match self.log.check_sealed(number, PACE).await {
-                Err(StorageError::Io { .. }) => {
-                    sleep(SECOND_TRY).await;
-                    self.log.check_sealed(number, PACE).await
-                }
-                found => found,
-            };
+            let found = twice(|| self.log.check_sealed(number, PACE)).await;
             is_sound &= self.settle(damage, found.err()).await;
         }
         for info in self.snapshots.list() {
             let damage = Damage::Snapshot(info.position);
-            let found = match audit::check_snapshot(&self.snapshots, &info, PACE).await {
-                Err(StorageError::Io { .. }) => {
-                    sleep(SECOND_TRY).await;
-                    audit::check_snapshot(&self.snapshots, &info, PACE).await
-                }
-                found => found,
-            };
+            let found = twice(|| audit::check_snapshot(&self.snapshots, &info, PACE)).await;
             if let Err(error) = &found {
                 self.snapshots.condemn(info.position, error.clone());
             }
@@ -205,5 +193,16 @@ impl Scrub {
             Ok(Err(error)) => tracing::warn!("no snapshot replaces {damage} yet: {error}"),
             Err(_) => tracing::info!("a snapshot that replaces {damage} is still being written"),
         }
+    }
+}
+
+/// Checks a file once more, a little later, where the disk did not let it be read.
+async fn twice<F: Future<Output = Result<(), StorageError>>>(check: impl Fn() -> F) -> F::Output {
+    match check().await {
+        Err(StorageError::Io { .. }) => {
+            sleep(SECOND_TRY).await;
+            check().await
+        }
+        found => found,
     }
 }
