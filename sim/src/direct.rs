@@ -36,7 +36,7 @@ pub struct Direct {
     node: String,
 }
 
-/// How a request ended: what the node answered, and after how long.
+/// How a request ended.
 #[derive(Debug)]
 pub struct Reply {
     /// What the client may conclude.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mokv::rt;
 
 use crate::client::SimClient;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, votes};
 use crate::history::{Answer, Entry, Outcome};
 use crate::judges::replicas::{self, Replica};
 use crate::judges::{Finding, direct, durability, exactly_once, linearizability, revisions, stops};
@@ -120,7 +120,7 @@ async fn look_at_all(cluster: &Cluster, nodes: &[String]) -> Vec<Replica> {
                 revision: status.revision,
                 digest: status.digest,
                 alarm: status.digest_alarm,
-                votes: matches!(status.role.as_str(), "leader" | "follower" | "candidate"),
+                votes: votes(&status.role),
             });
         }
     }

@@ -10,7 +10,7 @@ use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, 
 
 use super::strike::Strike;
 use crate::client::SimClient;
-use crate::cluster::{Cluster, Power};
+use crate::cluster::{Cluster, Power, votes};
 use crate::history::Outcome;
 use crate::judges::Finding;
 use crate::logs::Logs;
@@ -63,8 +63,7 @@ pub async fn full_disk(strike: &mut Strike) {
         // A node that starts over as another lacks everything, and what it was before takes up room.
         let lacks = |logs: &mut Logs| logs.node_on(&victim) != node || logs.lacks(&victim) > ROOM / 2;
         // Nobody refuses writes for the sake of one that does not vote.
-        let votes = |role: String| matches!(role.as_str(), "leader" | "follower" | "candidate");
-        let learns = !strike.cluster.last_known_role(&victim).is_some_and(votes);
+        let learns = !strike.cluster.last_known_role(&victim).is_some_and(|role| votes(&role));
         if !lacked && (learns || strike.cluster.run().with_logs(lacks)) {
             lacked = true;
             strike.cluster.excuse_backlog(&victim);

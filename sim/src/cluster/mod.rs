@@ -34,6 +34,7 @@ use crate::missing::Missing;
 use crate::run::Run;
 use crate::world::World;
 use cause::Cause;
+pub use monitor::votes;
 use network::{Network, dns_name};
 use observer::Memory;
 pub use power::Power;

@@ -17,10 +17,15 @@ const MONITOR_PAUSE: Duration = Duration::from_millis(200);
 /// How long an operator waits for an answer.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether a node of this role votes, by its own word.
+pub fn votes(role: &str) -> bool {
+    matches!(role, "leader" | "follower" | "candidate")
+}
+
 fn word(status: &NodeStatus) -> Word {
     Word {
         node_id: status.node_id,
-        votes: ["leader", "follower", "candidate"].contains(&status.role.as_str()),
+        votes: votes(&status.role),
         term: status.term,
         leader_id: status.leader_id,
         last_log_index: status.last_log_index,
