@@ -98,7 +98,7 @@ async fn prepare(strike: &mut Strike, role: Role) -> Option<Option<String>> {
             }
             strike.cluster.kill(&victim);
             let is_doubted = strike.cluster.doubt(&victim).await;
-            strike.cluster.start(&victim);
+            strike.come_back(&victim, Duration::ZERO).await;
             is_doubted.then_some(Some(victim))
         }
     }

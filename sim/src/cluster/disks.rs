@@ -350,13 +350,22 @@ impl Cluster {
     }
 
     /// The state of a node that is off is doubted from its next start on, as if a majority had outvoted it; its log is as good as
-    /// ever. It has to be wiped in the end. False if its disk names nobody, or nobody of a cluster.
+    /// ever. It has to be wiped in the end. False if its disk names nobody, or nobody of a cluster, or if the node was started
+    /// meanwhile.
     pub async fn doubt(&self, name: &str) -> bool {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
-        let Ok(mut identity) = Identity::read(self.disk(name).mount()).await else { return false };
+        let life = self.host(&mut self.state(), name).life;
+        let copy = SimDisk::new(0);
+        copy.restore(&self.disk(name).image());
+        let Ok(mut identity) = Identity::read(copy.mount()).await else { return false };
         if identity.cluster_id().is_none() || identity.quarantine().await.is_err() {
             return false;
         }
+        // Other faults strike this node, too.
+        if self.power(name) != Power::Off || self.host(&mut self.state(), name).life != life {
+            return false;
+        }
+        self.disk(name).leave(&copy.image());
         self.host(&mut self.state(), name).doubted = Some(identity.node_id());
         self.run().fault("doubted state", format!("{name}'s state is doubted"));
         true

@@ -145,9 +145,15 @@ impl SimDisk {
 
     /// Puts the files of `image` in place of those of this disk; the process that used it is dead.
     pub fn restore(&self, image: &Image) {
+        self.state().counts.tampered += 1;
+        self.leave(image);
+    }
+
+    /// Makes the files what a process of the product has made of them elsewhere, on a copy; the process that used this disk is
+    /// dead. As [`SimDisk::restore`], but nobody has tampered with the files.
+    pub fn leave(&self, image: &Image) {
         let mut state = self.state();
         state.kill();
-        state.counts.tampered += 1;
         state.platter = image.0.clone();
     }
 
