@@ -30,19 +30,19 @@ scenario NAME:
 
 # Plays many chaos seeds on all cores; goes on where it was broken off.
 sweep SEEDS="1000" *ARGS:
-    cargo run -p mokv-sim --release -- sweep --seeds {{ SEEDS }} {{ ARGS }}
+    cargo run --manifest-path sim/Cargo.toml -- sweep --seeds {{ SEEDS }} {{ ARGS }}
 
 # Makes the simulation faster by letting the compiler watch it work; worth it before a long sweep.
 train *ARGS:
-    cargo run -p mokv-sim --release -- train {{ ARGS }}
+    cargo run --manifest-path sim/Cargo.toml -- train {{ ARGS }}
 
 # Draws a run as one page of HTML, target/report/SCENARIO-SEED.html.
 picture SEED SCENARIO="chaos":
-    cargo run -p mokv-sim --release -- report {{ SCENARIO }} {{ SEED }}
+    cargo run --manifest-path sim/Cargo.toml -- report {{ SCENARIO }} {{ SEED }}
 
 # Makes a failing chaos run as small as possible.
 shrink SEED:
-    cargo run -p mokv-sim --release -- shrink chaos {{ SEED }}
+    cargo run --manifest-path sim/Cargo.toml -- shrink chaos {{ SEED }}
 
 # Runs the unit and property tests once with each planted bug (or with the named ones): none of them may notice.
 planted-units *NAMES:
@@ -50,7 +50,7 @@ planted-units *NAMES:
 
 # Plays chaos with each planted bug (or with the named ones) until it is caught.
 hunt *ARGS:
-    cargo run -p mokv-sim --release --features planted -- hunt {{ ARGS }}
+    cargo run --manifest-path sim/Cargo.toml -- hunt {{ ARGS }}
 
 # Lints the image and the chart, and tries the image out.
 deploy:
@@ -70,13 +70,15 @@ kubernetes *STORIES:
 # Lints both worlds, the real one and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings
+    cargo clippy --manifest-path sim/Cargo.toml --all-targets -- -D warnings
     cargo clippy -p mokv --lib --no-default-features -- -D warnings
     cargo clippy -p mokv --lib --no-default-features --features tls -- -D warnings
-    RUSTFLAGS="--cfg madsim" cargo clippy --lib --bins --test sim --features sim,planted --profile sim --target-dir target/sim -- -D warnings
+    RUSTFLAGS="--cfg madsim" cargo clippy --manifest-path sim/Cargo.toml -p mokv -p mokv-sim --lib --bins --profile sim --target-dir target/sim -- -D warnings
 
 # Formats the code.
 fmt:
     cargo fmt --all
+    cargo fmt --all --manifest-path sim/Cargo.toml
 
 # Builds the documentation of the code and opens it.
 docs:

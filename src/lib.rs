@@ -46,7 +46,6 @@ pub mod mux;
 #[cfg(feature = "server")]
 pub mod node;
 pub mod node_id;
-pub mod planted;
 #[cfg(feature = "server")]
 pub mod positions;
 #[cfg(feature = "server")]

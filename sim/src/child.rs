@@ -11,6 +11,7 @@ use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 use mokv::rt::trace::{self, Trace};
 
+use crate::door;
 use crate::history_file;
 use crate::judges::Finding;
 use crate::options::Manner;
@@ -198,14 +199,24 @@ pub fn set_network(world: &World) {
     });
 }
 
+/// A misspelt name would switch nothing on, and what it should prove would seem proved.
 #[cfg(feature = "planted")]
 fn plant(name: &str) {
+    let bugs = crate::planted::all().unwrap_or_else(|words| panic!("{words}"));
+    assert!(
+        bugs.iter().any(|bug| bug.name == name),
+        "{}={name}: there is no such planted bug",
+        door::PLANTED
+    );
     mokv::planted::set(name);
 }
 
 #[cfg(not(feature = "planted"))]
 fn plant(name: &str) {
-    panic!("MOKV_PLANTED={name} needs the feature: cargo test --features sim,planted --test sim");
+    panic!(
+        "{}={name} needs a build with planted bugs, which the door makes: cargo test --features sim --test sim",
+        door::PLANTED
+    );
 }
 
 /// The nodes' own logs, in simulated time, when somebody looks.

@@ -1,16 +1,21 @@
 //! The door to the simulated world: runs cargo again with `--cfg madsim`, which every crate has to see.
 //!
-//! Used from two sides, by `cargo test --features sim` (tests/sim.rs includes this file) and by the plain build of
-//! the `mokv-sim` command. Both build the same command with the same profile into one target folder below their
-//! own, pass their arguments on and end with its exit code. What the compiler has learned there (`train`) goes into the
-//! build. Knows nothing of what the simulation does.
+//! What comes through it, by `cargo test --features sim` of the product or by `cargo run` here, is built by the same command
+//! with the same profile into one target folder, gets its arguments and ends with the simulation's exit code. What the
+//! compiler has learned there (`train`) goes into the build. Whoever asks for planted bugs gets a build of the copy of the
+//! tree that has them. Knows nothing of what the simulation does.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
 use std::hash::{Hash, Hasher};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
+#[cfg(not(madsim))]
+use std::process::ExitCode;
+
+use crate::cargo;
+#[cfg(not(madsim))]
+use crate::planted::tree;
 
 /// Set for the inner build, so that a build that did not get the flag is noticed instead of running for ever.
 const INSIDE: &str = "MOKV_SIM_INSIDE";
@@ -21,6 +26,16 @@ pub const FROM: &str = "MOKV_SIM_FROM";
 /// The simulation's target folder.
 pub const TARGET: &str = "MOKV_SIM_TARGET";
 
+/// Which planted bug is switched on.
+pub const PLANTED: &str = "MOKV_PLANTED";
+
+/// What only the door knows: brings the copy with the planted bugs up to date and says where it is.
+#[cfg(not(madsim))]
+const PLANTED_TREE: &str = "planted-tree";
+/// The command that needs them, whatever the environment says.
+#[cfg(not(madsim))]
+const HUNT: &str = "hunt";
+
 /// rustc's flags, one after the other, with this in between. It wins over all other places for flags.
 const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
 const BETWEEN_FLAGS: &str = "\x1f";
@@ -30,26 +45,40 @@ const BETWEEN_FLAGS: &str = "\x1f";
 const LEARNED: &str = "-Cprofile-use=";
 const MORE_OR_LESS: &str = "-Cllvm-args=-no-pgo-warn-mismatch";
 
-/// Goes through the door. Ends with the simulation's exit code, or with 101 if cargo could not be run.
+/// Goes through the door. Ends with the simulation's exit code, with 101 if cargo could not be run, or with 5 if the bugs
+/// could not be planted.
+#[cfg(not(madsim))]
 pub fn enter() -> ExitCode {
     if std::env::var_os(INSIDE).is_some() {
         eprintln!("the inner build of the simulation did not get --cfg madsim; look at RUSTFLAGS");
         return ExitCode::from(101);
     }
     let target = target_folder();
+    let first = std::env::args().nth(1);
+    let is_planted =
+        first.as_deref() == Some(HUNT) || std::env::var_os(PLANTED).is_some_and(|bug| !bug.is_empty());
+    let build = match is_planted || first.as_deref() == Some(PLANTED_TREE) {
+        false => Build::of_this_tree(),
+        true => match tree::prepare(&Build::of_this_tree().sim, &target.with_file_name("planted")) {
+            Ok(sim) => Build { sim, is_planted: true },
+            Err(words) => {
+                eprintln!("{words}");
+                return ExitCode::from(5);
+            }
+        },
+    };
+    if first.as_deref() == Some(PLANTED_TREE) {
+        println!("{}", build.sim.parent().unwrap_or(&build.sim).display());
+        return ExitCode::SUCCESS;
+    }
     let learned = Compiler::ask().and_then(|compiler| compiler.learned(&target));
-    let mut command = cargo("run", &target, &learned.map_or_else(Vec::new, |profile| learned_from(&profile)));
+    let mut command =
+        build.cargo("run", &target, &learned.map_or_else(Vec::new, |profile| learned_from(&profile)));
     if let Ok(from) = std::env::current_dir() {
         command.env(FROM, from);
     }
     command.arg("--").args(std::env::args_os().skip(1));
-    match command.status() {
-        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(101)),
-        Err(error) => {
-            eprintln!("cannot run cargo: {error}");
-            ExitCode::from(101)
-        }
-    }
+    cargo::end_with(command)
 }
 
 /// rustc's flags for a build with what was learned.
@@ -57,39 +86,39 @@ pub fn learned_from(profile: &Path) -> Vec<String> {
     vec![format!("{LEARNED}{}", profile.display()), MORE_OR_LESS.to_owned()]
 }
 
-/// Builds the simulation into a target folder. With flags that have to do with training it is for a named target, as if
-/// for another machine: cargo then keeps them from build scripts and macros.
-pub fn cargo(verb: &str, target_folder: &Path, training: &[String]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args([verb, "--package", "mokv-sim", "--profile", "sim"]);
-    // People see how far it is; files hear what the simulation says.
-    if !std::io::stderr().is_terminal() {
-        command.arg("--quiet");
+/// Which sources are built: of this tree, or of its copy with planted bugs.
+#[derive(Debug)]
+pub struct Build {
+    /// The simulation's folder.
+    sim: PathBuf,
+    is_planted: bool,
+}
+
+impl Build {
+    /// What this program was built from.
+    pub fn of_this_tree() -> Build {
+        Build { sim: env!("CARGO_MANIFEST_DIR").into(), is_planted: cfg!(feature = "planted") }
     }
-    if cfg!(feature = "planted") {
-        command.args(["--features", "planted"]);
-    }
-    command.arg("--target-dir").arg(target_folder);
-    let mut flags = flags_of_user();
-    flags.extend(["--cfg".to_owned(), "madsim".to_owned()]);
-    if let (false, Some(compiler)) = (training.is_empty(), Compiler::ask()) {
-        command.args(["--target", compiler.says("host:").unwrap_or_default()]);
-        flags.extend_from_slice(training);
-    }
-    command.env(FLAGS, flags.join(BETWEEN_FLAGS));
-    // What the outer cargo says about the outer package does not hold for the inner ones.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let of_package = text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_");
-        let of_target =
-            ["CARGO_CRATE_NAME", "CARGO_BIN_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR"];
-        if of_package || of_target.contains(&text.as_ref()) || text.starts_with("CARGO_BIN_EXE_") {
-            command.env_remove(&name);
+
+    /// Builds the simulation into a target folder. With flags that have to do with training it is for a named target, as if
+    /// for another machine: cargo then keeps them from build scripts and macros.
+    pub fn cargo(&self, verb: &str, target_folder: &Path, training: &[String]) -> Command {
+        let mut command = cargo::cargo(verb, &self.sim.join("Cargo.toml"));
+        command.args(["--package", "mokv-sim", "--profile", "sim"]);
+        if self.is_planted {
+            command.args(["--features", "planted"]);
         }
+        command.arg("--target-dir").arg(target_folder);
+        let mut flags = flags_of_user();
+        flags.extend(["--cfg".to_owned(), "madsim".to_owned()]);
+        if let (false, Some(compiler)) = (training.is_empty(), Compiler::ask()) {
+            command.args(["--target", compiler.says("host:").unwrap_or_default()]);
+            flags.extend_from_slice(training);
+        }
+        command.env(FLAGS, flags.join(BETWEEN_FLAGS));
+        command.env(INSIDE, "1").env(TARGET, target_folder);
+        command
     }
-    command.env(INSIDE, "1").env(TARGET, target_folder);
-    command
 }
 
 /// The flags of whoever came to the door, without those of the door.
@@ -133,13 +162,14 @@ impl Compiler {
         self.version.lines().find_map(|line| line.strip_prefix(words)).map(str::trim)
     }
 
-    /// The folder for what it learns, and how the names of the files begin that this version can use for this build.
+    /// The folder for what it learns, and how the names of the files begin that this version can use.
     pub fn school(&self, target_folder: &Path) -> (PathBuf, String) {
         let mut hasher = DefaultHasher::new();
-        (&self.version, cfg!(feature = "planted")).hash(&mut hasher);
+        self.version.hash(&mut hasher);
         (target_folder.join("learned"), format!("{:016x}-", hasher.finish()))
     }
 
+    #[cfg(not(madsim))]
     fn learned(&self, target_folder: &Path) -> Option<PathBuf> {
         let (folder, beginning) = self.school(target_folder);
         let files = std::fs::read_dir(folder).ok()?;
@@ -148,11 +178,15 @@ impl Compiler {
     }
 }
 
-/// `target/debug/deps/sim-0123` and `target/debug/mokv-sim` both mean `target/sim`.
+/// One for all ways to the door: `sim` in the product's target folder. This program was built into it by a test of the product,
+/// or by `cargo run` into the simulation's own target folder, or into one that the user has chosen.
+#[cfg(not(madsim))]
 fn target_folder() -> PathBuf {
-    let here = std::env::current_exe().unwrap_or_default();
-    let profile = here.parent().map_or(Path::new("."), |folder| {
-        if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }
-    });
-    profile.parent().unwrap_or(profile).join("sim")
+    let sim = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ours = cargo::target_folder();
+    match ours {
+        _ if ours == sim.join("target") => sim.with_file_name("target").join("sim"),
+        _ if ours.ends_with("sim") => ours,
+        _ => ours.join("sim"),
+    }
 }

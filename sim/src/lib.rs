@@ -11,6 +11,7 @@
 
 #[cfg(madsim)]
 pub mod bench;
+pub mod cargo;
 pub mod chaos;
 #[cfg(madsim)]
 pub mod child;

@@ -21,7 +21,7 @@ Environment:
   MOKV_LOG=mokv=debug  the nodes' own logs, in simulated time
   MOKV_OPERATIONS=1    with a seed: every client operation
   MOKV_TRACE=1         with a seed: every event that crosses the seam
-  MOKV_PLANTED=NAME    with a planted bug (build with --features planted)
+  MOKV_PLANTED=NAME    with a planted bug
 
 Exit codes: 0 all passed, 2 not understood, 3 a crash or a hang, 4 a safety violation, 5 an error of the harness
 (it panicked, or a judge could not decide), 6 a liveness violation, 7 non-determinism. Of several the worst: 3, 4, 7, 6,
@@ -72,9 +72,8 @@ pub enum Command {
     Shrink(One),
     /// Hunt the planted bugs, each until chaos catches it
     ///
-    /// Plays chaos with one bug of src/planted/bugs.rs at a time, in ranges of seeds that are far apart, and prints how
+    /// Plays chaos with one bug of sim/planted at a time, in ranges of seeds that are far apart, and prints how
     /// many seeds that took and who caught it. Results are kept; the same command goes on where it was broken off.
-    #[cfg(feature = "planted")]
     Hunt(Hunt),
     /// Play scenarios: what happens without a command.
     #[command(skip)]
@@ -160,7 +159,6 @@ pub struct One {
 }
 
 /// Which planted bugs, and how far.
-#[cfg(feature = "planted")]
 #[derive(Debug, Clone, Args)]
 pub struct Hunt {
     /// Only these bugs

@@ -78,8 +78,8 @@ use retry::Resend;
 pub use tls::Tls;
 use topology::Topology;
 
+use crate::rt;
 use crate::rt::net::Resolver;
-use crate::{planted, rt};
 
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -358,17 +358,7 @@ impl Client {
         };
         self.inner.keep_informed();
         let deadline = self.deadline();
-        let mut read = self.inner.read(&request, options.consistency.purpose(), deadline, None).await;
-        if planted::is("client-falls-back-to-stale")
-            && matches!(&read, Err(failure) if failure.status.is_none())
-        {
-            let stale = api::GetRequest { consistency: Consistency::Stale.wire(), ..request };
-            read = self
-                .inner
-                .read(&stale, Consistency::Stale.purpose(), Deadline::after(self.timeout / 4), None)
-                .await;
-        }
-        match read {
+        match self.inner.read(&request, options.consistency.purpose(), deadline, None).await {
             Ok(response) => {
                 let entry = response.into_inner();
                 self.inner.saw(entry.revision);
@@ -402,12 +392,7 @@ impl Client {
         };
         self.inner.keep_informed();
         let deadline = self.deadline();
-        let reply = match options.if_revision {
-            Some(_) if planted::is("conditional-set-sent-again") && !self.inner.use_sessions => {
-                self.inner.command(&request, Resend::Safe, deadline).await?
-            }
-            _ => self.inner.named_write(request, deadline).await?,
-        };
+        let reply = self.inner.named_write(request, deadline).await?;
         self.inner.saw(reply.revision);
         Ok(Written { revision: reply.revision })
     }
@@ -424,12 +409,7 @@ impl Client {
         };
         self.inner.keep_informed();
         let deadline = self.deadline();
-        let reply = match self.inner.use_sessions {
-            false if planted::is("delete-sent-again") => {
-                self.inner.command(&request, Resend::Safe, deadline).await?
-            }
-            _ => self.inner.named_write(request, deadline).await?,
-        };
+        let reply = self.inner.named_write(request, deadline).await?;
         self.inner.saw(reply.revision);
         Ok(Deleted { revision: reply.revision, existed: reply.existed })
     }

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -15,7 +14,6 @@ use super::context::{Context, Serving};
 use super::list::{Listing, Retained};
 use crate::config::MAX_KEY_BYTES;
 use crate::map::{Answer, Command, Entry};
-use crate::planted;
 use crate::raft::Committed;
 use crate::rt::{self, Instant};
 
@@ -57,10 +55,6 @@ impl Kv {
                 let store = serving.consensus.store();
                 if store.read().map.revision() < min_revision {
                     rt::sometimes("stale read waited for its revision");
-                }
-                if planted::is("stale-read-gives-up") {
-                    let _ = rt::timeout(Duration::from_millis(200), store.wait_revision(min_revision)).await;
-                    return Ok(serving);
                 }
                 rt::time::timeout_at(deadline, store.wait_revision(min_revision)).await.map_err(|_| {
                     rt::sometimes("stale read declined for its revision");
@@ -136,16 +130,13 @@ impl kv_server::Kv for Kv {
 
     async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
         let deadline = deadline(&request);
-        let mut request = request.into_inner();
+        let request = request.into_inner();
         check_key(&request.key)?;
         let (length, limit) = (request.value.len(), self.context.limits.max_value_bytes);
         if length > limit {
             return Err(Status::invalid_argument(format!(
                 "the value has {length} bytes; at most {limit} are allowed (max-value-bytes)"
             )));
-        }
-        if planted::is("forward-drops-session") && !self.context.serving()?.consensus.is_leader() {
-            request.session = None;
         }
         let command = Command::Set(log::Set {
             key: request.key.into_bytes().into(),
@@ -169,7 +160,7 @@ impl kv_server::Kv for Kv {
         let command = Command::Delete(log::Delete {
             key: request.key.into_bytes().into(),
             if_revision: request.if_revision,
-            session: session_write(request.session).filter(|_| !planted::is("delete-drops-session")),
+            session: session_write(request.session),
         });
         match self.execute(command, deadline).await?.answer {
             Answer::Deleted { revision, existed } => {

@@ -36,7 +36,6 @@ pub use methods::names as methods;
 use methods::{Longest, Method};
 
 use crate::mux::places::Kind;
-use crate::planted;
 use crate::rt::{self, Instant};
 
 /// Until when a request's client waits for its answer.
@@ -78,8 +77,7 @@ impl Services {
         let (parts, incoming) = request.into_parts();
         let found = Method::of(parts.uri.path());
         let longest = context.limits.request_timeout;
-        let asked = grpc_timeout(&parts.headers).filter(|_| !planted::is("caller-deadline-ignored"));
-        let within = asked.map_or(longest, |asked| asked.min(longest));
+        let within = grpc_timeout(&parts.headers).map_or(longest, |asked| asked.min(longest));
         let deadline = started + within;
         let place = found.as_ref().ok().map(|(place, _)| *place);
         let stream = found.as_ref().ok().and_then(|(_, method)| method.stream);

@@ -13,13 +13,12 @@ use openraft::ChangeMembers;
 use tonic::Status;
 
 use super::formation;
-use super::gossip::{Gossip, Liveness, View};
+use super::gossip::{Gossip, View};
 use super::reconcile::{Change, Decision, Progress, RaftView, Refused, check_removal, decide, ids_named};
 use crate::config::NodeConfig;
 use crate::grpc::{Operator, Place};
 use crate::map::Command;
 use crate::node_id::NodeId;
-use crate::planted;
 use crate::raft::{Consensus, LogId, Member, ProposeError};
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, timeout};
@@ -83,7 +82,7 @@ impl Driver {
             if let Some((raft, expected)) = self.look() {
                 // What is decided on may be gone once it is done: no lock is held meanwhile.
                 let seen: View = view.borrow_and_update().clone();
-                let Decision { change, refused: now } = self.decide(&raft, seen.clone());
+                let Decision { change, refused: now } = self.decide(&raft, &seen);
                 for (id, reason) in &now {
                     let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
@@ -215,16 +214,8 @@ impl Driver {
         Some((raft, expected))
     }
 
-    fn decide(&self, raft: &RaftView, mut seen: View) -> Decision {
-        if planted::is("suspicion-removes") {
-            let down = seen.iter_mut().filter(|(id, peer)| {
-                let progress = raft.progress.get(id);
-                let silent = progress.is_some_and(|progress| progress.silence > self.policy.reachable_within);
-                silent && peer.liveness == Liveness::Down
-            });
-            down.for_each(|(_, peer)| peer.liveness = Liveness::Left);
-        }
-        decide(raft, &seen, &self.policy)
+    fn decide(&self, raft: &RaftView, seen: &View) -> Decision {
+        decide(raft, seen, &self.policy)
     }
 
     fn look_as_leader(&self) -> Result<RaftView, Status> {
@@ -242,7 +233,6 @@ impl Driver {
         mark(&change);
         let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
         let members = match change {
-            Change::FlattenJoint { .. } if planted::is("joint-not-flattened") => return Ok(()),
             Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
             Change::AddLearner { id, member: new } => {
                 ChangeMembers::AddNodes(BTreeMap::from([(id, member(new))]))
@@ -280,7 +270,7 @@ impl Driver {
         let term = self.settle().await.map_err(|error| error.to_string())?;
         let Some((raft, _)) = self.look() else { return Err("another node leads".into()) };
         let seen = self.gossip.view().borrow().clone();
-        let Some(Change::Tombstone { id, name }) = self.decide(&raft, seen).change else { return Ok(()) };
+        let Some(Change::Tombstone { id, name }) = self.decide(&raft, &seen).change else { return Ok(()) };
         let buried = self.propose_in(term, Command::Tombstone { node_id: id, name }).await;
         buried.map_err(|error| error.to_string())
     }

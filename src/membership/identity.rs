@@ -14,7 +14,6 @@ use prost::Message;
 use super::claim::{self, ClusterId, Malformed, Pledge};
 use crate::lives::{Life, Lives, REMEMBERED};
 use crate::node_id::NodeId;
-use crate::planted;
 use crate::positions::Start;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
@@ -466,10 +465,7 @@ pub fn without_left_prefix(name: &str) -> Option<&str> {
 impl Record {
     fn new(name: &str, former_cluster_id: Option<ClusterId>) -> Record {
         Record {
-            node_id: match former_cluster_id {
-                None if planted::is("id-from-name") => u64::from(crc32c::crc32c(name.as_bytes())) | 1,
-                _ => random::random_nonzero_u64(),
-            },
+            node_id: random::random_nonzero_u64(),
             name: name.to_string(),
             boot: 1,
             cluster_id: None,

@@ -19,7 +19,6 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::metrics::Damaged;
 use crate::mux::PeerEntrance;
-use crate::planted;
 use crate::positions::{Positions, Reach, Start};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{Gate, Me, Peers};
@@ -97,8 +96,8 @@ impl Life {
         };
         tokio::select! {
             biased;
-            reason = stopped, if !planted::is("dead-raft-lives-on") => Err(NodeError::Failed(format!("this node stops because its log did: {reason}"))),
-            reason = raft_stopped(&consensus), if !planted::is("dead-raft-lives-on") => {
+            reason = stopped => Err(NodeError::Failed(format!("this node stops because its log did: {reason}"))),
+            reason = raft_stopped(&consensus) => {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
             Ok(()) = excluded.wait_for(Option::is_some) => {
@@ -224,7 +223,7 @@ impl Life {
             cluster_id: identity.cluster_id().expect("a cluster was found").0,
             node_id: identity.node_id(),
             name: identity.name().to_string(),
-            boot: if planted::is("hello-says-first-boot") { 1 } else { identity.boot() },
+            boot: identity.boot(),
             incarnation: identity.incarnation(),
             past: identity.past().to_vec(),
             starts: identity.starts().to_vec(),
@@ -240,7 +239,7 @@ impl Life {
     ) -> Result<(Consensus, Arc<Book>, Arc<Gate>), NodeError> {
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
         let positions = match &log.state().acknowledged {
-            Some(acknowledged) if !planted::is("acknowledged-forgotten") => {
+            Some(acknowledged) => {
                 Positions::decode(acknowledged).map_err(|error| {
                     NodeError::Failed(format!(
                         "the log holds a record of what members have acknowledged that cannot be read ({error}); use the \
@@ -248,7 +247,7 @@ impl Life {
                     ))
                 })?
             }
-            _ => Positions::default(),
+            None => Positions::default(),
         };
         let found = found(&log, &snapshots).map_err(|error| NodeError::Failed(error.to_string()))?;
         let (me, lives, contradiction) = {
@@ -258,9 +257,7 @@ impl Life {
             let start = Start { boot: identity.boot(), found };
             identity.note_start(start, &self.config.advertised_rpc()).await?;
             let me = self.me(identity);
-            let forgets = planted::is("lives-forgotten");
-            let lives = if forgets { BTreeMap::new() } else { identity.lives().clone() };
-            (me, lives, identity.contradiction().map(Contradiction::from))
+            (me, identity.lives().clone(), identity.contradiction().map(Contradiction::from))
         };
         let node_id = me.node_id;
         let removed = store.clone();
@@ -308,11 +305,6 @@ impl Life {
         snapshots: Snapshots,
     ) -> Result<End, NodeError> {
         let cluster_id = formed.cluster_id();
-        if planted::is("joiner-bootstraps") && matches!(formed, Formed::Joined { .. }) {
-            let rpc_addr = self.config.advertised_rpc();
-            let me = Member { name: self.config.node_name.clone(), rpc_addr };
-            let _ = consensus.raft().initialize(BTreeMap::from([(consensus.node_id(), me)])).await;
-        }
         if let Formed::Initialise { members, .. } = formed {
             let members: BTreeMap<u64, Member> = (members.into_iter())
                 .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))
@@ -328,9 +320,7 @@ impl Life {
         let patience = self.config.replace_silence;
         let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
         let raft = consensus.raft();
-        if !planted::is("serves-before-leader") {
-            raft.wait_for_recovery(None).await.map_err(|error| NodeError::Failed(error.to_string()))?;
-        }
+        raft.wait_for_recovery(None).await.map_err(|error| NodeError::Failed(error.to_string()))?;
         drop(namesakes);
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =

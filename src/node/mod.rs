@@ -40,7 +40,6 @@ use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
 use crate::mux::{self, Entrances, Phase};
 use crate::node_id::{Named, NodeId};
-use crate::planted;
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::{Resolver, TcpListener};
@@ -383,9 +382,6 @@ impl Node {
         }
         if let Some(serving) = self.context.recovered() {
             hand_over(&serving.consensus).await;
-        }
-        if planted::is("stop-says-left") {
-            self.gossip.leave().await;
         }
         self.phase.send(Phase::Draining);
         if self.context.drain(self.config.limits.drain_timeout).await.is_err() {

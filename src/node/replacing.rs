@@ -23,7 +23,6 @@ use futures_util::stream::FuturesUnordered;
 use mokv_proto::raft::{Channel, Replacement, replacement_answer, request, response};
 
 use crate::membership::{Gossip, State};
-use crate::planted;
 use crate::raft::Consensus;
 use crate::raft::peers::{AddressBook, Peers};
 use crate::rt::{self, Instant, sleep, timeout};
@@ -83,9 +82,6 @@ pub(super) async fn ask_all(
     deadline: Instant,
     tell: impl Fn(&str),
 ) -> Result<(), String> {
-    if planted::is("replaces-without-asking") {
-        return Ok(());
-    }
     let (me, view) = (peers.me().node_id, gossip.view());
     let mut last = "no leader answers".to_owned();
     loop {

@@ -23,7 +23,6 @@ use super::wire::{decode_vote, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
 use crate::node_id::Named;
-use crate::planted;
 use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
 
@@ -238,9 +237,6 @@ impl Consensus {
     /// In words if they contradict each other, now or before: from then on this node acknowledges nothing.
     pub(super) fn check(&self, claim: &Claim) -> Result<(), String> {
         use openraft::rt::WatchReceiver;
-        if planted::is("append-unchecked") {
-            return Ok(());
-        }
         let committed = self.raft.data_metrics().borrow_watched().local_committed;
         // Read afterwards: a leader of an earlier term than the one that committed it is told from one that contradicts it.
         let vote = self.log.state().vote.map(|vote| decode_vote(&vote)).transpose();
@@ -255,7 +251,7 @@ impl Consensus {
 
     /// Whether this node's log has other entries in the place of those that a leader sent.
     pub(super) fn denies(&self, claim: &Claim) -> bool {
-        claim.is_denied_by(&self.log) && !planted::is("append-unchecked")
+        claim.is_denied_by(&self.log)
     }
 
     /// A leader contradicts what this node knows to be committed: one of the two is not of this cluster's history, and no
@@ -377,12 +373,7 @@ impl Consensus {
                 other => return other,
             },
         };
-        let committed = match self.forward(leader, payload.clone(), deadline).await {
-            Err(ProposeError::Unknown(_)) if planted::is("forward-sent-twice") => {
-                self.forward(leader, payload, deadline).await?
-            }
-            forwarded => forwarded?,
-        };
+        let committed = self.forward(leader, payload, deadline).await?;
         match rt::time::timeout_at(deadline, self.store.wait_applied(committed.log_id.index)).await {
             Ok(()) => Ok(committed),
             Err(_) => {
@@ -401,7 +392,6 @@ impl Consensus {
         // What every voter has to store is for the leader to admit, whoever of them the client asked.
         if Command::carries_a_value(&payload)
             && let Some(full) = self.full_voter()
-            && !planted::is("reserve-ignored")
         {
             rt::sometimes("write refused for a full disk");
             return Err(ProposeError::Full(self.why_full(full)));
@@ -464,9 +454,6 @@ impl Consensus {
                 }
                 Some(ClientWriteError::LogEntryDiscarded(_)) => {
                     rt::sometimes("leader changed with uncommitted entries");
-                    if planted::is("discarded-not-executed") {
-                        return Err(ProposeError::NotLeader(None));
-                    }
                     ProposeError::Unknown("the leader changed while the entry was under way".into())
                 }
                 _ => ProposeError::Unknown(format!("this node's Raft stopped: {error}")),
@@ -497,9 +484,6 @@ impl Consensus {
             Ok(Err(CallError::NotSent(reason))) => {
                 rt::sometimes("forwarded write not sent");
                 return Err(ProposeError::NotExecuted(format!("the leader cannot be reached: {reason}")));
-            }
-            Ok(Err(CallError::Unanswered(reason))) if planted::is("broken-forward-not-executed") => {
-                return Err(ProposeError::NotExecuted(reason));
             }
             Ok(Err(CallError::Unanswered(reason))) => {
                 rt::sometimes("forwarded write of unknown outcome");
@@ -534,17 +518,10 @@ impl Consensus {
     /// # Errors
     /// If until the deadline no leader confirmed itself, or this node did not catch up.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadIndexError> {
-        if planted::is("leader-reads-locally") && self.is_leader() {
-            return Ok(());
-        }
         let mut last = ReadIndexError::Unconfirmed("the deadline had passed".into());
         let caught_up = async {
             loop {
                 match self.reads.read_index().await {
-                    Ok(read_index) if planted::is("read-index-wait-gives-up") => {
-                        let _ = rt::timeout(READ_RETRY * 6, self.store.wait_applied(read_index.index)).await;
-                        return;
-                    }
                     Ok(read_index) => {
                         rt::sometimes("read index known");
                         return self.store.wait_applied(read_index.index).await;

@@ -20,7 +20,6 @@ use super::types::{SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::*;
 use super::{reads, types::LogId};
 use crate::map::Command;
-use crate::planted;
 use crate::rt;
 use crate::storage::{SnapshotReceiver, Snapshots};
 
@@ -127,12 +126,6 @@ impl Handler for PeerHandler {
             }
             .boxed(),
             request::Body::ReadIndex(_) => async move {
-                if planted::is("follower-reads-unconfirmed")
-                    && consensus.is_leader()
-                    && let Some(applied) = consensus.store().read().applied
-                {
-                    return response::Body::ReadIndex(reads::to_wire(Ok(applied)));
-                }
                 response::Body::ReadIndex(reads::to_wire(consensus.reads().read_index_here().await))
             }
             .boxed(),

@@ -8,7 +8,6 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
-use futures_util::FutureExt;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
@@ -18,7 +17,6 @@ use super::types::{Entry, LogId, TypeConfig, Vote};
 use super::wire::{
     Malformed, decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position,
 };
-use crate::planted;
 use crate::rt;
 use crate::storage::{Log, Snapshots, StorageError};
 
@@ -46,11 +44,6 @@ impl LogStore {
         peers: Option<Arc<Peers>>,
         observer: Option<Arc<dyn Observer>>,
     ) -> LogStore {
-        if planted::is("restart-commits-all")
-            && let Some(last) = log.state().last
-        {
-            log.save_committed(last);
-        }
         let purged = log.state().purged.map(log_id_at);
         LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)), peers, observer }
     }
@@ -105,8 +98,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        let vote = self.log.state().vote.filter(|_| !planted::is("forget-vote") || self.purged().is_none());
-        vote.map(|vote| decode_vote(&vote)).transpose().map_err(io::Error::other)
+        self.log.state().vote.map(|vote| decode_vote(&vote)).transpose().map_err(io::Error::other)
     }
 }
 
@@ -124,12 +116,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let saved = self.log.save_vote(encode_vote(vote));
-        if planted::is("vote-not-awaited") {
-            let _ = saved.now_or_never();
-            return Ok(());
-        }
-        saved.await.map_err(io::Error::other)?;
+        self.log.save_vote(encode_vote(vote)).await.map_err(io::Error::other)?;
         self.tell(|observer| observer.voted(vote));
         Ok(())
     }
@@ -168,10 +155,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             callback.io_completed(result.map_err(io::Error::other));
         };
-        if planted::is("ack-before-fsync") {
-            durable(Ok(()));
-            return self.log.append(entries, |_| {}).map_err(io::Error::other);
-        }
         self.log.append(entries, durable).map_err(io::Error::other)
     }
 
@@ -195,8 +178,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             rt::sometimes("snapshot jumped a gap in the log");
         }
         let keep_from = match self.snapshots.list().get(1) {
-            _ if jumped_a_gap && !planted::is("install-keeps-log") => Some(position(upto)),
-            _ if planted::is("purge-beyond-older-snapshot") => Some(position(upto)),
+            _ if jumped_a_gap => Some(position(upto)),
             Some(older) => Some(older.position.min(position(upto))),
             None => None,
         };

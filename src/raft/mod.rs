@@ -42,7 +42,6 @@ use network::Network;
 use peers::Peers;
 use state_machine::StateMachine;
 
-use crate::planted;
 use crate::storage::{Log, Snapshots};
 
 /// openraft with our types.
@@ -98,7 +97,7 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         election_timeout_max: election * 2,
         // A leader may have committed an entry before its own disk had it: killed, it must win an election again
         // before it hands out the same position once more.
-        enable_leader_restore: Some(planted::is("leader-restore")),
+        enable_leader_restore: Some(false),
         enable_pre_vote: Some(true),
         // A leader that hears no quorum for this long stops pretending.
         quorum_loss_probe_interval: Some(election * 2 * 2 + election * 2),
@@ -113,9 +112,6 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         ..Default::default()
     };
     let config = config.validate().expect("these settings are consistent");
-    assert!(
-        config.enable_leader_restore == Some(false) || planted::is("leader-restore"),
-        "a restored leader could hand out a position twice"
-    );
+    assert!(config.enable_leader_restore == Some(false), "a restored leader could hand out a position twice");
     Arc::new(config)
 }

@@ -25,7 +25,6 @@ use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::node_id::NodeId;
-use crate::planted;
 use crate::positions::{Acknowledgement, Reach, Told};
 use crate::rt::time::Patience;
 use crate::rt::{self, timeout};
@@ -426,21 +425,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
             tokio::select! {
                 biased;
                 answer = oldest(&mut self.unanswered) => {
-                    let Unanswered { mut sent, .. } = self.unanswered.pop_front().expect("the one just answered");
+                    let Unanswered { sent, .. } = self.unanswered.pop_front().expect("the one just answered");
                     // The next answer says the same, and a little later.
                     let is_next_alike =
                         self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
-                    if planted::is("answer-credits-newest")
-                        && let Some(newest) = self.unanswered.back()
-                    {
-                        sent.last = newest.sent.last;
-                    }
                     let answer = sent.hear(answer.map_err(call_failed)?, self.teller)?;
-                    if planted::is("quorum-of-the-quickest") {
-                        sent.last = self.lend(&sent);
-                    }
-                    let stays = is_next_alike && !planted::is("late-answer-confirms");
-                    if stays && matches!(answer, AppendEntriesResponse::Success) {
+                    if is_next_alike && matches!(answer, AppendEntriesResponse::Success) {
                         rt::sometimes("answer to an append held back");
                         self.patience.renew();
                         continue;
@@ -462,17 +452,6 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                 }
             }
         }
-    }
-
-    /// For a planted bug: a position for the follower that just answered, as far as it was sent entries that the
-    /// quickest follower has acknowledged. What is still to be answered tells no less.
-    fn lend(&mut self, heard: &Sent) -> Option<LogId> {
-        let quickest = self.teller.peers.quickest(heard.term);
-        let covered = |waiting: &&Unanswered| waiting.sent.last.map(|last| last.index) <= quickest;
-        let lent = self.unanswered.iter().rev().find(covered).map_or(heard.last, |waiting| waiting.sent.last);
-        let lent = lent.max(heard.last);
-        self.unanswered.iter_mut().for_each(|waiting| waiting.sent.last = waiting.sent.last.max(lent));
-        lent
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {

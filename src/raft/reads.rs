@@ -14,7 +14,6 @@ use super::Raft;
 use super::peers::Peers;
 use super::types::LogId;
 use super::wire::{log_id_from_wire, log_id_to_wire};
-use crate::planted;
 use crate::rt::{self, timeout};
 
 /// A round that takes longer has failed.
@@ -131,8 +130,7 @@ async fn ask_leader(raft: Raft, peers: Arc<Peers>) -> Result<LogId, ReadIndexErr
 
 /// One round of confirmation, if this node leads.
 async fn confirm(raft: Raft) -> Result<LogId, ReadIndexError> {
-    let policy = if planted::is("lease-reads") { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
-    match timeout(ROUND_TIMEOUT, raft.get_read_log_id(policy)).await {
+    match timeout(ROUND_TIMEOUT, raft.get_read_log_id(ReadPolicy::ReadIndex)).await {
         Ok(Ok((read_index, _))) => Ok(*read_index.log_id()),
         Ok(Err(error)) => Err(match error.forward_to_leader() {
             Some(forward) => ReadIndexError::NotLeader(forward.leader_id),

@@ -18,8 +18,7 @@ use super::audit;
 use super::store::{State, Store};
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
-use crate::map::{Command, Map, Restore};
-use crate::planted;
+use crate::map::{Map, Restore};
 use crate::rt;
 use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
@@ -86,26 +85,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return None;
         }
         // Writes go on while the snapshot is written.
-        let (mut map, meta) = self.store.read().frozen();
+        let (map, meta) = self.store.read().frozen();
         if meta.last_log_id.is_none() && !force {
             return None;
-        }
-        if planted::is("snapshot-without-sessions") {
-            let bound = Some(map.settings().max_sessions);
-            for max_sessions in [Some(1), bound] {
-                map.apply(0, &Command::Configure { max_sessions, max_store_bytes: None });
-            }
-        }
-        if planted::is("snapshot-without-settings") {
-            let defaults = Map::new().settings();
-            let (max_sessions, max_store_bytes) = (defaults.max_sessions, defaults.max_store_bytes);
-            map.apply(
-                0,
-                &Command::Configure {
-                    max_sessions: Some(max_sessions),
-                    max_store_bytes: Some(max_store_bytes),
-                },
-            );
         }
         let at = meta.last_log_id.map(position).unwrap_or_default();
         let header = header(&meta, map.digest());
@@ -168,10 +150,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
-        let mut kept = self.snapshots.list();
-        if planted::is("oldest-snapshot-first") {
-            kept.reverse();
-        }
+        let kept = self.snapshots.list();
         let Some(info) = kept.first() else { return Ok(None) };
         let reader = self.snapshots.reader(info).await.map_err(io::Error::other)?;
         let (meta, _) = read_meta(reader.header())?;
@@ -245,9 +224,7 @@ pub struct SnapshotBuilder {
 
 impl SnapshotBuilder {
     async fn write(&self, mut writer: SnapshotWriter) -> Result<SnapshotReader, StorageError> {
-        let store = self.store.as_ref().filter(|_| planted::is("snapshot-reads-live-map"));
-        let live = store.map(|store| store.read().map.clone());
-        for block in live.as_ref().unwrap_or(&self.map).blocks() {
+        for block in self.map.blocks() {
             writer.add_block(block).await?;
         }
         self.snapshots.reader(&writer.finish().await?).await

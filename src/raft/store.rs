@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
-use mokv_proto::log;
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_128;
@@ -14,7 +12,6 @@ use super::types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership};
 use super::wire::{entry_to_storage, membership_to_wire};
 use crate::map::{Answer, Applied, Command, Map, UnknownCommand, Unsound};
 use crate::metrics::Metrics;
-use crate::planted;
 use crate::rt::{self, watch};
 
 /// Digests are recorded at log indexes that are multiples of this.
@@ -205,18 +202,7 @@ impl Store {
     }
 
     /// Replaces the state by a snapshot's.
-    pub(super) fn install(&self, mut state: State) {
-        if planted::is("install-keeps-old-keys") {
-            let old = self.read().map.clone();
-            for (key, entry) in old.range(b"", b"") {
-                let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), entry.value.clone());
-                let if_absent = log::Set { key, value, if_revision: Some(0), session: None };
-                state.map.apply(0, &Command::Set(if_absent));
-            }
-        }
-        if planted::is("install-keeps-members") && self.read().applied.is_some() {
-            state.membership = self.read().membership.clone();
-        }
+    pub(super) fn install(&self, state: State) {
         let (at, revision) = (state.applied, state.map.revision());
         if let (Some(observer), Some(at)) = (&self.observer, at) {
             observer.installed(at, state.map.digest());

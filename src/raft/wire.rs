@@ -19,7 +19,6 @@ use super::types::{
     Entry, LogId, Member, Membership, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
 };
 use crate::map::Command;
-use crate::planted;
 use crate::storage;
 
 /// A peer, or our own log, said something that is no message of this protocol.
@@ -136,14 +135,10 @@ pub fn append_to_wire(
     request: &AppendEntriesRequest<TypeConfig>,
     acknowledged: Vec<raft::Acknowledgement>,
 ) -> raft::AppendEntries {
-    let committed = match request.entries.last() {
-        Some(last) if planted::is("commit-on-receipt") => Some(last.log_id),
-        _ => request.leader_commit,
-    };
     raft::AppendEntries {
         vote: Some(vote_to_wire(&request.vote)),
         previous: request.prev_log_id.map(log_id_to_wire),
-        committed: committed.map(log_id_to_wire),
+        committed: request.leader_commit.map(log_id_to_wire),
         entries: (request.entries.iter())
             .map(|entry| raft::Entry {
                 term: *entry.log_id.leader_id,
@@ -205,15 +200,9 @@ pub fn append_answer_from_wire(
 
 /// A candidate's request.
 pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> raft::Vote {
-    let last_log = match request.last_log_id {
-        Some(last) if planted::is("vote-with-present-term") => {
-            Some(log_id(request.vote.leader_id.term, last.index))
-        }
-        last => last,
-    };
     raft::Vote {
         vote: Some(vote_to_wire(&request.vote)),
-        last_log: last_log.map(log_id_to_wire),
+        last_log: request.last_log_id.map(log_id_to_wire),
         leadership_transfer: request.leadership_transfer,
     }
 }

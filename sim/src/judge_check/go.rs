@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{Case, cases};
+use crate::door;
 use crate::history::Operation;
 use crate::judges::{Class, linearizability};
 use crate::runner::children;
@@ -91,7 +92,7 @@ fn record(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
     // What is planted would be found here, too, and by the wrong test.
     child
         .env(history_file::VARIABLE, &path)
-        .env_remove("MOKV_PLANTED")
+        .env_remove(door::PLANTED)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     child.status().map_err(|error| format!("chaos seed {seed} cannot be played: {error}"))?;

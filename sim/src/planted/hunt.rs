@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use mokv::planted::{BUGS, Bug};
-
-use super::calm;
+use super::bug::Bug;
 use super::record::{Catch, Hunted, Record};
 use super::table::{self, Row};
+use super::{all, calm};
 use crate::journal;
 use crate::options::Hunt;
 use crate::report::{Report, Verdict};
@@ -25,10 +24,18 @@ const RANGES_APART: u64 = 1_000_000;
 
 /// Hunts, and shows what came of it. Fails if a bug was not caught, or was noticed where it should not be.
 pub fn hunt(options: &Hunt) -> ExitCode {
-    let bugs: Vec<&'static Bug> = if options.bugs.is_empty() {
-        BUGS.iter().collect()
-    } else {
-        BUGS.iter().filter(|bug| options.bugs.iter().any(|name| name == bug.name)).collect()
+    if !cfg!(feature = "planted") {
+        eprintln!("this build has no planted bugs; next: cargo run --manifest-path sim/Cargo.toml -- hunt");
+        return ExitCode::from(2);
+    }
+    let bugs: Vec<&'static Bug> = match all() {
+        Ok(all) => {
+            all.iter().filter(|bug| options.bugs.is_empty() || options.bugs.contains(&bug.name)).collect()
+        }
+        Err(words) => {
+            eprintln!("{words}");
+            return ExitCode::from(Verdict::HarnessError.exit_code());
+        }
     };
     if let Some(unknown) = options.bugs.iter().find(|name| bugs.iter().all(|bug| bug.name != **name)) {
         eprintln!("there is no planted bug '{unknown}'; `hunt --list` shows them");
@@ -66,7 +73,7 @@ fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> Result<bool, String> {
         let mut ranges = Vec::new();
         for range in 0..options.ranges {
             let first_seed = 1 + range * RANGES_APART;
-            let hunted = match record.of(bug.name, first_seed) {
+            let hunted = match record.of(&bug.name, first_seed) {
                 Some(known) if known.caught.is_some() || known.seeds >= options.seeds_max => known.clone(),
                 known => {
                     let hunted = hunt_one(bug, first_seed, known.cloned(), options.seeds_max);
@@ -77,7 +84,7 @@ fn hunt_all(bugs: &[&'static Bug], options: &Hunt) -> Result<bool, String> {
             tell(&hunted);
             ranges.push(hunted);
         }
-        rows.push(Row { bug: bug.name, area: bug.area.to_string(), rare: bug.rare, ranges });
+        rows.push(Row { bug: &bug.name, area: &bug.area, rare: bug.rare, ranges });
     }
     table::print(&rows);
     Ok(rows.iter().all(|row| table::is_caught(&row.ranges)))
@@ -95,8 +102,8 @@ fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max
     let is_over = Cell::new(false);
     let catches = RefCell::new(BTreeMap::new());
     let mut seeds = (first_seed + before..first_seed + seeds_max).take_while(|_| !is_over.get());
-    let scenario = bug.story.unwrap_or(scenarios::CHAOS);
-    let next = || seeds.next().map(|seed| job(scenario, seed, Some(bug.name)));
+    let scenario = bug.story.as_deref().unwrap_or(scenarios::CHAOS);
+    let next = || seeds.next().map(|seed| job(scenario, seed, Some(&bug.name)));
     play(at_a_time(), How::Quietly, next, |job, outcome| {
         if let Some(catch) = catch(job.seed, &outcome.report) {
             is_over.set(true);
@@ -106,7 +113,7 @@ fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max
     // Seeds that ran beside the first catch do not count.
     let caught = catches.into_inner().into_values().next();
     Hunted {
-        bug: bug.name.into(),
+        bug: bug.name.clone(),
         first_seed,
         seeds: caught.as_ref().map_or(seeds_max.max(before), |catch| catch.seed - first_seed + 1),
         wall_seconds: wall_before + started.elapsed().as_secs_f64(),
@@ -144,7 +151,7 @@ fn catch(seed: u64, report: &Report) -> Option<Catch> {
 
 /// Plays the calm world with each bug.
 fn check(bugs: &[&'static Bug]) -> bool {
-    let planted = std::iter::once(None).chain(bugs.iter().map(|bug| Some(bug.name)));
+    let planted = std::iter::once(None).chain(bugs.iter().map(|bug| Some(&*bug.name)));
     let seeds = 1..calm::SCENARIO.seeds + 1;
     let mut jobs = planted.flat_map(|planted| seeds.clone().map(move |seed| job(calm::NAME, seed, planted)));
     let mut noticed: BTreeMap<&str, String> = BTreeMap::new();

@@ -1,15 +1,35 @@
 //! Proof that the alarm rings: every planted bug of the nodes is hunted by chaos until it is caught.
 //!
-//! The table of bugs is the nodes' own (`mokv::planted::BUGS`). A bug counts only if the calm world does not notice
-//! it: what shows on a fair day needs no chaos. `hunt` plays, `record` keeps the results in a file, so that a hunt may
-//! be broken off and taken up again, `table` shows them.
+//! A bug is a file of `sim/planted` (`bug`), and all of them are applied to a copy of the tree (`tree`), so that the product
+//! has none. A bug counts only if the calm world does not notice it: what shows on a fair day needs no chaos. `hunt` plays,
+//! `record` keeps the results in a file, so that a hunt may be broken off and taken up again, `table` shows them.
 
+pub mod bug;
 #[cfg(madsim)]
 pub mod calm;
-#[cfg(all(madsim, feature = "planted"))]
+#[cfg(madsim)]
 mod hunt;
 pub mod record;
 pub mod table;
+#[cfg(not(madsim))]
+pub mod tree;
 
-#[cfg(all(madsim, feature = "planted"))]
+use std::path::Path;
+use std::sync::OnceLock;
+
+use bug::Bug;
+#[cfg(madsim)]
 pub use hunt::hunt;
+
+/// Where the bugs are, from the simulation's folder.
+const FOLDER: &str = "planted";
+
+/// All bugs of the tree that this program was built from.
+///
+/// # Errors
+/// In words, if they cannot be read.
+pub fn all() -> Result<&'static [Bug], String> {
+    static ALL: OnceLock<Result<Vec<Bug>, String>> = OnceLock::new();
+    let all = ALL.get_or_init(|| bug::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER)));
+    all.as_deref().map_err(Clone::clone)
+}

@@ -10,7 +10,7 @@ pub struct Row {
     /// Its name.
     pub bug: &'static str,
     /// Where it sits.
-    pub area: String,
+    pub area: &'static str,
     /// Whether it needs a rare sequence of events.
     pub rare: bool,
     /// The ranges.

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::chaos::reduction;
+use crate::door;
 use crate::history_file;
 use crate::report::Report;
 use crate::timeline::Timeline;
@@ -34,17 +35,15 @@ impl Job {
 
     /// What plays exactly this run again, from the top of the repository.
     pub fn command(&self) -> String {
-        let of_environment = std::env::var("MOKV_PLANTED").ok();
-        let (variable, features) = match self.planted.or(of_environment.as_deref()) {
-            Some(name) => (format!("MOKV_PLANTED={name} "), "sim,planted"),
-            None => (String::new(), "sim"),
-        };
+        let of_environment = std::env::var(door::PLANTED).ok();
+        let planted = self.planted.or(of_environment.as_deref());
+        let planted = planted.map_or_else(String::new, |name| format!("{}={name} ", door::PLANTED));
         let reduced = match self.reduction.as_str() {
             "" => String::new(),
             text => format!("{}='{text}' ", reduction::VARIABLE),
         };
         format!(
-            "{variable}{reduced}MOKV_SCENARIO={} MOKV_SEED={} cargo test --features {features} --test sim",
+            "{planted}{reduced}MOKV_SCENARIO={} MOKV_SEED={} cargo test --features sim --test sim",
             self.scenario, self.seed
         )
     }
@@ -178,7 +177,7 @@ fn start(job: Job, how: How<'_>) -> Running {
         }
     }
     if let Some(name) = job.planted {
-        command.env("MOKV_PLANTED", name);
+        command.env(door::PLANTED, name);
     }
     if !job.reduction.is_empty() {
         command.env(reduction::VARIABLE, &job.reduction);

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use crate::bench;
 use crate::child;
+use crate::door;
 use crate::judge_check::{self, Opinion};
 use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
@@ -62,7 +63,6 @@ fn carry_out(command: Command) -> ExitCode {
         Command::Sweep(options) => sweep::sweep(&options),
         Command::Report(options) => pages::report(&options),
         Command::Shrink(run) => shrink::shrink(&run),
-        #[cfg(feature = "planted")]
         Command::Hunt(options) => crate::planted::hunt(&options),
     }
 }
@@ -73,7 +73,7 @@ fn play(options: &Play) -> ExitCode {
         eprintln!("nothing matches; `list` shows what there is");
         return ExitCode::from(2);
     }
-    if let Ok(name) = std::env::var("MOKV_PLANTED") {
+    if let Ok(name) = std::env::var(door::PLANTED) {
         eprintln!("with the planted bug '{name}': it shall be caught");
     }
     let verbose = options.seed.is_some() && jobs.len() == 1;

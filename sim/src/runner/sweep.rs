@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::children::{self, How, Job, Outcome};
 use super::{folders, pages, print_failure};
+use crate::door;
 use crate::journal::{self, Journal};
 use crate::options::{CHAOS, Sweep};
 use crate::report::Verdict;
@@ -96,7 +97,7 @@ fn is_checked(options: &Sweep, seed: u64) -> bool {
 /// Names the build and what changes its runs, so that results of different programs are never added up.
 fn name_of_this_program() -> Result<String, String> {
     let mut name = format!("{CHAOS}-{}", journal::build()?);
-    if let Ok(planted) = std::env::var("MOKV_PLANTED") {
+    if let Ok(planted) = std::env::var(door::PLANTED) {
         name.push_str(&format!("-{planted}"));
     }
     let reduction = Job::new(CHAOS, 0).reduction;

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::door::{self, Compiler};
+use crate::door::{self, Build, Compiler};
 use crate::options::Train;
 
 /// What is worth being fast at.
@@ -25,7 +25,7 @@ pub fn train(options: &Train) -> ExitCode {
     let done = match std::env::var_os(door::TARGET) {
         Some(target) if options.forget => forget(Path::new(&target)),
         Some(target) => learn(Path::new(&target)),
-        None => Err("this needs cargo: cargo run -p mokv-sim --release -- train".into()),
+        None => Err("this needs cargo: cargo run --manifest-path sim/Cargo.toml -- train".into()),
     };
     match done {
         Ok(words) => {
@@ -58,7 +58,7 @@ fn learn(target: &Path) -> Result<String, String> {
     let _ = fs::remove_dir_all(&counts);
     println!("1 of 4: a build with counters (minutes)");
     let count = format!("-Cprofile-generate={}", counts.display());
-    run(door::cargo("build", &training, &[count, ROOM_FOR_VALUES.into()]))?;
+    run(Build::of_this_tree().cargo("build", &training, &[count, ROOM_FOR_VALUES.into()]))?;
     let host = compiler.says("host:").unwrap_or_default();
     for (number, lesson) in (2..).zip(LESSONS) {
         println!("{number} of 4: it plays {}", lesson.join(" "));
@@ -77,7 +77,7 @@ fn learn(target: &Path) -> Result<String, String> {
     fs::remove_dir_all(&training)
         .map_err(|error| format!("cannot remove {}: {error}", training.display()))?;
     println!("4 of 4: a build with what was learned (minutes)");
-    run(door::cargo("build", target, &door::learned_from(&file)))?;
+    run(Build::of_this_tree().cargo("build", target, &door::learned_from(&file)))?;
     Ok(format!("learned: every command is built with {} from now on", file.display()))
 }
 

@@ -19,7 +19,6 @@ use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::hello::{Gate, HelloError, Me, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
-use crate::planted;
 use crate::positions::{self, Acknowledgement, Positions};
 use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
@@ -214,7 +213,7 @@ impl Peers {
         let is_valid = |report: &Report| {
             report.condition.disk_full
                 && report.term == term
-                && (now.saturating_duration_since(report.heard) <= patience || planted::is("full-for-ever"))
+                && now.saturating_duration_since(report.heard) <= patience
         };
         reports.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
@@ -250,12 +249,6 @@ impl Peers {
         let known =
             acknowledged.get_mut(&follower).filter(|known| known.term == term && index <= known.index)?;
         Some(Denied { is_news: !std::mem::replace(&mut known.denied, true) })
-    }
-
-    /// How far any follower has acknowledged the log of this leader's `term`. For a planted bug.
-    pub fn quickest(&self, term: u64) -> Option<u64> {
-        let acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
-        acknowledged.values().filter(|known| known.term == term).map(|known| known.index).max()
     }
 
     /// Drops what is kept for nodes that are no members any more.

@@ -1,0 +1,50 @@
+//! cargo within cargo: the simulation's workspace is built by a program that cargo itself has started.
+//!
+//! Used from both sides, by tests of the product (tests/sim.rs, tests/sim_units.rs) and by the plain build of `mokv-sim`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// What runs cargo: the one that has started this program, or whichever is on the PATH.
+///
+/// What the outer cargo says about the outer package does not hold for the inner ones, and is left out.
+pub fn cargo(verb: &str, manifest: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(verb).arg("--manifest-path").arg(manifest);
+    // People see how far it is; files hear what the program says.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let of_package = text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_");
+        let of_target =
+            ["CARGO_CRATE_NAME", "CARGO_BIN_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR"];
+        if of_package || of_target.contains(&text.as_ref()) || text.starts_with("CARGO_BIN_EXE_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Runs it, and ends with its exit code, or with 101 if it could not be run.
+pub fn end_with(mut command: Command) -> ExitCode {
+    match command.status() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(101)),
+        Err(error) => {
+            eprintln!("cannot run {}: {error}", command.get_program().display());
+            ExitCode::from(101)
+        }
+    }
+}
+
+/// The target folder that this program was built into: of `target/debug/deps/sim-0123` and `target/debug/mokv-sim` it is
+/// `target`.
+pub fn target_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let profile = program.parent().map_or(Path::new("."), |folder| {
+        if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }
+    });
+    profile.parent().unwrap_or(profile).to_owned()
+}
