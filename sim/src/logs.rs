@@ -332,6 +332,11 @@ impl Logs {
         (node.unreported == 0).then(|| (node.bytes.len() as u64, node.bytes.values().sum()))
     }
 
+    /// Whether a process runs on a host that has come so far in its start that its log is open.
+    pub fn is_open(&self, host: &str) -> bool {
+        self.on_host.contains_key(host)
+    }
+
     /// The node that ran last on a host.
     pub fn node_on(&self, host: &str) -> Option<u64> {
         self.last_on_host.get(host).copied()

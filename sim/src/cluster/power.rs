@@ -47,11 +47,14 @@ impl Cluster {
         self.host(&mut self.state(), name).life
     }
 
-    /// Names a time in which a node runs at a steady pace, and by a clock that is about right. `None`: it does not now.
+    /// Names a time in which a node runs at a steady pace, and by a clock that is about right. `None`: it does not now. On a
+    /// slow disk a start takes seconds, in which the node has its port and does not answer yet.
     pub fn pace(&self, name: &str) -> Option<u64> {
+        let is_open = self.run().with_logs(|logs| logs.is_open(name));
         let mut state = self.state();
         let host = self.host(&mut state, name);
-        (host.power == Power::On && !host.has_odd_clock).then_some(host.disturbances)
+        let is_about_to_start = host.has_slow_disk && !is_open;
+        (host.power == Power::On && !host.has_odd_clock && !is_about_to_start).then_some(host.disturbances)
     }
 
     /// Nodes whose process runs, paused ones included.
