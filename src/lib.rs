@@ -15,7 +15,7 @@
 //! - [`metrics`]: what a node counts.
 //! - [`membership`]: who a node is, whom it finds by gossip, and what the leader makes of it.
 //! - [`raft`]: openraft's adapters, peers, reads.
-//! - [`lives`]: by what a data directory is told from an earlier state of itself, pure.
+//! - [`incarnations`]: by what a data directory is told from an earlier state of itself, pure.
 //! - [`map`]: the replicated state, pure.
 //! - [`node_id`]: the one way in which a node id is shown.
 //! - [`storage`]: the write-ahead log and snapshot files.
@@ -34,7 +34,7 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
-pub mod lives;
+pub mod incarnations;
 #[cfg(feature = "server")]
 pub mod map;
 #[cfg(feature = "server")]

@@ -17,7 +17,7 @@ use crate::bound::{Arrivals, Bound};
 use crate::grpc;
 use crate::metrics::{Metrics, Turned};
 use crate::raft::handler::PeerHandler;
-use crate::raft::peers::{self, Gate, server};
+use crate::raft::peers::{self, PeerAdmission, server};
 use crate::rt::net::{TcpListener, TcpStream};
 use crate::rt::time::Seldom;
 use crate::rt::{self, timeout, watch};
@@ -44,18 +44,18 @@ pub enum Phase {
 }
 
 /// Where Raft peers go, once this node is part of a cluster.
-pub struct PeerEntrance {
+pub struct PeerRoute {
     /// Who is let in.
-    pub gate: Arc<Gate>,
+    pub admission: Arc<PeerAdmission>,
     /// What is done for them.
     pub handler: Arc<PeerHandler>,
 }
 
 /// What a connection may need.
 #[derive(Clone)]
-pub struct Entrances {
+pub struct Routes {
     /// For peers; `None` while the node belongs to no cluster.
-    pub peers: watch::Receiver<Option<Arc<PeerEntrance>>>,
+    pub peers: watch::Receiver<Option<Arc<PeerRoute>>>,
     /// For clients.
     pub services: grpc::Services,
     /// How far the node's life has come.
@@ -85,17 +85,17 @@ impl Places {
 }
 
 /// Accepts connections until the node stops.
-pub async fn serve(listener: TcpListener, entrances: Entrances, room: Room) {
+pub async fn serve(listener: TcpListener, routes: Routes, room: Room) {
     let places = Arc::new(Places {
         arrivals: Arrivals::new(room.arrivals),
         peers: Bound::new(room.peers),
         clients: Clients::new(&room),
         room,
-        metrics: entrances.metrics.clone(),
+        metrics: routes.metrics.clone(),
         told: Seldom::default(),
     });
     let failed = Seldom::default();
-    let mut phase = entrances.phase.clone();
+    let mut phase = routes.phase.clone();
     let mut stopped = std::pin::pin!(phase.wait_for(|phase| *phase == Phase::Stopped));
     loop {
         let accepted = tokio::select! {
@@ -105,9 +105,9 @@ pub async fn serve(listener: TcpListener, entrances: Entrances, room: Room) {
         };
         match accepted {
             Ok((stream, from)) => {
-                let (entrances, places) = (entrances.clone(), places.clone());
+                let (routes, places) = (routes.clone(), places.clone());
                 rt::spawn(async move {
-                    if let Err(error) = route(stream, from, entrances, &places).await {
+                    if let Err(error) = route(stream, from, routes, &places).await {
                         if error.kind() == io::ErrorKind::InvalidData {
                             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                             let why = format!(
@@ -133,7 +133,7 @@ pub async fn serve(listener: TcpListener, entrances: Entrances, room: Room) {
 async fn route(
     mut stream: TcpStream,
     from: SocketAddr,
-    mut entrances: Entrances,
+    mut routes: Routes,
     places: &Places,
 ) -> io::Result<()> {
     let (mut arrival, somebody_left) = places.arrivals.enter();
@@ -149,13 +149,13 @@ async fn route(
     };
     match protocol {
         Protocol::Peer => {
-            let entrance = entrances.peers.borrow().clone();
+            let entrance = routes.peers.borrow().clone();
             let Some(entrance) = entrance else {
                 return Err(io::Error::other("a peer came before this node belongs to a cluster"));
             };
             let peer = tokio::select! {
                 biased;
-                met = server::meet(&mut stream, &entrance.gate) => met.map_err(io::Error::other)?,
+                met = server::meet(&mut stream, &entrance.admission) => met.map_err(io::Error::other)?,
                 () = arrival.gives_way() => return Err(io::Error::other("it gave way to newer ones")),
             };
             drop(arrival);
@@ -164,8 +164,8 @@ async fn route(
                 places.turn_away(Turned::Peer, from, why);
                 return Ok(());
             };
-            until_stopped(&mut entrances.phase, async {
-                let served = server::serve(stream, peer, &entrance.gate, entrance.handler.clone()).await;
+            until_stopped(&mut routes.phase, async {
+                let served = server::serve(stream, peer, &entrance.admission, entrance.handler.clone()).await;
                 served.map_err(io::Error::other)
             })
             .await
@@ -180,7 +180,7 @@ async fn route(
                 places.turn_away(Turned::Client, from, why);
                 return Ok(());
             };
-            grpc::serve_connection(stream, entrances.services, place.kind(), entrances.phase).await
+            grpc::serve_connection(stream, routes.services, place.kind(), routes.phase).await
         }
         Protocol::Http1 => {
             stream.write_all(WRONG_PROTOCOL.as_bytes()).await?;

@@ -175,7 +175,7 @@ impl Positions {
     ///
     /// # Errors
     /// If it has gone back.
-    pub fn judge(&mut self, node_id: u64, starts: &[Start]) -> Result<(), Refused> {
+    pub fn check(&mut self, node_id: u64, starts: &[Start]) -> Result<(), Refused> {
         let Some(gone_back) = self.objection(node_id, starts) else {
             self.refused.remove(&node_id);
             return Ok(());
@@ -351,7 +351,7 @@ mod tests {
             node.start(false);
             for step in &before {
                 take(step, &mut node, &mut positions);
-                prop_assert_eq!(positions.judge(1, &node.starts), Ok(()));
+                prop_assert_eq!(positions.check(1, &node.starts), Ok(()));
             }
             let mut back = node.clone();
             // Within one life: of a later one its peers tell by the incarnations.
@@ -369,7 +369,7 @@ mod tests {
                     Step::Elect(terms, _, to) => take(&Step::Elect(*terms, false, *to), &mut back, &mut positions),
                     step => take(step, &mut back, &mut positions),
                 }
-                prop_assert_eq!(positions.judge(1, &back.starts).is_err(), has_gone_back);
+                prop_assert_eq!(positions.check(1, &back.starts).is_err(), has_gone_back);
             }
         }
 
@@ -412,22 +412,22 @@ mod tests {
         assert!(positions.remember(1, acknowledgement(3, 5, 20)));
         assert!(!positions.remember(1, acknowledgement(4, 5, 20)), "the first word holds for more starts");
         assert!(!positions.remember(1, acknowledgement(4, 4, 90)), "an older leader's");
-        let mut refuses = |start| positions.judge(1, &[start]).is_err();
+        let mut refuses = |start| positions.check(1, &[start]).is_err();
         assert!(!refuses(start(4, 5, 20)), "a restart");
         assert!(!refuses(start(4, 6, 7)), "a later leader made it truncate");
         assert!(!refuses(start(3, 5, 2)), "the very start in which it acknowledged");
         assert!(refuses(start(4, 5, 19)));
         assert!(refuses(start(4, 4, 90)));
         assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
-        assert_eq!(positions.judge(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+        assert_eq!(positions.check(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
         assert!(positions.remember(1, Acknowledgement { boot: 4, upto: Reach { term: 6, index: None } }));
-        let forgets_its_vote = positions.judge(1, &[start(5, 5, 99)]).unwrap_err().gone_back;
+        let forgets_its_vote = positions.check(1, &[start(5, 5, 99)]).unwrap_err().gone_back;
         assert_eq!(
             forgets_its_vote.to_string(),
             "voted in term 6 with boot counter 4, and found log index 99 in term 5 when it started with boot counter 5"
         );
         assert_eq!(
-            positions.judge(1, &[start(5, 6, 3)]),
+            positions.check(1, &[start(5, 6, 3)]),
             Ok(()),
             "it keeps its vote, and had acknowledged nothing since"
         );
@@ -449,7 +449,7 @@ mod tests {
         let mut positions = Positions::default();
         positions.remember(1, acknowledgement(3, 5, 20));
         let back = [start(5, 6, 30), start(4, 5, 11)];
-        let first = positions.judge(1, &back).unwrap_err();
+        let first = positions.check(1, &back).unwrap_err();
         assert_eq!(
             (first.is_news, first.gone_back.to_string().as_str()),
             (
@@ -458,11 +458,11 @@ mod tests {
                  with boot counter 4"
             )
         );
-        assert!(!positions.judge(1, &back).unwrap_err().is_news);
+        assert!(!positions.check(1, &back).unwrap_err().is_news);
         assert_eq!(positions.refused().keys().collect::<Vec<_>>(), [&1]);
-        positions.judge(1, &[start(4, 5, 20)]).unwrap();
+        positions.check(1, &[start(4, 5, 20)]).unwrap();
         assert!(positions.refused().is_empty(), "the right directory is back");
-        positions.judge(1, &back).unwrap_err();
+        positions.check(1, &back).unwrap_err();
         positions.retain(|id| id != 1);
         assert!(positions.refused().is_empty() && positions.members() == 0);
     }

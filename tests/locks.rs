@@ -12,7 +12,17 @@ use std::path::Path;
 fn packages(manifest: &str) -> BTreeSet<String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
     let mut tree = cargo::cargo("tree", &manifest);
-    tree.args(["--locked", "--package", "mokv", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    tree.args([
+        "--locked",
+        "--package",
+        "mokv",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
     tree.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", "--cfg madsim");
     let output = tree.output().expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);

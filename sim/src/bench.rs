@@ -23,7 +23,7 @@ use crate::options::Bench;
 use crate::run::Run;
 use crate::runner::children;
 use crate::scenarios::Scenario;
-use crate::scenarios::stage::formed_within;
+use crate::scenarios::setup::formed_within;
 use crate::world::World;
 
 /// The world's name, for children.
@@ -110,7 +110,7 @@ async fn play_world(run: Arc<Run>) -> Result<Cluster, String> {
     let mut dice = Dice::new(run.seed, "bench faults");
     for (second, fault) in FAULTS {
         rt::time::sleep_until(begin + Duration::from_secs(second)).await;
-        strike(&cluster, fault, dice.one_of::<String>(&nodes)).await;
+        injection(&cluster, fault, dice.one_of::<String>(&nodes)).await;
     }
     rt::time::sleep_until(begin + LASTING).await;
     run.add_fault_time(rt::now() - begin);
@@ -138,7 +138,7 @@ async fn work(client: SimClient, mut dice: Dice, over: Arc<AtomicBool>) {
 }
 
 /// One fault, to its end.
-async fn strike(cluster: &Cluster, fault: Fault, drawn: &str) {
+async fn injection(cluster: &Cluster, fault: Fault, drawn: &str) {
     let leader = cluster.last_known_leader().unwrap_or_else(|| drawn.to_owned());
     let names = cluster.names();
     let wait = |millis| rt::sleep(Duration::from_millis(millis));

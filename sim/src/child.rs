@@ -11,9 +11,9 @@ use madsim::net::NetSim;
 use madsim::runtime::Runtime;
 use mokv::rt::trace::{self, Trace};
 
-use crate::door;
+use crate::checkers::Finding;
 use crate::history_file;
-use crate::judges::Finding;
+use crate::launcher;
 use crate::options::Manner;
 use crate::report::{Report, Verdict};
 use crate::run::Run;
@@ -61,7 +61,7 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
             let words = format!("panicked at {}: {words}", in_short(&place));
             let (mut report, timeline) = report(scenario, &run, trace, Some(words.clone()));
             report.verdict = Verdict::over_panic(&place);
-            report.judges.insert(0, "a panic".into());
+            report.checkers.insert(0, "a panic".into());
             report.findings.insert(0, words);
             (report, timeline)
         }
@@ -121,7 +121,7 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace
             mokv::rt::sleep(Duration::from_nanos(1 + u64::from(std::process::id()))).await;
         }
         match (scenario.play)(run.clone()).await {
-            Ok(cluster) => crate::ending::end(&cluster).await,
+            Ok(cluster) => crate::liveness_phase::end(&cluster).await,
             Err(words) => {
                 // Chaos fails by itself only if its cluster never forms.
                 run.find(if scenario.name == crate::scenarios::CHAOS {
@@ -129,7 +129,7 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace
                 } else {
                     Finding::violation("the story", words)
                 });
-                crate::ending::judge(&run);
+                crate::liveness_phase::check(&run);
             }
         }
         run.now();
@@ -167,7 +167,7 @@ fn report(scenario: &Scenario, run: &Run, trace: Trace, panic: Option<String>) -
         world: run.world(),
         verdict,
         findings: findings.iter().map(ToString::to_string).collect(),
-        judges: findings.iter().map(|finding| finding.judge().to_owned()).collect(),
+        checkers: findings.iter().map(|finding| finding.checker().to_owned()).collect(),
         last_events: if failed { timeline::that_matter(&timeline) } else { Vec::new() },
         simulated_seconds: run.length().as_secs_f64(),
         fault_seconds: run.fault_time().as_secs_f64(),
@@ -206,7 +206,7 @@ fn plant(name: &str) {
     assert!(
         bugs.iter().any(|bug| bug.name == name),
         "{}={name}: there is no such planted bug",
-        door::PLANTED
+        launcher::PLANTED
     );
     mokv::planted::set(name);
 }
@@ -215,7 +215,7 @@ fn plant(name: &str) {
 fn plant(name: &str) {
     panic!(
         "{}={name} needs a build with planted bugs, which the door makes: cargo test --features sim --test sim",
-        door::PLANTED
+        launcher::PLANTED
     );
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, ReadOptions, WriteOptions};
 use mokv::rt;
 
+use crate::checkers::Finding;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};
-use crate::history::{Answer, Call, Entry, Outcome};
-use crate::judges::Finding;
+use crate::history::{Answer, Call, KeyState, Outcome};
 use crate::run::Run;
 use crate::values;
 
@@ -113,7 +113,7 @@ impl SimClient {
         let calls = if page > 0 { MOST_PAGES } else { 1 };
         self.record(prefix, Call::List { stale }, calls, async move {
             let mut options = ListOptions::default().prefix(name).limit(page).consistency(consistency(stale));
-            let mut entries: Vec<(String, Entry)> = Vec::new();
+            let mut entries: Vec<(String, KeyState)> = Vec::new();
             for number in 1..=calls {
                 // The last page has everything that is left.
                 options.limit = if number == calls { 0 } else { page };
@@ -188,8 +188,8 @@ fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
-fn entry(found: &KeyValue) -> Entry {
-    Entry {
+fn entry(found: &KeyValue) -> KeyState {
+    KeyState {
         // A value that nobody wrote is a value that no judge can explain.
         value: values::decode(&found.value).unwrap_or(u64::MAX),
         create_revision: found.create_revision,

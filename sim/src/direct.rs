@@ -19,11 +19,11 @@ use mokv_proto::status::Outcome as Certainty;
 use mokv_proto::tonic::{Code, Status};
 use prost::Message;
 
+use crate::checkers::Finding;
+use crate::checkers::direct::{self, Spoken};
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};
-use crate::history::{Answer, Call, Entry, Nanos, Outcome};
-use crate::judges::Finding;
-use crate::judges::direct::{self, Spoken};
+use crate::history::{Answer, Call, KeyState, Nanos, Outcome};
 use crate::run::Run;
 use crate::values;
 
@@ -77,7 +77,7 @@ impl Direct {
         };
         let call = Call::Get { stale };
         self.ask(key, call, "/api.KV/Get", &request, deadline, patience, |answer: api::GetResponse| {
-            let entry = Entry {
+            let entry = KeyState {
                 value: values::decode(&answer.value).unwrap_or(u64::MAX),
                 create_revision: answer.create_revision,
                 mod_revision: answer.mod_revision,
@@ -119,14 +119,14 @@ impl Direct {
         };
         let asked = Asked { invoked, disk, pace, is_doubted };
         if self.cluster.is_here(&self.node) {
-            self.judge(&asked, is_silent, &outcome, || direct::late(&self.node, key, deadline, patience));
+            self.check(&asked, is_silent, &outcome, || direct::late(&self.node, key, deadline, patience));
         }
         self.run.returned(ticket, outcome.clone());
         Reply { outcome, refusal }
     }
 
     /// What no judge can see who looks at one client's answers only.
-    fn judge(&self, asked: &Asked, is_silent: bool, outcome: &Outcome, late: impl FnOnce() -> Finding) {
+    fn check(&self, asked: &Asked, is_silent: bool, outcome: &Outcome, late: impl FnOnce() -> Finding) {
         let (cluster, node) = (&self.cluster, &self.node);
         if is_silent && asked.pace.is_some() && cluster.pace(node) == asked.pace {
             self.run.find(late());

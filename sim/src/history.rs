@@ -89,20 +89,20 @@ pub enum Answer {
         /// The store's revision of the read.
         revision: u64,
         /// What it held.
-        entry: Option<Entry>,
+        entry: Option<KeyState>,
     },
     /// What the keys of the prefix held, in key order.
     Listed {
         /// The store's revision of the list.
         revision: u64,
         /// Keys and what they held.
-        entries: Vec<(String, Entry)>,
+        entries: Vec<(String, KeyState)>,
     },
 }
 
 /// What a key held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct KeyState {
     /// The value.
     pub value: u64,
     /// The revision that created the key.

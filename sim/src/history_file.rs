@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Answer, Call, Entry, Nanos, Operation, Outcome};
+use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
 /// Names the file in the environment; `--history FILE` does on the command line.
 pub const VARIABLE: &str = "MOKV_HISTORY";
@@ -33,7 +33,7 @@ struct Line {
     stale: bool,
     invoked: Nanos,
     returned: Option<Nanos>,
-    outcome: Word,
+    outcome: Status,
     /// The store's revision that the answer names.
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
@@ -59,7 +59,7 @@ enum Kind {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum Status {
     Ok,
     Failed,
     Unknown,
@@ -76,14 +76,14 @@ struct Item {
 }
 
 impl Item {
-    fn new(key: &str, entry: &Entry) -> Item {
-        let Entry { value, create_revision, mod_revision, version } = *entry;
+    fn new(key: &str, entry: &KeyState) -> Item {
+        let KeyState { value, create_revision, mod_revision, version } = *entry;
         Item { key: key.to_owned(), value, create_revision, mod_revision, version }
     }
 
-    fn entry(&self) -> Entry {
+    fn entry(&self) -> KeyState {
         let Item { value, create_revision, mod_revision, version, .. } = *self;
-        Entry { value, create_revision, mod_revision, version }
+        KeyState { value, create_revision, mod_revision, version }
     }
 }
 
@@ -121,17 +121,17 @@ fn line(operation: &Operation) -> Line {
         stale,
         invoked: operation.invoked,
         returned: operation.returned,
-        outcome: Word::Ok,
+        outcome: Status::Ok,
         revision: None,
         existed: None,
         present_revision: None,
         read: None,
     };
     match &operation.outcome {
-        Outcome::Failed => line.outcome = Word::Failed,
-        Outcome::Unknown => line.outcome = Word::Unknown,
+        Outcome::Failed => line.outcome = Status::Failed,
+        Outcome::Unknown => line.outcome = Status::Unknown,
         Outcome::Ok(Answer::ConditionFailed { present_revision }) => {
-            line.outcome = Word::Failed;
+            line.outcome = Status::Failed;
             line.present_revision = Some(*present_revision);
         }
         Outcome::Ok(Answer::Written { revision }) => line.revision = Some(*revision),
@@ -158,12 +158,12 @@ fn operation(line: &Line) -> Option<Operation> {
         Kind::List => Call::List { stale: line.stale },
     };
     let outcome = match (line.outcome, line.operation) {
-        (Word::Unknown, _) => Outcome::Unknown,
-        (Word::Failed, _) => match line.present_revision {
+        (Status::Unknown, _) => Outcome::Unknown,
+        (Status::Failed, _) => match line.present_revision {
             Some(present_revision) => Outcome::Ok(Answer::ConditionFailed { present_revision }),
             None => Outcome::Failed,
         },
-        (Word::Ok, kind) => {
+        (Status::Ok, kind) => {
             let revision = line.revision?;
             Outcome::Ok(match kind {
                 Kind::Set => Answer::Written { revision },
@@ -183,7 +183,7 @@ fn operation(line: &Line) -> Option<Operation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judges::testing::{delete, ended, get, in_doubt, list, set, set_if, stale};
+    use crate::checkers::testing::{delete, ended, get, in_doubt, list, set, set_if, stale};
 
     #[test]
     fn what_is_written_is_read_back_and_has_a_line_each() {

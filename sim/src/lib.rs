@@ -3,16 +3,18 @@
 //! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums up, `child`
 //! is one run, `scenarios` and `chaos` say what happens in it, `ending` brings every run to the same end,
 //! `cluster` does things to nodes, `workload` and `client` do things through them, `run` keeps the record,
-//! `judges` look at it, `watch` lets them look while it goes on. What is pure (`chaos::schedule`, `history`, `ledger`,
+//! `checkers` look at it, `watch` lets them look while it goes on. What is pure (`chaos::schedule`, `history`, `applied_log`,
 //! `logs`, `world`, the judges) is tested without a simulator.
 //!
 //! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
 //! except the observer that hears what is applied.
 
+pub mod applied_log;
 #[cfg(madsim)]
 pub mod bench;
 pub mod cargo;
 pub mod chaos;
+pub mod checkers;
 #[cfg(madsim)]
 pub mod child;
 #[cfg(madsim)]
@@ -22,19 +24,16 @@ pub mod cluster;
 pub mod dice;
 #[cfg(madsim)]
 pub mod direct;
-pub mod door;
 pub mod encounters;
-#[cfg(madsim)]
-pub mod ending;
+pub mod fault_budget;
 pub mod history;
 pub mod history_file;
 pub mod journal;
-pub mod judge_check;
-pub mod judges;
-pub mod ledger;
+pub mod launcher;
+#[cfg(madsim)]
+pub mod liveness_phase;
 pub mod logs;
 pub mod markers;
-pub mod missing;
 pub mod options;
 pub mod picture;
 pub mod planted;
@@ -45,6 +44,7 @@ pub mod run;
 pub mod runner;
 #[cfg(madsim)]
 pub mod scenarios;
+pub mod second_opinion;
 pub mod shrink;
 pub mod sweep;
 pub mod timeline;

@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::checkers::election::Leaders;
+use crate::checkers::leader_completeness::LeaderCompleteness;
+use crate::checkers::log_matching::LogMatching;
+use crate::checkers::members::Members;
+use crate::checkers::node_ids::NodeIds;
+use crate::checkers::persistence::Persistence;
+use crate::checkers::{Finding, Findings};
 use crate::history::Nanos;
-use crate::judges::election::Leaders;
-use crate::judges::leader_completeness::LeaderCompleteness;
-use crate::judges::log_matching::LogMatching;
-use crate::judges::members::Members;
-use crate::judges::node_ids::NodeIds;
-use crate::judges::promises::Promises;
-use crate::judges::{Finding, Judgement};
 
 /// The place of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,7 +140,7 @@ pub struct Logs {
     leaders: Leaders,
     matching: LogMatching,
     completeness: LeaderCompleteness,
-    promises: Promises,
+    promises: Persistence,
     ids: NodeIds,
     members: Members,
     /// The node that ran last on a host.
@@ -151,7 +151,7 @@ pub struct Logs {
     most_sessions: Option<(u64, u64)>,
     /// Ids that an entry in some log buries, whatever becomes of it.
     to_be_buried: BTreeSet<u64>,
-    findings: Judgement,
+    findings: Findings,
 }
 
 impl Logs {
@@ -301,9 +301,9 @@ impl Logs {
     }
 
     /// A node id was buried by an applied entry.
-    pub fn buried(&mut self, index: u64, id: u64) {
-        self.ids.buried(index, id);
-        self.findings.extend(self.members.buried(index, id));
+    pub fn written(&mut self, index: u64, id: u64) {
+        self.ids.written(index, id);
+        self.findings.extend(self.members.written(index, id));
     }
 
     /// A node said to somebody else that it leads.

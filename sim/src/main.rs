@@ -11,5 +11,5 @@ fn main() -> ExitCode {
     #[cfg(madsim)]
     return mokv_sim::main();
     #[cfg(not(madsim))]
-    mokv_sim::door::enter()
+    mokv_sim::launcher::enter()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::judges::{Class, Finding};
+use crate::checkers::{Class, Finding};
 
 /// One run of one seed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Report {
     /// What judges found, in words.
     pub findings: Vec<String>,
     /// Which judges they are of.
-    pub judges: Vec<String>,
+    pub checkers: Vec<String>,
     /// What happened that matters, for a failure.
     pub last_events: Vec<String>,
     /// Simulated seconds in all.
@@ -137,7 +137,7 @@ impl Report {
             world: String::new(),
             verdict: Verdict::Crashed,
             findings: vec![words],
-            judges: vec!["no report".into()],
+            checkers: vec!["no report".into()],
             last_events,
             simulated_seconds: 0.0,
             fault_seconds: 0.0,
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn each_way_to_fail_has_an_exit_code_and_the_worst_one_counts() {
-        let finding = |class| Finding { class, judge: "a property", words: "it does not hold".into() };
+        let finding = |class| Finding { class, checker: "a property", words: "it does not hold".into() };
         let over = |classes: &[Class]| {
             let findings: Vec<Finding> = classes.iter().map(|class| finding(*class)).collect();
             Verdict::over(&findings).exit_code()

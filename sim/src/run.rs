@@ -11,11 +11,11 @@ use madsim::task::NodeId;
 use mokv::rt::clock::true_now;
 use mokv::rt::{self, Instant, trace};
 
+use crate::applied_log::AppliedLog;
+use crate::checkers::Finding;
+use crate::checkers::direct::Spoken;
+use crate::checkers::stops::Stop;
 use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
-use crate::judges::Finding;
-use crate::judges::direct::Spoken;
-use crate::judges::stops::Stop;
-use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::timeline::{self, Event, Mark, Power, Timeline, What};
 
@@ -44,7 +44,7 @@ struct State {
     nodes: BTreeSet<String>,
     statuses: BTreeMap<String, What>,
     history: History,
-    ledger: Ledger,
+    applied_log: AppliedLog,
     logs: Logs,
     stops: Vec<Stop>,
     spoken: Vec<Spoken>,
@@ -168,10 +168,10 @@ impl Run {
     }
 
     /// A fault begins, and ends when the guard is dropped.
-    pub fn begin_strike(self: &Arc<Self>, strike: u32, fault: &str) -> Underway {
-        self.record(None, What::Begins { strike, fault: fault.to_owned() }, "");
-        self.state().underway.insert(strike, fault.to_owned());
-        Underway { run: self.clone(), strike }
+    pub fn begin_injection(self: &Arc<Self>, injection: u32, fault: &str) -> Underway {
+        self.record(None, What::Begins { injection, fault: fault.to_owned() }, "");
+        self.state().underway.insert(injection, fault.to_owned());
+        Underway { run: self.clone(), injection }
     }
 
     /// How many faults of this name are under way.
@@ -180,8 +180,8 @@ impl Run {
     }
 
     /// A strike does something.
-    pub fn strike(&self, strike: u32, words: &str) {
-        self.record(None, What::Strike { strike }, words);
+    pub fn injection(&self, injection: u32, words: &str) {
+        self.record(None, What::Injection { injection }, words);
     }
 
     /// Takes in the rare situations that code said it has reached. To be called where the simulation ran.
@@ -230,9 +230,9 @@ impl Run {
     }
 
     /// A strike did a fault to the cluster.
-    pub fn fault_of_strike(&self, strike: u32, kind: &str, words: &str) {
+    pub fn fault_of_injection(&self, injection: u32, kind: &str, words: &str) {
         *self.state().faults.entry(kind.to_owned()).or_default() += 1;
-        self.strike(strike, words);
+        self.injection(injection, words);
     }
 
     /// Faults by kind.
@@ -315,19 +315,19 @@ impl Run {
     }
 
     /// Looks at what was applied, or adds to it.
-    pub fn with_ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+    pub fn with_applied_log<T>(&self, look: impl FnOnce(&mut AppliedLog) -> T) -> T {
         let (seen, finding) = {
-            let ledger = &mut self.state().ledger;
-            (look(ledger), ledger.take_finding())
+            let applied_log = &mut self.state().applied_log;
+            (look(applied_log), applied_log.take_finding())
         };
         finding.into_iter().for_each(|finding| self.find(finding));
         seen
     }
 
     /// Looks at the history and at what was applied.
-    pub fn with_evidence<T>(&self, look: impl FnOnce(&[Operation], &Ledger) -> T) -> T {
+    pub fn with_evidence<T>(&self, look: impl FnOnce(&[Operation], &AppliedLog) -> T) -> T {
         let state = self.state();
-        look(state.history.operations(), &state.ledger)
+        look(state.history.operations(), &state.applied_log)
     }
 
     /// Looks at the nodes' logs, or adds to them.
@@ -364,12 +364,12 @@ impl Run {
 /// A fault under way.
 pub struct Underway {
     run: Arc<Run>,
-    strike: u32,
+    injection: u32,
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        self.run.record(None, What::Ends { strike: self.strike }, "");
-        self.run.state().underway.remove(&self.strike);
+        self.run.record(None, What::Ends { injection: self.injection }, "");
+        self.run.state().underway.remove(&self.injection);
     }
 }

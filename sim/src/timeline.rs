@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkers::Finding;
 use crate::history::{Nanos, Operation, Outcome, Seconds};
-use crate::judges::Finding;
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,19 +46,19 @@ pub enum What {
     /// A fault begins.
     Begins {
         /// The number of the strike.
-        strike: u32,
+        injection: u32,
         /// What kind of fault.
         fault: String,
     },
     /// A fault ends.
     Ends {
         /// The number of the strike.
-        strike: u32,
+        injection: u32,
     },
     /// What a strike does.
-    Strike {
+    Injection {
         /// Its number.
-        strike: u32,
+        injection: u32,
     },
     /// Nothing arrives any more from one host at another, or it does again.
     Link {

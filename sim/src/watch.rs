@@ -1,6 +1,6 @@
 //! The judges that look while a run goes on: a failure stops it near its cause.
 //!
-//! What nodes report is judged as they report it (`logs`, `ledger`). Here is what somebody has to look at: what lies
+//! What nodes report is judged as they report it (`logs`, `applied_log`). Here is what somebody has to look at: what lies
 //! on the disks, and what clients heard so far.
 
 use std::collections::BTreeMap;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use mokv::map::Settings;
 use mokv::rt;
 
+use crate::checkers::footprint::{self, Bounds, Footprint};
+use crate::checkers::{Class, Finding, exactly_once, linearizability, revisions};
 use crate::cluster::{Cluster, Power};
-use crate::judges::footprint::{self, Bounds, Footprint};
-use crate::judges::{Class, Finding, exactly_once, linearizability, revisions};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -61,7 +61,7 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
             sessions: bound.unwrap_or(Settings::default().max_sessions),
             peers: nodes - 1,
         };
-        found.extend(footprint::judge(&footprint, bounds).into_iter().map(|finding| (name.clone(), finding)));
+        found.extend(footprint::check(&footprint, bounds).into_iter().map(|finding| (name.clone(), finding)));
     }
     found
 }
@@ -69,10 +69,10 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
 /// What clients heard.
 fn look_at_answers(cluster: &Cluster) {
     let run = cluster.run();
-    let findings = run.with_evidence(|operations, ledger| {
-        let mut findings = revisions::judge(operations, ledger);
-        findings.extend(exactly_once::judge(operations, ledger));
-        findings.extend(linearizability::judge(operations));
+    let findings = run.with_evidence(|operations, applied_log| {
+        let mut findings = revisions::check(operations, applied_log);
+        findings.extend(exactly_once::check(operations, applied_log));
+        findings.extend(linearizability::check(operations));
         // What is undecided now is decided at the end.
         findings.retain(|finding| finding.class != Class::Undecided);
         findings

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::output::{Format, Output, Row};
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;
-use crate::node::left::{self, Left as Remains};
+use crate::node::left::{self, Left as OfflineState};
 use crate::storage::StorageError;
 
 /// Show or delete what removed nodes have left in a stopped node's data directory
@@ -56,7 +56,7 @@ impl Left {
                 "try again",
             )
         };
-        let Remains { files, bytes } = left::measure(&disk).await.map_err(failed)?;
+        let OfflineState { files, bytes } = left::measure(&disk).await.map_err(failed)?;
         if self.remove && files > 0 {
             let question =
                 format!("{files} files of earlier nodes ({bytes} bytes) in {directory} will be deleted.");

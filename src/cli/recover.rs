@@ -9,7 +9,7 @@ use super::output::{self, Format, Output, Row};
 use super::restore;
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;
-use crate::node::backup::{self, BackupError, Remains};
+use crate::node::backup::{self, BackupError, OfflineState};
 
 /// Make a new cluster of what one node has left, when a majority of the old one is lost for good
 ///
@@ -63,14 +63,14 @@ impl Recover {
             let next = "look at the other nodes with 'mokv recover --inspect', or restore a backup";
             Failure::error(format!("cannot recover {directory}: {error}"), next)
         };
-        let remains = backup::remains(disk.clone(), &config.storage).await.map_err(failed)?;
+        let offline_state = backup::offline_state(disk.clone(), &config.storage).await.map_err(failed)?;
         let mut output = Output::new(self.output);
         if self.inspect {
-            return show(&mut output, &remains);
+            return show(&mut output, &offline_state);
         }
-        if remains.name != config.node_name {
+        if offline_state.name != config.node_name {
             return Err(Failure::usage(
-                format!("{directory} is the node '{}' and not '{}'", remains.name, config.node_name),
+                format!("{directory} is the node '{}' and not '{}'", offline_state.name, config.node_name),
                 "give the configuration of that node",
             ));
         }
@@ -79,9 +79,13 @@ impl Recover {
              {} of its entries are not known to be committed and will count as if they were; acknowledged writes that it \
              had not received are lost.\n\
              All other nodes of cluster {} must be stopped for good.",
-            remains.name, remains.last.index, remains.last.term, remains.uncertain, remains.cluster_id
+            offline_state.name,
+            offline_state.last.index,
+            offline_state.last.term,
+            offline_state.uncertain,
+            offline_state.cluster_id
         );
-        if !self.yes && !confirmed(&question, &remains.name)? {
+        if !self.yes && !confirmed(&question, &offline_state.name)? {
             return Err(Failure::error("nothing was changed", "bring back a majority of the old cluster"));
         }
         let recovered = backup::recover(disk, &config.storage, config.advertised_rpc()).await;
@@ -89,30 +93,30 @@ impl Recover {
     }
 }
 
-fn show(output: &mut Output, remains: &Remains) -> Result<(), Failure> {
-    let members: Vec<&str> = remains.members.keys().map(String::as_str).collect();
+fn show(output: &mut Output, offline_state: &OfflineState) -> Result<(), Failure> {
+    let members: Vec<&str> = offline_state.members.keys().map(String::as_str).collect();
     let header =
         ["NAME", "LAST TERM", "LAST INDEX", "NOT KNOWN COMMITTED", "KEYS", "REVISION", "DIGEST", "MEMBERS"];
     let cells = vec![
-        remains.name.clone(),
-        remains.last.term.to_string(),
-        remains.last.index.to_string(),
-        remains.uncertain.to_string(),
-        remains.keys.to_string(),
-        remains.revision.to_string(),
-        output::digest(remains.digest).chars().take(8).collect(),
+        offline_state.name.clone(),
+        offline_state.last.term.to_string(),
+        offline_state.last.index.to_string(),
+        offline_state.uncertain.to_string(),
+        offline_state.keys.to_string(),
+        offline_state.revision.to_string(),
+        output::digest(offline_state.digest).chars().take(8).collect(),
         members.join(", "),
     ];
     let json = json!({
-        "name": remains.name,
-        "cluster_id": remains.cluster_id.to_string(),
-        "last_term": remains.last.term,
-        "last_index": remains.last.index,
-        "not_known_committed": remains.uncertain,
-        "keys": remains.keys,
-        "revision": remains.revision,
-        "digest": remains.digest.map(|digest| digest.to_string()),
-        "members": remains.members,
+        "name": offline_state.name,
+        "cluster_id": offline_state.cluster_id.to_string(),
+        "last_term": offline_state.last.term,
+        "last_index": offline_state.last.index,
+        "not_known_committed": offline_state.uncertain,
+        "keys": offline_state.keys,
+        "revision": offline_state.revision,
+        "digest": offline_state.digest.map(|digest| digest.to_string()),
+        "members": offline_state.members,
     });
     output.rows(&header, [Row { cells, json }])
 }

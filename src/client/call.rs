@@ -20,7 +20,7 @@ use super::Inner;
 use super::connection::{Channel, Endpoint};
 use super::error::{Error, Why};
 use super::picker::Purpose;
-use super::retry::{self, Backoff, Condition, Next, Resend, Verdict};
+use super::retry::{self, Backoff, Health, Next, Resend, Verdict};
 use crate::rt::time::{LONGEST, timeout_at};
 use crate::rt::{self, random};
 
@@ -277,10 +277,10 @@ impl Inner {
                 Ok(response)
             }
             Ok(Err(status)) => {
-                match Condition::of(&status) {
-                    Condition::Fine => endpoint.answered(since),
-                    Condition::Unfit => endpoint.unfit(),
-                    Condition::Failing => endpoint.failed(),
+                match Health::of(&status) {
+                    Health::Healthy => endpoint.answered(since),
+                    Health::Unready => endpoint.unfit(),
+                    Health::Failing => endpoint.failed(),
                 }
                 if let Some(revision) = status::revision_of(status.metadata()) {
                     self.saw(revision);

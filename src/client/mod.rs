@@ -70,7 +70,7 @@ pub use mokv_proto::api::StatusResponse as NodeStatus;
 
 use call::Deadline;
 use connection::Transport;
-use opening::Sessions;
+use opening::SessionSlot;
 use picker::Purpose;
 use refresh::Refresher;
 use retry::Resend;
@@ -286,7 +286,7 @@ impl Builder {
             topology: Topology::new(endpoints, transport),
             seen_revision: AtomicU64::new(0),
             use_sessions: self.sessions,
-            sessions: Mutex::new(Sessions::default()),
+            sessions: Mutex::new(SessionSlot::default()),
             refresher: Refresher::default(),
         };
         let (timeout, list_timeout) = (self.timeout, self.list_timeout);
@@ -311,7 +311,7 @@ struct Inner {
     topology: Topology,
     seen_revision: AtomicU64,
     use_sessions: bool,
-    sessions: Mutex<Sessions>,
+    sessions: Mutex<SessionSlot>,
     refresher: Refresher,
 }
 

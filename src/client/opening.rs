@@ -13,7 +13,7 @@ use super::Inner;
 use super::call::Deadline;
 use super::error::{Error, Why};
 use super::retry::Resend;
-use super::session::{Begin, Session, Ticket};
+use super::session::{Begin, Ticket, WriteSession};
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
@@ -24,13 +24,13 @@ type Opening = watch::Receiver<Option<Result<(), Error>>>;
 
 /// The session in use and the one being opened.
 #[derive(Default)]
-pub(super) struct Sessions {
-    current: Option<Arc<Session>>,
+pub(super) struct SessionSlot {
+    current: Option<Arc<WriteSession>>,
     opening: Option<Opening>,
 }
 
 enum Step {
-    Begin(Arc<Session>),
+    Begin(Arc<WriteSession>),
     Wait(Opening),
 }
 
@@ -103,14 +103,14 @@ impl Inner {
         let mut sessions = self.sessions();
         sessions.opening = None;
         let result = result.map(|reply| {
-            sessions.current = Some(Session::new(reply.session, reply.window));
+            sessions.current = Some(WriteSession::new(reply.session, reply.window));
         });
         drop(sessions);
         done.send(Some(result));
     }
 
     /// The cluster does not know the session any more.
-    pub(super) fn forget_session(&self, session: &Arc<Session>) {
+    pub(super) fn forget_session(&self, session: &Arc<WriteSession>) {
         let mut sessions = self.sessions();
         if sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             sessions.current = None;
@@ -118,7 +118,7 @@ impl Inner {
     }
 
     /// The session takes no more writes: the next one opens another, this one is closed when it is drained.
-    fn retire(self: &Arc<Self>, session: &Arc<Session>) {
+    fn retire(self: &Arc<Self>, session: &Arc<WriteSession>) {
         let mut sessions = self.sessions();
         if !sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             return; // Another write has retired it already.
@@ -146,7 +146,7 @@ impl Inner {
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    fn sessions(&self) -> MutexGuard<'_, SessionSlot> {
         self.sessions.lock().expect("no code panics while it holds this lock")
     }
 }

@@ -101,26 +101,26 @@ pub(super) fn after_read(status: &Status) -> Option<Error> {
 
 /// What a failed attempt says of the node itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(super) enum Health {
     /// It does its work.
-    Fine,
+    Healthy,
     /// It answers, but cannot serve now: asked last for a moment.
-    Unfit,
+    Unready,
     /// It is broken, stuck or cut off: left alone, longer at every failure in a row.
     Failing,
 }
 
-impl Condition {
+impl Health {
     /// Reads a status.
-    pub(super) fn of(status: &Status) -> Condition {
+    pub(super) fn of(status: &Status) -> Health {
         match status.code() {
-            Code::Unavailable if status::leader_of(status).is_some() => Condition::Fine,
-            Code::Unavailable => Condition::Unfit,
-            Code::ResourceExhausted if Outcome::of(status).is_some() => Condition::Unfit,
+            Code::Unavailable if status::leader_of(status).is_some() => Health::Healthy,
+            Code::Unavailable => Health::Unready,
+            Code::ResourceExhausted if Outcome::of(status).is_some() => Health::Unready,
             Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Cancelled | Code::DataLoss => {
-                Condition::Failing
+                Health::Failing
             }
-            _ => Condition::Fine,
+            _ => Health::Healthy,
         }
     }
 }
@@ -228,11 +228,11 @@ mod tests {
 
     #[test]
     fn a_node_that_shows_the_way_is_fine_and_one_that_is_stuck_is_not() {
-        assert_eq!(Condition::of(&status::not_executed("elsewhere", Some("b:1"))), Condition::Fine);
-        assert_eq!(Condition::of(&status::condition_failed(1)), Condition::Fine);
-        assert_eq!(Condition::of(&status::not_executed("no leader", None)), Condition::Unfit);
-        assert_eq!(Condition::of(&status::overloaded("busy")), Condition::Unfit);
-        assert_eq!(Condition::of(&Status::deadline_exceeded("late")), Condition::Failing);
+        assert_eq!(Health::of(&status::not_executed("elsewhere", Some("b:1"))), Health::Healthy);
+        assert_eq!(Health::of(&status::condition_failed(1)), Health::Healthy);
+        assert_eq!(Health::of(&status::not_executed("no leader", None)), Health::Unready);
+        assert_eq!(Health::of(&status::overloaded("busy")), Health::Unready);
+        assert_eq!(Health::of(&Status::deadline_exceeded("late")), Health::Failing);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Window {
 }
 
 /// An open session.
-pub(super) struct Session {
+pub(super) struct WriteSession {
     id: u64,
     state: Mutex<State>,
 }
@@ -76,7 +76,7 @@ struct State {
     drained: Option<oneshot::Sender<()>>,
 }
 
-/// What [`Session::begin`] says.
+/// What [`WriteSession::begin`] says.
 pub(super) enum Begin {
     /// The write has its name.
     Ticket(Ticket),
@@ -86,11 +86,11 @@ pub(super) enum Begin {
     Blocked,
 }
 
-impl Session {
+impl WriteSession {
     /// As the cluster opened it.
-    pub(super) fn new(id: u64, window: u64) -> Arc<Session> {
+    pub(super) fn new(id: u64, window: u64) -> Arc<WriteSession> {
         let state = State { window: Window::new(window), waiting: VecDeque::new(), drained: None };
-        Arc::new(Session { id, state: Mutex::new(state) })
+        Arc::new(WriteSession { id, state: Mutex::new(state) })
     }
 
     /// Its id.
@@ -176,7 +176,7 @@ impl Session {
 
 /// The name of one write. Dropping it ends the write: given up if it is in doubt, else answered or never sent.
 pub(super) struct Ticket {
-    session: Arc<Session>,
+    session: Arc<WriteSession>,
     sequence: u64,
     /// The write may have been executed and no answer is known.
     pub(super) in_doubt: bool,
@@ -184,7 +184,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Whose write it is.
-    pub(super) fn session(&self) -> &Arc<Session> {
+    pub(super) fn session(&self) -> &Arc<WriteSession> {
         &self.session
     }
 
@@ -210,7 +210,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn ticket(session: &Arc<Session>) -> Ticket {
+    fn ticket(session: &Arc<WriteSession>) -> Ticket {
         match session.begin() {
             Begin::Ticket(ticket) => ticket,
             Begin::Wait(_) | Begin::Blocked => panic!("there is room"),
@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_window_waits_for_its_lowest_write_in_order() {
-        let session = Session::new(7, 2);
+        let session = WriteSession::new(7, 2);
         let (first, second) = (ticket(&session), ticket(&session));
         assert_eq!(first.name(), SessionWrite { session: 7, sequence: 1, lowest_unanswered: 1 });
         let Begin::Wait(mut third) = session.begin() else { panic!("the window is full") };
@@ -234,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_given_up_stays_unanswered_until_it_ends_the_session() {
-        let session = Session::new(7, 3);
+        let session = WriteSession::new(7, 3);
         let (mut lost, mut other) = (ticket(&session), ticket(&session));
         (lost.in_doubt, other.in_doubt) = (true, false);
         drop(lost);
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_behind_a_write_that_is_given_up_are_sent_away() {
-        let session = Session::new(7, 1);
+        let session = WriteSession::new(7, 1);
         let mut lost = ticket(&session);
         let Begin::Wait(waiting) = session.begin() else { panic!("the window is full") };
         let drained = session.drained();
@@ -257,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_no_longer_waits_does_not_cost_the_others_their_turn() {
-        let session = Session::new(7, 1);
+        let session = WriteSession::new(7, 1);
         let first = ticket(&session);
         let Begin::Wait(gone) = session.begin() else { panic!("the window is full") };
         let Begin::Wait(patient) = session.begin() else { panic!("the window is full") };

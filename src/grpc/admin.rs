@@ -51,7 +51,7 @@ impl admin_server::Admin for Admin {
         };
         let Some(consensus) = context.consensus() else { return Ok(Response::new(response)) };
         let metrics = consensus.metrics();
-        response.cluster_id = hex(&consensus.peers().me().cluster_id);
+        response.cluster_id = hex(&consensus.peers().local().cluster_id);
         response.term = metrics.current_term;
         if context.recovered().is_none() {
             return Ok(Response::new(response));

@@ -162,7 +162,7 @@ impl Map {
                 self.configure(*max_sessions, *max_store_bytes)
             }
             Command::Tombstone { node_id, name } => {
-                self.bury(*node_id, name);
+                self.tombstone(*node_id, name);
                 Answer::Done
             }
             Command::ClusterVersion(version) => {
@@ -260,7 +260,7 @@ impl Map {
     }
 
     /// Bars a node id; the name of its first burial stays.
-    fn bury(&mut self, node_id: u64, name: &str) {
+    fn tombstone(&mut self, node_id: u64, name: &str) {
         if !self.tombstones.contains_key(&node_id) {
             self.digest.add(Item::tombstone(node_id, name));
             self.tombstones.insert(node_id, name.to_owned());

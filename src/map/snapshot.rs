@@ -197,7 +197,7 @@ impl Restore {
         for log::Tombstone { node_id, name } in state.tombstones {
             check(last < Some(node_id), "holds tombstones out of order")?;
             last = Some(node_id);
-            self.map.bury(node_id, &name);
+            self.map.tombstone(node_id, &name);
         }
         Ok(())
     }

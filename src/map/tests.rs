@@ -4,12 +4,12 @@ use super::*;
 
 /// A map with a log: entries get the next index, and tests speak in keys and values.
 #[derive(Default)]
-struct Life {
+struct Incarnation {
     map: Map,
     index: u64,
 }
 
-impl Life {
+impl Incarnation {
     fn apply(&mut self, command: Command) -> Answer {
         self.index += 1;
         self.map.apply(self.index, &command).answer
@@ -81,7 +81,7 @@ impl Command {
 
 #[test]
 fn a_key_counts_its_writes_until_it_is_deleted() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     assert_eq!(life.set("a", "1"), Answer::Written { revision: 1 });
     assert_eq!(life.set("b", "1"), Answer::Written { revision: 2 });
     assert_eq!(life.set("a", "2"), Answer::Written { revision: 3 });
@@ -94,7 +94,7 @@ fn a_key_counts_its_writes_until_it_is_deleted() {
 
 #[test]
 fn deleting_an_absent_key_takes_no_revision() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     life.set("a", "1");
     assert_eq!(life.delete("b"), Answer::Deleted { revision: 1, existed: false });
     assert_eq!(life.map.revision(), 1);
@@ -102,7 +102,7 @@ fn deleting_an_absent_key_takes_no_revision() {
 
 #[test]
 fn a_condition_that_fails_says_the_present_revision_and_takes_none() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     assert_eq!(life.apply(set("a", "1").if_revision(7)), Answer::ConditionFailed { present_revision: 0 });
     assert_eq!(life.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 1 });
     assert_eq!(life.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
@@ -129,7 +129,7 @@ fn a_change_tells_what_was_and_what_is() {
 
 #[test]
 fn a_write_sent_twice_is_applied_once_and_answered_alike() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let session = life.open();
     assert_eq!(life.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
     life.set("k", "theirs");
@@ -148,7 +148,7 @@ fn a_repeated_write_makes_no_change_to_listen_to() {
 
 #[test]
 fn refusals_are_remembered_too() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let session = life.open();
     let create = || set("k", "v").if_revision(0);
     life.set("k", "theirs");
@@ -167,7 +167,7 @@ fn refusals_are_remembered_too() {
 
 #[test]
 fn writes_of_a_session_may_arrive_in_any_order() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let session = life.open();
     assert_eq!(life.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
     assert_eq!(life.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
@@ -178,7 +178,7 @@ fn writes_of_a_session_may_arrive_in_any_order() {
 
 #[test]
 fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let session = life.open();
     life.send(session, 1, 1, "one");
     life.send(session, 2, 1, "two");
@@ -191,7 +191,7 @@ fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
 
 #[test]
 fn a_sequence_beyond_the_window_is_refused_until_the_window_has_moved() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let window = life.map.session_window();
     let session = life.open();
     assert_eq!(life.send(session, window, 1, "last"), Answer::Written { revision: 1 });
@@ -202,7 +202,7 @@ fn a_sequence_beyond_the_window_is_refused_until_the_window_has_moved() {
 
 #[test]
 fn a_session_unknown_or_closed_is_expired_and_nothing_is_applied() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     assert_eq!(life.send(99, 1, 1, "v"), Answer::SessionExpired);
     let session = life.open();
     life.send(session, 1, 1, "v");
@@ -216,7 +216,7 @@ fn a_session_unknown_or_closed_is_expired_and_nothing_is_applied() {
 
 #[test]
 fn of_too_many_sessions_the_least_recently_applied_goes() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     life.configure(Some(2), None);
     let (first, second) = (life.open(), life.open());
     life.send(first, 1, 1, "v"); // Used again: now the second is the oldest.
@@ -228,7 +228,7 @@ fn of_too_many_sessions_the_least_recently_applied_goes() {
 
 #[test]
 fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let sessions = [life.open(), life.open(), life.open()];
     assert_eq!(life.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
     assert_eq!(life.map.sessions(), 1);
@@ -237,7 +237,7 @@ fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
 
 #[test]
 fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     life.set("a", "12345");
     life.configure(None, Some(8));
     assert_eq!(life.map.bytes(), 6);
@@ -255,7 +255,7 @@ fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
 
 #[test]
 fn absent_settings_stay_as_they_are() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let defaults = Answer::Configured { max_sessions: 10_000, max_store_bytes: 0 };
     assert_eq!(life.configure(None, None), defaults);
     life.configure(None, Some(9));
@@ -264,7 +264,7 @@ fn absent_settings_stay_as_they_are() {
 
 #[test]
 fn a_tombstone_stays_and_the_cluster_version_only_rises() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     life.apply(Command::Tombstone { node_id: 7, name: "node-a".into() });
     life.apply(Command::Tombstone { node_id: 7, name: "another".into() });
     assert!(life.map.is_tombstoned(7) && !life.map.is_tombstoned(8));
@@ -278,7 +278,7 @@ fn a_tombstone_stays_and_the_cluster_version_only_rises() {
 
 #[test]
 fn the_first_digest_key_stays() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     assert_eq!(life.map.shown_digest(), None, "nobody has drawn a key");
     let [first, second] = [1, 2].map(|byte| DigestKey::new([byte; DigestKey::BYTES]));
     life.apply(Command::DigestKey(first));
@@ -292,11 +292,11 @@ fn the_first_digest_key_stays() {
 #[test]
 fn what_is_shown_of_a_digest_tells_equal_states_and_nothing_else() {
     let keyed = |byte| {
-        let mut life = Life::default();
+        let mut life = Incarnation::default();
         life.apply(Command::DigestKey(DigestKey::new([byte; DigestKey::BYTES])));
         life
     };
-    let around_a_write = |mut life: Life| {
+    let around_a_write = |mut life: Incarnation| {
         life.set("k", "0000");
         let before = (life.map.digest(), life.map.shown_digest().unwrap().to_string());
         life.set("k", "1234");
@@ -332,7 +332,7 @@ fn a_digest_key_and_the_sum_do_not_show_in_a_map() {
 
 #[test]
 fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     for key in ["b", "ab", "a\u{ff}", "a", "aa", "c"] {
         life.set(key, "");
     }
@@ -349,7 +349,7 @@ fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
 
 #[test]
 fn a_session_with_a_full_window_of_answers_outlives_a_clone() {
-    let mut life = Life::default();
+    let mut life = Incarnation::default();
     let session = life.open();
     for sequence in 1..=life.map.session_window() {
         life.send(session, sequence, 1, "v");

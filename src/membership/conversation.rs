@@ -255,7 +255,7 @@ impl Conversation {
         if datagram.sender == self.me.node_id {
             return self.hear_own(from, &datagram, now);
         }
-        match self.guard.judge(&datagram) {
+        match self.guard.check(&datagram) {
             Verdict::Fresh => {}
             Verdict::Stale => return,
             Verdict::Twin => {

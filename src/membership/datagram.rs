@@ -236,7 +236,7 @@ pub enum Verdict {
 
 impl ReplayGuard {
     /// Judges a datagram and remembers it.
-    pub fn judge(&mut self, datagram: &Datagram) -> Verdict {
+    pub fn check(&mut self, datagram: &Datagram) -> Verdict {
         self.clock += 1;
         let Datagram { sender, boot, instance, counter, .. } = *datagram;
         let clock = self.clock;
@@ -330,7 +330,7 @@ mod tests {
             let mut guard = ReplayGuard::default();
             let mut let_through = std::collections::BTreeSet::new();
             for counter in counters {
-                if guard.judge(&sent(1, 7, counter)) == Verdict::Fresh {
+                if guard.check(&sent(1, 7, counter)) == Verdict::Fresh {
                     prop_assert!(let_through.insert(counter), "{} twice", counter);
                 }
             }
@@ -352,26 +352,26 @@ mod tests {
     #[test]
     fn e9_late_datagrams_pass_once_and_very_late_ones_never() {
         let mut guard = ReplayGuard::default();
-        assert_eq!(guard.judge(&sent(1, 7, 100)), Verdict::Fresh);
-        assert_eq!(guard.judge(&sent(1, 7, 98)), Verdict::Fresh);
-        assert_eq!(guard.judge(&sent(1, 7, 98)), Verdict::Stale);
-        assert_eq!(guard.judge(&sent(1, 7, 36)), Verdict::Stale);
+        assert_eq!(guard.check(&sent(1, 7, 100)), Verdict::Fresh);
+        assert_eq!(guard.check(&sent(1, 7, 98)), Verdict::Fresh);
+        assert_eq!(guard.check(&sent(1, 7, 98)), Verdict::Stale);
+        assert_eq!(guard.check(&sent(1, 7, 36)), Verdict::Stale);
     }
 
     #[test]
     fn e1_an_earlier_boot_is_stale_and_a_second_process_of_the_same_boot_is_a_twin() {
         let mut guard = ReplayGuard::default();
-        assert_eq!(guard.judge(&sent(2, 7, 1)), Verdict::Fresh);
-        assert_eq!(guard.judge(&sent(1, 6, 9)), Verdict::Stale);
-        assert_eq!(guard.judge(&sent(2, 8, 2)), Verdict::Twin);
-        assert_eq!(guard.judge(&sent(3, 9, 1)), Verdict::Fresh);
+        assert_eq!(guard.check(&sent(2, 7, 1)), Verdict::Fresh);
+        assert_eq!(guard.check(&sent(1, 6, 9)), Verdict::Stale);
+        assert_eq!(guard.check(&sent(2, 8, 2)), Verdict::Twin);
+        assert_eq!(guard.check(&sent(3, 9, 1)), Verdict::Fresh);
     }
 
     #[test]
     fn made_up_senders_do_not_grow_the_guard() {
         let mut guard = ReplayGuard::default();
         for sender in 0..5000 {
-            guard.judge(&Datagram { sender, ..sent(1, 1, 1) });
+            guard.check(&Datagram { sender, ..sent(1, 1, 1) });
         }
         assert_eq!(guard.senders.len(), MAX_SENDERS);
     }

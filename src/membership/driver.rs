@@ -14,7 +14,9 @@ use tonic::Status;
 
 use super::formation;
 use super::gossip::{Gossip, View};
-use super::reconcile::{Change, Decision, Progress, RaftView, Refused, check_removal, decide, ids_named};
+use super::reconcile::{
+    Decision, MembershipChange, Progress, RaftView, Refused, check_removal, decide, ids_named,
+};
 use crate::config::NodeConfig;
 use crate::grpc::{Operator, Place};
 use crate::map::Command;
@@ -227,33 +229,35 @@ impl Driver {
     async fn carry_out(
         &self,
         raft: &RaftView,
-        change: Change,
+        change: MembershipChange,
         expected: Option<LogId>,
     ) -> Result<(), String> {
         mark(&change);
         let member = |member: formation::Member| Member { name: member.name, rpc_addr: member.rpc_addr };
         let members = match change {
-            Change::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
-            Change::AddLearner { id, member: new } => {
+            MembershipChange::FlattenJoint { voters } => ChangeMembers::ReplaceAllVoters(voters),
+            MembershipChange::AddLearner { id, member: new } => {
                 ChangeMembers::AddNodes(BTreeMap::from([(id, member(new))]))
             }
-            Change::Promote { ids } => ChangeMembers::AddVoterIds(ids),
-            Change::Replace { old, new } => {
+            MembershipChange::Promote { ids } => ChangeMembers::AddVoterIds(ids),
+            MembershipChange::Replace { old, new } => {
                 let mut voters: BTreeSet<u64> = raft.voter_sets.last().cloned().unwrap_or_default();
                 voters.remove(&old);
                 voters.insert(new);
                 ChangeMembers::ReplaceAllVoters(voters)
             }
-            Change::Remove { id } if raft.voter_sets.iter().any(|voters| voters.contains(&id)) => {
+            MembershipChange::Remove { id } if raft.voter_sets.iter().any(|voters| voters.contains(&id)) => {
                 ChangeMembers::RemoveVoters(BTreeSet::from([id]))
             }
-            Change::Remove { id } => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
-            Change::UpdateAddress { id, member: moved } => {
+            MembershipChange::Remove { id } => ChangeMembers::RemoveNodes(BTreeSet::from([id])),
+            MembershipChange::UpdateAddress { id, member: moved } => {
                 ChangeMembers::SetNodes(BTreeMap::from([(id, member(moved))]))
             }
-            Change::HandOver { to } => return self.consensus.transfer_leader(to, CHANGE_TIMEOUT).await,
-            Change::Tombstone { .. } => return self.bury().await,
-            Change::RaiseVersion { version } => {
+            MembershipChange::HandOver { to } => {
+                return self.consensus.transfer_leader(to, CHANGE_TIMEOUT).await;
+            }
+            MembershipChange::Tombstone { .. } => return self.write_tombstone().await,
+            MembershipChange::RaiseVersion { version } => {
                 let command = Command::ClusterVersion(version).encode();
                 let proposed = self.consensus.propose(command, rt::now() + CHANGE_TIMEOUT).await;
                 return proposed.map(|_| ()).map_err(|error| error.to_string());
@@ -263,16 +267,18 @@ impl Driver {
     }
 
     /// Writes down who is to go, as it is decided with all earlier removals applied; nothing if that is nobody now.
-    async fn bury(&self) -> Result<(), String> {
+    async fn write_tombstone(&self) -> Result<(), String> {
         let Ok(_one_at_a_time) = self.removing.try_lock() else {
             return Err("an operator's removal is being written down".into());
         };
         let term = self.settle().await.map_err(|error| error.to_string())?;
         let Some((raft, _)) = self.look() else { return Err("another node leads".into()) };
         let seen = self.gossip.view().borrow().clone();
-        let Some(Change::Tombstone { id, name }) = self.decide(&raft, &seen).change else { return Ok(()) };
-        let buried = self.propose_in(term, Command::Tombstone { node_id: id, name }).await;
-        buried.map_err(|error| error.to_string())
+        let Some(MembershipChange::Tombstone { id, name }) = self.decide(&raft, &seen).change else {
+            return Ok(());
+        };
+        let written = self.propose_in(term, Command::Tombstone { node_id: id, name }).await;
+        written.map_err(|error| error.to_string())
     }
 
     /// Waits until every removal is applied here that is written down, by whichever leader, and may still be committed; the
@@ -292,15 +298,17 @@ impl Driver {
     }
 }
 
-fn mark(change: &Change) {
+fn mark(change: &MembershipChange) {
     match change {
-        Change::FlattenJoint { .. } => rt::sometimes("joint configuration flattened"),
-        Change::AddLearner { .. } => rt::sometimes("learner added"),
-        Change::Promote { .. } => rt::sometimes("learner promoted"),
-        Change::Replace { .. } => rt::sometimes("node replaced under its name"),
-        Change::Remove { .. } => rt::sometimes("member removed"),
-        Change::UpdateAddress { .. } => rt::sometimes("member's address updated"),
-        Change::HandOver { .. } | Change::Tombstone { .. } | Change::RaiseVersion { .. } => {}
+        MembershipChange::FlattenJoint { .. } => rt::sometimes("joint configuration flattened"),
+        MembershipChange::AddLearner { .. } => rt::sometimes("learner added"),
+        MembershipChange::Promote { .. } => rt::sometimes("learner promoted"),
+        MembershipChange::Replace { .. } => rt::sometimes("node replaced under its name"),
+        MembershipChange::Remove { .. } => rt::sometimes("member removed"),
+        MembershipChange::UpdateAddress { .. } => rt::sometimes("member's address updated"),
+        MembershipChange::HandOver { .. }
+        | MembershipChange::Tombstone { .. }
+        | MembershipChange::RaiseVersion { .. } => {}
     }
 }
 

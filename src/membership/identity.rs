@@ -2,7 +2,7 @@
 //!
 //! It is written whole to a temporary name, synced, renamed and the directory synced, so a crash leaves the old
 //! identity or the new one. Every start raises the boot counter durably and draws an incarnation before anybody hears of
-//! it: by both peers tell copied directories and volumes rolled back (see [`crate::lives`]). Reads no log and sends
+//! it: by both peers tell copied directories and volumes rolled back (see [`crate::incarnations`]). Reads no log and sends
 //! nothing.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use mokv_proto::gossip as wire;
 use prost::Message;
 
 use super::claim::{self, ClusterId, Malformed, Pledge};
-use crate::lives::{Life, Lives, REMEMBERED};
+use crate::incarnations::{Incarnation, Incarnations, REMEMBERED};
 use crate::node_id::NodeId;
 use crate::positions::Start;
 use crate::rt::disk::DiskRef;
@@ -126,7 +126,7 @@ struct Record {
     quarantined: bool,
     contradiction: Option<wire::Contradiction>,
     former_cluster_id: Option<ClusterId>,
-    lives: BTreeMap<u64, Lives>,
+    incarnations: BTreeMap<u64, Incarnations>,
     /// Zero if an older version wrote the file.
     incarnation: u64,
     past: Vec<u64>,
@@ -301,16 +301,16 @@ impl Identity {
     }
 
     /// What this node last knew of the other members' starts, by node id.
-    pub fn lives(&self) -> &BTreeMap<u64, Lives> {
-        &self.record.lives
+    pub fn incarnations(&self) -> &BTreeMap<u64, Incarnations> {
+        &self.record.incarnations
     }
 
     /// Remembers what is known of the other members' starts.
     ///
     /// # Errors
     /// If the disk fails. If it is full, nothing has changed.
-    pub async fn remember(&mut self, lives: BTreeMap<u64, Lives>) -> Result<(), IdentityError> {
-        self.change(|record| record.lives = lives).await
+    pub async fn remember(&mut self, incarnations: BTreeMap<u64, Incarnations>) -> Result<(), IdentityError> {
+        self.change(|record| record.incarnations = incarnations).await
     }
 
     /// Makes this node one of the cluster's, once and for ever.
@@ -475,7 +475,7 @@ impl Record {
             quarantined: false,
             contradiction: None,
             former_cluster_id,
-            lives: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             incarnation: random::random_nonzero_u64(),
             past: Vec::new(),
             starts: Vec::new(),
@@ -520,7 +520,11 @@ impl Record {
             quarantined: self.quarantined,
             contradiction: self.contradiction,
             former_cluster_id: claim::id_to_wire(self.former_cluster_id),
-            lives: self.lives.iter().map(|(&node_id, lives)| lives_to_wire(node_id, lives)).collect(),
+            incarnations: self
+                .incarnations
+                .iter()
+                .map(|(&node_id, incarnations)| incarnations_to_wire(node_id, incarnations))
+                .collect(),
             incarnation: self.incarnation,
             past: self.past.clone(),
             starts: self.starts.iter().map(|&start| start.into()).collect(),
@@ -576,7 +580,7 @@ impl Record {
             quarantined: message.quarantined,
             contradiction: message.contradiction,
             former_cluster_id: claim::id_from_wire(&message.former_cluster_id)?,
-            lives: message.lives.into_iter().map(lives_from_wire).collect(),
+            incarnations: message.incarnations.into_iter().map(incarnations_from_wire).collect(),
             incarnation: message.incarnation,
             past: message.past,
             starts: message.starts.iter().map(Start::from).collect(),
@@ -585,14 +589,14 @@ impl Record {
     }
 }
 
-fn lives_to_wire(node_id: u64, lives: &Lives) -> wire::Lives {
-    let met = lives.met.unwrap_or(Life { boot: 0, incarnation: 0 });
-    wire::Lives { node_id, boot: lives.heard, met: met.boot, incarnation: met.incarnation }
+fn incarnations_to_wire(node_id: u64, incarnations: &Incarnations) -> wire::Incarnations {
+    let met = incarnations.met.unwrap_or(Incarnation { boot: 0, id: 0 });
+    wire::Incarnations { node_id, boot: incarnations.heard, met: met.boot, incarnation: met.id }
 }
 
-fn lives_from_wire(lives: wire::Lives) -> (u64, Lives) {
-    let met = Life { boot: lives.met, incarnation: lives.incarnation };
-    (lives.node_id, Lives { heard: lives.boot, met: (met.boot > 0).then_some(met) })
+fn incarnations_from_wire(incarnations: wire::Incarnations) -> (u64, Incarnations) {
+    let met = Incarnation { boot: incarnations.met, id: incarnations.incarnation };
+    (incarnations.node_id, Incarnations { heard: incarnations.boot, met: (met.boot > 0).then_some(met) })
 }
 
 /// Replaces a file as a whole: after a crash it is the old one or the new one.

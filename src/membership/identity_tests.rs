@@ -1,5 +1,5 @@
 use super::*;
-use crate::lives::{Life, Lives, REMEMBERED};
+use crate::incarnations::{Incarnation, Incarnations, REMEMBERED};
 use crate::membership::claim::PledgedNode;
 use crate::rt::disk::{Fault, Operation, SimDisk};
 use bytes::Bytes;
@@ -281,13 +281,13 @@ proptest! {
 #[tokio::test]
 async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
     let disk = SimDisk::new(1);
-    let met = Lives { heard: 3, met: Some(Life { boot: 2, incarnation: 9 }) };
-    let lives = std::collections::BTreeMap::from([(7, met), (u64::MAX, Lives::heard_of(1))]);
-    start(&disk, "a").await.unwrap().remember(lives.clone()).await.unwrap();
+    let met = Incarnations { heard: 3, met: Some(Incarnation { boot: 2, id: 9 }) };
+    let incarnations = std::collections::BTreeMap::from([(7, met), (u64::MAX, Incarnations::heard_of(1))]);
+    start(&disk, "a").await.unwrap().remember(incarnations.clone()).await.unwrap();
     disk.power_loss();
     let identity = start(&disk, "a").await.unwrap();
-    assert_eq!(*identity.lives(), lives);
-    assert!(identity.set_aside().await.unwrap().lives().is_empty());
+    assert_eq!(*identity.incarnations(), incarnations);
+    assert!(identity.set_aside().await.unwrap().incarnations().is_empty());
 }
 
 #[tokio::test]
@@ -296,10 +296,10 @@ async fn what_a_full_disk_does_not_take_is_removed_at_once() {
     let mut identity = start(&disk, "a").await.unwrap();
     let before = disk.files();
     disk.set_capacity(Some(before.iter().map(|file| file.1).sum()));
-    identity.remember(BTreeMap::from([(7, Lives::default())])).await.unwrap_err();
+    identity.remember(BTreeMap::from([(7, Incarnations::default())])).await.unwrap_err();
     assert_eq!(disk.files(), before);
     disk.set_capacity(None);
     disk.fail_nth(Operation::Write, 1);
-    identity.remember(BTreeMap::from([(7, Lives::default())])).await.unwrap_err();
+    identity.remember(BTreeMap::from([(7, Incarnations::default())])).await.unwrap_err();
     assert_eq!(disk.files(), before);
 }

@@ -92,7 +92,7 @@ impl Default for Policy {
 
 /// One change, to be proposed now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum MembershipChange {
     /// Finish the joint configuration that is under way: these are its new voters.
     FlattenJoint {
         /// The voters to be.
@@ -148,32 +148,32 @@ pub enum Change {
     },
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for MembershipChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |ids: &BTreeSet<u64>| {
             let ids: Vec<String> = ids.iter().map(|id| NodeId(*id).to_string()).collect();
             ids.join(", ")
         };
         match self {
-            Change::FlattenJoint { voters } => {
+            MembershipChange::FlattenJoint { voters } => {
                 write!(f, "end the joint configuration, with the voters {}", list(voters))
             }
-            Change::AddLearner { id, member } => {
+            MembershipChange::AddLearner { id, member } => {
                 write!(f, "add {} at {} as a learner", Named(Some(&member.name), *id), member.rpc_addr)
             }
-            Change::Promote { ids } => write!(f, "let the learners {} vote", list(ids)),
-            Change::Tombstone { id, name } => {
+            MembershipChange::Promote { ids } => write!(f, "let the learners {} vote", list(ids)),
+            MembershipChange::Tombstone { id, name } => {
                 write!(f, "note that {} never comes back", Named(Some(name), *id))
             }
-            Change::Replace { old, new } => {
+            MembershipChange::Replace { old, new } => {
                 write!(f, "let node id {} vote in the place of {}", NodeId(*new), NodeId(*old))
             }
-            Change::Remove { id } => write!(f, "remove {}", Named(None, *id)),
-            Change::HandOver { to } => write!(f, "hand leadership over to {}", Named(None, *to)),
-            Change::UpdateAddress { id, member } => {
+            MembershipChange::Remove { id } => write!(f, "remove {}", Named(None, *id)),
+            MembershipChange::HandOver { to } => write!(f, "hand leadership over to {}", Named(None, *to)),
+            MembershipChange::UpdateAddress { id, member } => {
                 write!(f, "note that {} is at {} now", Named(Some(&member.name), *id), member.rpc_addr)
             }
-            Change::RaiseVersion { version } => write!(f, "use cluster version {version}"),
+            MembershipChange::RaiseVersion { version } => write!(f, "use cluster version {version}"),
         }
     }
 }
@@ -249,7 +249,7 @@ impl fmt::Display for Refused {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     /// At most one change.
-    pub change: Option<Change>,
+    pub change: Option<MembershipChange>,
     /// Nodes that ask to join in vain, by id.
     pub refused: BTreeMap<u64, Refused>,
 }
@@ -329,15 +329,15 @@ struct Reconciler<'a> {
 }
 
 impl Reconciler<'_> {
-    fn change(&self) -> Option<Change> {
+    fn change(&self) -> Option<MembershipChange> {
         if self.raft.change_in_flight {
             return None;
         }
         if self.raft.voter_sets.len() > 1 {
-            return Some(Change::FlattenJoint { voters: self.voters().clone() });
+            return Some(MembershipChange::FlattenJoint { voters: self.voters().clone() });
         }
         self.carry_out_tombstones()
-            .or_else(|| self.bury())
+            .or_else(|| self.tombstone())
             .or_else(|| self.promote())
             .or_else(|| self.admit())
             .or_else(|| self.update_address())
@@ -346,36 +346,36 @@ impl Reconciler<'_> {
 
     // ---- who is to go, goes ----
 
-    fn carry_out_tombstones(&self) -> Option<Change> {
+    fn carry_out_tombstones(&self) -> Option<MembershipChange> {
         let mut doomed = self.raft.nodes.keys().copied().filter(|id| self.is_tombstoned(*id));
         doomed.find_map(|id| {
             if !self.is_voter(id) {
-                return Some(Change::Remove { id });
+                return Some(MembershipChange::Remove { id });
             }
             if id == self.raft.self_id {
                 return self.hand_over();
             }
             match self.successors_of(id).find(|new| self.is_reachable(*new)) {
                 // While the successor is catching up, the old voter keeps its seat.
-                Some(new) => self.is_ready(new).then_some(Change::Replace { old: id, new }),
-                None => Some(Change::Remove { id }),
+                Some(new) => self.is_ready(new).then_some(MembershipChange::Replace { old: id, new }),
+                None => Some(MembershipChange::Remove { id }),
             }
             .filter(|change| self.keeps_majority(change))
         })
     }
 
     /// The leader is to go: another voter has to lead the change.
-    fn hand_over(&self) -> Option<Change> {
+    fn hand_over(&self) -> Option<MembershipChange> {
         let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_near(*id);
         let to = self.voters().iter().copied().filter(fit).max_by_key(|id| self.raft.progress[id].matched)?;
-        Some(Change::HandOver { to })
+        Some(MembershipChange::HandOver { to })
     }
 
     // ---- who is to go from now on ----
 
-    fn bury(&self) -> Option<Change> {
+    fn tombstone(&self) -> Option<MembershipChange> {
         self.raft.nodes.iter().find_map(|(&id, member)| {
-            let tombstone = Change::Tombstone { id, name: member.name.clone() };
+            let tombstone = MembershipChange::Tombstone { id, name: member.name.clone() };
             if self.is_tombstoned(id) || id == self.raft.self_id {
                 return None;
             }
@@ -387,16 +387,16 @@ impl Reconciler<'_> {
                 }
                 let Some(namesake) = self.voter_named(&member.name) else {
                     // It could only wait to vote: it does so outside.
-                    return (self.free_places() == 0).then_some(Change::Remove { id });
+                    return (self.free_places() == 0).then_some(MembershipChange::Remove { id });
                 };
                 // Its namesake came back: it has to wait, or to take another name.
                 let waits = self.is_tombstoned(namesake) || self.is_gone(namesake);
-                return (!waits).then_some(Change::Remove { id });
+                return (!waits).then_some(MembershipChange::Remove { id });
             }
             let successor = self.successors_of(id).find(|new| self.is_ready(*new));
             let follows = match successor {
-                Some(new) if self.is_gone(id) => Change::Replace { old: id, new },
-                _ if self.has_left(id) => Change::Remove { id },
+                Some(new) if self.is_gone(id) => MembershipChange::Replace { old: id, new },
+                _ if self.has_left(id) => MembershipChange::Remove { id },
                 _ => return None,
             };
             (!self.removal_in_progress() && self.keeps_majority(&follows)).then_some(tombstone)
@@ -405,7 +405,7 @@ impl Reconciler<'_> {
 
     // ---- who comes ----
 
-    fn promote(&self) -> Option<Change> {
+    fn promote(&self) -> Option<MembershipChange> {
         let mut names = BTreeSet::new();
         let ids: BTreeSet<u64> = self
             .learners()
@@ -419,14 +419,14 @@ impl Reconciler<'_> {
             .map(|(id, _)| id)
             .take(self.free_places())
             .collect();
-        let change = Change::Promote { ids };
-        let somebody = matches!(&change, Change::Promote { ids } if !ids.is_empty());
+        let change = MembershipChange::Promote { ids };
+        let somebody = matches!(&change, MembershipChange::Promote { ids } if !ids.is_empty());
         (somebody && self.keeps_majority(&change)).then_some(change)
     }
 
-    fn admit(&self) -> Option<Change> {
+    fn admit(&self) -> Option<MembershipChange> {
         let claim = self.newcomers().find(|claim| self.objection_to(claim).is_none())?;
-        Some(Change::AddLearner { id: claim.node_id, member: member_of(claim) })
+        Some(MembershipChange::AddLearner { id: claim.node_id, member: member_of(claim) })
     }
 
     fn refused(&self) -> BTreeMap<u64, Refused> {
@@ -472,23 +472,23 @@ impl Reconciler<'_> {
 
     // ---- what else has changed ----
 
-    fn update_address(&self) -> Option<Change> {
+    fn update_address(&self) -> Option<MembershipChange> {
         self.raft.nodes.iter().find_map(|(&id, member)| {
             let peer = self.view.get(&id).filter(|peer| peer.liveness == Liveness::Alive)?;
             let claimed = member_of(&peer.claim);
             let moved = claimed.name == member.name && claimed.rpc_addr != member.rpc_addr;
-            moved.then_some(Change::UpdateAddress { id, member: claimed })
+            moved.then_some(MembershipChange::UpdateAddress { id, member: claimed })
         })
     }
 
-    fn raise_version(&self) -> Option<Change> {
+    fn raise_version(&self) -> Option<MembershipChange> {
         let version = self.raft.cluster_version + 1;
         let supports = |id: &u64| {
             self.view
                 .get(id)
                 .is_some_and(|peer| peer.liveness == Liveness::Alive && peer.claim.supports >= version)
         };
-        self.raft.nodes.keys().all(supports).then_some(Change::RaiseVersion { version })
+        self.raft.nodes.keys().all(supports).then_some(MembershipChange::RaiseVersion { version })
     }
 
     // ---- leaves ----
@@ -618,15 +618,15 @@ impl Reconciler<'_> {
     }
 
     /// Whether a majority of the voters that a change makes can be reached.
-    fn keeps_majority(&self, change: &Change) -> bool {
+    fn keeps_majority(&self, change: &MembershipChange) -> bool {
         let mut voters = self.voters().clone();
         match change {
-            Change::Promote { ids } => voters.extend(ids),
-            Change::Replace { old, new } => {
+            MembershipChange::Promote { ids } => voters.extend(ids),
+            MembershipChange::Replace { old, new } => {
                 voters.remove(old);
                 voters.insert(*new);
             }
-            Change::Remove { id } => {
+            MembershipChange::Remove { id } => {
                 voters.remove(id);
             }
             _ => {}

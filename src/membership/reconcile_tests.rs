@@ -63,43 +63,43 @@ fn arrive(view: &mut View, name: &str, id: u64) {
 }
 
 /// Carries out a change as Raft would; a newcomer catches up at once.
-fn carry_out(raft: &mut RaftView, change: &Change) {
+fn carry_out(raft: &mut RaftView, change: &MembershipChange) {
     let voters = raft.voter_sets.last_mut().unwrap();
     match change {
-        Change::FlattenJoint { voters } => raft.voter_sets = vec![voters.clone()],
-        Change::AddLearner { id, member } => {
+        MembershipChange::FlattenJoint { voters } => raft.voter_sets = vec![voters.clone()],
+        MembershipChange::AddLearner { id, member } => {
             raft.nodes.insert(*id, member.clone());
             raft.progress.insert(*id, holding(raft.last_log_index));
         }
-        Change::Promote { ids } => voters.extend(ids),
-        Change::Tombstone { id, .. } => {
+        MembershipChange::Promote { ids } => voters.extend(ids),
+        MembershipChange::Tombstone { id, .. } => {
             raft.tombstones.insert(*id);
         }
-        Change::Replace { old, new } => {
+        MembershipChange::Replace { old, new } => {
             voters.remove(old);
             voters.insert(*new);
             raft.nodes.remove(old);
             raft.progress.remove(old);
         }
-        Change::Remove { id } => {
+        MembershipChange::Remove { id } => {
             voters.remove(id);
             raft.nodes.remove(id);
             raft.progress.remove(id);
         }
-        Change::HandOver { to } => {
+        MembershipChange::HandOver { to } => {
             raft.progress.insert(raft.self_id, holding(raft.last_log_index));
             raft.progress.remove(to);
             raft.self_id = *to;
         }
-        Change::UpdateAddress { id, member } => {
+        MembershipChange::UpdateAddress { id, member } => {
             raft.nodes.insert(*id, member.clone());
         }
-        Change::RaiseVersion { version } => raft.cluster_version = *version,
+        MembershipChange::RaiseVersion { version } => raft.cluster_version = *version,
     }
 }
 
 /// All changes until there is nothing left to do.
-fn converge(raft: &mut RaftView, view: &View) -> Vec<Change> {
+fn converge(raft: &mut RaftView, view: &View) -> Vec<MembershipChange> {
     let mut changes = Vec::new();
     while let Some(change) = decide(raft, view, &policy()).change {
         carry_out(raft, &change);
@@ -133,7 +133,7 @@ fn a_newcomer_does_not_vote_before_the_snapshot_the_bytes_and_its_disk_are_there
         ("lacks one large value", Progress { behind_bytes: megabytes(40), ..holding(49) }),
     ] {
         raft.progress.insert(2, progress);
-        let promote = Change::Promote { ids: BTreeSet::from([2]) };
+        let promote = MembershipChange::Promote { ids: BTreeSet::from([2]) };
         assert_eq!(decide(&raft, &view, &policy()).change, Some(promote), "a newcomer that {what}");
     }
 }
@@ -144,11 +144,15 @@ fn a_newcomer_of_a_new_name_learns_catches_up_and_votes() {
     arrive(&mut view, "b", 2);
     arrive(&mut view, "c", 3);
     let add = decide(&raft, &view, &policy()).change.unwrap();
-    assert_eq!(add, Change::AddLearner { id: 2, member: member("b") });
+    assert_eq!(add, MembershipChange::AddLearner { id: 2, member: member("b") });
     carry_out(&mut raft, &add);
     raft.progress.get_mut(&2).unwrap().matched = 100;
     let next = decide(&raft, &view, &policy()).change;
-    assert_eq!(next, Some(Change::AddLearner { id: 3, member: member("c") }), "2 has not caught up");
+    assert_eq!(
+        next,
+        Some(MembershipChange::AddLearner { id: 3, member: member("c") }),
+        "2 has not caught up"
+    );
     raft.progress.get_mut(&2).unwrap().matched = 4500;
     converge(&mut raft, &view);
     assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
@@ -162,7 +166,7 @@ fn a6_a_joint_configuration_is_flattened_first_and_nothing_is_changed_while_a_ch
     raft.voter_sets.push(BTreeSet::from([1, 2]));
     assert_eq!(
         decide(&raft, &view, &policy()).change,
-        Some(Change::FlattenJoint { voters: BTreeSet::from([1, 2]) })
+        Some(MembershipChange::FlattenJoint { voters: BTreeSet::from([1, 2]) })
     );
     raft.change_in_flight = true;
     assert_eq!(decide(&raft, &view, &policy()).change, None);
@@ -183,9 +187,9 @@ fn e5_a_lost_disk_comes_back_under_its_name_and_takes_its_old_place() {
     assert_eq!(
         converge(&mut raft, &view),
         [
-            Change::AddLearner { id: 33, member: member("c") },
-            Change::Tombstone { id: 3, name: "c".into() },
-            Change::Replace { old: 3, new: 33 },
+            MembershipChange::AddLearner { id: 33, member: member("c") },
+            MembershipChange::Tombstone { id: 3, name: "c".into() },
+            MembershipChange::Replace { old: 3, new: 33 },
         ]
     );
     // The old disk turns up again.
@@ -231,7 +235,7 @@ fn e5_an_old_voter_that_answers_again_keeps_its_place() {
     carry_out(&mut raft, &add);
     silence(&mut raft, &mut view, 3, Duration::ZERO);
     view.get_mut(&3).unwrap().liveness = Liveness::Alive;
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 33 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 33 }]);
     assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
 }
 
@@ -244,16 +248,16 @@ fn a6_one_replacement_at_a_time() {
     arrive(&mut view, "d", 44);
     arrive(&mut view, "e", 55);
     let changes = converge(&mut raft, &view);
-    let order: Vec<&Change> =
-        changes.iter().filter(|change| !matches!(change, Change::AddLearner { .. })).collect();
+    let order: Vec<&MembershipChange> =
+        changes.iter().filter(|change| !matches!(change, MembershipChange::AddLearner { .. })).collect();
     assert!(
         matches!(
             order[..],
             [
-                Change::Tombstone { id: 4, .. },
-                Change::Replace { old: 4, new: 44 },
-                Change::Tombstone { id: 5, .. },
-                Change::Replace { old: 5, new: 55 }
+                MembershipChange::Tombstone { id: 4, .. },
+                MembershipChange::Replace { old: 4, new: 44 },
+                MembershipChange::Tombstone { id: 5, .. },
+                MembershipChange::Replace { old: 5, new: 55 }
             ]
         ),
         "{order:?}"
@@ -271,10 +275,10 @@ fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
     assert_eq!(
         converge(&mut raft, &view),
         [
-            Change::Tombstone { id: 3, name: "c".into() },
-            Change::Remove { id: 3 },
-            Change::AddLearner { id: 33, member: member("c") },
-            Change::Promote { ids: BTreeSet::from([33]) },
+            MembershipChange::Tombstone { id: 3, name: "c".into() },
+            MembershipChange::Remove { id: 3 },
+            MembershipChange::AddLearner { id: 33, member: member("c") },
+            MembershipChange::Promote { ids: BTreeSet::from([33]) },
         ]
     );
 }
@@ -284,7 +288,7 @@ fn e6_a_tombstoned_voter_is_removed_and_never_admitted_again() {
     let (mut raft, view) = cluster(3);
     check_removal(&raft, &policy(), &[3]).unwrap();
     raft.tombstones.insert(3);
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 3 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 3 }]);
     assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(3, Refused::Removed)]));
 }
 
@@ -293,14 +297,17 @@ fn e6_a_leader_that_is_to_go_hands_over_first() {
     let (mut raft, view) = cluster(3);
     raft.tombstones.insert(1);
     raft.progress.get_mut(&3).unwrap().matched = 100;
-    assert_eq!(converge(&mut raft, &view), [Change::HandOver { to: 2 }, Change::Remove { id: 1 }]);
+    assert_eq!(
+        converge(&mut raft, &view),
+        [MembershipChange::HandOver { to: 2 }, MembershipChange::Remove { id: 1 }]
+    );
 }
 
 #[test]
 fn e6_who_left_by_its_own_word_is_removed() {
     let (mut raft, mut view) = cluster(3);
     view.get_mut(&3).unwrap().liveness = Liveness::Left;
-    let gone = [Change::Tombstone { id: 3, name: "c".into() }, Change::Remove { id: 3 }];
+    let gone = [MembershipChange::Tombstone { id: 3, name: "c".into() }, MembershipChange::Remove { id: 3 }];
     assert_eq!(converge(&mut raft, &view), gone);
 }
 
@@ -355,7 +362,7 @@ fn a6_a_learner_that_has_never_answered_does_not_vote() {
     raft.progress.insert(4, Progress { answered: false, ..holding(1) });
     assert_eq!(decide(&raft, &view, &policy()).change, None);
     raft.progress.insert(4, holding(1));
-    assert_eq!(converge(&mut raft, &view), [Change::Promote { ids: BTreeSet::from([4]) }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Promote { ids: BTreeSet::from([4]) }]);
 }
 
 /// Right after its election a leader has heard of nobody: whom it would need without the one that goes may be dead.
@@ -370,7 +377,7 @@ fn a6_a_leader_that_has_heard_of_nobody_removes_nobody() {
     raft.tombstones.insert(3);
     assert_eq!(decide(&raft, &view, &policy()).change, None);
     raft.progress.get_mut(&2).unwrap().answered = true;
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 3 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 3 }]);
 }
 
 #[test]
@@ -388,7 +395,7 @@ fn c2_the_version_rises_when_all_support_it_and_then_the_old_are_refused() {
     view.get_mut(&2).unwrap().claim.supports = 2;
     assert_eq!(decide(&raft, &view, &policy()).change, None);
     view.get_mut(&3).unwrap().claim.supports = 2;
-    assert_eq!(converge(&mut raft, &view), [Change::RaiseVersion { version: 2 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::RaiseVersion { version: 2 }]);
     arrive(&mut view, "d", 4);
     assert_eq!(decide(&raft, &view, &policy()).refused[&4], Refused::Version { supports: 1, uses: 2 });
 }
@@ -399,7 +406,7 @@ fn of_two_newcomers_with_one_name_one_is_admitted() {
     arrive(&mut view, "d", 5);
     arrive(&mut view, "d", 4);
     let decision = decide(&raft, &view, &policy());
-    assert_eq!(decision.change, Some(Change::AddLearner { id: 4, member: member("d") }));
+    assert_eq!(decision.change, Some(MembershipChange::AddLearner { id: 4, member: member("d") }));
     assert_eq!(decision.refused, BTreeMap::from([(5, Refused::NameTwice { other: 4 })]));
 }
 
@@ -416,7 +423,7 @@ fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
     raft.wanted_size = Some(3);
     for (id, name, next) in [(5, "e", 15), (4, "d", 14)] {
         raft.tombstones.insert(id);
-        assert_eq!(converge(&mut raft, &view), [Change::Remove { id }]);
+        assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id }]);
         view.remove(&id);
         arrive(&mut view, name, next);
         assert_eq!(converge(&mut raft, &view), []);
@@ -444,7 +451,7 @@ fn a_wiped_member_takes_its_own_place_however_few_are_wanted() {
     arrive(&mut view, "c", 9);
     arrive(&mut view, "d", 4);
     let changes = converge(&mut raft, &view);
-    assert!(changes.contains(&Change::Replace { old: 3, new: 9 }), "{changes:?}");
+    assert!(changes.contains(&MembershipChange::Replace { old: 3, new: 9 }), "{changes:?}");
     assert_eq!(voters(&raft), [1, 2, 9]);
     assert!(!raft.nodes.contains_key(&4));
 }
@@ -470,7 +477,7 @@ fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there()
     raft.wanted_size = Some(3);
     assert_eq!(ids_named(&raft, "d"), [9, 4], "the successor first, or it might take the place meanwhile");
     raft.tombstones.insert(9);
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 9 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 9 }]);
     view.remove(&9);
     arrive(&mut view, "d", 10);
     raft.tombstones.insert(4);
@@ -479,7 +486,7 @@ fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there()
         Refused::NotWanted { wanted: 3, voters: 4 },
         "a place that closes is nobody's to take, however long its voter cannot be removed"
     );
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 4 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 4 }]);
     assert_eq!(decide(&raft, &view, &policy()).refused[&10], Refused::NotWanted { wanted: 3, voters: 3 });
 }
 
@@ -495,7 +502,7 @@ fn of_more_newcomers_than_places_some_wait() {
     // One that is on its way when fewer are wanted goes.
     raft.nodes.insert(8, member("d"));
     raft.progress.insert(8, holding(5000));
-    assert_eq!(converge(&mut raft, &view), [Change::Remove { id: 8 }]);
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 8 }]);
 }
 
 #[test]
@@ -600,8 +607,8 @@ proptest! {
                 prop_assert_eq!(names.len(), new.len(), "two voters of one name");
             }
             match &change {
-                Change::AddLearner { id, .. } => prop_assert!(!raft.tombstones.contains(id)),
-                Change::Tombstone { id, .. } => {
+                MembershipChange::AddLearner { id, .. } => prop_assert!(!raft.tombstones.contains(id)),
+                MembershipChange::Tombstone { id, .. } => {
                     let silent = before.progress[id].silence >= policy().replace_silence;
                     let left = view[id].liveness == Liveness::Left;
                     prop_assert!(left || silent && view[id].liveness == Liveness::Down, "{change:?}");

@@ -464,9 +464,9 @@ mod tests {
         members[0].announce(2, 1);
         deliver(&mut members);
         for (index, other) in [(0, 2), (1, 1)] {
-            let buried = Member::new(SwimId { node_id: other, boot: 1, renewal: 0 }, 0, foca::State::Down);
+            let written = Member::new(SwimId { node_id: other, boot: 1, renewal: 0 }, 0, foca::State::Down);
             let Swim { foca, runtime, .. } = &mut members[index];
-            foca.apply_many([buried].into_iter(), true, runtime).unwrap();
+            foca.apply_many([written].into_iter(), true, runtime).unwrap();
             assert_eq!(state_of(&mut members[index], other).unwrap().1, foca::State::Down);
         }
         for _ in 0..3 {

@@ -15,7 +15,7 @@ use crate::config::StorageConfig;
 use crate::map::ShownDigest;
 use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
-use crate::raft::left_behind;
+use crate::raft::offline_state;
 use crate::raft::state_machine::{self, estimated_bytes};
 use crate::raft::store::State;
 use crate::raft::types::{Member, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
@@ -110,7 +110,7 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
 
 /// What a stopped node has left of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remains {
+pub struct OfflineState {
     /// The node's name.
     pub name: String,
     /// Its cluster.
@@ -133,11 +133,14 @@ pub struct Remains {
 ///
 /// # Errors
 /// [`BackupError`], if the directory is no node's, or its data is damaged.
-pub async fn remains(disk: DiskRef, sizes: &StorageConfig) -> Result<Remains, BackupError> {
-    Ok(read_remains(disk, sizes).await?.1)
+pub async fn offline_state(disk: DiskRef, sizes: &StorageConfig) -> Result<OfflineState, BackupError> {
+    Ok(read_offline_state(disk, sizes).await?.1)
 }
 
-async fn read_remains(disk: DiskRef, sizes: &StorageConfig) -> Result<(State, Remains), BackupError> {
+async fn read_offline_state(
+    disk: DiskRef,
+    sizes: &StorageConfig,
+) -> Result<(State, OfflineState), BackupError> {
     let identity = Identity::read(disk.clone()).await?;
     let empty =
         || BackupError::Unsound("this node was never part of a cluster, or holds nothing of it".into());
@@ -146,13 +149,13 @@ async fn read_remains(disk: DiskRef, sizes: &StorageConfig) -> Result<(State, Re
     let owner = Owner { node_id: identity.node_id(), cluster_id: cluster_id.0 };
     let log = Log::open(disk, log_config(sizes), owner).await?;
     let committed = log.state().committed;
-    let state = left_behind::state(&log, &snapshots).await;
+    let state = offline_state::state(&log, &snapshots).await;
     log.close().await?;
     let state = state.map_err(|error| BackupError::Unsound(error.to_string()))?;
     let last = position(state.applied.ok_or_else(empty)?);
     let in_snapshot = snapshots.newest().map(|newest| newest.position);
     let certain = committed.max(in_snapshot).map_or(0, |position| position.index);
-    let remains = Remains {
+    let offline_state = OfflineState {
         name: identity.name().to_owned(),
         cluster_id,
         last,
@@ -162,7 +165,7 @@ async fn read_remains(disk: DiskRef, sizes: &StorageConfig) -> Result<(State, Re
         digest: state.map.shown_digest(),
         members: members_of(&state),
     };
-    Ok((state, remains))
+    Ok((state, offline_state))
 }
 
 fn members_of(state: &State) -> BTreeMap<String, String> {
@@ -180,16 +183,16 @@ pub async fn recover(
     sizes: &StorageConfig,
     rpc_addr: String,
 ) -> Result<Restored, BackupError> {
-    let (state, remains) = read_remains(disk.clone(), sizes).await?;
+    let (state, offline_state) = read_offline_state(disk.clone(), sizes).await?;
     Identity::read(disk.clone()).await?.set_aside().await?;
-    let member = Member { name: remains.name, rpc_addr };
-    let (cluster_id, node_id) = found(&state, remains.last, disk, member).await?;
+    let member = Member { name: offline_state.name, rpc_addr };
+    let (cluster_id, node_id) = found(&state, offline_state.last, disk, member).await?;
     Ok(Restored {
         cluster_id,
         node_id,
-        keys: remains.keys,
-        revision: remains.revision,
-        digest: remains.digest,
+        keys: offline_state.keys,
+        revision: offline_state.revision,
+        digest: offline_state.digest,
     })
 }
 

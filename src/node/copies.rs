@@ -4,7 +4,7 @@
 //!
 //! - A copy that starts where the directory was not used before asks at the address where it was. If its node still answers
 //!   there, the copy ends before it has said a word: peers would take it for a restart, and shut the original out.
-//! - Of two with the same boot counter every peer lets in only the one that it met first (see [`crate::lives`]). Whoever is
+//! - Of two with the same boot counter every peer lets in only the one that it met first (see [`crate::incarnations`]). Whoever is
 //!   let in by more than half of the other voters goes on; no two can be, as long as these remember whom they met. It has to
 //!   be in contact with so many already, and they have to let it in again now. The other one ends.
 //! - Whoever hears of a later boot counter ends, however well it is known: peers that met it before the later one still

@@ -34,7 +34,7 @@ pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
             }
         }
         let own: BTreeMap<u64, u128> = consensus.store().digests().into_iter().collect();
-        match judge(&own, &theirs, voters.len(), voters.contains(&consensus.node_id())) {
+        match compare(&own, &theirs, voters.len(), voters.contains(&consensus.node_id())) {
             Verdict::Equal => context.set_digest_alarm(false),
             Verdict::Differ { index } => {
                 if let Some(more) = differing.now() {
@@ -74,7 +74,7 @@ enum Verdict {
 }
 
 /// Looks at the newest position at which somebody contradicts this node.
-fn judge(
+fn compare(
     own: &BTreeMap<u64, u128>,
     theirs: &BTreeMap<u64, BTreeMap<u64, u128>>,
     voters: usize,
@@ -114,16 +114,16 @@ mod tests {
         let same = at(&[(256, 1), (512, 2)]);
         let other = at(&[(512, 3)]);
         let third = at(&[(512, 4)]);
-        let judge = |theirs: &[&BTreeMap<u64, u128>], voters| {
+        let compare = |theirs: &[&BTreeMap<u64, u128>], voters| {
             let theirs =
                 theirs.iter().enumerate().map(|(id, digests)| (id as u64, (*digests).clone())).collect();
-            super::judge(&own, &theirs, voters, true)
+            super::compare(&own, &theirs, voters, true)
         };
-        assert_eq!(judge(&[&same, &same], 3), Verdict::Equal);
-        assert_eq!(judge(&[&same, &other], 3), Verdict::Differ { index: 512 });
-        assert_eq!(judge(&[&other, &other], 3), Verdict::Outvoted { index: 512 });
-        assert_eq!(judge(&[&other], 2), Verdict::Differ { index: 512 }, "two nodes have no majority");
-        assert_eq!(judge(&[&other, &third], 3), Verdict::Differ { index: 512 }, "all different");
-        assert_eq!(judge(&[&at(&[(768, 9)]), &at(&[])], 3), Verdict::Equal, "nothing at equal positions");
+        assert_eq!(compare(&[&same, &same], 3), Verdict::Equal);
+        assert_eq!(compare(&[&same, &other], 3), Verdict::Differ { index: 512 });
+        assert_eq!(compare(&[&other, &other], 3), Verdict::Outvoted { index: 512 });
+        assert_eq!(compare(&[&other], 2), Verdict::Differ { index: 512 }, "two nodes have no majority");
+        assert_eq!(compare(&[&other, &third], 3), Verdict::Differ { index: 512 }, "all different");
+        assert_eq!(compare(&[&at(&[(768, 9)]), &at(&[])], 3), Verdict::Equal, "nothing at equal positions");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::life::namesake;
+use super::lifecycle::namesake;
 use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
 use crate::grpc::{Context, Diagnosis};
 use crate::membership::formation::Waiting;
@@ -117,7 +117,7 @@ fn of_raft(consensus: &Consensus, book: &dyn AddressBook) -> KnownOfRaft {
         Named(member.map(|member| member.name.as_str()), id).to_string()
     };
     KnownOfRaft {
-        cluster_id: ClusterId(consensus.peers().me().cluster_id).to_string(),
+        cluster_id: ClusterId(consensus.peers().local().cluster_id).to_string(),
         has_leader: consensus.leader().is_some(),
         lag: consensus.lag(),
         is_member: consensus.is_member(),

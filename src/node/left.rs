@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::membership::Identity;
     use crate::rt::disk::SimDisk;
-    use crate::storage::{Entry, LogConfig, Owner};
+    use crate::storage::{LogConfig, LogEntry, Owner};
 
     const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -78,7 +78,8 @@ mod tests {
         let owner = Owner { node_id: identity.node_id(), cluster_id: [7; 16] };
         let config = LogConfig { segment_bytes: SEGMENT_BYTES, reserve_bytes: 0, ..LogConfig::default() };
         let log = Log::open(disk.clone(), config, owner).await.unwrap();
-        log.append(vec![Entry { term: 1, index: 1, payload: Bytes::from(vec![0; 5_000]) }], |_| {}).unwrap();
+        log.append(vec![LogEntry { term: 1, index: 1, payload: Bytes::from(vec![0; 5_000]) }], |_| {})
+            .unwrap();
         // A spare or two are there as well.
         crate::rt::sleep(std::time::Duration::from_millis(50)).await;
         log.close().await.unwrap();

@@ -5,14 +5,14 @@
 //! never lives on over a dead Raft.
 
 pub mod backup;
-mod book;
 mod copies;
 mod digests;
 mod health;
+mod incarnations;
 mod initial;
 pub mod left;
-mod life;
-mod lives;
+mod lifecycle;
+mod member_addresses;
 mod reasons;
 mod removal;
 mod replacing;
@@ -38,7 +38,7 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
-use crate::mux::{self, Entrances, Phase};
+use crate::mux::{self, Phase, Routes};
 use crate::node_id::{Named, NodeId};
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
@@ -48,7 +48,7 @@ use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 use crate::storage::{Log, LogConfig, StorageError};
 
-use life::Life;
+use lifecycle::Lifecycle;
 use sampler::NodeSampler;
 
 /// The highest cluster version this build supports.
@@ -151,7 +151,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut node = Node::start(config.clone(), disk.clone(), options.clone(), Standing::Joining).await?;
+    let mut node = Node::start(config.clone(), disk.clone(), options.clone(), StartMode::Joining).await?;
     loop {
         let end = tokio::select! {
             biased;
@@ -173,20 +173,20 @@ pub async fn run(
             End::Failed(error) => return Err(error),
             End::Removed => {
                 // Who was removed before this start was started again since: it may join.
-                let standing = match config.rejoin || node.context.recovered().is_none() {
-                    true => Standing::Joining,
-                    false => Standing::Outside,
+                let mode = match config.rejoin || node.context.recovered().is_none() {
+                    true => StartMode::Joining,
+                    false => StartMode::Outside,
                 };
                 tracing::info!(
                     "the cluster has removed this node; its data is set aside and {}",
-                    match standing {
-                        Standing::Joining => "it starts over as a new one",
-                        Standing::Outside => "it stays outside until it is started again (rejoin is off)",
+                    match mode {
+                        StartMode::Joining => "it starts over as a new one",
+                        StartMode::Outside => "it stays outside until it is started again (rejoin is off)",
                     }
                 );
                 let next = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
-                node = start_again(&next, &disk, &options, standing).await?;
+                node = start_again(&next, &disk, &options, mode).await?;
             }
             End::Replaced => {
                 rt::sometimes("damaged node replaced itself");
@@ -196,13 +196,13 @@ pub async fn run(
                 );
                 let next = node.config_of_the_next_life(&config);
                 node.set_aside().await?;
-                node = start_again(&next, &disk, &options, Standing::Joining).await?;
+                node = start_again(&next, &disk, &options, StartMode::Joining).await?;
             }
             End::Again => {
                 tracing::warn!("this node stops to ask whether it may start over as a new one");
                 let next = node.config_of_the_next_life(&config);
                 node.end_life().await?;
-                node = start_again(&next, &disk, &options, Standing::Joining).await?;
+                node = start_again(&next, &disk, &options, StartMode::Joining).await?;
             }
         }
     }
@@ -210,7 +210,7 @@ pub async fn run(
 
 /// What a node does about a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum StartMode {
     /// It finds one and becomes part of it.
     Joining,
     /// It was removed and answers that it lives, until it is stopped.
@@ -223,17 +223,17 @@ async fn start_again(
     config: &NodeConfig,
     disk: &DiskRef,
     options: &Options,
-    standing: Standing,
+    mode: StartMode,
 ) -> Result<Node, NodeError> {
     const ATTEMPTS: u32 = 100;
     const PAUSE: Duration = Duration::from_millis(50);
     for _ in 1..ATTEMPTS {
-        match Node::start(config.clone(), disk.clone(), options.clone(), standing).await {
+        match Node::start(config.clone(), disk.clone(), options.clone(), mode).await {
             Err(NodeError::Listen { .. }) => rt::sleep(PAUSE).await,
             started => return started,
         }
     }
-    Node::start(config.clone(), disk.clone(), options.clone(), standing).await
+    Node::start(config.clone(), disk.clone(), options.clone(), mode).await
 }
 
 /// A running node.
@@ -258,7 +258,7 @@ impl Node {
         config: NodeConfig,
         disk: DiskRef,
         options: Options,
-        standing: Standing,
+        mode: StartMode,
     ) -> Result<Node, NodeError> {
         let room = room(config.limits.max_connections)?;
         let rpc = bind(config.rpc_bind(), "gRPC and Raft", "rpc-port").await?;
@@ -316,7 +316,7 @@ impl Node {
         if let Some(found) = identity.contradiction() {
             context.contradict(found.into());
         }
-        if standing == Standing::Outside {
+        if mode == StartMode::Outside {
             context.stay_outside();
         }
         let (services, reporter) = grpc::Services::new(context.clone());
@@ -325,10 +325,9 @@ impl Node {
         let (peers, peers_seen) = watch::channel(None);
         let (running, running_seen) = watch::channel(None);
         let (end, end_seen) = watch::channel(None);
-        let entrances =
-            Entrances { peers: peers_seen, services, phase: phase_seen, metrics: metrics.clone() };
+        let routes = Routes { peers: peers_seen, services, phase: phase_seen, metrics: metrics.clone() };
         let identity = Arc::new(Mutex::new(Some(identity)));
-        let life = Life {
+        let lifecycle = Lifecycle {
             resolver,
             config: config.clone(),
             disk,
@@ -342,11 +341,11 @@ impl Node {
             end,
         };
         let tasks = vec![
-            spawn_guarded(mux::serve(rpc, entrances, room)),
+            spawn_guarded(mux::serve(rpc, routes, room)),
             spawn_guarded(metrics::http::serve(metrics_listener, metrics, readiness.clone(), room.metrics)),
             spawn_guarded(health::report(readiness, reporter)),
-            spawn_guarded(copies::watch(gossip.other_self(), context.clone(), life.end.clone())),
-            spawn_guarded(life.live()),
+            spawn_guarded(copies::watch(gossip.other_self(), context.clone(), lifecycle.end.clone())),
+            spawn_guarded(lifecycle.live()),
         ];
         Ok(Node {
             config,

@@ -27,7 +27,7 @@ const SHORT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Asks, again and again, for as long as this node hears no leader: those whom its log calls members, and those whom gossip
 /// does. The answer comes with the hello: a node that was removed is refused, which
-/// [`Gate::excluded`](crate::raft::peers::Gate::excluded) tells. What the leader has against a newcomer, `context` tells.
+/// [`PeerAdmission::excluded`](crate::raft::peers::Gate::excluded) tells. What the leader has against a newcomer, `context` tells.
 pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>, context: Arc<Context>) {
     loop {
         let waits_to_hear = !consensus.is_voter() && context.not_admitted().is_none();

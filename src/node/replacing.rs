@@ -82,7 +82,7 @@ pub(super) async fn ask_all(
     deadline: Instant,
     tell: impl Fn(&str),
 ) -> Result<(), String> {
-    let (me, view) = (peers.me().node_id, gossip.view());
+    let (me, view) = (peers.local().node_id, gossip.view());
     let mut last = "no leader answers".to_owned();
     loop {
         let members: BTreeSet<u64> = (view.borrow().values())

@@ -12,7 +12,7 @@
 //!   merely offered to nobody. Who still needs the entries that were in a damaged segment gets a snapshot, which it would
 //!   have to in any case: they cannot be read.
 //! - a state that is not what was applied to it is **doubted**: nothing is made of it, and the node shows it to nobody
-//!   (`life.rs`).
+//!   (`lifecycle.rs`).
 //!
 //! Nothing here removes or writes a file, decides about the membership, or holds a lock while it waits.
 

@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, ServerState};
 
 use super::consistency::{Claim, Contradiction};
 use super::doubt::Doubt;
-use super::peers::{CallError, Condition, Peers};
+use super::peers::{CallError, FollowerState, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig, log_id};
@@ -306,8 +306,8 @@ impl Consensus {
     }
 
     /// How this node is, for its leader.
-    pub(super) fn condition(&self) -> Condition {
-        Condition { disk_full: self.is_disk_full(), is_doubted: self.is_doubted() }
+    pub(super) fn condition(&self) -> FollowerState {
+        FollowerState { disk_full: self.is_disk_full(), is_doubted: self.is_doubted() }
     }
 
     /// How many entries this node has still to apply of what its leader, by its last word, has committed; `None` while

@@ -13,7 +13,7 @@ use super::consensus::{Consensus, ProposeError};
 use super::consistency::Claim;
 use super::peers::Handler;
 use super::peers::frame::MAX_COMMAND_BYTES;
-use super::peers::hello::Dialer;
+use super::peers::handshake::Dialer;
 use super::peers::server::Handling;
 use super::state_machine::{SnapshotData, read_meta};
 use super::types::{SnapshotMeta, TypeConfig, Vote, log_id};
@@ -37,7 +37,7 @@ impl PeerHandler {
 }
 
 /// One connection and its snapshot under way.
-pub struct Session {
+pub struct SnapshotUpload {
     peer: u64,
     transfer: Arc<Transfer>,
 }
@@ -59,13 +59,13 @@ struct Receiving {
 }
 
 impl Handler for PeerHandler {
-    type Session = Session;
+    type Session = SnapshotUpload;
 
-    fn open(&self, peer: &Dialer) -> Session {
-        Session { peer: peer.node_id, transfer: Arc::default() }
+    fn open(&self, peer: &Dialer) -> SnapshotUpload {
+        SnapshotUpload { peer: peer.node_id, transfer: Arc::default() }
     }
 
-    fn handle(&self, session: &mut Session, request: request::Body) -> Handling {
+    fn handle(&self, session: &mut SnapshotUpload, request: request::Body) -> Handling {
         let consensus = self.consensus.clone();
         if !matches!(request, request::Body::Digests(_))
             && let Err(reason) = consensus.uncontradicted()
@@ -84,7 +84,7 @@ impl Handler for PeerHandler {
                             if !answer.vote_granted {
                                 rt::sometimes("vote refused");
                             }
-                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().me().boot))
+                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().local().boot))
                         }
                         Err(error) => failed(error),
                     },
@@ -99,7 +99,7 @@ impl Handler for PeerHandler {
                             if !answer.vote_granted {
                                 rt::sometimes("pre-vote refused");
                             }
-                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().me().boot))
+                            response::Body::Vote(vote_answer_to_wire(&answer, consensus.peers().local().boot))
                         }
                         Err(error) => failed(error),
                     },
@@ -249,7 +249,7 @@ async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Resul
         consensus.leader_spoke(committed);
         consensus.hear_of_acknowledged(acknowledged);
     }
-    let boot = consensus.peers().me().boot;
+    let boot = consensus.peers().local().boot;
     Ok(response::Body::Append(append_answer_to_wire(answer, consensus.condition(), boot)))
 }
 

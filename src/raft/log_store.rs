@@ -13,7 +13,7 @@ use openraft::{LogState, OptionalSend, RaftLogReader};
 
 use super::observer::{Found, Observer};
 use super::peers::Peers;
-use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::types::{LogId, RaftEntry, TypeConfig, Vote};
 use super::wire::{
     Malformed, decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position,
 };
@@ -65,7 +65,7 @@ impl LogStore {
         *self.purged.lock().expect("no code panics while it holds this lock")
     }
 
-    async fn read(&self, start: u64, end: u64, max_bytes: u64) -> io::Result<Vec<Entry>> {
+    async fn read(&self, start: u64, end: u64, max_bytes: u64) -> io::Result<Vec<RaftEntry>> {
         let start = start.max(self.purged().map_or(0, |id| id.index + 1));
         if start >= end {
             return Ok(Vec::new());
@@ -79,7 +79,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
-    ) -> Result<Vec<Entry>, io::Error> {
+    ) -> Result<Vec<RaftEntry>, io::Error> {
         let start = match range.start_bound() {
             Bound::Included(index) => *index,
             Bound::Excluded(index) => index + 1,
@@ -93,7 +93,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         self.read(start, end, u64::MAX).await
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
         self.read(start, end, MAX_APPEND_BYTES).await
     }
 
@@ -135,7 +135,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
     where
-        I: IntoIterator<Item = Entry> + OptionalSend,
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();

@@ -20,13 +20,13 @@ use openraft::raft::{
 };
 
 use super::doubt::Doubt;
-use super::peers::{CallError, Condition, Link, Peers};
+use super::peers::{CallError, FollowerState, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, TypeConfig, Vote};
 use super::wire::*;
 use crate::node_id::NodeId;
 use crate::positions::{Acknowledgement, Reach, Told};
-use crate::rt::time::Patience;
+use crate::rt::time::InactivityTimer;
 use crate::rt::{self, timeout};
 use crate::storage::Log;
 
@@ -80,7 +80,7 @@ struct Teller {
 impl Teller {
     /// An append that also tells what is news.
     fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> (Request, Sent) {
-        let me = self.peers.me();
+        let me = self.peers.local();
         let durable = self.log.durable();
         let mut positions = self.peers.positions();
         if let Some(durable) = durable {
@@ -188,7 +188,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             input,
             input_ended: false,
             unanswered: VecDeque::new(),
-            patience: Patience::new(NO_PROGRESS),
+            inactivity: InactivityTimer::new(NO_PROGRESS),
         };
         // The stream must end once its input has ended and every request is answered: openraft sends a heartbeat as
         // a stream of one and waits for that end.
@@ -351,7 +351,7 @@ impl Sent {
         };
         let Teller { peers, target, told, .. } = teller;
         let follower = *target;
-        let condition = Condition { disk_full: answer.disk_full, is_doubted: answer.doubted };
+        let condition = FollowerState { disk_full: answer.disk_full, is_doubted: answer.doubted };
         peers.report(follower, self.term, condition);
         let boot = answer.boot;
         let answer = append_answer_from_wire(answer).map_err(broken)?;
@@ -409,13 +409,13 @@ struct Pipeline<'a, S> {
     input_ended: bool,
     unanswered: VecDeque<Unanswered>,
     /// Runs out when something was sent and nothing was answered.
-    patience: Patience,
+    inactivity: InactivityTimer,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S> {
     /// The next answer; `None` when all input is answered.
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
-        self.patience.renew();
+        self.inactivity.reset();
         loop {
             if self.input_ended && self.unanswered.is_empty() {
                 return Ok(None);
@@ -432,7 +432,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                     let answer = sent.hear(answer.map_err(call_failed)?, self.teller)?;
                     if is_next_alike && matches!(answer, AppendEntriesResponse::Success) {
                         rt::sometimes("answer to an append held back");
-                        self.patience.renew();
+                        self.inactivity.reset();
                         continue;
                     }
                     return Ok(Some(answer.into_stream_result(sent.previous, sent.last)));
@@ -441,12 +441,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                     None => self.input_ended = true,
                     Some(request) => {
                         if idle {
-                            self.patience.renew();
+                            self.inactivity.reset();
                         }
                         self.send(request).await?;
                     }
                 },
-                () = self.patience.run_out(), if !idle => {
+                () = self.inactivity.expired(), if !idle => {
                     rt::sometimes("replication made no progress");
                     return Err(unreachable(format!("no append was answered for {NO_PROGRESS:?}")));
                 }

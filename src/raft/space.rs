@@ -46,7 +46,7 @@ enum Step {
     /// Take a snapshot.
     Snapshot,
     /// There is a snapshot of all there is, and only one of a later entry lets the log go.
-    Entry,
+    RaftEntry,
     /// A snapshot would free space and finds none to be written to.
     NoRoom,
     /// A snapshot would free nothing to speak of.
@@ -63,7 +63,7 @@ impl Holdings {
         }
         match self.kept.first() {
             _ if self.expected_bytes > self.room_bytes => Step::NoRoom,
-            Some(newest) if newest.position.index >= self.applied => Step::Entry,
+            Some(newest) if newest.position.index >= self.applied => Step::RaftEntry,
             _ => Step::Snapshot,
         }
     }
@@ -87,7 +87,7 @@ pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
         }
         match step {
             Step::Snapshot => snapshot(&consensus, &failing).await,
-            Step::Entry => propose_nothing(&consensus).await,
+            Step::RaftEntry => propose_nothing(&consensus).await,
             Step::NoRoom | Step::Nothing => {}
         }
     }
@@ -109,7 +109,7 @@ fn holdings(consensus: &Consensus, snapshots: &Snapshots) -> Holdings {
 fn tell(step: Step, holdings: &Holdings) {
     let Holdings { expected_bytes, room_bytes, sealed_bytes, .. } = holdings;
     match step {
-        Step::Snapshot | Step::Entry => {
+        Step::Snapshot | Step::RaftEntry => {
             tracing::warn!(expected_bytes, sealed_bytes, "the disk is nearly full: a snapshot will free log");
         }
         Step::NoRoom => tracing::warn!(
@@ -186,7 +186,7 @@ mod tests {
         let mut holdings = deleted();
         assert_eq!(holdings.step(), Step::Snapshot);
         holdings.kept = vec![kept(2_000, 1_000)];
-        assert_eq!(holdings.step(), Step::Entry, "the older one is still none");
+        assert_eq!(holdings.step(), Step::RaftEntry, "the older one is still none");
         holdings.applied = 2_001;
         assert_eq!(holdings.step(), Step::Snapshot);
         holdings.kept = vec![kept(2_001, 1_000), kept(2_000, 1_000)];

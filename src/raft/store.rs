@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::observer::Observer;
-use super::types::{Entry, LogId, Reply, SnapshotMeta, StoredMembership};
+use super::types::{LogId, RaftEntry, Reply, SnapshotMeta, StoredMembership};
 use super::wire::{entry_to_storage, membership_to_wire};
 use crate::map::{Answer, Applied, Command, Map, UnknownCommand, Unsound};
 use crate::metrics::Metrics;
@@ -35,7 +35,7 @@ impl State {
     ///
     /// # Errors
     /// If this build does not know the command: nothing may be applied after it.
-    pub(super) fn apply(&mut self, entry: &Entry) -> Result<Applied, UnknownCommand> {
+    pub(super) fn apply(&mut self, entry: &RaftEntry) -> Result<Applied, UnknownCommand> {
         let command = match &entry.payload {
             EntryPayload::Blank => Command::Blank,
             EntryPayload::Normal(payload) => Command::decode(&payload.0)?,
@@ -175,7 +175,7 @@ impl Store {
     ///
     /// # Errors
     /// If this node does not know the command: it must stop before it applies anything else.
-    pub(super) fn apply(&self, entry: &Entry) -> Result<Reply, UnknownCommand> {
+    pub(super) fn apply(&self, entry: &RaftEntry) -> Result<Reply, UnknownCommand> {
         let started = rt::now();
         let mut state = self.write();
         let sessions_before = state.map.sessions();
@@ -262,7 +262,7 @@ mod tests {
 
     fn apply(store: &Store, indexes: std::ops::RangeInclusive<u64>) {
         for index in indexes {
-            store.apply(&Entry { log_id: log_id(1, index), payload: EntryPayload::Blank }).unwrap();
+            store.apply(&RaftEntry { log_id: log_id(1, index), payload: EntryPayload::Blank }).unwrap();
         }
     }
 

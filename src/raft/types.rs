@@ -23,7 +23,7 @@ pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 /// What a node has promised: a term, a candidate, and whether a quorum agreed.
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// An entry of the replicated log.
-pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub type RaftEntry = openraft::alias::EntryOf<TypeConfig>;
 /// Who votes and who learns.
 pub type Membership = openraft::Membership<u64, Member>;
 /// A membership and where the log says so.

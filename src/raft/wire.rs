@@ -14,9 +14,9 @@ use openraft::raft::{
 use openraft::vote::RaftLeaderId;
 use prost::Message as _;
 
-use super::peers::Condition;
+use super::peers::FollowerState;
 use super::types::{
-    Entry, LogId, Member, Membership, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
+    LogId, Member, Membership, Payload, RaftEntry, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
 };
 use crate::map::Command;
 use crate::storage;
@@ -95,8 +95,8 @@ pub fn membership_from_wire(membership: &log::Membership) -> Result<Membership, 
 }
 
 /// An entry as the storage knows it.
-pub fn entry_to_storage(entry: &Entry) -> storage::Entry {
-    storage::Entry {
+pub fn entry_to_storage(entry: &RaftEntry) -> storage::LogEntry {
+    storage::LogEntry {
         term: *entry.log_id.leader_id,
         index: entry.log_id.index,
         payload: encode_payload(entry),
@@ -104,12 +104,12 @@ pub fn entry_to_storage(entry: &Entry) -> storage::Entry {
 }
 
 /// An entry from the storage.
-pub fn entry_from_storage(entry: storage::Entry) -> Result<Entry, Malformed> {
+pub fn entry_from_storage(entry: storage::LogEntry) -> Result<RaftEntry, Malformed> {
     decode_entry(entry.term, entry.index, entry.payload)
 }
 
 /// An entry's bytes: of a client's command verbatim.
-fn encode_payload(entry: &Entry) -> Bytes {
+fn encode_payload(entry: &RaftEntry) -> Bytes {
     match &entry.payload {
         EntryPayload::Blank => Command::Blank.encode(),
         EntryPayload::Normal(payload) => payload.0.clone(),
@@ -118,7 +118,7 @@ fn encode_payload(entry: &Entry) -> Bytes {
 }
 
 /// Only Raft's own entries are looked into; a client's command stays bytes until it is applied.
-fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<Entry, Malformed> {
+fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<RaftEntry, Malformed> {
     let payload = if Command::is_rafts_own(&payload) {
         match Command::decode(&payload).map_err(|_| Malformed("entry of Raft's own"))? {
             Command::Membership(membership) => EntryPayload::Membership(membership_from_wire(&membership)?),
@@ -127,7 +127,7 @@ fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<Entry, Malforme
     } else {
         EntryPayload::Normal(Payload(payload))
     };
-    Ok(Entry { log_id: log_id(term, index), payload })
+    Ok(RaftEntry { log_id: log_id(term, index), payload })
 }
 
 /// Entries for a follower, and how far members have acknowledged, as far as that is news to it.
@@ -171,7 +171,7 @@ pub fn append_from_wire(request: raft::AppendEntries) -> Result<AppendEntriesReq
 /// A follower's answer, in its start `boot`.
 pub fn append_answer_to_wire(
     answer: AppendEntriesResponse<TypeConfig>,
-    Condition { disk_full, is_doubted }: Condition,
+    FollowerState { disk_full, is_doubted }: FollowerState,
     boot: u64,
 ) -> raft::AppendAnswer {
     use raft::append_answer::Outcome;

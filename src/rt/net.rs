@@ -4,10 +4,10 @@
 //! packets, connections over a cut link are refused at once, ends of streams leak through partitions. The wrappers
 //! here make both worlds behave alike.
 
+#[cfg(madsim)]
+pub mod link_faults;
 mod race;
 mod resolver;
-#[cfg(madsim)]
-pub mod weather;
 
 pub use resolver::Resolver;
 
@@ -306,8 +306,8 @@ mod world {
 
 #[cfg(madsim)]
 mod world {
+    use super::link_faults::{self, Fate};
     use super::partition::is_cut;
-    use super::weather::{self, Fate};
     use super::*;
     use crate::rt::{Instant, now, sleep, sleep_until, time::Sleep, trace};
     use std::collections::VecDeque;
@@ -337,14 +337,14 @@ mod world {
     impl Link {
         pub(super) fn new(stream: &tokio::net::TcpStream) -> io::Result<Link> {
             let (me, peer) = (stream.local_addr()?, stream.peer_addr()?);
-            let resets = weather::resets(me.ip(), peer.ip());
+            let resets = link_faults::resets(me.ip(), peer.ip());
             let late = VecDeque::new();
             Ok(Link { me, peer, held: None, resets, late, alarm: None, has_ended: false })
         }
 
         /// Whether the connection was reset.
         pub(super) fn check(&self) -> io::Result<()> {
-            if weather::resets(self.me.ip(), self.peer.ip()) == self.resets {
+            if link_faults::resets(self.me.ip(), self.peer.ip()) == self.resets {
                 return Ok(());
             }
             trace::record("tcp-reset", &endpoint(self.peer));
@@ -363,7 +363,7 @@ mod world {
             cx: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            let delay = weather::delay(self.peer.ip(), self.me.ip());
+            let delay = link_faults::delay(self.peer.ip(), self.me.ip());
             if delay.is_zero() && self.late.is_empty() && !self.has_ended {
                 let result = ready!(Pin::new(stream).poll_read(cx, buf));
                 // Nothing that a reset connection still carried is delivered.
@@ -436,7 +436,7 @@ mod world {
     }
 
     pub(super) async fn wait_for_name_server() {
-        let delay = weather::name_server_delay();
+        let delay = link_faults::name_server_delay();
         if !delay.is_zero() {
             sleep(delay).await;
         }
@@ -473,7 +473,7 @@ mod world {
         datagram: &[u8],
         to: SocketAddr,
     ) -> io::Result<()> {
-        let fate = weather::fate();
+        let fate = link_faults::fate();
         let waits = fate == Fate::Overtaken;
         let earlier = overtaken.replace(waits.then(|| (datagram.to_vec(), to)));
         let times = match fate {

@@ -138,25 +138,25 @@ impl<F: Future> Future for Timeout<F> {
 }
 
 /// A deadline that is put off again and again: one timer that looks again when it goes off, not one each time.
-pub struct Patience {
+pub struct InactivityTimer {
     most: Duration,
     since: Instant,
     sleep: Option<Sleep>,
 }
 
-impl Patience {
-    /// From now on at most so long without [`Patience::renew`].
-    pub fn new(most: Duration) -> Patience {
-        Patience { most, since: now(), sleep: None }
+impl InactivityTimer {
+    /// From now on at most so long without [`InactivityTimer::reset`].
+    pub fn new(most: Duration) -> InactivityTimer {
+        InactivityTimer { most, since: now(), sleep: None }
     }
 
     /// From now on as long again.
-    pub fn renew(&mut self) {
+    pub fn reset(&mut self) {
         self.since = now();
     }
 
     /// Waits until it has run out. May be dropped and called again.
-    pub async fn run_out(&mut self) {
+    pub async fn expired(&mut self) {
         loop {
             let deadline = later(self.since, self.most);
             if now() >= deadline {
@@ -241,7 +241,7 @@ mod tests {
                     assert_eq!(timeout(duration, ready.clone()).await, Ok(()));
                     // Looked at once: the timer is made, and takes what it was given.
                     let _ = futures_util::poll!(sleep(duration.max(SOON)));
-                    let _ = futures_util::poll!(std::pin::pin!(Patience::new(duration).run_out()));
+                    let _ = futures_util::poll!(std::pin::pin!(InactivityTimer::new(duration).expired()));
                 }
             })
             .unwrap();
@@ -260,14 +260,14 @@ mod tests {
     #[test]
     fn patience_runs_out_so_long_after_it_was_renewed_last() {
         block_on(async {
-            let mut patience = Patience::new(SOON);
+            let mut inactivity = InactivityTimer::new(SOON);
             for _ in 0..3 {
                 // Given up half-way, most likely: what was waited for came.
-                let _ = timeout(SOON / 2, patience.run_out()).await;
-                patience.renew();
+                let _ = timeout(SOON / 2, inactivity.expired()).await;
+                inactivity.reset();
             }
             let renewed = now();
-            patience.run_out().await;
+            inactivity.expired().await;
             assert!(now() >= renewed + SOON);
         })
         .unwrap();

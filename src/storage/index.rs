@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{Entry, Position};
+use super::{LogEntry, Position};
 
 /// An entry's place on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ struct Slot {
 /// An entry as [`EntryIndex::plan`] finds it.
 #[derive(Debug, Clone)]
 pub(super) enum Found {
-    Cached(Entry),
+    Cached(LogEntry),
     OnDisk(Position, Location),
 }
 
@@ -100,7 +100,7 @@ impl EntryIndex {
     }
 
     /// Adds an entry that is not on disk yet; the ticket names it to [`EntryIndex::written`].
-    pub fn append(&mut self, entry: &Entry) -> u32 {
+    pub fn append(&mut self, entry: &LogEntry) -> u32 {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let length = u32::try_from(entry.payload.len()).expect("an entry is bounded");
         let slot = Slot { term: entry.term, segment: 0, offset: self.next_ticket, length };
@@ -109,13 +109,13 @@ impl EntryIndex {
     }
 
     /// Adds an entry that recovery found on disk.
-    pub fn recovered(&mut self, entry: &Entry, location: Location) {
+    pub fn recovered(&mut self, entry: &LogEntry, location: Location) {
         let Location { segment, offset, length } = location;
         self.push(entry, Slot { term: entry.term, segment, offset, length });
         self.evict();
     }
 
-    fn push(&mut self, entry: &Entry, slot: Slot) {
+    fn push(&mut self, entry: &LogEntry, slot: Slot) {
         assert!(
             self.continues_at(entry.index),
             "entry {} leaves a hole behind {:?}",
@@ -224,7 +224,7 @@ impl EntryIndex {
             }
             found.push(if place >= uncached {
                 let payload = self.cache[place - uncached].clone();
-                Found::Cached(Entry { term: slot.term, index, payload })
+                Found::Cached(LogEntry { term: slot.term, index, payload })
             } else {
                 let Slot { term, segment, offset, length } = slot;
                 Found::OnDisk(Position { term, index }, Location { segment, offset, length })
@@ -246,8 +246,8 @@ impl EntryIndex {
 mod tests {
     use super::*;
 
-    fn entry(term: u64, index: u64, length: usize) -> Entry {
-        Entry { term, index, payload: vec![index as u8; length].into() }
+    fn entry(term: u64, index: u64, length: usize) -> LogEntry {
+        LogEntry { term, index, payload: vec![index as u8; length].into() }
     }
 
     fn indexes(index: &EntryIndex) -> Vec<u64> {

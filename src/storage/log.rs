@@ -16,7 +16,7 @@ use super::index::{EntryIndex, Found, Location};
 use super::metrics::LogMetrics;
 use super::record::{self, Body, Seed};
 use super::spares::{self, Space, Spare};
-use super::{Entry, Owner, Position, recovery, segment, writer};
+use super::{LogEntry, Owner, Position, recovery, segment, writer};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, watch};
 
@@ -90,9 +90,9 @@ pub struct LogState {
 pub(super) type Callback = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 /// A change on its way to the writer.
-pub(super) enum Change {
+pub(super) enum LogChange {
     /// Entries, each with its ticket.
-    Append(Vec<(Entry, u32)>),
+    Append(Vec<(LogEntry, u32)>),
     Vote(Bytes),
     Truncate(Option<Position>),
     Purge(Position),
@@ -101,7 +101,7 @@ pub(super) enum Change {
 }
 
 pub(super) struct Request {
-    pub change: Change,
+    pub change: LogChange,
     /// Payload bytes, for the bounds of batch and queue.
     pub bytes: u64,
     pub callback: Callback,
@@ -110,8 +110,8 @@ pub(super) struct Request {
 impl Request {
     /// Takes the first entries away if there are several, with their bytes: as many as `room` has place for, at least
     /// one. The last one stays.
-    pub fn first_entries(&mut self, room: u64) -> (Vec<(Entry, u32)>, u64) {
-        let Change::Append(entries) = &mut self.change else { return (Vec::new(), 0) };
+    pub fn first_entries(&mut self, room: u64) -> (Vec<(LogEntry, u32)>, u64) {
+        let LogChange::Append(entries) = &mut self.change else { return (Vec::new(), 0) };
         let most = entries.len().saturating_sub(1);
         let (mut count, mut bytes) = (0, 0);
         for (entry, _) in &entries[..most] {
@@ -308,7 +308,7 @@ impl Log {
     /// If the indexes are not consecutive, or do not continue the log. An empty log begins anywhere.
     pub fn append(
         &self,
-        entries: Vec<Entry>,
+        entries: Vec<LogEntry>,
         durable: impl FnOnce(Result<(), StorageError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let bytes = entries.iter().map(|entry| record::entry_bytes(entry.payload.len())).sum();
@@ -317,7 +317,7 @@ impl Log {
                 let ticket = state.index.append(&entry);
                 (entry, ticket)
             });
-            Change::Append(ticketed.collect())
+            LogChange::Append(ticketed.collect())
         })
     }
 
@@ -349,7 +349,7 @@ impl Log {
     pub async fn save_vote(&self, vote: Bytes) -> Result<(), StorageError> {
         self.submit_and_wait(vote.len() as u64, |state| {
             state.vote = Some(vote.clone());
-            Change::Vote(vote)
+            LogChange::Vote(vote)
         })
         .await
     }
@@ -379,7 +379,7 @@ impl Log {
                 None => purged,
             };
             state.index.truncate_after(last);
-            Change::Truncate(last)
+            LogChange::Truncate(last)
         })
         .await
     }
@@ -392,7 +392,7 @@ impl Log {
     pub async fn purge(&self, upto: Position) -> Result<(), StorageError> {
         self.submit_and_wait(0, |state| {
             state.index.purge(upto);
-            Change::Purge(state.index.purged().expect("something was purged just now, or before"))
+            LogChange::Purge(state.index.purged().expect("something was purged just now, or before"))
         })
         .await
     }
@@ -402,7 +402,7 @@ impl Log {
     ///
     /// # Errors
     /// If the disk cannot be read, or [`StorageError::Corrupt`] if it does not return what was written.
-    pub async fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+    pub async fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<LogEntry>, StorageError> {
         let plan = self.shared.state().index.plan(range.start, range.end, max_bytes);
         let mut entries = Vec::with_capacity(plan.len());
         let mut plan = plan.into_iter().peekable();
@@ -434,7 +434,7 @@ impl Log {
     }
 
     /// Reads entries that lie close to each other in one segment; `None` if one was removed meanwhile.
-    async fn read_run(&self, run: &[(Position, Location)]) -> Result<Option<Vec<Entry>>, StorageError> {
+    async fn read_run(&self, run: &[(Position, Location)]) -> Result<Option<Vec<LogEntry>>, StorageError> {
         let (first, last) = (run[0].1, run[run.len() - 1].1);
         let name = segment::live_name(first.segment);
         let Some((file, salt)) = self.shared.state().segments.get(&first.segment).cloned() else {
@@ -452,8 +452,10 @@ impl Log {
         for (position, location) in run {
             let found = record::decode(&bytes, (location.offset - first.offset) as usize, seed);
             match found.map(|record| record.parse()) {
-                Some(Ok(Body::Entry { term, index, payload })) if *position == (Position { term, index }) => {
-                    entries.push(Entry { term, index, payload });
+                Some(Ok(Body::LogEntry { term, index, payload }))
+                    if *position == (Position { term, index }) =>
+                {
+                    entries.push(LogEntry { term, index, payload });
                 }
                 _ => {
                     let reason = "an entry is not what was written";
@@ -521,13 +523,13 @@ impl Log {
     /// # Errors
     /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
     pub async fn close(&self) -> Result<(), StorageError> {
-        self.submit_and_wait(0, |_| Change::Close).await
+        self.submit_and_wait(0, |_| LogChange::Close).await
     }
 
     async fn submit_and_wait(
         &self,
         bytes: u64,
-        change: impl FnOnce(&mut Inner) -> Change,
+        change: impl FnOnce(&mut Inner) -> LogChange,
     ) -> Result<(), StorageError> {
         let (done, result) = oneshot::channel();
         let callback = Box::new(move |result| drop(done.send(result)));
@@ -541,7 +543,7 @@ impl Log {
         &self,
         bytes: u64,
         callback: Callback,
-        change: impl FnOnce(&mut Inner) -> Change,
+        change: impl FnOnce(&mut Inner) -> LogChange,
     ) -> Result<(), StorageError> {
         let mut state = self.shared.state();
         if let Some(ended) = state.ended.clone() {
@@ -550,7 +552,7 @@ impl Log {
             return Err(ended);
         }
         let change = change(&mut state);
-        if matches!(change, Change::Close) {
+        if matches!(change, LogChange::Close) {
             state.ended = Some(StorageError::Closed);
         }
         state.queued_bytes += bytes;

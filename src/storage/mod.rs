@@ -52,7 +52,7 @@ pub struct Position {
 
 /// A log entry. The payload is stored verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LogEntry {
     /// The term in which it was made.
     pub term: u64,
     /// Its index; consecutive.
@@ -61,7 +61,7 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
-impl Entry {
+impl LogEntry {
     /// Its place in the log.
     pub fn position(&self) -> Position {
         Position { term: self.term, index: self.index }

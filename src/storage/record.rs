@@ -48,7 +48,7 @@ impl Seed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Body {
     Checkpoint(Box<Checkpoint>),
-    Entry {
+    LogEntry {
         term: u64,
         index: u64,
         payload: Bytes,
@@ -89,7 +89,7 @@ impl State {
     pub fn apply(&mut self, body: &Body) {
         match body {
             Body::Checkpoint(checkpoint) => *self = checkpoint.state.clone(),
-            Body::Entry { term, index, .. } => self.last = Some(Position { term: *term, index: *index }),
+            Body::LogEntry { term, index, .. } => self.last = Some(Position { term: *term, index: *index }),
             Body::Vote(vote) => self.vote = Some(vote.clone()),
             Body::Truncate(last) => self.last = *last,
             Body::Purge(upto) => {
@@ -180,7 +180,7 @@ fn encode_body(buffer: &mut BytesMut, body: &Body) -> u8 {
             put_opaque(buffer, acknowledged.as_ref());
             CHECKPOINT
         }
-        Body::Entry { term, index, payload } => {
+        Body::LogEntry { term, index, payload } => {
             buffer.put_u64_le(*term);
             buffer.put_u64_le(*index);
             buffer.put_slice(payload);
@@ -298,7 +298,7 @@ impl Record {
             CHECKPOINT => return parse_checkpoint(rest),
             ENTRY => {
                 let (term, index) = (take_u64(&mut rest), take_u64(&mut rest));
-                Body::Entry {
+                Body::LogEntry {
                     term: term.ok_or(Nonsense::Malformed)?,
                     index: index.ok_or(Nonsense::Malformed)?,
                     payload: std::mem::take(&mut rest),
@@ -403,7 +403,7 @@ mod tests {
     fn body() -> impl Strategy<Value = Body> {
         prop_oneof![
             checkpoint().prop_map(|checkpoint| Body::Checkpoint(Box::new(checkpoint))),
-            (position(), bytes(300)).prop_map(|(Position { term, index }, payload)| Body::Entry {
+            (position(), bytes(300)).prop_map(|(Position { term, index }, payload)| Body::LogEntry {
                 term,
                 index,
                 payload
@@ -467,7 +467,7 @@ mod tests {
         #[test]
         fn room_is_never_underestimated(place in place(), body in body()) {
             let room = match &body {
-                Body::Entry { payload, .. } => entry_bytes(payload.len()),
+                Body::LogEntry { payload, .. } => entry_bytes(payload.len()),
                 Body::Vote(opaque) | Body::Acknowledged(opaque) => small_record_bytes(opaque.len()),
                 Body::Checkpoint(checkpoint) => {
                     let State { vote, acknowledged, .. } = &checkpoint.state;

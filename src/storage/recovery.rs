@@ -13,7 +13,7 @@ use super::log::LogConfig;
 use super::record::{Body, Checkpoint, State};
 use super::segment::{self, Contents};
 use super::writer::{Sealed, Tail};
-use super::{Entry, Owner};
+use super::{LogEntry, Owner};
 use crate::rt;
 use crate::rt::disk::{DiskRef, FileRef};
 
@@ -198,11 +198,11 @@ impl Replay {
     fn record(&mut self, segment: u64, offset: u64, body: &Body) -> Result<(), &'static str> {
         match body {
             Body::Checkpoint(_) => return Err("a checkpoint in the middle"),
-            Body::Entry { term, index, payload } => {
+            Body::LogEntry { term, index, payload } => {
                 if !self.index.continues_at(*index) {
                     return Err("an entry leaves a hole");
                 }
-                let entry = Entry { term: *term, index: *index, payload: payload.clone() };
+                let entry = LogEntry { term: *term, index: *index, payload: payload.clone() };
                 let offset = u32::try_from(offset).map_err(|_| "a segment is too long")?;
                 self.index.recovered(&entry, Location { segment, offset, length: payload.len() as u32 });
                 self.tail.highest = self.tail.highest.max(Some(*index));

@@ -175,7 +175,7 @@ mod tests {
         for count in batches {
             let entries = (0..*count).map(|_| {
                 index += 1;
-                Body::Entry { term: 1, index, payload: Bytes::from_static(b"some payload") }
+                Body::LogEntry { term: 1, index, payload: Bytes::from_static(b"some payload") }
             });
             put(entries.collect());
         }

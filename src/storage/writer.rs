@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::error::StorageError;
-use super::log::{Callback, Change, Request, Shared};
+use super::log::{Callback, LogChange, Request, Shared};
 use super::record::{self, Body, Checkpoint, Place, Seed, State};
 use super::spares::{Retired, Spare, Spares};
-use super::{Entry, Owner, Position, segment};
+use super::{LogEntry, Owner, Position, segment};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, now, random, spawn, timeout};
 
@@ -75,7 +75,7 @@ impl Records {
     /// Where the last entry stands in the log.
     fn last_entry(&self) -> Option<Position> {
         let entry = |body: &Body| match body {
-            Body::Entry { term, index, .. } => Some(Position { term: *term, index: *index }),
+            Body::LogEntry { term, index, .. } => Some(Position { term: *term, index: *index }),
             _ => None,
         };
         self.bodies.iter().rev().find_map(entry)
@@ -84,7 +84,7 @@ impl Records {
     /// The bytes they take in a segment, at most.
     fn room(&self) -> u64 {
         let room = |body: &Body| match body {
-            Body::Entry { payload, .. } => record::entry_bytes(payload.len()),
+            Body::LogEntry { payload, .. } => record::entry_bytes(payload.len()),
             Body::Vote(opaque) | Body::Acknowledged(opaque) => record::small_record_bytes(opaque.len()),
             _ => record::small_record_bytes(0),
         };
@@ -115,10 +115,10 @@ impl Batch {
     }
 
     /// Adds an entry to what is written, by the ticket that the index knows it by.
-    fn add(&mut self, (entry, ticket): (Entry, u32)) {
+    fn add(&mut self, (entry, ticket): (LogEntry, u32)) {
         self.records.entries.push((entry.index, ticket));
-        let Entry { term, index, payload } = entry;
-        self.records.bodies.push(Body::Entry { term, index, payload });
+        let LogEntry { term, index, payload } = entry;
+        self.records.bodies.push(Body::LogEntry { term, index, payload });
     }
 }
 
@@ -239,24 +239,24 @@ impl Writer {
             let Request { change, bytes, callback } = state.queue.pop_front().expect("it has a front");
             batch.bytes += bytes;
             match change {
-                Change::Append(entries) => {
+                LogChange::Append(entries) => {
                     entries.into_iter().for_each(|entry| batch.add(entry));
                     batch.callbacks.push(callback);
                 }
-                Change::Vote(vote) => {
+                LogChange::Vote(vote) => {
                     batch.records.bodies.push(Body::Vote(vote));
                     batch.want_mark.push(callback);
                 }
-                Change::Truncate(last) => {
+                LogChange::Truncate(last) => {
                     batch.records.bodies.push(Body::Truncate(last));
                     batch.callbacks.push(callback);
                 }
-                Change::Purge(upto) => {
+                LogChange::Purge(upto) => {
                     batch.records.bodies.push(Body::Purge(upto));
                     batch.callbacks.push(callback);
                     batch.purges = true;
                 }
-                Change::Close => self.closing.push(callback),
+                LogChange::Close => self.closing.push(callback),
             }
         }
         batch.committed = state.committed.filter(|_| state.queue.is_empty());
@@ -365,7 +365,7 @@ impl Writer {
                 in_batch,
                 last_of_batch: in_batch as usize + 1 == count,
             };
-            if let Body::Entry { index, .. } = body {
+            if let Body::LogEntry { index, .. } = body {
                 let offset = tail.end + buffer.len() as u64;
                 offsets.push(u32::try_from(offset).expect("a segment is bounded"));
                 tail.highest = tail.highest.max(Some(*index));

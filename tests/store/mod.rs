@@ -31,7 +31,7 @@ pub struct Store {
 
 /// What a client has to get through before it reaches the store.
 #[derive(Clone, Default)]
-pub struct Gate {
+pub struct PeerAdmission {
     /// Takes TLS and nothing else.
     pub tls: Option<TlsAcceptor>,
     /// Lets only requests with this token through.
@@ -41,11 +41,11 @@ pub struct Gate {
 impl Store {
     /// Starts an empty store whose one node is called `only`.
     pub async fn start() -> Store {
-        Store::start_behind(Gate::default()).await
+        Store::start_behind(PeerAdmission::default()).await
     }
 
     /// The same, behind a gate.
-    pub async fn start_behind(gate: Gate) -> Store {
+    pub async fn start_behind(gate: PeerAdmission) -> Store {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State { address: address.clone(), ..State::default() }));
@@ -53,7 +53,7 @@ impl Store {
     }
 }
 
-async fn accept(listener: TcpListener, gate: Gate, store: Service) {
+async fn accept(listener: TcpListener, gate: PeerAdmission, store: Service) {
     let mut routes = Routes::new(KvServer::new(store.clone()));
     routes = routes.add_service(AdminServer::new(store));
     let routes = routes.prepare();

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mokv::lives::Lives;
+use mokv::incarnations::Incarnations;
 use mokv::rt;
 use mokv::rt::disk::{Image, Operation};
 use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, response};
 
-use super::strike::Strike;
+use super::injection::Injection;
+use crate::checkers::Finding;
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power, votes};
 use crate::history::Outcome;
-use crate::judges::Finding;
 use crate::logs::Logs;
-use crate::scenarios::forge::{STRANGER, stranger};
+use crate::scenarios::tampering::{STRANGER, stranger};
 
 /// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
 const ROOM: u64 = 1 << 20;
@@ -34,28 +34,28 @@ const LIFE: Duration = Duration::from_secs(1);
 const SHOWN: Duration = Duration::from_secs(4);
 
 /// A disk becomes slow for a while.
-pub async fn slow_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    strike.tell(&victim);
-    strike.cluster.slow_disk(&victim, strike.dice.within(5..200) as u32);
-    strike.last().await;
-    strike.cluster.slow_disk(&victim, 1);
+pub async fn slow_disk(injection: &mut Injection) {
+    let victim = injection.victim();
+    injection.tell(&victim);
+    injection.cluster.slow_disk(&victim, injection.dice.within(5..200) as u32);
+    injection.last().await;
+    injection.cluster.slow_disk(&victim, 1);
 }
 
 /// A disk is full for a while, and a client writes one large value after the other: they must be refused before Raft's
 /// own needs find no room.
-pub async fn full_disk(strike: &mut Strike) {
-    let victim = strike.leader_or_other();
-    strike.tell(&victim);
-    strike.cluster.fill_disk(&victim, Some(ROOM));
-    let client = SimClient::new(&strike.cluster, &strike.cluster.names(), FILLING, true);
+pub async fn full_disk(injection: &mut Injection) {
+    let victim = injection.leader_or_other();
+    injection.tell(&victim);
+    injection.cluster.fill_disk(&victim, Some(ROOM));
+    let client = SimClient::new(&injection.cluster, &injection.cluster.names(), FILLING, true);
     let mut doubts = 0;
     let mut lacked = false;
-    let node = strike.cluster.run().with_logs(|logs| logs.node_on(&victim));
+    let node = injection.cluster.run().with_logs(|logs| logs.node_on(&victim));
     let begun = rt::now();
-    while rt::now() - begun < strike.length + FILLING {
+    while rt::now() - begun < injection.length + FILLING {
         // What a node missed while it was away it has to take, however much it is.
-        if keeps_up(strike, &victim).await {
+        if keeps_up(injection, &victim).await {
             let key = format!("large/{}.{doubts}", client.host());
             let (_, outcome) = client.set(&key, None, LARGE).await;
             doubts += u64::from(outcome == Outcome::Unknown);
@@ -63,104 +63,104 @@ pub async fn full_disk(strike: &mut Strike) {
         // A node that starts over as another lacks everything, and what it was before takes up room.
         let lacks = |logs: &mut Logs| logs.node_on(&victim) != node || logs.lacks(&victim) > ROOM / 2;
         // Nobody refuses writes for the sake of one that does not vote.
-        let learns = !strike.cluster.last_known_role(&victim).is_some_and(|role| votes(&role));
-        if !lacked && (learns || strike.cluster.run().with_logs(lacks)) {
+        let learns = !injection.cluster.last_known_role(&victim).is_some_and(|role| votes(&role));
+        if !lacked && (learns || injection.cluster.run().with_logs(lacks)) {
             lacked = true;
-            strike.cluster.excuse_backlog(&victim);
+            injection.cluster.excuse_backlog(&victim);
         }
         // A refusal comes at once.
         rt::sleep(Duration::from_millis(10)).await;
     }
-    strike.cluster.fill_disk(&victim, None);
+    injection.cluster.fill_disk(&victim, None);
     // It may have refused to start meanwhile.
-    strike.come_back(&victim, Duration::ZERO).await;
+    injection.come_back(&victim, Duration::ZERO).await;
 }
 
 /// Whether a node has about all that the leader has.
-async fn keeps_up(strike: &mut Strike, node: &str) -> bool {
+async fn keeps_up(injection: &mut Injection, node: &str) -> bool {
     const ABOUT: u64 = 3;
-    let leader = strike.leader();
-    let status = strike.cluster.status(node).await;
-    let leads = strike.cluster.status(&leader).await;
+    let leader = injection.leader();
+    let status = injection.cluster.status(node).await;
+    let leads = injection.cluster.status(&leader).await;
     let (Some(status), Some(leads)) = (status, leads) else { return false };
     status.last_log_index + ABOUT >= leads.last_log_index
 }
 
 /// A write or a sync fails, and the node stops by it.
-pub async fn failed_change(strike: &mut Strike, operation: Operation) {
-    let victim = strike.leader_or_other();
-    if strike.cluster.power(&victim) == Power::On {
-        strike.tell(&victim);
-        strike.cluster.fail_call(&victim, operation, strike.dice.within(1..20));
-        stopped(strike, &victim).await;
+pub async fn failed_change(injection: &mut Injection, operation: Operation) {
+    let victim = injection.leader_or_other();
+    if injection.cluster.power(&victim) == Power::On {
+        injection.tell(&victim);
+        injection.cluster.fail_call(&victim, operation, injection.dice.within(1..20));
+        stopped(injection, &victim).await;
     }
 }
 
 /// A read fails: the node dies first, so that there is something to be read.
-pub async fn failed_read(strike: &mut Strike) {
-    let victim = strike.victim();
-    if strike.cluster.power(&victim) == Power::On {
-        strike.tell(&victim);
-        strike.cluster.fail_call(&victim, Operation::Read, strike.dice.within(1..12));
-        if strike.dice.chance(0.7) {
-            strike.cluster.kill(&victim);
-            let soon = strike.soon();
-            strike.come_back(&victim, soon).await;
+pub async fn failed_read(injection: &mut Injection) {
+    let victim = injection.victim();
+    if injection.cluster.power(&victim) == Power::On {
+        injection.tell(&victim);
+        injection.cluster.fail_call(&victim, Operation::Read, injection.dice.within(1..12));
+        if injection.dice.chance(0.7) {
+            injection.cluster.kill(&victim);
+            let soon = injection.soon();
+            injection.come_back(&victim, soon).await;
         }
-        stopped(strike, &victim).await;
+        stopped(injection, &victim).await;
     }
 }
 
 /// Whether a node has stopped or not, it goes on afterwards.
-async fn stopped(strike: &Strike, victim: &str) {
-    strike.last().await;
-    strike.come_back(victim, Duration::ZERO).await;
+async fn stopped(injection: &Injection, victim: &str) {
+    injection.last().await;
+    injection.come_back(victim, Duration::ZERO).await;
 }
 
 /// A disk is lost for good; its node comes back under its name.
-pub async fn wiped_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    if strike.cluster.may_lose(&victim) {
-        strike.tell(&victim);
-        strike.cluster.kill(&victim);
-        strike.cluster.wipe(&victim);
-        let away = strike.away(strike.length);
-        strike.come_back(&victim, away).await;
+pub async fn wiped_disk(injection: &mut Injection) {
+    let victim = injection.victim();
+    if injection.cluster.may_lose(&victim) {
+        injection.tell(&victim);
+        injection.cluster.kill(&victim);
+        injection.cluster.wipe(&victim);
+        let away = injection.away(injection.length);
+        injection.come_back(&victim, away).await;
     }
 }
 
 /// A bit of a log, a snapshot or an identity flips; the operator does what the node says.
-pub async fn flipped_bit(strike: &mut Strike) {
-    let victim = strike.victim();
-    let Some((file, offset)) = byte_to_damage(strike, &victim) else { return };
-    if !strike.cluster.may_lose(&victim) {
+pub async fn flipped_bit(injection: &mut Injection) {
+    let victim = injection.victim();
+    let Some((file, offset)) = byte_to_damage(injection, &victim) else { return };
+    if !injection.cluster.may_lose(&victim) {
         return;
     }
-    strike.tell(&victim);
-    strike.cluster.kill(&victim);
+    injection.tell(&victim);
+    injection.cluster.kill(&victim);
     // It may be gone or shorter by now: what was under way is over.
-    if strike.cluster.disk(&victim).contents(&file).is_some_and(|bytes| offset < bytes.len() as u64) {
-        strike.cluster.flip_bit(&victim, &file, offset, strike.dice.within(0..8) as u8);
+    if injection.cluster.disk(&victim).contents(&file).is_some_and(|bytes| offset < bytes.len() as u64) {
+        injection.cluster.flip_bit(&victim, &file, offset, injection.dice.within(0..8) as u8);
     }
-    let away = strike.away(strike.length);
-    strike.come_back(&victim, away).await;
+    let away = injection.away(injection.length);
+    injection.come_back(&victim, away).await;
     // Damage that nobody needed to read yet is replaced before it can add up with somebody else's.
     rt::sleep(SHOWN).await;
-    if strike.cluster.is_damaged(&victim) {
-        strike.cluster.kill(&victim);
-        strike.cluster.wipe(&victim);
-        strike.come_back(&victim, Duration::ZERO).await;
+    if injection.cluster.is_damaged(&victim) {
+        injection.cluster.kill(&victim);
+        injection.cluster.wipe(&victim);
+        injection.come_back(&victim, Duration::ZERO).await;
     }
 }
 
 /// A byte that was durable long ago: of the identity, of a snapshot, of a log well before its last batch.
-fn byte_to_damage(strike: &mut Strike, victim: &str) -> Option<(String, u64)> {
-    let disk = strike.cluster.disk(victim);
-    let ending = *strike.dice.one_of(&[".wal", ".wal", ".snap", "identity"]);
+fn byte_to_damage(injection: &mut Injection, victim: &str) -> Option<(String, u64)> {
+    let disk = injection.cluster.disk(victim);
+    let ending = *injection.dice.one_of(&[".wal", ".wal", ".snap", "identity"]);
     let files: Vec<String> = disk.files().into_iter().map(|file| file.0).collect();
     let files: Vec<String> = files.into_iter().filter(|file| file.ends_with(ending)).collect();
     let newest = files.last()?.clone();
-    let file = strike.dice.one_of(&files).clone();
+    let file = injection.dice.one_of(&files).clone();
     let bytes = disk.contents(&file)?;
     let used = bytes.iter().rposition(|byte| *byte != 0)? + 1;
     let within = match ending {
@@ -168,169 +168,169 @@ fn byte_to_damage(strike: &mut Strike, victim: &str) -> Option<(String, u64)> {
         ".wal" => used / 2,
         _ => used,
     };
-    Some((file, strike.dice.within(0..within as u64)))
+    Some((file, injection.dice.within(0..within as u64)))
 }
 
 /// The newest of two snapshots is damaged; the older one and the log since then must do.
-pub async fn damaged_snapshot(strike: &mut Strike) {
-    let victim = strike.victim();
-    strike.cluster.kill(&victim);
-    if let Some(newest) = strike.cluster.snapshot_with_fallback(&victim) {
-        strike.tell(&victim);
-        let bytes = strike.cluster.disk(&victim).contents(&newest).unwrap_or_default();
-        let offset = strike.dice.within(0..bytes.len().max(1) as u64);
+pub async fn damaged_snapshot(injection: &mut Injection) {
+    let victim = injection.victim();
+    injection.cluster.kill(&victim);
+    if let Some(newest) = injection.cluster.snapshot_with_fallback(&victim) {
+        injection.tell(&victim);
+        let bytes = injection.cluster.disk(&victim).contents(&newest).unwrap_or_default();
+        let offset = injection.dice.within(0..bytes.len().max(1) as u64);
         // Nothing excuses an end: the node has to come up by itself.
-        strike.cluster.damage_snapshot(&victim, &newest, offset, strike.dice.within(0..8) as u8);
+        injection.cluster.damage_snapshot(&victim, &newest, offset, injection.dice.within(0..8) as u8);
     }
-    let away = strike.away(strike.length);
-    strike.come_back(&victim, away).await;
+    let away = injection.away(injection.length);
+    injection.come_back(&victim, away).await;
 }
 
 /// A disk is rolled back to what it was some lives ago.
-pub async fn rolled_back_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    let Some(image) = some_lives_ago(strike, &victim).await else { return };
-    strike.cluster.kill(&victim);
-    strike.cluster.roll_back(&victim, &image);
-    strike.come_back(&victim, Duration::ZERO).await;
-    rt::sleep(strike.length + SHOWN).await;
-    start_over(strike, &victim).await;
+pub async fn rolled_back_disk(injection: &mut Injection) {
+    let victim = injection.victim();
+    let Some(image) = some_lives_ago(injection, &victim).await else { return };
+    injection.cluster.kill(&victim);
+    injection.cluster.roll_back(&victim, &image);
+    injection.come_back(&victim, Duration::ZERO).await;
+    rt::sleep(injection.length + SHOWN).await;
+    start_over(injection, &victim).await;
 }
 
 /// A disk is rolled back, and its node finds only peers that lack what it had and forgot; together they are a majority. They
 /// have met its later lives, and what it acknowledged in them they may never have heard: then its past alone tells.
-pub async fn rolled_back_beside_laggards(strike: &mut Strike) {
-    let victim = strike.victim();
-    let mut others = strike.shuffled();
+pub async fn rolled_back_beside_laggards(injection: &mut Injection) {
+    let victim = injection.victim();
+    let mut others = injection.shuffled();
     others.retain(|name| *name != victim);
     // Without them the others are still a majority; with them the victim is one, if the number of all is odd.
     let laggards = others.split_off(others.len() - others.len() / 2);
-    let hear_no_leader = strike.dice.chance(0.5);
+    let hear_no_leader = injection.dice.chance(0.5);
     if hear_no_leader {
-        strike.cluster.split(&laggards, &others);
+        injection.cluster.split(&laggards, &others);
     }
-    beside_laggards(strike, &victim, &others, &laggards, hear_no_leader).await;
+    beside_laggards(injection, &victim, &others, &laggards, hear_no_leader).await;
     for (laggard, other) in
         laggards.iter().flat_map(|laggard| others.iter().map(move |other| (laggard, other)))
     {
-        strike.cluster.mend(laggard, other);
-        strike.cluster.mend(other, laggard);
+        injection.cluster.mend(laggard, other);
+        injection.cluster.mend(other, laggard);
     }
 }
 
 async fn beside_laggards(
-    strike: &mut Strike,
+    injection: &mut Injection,
     victim: &str,
     others: &[String],
     laggards: &[String],
     hear_no_leader: bool,
 ) {
-    let Some(image) = some_lives_ago(strike, victim).await else { return };
+    let Some(image) = some_lives_ago(injection, victim).await else { return };
     // Those that go on know what they know; those that start again know what they have written down.
-    if !hear_no_leader || strike.dice.chance(0.5) {
-        laggards.iter().for_each(|name| strike.cluster.kill(name));
+    if !hear_no_leader || injection.dice.chance(0.5) {
+        laggards.iter().for_each(|name| injection.cluster.kill(name));
     }
-    let election = strike.cluster.world().election;
-    let client = SimClient::new(&strike.cluster, others, election, true);
+    let election = injection.cluster.world().election;
+    let client = SimClient::new(&injection.cluster, others, election, true);
     let begun = rt::now();
     let mut written = 0;
     while written < FORGOTTEN && rt::now() - begun < election * 5 {
         let (_, outcome) = client.set(&format!("forgotten/{}", client.host()), None, 16).await;
         written += u64::from(matches!(outcome, Outcome::Ok(_)));
     }
-    strike.cluster.kill(victim);
-    others.iter().for_each(|name| strike.cluster.kill(name));
+    injection.cluster.kill(victim);
+    others.iter().for_each(|name| injection.cluster.kill(name));
     // Another one may have been lost meanwhile.
-    if strike.cluster.may_lose(victim) {
-        strike.cluster.roll_back(victim, &image);
-        if strike.dice.chance(if hear_no_leader { 0.7 } else { 0.4 }) {
+    if injection.cluster.may_lose(victim) {
+        injection.cluster.roll_back(victim, &image);
+        if injection.dice.chance(if hear_no_leader { 0.7 } else { 0.4 }) {
             // It starts more often than it had, while nobody hears of it.
-            laggards.iter().for_each(|name| strike.cluster.kill(name));
+            laggards.iter().for_each(|name| injection.cluster.kill(name));
             for _ in 0..LIVES {
-                strike.come_back(victim, Duration::ZERO).await;
+                injection.come_back(victim, Duration::ZERO).await;
                 rt::sleep(LIFE / 4).await;
-                strike.cluster.kill(victim);
+                injection.cluster.kill(victim);
             }
         }
     }
-    strike.come_back(victim, Duration::ZERO).await;
+    injection.come_back(victim, Duration::ZERO).await;
     for name in laggards {
-        strike.come_back(name, Duration::ZERO).await;
+        injection.come_back(name, Duration::ZERO).await;
     }
-    rt::sleep(strike.length + election * 3).await;
+    rt::sleep(injection.length + election * 3).await;
     for name in others {
-        strike.come_back(name, Duration::ZERO).await;
+        injection.come_back(name, Duration::ZERO).await;
     }
-    start_over(strike, victim).await;
+    start_over(injection, victim).await;
 }
 
 /// A node whose disk was rolled back comes back with an empty one, unless it did by itself.
-async fn start_over(strike: &Strike, node: &str) {
-    if strike.cluster.is_damaged(node) {
-        strike.cluster.kill(node);
-        strike.cluster.wipe(node);
+async fn start_over(injection: &Injection, node: &str) {
+    if injection.cluster.is_damaged(node) {
+        injection.cluster.kill(node);
+        injection.cluster.wipe(node);
     }
-    strike.come_back(node, Duration::ZERO).await;
+    injection.come_back(node, Duration::ZERO).await;
 }
 
 /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run. (Copies
 /// of the same life are two voters under one id: they are told and stopped, but nothing makes up for what each has
 /// promised without the other. The story `copied-disk` plays that on a calm day.)
-pub async fn copied_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    let Some(image) = some_lives_ago(strike, &victim).await else { return };
+pub async fn copied_disk(injection: &mut Injection) {
+    let victim = injection.victim();
+    let Some(image) = some_lives_ago(injection, &victim).await else { return };
     // Somebody else may have come meanwhile.
-    let (copy, name) = (strike.cluster.next_name(), victim.clone());
-    strike.cluster.add(&copy, |config| config.node_name = name);
-    strike.cluster.copy_disk(&victim, &image, &copy);
-    strike.come_back(&copy, Duration::ZERO).await;
+    let (copy, name) = (injection.cluster.next_name(), victim.clone());
+    injection.cluster.add(&copy, |config| config.node_name = name);
+    injection.cluster.copy_disk(&victim, &image, &copy);
+    injection.come_back(&copy, Duration::ZERO).await;
     let begun = rt::now();
-    while rt::now() - begun < strike.length + SHOWN && strike.cluster.power(&copy) != Power::Off {
+    while rt::now() - begun < injection.length + SHOWN && injection.cluster.power(&copy) != Power::Off {
         rt::sleep(Duration::from_millis(100)).await;
     }
-    strike.cluster.retire(&copy);
+    injection.cluster.retire(&copy);
     // The copy may have started as often as it, and then nobody knows which one to believe.
-    strike.come_back(&victim, Duration::ZERO).await;
+    injection.come_back(&victim, Duration::ZERO).await;
 }
 
 /// A node's disk is put back to a copy of its present life, and all the others have started since: nothing that they know of
 /// its starts tells it from a node that merely restarted, only what their logs say that it had acknowledged. Nobody who knows
 /// that may lead it.
-pub async fn put_back_disk(strike: &mut Strike) {
-    let victim = strike.victim();
-    if strike.cluster.power(&victim) != Power::On || !strike.cluster.may_lose(&victim) {
+pub async fn put_back_disk(injection: &mut Injection) {
+    let victim = injection.victim();
+    if injection.cluster.power(&victim) != Power::On || !injection.cluster.may_lose(&victim) {
         return;
     }
-    let image = strike.cluster.disk(&victim).image();
-    let Some(then) = Cluster::standing(&image).await else { return };
-    rt::sleep(strike.length.min(SHOWN) + LIFE).await;
+    let image = injection.cluster.disk(&victim).image();
+    let Some(then) = Cluster::disk_state(&image).await else { return };
+    rt::sleep(injection.length.min(SHOWN) + LIFE).await;
     let (mut knowing, mut all_know) = (BTreeMap::new(), true);
-    for other in strike.others(&victim) {
-        let standing = Cluster::standing(&strike.cluster.disk(&other).image()).await;
-        match standing.filter(|other| other.refuses(&then)) {
-            Some(standing) => drop(knowing.insert(standing.node_id, other)),
+    for other in injection.others(&victim) {
+        let disk_state = Cluster::disk_state(&injection.cluster.disk(&other).image()).await;
+        match disk_state.filter(|other| other.refuses(&then)) {
+            Some(disk_state) => drop(knowing.insert(disk_state.node_id, other)),
             None => all_know = false,
         }
     }
-    let now = Cluster::standing(&strike.cluster.disk(&victim).image()).await;
+    let now = Cluster::disk_state(&injection.cluster.disk(&victim).image()).await;
     let is_same_life =
         now.is_some_and(|now| (now.node_id, now.start.boot) == (then.node_id, then.start.boot));
     // It was a member all the while, and now will not be.
-    if !all_know || !is_same_life || !strike.cluster.may_lose(&victim) {
+    if !all_know || !is_same_life || !injection.cluster.may_lose(&victim) {
         return;
     }
-    strike.tell(&victim);
-    strike.cluster.kill(&victim);
-    strike.cluster.roll_back(&victim, &image);
-    knowing.values().for_each(|name| strike.cluster.kill(name));
+    injection.tell(&victim);
+    injection.cluster.kill(&victim);
+    injection.cluster.roll_back(&victim, &image);
+    knowing.values().for_each(|name| injection.cluster.kill(name));
     for name in knowing.values() {
-        strike.come_back(name, Duration::ZERO).await;
+        injection.come_back(name, Duration::ZERO).await;
     }
-    strike.come_back(&victim, Duration::ZERO).await;
+    injection.come_back(&victim, Duration::ZERO).await;
     let begun = rt::now();
-    while rt::now() - begun < strike.length + SHOWN && strike.cluster.power(&victim) == Power::On {
+    while rt::now() - begun < injection.length + SHOWN && injection.cluster.power(&victim) == Power::On {
         rt::sleep(Duration::from_millis(100)).await;
-        let Some(status) = strike.cluster.status(&victim).await else { continue };
+        let Some(status) = injection.cluster.status(&victim).await else { continue };
         if status.node_id == then.node_id
             && status.role == "follower"
             && let Some(leader) = knowing.get(&status.leader_id)
@@ -340,24 +340,24 @@ pub async fn put_back_disk(strike: &mut Strike) {
                  acknowledged",
                 then.start.found
             );
-            strike.cluster.run().find(Finding::violation("who has gone back is refused", words));
+            injection.cluster.run().find(Finding::violation("who has gone back is refused", words));
         }
     }
-    start_over(strike, &victim).await;
+    start_over(injection, &victim).await;
 }
 
 /// A majority that was put back to older copies of its disks has another history than a node that was not, and its leader
 /// speaks to that node; a stranger says here what it would say. The node must not acknowledge it, and keeps away from the
 /// cluster until somebody decides: here for the history of the others, which is its own, and it starts over all the same.
-pub async fn other_history(strike: &mut Strike) {
+pub async fn other_history(injection: &mut Injection) {
     const PATIENCE: Duration = Duration::from_secs(2);
-    let victim = strike.victim();
-    let Some(status) = strike.cluster.status(&victim).await else { return };
-    if status.committed_index == 0 || !strike.cluster.may_lose(&victim) {
+    let victim = injection.victim();
+    let Some(status) = injection.cluster.status(&victim).await else { return };
+    if status.committed_index == 0 || !injection.cluster.may_lose(&victim) {
         return;
     }
-    strike.cluster.hears_of_another_history(&victim);
-    strike.tell(&victim);
+    injection.cluster.hears_of_another_history(&victim);
+    injection.tell(&victim);
     // A term that no election comes near: no log has an entry of it.
     let term = status.term + 1_000;
     let append = AppendEntries {
@@ -365,51 +365,52 @@ pub async fn other_history(strike: &mut Strike) {
         previous: Some(LogId { term, index: status.committed_index }),
         ..Default::default()
     };
-    let (host, _) = strike.cluster.add_client_host();
+    let (host, _) = injection.cluster.add_client_host();
     let link = stranger(&status);
     let told = async move { rt::timeout(PATIENCE, link.call(request::Body::Append(append))).await };
-    if let Some(Ok(Ok(response::Body::Append(answer)))) = strike.cluster.try_on(&host, told).await
+    if let Some(Ok(Ok(response::Body::Append(answer)))) = injection.cluster.try_on(&host, told).await
         && answer.outcome() == append_answer::Outcome::Success
     {
         let words = format!(
             "{victim} acknowledged that at {} stands an entry of term {term}",
             status.committed_index
         );
-        strike.cluster.run().find(Finding::violation("what is acknowledged is held", words));
+        injection.cluster.run().find(Finding::violation("what is acknowledged is held", words));
     }
-    rt::sleep(strike.length).await;
-    start_over(strike, &victim).await;
+    rt::sleep(injection.length).await;
+    start_over(injection, &victim).await;
 }
 
 /// A node, and what its disk was before it died and came back so often that all others have met a life that it will
 /// forget, and wrote that down. `None`: they have not, or the node must not be missing.
-async fn some_lives_ago(strike: &mut Strike, node: &str) -> Option<Image> {
-    if !strike.cluster.may_lose(node) {
+async fn some_lives_ago(injection: &mut Injection, node: &str) -> Option<Image> {
+    if !injection.cluster.may_lose(node) {
         return None;
     }
-    strike.tell(node);
-    let image = strike.cluster.disk(node).image();
-    let then = strike.cluster.identity(node).await?;
+    injection.tell(node);
+    let image = injection.cluster.disk(node).image();
+    let then = injection.cluster.identity(node).await?;
     let mut before = BTreeMap::new();
     for _ in 0..LIVES {
-        strike.cluster.kill(node);
-        strike.come_back(node, Duration::ZERO).await;
+        injection.cluster.kill(node);
+        injection.come_back(node, Duration::ZERO).await;
         rt::sleep(LIFE).await;
         let mut known = BTreeMap::new();
-        for other in strike.others(node) {
-            let identity = strike.cluster.identity(&other).await;
-            let lives = identity.and_then(|identity| identity.lives().get(&then.node_id()).copied());
-            known.insert(other, lives.unwrap_or_default());
+        for other in injection.others(node) {
+            let identity = injection.cluster.identity(&other).await;
+            let incarnations =
+                identity.and_then(|identity| identity.incarnations().get(&then.node_id()).copied());
+            known.insert(other, incarnations.unwrap_or_default());
         }
         // What was written before the last thing that was written is durable.
-        let can_tell = |(other, now): (&String, &Lives)| {
-            before.get(other).is_some_and(|before: &Lives| {
+        let can_tell = |(other, now): (&String, &Incarnations)| {
+            before.get(other).is_some_and(|before: &Incarnations| {
                 now != before && before.met.is_some_and(|met| met.boot > then.boot())
             })
         };
         if known.iter().all(can_tell) {
             // It was a member all the while, and now will not be.
-            return strike.cluster.may_lose(node).then_some(image);
+            return injection.cluster.may_lose(node).then_some(image);
         }
         before = known;
     }

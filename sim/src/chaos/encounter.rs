@@ -10,9 +10,9 @@ use mokv::rt;
 use mokv::rt::disk::Operation;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
+use super::injection::Injection;
 use super::network::mend;
 use super::operator;
-use super::strike::Strike;
 use crate::cluster::Power;
 use crate::direct::Direct;
 use crate::encounters::{BESIDE, Blow, Encounter, Role, Situation, pair};
@@ -24,93 +24,97 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LATER: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(800);
 
 /// One encounter, or the same several times in a row; beside it, another node is struck perhaps.
-pub async fn encounter(strike: &mut Strike) {
-    let encounter = Encounter::draw(&mut strike.dice);
-    let times = *strike.dice.one_of(&[1, 1, 2, 3]);
-    let beside = strike.dice.chance(0.4).then(|| *strike.dice.one_of(Blow::ALL));
+pub async fn encounter(injection: &mut Injection) {
+    let encounter = Encounter::draw(&mut injection.dice);
+    let times = *injection.dice.one_of(&[1, 1, 2, 3]);
+    let beside = injection.dice.chance(0.4).then(|| *injection.dice.one_of(Blow::ALL));
     for time in 1..=times {
-        let Some(principal) = prepare(strike, encounter.role).await else { return };
-        let _scene = scene(strike, encounter, principal.as_deref()).await;
-        let Some(victim) = enter(strike, encounter.role, principal).await else { return };
+        let Some(principal) = prepare(injection, encounter.role).await else { return };
+        let _scene = scene(injection, encounter, principal.as_deref()).await;
+        let Some(victim) = enter(injection, encounter.role, principal).await else { return };
         let other = match beside {
             Some(blow) => {
-                another(strike, encounter.role, &victim).await.map(|(role, name)| (role, name, blow))
+                another(injection, encounter.role, &victim).await.map(|(role, name)| (role, name, blow))
             }
             None => None,
         };
-        let run = strike.cluster.run().clone();
+        let run = injection.cluster.run().clone();
         run.encounter(encounter.name(time > 1));
-        strike.count(&format!("{victim}, {encounter}, time {time}"));
+        injection.count(&format!("{victim}, {encounter}, time {time}"));
         if let Some((role, name, blow)) = &other {
             run.encounter(pair((encounter.role, encounter.blow), (*role, *blow)));
-            strike.tell(&format!("and {name}, {}/{}", role.word(), blow.word()));
+            injection.tell(&format!("and {name}, {}/{}", role.word(), blow.word()));
         }
-        deal(strike, &victim, encounter.blow).await;
+        deal(injection, &victim, encounter.blow).await;
         if let Some((_, name, blow)) = &other {
-            deal(strike, name, *blow).await;
+            deal(injection, name, *blow).await;
         }
-        strike.last().await;
-        undo(strike, &victim, encounter.blow).await;
+        injection.last().await;
+        undo(injection, &victim, encounter.blow).await;
         if let Some((_, name, blow)) = &other {
-            undo(strike, name, *blow).await;
+            undo(injection, name, *blow).await;
         }
-        if strike.cluster.is_doubted(&victim) {
-            asked_in_vain(strike, &victim).await;
+        if injection.cluster.is_doubted(&victim) {
+            asked_in_vain(injection, &victim).await;
             // As its message says.
-            strike.cluster.kill(&victim);
-            strike.cluster.wipe(&victim);
-            strike.cluster.start(&victim);
+            injection.cluster.kill(&victim);
+            injection.cluster.wipe(&victim);
+            injection.cluster.start(&victim);
         }
-        rt::sleep(strike.soon()).await;
+        rt::sleep(injection.soon()).await;
     }
 }
 
 /// Somebody asks a doubted node, which answers nobody: the judge listens.
-async fn asked_in_vain(strike: &mut Strike, doubted: &str) {
+async fn asked_in_vain(injection: &mut Injection, doubted: &str) {
     const DEADLINE: Duration = Duration::from_secs(1);
-    let is_stale = strike.dice.chance(0.7);
-    let client = Direct::new(&strike.cluster, doubted);
+    let is_stale = injection.dice.chance(0.7);
+    let client = Direct::new(&injection.cluster, doubted);
     client.get("direct/0", is_stale, DEADLINE, DEADLINE * 3).await;
 }
 
 /// Chooses the node, or makes it one of this role. `Some(None)`: who has the role is seen when it is needed.
-async fn prepare(strike: &mut Strike, role: Role) -> Option<Option<String>> {
+async fn prepare(injection: &mut Injection, role: Role) -> Option<Option<String>> {
     match role {
         Role::Leader | Role::Follower => Some(None),
-        Role::Starting => Some(Some(strike.victim())),
-        Role::Learner => match operator::newcomer(strike) {
+        Role::Starting => Some(Some(injection.victim())),
+        Role::Learner => match operator::newcomer(injection) {
             Some(newcomer) => {
-                strike.cluster.lift_size().await;
+                injection.cluster.lift_size().await;
                 Some(Some(newcomer))
             }
-            None => operator::replaced(strike).await.map(Some),
+            None => operator::replaced(injection).await.map(Some),
         },
         Role::Leaver => {
-            let victim = strike.victim();
-            let may_leave =
-                strike.cluster.names().len() >= operator::FEWEST_MEMBERS && strike.cluster.may_lose(&victim);
+            let victim = injection.victim();
+            let may_leave = injection.cluster.names().len() >= operator::FEWEST_MEMBERS
+                && injection.cluster.may_lose(&victim);
             may_leave.then_some(Some(victim))
         }
         Role::Doubted => {
-            let victim = strike.victim();
-            if strike.cluster.power(&victim) == Power::Paused || !strike.cluster.may_lose(&victim) {
+            let victim = injection.victim();
+            if injection.cluster.power(&victim) == Power::Paused || !injection.cluster.may_lose(&victim) {
                 return None;
             }
-            strike.cluster.kill(&victim);
-            let is_doubted = strike.cluster.doubt(&victim).await;
-            strike.come_back(&victim, Duration::ZERO).await;
+            injection.cluster.kill(&victim);
+            let is_doubted = injection.cluster.doubt(&victim).await;
+            injection.come_back(&victim, Duration::ZERO).await;
             is_doubted.then_some(Some(victim))
         }
     }
 }
 
 /// Brings the situation about; it ends by itself, or when the guard is dropped and everything is repaired.
-async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str>) -> Option<TaskGuard<()>> {
-    let (cluster, length, soon) = (strike.cluster.clone(), strike.length, strike.soon());
+async fn scene(
+    injection: &mut Injection,
+    encounter: Encounter,
+    principal: Option<&str>,
+) -> Option<TaskGuard<()>> {
+    let (cluster, length, soon) = (injection.cluster.clone(), injection.length, injection.soon());
     let not_principal: Vec<String> =
         cluster.names().into_iter().filter(|name| Some(name.as_str()) != principal).collect();
-    let leader = strike.leader();
-    let away = strike.shadow();
+    let leader = injection.leader();
+    let away = injection.shadow();
     match encounter.situation {
         Situation::Quiet => None,
         Situation::Election if principal == Some(leader.as_str()) => None,
@@ -122,12 +126,12 @@ async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str
             });
             if encounter.role != Role::Leader {
                 let election = cluster.world().election;
-                rt::sleep(strike.dice.time(election / 2..election * 2)).await;
+                rt::sleep(injection.dice.time(election / 2..election * 2)).await;
             }
             Some(guard)
         }
         Situation::Transfer => {
-            let to = principal.map_or_else(|| strike.victim(), str::to_owned);
+            let to = principal.map_or_else(|| injection.victim(), str::to_owned);
             let guard = spawn_guarded(async move {
                 let ask = |client: Client| async move { client.transfer_leader(Some(&to)).await };
                 away.cluster.operate("transfer", ask).await;
@@ -136,9 +140,9 @@ async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str
             Some(guard)
         }
         Situation::Joining => {
-            operator::newcomer(strike);
+            operator::newcomer(injection);
             cluster.lift_size().await;
-            rt::sleep(strike.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
+            rt::sleep(injection.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
             None
         }
         Situation::Snapshot => {
@@ -149,10 +153,10 @@ async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str
         }
         Situation::Restart if not_principal.is_empty() => None,
         Situation::Restart => {
-            let other = strike.dice.one_of(&not_principal).clone();
+            let other = injection.dice.one_of(&not_principal).clone();
             cluster.kill(&other);
             let guard = spawn_guarded(async move { away.come_back(&other, soon).await });
-            rt::sleep(strike.soon()).await;
+            rt::sleep(injection.soon()).await;
             Some(guard)
         }
         Situation::Laggard => {
@@ -160,10 +164,10 @@ async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str
             if others.is_empty() {
                 return None;
             }
-            let laggard = strike.dice.one_of(&others).clone();
+            let laggard = injection.dice.one_of(&others).clone();
             cluster.isolate(&laggard);
             rt::sleep(length).await;
-            strike.others(&laggard).iter().for_each(|other| mend(strike, &laggard, other));
+            injection.others(&laggard).iter().for_each(|other| mend(injection, &laggard, other));
             rt::sleep(soon).await;
             None
         }
@@ -171,46 +175,46 @@ async fn scene(strike: &mut Strike, encounter: Encounter, principal: Option<&str
 }
 
 /// Whoever has the role now, in the middle of the situation.
-async fn enter(strike: &mut Strike, role: Role, principal: Option<String>) -> Option<String> {
+async fn enter(injection: &mut Injection, role: Role, principal: Option<String>) -> Option<String> {
     match (role, principal) {
         (Role::Leader | Role::Follower, _) => {
-            let names = strike.cluster.names();
-            let leader = strike.cluster.wait_for_leader(&names, IN_TIME).await.ok()?;
+            let names = injection.cluster.names();
+            let leader = injection.cluster.wait_for_leader(&names, IN_TIME).await.ok()?;
             if role == Role::Leader {
                 return Some(leader);
             }
-            let followers = of_role(strike, "follower").await;
-            (!followers.is_empty()).then(|| strike.dice.one_of(&followers).clone())
+            let followers = of_role(injection, "follower").await;
+            (!followers.is_empty()).then(|| injection.dice.one_of(&followers).clone())
         }
         (Role::Starting, Some(node)) => {
-            strike.cluster.kill(&node);
-            strike.cluster.start(&node);
-            rt::sleep(strike.soon()).await;
+            injection.cluster.kill(&node);
+            injection.cluster.start(&node);
+            rt::sleep(injection.soon()).await;
             Some(node)
         }
         (Role::Leaver, Some(node)) => {
-            let (cluster, name) = (strike.cluster.clone(), node.clone());
+            let (cluster, name) = (injection.cluster.clone(), node.clone());
             cluster.removal_asked(&node);
             rt::spawn(async move {
                 let ask = async move |client: Client| client.replace_member(&name).await;
                 cluster.operate("removal", ask).await;
             });
-            rt::sleep(strike.soon()).await;
+            rt::sleep(injection.soon()).await;
             Some(node)
         }
-        (Role::Learner, Some(node)) => becomes(strike, node, "learner").await,
-        (Role::Doubted, Some(node)) => becomes(strike, node, "quarantined").await,
+        (Role::Learner, Some(node)) => becomes(injection, node, "learner").await,
+        (Role::Doubted, Some(node)) => becomes(injection, node, "quarantined").await,
         (_, None) => None,
     }
 }
 
 /// Waits until a node says that it is this, and perhaps a little longer.
-async fn becomes(strike: &mut Strike, node: String, role: &str) -> Option<String> {
+async fn becomes(injection: &mut Injection, node: String, role: &str) -> Option<String> {
     let begun = rt::now();
     while rt::now() - begun < IN_TIME {
-        if strike.cluster.status(&node).await.is_some_and(|status| status.role == role) {
-            if strike.dice.chance(0.5) {
-                rt::sleep(strike.dice.time(LATER)).await;
+        if injection.cluster.status(&node).await.is_some_and(|status| status.role == role) {
+            if injection.dice.chance(0.5) {
+                rt::sleep(injection.dice.time(LATER)).await;
             }
             return Some(node);
         }
@@ -220,10 +224,10 @@ async fn becomes(strike: &mut Strike, node: String, role: &str) -> Option<String
 }
 
 /// All nodes that say that they are this.
-async fn of_role(strike: &Strike, role: &str) -> Vec<String> {
+async fn of_role(injection: &Injection, role: &str) -> Vec<String> {
     let mut nodes = Vec::new();
-    for name in strike.cluster.names() {
-        if strike.cluster.status(&name).await.is_some_and(|status| status.role == role) {
+    for name in injection.cluster.names() {
+        if injection.cluster.status(&name).await.is_some_and(|status| status.role == role) {
             nodes.push(name);
         }
     }
@@ -231,17 +235,17 @@ async fn of_role(strike: &Strike, role: &str) -> Vec<String> {
 }
 
 /// Another node than the one that is struck: the leader or a follower.
-async fn another(strike: &mut Strike, role: Role, victim: &str) -> Option<(Role, String)> {
-    let beside = if role == Role::Leader { Role::Follower } else { *strike.dice.one_of(&BESIDE) };
-    let mut nodes = of_role(strike, beside.word()).await;
+async fn another(injection: &mut Injection, role: Role, victim: &str) -> Option<(Role, String)> {
+    let beside = if role == Role::Leader { Role::Follower } else { *injection.dice.one_of(&BESIDE) };
+    let mut nodes = of_role(injection, beside.word()).await;
     nodes.retain(|name| name != victim);
-    (!nodes.is_empty()).then(|| (beside, strike.dice.one_of(&nodes).clone()))
+    (!nodes.is_empty()).then(|| (beside, injection.dice.one_of(&nodes).clone()))
 }
 
-async fn deal(strike: &mut Strike, victim: &str, blow: Blow) {
+async fn deal(injection: &mut Injection, victim: &str, blow: Blow) {
     const SLOWER: std::ops::Range<u64> = 20..200;
-    let cluster = strike.cluster.clone();
-    let others = strike.others(victim);
+    let cluster = injection.cluster.clone();
+    let others = injection.others(victim);
     match blow {
         Blow::Kill => cluster.kill(victim),
         Blow::PowerLoss => cluster.power_loss(victim),
@@ -249,9 +253,9 @@ async fn deal(strike: &mut Strike, victim: &str, blow: Blow) {
         Blow::Isolation => cluster.isolate(victim),
         Blow::Deafness => others.iter().for_each(|other| cluster.cut(other, victim)),
         Blow::Muteness => others.iter().for_each(|other| cluster.cut(victim, other)),
-        Blow::SlowDisk => cluster.slow_disk(victim, strike.dice.within(SLOWER) as u32),
+        Blow::SlowDisk => cluster.slow_disk(victim, injection.dice.within(SLOWER) as u32),
         Blow::FailedSync if cluster.power(victim) == Power::On => {
-            cluster.fail_call(victim, Operation::Sync, strike.dice.within(1..6));
+            cluster.fail_call(victim, Operation::Sync, injection.dice.within(1..6));
         }
         Blow::FailedSync => {}
         Blow::Reset => cluster.reset_all_connections(victim),
@@ -259,18 +263,18 @@ async fn deal(strike: &mut Strike, victim: &str, blow: Blow) {
     }
 }
 
-async fn undo(strike: &mut Strike, victim: &str, blow: Blow) {
-    let others = strike.others(victim);
+async fn undo(injection: &mut Injection, victim: &str, blow: Blow) {
+    let others = injection.others(victim);
     match blow {
         Blow::Kill | Blow::PowerLoss | Blow::Stop | Blow::FailedSync => {
-            let soon = strike.soon();
-            strike.come_back(victim, soon).await;
+            let soon = injection.soon();
+            injection.come_back(victim, soon).await;
         }
-        Blow::Pause => strike.cluster.resume(victim),
+        Blow::Pause => injection.cluster.resume(victim),
         Blow::Isolation | Blow::Deafness | Blow::Muteness => {
-            others.iter().for_each(|other| mend(strike, victim, other));
+            others.iter().for_each(|other| mend(injection, victim, other));
         }
-        Blow::SlowDisk => strike.cluster.slow_disk(victim, 1),
+        Blow::SlowDisk => injection.cluster.slow_disk(victim, 1),
         Blow::Reset => {}
     }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
+use crate::checkers::Finding;
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::direct::Direct;
-use crate::ending;
 use crate::history::Outcome;
-use crate::judges::Finding;
+use crate::liveness_phase;
 
 /// Share of runs that end so.
 const SHARE: f64 = 0.4;
@@ -73,7 +73,7 @@ pub async fn lasting(cluster: &Cluster) {
         return;
     }
     cluster.repair();
-    if let Err(finding) = ending::revive(cluster, &cluster.running()).await {
+    if let Err(finding) = liveness_phase::revive(cluster, &cluster.running()).await {
         return run.find(finding);
     }
     let mut names = cluster.names();

@@ -1,7 +1,7 @@
 //! Chaos: clients at work while a seed's faults rage, for as long as the seed says.
 //!
 //! `schedule` draws which faults strike when, `reduction` says which of them a shrunk run leaves out, `play` lets the
-//! run pass, `strike` does one fault; the faults themselves stand in a file for each family. Faults overlap freely and
+//! run pass, `injection` does one fault; the faults themselves stand in a file for each family. Faults overlap freely and
 //! may take the quorum away: safety must hold whatever happens. Each fault is undone after a while; what is still
 //! broken at the end is repaired by the ending that all runs share.
 
@@ -13,6 +13,8 @@ mod clock;
 mod disk;
 #[cfg(madsim)]
 mod encounter;
+#[cfg(madsim)]
+mod injection;
 #[cfg(madsim)]
 mod lasting;
 #[cfg(madsim)]
@@ -27,8 +29,6 @@ mod play;
 mod power;
 pub mod reduction;
 pub mod schedule;
-#[cfg(madsim)]
-mod strike;
 
 #[cfg(madsim)]
 pub use play::play;

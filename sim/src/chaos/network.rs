@@ -3,78 +3,78 @@
 use std::time::Duration;
 
 use mokv::rt;
-use mokv::rt::net::weather::DatagramRates;
+use mokv::rt::net::link_faults::DatagramRates;
 use mokv::rt::task::spawn_guarded;
 
-use super::strike::Strike;
+use super::injection::Injection;
 use crate::client::SimClient;
 
 /// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
 /// One direction of one link is cut.
-pub async fn one_way_cut(strike: &mut Strike) {
-    let Some((from, to)) = ends(strike) else { return };
-    strike.count(&format!("{from} to {to}"));
-    strike.cluster.cut(&from, &to);
-    strike.last().await;
-    strike.cluster.mend(&from, &to);
+pub async fn one_way_cut(injection: &mut Injection) {
+    let Some((from, to)) = ends(injection) else { return };
+    injection.count(&format!("{from} to {to}"));
+    injection.cluster.cut(&from, &to);
+    injection.last().await;
+    injection.cluster.mend(&from, &to);
 }
 
 /// One direction of one link is cut, until everything is healed.
-pub fn permanent_cut(strike: &mut Strike) {
-    let Some((from, to)) = ends(strike) else { return };
-    strike.count(&format!("{from} to {to}, for good"));
-    strike.cluster.cut(&from, &to);
+pub fn permanent_cut(injection: &mut Injection) {
+    let Some((from, to)) = ends(injection) else { return };
+    injection.count(&format!("{from} to {to}, for good"));
+    injection.cluster.cut(&from, &to);
 }
 
 /// One link is cut.
-pub async fn two_way_cut(strike: &mut Strike) {
-    let Some((one, other)) = ends(strike) else { return };
-    strike.count(&format!("{one} to {other}"));
-    strike.cluster.cut(&one, &other);
-    strike.cluster.cut(&other, &one);
-    strike.last().await;
-    mend(strike, &one, &other);
+pub async fn two_way_cut(injection: &mut Injection) {
+    let Some((one, other)) = ends(injection) else { return };
+    injection.count(&format!("{one} to {other}"));
+    injection.cluster.cut(&one, &other);
+    injection.cluster.cut(&other, &one);
+    injection.last().await;
+    mend(injection, &one, &other);
 }
 
 /// A node is cut off from all others; clients may still reach it.
-pub async fn isolated_node(strike: &mut Strike) {
-    let victim = strike.victim();
-    isolate(strike, &victim).await;
+pub async fn isolated_node(injection: &mut Injection) {
+    let victim = injection.victim();
+    isolate(injection, &victim).await;
 }
 
 /// The leader is cut off from all others; clients still reach it.
-pub async fn isolated_leader(strike: &mut Strike) {
-    let victim = strike.leader();
-    isolate(strike, &victim).await;
+pub async fn isolated_leader(injection: &mut Injection) {
+    let victim = injection.leader();
+    isolate(injection, &victim).await;
 }
 
 /// The leader hears nobody and everybody hears it.
-pub async fn deaf_leader(strike: &mut Strike) {
-    let leader = strike.leader();
-    let others = strike.others(&leader);
-    strike.count(&leader);
-    others.iter().for_each(|other| strike.cluster.cut(other, &leader));
-    strike.last().await;
-    others.iter().for_each(|other| strike.cluster.mend(other, &leader));
+pub async fn deaf_leader(injection: &mut Injection) {
+    let leader = injection.leader();
+    let others = injection.others(&leader);
+    injection.count(&leader);
+    others.iter().for_each(|other| injection.cluster.cut(other, &leader));
+    injection.last().await;
+    others.iter().for_each(|other| injection.cluster.mend(other, &leader));
 }
 
 /// What the others say reaches the leader late, and then nothing of the leader reaches them: they elect another and take
 /// a write while what they said before is under way. Clients who know only the old leader read meanwhile.
-pub async fn late_answers(strike: &mut Strike) {
+pub async fn late_answers(injection: &mut Injection) {
     /// Soon a node would give up the connection on which it hears nothing.
     const LATEST: Duration = Duration::from_millis(1_900);
     const PATIENCE: Duration = Duration::from_secs(3);
-    let Some((leader, others)) = strike.leader_and_others().await else { return };
-    let (cluster, election) = (strike.cluster.clone(), strike.cluster.world().election);
+    let Some((leader, others)) = injection.leader_and_others().await else { return };
+    let (cluster, election) = (injection.cluster.clone(), injection.cluster.world().election);
     let client = |nodes: &[String]| SimClient::new(&cluster, nodes, PATIENCE, false);
     let (first, second) = (client(std::slice::from_ref(&leader)), client(&others));
     let key = format!("late/{}", first.host());
     first.set(&key, None, 16).await;
-    strike.count(&leader);
+    injection.count(&leader);
     for other in &others {
-        let late = strike.dice.time(LATEST * 4 / 5..LATEST);
+        let late = injection.dice.time(LATEST * 4 / 5..LATEST);
         cluster.slow_link(other, &leader, late);
     }
     // Whatever else it takes would wait, unsent, before the news of a commit.
@@ -84,7 +84,7 @@ pub async fn late_answers(strike: &mut Strike) {
     let begun = rt::now();
     let written = key.clone();
     let _first = spawn_guarded(async move { first.set(&written, None, 16).await });
-    rt::sleep(strike.dice.time(election / 8..election / 2)).await;
+    rt::sleep(injection.dice.time(election / 8..election / 2)).await;
     others.iter().for_each(|other| cluster.cut(&leader, other));
     if cluster.wait_for_leader(&others, LATEST).await.is_ok() {
         second.set(&key, None, 16).await;
@@ -94,7 +94,7 @@ pub async fn late_answers(strike: &mut Strike) {
         // A new one each time: it has not heard of anybody else.
         let (reader, key) = (client(std::slice::from_ref(&leader)), key.clone());
         reads.push(spawn_guarded(async move { reader.get(&key, false).await }));
-        rt::sleep(strike.dice.time(Duration::ZERO..election)).await;
+        rt::sleep(injection.dice.time(Duration::ZERO..election)).await;
     }
     for other in &others {
         cluster.slow_link(other, &leader, Duration::ZERO);
@@ -105,148 +105,148 @@ pub async fn late_answers(strike: &mut Strike) {
 
 /// A leader is cut off with one follower, which then leads the others without it: what only the two had survives, and
 /// the old leader has to learn it.
-pub async fn cut_off_pair(strike: &mut Strike) {
-    let leader = strike.leader();
-    let mut rest = strike.others(&leader);
-    strike.dice.shuffle(&mut rest);
+pub async fn cut_off_pair(injection: &mut Injection) {
+    let leader = injection.leader();
+    let mut rest = injection.others(&leader);
+    injection.dice.shuffle(&mut rest);
     let Some(follower) = rest.pop() else { return };
-    strike.count(&format!("{leader} and {follower}"));
-    strike.cluster.split(&[leader.clone(), follower.clone()], &rest);
+    injection.count(&format!("{leader} and {follower}"));
+    injection.cluster.split(&[leader.clone(), follower.clone()], &rest);
     // Shorter than any election: the others have not left the leader's term when the follower joins them.
-    let election = strike.cluster.world().election;
-    rt::sleep(strike.dice.time(election / 10..election)).await;
-    strike.cluster.isolate(&leader);
-    rest.iter().for_each(|other| mend(strike, &follower, other));
-    rt::sleep(strike.length * 2).await;
-    mend(strike, &leader, &follower);
-    rest.iter().for_each(|other| mend(strike, &leader, other));
+    let election = injection.cluster.world().election;
+    rt::sleep(injection.dice.time(election / 10..election)).await;
+    injection.cluster.isolate(&leader);
+    rest.iter().for_each(|other| mend(injection, &follower, other));
+    rt::sleep(injection.length * 2).await;
+    mend(injection, &leader, &follower);
+    rest.iter().for_each(|other| mend(injection, &leader, other));
 }
 
 /// The leader is cut off from all others, which restart meanwhile; clients still reach it. Its clock may be so slow that
 /// all this takes no time in its eyes.
-pub async fn deposed_leader(strike: &mut Strike) {
+pub async fn deposed_leader(injection: &mut Injection) {
     const SLOW_CLOCK: u32 = 300;
-    let leader = strike.leader();
-    let others = strike.others(&leader);
-    strike.count(&leader);
-    let loses_time = strike.dice.chance(0.5);
+    let leader = injection.leader();
+    let others = injection.others(&leader);
+    injection.count(&leader);
+    let loses_time = injection.dice.chance(0.5);
     if loses_time {
-        strike.cluster.set_clock_rate(&leader, Some(SLOW_CLOCK));
+        injection.cluster.set_clock_rate(&leader, Some(SLOW_CLOCK));
     }
-    strike.cluster.isolate(&leader);
+    injection.cluster.isolate(&leader);
     for other in &others {
         // They forget that they have just heard of a leader.
-        strike.cluster.kill(other);
-        strike.come_back(other, Duration::ZERO).await;
+        injection.cluster.kill(other);
+        injection.come_back(other, Duration::ZERO).await;
     }
-    let pauses = strike.dice.chance(0.3);
+    let pauses = injection.dice.chance(0.3);
     if pauses {
-        strike.cluster.pause(&leader);
+        injection.cluster.pause(&leader);
     }
-    strike.last().await;
+    injection.last().await;
     if pauses {
-        strike.cluster.resume(&leader);
+        injection.cluster.resume(&leader);
         // What it was about to answer it answers now, to clients only.
-        rt::sleep(strike.soon()).await;
+        rt::sleep(injection.soon()).await;
     }
     if loses_time {
-        strike.cluster.set_clock_rate(&leader, None);
+        injection.cluster.set_clock_rate(&leader, None);
     }
-    others.iter().for_each(|other| mend(strike, &leader, other));
+    others.iter().for_each(|other| mend(injection, &leader, other));
 }
 
 /// The nodes fall into two groups.
-pub async fn split(strike: &mut Strike) {
-    let names = strike.shuffled();
+pub async fn split(injection: &mut Injection) {
+    let names = injection.shuffled();
     let (one, other) = names.split_at(names.len() / 2);
-    strike.count(&format!("{} and {}", one.join(", "), other.join(", ")));
-    strike.cluster.split(one, other);
-    strike.last().await;
+    injection.count(&format!("{} and {}", one.join(", "), other.join(", ")));
+    injection.cluster.split(one, other);
+    injection.last().await;
     for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-        mend(strike, from, to);
+        mend(injection, from, to);
     }
 }
 
 /// Answers of a node no longer reach one client.
-pub async fn lost_answers(strike: &mut Strike) {
-    let victim = strike.victim();
-    let clients = u64::from(strike.cluster.world().clients);
-    let client = format!("c{}", strike.dice.within(1..clients + 1));
-    strike.count(&format!("of {victim} to {client}"));
-    strike.cluster.cut(&victim, &client);
-    strike.last().await;
-    strike.cluster.mend(&victim, &client);
+pub async fn lost_answers(injection: &mut Injection) {
+    let victim = injection.victim();
+    let clients = u64::from(injection.cluster.world().clients);
+    let client = format!("c{}", injection.dice.within(1..clients + 1));
+    injection.count(&format!("of {victim} to {client}"));
+    injection.cluster.cut(&victim, &client);
+    injection.last().await;
+    injection.cluster.mend(&victim, &client);
 }
 
 /// One link is slow.
-pub async fn slow_link(strike: &mut Strike) {
-    let Some((one, other)) = ends(strike) else { return };
-    slow(strike, &one, &[other]).await;
+pub async fn slow_link(injection: &mut Injection) {
+    let Some((one, other)) = ends(injection) else { return };
+    slow(injection, &one, &[other]).await;
 }
 
 /// All links of a node are slow.
-pub async fn slow_node(strike: &mut Strike) {
-    let victim = strike.leader_or_other();
-    let others = strike.others(&victim);
-    slow(strike, &victim, &others).await;
+pub async fn slow_node(injection: &mut Injection) {
+    let victim = injection.leader_or_other();
+    let others = injection.others(&victim);
+    slow(injection, &victim, &others).await;
 }
 
 /// All connections between two nodes are reset.
-pub fn reset(strike: &mut Strike) {
-    let Some((one, other)) = ends(strike) else { return };
-    strike.count(&format!("{one} and {other}"));
-    strike.cluster.reset_connections(&one, &other);
+pub fn reset(injection: &mut Injection) {
+    let Some((one, other)) = ends(injection) else { return };
+    injection.count(&format!("{one} and {other}"));
+    injection.cluster.reset_connections(&one, &other);
 }
 
 /// All connections of a node are reset, those of clients too.
-pub fn reset_of_all(strike: &mut Strike) {
-    let victim = strike.leader_or_other();
-    strike.count(&victim);
-    strike.cluster.reset_all_connections(&victim);
+pub fn reset_of_all(injection: &mut Injection) {
+    let victim = injection.leader_or_other();
+    injection.count(&victim);
+    injection.cluster.reset_all_connections(&victim);
 }
 
 /// Datagrams get lost, doubled and overtaken.
-pub async fn lost_datagrams(strike: &mut Strike) {
-    let mut rate = || *strike.dice.one_of(&[0.0, 0.1, 0.5, 0.9]);
+pub async fn lost_datagrams(injection: &mut Injection) {
+    let mut rate = || *injection.dice.one_of(&[0.0, 0.1, 0.5, 0.9]);
     let rates = DatagramRates { loss: rate(), duplication: rate(), reordering: rate() };
-    strike.count(&format!("{rates:?}"));
-    strike.cluster.set_datagrams(Some(rates));
-    strike.last().await;
-    strike.cluster.set_datagrams(None);
+    injection.count(&format!("{rates:?}"));
+    injection.cluster.set_datagrams(Some(rates));
+    injection.last().await;
+    injection.cluster.set_datagrams(None);
 }
 
 /// Two different nodes, if there are two.
-fn ends(strike: &mut Strike) -> Option<(String, String)> {
-    let names = strike.shuffled();
+fn ends(injection: &mut Injection) -> Option<(String, String)> {
+    let names = injection.shuffled();
     Some((names.first()?.clone(), names.get(1)?.clone()))
 }
 
 /// Links become slow, in one direction or in both.
-async fn slow(strike: &mut Strike, one: &str, others: &[String]) {
-    let there = strike.dice.time(SLOWER);
-    let back = if strike.dice.chance(0.5) { there } else { Duration::ZERO };
-    strike.count(&format!("{one} to {} takes {there:?} longer, back {back:?}", others.join(", ")));
+async fn slow(injection: &mut Injection, one: &str, others: &[String]) {
+    let there = injection.dice.time(SLOWER);
+    let back = if injection.dice.chance(0.5) { there } else { Duration::ZERO };
+    injection.count(&format!("{one} to {} takes {there:?} longer, back {back:?}", others.join(", ")));
     for other in others {
-        strike.cluster.slow_link(one, other, there);
-        strike.cluster.slow_link(other, one, back);
+        injection.cluster.slow_link(one, other, there);
+        injection.cluster.slow_link(other, one, back);
     }
-    rt::sleep(strike.length).await;
+    rt::sleep(injection.length).await;
     for other in others {
-        strike.cluster.slow_link(one, other, Duration::ZERO);
-        strike.cluster.slow_link(other, one, Duration::ZERO);
+        injection.cluster.slow_link(one, other, Duration::ZERO);
+        injection.cluster.slow_link(other, one, Duration::ZERO);
     }
 }
 
-async fn isolate(strike: &Strike, victim: &str) {
-    strike.count(victim);
-    let others = strike.others(victim);
-    strike.cluster.isolate(victim);
-    strike.last().await;
-    others.iter().for_each(|other| mend(strike, victim, other));
+async fn isolate(injection: &Injection, victim: &str) {
+    injection.count(victim);
+    let others = injection.others(victim);
+    injection.cluster.isolate(victim);
+    injection.last().await;
+    others.iter().for_each(|other| mend(injection, victim, other));
 }
 
 /// Both directions of a link work again.
-pub fn mend(strike: &Strike, one: &str, other: &str) {
-    strike.cluster.mend(one, other);
-    strike.cluster.mend(other, one);
+pub fn mend(injection: &Injection, one: &str, other: &str) {
+    injection.cluster.mend(one, other);
+    injection.cluster.mend(other, one);
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::task::TaskGuard;
 
+use super::injection::Injection;
 use super::lasting::lasting;
 use super::reduction::Reduction;
 use super::schedule::{self, FEWEST_OPERATIONS, LONGER};
-use super::strike::Strike;
 use crate::cluster::Cluster;
 use crate::run::Run;
 use crate::workload::Workload;
@@ -76,7 +76,7 @@ async fn rage(cluster: &Cluster, reduction: &Reduction) {
     };
     let mut schedule = schedule::draw(world, cluster.run().seed).into_iter();
     let mut next = schedule.find(|planned| reduction.keeps(planned));
-    let mut strikes: Vec<TaskGuard<()>> = Vec::new();
+    let mut injections: Vec<TaskGuard<()>> = Vec::new();
     while goes_on() {
         // The last look of a run that is long enough comes when its time is over, not later.
         let lasted = rt::now() - began;
@@ -85,13 +85,13 @@ async fn rage(cluster: &Cluster, reduction: &Reduction) {
         match next.take_if(|planned| planned.after < look_again) {
             Some(planned) => {
                 rt::sleep_until(began + planned.after).await;
-                strikes.push(Strike::new(cluster, &planned).begin());
+                injections.push(Injection::new(cluster, &planned).begin());
                 next = schedule.find(|planned| reduction.keeps(planned));
             }
             None => rt::sleep_until(began + look_again).await,
         }
     }
     // Whatever is under way is broken off, and left to the common ending to repair.
-    drop(strikes);
+    drop(injections);
     cluster.names().iter().for_each(|name| cluster.mend_disk(name));
 }

@@ -52,8 +52,8 @@ impl Reduction {
     }
 
     /// Whether a strike stays.
-    pub fn keeps(&self, strike: &Planned) -> bool {
-        !self.without.contains(&strike.number) && self.until.is_none_or(|until| strike.after < until)
+    pub fn keeps(&self, injection: &Planned) -> bool {
+        !self.without.contains(&injection.number) && self.until.is_none_or(|until| injection.after < until)
     }
 }
 
@@ -176,9 +176,9 @@ mod tests {
         let mut world = World::draw(3);
         let all = schedule::draw(&world, 3);
         let reduction: Reduction = "without=2;clients=1;until=20s".parse().unwrap();
-        let kept: Vec<_> = all.iter().filter(|strike| reduction.keeps(strike)).collect();
+        let kept: Vec<_> = all.iter().filter(|injection| reduction.keeps(injection)).collect();
         let until = Duration::from_secs(20);
-        let expected = all.iter().filter(|strike| strike.number != 2 && strike.after < until);
+        let expected = all.iter().filter(|injection| injection.number != 2 && injection.after < until);
         assert!(kept.into_iter().eq(expected));
         reduction.shrink(&mut world);
         assert_eq!((world.clients, world.faults_last), (1, until));

@@ -61,12 +61,12 @@ mod tests {
             let longest = world.faults_last + LONGER;
             let last = schedule.last().expect("every world has faults").after;
             assert!(last < longest && last + world.fault_pause.end >= longest, "{last:?} of {longest:?}");
-            for (number, strike) in (1..).zip(&schedule) {
-                assert_eq!(strike.number, number);
-                assert!(world.faults.iter().any(|(kind, _)| *kind == strike.kind));
-                assert!(world.fault_length.contains(&strike.length));
+            for (number, injection) in (1..).zip(&schedule) {
+                assert_eq!(injection.number, number);
+                assert!(world.faults.iter().any(|(kind, _)| *kind == injection.kind));
+                assert!(world.fault_length.contains(&injection.length));
             }
-            assert!(schedule.is_sorted_by_key(|strike| strike.after));
+            assert!(schedule.is_sorted_by_key(|injection| injection.after));
         }
     }
 

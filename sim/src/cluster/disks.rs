@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use super::cause::{Cause, Proof, deaths};
 use super::network::dns_name;
 use super::{Cluster, GOSSIP_PORT, Power};
-use crate::judges::stops;
+use crate::checkers::stops;
 
 /// What a start would find on a disk and remember.
-pub struct Standing {
+pub struct DiskState {
     /// Whose disk it is.
     pub node_id: u64,
     /// What the start would find.
@@ -27,10 +27,10 @@ pub struct Standing {
     pub positions: Positions,
 }
 
-impl Standing {
+impl DiskState {
     /// Whether it would know that another one has gone back.
-    pub fn refuses(&self, other: &Standing) -> bool {
-        self.positions.clone().judge(other.node_id, &[other.start]).is_err()
+    pub fn refuses(&self, other: &DiskState) -> bool {
+        self.positions.clone().check(other.node_id, &[other.start]).is_err()
     }
 }
 
@@ -56,7 +56,7 @@ impl Cluster {
     }
 
     /// What a node's next start on this disk would find and remember. `None`: the disk holds no node of a cluster.
-    pub async fn standing(image: &Image) -> Option<Standing> {
+    pub async fn disk_state(image: &Image) -> Option<DiskState> {
         let copy = || {
             let copy = SimDisk::new(0);
             copy.restore(image);
@@ -73,7 +73,7 @@ impl Cluster {
         let index = [state.last, snapshot].into_iter().flatten().map(|position| position.index).max();
         let term = state.vote.and_then(|vote| decode_vote(&vote).ok()).map_or(0, |vote| vote.leader_id.term);
         let positions = state.acknowledged.and_then(|known| Positions::decode(&known).ok());
-        Some(Standing {
+        Some(DiskState {
             node_id: identity.node_id(),
             start: Start { boot: identity.boot() + 1, found: Reach { term, index } },
             positions: positions.unwrap_or_default(),
@@ -193,10 +193,10 @@ impl Cluster {
         let (sender, struck) = oneshot::channel();
         let mut sender = Some(sender);
         let hook = move |call: &DiskCall| {
-            let strikes = sender.is_some()
+            let injections = sender.is_some()
                 && meant(call)
                 && sender.take().is_some_and(|sender| sender.send(()).is_ok());
-            if strikes { crash } else { Fault::None }
+            if injections { crash } else { Fault::None }
         };
         let disk = self.disk(name);
         self.blame(name, "it died in the middle of a call", Proof::Deaths(deaths(&disk)));

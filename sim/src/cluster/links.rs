@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mokv::rt::clock;
-use mokv::rt::net::weather::{self, DatagramRates};
+use mokv::rt::net::link_faults::{self, DatagramRates};
 
 use super::Cluster;
 
@@ -46,32 +46,32 @@ impl Cluster {
     /// Makes one direction slower by so much; zero: as fast as the world says.
     pub fn slow_link(&self, from: &str, to: &str, delay: Duration) {
         let state = self.state();
-        weather::set_delay(state.network.address(from), state.network.address(to), delay);
+        link_faults::set_delay(state.network.address(from), state.network.address(to), delay);
     }
 
     /// Every lookup of a name takes so long.
     pub fn slow_name_server(&self, delay: Duration) {
-        weather::set_name_server_delay(delay);
+        link_faults::set_name_server_delay(delay);
         self.run().tell(format!("every lookup of a name takes {delay:?}"));
     }
 
     /// Resets all connections between two hosts.
     pub fn reset_connections(&self, one: &str, other: &str) {
         let state = self.state();
-        weather::reset(state.network.address(one), state.network.address(other));
+        link_faults::reset(state.network.address(one), state.network.address(other));
     }
 
     /// Resets all connections of a host.
     pub fn reset_all_connections(&self, name: &str) {
         let state = self.state();
         let address = state.network.address(name);
-        state.network.addresses().into_iter().for_each(|other| weather::reset(address, other));
+        state.network.addresses().into_iter().for_each(|other| link_faults::reset(address, other));
     }
 
     /// What happens to datagrams; `None`: what the world says.
     pub fn set_datagrams(&self, rates: Option<DatagramRates>) {
         let world = self.world();
-        weather::set_datagrams(rates.unwrap_or(DatagramRates {
+        link_faults::set_datagrams(rates.unwrap_or(DatagramRates {
             loss: world.datagrams.loss,
             duplication: world.datagrams.duplication,
             reordering: world.datagrams.reordering,
@@ -84,8 +84,8 @@ impl Cluster {
             for (from, to) in self.state().network.heal() {
                 self.run().link(&from, &to, false, "");
             }
-            weather::clear_delays();
-            weather::set_name_server_delay(Duration::ZERO);
+            link_faults::clear_delays();
+            link_faults::set_name_server_delay(Duration::ZERO);
         }
         self.set_datagrams(None);
         self.run().tell("all links are whole");

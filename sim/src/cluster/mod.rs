@@ -25,12 +25,12 @@ use mokv::config::NodeConfig;
 use mokv::node::SUPPORTS;
 use mokv::rt::clock;
 use mokv::rt::disk::SimDisk;
-use mokv::rt::net::weather;
+use mokv::rt::net::link_faults;
 use mokv::rt::task::TaskGuard;
 use tokio::sync::oneshot;
 
+use crate::fault_budget::Missing;
 use crate::history::{Nanos, Seconds};
-use crate::missing::Missing;
 use crate::run::Run;
 use crate::world::World;
 use cause::Cause;
@@ -122,7 +122,7 @@ impl Cluster {
     /// Hosts n1, n2, ... with empty disks, none of them started, that will form one cluster.
     pub fn new(run: &Arc<Run>, world: &World) -> Cluster {
         let names: Vec<String> = (1..=world.nodes).map(|number| format!("n{number}")).collect();
-        weather::seed(run.seed);
+        link_faults::seed(run.seed);
         let mut network = Network::default();
         let monitor = network.add("monitor", [10, 0, 250, 1]);
         let monitor_client = Client::builder()
@@ -405,7 +405,7 @@ impl Cluster {
             "a running node keeps its address"
         );
         state.network.heal();
-        weather::clear_delays();
+        link_faults::clear_delays();
         let names: Vec<String> = state.nodes.keys().cloned().collect();
         for (number, name) in (1..).zip(&names) {
             state.network.move_to(name, [10, 0, network, number]);

@@ -10,7 +10,7 @@ use mokv::rt;
 
 use super::network::dns_name;
 use super::{Cluster, Power, RPC_PORT, Shared};
-use crate::missing::{self, Missing, Word};
+use crate::fault_budget::{self, Missing, SelfReport};
 
 /// How often the monitor asks every node how it is.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
@@ -22,8 +22,8 @@ pub fn votes(role: &str) -> bool {
     matches!(role, "leader" | "follower" | "candidate")
 }
 
-fn word(status: &NodeStatus) -> Word {
-    Word {
+fn word(status: &NodeStatus) -> SelfReport {
+    SelfReport {
         node_id: status.node_id,
         votes: votes(&status.role),
         term: status.term,
@@ -46,7 +46,7 @@ impl Cluster {
         let mut state = self.state();
         let voting = state.statuses.values().filter(|status| word(status).votes).count();
         if state.missing.as_ref().is_some_and(|missing| !missing.is(name))
-            || !missing::bears_a_loss(voting, applied)
+            || !fault_budget::bears_a_loss(voting, applied)
         {
             return false;
         }

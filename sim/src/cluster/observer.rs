@@ -9,8 +9,8 @@ use mokv::map::{Change as MapChange, Command};
 use mokv::raft::{self, LogId, Observer, Store};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::history::Entry;
-use crate::ledger::{Applied, Change};
+use crate::applied_log::{Applied, KeyChange};
+use crate::history::KeyState;
 use crate::logs::{Found, Place, Vote};
 use crate::run::Run;
 use crate::timeline::What;
@@ -60,7 +60,7 @@ impl Observer for NodeObserver {
             purged: found.purged.map(place),
             last: found.last.map(place),
         };
-        self.run.with_ledger(|ledger| ledger.started(&self.host));
+        self.run.with_applied_log(|applied_log| applied_log.started(&self.host));
         let now = self.run.now();
         self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found, now));
     }
@@ -117,7 +117,7 @@ impl Observer for NodeObserver {
                     let voters = members.voter_sets.iter().map(|set| set.ids.iter().copied().collect());
                     logs.members(at.index, voters.collect(), members.nodes.keys().copied().collect());
                 }
-                Ok(Command::Tombstone { node_id, .. }) => logs.buried(at.index, node_id),
+                Ok(Command::Tombstone { node_id, .. }) => logs.written(at.index, node_id),
                 Ok(Command::Configure { max_sessions: Some(most), .. }) => {
                     logs.sessions_bounded(at.index, most)
                 }
@@ -125,7 +125,7 @@ impl Observer for NodeObserver {
             }
         });
         let applied = Applied { term: at.leader_id.term, payload: hash, digest, change: change.map(plain) };
-        self.run.with_ledger(|ledger| ledger.applied(&self.host, at.index, applied));
+        self.run.with_applied_log(|applied_log| applied_log.applied(&self.host, at.index, applied));
     }
 
     fn installed(&self, at: LogId, digest: u128) {
@@ -141,11 +141,13 @@ impl Observer for NodeObserver {
         }
         let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
         self.run.record(Some(&self.host), What::Snapshot, &words);
-        self.run.with_ledger(|ledger| ledger.installed(&self.host, at.index, at.leader_id.term, digest));
+        self.run.with_applied_log(|applied_log| {
+            applied_log.installed(&self.host, at.index, at.leader_id.term, digest)
+        });
     }
 
     fn members(&self, at: LogId, digest: u128) {
-        self.run.with_ledger(|ledger| ledger.members(&self.host, at.index, digest));
+        self.run.with_applied_log(|applied_log| applied_log.members(&self.host, at.index, digest));
     }
 }
 
@@ -161,14 +163,14 @@ fn vote(vote: &raft::Vote) -> Vote {
     Vote { term: vote.leader_id.term, candidate: vote.leader_id.voted_for, committed: vote.committed }
 }
 
-fn plain(change: &MapChange) -> Change {
-    let entry = |entry: &mokv::map::Entry| Entry {
+fn plain(change: &MapChange) -> KeyChange {
+    let entry = |entry: &mokv::map::Entry| KeyState {
         value: values::decode(&entry.value).unwrap_or(u64::MAX),
         create_revision: entry.create_revision,
         mod_revision: entry.mod_revision,
         version: entry.version,
     };
-    Change {
+    KeyChange {
         revision: change.revision,
         key: String::from_utf8_lossy(change.key.as_bytes()).into_owned(),
         new: change.new.as_ref().map(entry),

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use super::Cluster;
 use super::cause::{Cause, Proof};
 use super::observer::{NodeObserver, UntilOver};
-use crate::judges::Finding;
-use crate::judges::stops::{self, Stop};
+use crate::checkers::Finding;
+use crate::checkers::stops::{self, Stop};
 use crate::timeline;
 
 /// An operator reads the last words of a node that asks for a wipe, and does what they say, within this.
@@ -177,7 +177,7 @@ impl Cluster {
         self.run().tell(format!("{name} ends by itself: {reason}"));
         let stop = Stop { node: name.to_owned(), at: self.run().now(), reason, cause };
         if stop.cause.is_none() {
-            stops::judge(std::slice::from_ref(&stop))
+            stops::check(std::slice::from_ref(&stop))
                 .into_iter()
                 .for_each(|finding| self.run().find(finding));
         }

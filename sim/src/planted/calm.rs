@@ -10,7 +10,7 @@ use mokv::rt;
 use crate::cluster::Cluster;
 use crate::run::Run;
 use crate::scenarios::Scenario;
-use crate::scenarios::stage::formed_within;
+use crate::scenarios::setup::formed_within;
 use crate::workload::Workload;
 use crate::world::World;
 

@@ -123,10 +123,10 @@ fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max
 
 fn tell(hunted: &Hunted) {
     match &hunted.caught {
-        Some(Catch { seed, judge, words }) => {
+        Some(Catch { seed, checker, words }) => {
             let first_line = words.lines().next().unwrap_or_default();
             println!(
-                "{}: caught by seed {seed} after {} seeds: {judge}: {first_line}",
+                "{}: caught by seed {seed} after {} seeds: {checker}: {first_line}",
                 hunted.bug, hunted.seeds
             );
         }
@@ -142,11 +142,11 @@ fn catch(seed: u64, report: &Report) -> Option<Catch> {
     let mut findings = report.findings.iter().filter(|finding| !finding.starts_with("undecided: "));
     let finding = findings.next().map_or("it left no words", String::as_str);
     let of_a_judge = finding.strip_prefix("violated: ").or_else(|| finding.strip_prefix("not live: "));
-    let (judge, words) = match of_a_judge.and_then(|finding| finding.split_once(": ")) {
-        Some((judge, words)) if report.verdict != Verdict::Crashed => (judge, words),
+    let (checker, words) = match of_a_judge.and_then(|finding| finding.split_once(": ")) {
+        Some((checker, words)) if report.verdict != Verdict::Crashed => (checker, words),
         _ => ("crash", finding),
     };
-    Some(Catch { seed, judge: judge.into(), words: words.into() })
+    Some(Catch { seed, checker: checker.into(), words: words.into() })
 }
 
 /// Plays the calm world with each bug.
@@ -186,8 +186,8 @@ mod tests {
         assert_eq!(catch(7, &report(Verdict::HarnessError, &["undecided: linearizability: too long"])), None);
         let violated = ["undecided: linearizability: too long", "violated: durability: gone: all"];
         let caught = catch(7, &report(Verdict::Violated, &violated)).unwrap();
-        assert_eq!((caught.judge.as_str(), caught.words.as_str()), ("durability", "gone: all"));
+        assert_eq!((caught.checker.as_str(), caught.words.as_str()), ("durability", "gone: all"));
         let caught = catch(7, &report(Verdict::Crashed, &["panicked at src/map.rs:1: oh"])).unwrap();
-        assert_eq!((caught.seed, caught.judge.as_str()), (7, "crash"));
+        assert_eq!((caught.seed, caught.checker.as_str()), (7, "crash"));
     }
 }

@@ -28,7 +28,7 @@ pub struct Catch {
     /// With which seed.
     pub seed: u64,
     /// Whose finding it was.
-    pub judge: String,
+    pub checker: String,
     /// In words.
     pub words: String,
 }
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(record.of("a", 1), None);
         let tried = Hunted { bug: "a".into(), first_seed: 1, seeds: 40, wall_seconds: 2.0, caught: None };
         record.add(tried.clone()).unwrap();
-        let catch = Catch { seed: 43, judge: "durability".into(), words: "gone".into() };
+        let catch = Catch { seed: 43, checker: "durability".into(), words: "gone".into() };
         let caught = Hunted { seeds: 43, caught: Some(catch), ..tried.clone() };
         record.add(Hunted { bug: "b".into(), ..tried.clone() }).unwrap();
         record.add(caught.clone()).unwrap();

@@ -26,12 +26,12 @@ pub fn print(rows: &[Row]) {
     for Row { bug, area, rare, ranges } in rows {
         let (median, worst) = seeds(ranges);
         let wall: f64 = ranges.iter().map(|range| range.wall_seconds).sum();
-        let judges: BTreeSet<&str> =
-            ranges.iter().filter_map(|range| range.caught.as_ref()).map(|catch| &*catch.judge).collect();
+        let checkers: BTreeSet<&str> =
+            ranges.iter().filter_map(|range| range.caught.as_ref()).map(|catch| &*catch.checker).collect();
         println!(
             "{bug:<32} {area:<10} {:<5} {median:>7} {worst:>7} {wall:>8.0}  {}",
             if *rare { "rare" } else { "" },
-            judges.into_iter().collect::<Vec<_>>().join(", ")
+            checkers.into_iter().collect::<Vec<_>>().join(", ")
         );
     }
     let all = rows.iter().filter(|row| is_caught(&row.ranges)).count();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn range(seeds: u64, caught: bool) -> Hunted {
-        let catch = Catch { seed: seeds, judge: "durability".into(), words: String::new() };
+        let catch = Catch { seed: seeds, checker: "durability".into(), words: String::new() };
         Hunted { bug: "a".into(), first_seed: 1, seeds, wall_seconds: 1.0, caught: caught.then_some(catch) }
     }
 

@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::chaos::reduction;
-use crate::door;
 use crate::history_file;
+use crate::launcher;
 use crate::report::Report;
 use crate::timeline::Timeline;
 
@@ -35,9 +35,9 @@ impl Job {
 
     /// What plays exactly this run again, from the top of the repository.
     pub fn command(&self) -> String {
-        let of_environment = std::env::var(door::PLANTED).ok();
+        let of_environment = std::env::var(launcher::PLANTED).ok();
         let planted = self.planted.or(of_environment.as_deref());
-        let planted = planted.map_or_else(String::new, |name| format!("{}={name} ", door::PLANTED));
+        let planted = planted.map_or_else(String::new, |name| format!("{}={name} ", launcher::PLANTED));
         let reduced = match self.reduction.as_str() {
             "" => String::new(),
             text => format!("{}='{text}' ", reduction::VARIABLE),
@@ -177,7 +177,7 @@ fn start(job: Job, how: How<'_>) -> Running {
         }
     }
     if let Some(name) = job.planted {
-        command.env(door::PLANTED, name);
+        command.env(launcher::PLANTED, name);
     }
     if !job.reduction.is_empty() {
         command.env(reduction::VARIABLE, &job.reduction);

@@ -3,17 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::door;
+use crate::launcher;
 
 /// A path that the user gave, who stands where the door says, or simply here.
 pub fn of_user(path: &Path) -> PathBuf {
-    std::env::var_os(door::FROM).map_or_else(|| path.to_owned(), |from| Path::new(&from).join(path))
+    std::env::var_os(launcher::FROM).map_or_else(|| path.to_owned(), |from| Path::new(&from).join(path))
 }
 
 /// A folder of this name in `target`, of which the door uses `target/sim`. Without the door this program is taken for
 /// `target/sim/sim/mokv-sim`.
 pub fn in_target(name: &str) -> PathBuf {
-    let ours = std::env::var_os(door::TARGET).map(PathBuf::from).or_else(|| {
+    let ours = std::env::var_os(launcher::TARGET).map(PathBuf::from).or_else(|| {
         let program = std::env::current_exe().ok()?;
         program.ancestors().nth(2).map(Path::to_owned)
     });

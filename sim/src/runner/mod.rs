@@ -17,11 +17,11 @@ use std::process::ExitCode;
 
 use crate::bench;
 use crate::child;
-use crate::door;
-use crate::judge_check::{self, Opinion};
+use crate::launcher;
 use crate::options::{self, Command, Play};
 use crate::report::{Report, Verdict};
 use crate::scenarios;
+use crate::second_opinion::{self, Opinion};
 use children::{Job, Outcome};
 
 use summary::Summary;
@@ -46,7 +46,7 @@ fn carry_out(command: Command) -> ExitCode {
                 println!("{:<28} {}", scenario.name, scenario.about);
             }
             println!("{:<28} {}", determinism::NAME, determinism::ABOUT);
-            println!("{:<28} {}", judge_check::NAME, judge_check::ABOUT);
+            println!("{:<28} {}", second_opinion::NAME, second_opinion::ABOUT);
             ExitCode::SUCCESS
         }
         Command::Child { scenario, seed, manner } => {
@@ -69,11 +69,11 @@ fn carry_out(command: Command) -> ExitCode {
 
 fn play(options: &Play) -> ExitCode {
     let jobs = plan(options);
-    if jobs.is_empty() && !options.wants(determinism::NAME) && !options.wants(judge_check::NAME) {
+    if jobs.is_empty() && !options.wants(determinism::NAME) && !options.wants(second_opinion::NAME) {
         eprintln!("nothing matches; `list` shows what there is");
         return ExitCode::from(2);
     }
-    if let Ok(name) = std::env::var(door::PLANTED) {
+    if let Ok(name) = std::env::var(launcher::PLANTED) {
         eprintln!("with the planted bug '{name}': it shall be caught");
     }
     let verbose = options.seed.is_some() && jobs.len() == 1;
@@ -94,15 +94,15 @@ fn play(options: &Play) -> ExitCode {
         progress.note("determinism: the same seeds once more, in other processes");
         summary.add_checks(determinism::check(summary.hashes()));
     }
-    if options.wants(judge_check::NAME) && options.seed.is_none() {
+    if options.wants(second_opinion::NAME) && options.seed.is_none() {
         progress.note("second opinion: porcupine judges histories, too");
         let check = |name: String, failure| vec![determinism::Check { name, failure }];
-        match judge_check::check() {
+        match second_opinion::check() {
             Opinion::Agrees(words) => {
-                summary.add_checks(check(format!("{}: {words}", judge_check::NAME), None))
+                summary.add_checks(check(format!("{}: {words}", second_opinion::NAME), None))
             }
-            Opinion::Differs(words) => summary.add_checks(check(judge_check::NAME.into(), Some(words))),
-            Opinion::Missing(words) => println!("skipped   {}: {words}", judge_check::NAME),
+            Opinion::Differs(words) => summary.add_checks(check(second_opinion::NAME.into(), Some(words))),
+            Opinion::Missing(words) => println!("skipped   {}: {words}", second_opinion::NAME),
         }
     }
     progress.clear();

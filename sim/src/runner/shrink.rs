@@ -65,7 +65,7 @@ impl Failure {
             Some(panic) if panic.starts_with("panicked at ") => {
                 panic.split(": ").next().unwrap_or_default().to_owned()
             }
-            _ => report.judges.first().cloned().unwrap_or_default(),
+            _ => report.checkers.first().cloned().unwrap_or_default(),
         };
         (report.verdict != Verdict::Passed).then_some(Failure { verdict: report.verdict, words })
     }
@@ -73,7 +73,7 @@ impl Failure {
     /// Whether a run failed in this way, among others.
     fn is_in(&self, report: &Report) -> bool {
         report.verdict == self.verdict
-            && (Failure::of(report).as_ref() == Some(self) || report.judges.contains(&self.words))
+            && (Failure::of(report).as_ref() == Some(self) || report.checkers.contains(&self.words))
     }
 }
 
@@ -100,8 +100,8 @@ impl Attempts {
     fn shrink(&mut self) {
         let world = World::draw(self.seed);
         self.shrink_time(&world);
-        let all: Vec<Planned> = self.strikes();
-        let numbers: Vec<u32> = all.iter().map(|strike| strike.number).collect();
+        let all: Vec<Planned> = self.injections();
+        let numbers: Vec<u32> = all.iter().map(|injection| injection.number).collect();
         let everything: BTreeSet<u32> = self.best.without.iter().copied().chain(numbers.clone()).collect();
         minimise(numbers, |kept| {
             let without = everything.iter().filter(|number| !kept.contains(number)).copied().collect();
@@ -123,8 +123,8 @@ impl Attempts {
         // Strikes that come after the end need not be named.
         let numbers: BTreeSet<u32> = schedule::draw(&world, self.seed)
             .iter()
-            .filter(|strike| self.best.until.is_none_or(|until| strike.after < until))
-            .map(|strike| strike.number)
+            .filter(|injection| self.best.until.is_none_or(|until| injection.after < until))
+            .map(|injection| injection.number)
             .collect();
         self.best.without.retain(|number| numbers.contains(number));
     }
@@ -140,9 +140,9 @@ impl Attempts {
 
     /// Plays a smaller run; if it fails in the same way it is the best from now on.
     fn fails(&mut self, reduction: &Reduction, what: &str) -> bool {
-        let strikes = self.strikes().len();
+        let injections = self.injections().len();
         self.progress.set_message(format!(
-            "{} runs; trying less {what}; so far {strikes} faults, {}",
+            "{} runs; trying less {what}; so far {injections} faults, {}",
             self.played, self.best
         ));
         self.played += 1;
@@ -155,17 +155,17 @@ impl Attempts {
     }
 
     /// The strikes that are left.
-    fn strikes(&self) -> Vec<Planned> {
+    fn injections(&self) -> Vec<Planned> {
         let mut world = World::draw(self.seed);
         self.best.shrink(&mut world);
-        let mut strikes = schedule::draw(&World::draw(self.seed), self.seed);
-        strikes.retain(|strike| self.best.keeps(strike));
-        strikes
+        let mut injections = schedule::draw(&World::draw(self.seed), self.seed);
+        injections.retain(|injection| self.best.keeps(injection));
+        injections
     }
 
     fn print(&self) {
         let world = World::draw(self.seed);
-        let strikes = self.strikes();
+        let injections = self.injections();
         println!("\nafter {} runs this is left:", self.played);
         println!(
             "  {} of {} clients on {} of {} keys, faults for {:?} of {:?}",
@@ -176,16 +176,16 @@ impl Attempts {
             self.best.until.unwrap_or(world.faults_last),
             world.faults_last
         );
-        if strikes.is_empty() {
+        if injections.is_empty() {
             println!("  no fault at all");
         }
-        for strike in &strikes {
+        for injection in &injections {
             println!(
                 "  fault #{:<3} {:.3} s after the first could strike: {}, for up to {:?}",
-                strike.number,
-                strike.after.as_secs_f64(),
-                strike.kind.name(),
-                strike.length
+                injection.number,
+                injection.after.as_secs_f64(),
+                injection.kind.name(),
+                injection.length
             );
         }
         println!("\nwhat happens then:");

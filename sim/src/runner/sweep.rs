@@ -16,8 +16,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::children::{self, How, Job, Outcome};
 use super::{folders, pages, print_failure};
-use crate::door;
 use crate::journal::{self, Journal};
+use crate::launcher;
 use crate::options::{CHAOS, Sweep};
 use crate::report::Verdict;
 use crate::sweep::record::{Line, Record};
@@ -97,7 +97,7 @@ fn is_checked(options: &Sweep, seed: u64) -> bool {
 /// Names the build and what changes its runs, so that results of different programs are never added up.
 fn name_of_this_program() -> Result<String, String> {
     let mut name = format!("{CHAOS}-{}", journal::build()?);
-    if let Ok(planted) = std::env::var(door::PLANTED) {
+    if let Ok(planted) = std::env::var(launcher::PLANTED) {
         name.push_str(&format!("-{planted}"));
     }
     let reduction = Job::new(CHAOS, 0).reduction;
@@ -159,7 +159,7 @@ impl State {
         }
         if report.verdict != Verdict::Passed {
             self.told += 1;
-            self.keep_failure(&failure(report.verdict, job.seed, &report.judges.join(", ")));
+            self.keep_failure(&failure(report.verdict, job.seed, &report.checkers.join(", ")));
             progress.tell(|| {
                 if self.told <= MOST_TOLD {
                     print_failure(job, report, false);
@@ -189,16 +189,18 @@ impl State {
     }
 
     fn failures(&self) -> Vec<String> {
-        let failed =
-            self.totals.failures().map(|(seed, verdict, judges)| failure(verdict, seed, &judges.join(", ")));
+        let failed = self
+            .totals
+            .failures()
+            .map(|(seed, verdict, checkers)| failure(verdict, seed, &checkers.join(", ")));
         let unsteady = self.totals.unsteady().map(|seed| failure(Verdict::Unsteady, seed, TWO_TRACES));
         failed.chain(unsteady).collect()
     }
 }
 
 /// One line for a failure: verdict, command, judges.
-fn failure(verdict: Verdict, seed: u64, judges: &str) -> String {
-    format!("{:<9} {}  # {judges}", verdict.word(), Job::new(CHAOS, seed).command())
+fn failure(verdict: Verdict, seed: u64, checkers: &str) -> String {
+    format!("{:<9} {}  # {checkers}", verdict.word(), Job::new(CHAOS, seed).command())
 }
 
 /// A bar on a terminal, a line now and then elsewhere.

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::door::{self, Build, Compiler};
+use crate::launcher::{self, Build, Compiler};
 use crate::options::Train;
 
 /// What is worth being fast at.
@@ -22,7 +22,7 @@ const ROOM_FOR_VALUES: &str = "-Cllvm-args=-vp-counters-per-site=8";
 
 /// The command.
 pub fn train(options: &Train) -> ExitCode {
-    let done = match std::env::var_os(door::TARGET) {
+    let done = match std::env::var_os(launcher::TARGET) {
         Some(target) if options.forget => forget(Path::new(&target)),
         Some(target) => learn(Path::new(&target)),
         None => Err("this needs cargo: cargo run --manifest-path sim/Cargo.toml -- train".into()),
@@ -41,7 +41,7 @@ pub fn train(options: &Train) -> ExitCode {
 
 fn forget(target: &Path) -> Result<String, String> {
     let compiler = compiler()?;
-    let (folder, beginning) = compiler.school(target);
+    let (folder, beginning) = compiler.profiles(target);
     remove_all(&folder, &beginning)?;
     Ok("what was learned is forgotten; the next command builds without it".into())
 }
@@ -68,7 +68,7 @@ fn learn(target: &Path) -> Result<String, String> {
     }
     merge(&compiler, &tools, &counts, &profile)?;
     let failed = |error| format!("cannot keep what was learned in {}: {error}", target.display());
-    let (folder, beginning) = compiler.school(target);
+    let (folder, beginning) = compiler.profiles(target);
     let learned = fs::read(&profile).map_err(failed)?;
     remove_all(&folder, &beginning)?;
     // A name for each content: cargo does not look into it.
@@ -77,7 +77,7 @@ fn learn(target: &Path) -> Result<String, String> {
     fs::remove_dir_all(&training)
         .map_err(|error| format!("cannot remove {}: {error}", training.display()))?;
     println!("4 of 4: a build with what was learned (minutes)");
-    run(Build::of_this_tree().cargo("build", target, &door::learned_from(&file)))?;
+    run(Build::of_this_tree().cargo("build", target, &launcher::learned_from(&file)))?;
     Ok(format!("learned: every command is built with {} from now on", file.display()))
 }
 

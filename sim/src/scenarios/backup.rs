@@ -11,10 +11,10 @@ use mokv::rt;
 use mokv::rt::disk::{DiskRef, Fault, FileRef, SimDisk};
 
 use super::identity::wait_for_members;
-use super::stage::{ELECTION_BOUND, client, ensure, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, ensure, set_many, three_nodes};
+use crate::applied_log::AppliedLog;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::dice::Dice;
-use crate::ledger::Ledger;
 use crate::run::Run;
 
 /// Attempts to restore that are broken off by a loss of power, before one that is not.
@@ -43,7 +43,7 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.wipe(&name);
     }
     run.fault("lost disks", "all disks are lost");
-    run.with_ledger(Ledger::reformed);
+    run.with_applied_log(AppliedLog::reformed);
     let (host, _) = cluster.add_client_host();
     let elsewhere = SimDisk::new(run.seed);
     let file = keep(elsewhere.mount(), bytes).await.map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mokv::rt;
 
-use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
 use crate::cluster::Cluster;
 use crate::history::{Answer, Outcome};
 use crate::run::Run;

@@ -9,7 +9,7 @@ use mokv::rt::disk::Image;
 use mokv::rt::task::spawn_guarded;
 
 use super::identity::wait_for_members;
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
 };
 use crate::client::SimClient;
@@ -75,7 +75,7 @@ pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     })?;
     cluster.heal_network();
     cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
-    expect(&super::stage::client_of(&cluster, &name), "key", value).await?;
+    expect(&super::setup::client_of(&cluster, &name), "key", value).await?;
     Ok(cluster)
 }
 

@@ -11,7 +11,7 @@ use mokv::rt::task::spawn_guarded;
 
 use super::identity::wait_for_members;
 use super::replicated::tamper;
-use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::history::Outcome;

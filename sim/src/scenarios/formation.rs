@@ -7,7 +7,7 @@ use mokv::client::Error;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, ensure, formed, others, set, set_many, three_nodes, wait_for_end,
 };
 use crate::client::SimClient;

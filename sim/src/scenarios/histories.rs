@@ -13,11 +13,11 @@ use mokv::rt;
 use mokv::rt::disk::Image;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
-use super::forge::forget_acknowledged;
 use super::identity::wait_for_members;
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes, wait_for_end,
 };
+use super::tampering::forget_acknowledged;
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::history::{Answer, Outcome};

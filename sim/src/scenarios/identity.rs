@@ -7,7 +7,7 @@ use std::time::Duration;
 use mokv::client::{Consistency, SettingsChange};
 use mokv::rt;
 
-use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
 use crate::history::Outcome;
 use crate::run::Run;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use mokv::rt::disk::{DiskCall, Fault, Operation};
 
-use super::forge::{rewrite_log, saved_term};
 use super::identity::wait_for_members;
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, ensure, formed, others, set, set_many, three_nodes, wait_for_end,
 };
+use super::tampering::{rewrite_log, saved_term};
 use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::run::Run;
 use crate::world::World;

@@ -7,7 +7,6 @@ mod backup;
 mod basics;
 mod disks;
 mod doubted;
-pub mod forge;
 mod formation;
 mod histories;
 mod identity;
@@ -16,8 +15,9 @@ mod raft;
 mod replicated;
 mod restarts;
 mod rot;
+pub mod setup;
 mod snapshots;
-pub mod stage;
+pub mod tampering;
 mod wire;
 
 use std::pin::Pin;

@@ -7,7 +7,7 @@ use mokv::client::{Error, ListOptions, SettingsChange};
 use mokv::rt::task::spawn_guarded;
 use mokv::rt::{self, Instant};
 
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, three_nodes,
 };
 use crate::client::SimClient;

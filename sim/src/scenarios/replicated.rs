@@ -8,11 +8,11 @@ use mokv::client::{NodeStatus, SettingsChange};
 use mokv::map::Command;
 use mokv::raft::peers::frame::MAX_FRAME_BYTES;
 use mokv::rt;
-use mokv::storage::Entry;
+use mokv::storage::LogEntry;
 use mokv_proto::raft::{Forward, forward_answer, request, response};
 
-use super::forge::{rewrite_log, stranger};
-use super::stage::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
+use super::setup::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
+use super::tampering::{rewrite_log, stranger};
 use crate::client::SimClient;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
@@ -81,7 +81,7 @@ pub(super) async fn tamper(
     change: impl FnOnce(Command) -> Bytes,
 ) -> Result<u64, String> {
     let mut found = None;
-    let is_write = |entry: &&mut Entry| matches!(Command::decode(&entry.payload), Ok(Command::Set(_)));
+    let is_write = |entry: &&mut LogEntry| matches!(Command::decode(&entry.payload), Ok(Command::Set(_)));
     rewrite_log(cluster, status, |entries| {
         if let Some(entry) = entries.iter_mut().rfind(is_write) {
             let command = Command::decode(&entry.payload).expect("it was read just now");
@@ -113,7 +113,7 @@ pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start(&name);
     let reason = wait_for_end(&cluster, &name, ELECTION_BOUND).await?;
     ensure(reason.contains("upgrade"), || format!("{name} does not say what to do: {reason}"))?;
-    let applied = run.with_ledger(|ledger| ledger.position(&name));
+    let applied = run.with_applied_log(|applied_log| applied_log.position(&name));
     ensure(applied.is_none_or(|applied| applied < index), || {
         format!("{name} applied up to {applied:?} although it cannot know what {index} means")
     })?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::disk::Operation;
 
-use super::stage::{ELECTION_BOUND, client, ensure, expect, others, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, ensure, expect, others, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
 use crate::run::Run;
 use crate::workload::Workload;

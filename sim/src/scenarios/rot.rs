@@ -11,7 +11,7 @@ use mokv::rt;
 
 use super::doubted::{heal, is_quarantined, wait_for_status};
 use super::identity::{members, wait_for_members};
-use super::stage::{
+use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, wait_for_end,
 };
 use crate::client::SimClient;

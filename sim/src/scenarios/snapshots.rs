@@ -7,7 +7,7 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::disk::Fault;
 
-use super::stage::{ELECTION_BOUND, client, ensure, formed, others, set_many};
+use super::setup::{ELECTION_BOUND, client, ensure, formed, others, set_many};
 use crate::client::SimClient;
 use crate::cluster::{Cluster, Power};
 use crate::history::Outcome;
@@ -45,7 +45,7 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
         let reached = cluster.status(&name).await.map_or(0, |status| status.last_log_index);
         cluster.kill(&name);
         write_until_purged(&cluster, &client, &leader, reached).await?;
-        let installed = run.with_ledger(|ledger| ledger.snapshots_installed());
+        let installed = run.with_applied_log(|applied_log| applied_log.snapshots_installed());
         // The kill comes at the step-th change after the start of a temporary file of a snapshot.
         let mut left = None;
         cluster.disk(&name).on_call(Some(Box::new(move |call| {
@@ -69,7 +69,7 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
             if cluster.disk(&name).counts().kills > kills {
                 break true;
             }
-            let caught_up = run.with_ledger(|ledger| ledger.snapshots_installed()) > installed;
+            let caught_up = run.with_applied_log(|applied_log| applied_log.snapshots_installed()) > installed;
             if caught_up && rt::now() - before > Duration::from_secs(3) {
                 break false;
             }
@@ -123,7 +123,9 @@ pub async fn interrupted_transfers(run: Arc<Run>) -> Result<Cluster, String> {
     };
     let (mut interrupted, mut transfer) = (BTreeSet::new(), 0);
     let before = rt::now();
-    while interrupted.len() < RESETS || run.with_ledger(|ledger| ledger.snapshots_installed()) == 0 {
+    while interrupted.len() < RESETS
+        || run.with_applied_log(|applied_log| applied_log.snapshots_installed()) == 0
+    {
         rt::sleep(Duration::from_millis(5)).await;
         let files = unfinished();
         let lengths = || files.iter().map(|(_, length)| *length);

@@ -8,7 +8,7 @@ use mokv::rt;
 use mokv::rt::net::{TcpListener, TcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::stage::{ELECTION_BOUND, client, client_of, ensure, expect, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, set, set_many, three_nodes};
 use crate::client::SimClient;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};

@@ -30,7 +30,7 @@ pub struct Record {
     pub verdict: Verdict,
     /// Which judges complained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub judges: Vec<String>,
+    pub checkers: Vec<String>,
     /// Simulated seconds.
     pub simulated: f64,
     /// Of them under faults.
@@ -57,7 +57,7 @@ impl Record {
         Record {
             seed: report.seed,
             verdict: report.verdict,
-            judges: report.judges.clone(),
+            checkers: report.checkers.clone(),
             simulated: rounded(report.simulated_seconds),
             faulty: rounded(report.fault_seconds),
             faults: report.faults.clone(),

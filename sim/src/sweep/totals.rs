@@ -93,7 +93,7 @@ impl Totals {
         sum(&mut self.encounters, &record.encounters);
         self.wall += record.wall;
         if record.verdict != Verdict::Passed {
-            self.failures.insert(record.seed, (record.verdict, record.judges.clone()));
+            self.failures.insert(record.seed, (record.verdict, record.checkers.clone()));
             self.worsen(record.verdict);
         } else if !numbers.says_something() {
             self.uncounted.insert(record.seed);
@@ -126,7 +126,7 @@ impl Totals {
 
     /// Seeds that failed, and how.
     pub fn failures(&self) -> impl Iterator<Item = (u64, Verdict, &[String])> {
-        self.failures.iter().map(|(seed, (verdict, judges))| (*seed, *verdict, judges.as_slice()))
+        self.failures.iter().map(|(seed, (verdict, checkers))| (*seed, *verdict, checkers.as_slice()))
     }
 
     /// Seeds that left two traces.
@@ -280,7 +280,7 @@ mod tests {
     fn with_faults(faults: u64, seed: u64, faulty: f64, completed: u64) -> Line {
         let mut report = Report::crashed("chaos", seed, String::new(), vec![]);
         report.verdict = Verdict::Passed;
-        report.judges.clear();
+        report.checkers.clear();
         report.fault_seconds = faulty;
         report.faults = [("kill".to_owned(), faults)].into();
         report.operations = [("ok".to_owned(), completed), ("failed".to_owned(), 50)].into();

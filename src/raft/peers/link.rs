@@ -16,7 +16,7 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::hello::{Gate, HelloError, Me, dial};
+use super::handshake::{HandshakeError, LocalNode, PeerAdmission, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
 use crate::positions::{self, Acknowledgement, Positions};
@@ -59,7 +59,7 @@ pub enum CallError {
 
 /// The links of one node to all others.
 pub struct Peers {
-    gate: Arc<Gate>,
+    admission: Arc<PeerAdmission>,
     book: Arc<dyn AddressBook>,
     resolver: Resolver,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
@@ -81,7 +81,7 @@ struct Acquaintance {
 
 /// How a follower is, as it says with its answers to a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Condition {
+pub struct FollowerState {
     /// Its disk is nearly full. That counts while the follower is heard, and under the leader that heard it: what a dead
     /// voter said last would refuse writes for ever.
     pub disk_full: bool,
@@ -95,7 +95,7 @@ struct Report {
     term: u64,
     /// When it answered.
     heard: Instant,
-    condition: Condition,
+    condition: FollowerState,
 }
 
 /// What a follower gave its word for.
@@ -118,9 +118,9 @@ pub struct Denied {
 
 impl Peers {
     /// No links yet.
-    pub fn new(gate: Arc<Gate>, book: Arc<dyn AddressBook>, resolver: Resolver) -> Arc<Peers> {
+    pub fn new(admission: Arc<PeerAdmission>, book: Arc<dyn AddressBook>, resolver: Resolver) -> Arc<Peers> {
         Arc::new(Peers {
-            gate,
+            admission,
             book,
             resolver,
             links: Mutex::default(),
@@ -138,7 +138,7 @@ impl Peers {
                 Arc::new(Link {
                     target,
                     channel,
-                    gate: self.gate.clone(),
+                    admission: self.admission.clone(),
                     book: self.book.clone(),
                     acquaintance: self.acquaintance.clone(),
                     resolver: self.resolver.clone(),
@@ -174,17 +174,17 @@ impl Peers {
     }
 
     /// Who this process is.
-    pub fn me(&self) -> &Me {
-        self.gate.me()
+    pub fn local(&self) -> &LocalNode {
+        self.admission.local()
     }
 
     /// What is known of how far members have acknowledged.
     pub fn positions(&self) -> MutexGuard<'_, Positions> {
-        self.gate.positions()
+        self.admission.positions()
     }
 
     /// Remembers how a peer is, by its answer to this node as the leader of `term`.
-    pub fn report(&self, node_id: u64, term: u64, condition: Condition) {
+    pub fn report(&self, node_id: u64, term: u64, condition: FollowerState) {
         let mut reports = self.reports.lock().expect("no code panics while it holds this lock");
         reports.insert(node_id, Report { term, heard: rt::now(), condition });
     }
@@ -197,7 +197,7 @@ impl Peers {
 
     /// Whether a peer has said that this very node was removed from the cluster.
     pub fn say_removed(&self) -> bool {
-        self.gate.excluded().borrow().as_ref().is_some_and(|said| said.exclusion() == Exclusion::Removed)
+        self.admission.excluded().borrow().as_ref().is_some_and(|said| said.exclusion() == Exclusion::Removed)
     }
 
     /// The first peer that `counts` and whose disk is nearly full, by what it answered the leader of `term` at most
@@ -262,8 +262,8 @@ impl Peers {
             .lock()
             .expect("no code panics while it holds this lock")
             .retain(|id, _| is_member(*id));
-        let me = self.me().node_id;
-        self.positions().retain(|id| id == me || is_member(id));
+        let local = self.local().node_id;
+        self.positions().retain(|id| id == local || is_member(id));
     }
 }
 
@@ -271,7 +271,7 @@ impl Peers {
 pub struct Link {
     target: u64,
     channel: Channel,
-    gate: Arc<Gate>,
+    admission: Arc<PeerAdmission>,
     book: Arc<dyn AddressBook>,
     acquaintance: Arc<Acquaintance>,
     resolver: Resolver,
@@ -374,7 +374,7 @@ impl Link {
                     return Ok(Arc::new(connection));
                 }
                 Ok(Err(error)) => {
-                    is_refusal |= !matches!(error, HelloError::Io(_));
+                    is_refusal |= !matches!(error, HandshakeError::Io(_));
                     last = format!("{address}: {error}");
                 }
                 Err(_) if self.resolver.awaits(&address) => {
@@ -388,9 +388,9 @@ impl Link {
         Err(CallError::NotSent(last))
     }
 
-    async fn dial_at(&self, address: &str) -> Result<Connection, HelloError> {
+    async fn dial_at(&self, address: &str) -> Result<Connection, HandshakeError> {
         let mut stream = self.resolver.connect(address).await?;
-        dial(&mut stream, &self.gate, self.target, self.channel).await?;
+        dial(&mut stream, &self.admission, self.target, self.channel).await?;
         Ok(Connection::start_tasks(stream))
     }
 }
@@ -572,7 +572,7 @@ mod tests {
     }
 
     fn peers_resolving(address: String, resolver: Resolver) -> Arc<Peers> {
-        let me = Me {
+        let local = LocalNode {
             cluster_id: [7; 16],
             node_id: 1,
             name: "n1".into(),
@@ -583,8 +583,8 @@ mod tests {
             supports: 1,
             key: None,
         };
-        let gate = Gate::new(me, BTreeMap::new(), Positions::default(), |_| false);
-        Peers::new(Arc::new(gate), Arc::new(OnePlace(address)), resolver)
+        let admission = PeerAdmission::new(local, BTreeMap::new(), Positions::default(), |_| false);
+        Peers::new(Arc::new(admission), Arc::new(OnePlace(address)), resolver)
     }
 
     /// A first start once complained that no address was known of nodes that it was about to ask for their votes.
@@ -626,7 +626,7 @@ mod tests {
     fn a_full_disk_counts_while_its_node_is_heard_and_under_the_leader_that_heard_it() {
         const PATIENCE: Duration = Duration::from_secs(60);
         let peers = peers_at("127.0.0.1:1".into());
-        let condition = |disk_full| Condition { disk_full, is_doubted: false };
+        let condition = |disk_full| FollowerState { disk_full, is_doubted: false };
         let full = |term, later| peers.full(term, rt::now() + later, PATIENCE, |id| id != 9);
         peers.report(2, 5, condition(true));
         peers.report(9, 5, condition(true));

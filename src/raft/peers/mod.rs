@@ -5,13 +5,13 @@
 //! requests have connections of their own, so that none queues behind another. Knows nothing of openraft.
 
 pub mod frame;
-pub mod hello;
+pub mod handshake;
 pub mod link;
 mod reach;
 pub mod server;
 
-pub use hello::{Gate, Me};
-pub use link::{AddressBook, CallError, Condition, Link, Peers};
+pub use handshake::{LocalNode, PeerAdmission};
+pub use link::{AddressBook, CallError, FollowerState, Link, Peers};
 pub use reach::Contact;
 pub use server::Handler;
 

@@ -13,12 +13,12 @@ use mokv_proto::raft::{self, Channel, request, response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::hello::{Dialer, Gate, HelloError, answer};
+use super::handshake::{Dialer, HandshakeError, PeerAdmission, answer};
 use crate::rt::net::TcpStream;
 use crate::rt::timeout;
 
 /// A dialer that does not finish its hello by then is dropped.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests of one connection under way at a time.
 const MAX_HANDLED: usize = 1024;
 
@@ -41,10 +41,10 @@ pub trait Handler: Send + Sync + 'static {
 ///
 /// # Errors
 /// If it is refused, takes too long, or the connection breaks.
-pub async fn meet(stream: &mut TcpStream, gate: &Gate) -> Result<Dialer, HelloError> {
-    let peer = timeout(HELLO_TIMEOUT, async {
+pub async fn meet(stream: &mut TcpStream, admission: &PeerAdmission) -> Result<Dialer, HandshakeError> {
+    let peer = timeout(HANDSHAKE_TIMEOUT, async {
         stream.read_u8().await?;
-        answer(stream, gate).await
+        answer(stream, admission).await
     });
     peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the hello took too long"))?
 }
@@ -56,9 +56,9 @@ pub async fn meet(stream: &mut TcpStream, gate: &Gate) -> Result<Dialer, HelloEr
 pub async fn serve<H: Handler>(
     stream: TcpStream,
     peer: Dialer,
-    gate: &Gate,
+    admission: &PeerAdmission,
     handler: Arc<H>,
-) -> Result<(), HelloError> {
+) -> Result<(), HandshakeError> {
     let mut session = handler.open(&peer);
     // A snapshot's chunks are taken one after the other; everything else overtakes freely.
     let max_handled = if peer.channel == Channel::Snapshot { 1 } else { MAX_HANDLED };
@@ -73,7 +73,7 @@ pub async fn serve<H: Handler>(
             Some(response) = handled.next(), if !handled.is_empty() => put_frame(&mut answers, &response),
             request = reader.next::<raft::Request>(), if handled.len() < max_handled => {
                 let Some(raft::Request { id, body }) = request? else { return Ok(()) };
-                gate.admit_again(&peer)?;
+                admission.admit_again(&peer)?;
                 match body {
                     Some(body) => handled.push(handler.handle(&mut session, body).map(move |body| {
                         raft::Response { id, body: Some(body) }

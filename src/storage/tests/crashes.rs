@@ -53,7 +53,7 @@ fn arrange(disk: &SimDisk, accident: Accident, dice: &mut Dice) {
 
 #[derive(Default, Debug)]
 pub(super) struct Seen {
-    lives: u64,
+    incarnations: u64,
     refused_starts: u64,
     kept_in_flight: u64,
     lost_in_flight: u64,
@@ -179,7 +179,7 @@ fn run(seeds: std::ops::Range<u64>) -> Seen {
             };
             let mut history = History::from(Model::default());
             for _ in 0..6 {
-                seen.lives += 1;
+                seen.incarnations += 1;
                 let accident = draw_accident(&mut dice);
                 arrange(&disk, accident, &mut dice);
                 life(&disk, &config, accident, &mut history, &mut dice, seed, &mut seen).await;

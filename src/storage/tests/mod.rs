@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Entry, Log, LogConfig, Owner, Position};
+use super::{Log, LogConfig, LogEntry, Owner, Position};
 
 const OWNER: Owner = Owner { node_id: 0xabcd, cluster_id: [7; 16] };
 
@@ -35,19 +35,19 @@ fn at(term: u64, index: u64) -> Position {
     Position { term, index }
 }
 
-fn entry(term: u64, index: u64, length: usize) -> Entry {
+fn entry(term: u64, index: u64, length: usize) -> LogEntry {
     let payload: Vec<u8> = (0..length).map(|byte| (byte as u64 * 31 + index * 7 + term) as u8).collect();
-    Entry { term, index, payload: payload.into() }
+    LogEntry { term, index, payload: payload.into() }
 }
 
 /// Appends and waits until it is durable.
-async fn append(log: &Log, entries: Vec<Entry>) {
+async fn append(log: &Log, entries: Vec<LogEntry>) {
     let (done, durable) = tokio::sync::oneshot::channel();
     log.append(entries, move |result| drop(done.send(result))).unwrap();
     durable.await.unwrap().unwrap();
 }
 
-async fn read_all(log: &Log) -> Vec<Entry> {
+async fn read_all(log: &Log) -> Vec<LogEntry> {
     log.read(0..u64::MAX, u64::MAX).await.unwrap()
 }
 

@@ -9,20 +9,20 @@ use bytes::Bytes;
 use super::{Acknowledged, at, entry};
 use crate::rt::spawn;
 use crate::storage::record::entry_bytes;
-use crate::storage::{Entry, Log, Position, StorageError};
+use crate::storage::{Log, LogEntry, Position, StorageError};
 
 /// The state of a log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     pub vote: Option<Bytes>,
     pub purged: Option<Position>,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LogEntry>,
 }
 
 /// One operation on a log.
 #[derive(Debug, Clone)]
 pub enum Operation {
-    Append(Vec<Entry>),
+    Append(Vec<LogEntry>),
     Vote(Bytes),
     Truncate(Option<u64>),
     Purge(Position),
@@ -30,7 +30,7 @@ pub enum Operation {
 
 impl Model {
     pub fn last(&self) -> Option<Position> {
-        self.entries.last().map(Entry::position).or(self.purged)
+        self.entries.last().map(LogEntry::position).or(self.purged)
     }
 
     pub fn apply(&mut self, operation: &Operation) {

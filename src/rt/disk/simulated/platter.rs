@@ -16,7 +16,7 @@ use crate::rt::splitmix::SplitMix;
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Debug, Clone)]
-enum Change {
+enum ContentChange {
     Write(usize, Bytes),
     SetLen(usize),
 }
@@ -25,7 +25,7 @@ enum Change {
 pub(super) struct Inode {
     pub cached: Vec<u8>,
     durable: Vec<u8>,
-    pending: Vec<Change>,
+    pending: Vec<ContentChange>,
 }
 
 /// One atomic change of the directory.
@@ -85,19 +85,19 @@ fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
 impl Inode {
     pub fn write(&mut self, offset: u64, bytes: Bytes) {
         put(&mut self.cached, offset as usize, &bytes);
-        self.pending.push(Change::Write(offset as usize, bytes));
+        self.pending.push(ContentChange::Write(offset as usize, bytes));
     }
 
     pub fn set_len(&mut self, length: u64) {
         self.cached.resize(length as usize, 0);
-        self.pending.push(Change::SetLen(length as usize));
+        self.pending.push(ContentChange::SetLen(length as usize));
     }
 
     pub fn sync(&mut self) {
         for change in self.pending.drain(..) {
             match change {
-                Change::Write(offset, bytes) => put(&mut self.durable, offset, &bytes),
-                Change::SetLen(length) => self.durable.resize(length, 0),
+                ContentChange::Write(offset, bytes) => put(&mut self.durable, offset, &bytes),
+                ContentChange::SetLen(length) => self.durable.resize(length, 0),
             }
         }
     }
@@ -127,8 +127,8 @@ impl Inode {
         for (position, change) in pending.into_iter().take(kept).enumerate() {
             let torn = loss == Loss::ATail && position + 1 == kept;
             match change {
-                Change::SetLen(length) => self.durable.resize(length, 0),
-                Change::Write(offset, bytes) => {
+                ContentChange::SetLen(length) => self.durable.resize(length, 0),
+                ContentChange::Write(offset, bytes) => {
                     let whole = if torn { dice.up_to(bytes.len() as u64) as usize } else { bytes.len() };
                     let mut start = 0;
                     while start < bytes.len() {

@@ -1,0 +1,143 @@
+//! What the nodes applied: the one sequence of entries that all of them must agree on.
+//!
+//! Every node of a simulation reports each entry it applies and each snapshot it installs. Judges of the replicated
+//! state look here; it is not the clients' evidence and never stands in for it. Knows no node: reports are plain
+//! values.
+
+use std::collections::BTreeMap;
+
+use crate::checkers::Finding;
+use crate::checkers::state_machine::Conflict;
+use crate::history::KeyState;
+
+/// An entry as a node applied it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The term it was proposed in.
+    pub term: u64,
+    /// A hash of its bytes.
+    pub payload: u64,
+    /// The digest of the whole state after it.
+    pub digest: u128,
+    /// What it changed.
+    pub change: Option<KeyChange>,
+}
+
+/// One key's step from one revision to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The store's revision by it.
+    pub revision: u64,
+    /// The key.
+    pub key: String,
+    /// What it holds now; `None`: it was deleted.
+    pub new: Option<KeyState>,
+}
+
+/// The merged sequence, and where it was contradicted.
+#[derive(Debug, Default)]
+pub struct AppliedLog {
+    /// By log index; who applied it first.
+    entries: BTreeMap<u64, (String, Applied)>,
+    /// Digests of snapshots that were installed before anybody was seen to apply their position.
+    installed: BTreeMap<u64, (String, u64, u128)>,
+    /// By log index: a digest of who the members were then, and who said so first.
+    members: BTreeMap<u64, (String, u128)>,
+    /// The last position of every node's present life.
+    positions: BTreeMap<String, u64>,
+    snapshots_installed: u64,
+    conflicts: Vec<Conflict>,
+    reported: bool,
+}
+
+impl AppliedLog {
+    /// A node opens its log, also one that was removed and starts over within one process: its next report may be of
+    /// any position.
+    pub fn started(&mut self, node: &str) {
+        self.positions.remove(node);
+    }
+
+    /// A node applied an entry.
+    pub fn applied(&mut self, node: &str, index: u64, applied: Applied) {
+        if let Some(last) = self.positions.insert(node.to_owned(), index)
+            && index != last + 1
+        {
+            self.conflicts.push(Conflict::Order { node: node.to_owned(), last, index });
+        }
+        if let Some((other, term, digest)) = self.installed.get(&index)
+            && (*term, *digest) != (applied.term, applied.digest)
+        {
+            let nodes = (other.clone(), node.to_owned());
+            self.conflicts.push(Conflict::Snapshot { nodes, index });
+        }
+        match self.entries.get(&index) {
+            None => {
+                self.entries.insert(index, (node.to_owned(), applied));
+            }
+            Some((_, first)) if *first == applied => {}
+            Some((other, first)) => {
+                let nodes = (other.clone(), node.to_owned());
+                let both = Box::new((first.clone(), applied));
+                self.conflicts.push(Conflict::KeyState { nodes, index, both });
+            }
+        }
+    }
+
+    /// A node replaced its state by a snapshot's.
+    pub fn installed(&mut self, node: &str, index: u64, term: u64, digest: u128) {
+        self.positions.insert(node.to_owned(), index);
+        self.snapshots_installed += 1;
+        let applied = self.entries.get(&index).map(|(other, entry)| (other, entry.term, entry.digest));
+        let installed = self.installed.get(&index).map(|(other, term, digest)| (other, *term, *digest));
+        match applied.or(installed) {
+            Some((other, known_term, known_digest)) if (known_term, known_digest) != (term, digest) => {
+                let nodes = (other.clone(), node.to_owned());
+                self.conflicts.push(Conflict::Snapshot { nodes, index });
+            }
+            Some(_) => {}
+            None => {
+                self.installed.insert(index, (node.to_owned(), term, digest));
+            }
+        }
+    }
+
+    /// A node's state of this position, applied or installed, has these members.
+    pub fn members(&mut self, node: &str, index: u64, digest: u128) {
+        let (other, known) = self.members.entry(index).or_insert_with(|| (node.to_owned(), digest));
+        if *known != digest {
+            self.conflicts.push(Conflict::Members { nodes: (other.clone(), node.to_owned()), index });
+        }
+    }
+
+    /// All nodes are gone, and a new cluster begins with their state: it has its own members.
+    pub fn reformed(&mut self) {
+        self.members.clear();
+    }
+
+    /// The last log index a node applied or installed in its present life.
+    pub fn position(&self, node: &str) -> Option<u64> {
+        self.positions.get(node).copied()
+    }
+
+    /// All entries, by log index.
+    pub fn entries(&self) -> impl Iterator<Item = (u64, &Applied)> {
+        self.entries.iter().map(|(index, (_, applied))| (*index, applied))
+    }
+
+    /// All changes, in the order of the log.
+    pub fn changes(&self) -> impl Iterator<Item = (u64, &KeyChange)> {
+        self.entries().filter_map(|(index, applied)| Some((index, applied.change.as_ref()?)))
+    }
+
+    /// How many snapshots were installed.
+    pub fn snapshots_installed(&self) -> u64 {
+        self.snapshots_installed
+    }
+
+    /// The first contradiction, once: it makes all later ones.
+    pub fn take_finding(&mut self) -> Option<Finding> {
+        let first = self.conflicts.first().filter(|_| !self.reported).map(Conflict::finding);
+        self.reported |= first.is_some();
+        first
+    }
+}

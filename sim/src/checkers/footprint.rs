@@ -1,0 +1,170 @@
+//! Bounded memory and files: what a node keeps on its disk and in its log follows from its configuration, however long
+//! it runs and whatever befalls it.
+//!
+//! The bounds are those that the product promises: two snapshots, the log behind the older of them, spare segments
+//! ready ahead, a bounded table of sessions, and tasks that last as long as a peer, a connection or a request. Each has a
+//! margin for what is under way, and no margin grows with time.
+
+use super::{Finding, Findings};
+
+const NAME: &str = "bounded memory and files";
+
+/// Snapshots that are kept, and one that takes its place beside them.
+const SNAPSHOTS: usize = 3;
+/// Snapshots being written or received at a time: one of the node's own, one that comes from a peer, one that is whole and
+/// being installed.
+const UNFINISHED_SNAPSHOTS: usize = 3;
+/// Spare segments: prepared ahead, recycled, being prepared, and recovery's copy.
+const SPARES: usize = 2 + 4 + 2;
+/// The identity and the file that is about to replace it.
+const IDENTITIES: usize = 2;
+/// Entries that come while a snapshot is being written on a slow disk, and what openraft purges only in batches.
+const ENTRIES_UNDER_WAY: u64 = 4_000;
+/// What a record costs besides its payload, at most.
+const RECORD_BYTES: u64 = 96;
+/// The active segment, one that is being retired, and two that truncated entries and votes may fill.
+const EXTRA_SEGMENTS: u64 = 4;
+/// Tasks of a node: its own, Raft's, and what its clients have under way.
+const OWN_TASKS: u64 = 100;
+/// Tasks for each other node: both sides' connections, and what Raft does for it.
+const TASKS_OF_A_PEER: u64 = 20;
+
+/// What the configuration allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// A snapshot is taken after this many entries.
+    pub snapshot_entries: u64,
+    /// Size of a segment.
+    pub segment_bytes: u64,
+    /// Most sessions, as the cluster's settings say.
+    pub sessions: u64,
+    /// Other nodes.
+    pub peers: u64,
+}
+
+/// What a node holds at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Footprint {
+    /// Whose.
+    pub node: String,
+    /// Names and lengths of its files.
+    pub files: Vec<(String, u64)>,
+    /// Entries in its log and the bytes of their payloads; `None`: nobody measured them.
+    pub log: Option<(u64, u64)>,
+    /// Sessions in its state.
+    pub sessions: u64,
+    /// Tasks on its host.
+    pub tasks: u64,
+}
+
+/// Judges one node at one moment.
+pub fn check(footprint: &Footprint, bounds: Bounds) -> Findings {
+    let mut excesses: Vec<String> = Vec::new();
+    let mut most = |what: &str, found: u64, bound: u64| {
+        if found > bound {
+            excesses.push(format!("{found} {what}, {bound} at most"));
+        }
+    };
+    let mut counts = [0usize; 5];
+    let mut unknown = Vec::new();
+    for (name, _) in &footprint.files {
+        match class(name) {
+            Some(Class::SetAside) => {}
+            Some(class) => counts[class as usize] += 1,
+            None => unknown.push(name.as_str()),
+        }
+    }
+    let count = |class: Class| counts[class as usize] as u64;
+    most("snapshots", count(Class::Snapshot), SNAPSHOTS as u64);
+    most("unfinished snapshots", count(Class::Unfinished), UNFINISHED_SNAPSHOTS as u64);
+    most("spare segments", count(Class::Spare), SPARES as u64);
+    most("identity files", count(Class::Identity), IDENTITIES as u64);
+    most("sessions", footprint.sessions, bounds.sessions);
+    most("tasks", footprint.tasks, OWN_TASKS + bounds.peers * TASKS_OF_A_PEER);
+    if let Some((entries, bytes)) = footprint.log {
+        // Two snapshots are kept, the log behind the older one, and a third is under way.
+        most("entries in the log", entries, 3 * bounds.snapshot_entries + ENTRIES_UNDER_WAY);
+        // Of two segments that follow each other, one is at least half full: what was full did not fit another batch.
+        let records = bytes + entries * RECORD_BYTES;
+        most("segments", count(Class::Segment), 2 * records.div_ceil(bounds.segment_bytes) + EXTRA_SEGMENTS);
+    }
+    if !unknown.is_empty() {
+        excesses.push(format!("files that nobody knows: {}", unknown.join(", ")));
+    }
+    if excesses.is_empty() {
+        return Findings::new();
+    }
+    let words = format!("{} has {}", footprint.node, excesses.join("; "));
+    vec![Finding::violation(NAME, words)]
+}
+
+/// What a file is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Segment,
+    Spare,
+    Snapshot,
+    Unfinished,
+    Identity,
+    /// What a node kept of its former life: on purpose, until a person removes it.
+    SetAside,
+}
+
+fn class(name: &str) -> Option<Class> {
+    let temporary = name.ends_with(".tmp");
+    match name {
+        "identity" | "identity.tmp" => Some(Class::Identity),
+        _ if name.starts_with("left-") => Some(Class::SetAside),
+        _ if name.starts_with("log-") && name.ends_with(".wal") => Some(Class::Segment),
+        _ if name.starts_with("log-") && temporary => Some(Class::Spare),
+        _ if name.starts_with("snapshot-") && name.ends_with(".snap") => Some(Class::Snapshot),
+        _ if name.starts_with("snapshot-") && temporary => Some(Class::Unfinished),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { snapshot_entries: 100, segment_bytes: 1_000, sessions: 5, peers: 2 };
+
+    fn files(names: &[(&str, u32)]) -> Vec<(String, u64)> {
+        let many = |(name, count): &(&str, u32)| {
+            let (begin, end) = name.split_once('*').unwrap_or((name, ""));
+            (0..*count).map(|number| (format!("{begin}{number}{end}"), 10)).collect::<Vec<_>>()
+        };
+        names.iter().flat_map(many).chain([("identity".to_owned(), 10)]).collect()
+    }
+
+    fn said(footprint: Footprint) -> String {
+        check(&footprint, BOUNDS).first().map_or_else(String::new, ToString::to_string)
+    }
+
+    #[test]
+    fn a_node_in_its_bounds_is_fine_and_each_excess_is_named() {
+        let normal =
+            [("log-*.wal", 4), ("log-spare-*.tmp", 6), ("snapshot-*.snap", 2), ("left-7-log-*.wal", 50)];
+        let fine = Footprint {
+            node: "n1".into(),
+            files: files(&normal),
+            log: Some((300, 3_000)),
+            sessions: 5,
+            tasks: 100,
+        };
+        assert_eq!(said(fine.clone()), "");
+        let with = |more: (&str, u32)| Footprint { files: files(&[more]), ..fine.clone() };
+        for (broken, expected) in [
+            (with(("snapshot-*.snap", 4)), "4 snapshots, 3 at most"),
+            (with(("snapshot-*.tmp", 9)), "9 unfinished snapshots"),
+            (with(("log-spare-*.tmp", 20)), "20 spare segments"),
+            (with(("log-*.wal", 500)), "500 segments"),
+            (with(("core.*", 1)), "files that nobody knows: core.0"),
+            (Footprint { sessions: 6, ..fine.clone() }, "6 sessions, 5 at most"),
+            (Footprint { tasks: 1_000, ..fine.clone() }, "1000 tasks, 140 at most"),
+            (Footprint { log: Some((99_999, 0)), ..fine.clone() }, "99999 entries in the log"),
+        ] {
+            assert!(said(broken.clone()).contains(expected), "{}", said(broken));
+        }
+    }
+}

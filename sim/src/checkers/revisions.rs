@@ -1,0 +1,316 @@
+//! Revision order: the revisions in answers are one history of the whole store, and real time agrees with it.
+//!
+//! Stronger than linearizability of each key, and cheap: every answer names the revision it belongs to, so the
+//! order need not be searched for. Three things must hold. A linearizable operation never has a lower revision than
+//! one that was answered before it was sent. What a read or a list found is what the store held at its revision, stale
+//! or not: no change that any client was told of lies between, and the log agrees. The revisions that one client sees
+//! never go back, stale reads included (Terry et al., "Session guarantees for weakly consistent replicated data", 1994:
+//! monotonic reads, read your writes).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::{Finding, Findings};
+use crate::applied_log::AppliedLog;
+use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
+
+const ORDER: &str = "revision order";
+const CONTENT: &str = "reads show one revision";
+const SESSION: &str = "one client's reads never go back";
+
+/// Judges all answers that carry a revision.
+pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
+    let mut findings = Findings::new();
+    real_time_order(operations, &mut findings);
+    told(operations, &mut findings);
+    // The log knows more, and would only say the same once more.
+    if findings.is_empty() {
+        content(operations, &Past::of(applied_log), &mut findings);
+    }
+    monotonic_reads(operations, &mut findings);
+    findings
+}
+
+/// The revision an answer belongs to, and whether the operation made it.
+fn revision_of(operation: &Operation) -> Option<(u64, bool)> {
+    match &operation.outcome {
+        Outcome::Ok(Answer::Written { revision }) => Some((*revision, true)),
+        Outcome::Ok(Answer::Deleted { revision, existed }) => Some((*revision, *existed)),
+        Outcome::Ok(Answer::Read { revision, .. } | Answer::Listed { revision, .. }) => {
+            Some((*revision, false))
+        }
+        _ => None,
+    }
+}
+
+fn is_stale(operation: &Operation) -> bool {
+    matches!(operation.call, Call::Get { stale: true } | Call::List { stale: true })
+}
+
+fn real_time_order(operations: &[Operation], findings: &mut Findings) {
+    // The highest revision among answers given so far, as a sweep over time.
+    let answered: Vec<(&Operation, u64, bool)> = operations
+        .iter()
+        .filter(|operation| !is_stale(operation))
+        .filter_map(|operation| revision_of(operation).map(|(revision, made)| (operation, revision, made)))
+        .collect();
+    let mut by_return: Vec<(Nanos, usize)> = answered
+        .iter()
+        .enumerate()
+        .map(|(index, (operation, ..))| (operation.returned.unwrap_or(Nanos::MAX), index))
+        .collect();
+    by_return.sort_unstable();
+    let mut makers: BTreeMap<u64, &Operation> = BTreeMap::new();
+    let mut returned = by_return.into_iter().peekable();
+    let mut highest: Option<(u64, &Operation)> = None;
+    for (operation, revision, made) in &answered {
+        while let Some((_, index)) = returned.next_if(|(at, _)| *at < operation.invoked) {
+            let (earlier, revision, _) = answered[index];
+            if highest.is_none_or(|(highest, _)| highest < revision) {
+                highest = Some((revision, earlier));
+            }
+        }
+        if let Some((highest, earlier)) = highest
+            && (*revision < highest || (*made && *revision == highest))
+        {
+            let words = format!("an operation went back in time\n    {earlier}\n    {operation}");
+            findings.push(Finding::violation(ORDER, words));
+        }
+        if *made && let Some(other) = makers.insert(*revision, operation) {
+            let words = format!("two writes made revision {revision}\n    {other}\n    {operation}");
+            findings.push(Finding::violation(ORDER, words));
+        }
+    }
+}
+
+/// What any client was told of a key: revisions and what they wrote there; `None`: they deleted.
+type Told<'a> = BTreeMap<&'a str, BTreeMap<u64, Option<u64>>>;
+
+/// Reads against what clients were told, by whomever.
+fn told(operations: &[Operation], findings: &mut Findings) {
+    let mut told = Told::new();
+    let mut may_be_deleted: BTreeSet<&str> = BTreeSet::new();
+    for operation in operations {
+        let key = operation.key.as_str();
+        let mut tell = |key, revision, held| {
+            told.entry(key).or_default().insert(revision, held);
+        };
+        match (&operation.outcome, operation.call) {
+            (Outcome::Ok(Answer::Written { revision }), Call::Set { value, .. }) => {
+                tell(key, *revision, Some(value));
+            }
+            (Outcome::Ok(Answer::Deleted { revision, existed: true }), _) => tell(key, *revision, None),
+            (Outcome::Ok(Answer::Read { entry: Some(entry), .. }), _) => {
+                tell(key, entry.mod_revision, Some(entry.value));
+            }
+            (Outcome::Ok(Answer::Listed { entries, .. }), _) => {
+                entries.iter().for_each(|(key, entry)| tell(key, entry.mod_revision, Some(entry.value)));
+            }
+            (Outcome::Unknown, Call::Delete { .. }) => {
+                may_be_deleted.insert(key);
+            }
+            _ => {}
+        }
+    }
+    let complaint = |key: &str, revision: u64, entry: Option<&KeyState>| {
+        let from = entry.map_or(0, |entry| entry.mod_revision);
+        if from > revision {
+            return Some(format!("it found {key} as revision {from} wrote it"));
+        }
+        let (later, held) =
+            told.get(key)?.range((Bound::Excluded(from), Bound::Included(revision))).next_back()?;
+        match (entry, held) {
+            (Some(_), _) => Some(format!("revision {later} changed {key} again")),
+            (None, Some(value)) if !may_be_deleted.contains(key) => {
+                Some(format!("{key} is absent, and v{value} was there since revision {later}"))
+            }
+            (None, _) => None,
+        }
+    };
+    for operation in operations {
+        let complaint = match &operation.outcome {
+            Outcome::Ok(Answer::Read { revision, entry }) => {
+                complaint(&operation.key, *revision, entry.as_ref())
+            }
+            Outcome::Ok(Answer::Listed { revision, entries }) => {
+                let found: BTreeMap<&str, &KeyState> =
+                    entries.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+                let keys = told.range(operation.key.as_str()..).map(|(key, _)| *key);
+                let mut keys = keys.take_while(|key| key.starts_with(&operation.key));
+                keys.find_map(|key| complaint(key, *revision, found.get(key).copied()))
+            }
+            _ => None,
+        };
+        if let Some(complaint) = complaint {
+            let words = format!("an answer is not what its revision held: {complaint}\n    {operation}");
+            findings.push(Finding::violation(CONTENT, words));
+        }
+    }
+}
+
+/// What every key held at every revision.
+struct Past(BTreeMap<String, Vec<(u64, Option<KeyState>)>>);
+
+impl Past {
+    fn of(applied_log: &AppliedLog) -> Past {
+        let mut past: BTreeMap<String, Vec<(u64, Option<KeyState>)>> = BTreeMap::new();
+        for (_, change) in applied_log.changes() {
+            past.entry(change.key.clone()).or_default().push((change.revision, change.new));
+        }
+        Past(past)
+    }
+
+    fn at(steps: &[(u64, Option<KeyState>)], revision: u64) -> Option<KeyState> {
+        let after = steps.partition_point(|(made, _)| *made <= revision);
+        after.checked_sub(1).and_then(|index| steps[index].1)
+    }
+
+    fn key(&self, key: &str, revision: u64) -> Option<KeyState> {
+        self.0.get(key).and_then(|steps| Past::at(steps, revision))
+    }
+
+    fn prefix(&self, prefix: &str, revision: u64) -> Vec<(String, KeyState)> {
+        self.0
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter_map(|(key, steps)| Some((key.clone(), Past::at(steps, revision)?)))
+            .collect()
+    }
+}
+
+fn content(operations: &[Operation], past: &Past, findings: &mut Findings) {
+    for operation in operations {
+        let complaint = match &operation.outcome {
+            Outcome::Ok(Answer::Read { revision, entry }) => {
+                let held = past.key(&operation.key, *revision);
+                (held != *entry).then(|| format!("it answered {entry:?}, the store held {held:?}"))
+            }
+            Outcome::Ok(Answer::Listed { revision, entries }) => {
+                let held = past.prefix(&operation.key, *revision);
+                let wrong = held.iter().zip(entries).find(|(held, listed)| held != listed);
+                match wrong {
+                    Some((held, listed)) => Some(format!("it has {listed:?} where the store held {held:?}")),
+                    None if held.len() != entries.len() => {
+                        Some(format!("it has {} keys, the store held {}", entries.len(), held.len()))
+                    }
+                    None => None,
+                }
+            }
+            _ => None,
+        };
+        if let Some(complaint) = complaint {
+            let words = format!("an answer is not what its revision held: {complaint}\n    {operation}");
+            findings.push(Finding::violation(CONTENT, words));
+        }
+    }
+}
+
+fn monotonic_reads(operations: &[Operation], findings: &mut Findings) {
+    // A client may have several operations under way: only those that follow each other are compared.
+    let mut by_client: BTreeMap<u32, Vec<(&Operation, u64)>> = BTreeMap::new();
+    for operation in operations {
+        if let Some((revision, _)) = revision_of(operation) {
+            by_client.entry(operation.client).or_default().push((operation, revision));
+        }
+    }
+    for answered in by_client.into_values() {
+        let ended = |(operation, _): &(&Operation, u64)| operation.returned.unwrap_or(Nanos::MAX);
+        let mut by_return = answered.clone();
+        by_return.sort_by_key(ended);
+        let mut returned = by_return.into_iter().peekable();
+        let mut highest: Option<(&Operation, u64)> = None;
+        for (operation, revision) in answered {
+            while let Some(earlier) = returned.next_if(|earlier| ended(earlier) < operation.invoked) {
+                if highest.is_none_or(|highest| highest.1 < earlier.1) {
+                    highest = Some(earlier);
+                }
+            }
+            if let Some((earlier, _)) = highest.filter(|(_, highest)| *highest > revision) {
+                let words = format!("a client went back in time\n    {earlier}\n    {operation}");
+                findings.push(Finding::violation(SESSION, words));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::applied_log::{Applied, KeyChange};
+    use crate::checkers::testing::{by, delete, ended, entry, get, in_doubt, list, set, stale};
+
+    /// Revision n wrote the value n to the key k.
+    fn applied_log(revisions: u64) -> AppliedLog {
+        let mut applied_log = AppliedLog::default();
+        for revision in 1..=revisions {
+            let change = Some(KeyChange { revision, key: "k".into(), new: Some(entry(revision)) });
+            applied_log.applied("n1", revision, Applied { term: 1, payload: revision, digest: 0, change });
+        }
+        applied_log
+    }
+
+    fn complaints(operations: &[Operation]) -> Vec<&'static str> {
+        check(operations, &applied_log(9)).iter().map(Finding::checker).collect()
+    }
+
+    #[test]
+    fn concurrent_answers_may_cross_but_later_ones_never_go_back() {
+        assert!(complaints(&[set(0, 5, 2), by(2, set(3, 8, 1)), by(3, get(10, 11, 2))]).is_empty());
+        assert_eq!(complaints(&[set(0, 5, 2), by(2, get(10, 11, 1))]), [ORDER]);
+        assert_eq!(
+            complaints(&[get(0, 5, 2), by(2, set(10, 11, 2))]),
+            [ORDER],
+            "the write came after the read"
+        );
+        assert_eq!(complaints(&[set(0, 5, 2), by(2, set(3, 8, 2))]), [ORDER], "one revision, two writes");
+    }
+
+    #[test]
+    fn stale_reads_may_be_old_but_not_for_one_client() {
+        let old = |at| stale(get(at, at + 5, 1));
+        assert!(complaints(&[set(0, 5, 2), by(2, old(10)), by(2, old(20))]).is_empty());
+        assert_eq!(complaints(&[set(0, 5, 2), old(10)]), [SESSION]);
+        assert!(complaints(&[set(0, 50, 2), old(10)]).is_empty(), "the write was under way");
+        // What returned first and what is highest need not be the same.
+        let mut many: Vec<Operation> = (0..200).map(|at| stale(get(at, at + 1, 1))).collect();
+        many[50] = stale(get(50, 51, 2));
+        many[51] = stale(get(51, 900, 3));
+        assert_eq!(complaints(&many), vec![SESSION; 148]);
+    }
+
+    #[test]
+    fn an_answer_shows_what_its_revision_held() {
+        let read = |revision, value| {
+            let answer = Answer::Read { revision, entry: (value > 0).then(|| entry(value)) };
+            stale(ended(get(0, 5, value), Outcome::Ok(answer)))
+        };
+        assert!(complaints(&[read(3, 3)]).is_empty());
+        assert_eq!(complaints(&[read(3, 2)]), [CONTENT], "the log knows of revision 3");
+        assert!(complaints(&[list(0, 5, 3, &[("k", 3)])]).is_empty());
+        assert_eq!(complaints(&[list(0, 5, 3, &[("k", 2)])]), [CONTENT]);
+        assert_eq!(complaints(&[list(0, 5, 3, &[])]), [CONTENT]);
+    }
+
+    #[test]
+    fn what_any_client_was_told_convicts_whatever_the_log_says() {
+        let said = |operations: &[Operation]| {
+            let mut findings = Findings::new();
+            told(operations, &mut findings);
+            findings.first().map_or_else(String::new, ToString::to_string)
+        };
+        let at = |revision, value| {
+            let answer = Answer::Read { revision, entry: (value > 0).then(|| entry(value)) };
+            ended(get(10, 11, value), Outcome::Ok(answer))
+        };
+        let writes = [set(0, 1, 2), set(2, 3, 4)];
+        let with = |read: Operation| [writes[0].clone(), writes[1].clone(), read];
+        assert_eq!(said(&with(at(6, 4))), "");
+        assert_eq!(said(&with(at(3, 2))), "", "an older revision");
+        assert!(said(&with(at(6, 2))).contains("revision 4 changed k again"));
+        assert!(said(&with(at(3, 4))).contains("as revision 4 wrote it"), "from the future");
+        assert!(said(&with(at(6, 0))).contains("absent, and v4 was there"));
+        assert!(said(&with(list(10, 11, 6, &[]))).contains("absent"));
+        let deleted = in_doubt(delete(5, 6, true));
+        assert_eq!(said(&[writes[0].clone(), deleted, at(6, 0)]), "");
+    }
+}

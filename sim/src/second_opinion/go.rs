@@ -1,0 +1,114 @@
+//! Records histories, lets both checkers judge, and compares.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Case, cases};
+use crate::checkers::{Class, linearizability};
+use crate::history::Operation;
+use crate::launcher;
+use crate::runner::children;
+use crate::{history_file, scenarios};
+
+/// What it is called on the command line.
+pub use crate::options::SECOND_OPINION as NAME;
+/// What it is about.
+pub const ABOUT: &str = "the linearizability checker and porcupine agree on good and on broken histories";
+
+/// Chaos seeds whose histories are recorded.
+const RECORDED: std::ops::RangeInclusive<u64> = 1..=6;
+/// Of each verdict there have to be so many.
+const FEWEST: usize = 50;
+
+/// What came of it.
+pub enum Opinion {
+    /// They agree, on this many.
+    Agrees(String),
+    /// They do not, or one of them has none.
+    Differs(String),
+    /// There is no Go here.
+    Missing(String),
+}
+
+/// Compares the two.
+pub fn check() -> Opinion {
+    if !has_go() {
+        let words = "there is no Go here to build porcupine with; install Go 1.18 or later".to_owned();
+        let must = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        return if must { Opinion::Differs(words) } else { Opinion::Missing(words) };
+    }
+    let folder = std::env::temp_dir().join(format!("mokv-judge-check-{}", std::process::id()));
+    let opinion = compare(&folder);
+    let _ = std::fs::remove_dir_all(&folder);
+    opinion.map_or_else(Opinion::Differs, Opinion::Agrees)
+}
+
+fn has_go() -> bool {
+    let version = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+fn compare(folder: &Path) -> Result<String, String> {
+    std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    let recorded =
+        RECORDED.map(|seed| Ok((seed, record(seed, folder)?))).collect::<Result<Vec<_>, String>>()?;
+    let cases = cases(&recorded);
+    for Case { name, operations } in &cases {
+        let path = folder.join(name).with_extension("jsonl");
+        let written = std::fs::write(&path, history_file::write(operations));
+        written.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let theirs = porcupine(folder)?;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for Case { name, operations } in &cases {
+        let findings = linearizability::check(operations);
+        let ours = match findings.as_slice() {
+            [] => "ok",
+            findings if findings.iter().any(|finding| finding.class == Class::Safety) => "broken",
+            undecided => return Err(format!("{name}: {}", undecided[0])),
+        };
+        let theirs = theirs.get(name).ok_or_else(|| format!("porcupine says nothing of {name}"))?;
+        if theirs != ours {
+            let said = findings.first().map_or_else(String::new, |finding| format!("\n{finding}"));
+            return Err(format!("{name}: we say {ours}, porcupine says {theirs}{said}"));
+        }
+        *counts.entry(ours).or_default() += 1;
+    }
+    let count = |verdict| counts.get(verdict).copied().unwrap_or(0);
+    let words = format!("{} histories, {} good, {} broken", cases.len(), count("ok"), count("broken"));
+    if count("ok").min(count("broken")) < FEWEST {
+        Err(format!("{words}: too few of a kind"))
+    } else {
+        Ok(words)
+    }
+}
+
+/// Plays a chaos seed in a process of its own; what its clients saw.
+fn record(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
+    let path: PathBuf = folder.join(format!("{seed}.history"));
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut child = children::command(&program, scenarios::CHAOS, seed);
+    // What is planted would be found here, too, and by the wrong test.
+    child
+        .env(history_file::VARIABLE, &path)
+        .env_remove(launcher::PLANTED)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    child.status().map_err(|error| format!("chaos seed {seed} cannot be played: {error}"))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("chaos seed {seed}: {error}"))?;
+    history_file::read(&text).map_err(|error| format!("chaos seed {seed}: {error}"))
+}
+
+/// What porcupine says of every history in a folder.
+fn porcupine(folder: &Path) -> Result<BTreeMap<String, String>, String> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("porcupine");
+    let output = Command::new("go").args(["run", "."]).arg(folder).current_dir(module).output();
+    let output = output.map_err(|error| format!("go cannot be run: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("go run: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let verdict = |line: &str| line.split_once(' ').map(|(name, word)| (name.to_owned(), word.to_owned()));
+    Ok(lines.lines().filter_map(verdict).collect())
+}

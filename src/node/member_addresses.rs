@@ -1,0 +1,41 @@
+//! Where nodes are: what they claim in gossip first, what the membership says last.
+
+use std::sync::Arc;
+
+use crate::membership::Gossip;
+use crate::raft::Store;
+use crate::raft::peers::AddressBook;
+
+/// Looks addresses up anew at every attempt: when all nodes come back elsewhere at once, only gossip knows where.
+pub struct MemberAddresses {
+    gossip: Arc<Gossip>,
+    store: Arc<Store>,
+}
+
+impl MemberAddresses {
+    /// The book of a node.
+    pub fn new(gossip: Arc<Gossip>, store: Arc<Store>) -> MemberAddresses {
+        MemberAddresses { gossip, store }
+    }
+}
+
+impl AddressBook for MemberAddresses {
+    fn addresses(&self, node_id: u64) -> Vec<String> {
+        let claimed = self.gossip.address_of(node_id);
+        let state = self.store.read();
+        let written = state.membership.membership().get_node(&node_id).map(|member| member.rpc_addr.clone());
+        drop(state);
+        let mut addresses: Vec<String> = claimed.into_iter().chain(written).collect();
+        addresses.dedup();
+        addresses
+    }
+
+    fn member_name(&self, node_id: u64) -> Option<String> {
+        let state = self.store.read();
+        state.membership.membership().get_node(&node_id).map(|member| member.name.clone())
+    }
+
+    fn has_successor(&self, node_id: u64, name: &str) -> bool {
+        self.gossip.has_successor(node_id, name)
+    }
+}
