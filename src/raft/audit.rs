@@ -1,4 +1,4 @@
-//! Checks of what this node holds of the state, in memory and in snapshots, that leave time for everything else.
+//! Checks of this node's state, in memory and in snapshots, that leave time for other work.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use crate::map::{BlockSum, Map, Unsound};
 use crate::rt;
 use crate::storage::{Pace, SnapshotInfo, Snapshots, StorageError};
 
-/// So many bytes of the state are summed up at a time: well below a millisecond.
+/// Bytes of the state that are summed without a pause: well below a millisecond.
 const SLICE_BYTES: u64 = 256 << 10;
 
-/// Sums a clone of the state up from nothing and compares it with what was carried along. Between two slices everything
-/// else goes first, for this long at least; zero: whatever is ready.
+/// Computes the digest and the counters of a clone of the state anew, and compares them with those maintained by
+/// applying. Between two slices it waits for at least `pause`; if that is zero, it only yields to tasks that are ready.
 ///
 /// # Errors
-/// If it is not what was applied.
+/// If they differ: the state is not what was applied.
 pub async fn check_map(map: &Map, pause: Duration) -> Result<(), Unsound> {
     let mut audit = map.audit();
     while audit.step(SLICE_BYTES) {
@@ -26,11 +26,11 @@ pub async fn check_map(map: &Map, pause: Duration) -> Result<(), Unsound> {
     audit.verdict()
 }
 
-/// Reads a kept snapshot whole, every checksum and the digest of the state in it, in the space of one block. Well if a later
-/// one takes its place meanwhile.
+/// Reads a whole kept snapshot, and verifies its checksums and the digest of its state, with memory for one block.
+/// Returns `Ok` if a later snapshot has replaced it meanwhile.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`] if it is not what was written, and what the disk says.
+/// [`StorageError::Corrupt`] if it is not what was written; otherwise the error of the disk.
 pub async fn check_snapshot(
     snapshots: &Snapshots,
     info: &SnapshotInfo,

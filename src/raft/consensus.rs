@@ -1,6 +1,7 @@
-//! What the rest of the node sees of Raft: propose a command, learn how far to read, change the membership.
+//! The interface to Raft for the rest of the node: propose a command, obtain a read index, change the membership.
 //!
-//! Every wait here is bounded. What certainly did not happen and what may have happened are kept apart.
+//! Waits are bounded, except in [`Consensus::take_snapshot`]. A command that was certainly not executed and one that
+//! may have been are different errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -26,29 +27,29 @@ use crate::node_id::Named;
 use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
 
-/// A read that finds no leader, or one that cannot confirm itself, asks again this much later.
+/// The pause before a read retries, if it found no leader or the leader could not confirm itself.
 const READ_RETRY: Duration = Duration::from_millis(50);
 
-/// How often somebody who waits for a snapshot looks whether it is there.
+/// The interval at which a caller that waits for a snapshot checks for it.
 const SNAPSHOT_POLL: Duration = Duration::from_millis(10);
 
-/// Why a snapshot that was asked for is not there.
+/// Why a requested snapshot was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// Raft runs no more.
+    /// Raft has stopped.
     #[error("{0}")]
     Stopped(String),
-    /// There is no room for it.
+    /// There is no room for it, or the state in memory is corrupt.
     #[error("no snapshot is taken: {0}")]
     Declined(String),
 }
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
-/// Why a command was not answered.
+/// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Certainly not executed: this node does not lead; the leader, if one is known.
+    /// Certainly not executed: this node does not lead. Holds the leader's node id, if one is known.
     #[error("this node is not the leader")]
     NotLeader(Option<u64>),
     /// Certainly not executed.
@@ -57,7 +58,7 @@ pub enum ProposeError {
     /// Certainly not executed: a voter's disk has no room for more values.
     #[error("{0}")]
     Full(String),
-    /// Executed, or not, or still to be executed.
+    /// Outcome unknown: the command was executed, was not, or may still be.
     #[error("{0}")]
     Unknown(String),
 }
@@ -69,22 +70,22 @@ pub struct Committed {
     pub answer: Answer,
     /// The store's revision after it.
     pub revision: u64,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub log_id: LogId,
 }
 
-/// A voter that may lead after this node.
+/// A voter that could take over leadership from this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Successor {
     /// Its node id.
     pub node_id: u64,
-    /// It answered lately.
+    /// Its last answer is less than two election timeouts old.
     pub is_near: bool,
-    /// It answered lately, and its log has all that this node's has.
+    /// Moreover, its log has every entry of this node's log.
     pub is_level: bool,
 }
 
-/// A node's share of the consensus. Clones share it.
+/// A handle to this node's part in the consensus. Clones share its state.
 #[derive(Clone)]
 pub struct Consensus {
     raft: Raft,
@@ -93,23 +94,23 @@ pub struct Consensus {
     log: Log,
     reads: Reads,
     request_timeout: Duration,
-    /// When the leader was last heard, and up to which entry it said that the cluster has committed; `None`: not since
-    /// this process began.
+    /// When this node last received a message from its leader, and the leader's commit index in it; `None` if it has
+    /// received none since this process started.
     leader_heard: Arc<Mutex<Option<(Instant, u64)>>>,
-    /// A leader that is silent for longer counts as none.
+    /// A leader that sends nothing for longer counts as absent.
     leader_patience: Duration,
-    /// The time in which a follower waits for its leader, at least.
+    /// The shortest time for which a follower waits for its leader.
     election: Duration,
-    /// Set once a leader has contradicted what this node knows to be committed.
+    /// Set once a leader has contradicted this node's committed log.
     contradiction: watch::Sender<Option<Contradiction>>,
-    /// Whether a majority has another state than this node.
+    /// Set once the state of a majority differs from this node's.
     doubt: Doubt,
-    /// While this node leads: whom it does not admit, and why.
+    /// While this node leads: the nodes that it does not admit, each with the reason.
     refused: Arc<Mutex<BTreeMap<u64, String>>>,
 }
 
 impl Consensus {
-    /// Puts the parts together and starts the rounds for reads.
+    /// Puts the parts together and starts the confirmation rounds for reads.
     pub fn new(
         raft: Raft,
         store: Arc<Store>,
@@ -127,7 +128,7 @@ impl Consensus {
             reads,
             request_timeout: timing.request_timeout,
             leader_heard: Arc::default(),
-            // The longest election timeout: by then this node stands for election itself.
+            // The longest election timeout: by then this node starts an election itself.
             leader_patience: timing.election * 2,
             election: timing.election,
             doubt,
@@ -136,12 +137,12 @@ impl Consensus {
         }
     }
 
-    /// From now on these nodes, and no others, are told by this one why they are not admitted.
+    /// Replaces the set of nodes that are not admitted, each with the reason that it receives when it asks.
     pub fn refuse(&self, refused: BTreeMap<u64, String>) {
         *self.refused.lock().expect("no code panics while it holds this lock") = refused;
     }
 
-    /// Why this node does not admit that one; empty if it leads nobody, or has no objection.
+    /// Returns why this node does not admit `node_id`; empty if it has no objection, or does not lead.
     pub fn refusal(&self, node_id: u64) -> String {
         let refused = self.refused.lock().expect("no code panics while it holds this lock");
         refused.get(&node_id).cloned().unwrap_or_default()
@@ -157,7 +158,7 @@ impl Consensus {
         &self.store
     }
 
-    /// Links to peers.
+    /// The links to peers.
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
     }
@@ -171,7 +172,7 @@ impl Consensus {
         &self.reads
     }
 
-    /// How long a request may take when its client does not say.
+    /// The time limit of a request whose client sets none.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
     }
@@ -181,24 +182,24 @@ impl Consensus {
         *self.raft.node_id()
     }
 
-    /// The node that leads, as far as this one knows: itself, if a quorum answered it of late, or one that it has heard
-    /// of late.
+    /// Returns the node that leads, to this node's knowledge: itself, if a quorum answered it recently, or a leader
+    /// that sent it a message recently.
     ///
-    /// openraft names whoever won the last vote, and with pre-votes a node without a quorum never votes again: it
-    /// would know a leader for ever. So would a leader whom everybody has left.
+    /// openraft reports the winner of the last vote, and with pre-votes a node without a quorum never votes again: it
+    /// would report that leader for ever. So would a leader that has lost all its followers.
     pub fn leader(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let leader = self.raft.server_metrics().borrow_watched().current_leader?;
         let is_near = |at: Instant| rt::now().saturating_duration_since(at) <= self.leader_patience;
         let is_known = match leader == self.node_id() {
-            // Asked with every write: the membership only where it must be.
+            // Called for every write: the membership is read only if needed.
             true => self.quorum_answered().is_some_and(is_near) || self.membership().voter_ids().count() == 1,
             false => self.leader_heard().is_some_and(|(at, _)| is_near(at)),
         };
         is_known.then_some(leader)
     }
 
-    /// When what a quorum has answered was sent, if this node leads.
+    /// When the newest message that a quorum has answered was sent; `None` if this node does not lead.
     fn quorum_answered(&self) -> Option<Instant> {
         use openraft::rt::WatchReceiver;
         let metrics = self.raft.data_metrics();
@@ -210,13 +211,13 @@ impl Consensus {
         *self.leader_heard.lock().expect("no code panics while it holds this lock")
     }
 
-    /// The leader of this node's term has spoken, and has committed entries up to this index.
+    /// Records that the leader of this node's term sent an append, and its commit index.
     pub(super) fn leader_spoke(&self, committed: u64) {
         let heard = Some((rt::now(), committed));
         *self.leader_heard.lock().expect("no code panics while it holds this lock") = heard;
     }
 
-    /// The leader of this node's term tells how far members have acknowledged.
+    /// Records how far members have acknowledged, as the leader of this node's term reports it.
     pub(super) fn hear_of_acknowledged(&self, acknowledged: Vec<wire::Acknowledgement>) {
         if acknowledged.is_empty() {
             return;
@@ -224,21 +225,23 @@ impl Consensus {
         let membership = self.membership();
         let mut positions = self.peers.positions();
         for told in acknowledged {
-            // Whoever is no member, or not yet, is not remembered: a leader bounds nothing.
+            // Only members are recorded: nothing else bounds the number of node ids that a leader may send.
             if membership.membership().get_node(&told.node_id).is_some() {
                 positions.hear(told);
             }
         }
     }
 
-    /// Compares what a leader says of its log with what this node knows to be committed.
+    /// Compares a leader's claim about its log with this node's committed log.
     ///
     /// # Errors
-    /// In words if they contradict each other, now or before: from then on this node acknowledges nothing.
+    /// A message, if they contradict each other, now or at an earlier call: from then on this node acknowledges
+    /// nothing.
     pub(super) fn check(&self, claim: &Claim) -> Result<(), String> {
         use openraft::rt::WatchReceiver;
         let committed = self.raft.data_metrics().borrow_watched().local_committed;
-        // Read afterwards: a leader of an earlier term than the one that committed it is told from one that contradicts it.
+        // Read after `committed`, so that the vote's term is not below that of the leader that committed it: an
+        // append of an earlier leader is then not taken for a contradiction.
         let vote = self.log.state().vote.map(|vote| decode_vote(&vote)).transpose();
         let vote = vote.map_err(|error| error.to_string())?;
         if let (Some(committed), Some(vote)) = (committed, vote)
@@ -249,14 +252,14 @@ impl Consensus {
         self.uncontradicted()
     }
 
-    /// Whether this node's log has other entries in the place of those that a leader sent.
+    /// Returns `true` if this node's log has other entries in the place of those that a leader sent.
     pub(super) fn denies(&self, claim: &Claim) -> bool {
         claim.is_denied_by(&self.log)
     }
 
-    /// A leader contradicts what this node knows to be committed: one of the two is not of this cluster's history, and no
-    /// node can tell which one. This node takes no part until a person has decided: it does not vote, stand for election,
-    /// acknowledge, or answer.
+    /// Records that a leader contradicts this node's committed log: one of the two logs is not of this cluster's
+    /// history, and no node can determine which. Until an operator decides, this node takes no part: it does not
+    /// vote, start an election, acknowledge, or answer.
     pub fn contradict(&self, found: Contradiction) {
         self.raft.runtime_config().elect(false);
         self.contradiction.send_if_modified(|contradiction| {
@@ -269,13 +272,13 @@ impl Consensus {
         });
     }
 
-    /// Set once a leader has contradicted what this node knows to be committed.
+    /// Set once a leader has contradicted this node's committed log.
     pub fn contradiction(&self) -> watch::Receiver<Option<Contradiction>> {
         self.contradiction.subscribe()
     }
 
     /// # Errors
-    /// In words, if a leader has contradicted what this node knows to be committed.
+    /// A message, if a leader has contradicted this node's committed log.
     pub(super) fn uncontradicted(&self) -> Result<(), String> {
         match &*self.contradiction.borrow() {
             None => Ok(()),
@@ -283,35 +286,35 @@ impl Consensus {
         }
     }
 
-    /// A majority has another state than this node: from now on its own is never shown. Keep it from leading besides
-    /// ([`super::doubt::keep_from_leading`]).
+    /// Marks this node's state as doubted, because a majority's differs: from now on it is never served. The caller
+    /// also has to keep the node from leading ([`super::doubt::keep_from_leading`]).
     pub fn doubt(&self) {
         self.doubt.begin();
         self.raft.runtime_config().elect(false);
     }
 
-    /// Whether a majority has another state than this node.
+    /// Whether the state of a majority differs from this node's.
     pub fn is_doubted(&self) -> bool {
         self.doubt.is_there()
     }
 
-    /// Who is silent for longer counts as gone.
+    /// A peer that is silent for longer counts as absent.
     pub(super) fn leader_patience(&self) -> Duration {
         self.leader_patience
     }
 
-    /// The time in which a follower waits for its leader, at least.
+    /// The shortest time for which a follower waits for its leader.
     pub(super) fn election_timeout(&self) -> Duration {
         self.election
     }
 
-    /// How this node is, for its leader.
+    /// This node's condition, as it reports it to its leader.
     pub(super) fn condition(&self) -> FollowerState {
         FollowerState { disk_full: self.is_disk_full(), is_doubted: self.is_doubted() }
     }
 
-    /// How many entries this node has still to apply of what its leader, by its last word, has committed; `None` while
-    /// no leader is known.
+    /// The number of entries that the leader has committed, by its last message, and that this node has not applied
+    /// yet; `None` while no leader is known.
     pub fn lag(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let committed = match self.leader()? {
@@ -336,7 +339,7 @@ impl Consensus {
         self.membership().voter_ids().any(|voter| voter == self.node_id())
     }
 
-    /// What this node is in its term, as far as it knows.
+    /// This node's role in its term, as far as it knows.
     pub fn state(&self) -> ServerState {
         use openraft::rt::WatchReceiver;
         self.raft.server_metrics().borrow_watched().state
@@ -347,7 +350,7 @@ impl Consensus {
         self.state() == ServerState::Leader
     }
 
-    /// The term in which this node leads, as far as it knows.
+    /// The term in which this node leads, as far as it knows; `None` if it does not lead.
     pub fn term_led(&self) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let metrics = self.raft.server_metrics();
@@ -361,7 +364,8 @@ impl Consensus {
         self.raft.server_metrics().borrow_watched().membership_config.clone()
     }
 
-    /// Executes a command, here or, forwarded once, on the leader. Returns when this node has applied it.
+    /// Executes a command: here if this node leads, otherwise on the leader, to which it is forwarded once. Returns
+    /// when this node has applied it.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -389,7 +393,8 @@ impl Consensus {
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
         self.undoubted()?;
-        // What every voter has to store is for the leader to admit, whoever of them the client asked.
+        // Every voter has to store the value, so the leader checks the space of all of them, whichever node the
+        // client asked.
         if Command::carries_a_value(&payload)
             && let Some(full) = self.full_voter()
         {
@@ -399,12 +404,12 @@ impl Consensus {
         self.written(self.raft.client_write(Payload(payload)), deadline).await
     }
 
-    /// Executes a command if this node leads in `term`: never forwarded, and void in any other term, though this node leads
-    /// again. Everything that stood in this node's log before it is applied here when this returns. Not for what carries a
-    /// value: nobody asks whether there is room for it.
+    /// Executes a command if this node leads in `term`. It is never forwarded, and not executed in any other term,
+    /// even if this node leads again. When this returns, every earlier entry of this node's log is applied here. Not
+    /// for commands that carry a value: free space is not checked.
     ///
     /// # Errors
-    /// See [`ProposeError`]. What is unknown stands in this node's log, or will never be executed.
+    /// See [`ProposeError`]. A command of unknown outcome is in this node's log, or will never be executed.
     pub async fn propose_in(
         &self,
         term: u64,
@@ -422,7 +427,7 @@ impl Consensus {
     }
 
     /// # Errors
-    /// If a majority has another state than this node, which decides nothing then.
+    /// If this node's state is doubted: it then decides nothing.
     fn undoubted(&self) -> Result<(), ProposeError> {
         if !self.is_doubted() {
             return Ok(());
@@ -432,14 +437,14 @@ impl Consensus {
         Err(ProposeError::NotExecuted(reason.into()))
     }
 
-    /// What has become of a write to this node's own Raft.
+    /// The outcome of a write to this node's own Raft.
     async fn written(
         &self,
         write: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, WriteError>>,
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
         match rt::time::timeout_at(deadline, write).await {
-            // What its state answers is not to be believed.
+            // The answer of a doubted state must not reach a client.
             Ok(Ok(_)) if self.is_doubted() => {
                 Err(ProposeError::Unknown("executed, but the state of this leader is doubted".into()))
             }
@@ -516,7 +521,7 @@ impl Consensus {
     /// Waits until this node's copy holds every write that was answered before the call.
     ///
     /// # Errors
-    /// If until the deadline no leader confirmed itself, or this node did not catch up.
+    /// If no leader confirmed itself, or this node did not catch up, before the deadline.
     pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ReadIndexError> {
         let mut last = ReadIndexError::Unconfirmed("the deadline had passed".into());
         let caught_up = async {
@@ -535,10 +540,11 @@ impl Consensus {
         rt::time::timeout_at(deadline, caught_up).await.map_err(|_| last)
     }
 
-    /// Changes the membership, if it still is the one that `expected` names, in one change: joint and uniform.
+    /// Changes the membership, through a joint configuration to a uniform one, if the current one is the one that
+    /// `expected` names.
     ///
     /// # Errors
-    /// In words; the change may be half done, and the next leader flattens what is joint.
+    /// A message. The change may be half done; the next leader makes a joint configuration uniform.
     pub async fn change_membership(
         &self,
         change: ChangeMembers<u64, Member>,
@@ -556,7 +562,7 @@ impl Consensus {
     /// Hands leadership to `to` and waits until it leads or `within` has passed.
     ///
     /// # Errors
-    /// In words, if another node did not take over.
+    /// A message, if `to` does not lead by then.
     pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), String> {
         if self.peers.is_doubted(to) {
             return Err("its state differs from the majority's, so it must not lead".into());
@@ -586,9 +592,9 @@ impl Consensus {
         }
     }
 
-    /// The other voters, the fittest to lead first: those that answered lately, of them those whose logs are known to reach
-    /// furthest. A voter that stopped a moment ago may well have the longest log. None whose state is doubted. Empty if this
-    /// node does not lead.
+    /// Returns the other voters whose state is not doubted, best successor first: voters that answered recently
+    /// before the others, and among them the one whose log is known to reach furthest. A voter that stopped a moment
+    /// ago may well have the longest log. Empty if this node does not lead.
     pub fn successors(&self) -> Vec<Successor> {
         use openraft::{Instant, rt::WatchReceiver};
         let voters: BTreeSet<u64> = self.membership().voter_ids().collect();
@@ -615,7 +621,7 @@ impl Consensus {
         others.into_iter().map(|(_, successor)| successor).collect()
     }
 
-    /// Lets this node write a snapshot of all that it has applied; returns its index. Unbounded in time.
+    /// Writes a snapshot of everything that this node has applied; returns its index. Has no time limit.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -640,12 +646,12 @@ impl Consensus {
         }
     }
 
-    /// The bytes of this node's log behind `index`; `None`: its log does not reach back so far.
+    /// The bytes of this node's log after `index`; `None` if the log does not reach back so far.
     pub fn log_bytes_after(&self, index: u64) -> Option<u64> {
         self.log.bytes_after(index)
     }
 
-    /// openraft's own figures, now.
+    /// openraft's current metrics.
     pub fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
         use openraft::rt::WatchReceiver;
         self.raft.metrics().borrow_watched().clone()
@@ -656,7 +662,8 @@ impl Consensus {
         !self.log.has_room()
     }
 
-    /// A node whose disk is too full for more values: this one, or a voter that said so to this leader and is heard.
+    /// Returns a node whose disk is too full for more values: this one, or a voter that recently reported so to this
+    /// leader.
     pub fn full_voter(&self) -> Option<u64> {
         if self.is_disk_full() {
             return Some(self.node_id());
@@ -665,15 +672,15 @@ impl Consensus {
         self.full_peer(|id| membership.voter_ids().any(|voter| voter == id))
     }
 
-    /// The first peer that `counts` and that has said of late, to this node as the leader of this term, that its disk is
-    /// nearly full.
+    /// Returns the first peer that `counts` accepts and that recently reported, to this node as the leader of this
+    /// term, that its disk is nearly full.
     pub fn full_peer(&self, counts: impl Fn(u64) -> bool) -> Option<u64> {
         use openraft::rt::WatchReceiver;
         let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
         self.peers.full(term, rt::now(), self.leader_patience, counts)
     }
 
-    /// What a client hears whose value is refused because of this node's disk.
+    /// The error message for a client whose value is rejected because the disk of `node_id` is nearly full.
     fn why_full(&self, node_id: u64) -> String {
         let membership = self.membership();
         let member = membership.membership().get_node(&node_id);

@@ -1,20 +1,22 @@
-//! Compares what a leader says of its log with what this node knows to be committed, before openraft sees it.
+//! Compares a leader's messages with this node's committed log, before openraft receives them.
 //!
-//! openraft 0.10 answers "I have it" for every position at or below its committed index and compares no terms
+//! openraft 0.10 reports that it holds every position at or below its committed index, and compares no terms
 //! (`has_log_id`; only a debug assertion does). If a majority of the nodes was put back to older copies of their data
 //! directories, they elect a leader without the newest committed entries. The node that still holds those entries would
 //! then acknowledge entries that it does not have, and answer reads from another history than its peers.
 //!
-//! Invariants: what contradicts a committed entry of this node never reaches openraft; a successful append is
-//! not acknowledged if this node's log has other entries in the place of those that were sent; a leader that does not
-//! contradict this node is never refused.
+//! Invariants:
+//!
+//! - what contradicts a committed entry of this node never reaches openraft;
+//! - a successful append is not acknowledged if this node's log has other entries in the place of those that were sent;
+//! - a leader that does not contradict this node is never rejected.
+//!
 //! Terms never decrease along a log, so a run of entries of one term equals this node's entries if both its ends do: a
 //! comparison costs a few lookups, however many entries there are.
 //!
-//! Where this node's log no longer has an entry, because a snapshot stands for it, its term is unknown, and only what
-//! follows from the purge mark is compared: no entry before it can have a later term. Two histories in which the same node
-//! was elected twice in one term have equal positions and cannot be told apart here; digests tell them apart. Nothing here
-//! does IO.
+//! If a snapshot has replaced an entry of this node's log, the entry's term is unknown, and only what follows from the
+//! purge mark is compared: no entry before it can have a later term. Two histories in which the same node was elected
+//! twice in one term have equal positions. They cannot be distinguished here; digests distinguish them. Does no IO.
 
 use std::fmt;
 
@@ -26,12 +28,12 @@ use super::wire::{log_id_at, position};
 use crate::node_id::Named;
 use crate::storage::Log;
 
-/// A leader's log contradicts an entry that this node knows to be committed.
+/// A leader's log contradicts a committed entry of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contradiction {
     /// The entry of this node.
     pub own: LogId,
-    /// The entry of the leader at the same index; or one at another index whose term shows that the entry at the same index
+    /// The leader's entry at the same index; or one at another index whose term shows that the entry at the same index
     /// must differ.
     pub theirs: LogId,
     /// The leader's node id.
@@ -92,7 +94,7 @@ struct Run {
     last: u64,
 }
 
-/// What a message says of the log of the leader that sent it.
+/// What a leader's message states about the leader's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     vote: Vote,
@@ -101,7 +103,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// What an append says.
+    /// The claim of an append.
     pub fn of_append(append: &AppendEntriesRequest<TypeConfig>) -> Claim {
         let previous = append.prev_log_id;
         Claim {
@@ -111,19 +113,20 @@ impl Claim {
         }
     }
 
-    /// What a snapshot says.
+    /// The claim of a snapshot.
     pub fn of_snapshot(vote: Vote, meta: &SnapshotMeta) -> Claim {
         Claim { vote, runs: runs(meta.last_log_id.into_iter()), committed: None }
     }
 
-    /// Whether the log has another entry in the place of one that was sent.
+    /// Returns `true` if the log has another entry in the place of one that was sent.
     pub fn is_denied_by(&self, own: &impl OwnLog) -> bool {
         let denies = |term, index| own.at(index).is_some_and(|held| held != log_id(term, index));
         self.runs.iter().any(|run| denies(run.term, run.first) || denies(run.term, run.last))
     }
 
-    /// Where it contradicts what is committed in this node's log. `vote` is this node's, at or after the time at which
-    /// `committed` was read: a leader of an earlier term may well have other entries, and openraft refuses it.
+    /// Returns a contradiction with the committed part of this node's log, if there is one. `vote` is this node's vote,
+    /// read with `committed` or after it: a leader of an earlier term may well have other entries, and openraft rejects
+    /// it.
     pub fn contradicts(&self, own: &impl OwnLog, committed: LogId, vote: Vote) -> Option<Contradiction> {
         if self.vote.leader_id.term < vote.leader_id.term {
             return None;
@@ -140,7 +143,7 @@ impl Claim {
     }
 }
 
-/// Positions that follow each other, as runs of one term.
+/// Groups consecutive positions into runs of one term.
 fn runs(positions: impl Iterator<Item = LogId>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for LogId { leader_id, index } in positions {
@@ -152,11 +155,11 @@ fn runs(positions: impl Iterator<Item = LogId>) -> Vec<Run> {
     runs
 }
 
-/// This node's entry and the leader's that cannot both be committed.
+/// Returns this node's entry and the leader's that cannot both be committed.
 fn contradiction(own: &impl OwnLog, committed: LogId, run: Run) -> Option<(LogId, LogId)> {
     let purged = own.purged();
-    // While a snapshot takes the place of the log, what it covers is committed and the log may still hold entries that never
-    // were.
+    // While a snapshot is replacing the log, the entries that it covers are committed, but the log may still hold
+    // others that never were.
     let is_of_the_log = own.at(committed.index) == Some(committed);
     let held = |index: u64| {
         let known = [Some(committed), purged].into_iter().flatten().find(|known| known.index == index);
@@ -166,10 +169,10 @@ fn contradiction(own: &impl OwnLog, committed: LogId, run: Run) -> Option<(LogId
         let theirs = log_id(run.term, index);
         let own = match held(index) {
             Some(own) => (own != theirs).then_some(own),
-            // A snapshot stands for it, whose last entry has the latest term of all that it covers.
+            // A snapshot has replaced it. The last entry of a snapshot has the latest term of all that it covers.
             None => purged.filter(|purged| index < purged.index && run.term > *purged.leader_id),
         };
-        // Nothing that comes after a committed entry is of an earlier term.
+        // No entry after a committed one has an earlier term.
         let own = own.or((index > committed.index && run.term < *committed.leader_id).then_some(committed));
         own.map(|own| (own, theirs))
     };
@@ -177,15 +180,15 @@ fn contradiction(own: &impl OwnLog, committed: LogId, run: Run) -> Option<(LogId
     let first_known = purged.and_then(|purged| within(purged.index));
     let ends = [Some(run.first), first_known, within(committed.index), Some(run.last)];
     ends.into_iter().flatten().find_map(differs)?;
-    // The first one tells most. This node stops serving, so it may cost something.
+    // The first one is the most useful to report. The scan may take long, because this node stops serving.
     (run.first..=run.last).find_map(differs)
 }
 
-/// A log as far as it is compared.
+/// The part of a log that is compared.
 pub trait OwnLog {
-    /// The entry at an index, or the last one that is purged.
+    /// The entry at an index, if it is kept or is the last purged one.
     fn at(&self, index: u64) -> Option<LogId>;
-    /// The last entry that is purged.
+    /// The last purged entry.
     fn purged(&self) -> Option<LogId>;
 }
 
@@ -205,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// The terms of a log's entries, from index 0 on; of those below `purged` nothing is known.
+    /// The terms of a log's entries, from index 0 on; those below `purged` are unknown.
     #[derive(Debug, Clone)]
     struct History {
         terms: Vec<u64>,
@@ -250,8 +253,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two logs that part at some index, and a leader with the second one that sends any part of it: this node refuses
-        /// it if what was sent differs from a committed entry that it still has, and only if the logs differ in some
+        /// Two logs diverge at some index, and a leader with the second one sends any part of it. This node rejects it
+        /// if a sent entry differs from a committed entry that it still has, and only if the logs differ in some
         /// committed entry.
         #[test]
         fn a_contradiction_is_found_wherever_entries_differ_and_nowhere_else(
@@ -264,7 +267,7 @@ mod tests {
         ) {
             let common = rising(&common, 1);
             let (end, last) = (common.len(), common[common.len() - 1]);
-            // A term has one leader, so the two logs have no term in common after they have parted.
+            // A term has one leader, so the two logs have no term in common after they diverge.
             let even = |steps: &[u64], odd: u64| rising(steps, 0).iter().map(|term| last + 1 + term * 2 + odd).collect::<Vec<_>>();
             let (own, theirs) = (even(&own, u64::from(!parts_later)), even(&theirs, u64::from(parts_later)));
             let history = |rest: Vec<u64>| common.iter().copied().chain(rest).collect::<Vec<_>>();
@@ -318,7 +321,7 @@ mod tests {
 
     #[test]
     fn while_a_snapshot_is_installed_the_log_that_it_replaces_says_nothing() {
-        // Entries that were never committed, and a snapshot up to (4, 9) on its way in.
+        // The log holds entries that were never committed; a snapshot up to (4, 9) is being installed.
         let log = History { terms: vec![1, 1, 3, 3], purged: None };
         let sent = |terms: &[u64]| claim(terms, 2..4, None);
         assert_eq!(sent(&[1, 1, 2, 4]).contradicts(&log, log_id(4, 9), vote(4)), None);

@@ -1,9 +1,10 @@
-//! A node whose state is doubted, because a majority has another one, and what it may still do.
+//! A node whose state is doubted, because a majority's differs from it, and what it may still do.
 //!
-//! Its state is never shown: it answers no client, proposes nothing for one, and gives no snapshot. Its log is as good as
-//! anybody's: it acknowledges and votes, and may hold the only copy of a committed entry that is in reach (one node
-//! doubted, one with a lost disk, one that lags). So it does not stand for election while somebody else can win one;
-//! where nobody has led for long it does, and leads until another voter has all that it has, to whom it hands over.
+//! It never serves its state: it answers no client, proposes nothing for one, and sends no snapshot. Its log is as good
+//! as any other: it acknowledges and votes, and may hold the only reachable copy of a committed entry (one node
+//! doubted, one with a lost disk, one that lags). So it starts no election while another node can win one. If there has
+//! been no leader for long, it does, and leads until another voter has its whole log; then it hands leadership over to
+//! that voter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,47 +13,47 @@ use std::time::Duration;
 use super::Consensus;
 use crate::rt::{self, Instant};
 
-/// How often it looks, in election timeouts: two.
+/// The interval between two checks, in election timeouts.
 const LOOKS: u32 = 2;
-/// Elections that the others may lose before it stands, in election timeouts.
+/// How long there must be no leader before it starts an election, in election timeouts: time for the others to win one.
 const PATIENCE: u32 = 10;
 
-/// Whether this node's state is doubted. Clones share it; it is never taken back, but by an empty disk.
+/// Whether this node's state is doubted. Clones share it. Never reset, except by a start with an empty disk.
 #[derive(Debug, Clone, Default)]
 pub struct Doubt(Arc<AtomicBool>);
 
 impl Doubt {
-    /// From now on.
+    /// Marks the state as doubted, from now on.
     pub(super) fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the state is doubted.
     pub fn is_there(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a doubted node knows of who leads.
+/// What a doubted node observes about leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     /// It leads itself.
     leads: bool,
-    /// For so long it has known no leader.
+    /// How long it has known no leader.
     leaderless: Duration,
-    /// A voter that has all that it has itself, and answers.
+    /// Another voter that answers and has its whole log.
     level: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Somebody else leads, or may yet: stay away from elections.
+    /// Another node leads, or may still win an election: start none.
     Wait,
-    /// Nobody else can lead, as it seems.
+    /// No other node seems able to lead: start an election.
     Stand,
-    /// Lead on until somebody is level.
+    /// Keep leading until another voter has the whole log.
     Replicate,
-    /// Let this one lead.
+    /// Hand leadership over to this voter.
     HandOver(u64),
 }
 
@@ -67,7 +68,7 @@ impl Seen {
     }
 }
 
-/// Keeps a doubted node from leading, or from leading for longer than it must; for ever.
+/// Keeps a doubted node from leading, or from leading longer than it must. Never returns.
 pub async fn keep_from_leading(consensus: Consensus) {
     let pause = consensus.election_timeout() * LOOKS;
     let patience = consensus.election_timeout() * PATIENCE;
@@ -81,7 +82,7 @@ pub async fn keep_from_leading(consensus: Consensus) {
         let level =
             consensus.successors().into_iter().find(|other| other.is_level).map(|other| other.node_id);
         let step = Seen { leads, leaderless, level }.step(patience);
-        // A node that a leader contradicts takes no part, whatever else is true of it.
+        // A node that a leader has contradicted starts no election in any case.
         consensus.raft().runtime_config().elect(step == Step::Stand && consensus.uncontradicted().is_ok());
         match step {
             Step::Wait | Step::Stand => {}

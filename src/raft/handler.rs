@@ -1,4 +1,4 @@
-//! What this node does for its peers.
+//! Handles the requests of peers.
 
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -23,30 +23,30 @@ use crate::map::Command;
 use crate::rt;
 use crate::storage::{SnapshotReceiver, Snapshots};
 
-/// Serves peers.
+/// Handles the requests of peers.
 pub struct PeerHandler {
     consensus: Consensus,
     incoming: Arc<Incoming>,
 }
 
 impl PeerHandler {
-    /// Serves with this node's share of the consensus; received snapshots go to `snapshots`.
+    /// Creates a handler over `consensus`; received snapshots go to `snapshots`.
     pub fn new(consensus: Consensus, snapshots: Snapshots) -> PeerHandler {
         PeerHandler { consensus, incoming: Arc::new(Incoming { snapshots, latest: Mutex::default() }) }
     }
 }
 
-/// One connection and its snapshot under way.
+/// One connection, and the snapshot that is received on it.
 pub struct SnapshotUpload {
     peer: u64,
     transfer: Arc<Transfer>,
 }
 
-/// What a connection receives; it is given up with the connection.
+/// The snapshot that a connection receives; abandoned with the connection.
 type Transfer = tokio::sync::Mutex<Option<Receiving>>;
 
-/// The snapshots that peers send. One is received at a time: the one before is given up, for whoever sent it may have
-/// gone without a word, and its connection then never ends.
+/// The snapshots that peers send. One is received at a time: a new one cancels the one before, whose sender may have
+/// disappeared silently, so that its connection never ends.
 struct Incoming {
     snapshots: Snapshots,
     latest: Mutex<Weak<Transfer>>,
@@ -109,7 +109,7 @@ impl Handler for PeerHandler {
             .boxed(),
             request::Body::Transfer(transfer) => async move {
                 match transfer_from_wire(transfer) {
-                    // openraft would elect it, whatever it was told of elections.
+                    // openraft would start an election even though elections are disabled here.
                     Ok(transfer)
                         if *transfer.to_node_id() == consensus.node_id() && consensus.is_doubted() =>
                     {
@@ -132,9 +132,10 @@ impl Handler for PeerHandler {
             request::Body::Forward(forward) => async move {
                 let deadline = rt::now() + consensus.request_timeout();
                 let payload = Bytes::copy_from_slice(&forward.payload);
-                // What this node could not apply, or what is Raft's own to say, must not get into the log: it would
-                // stop every node, or pass for a membership. Nor must what fits no frame beside other entries, nor a removal
-                // that somebody else has decided on who led before: of two deciders each counts on whom the other removes.
+                // A command that this node cannot apply, or one of Raft's own types, must not enter the log: it would
+                // stop every node, or be taken for a membership. Neither may one that fits no frame beside other
+                // entries, nor a removal that an earlier leader decided: of two deciders each counts on the node that
+                // the other removes.
                 let is_a_clients = payload.len() <= MAX_COMMAND_BYTES
                     && !Command::is_rafts_own(&payload)
                     && !Command::is_a_tombstone(&payload)
@@ -233,7 +234,7 @@ async fn replacement(consensus: &Consensus, asker: u64) -> wire::ReplacementAnsw
     wire::ReplacementAnswer { outcome: Some(outcome) }
 }
 
-/// Appends what a leader sent, unless it contradicts what this node knows to be committed.
+/// Appends what a leader sent, unless it contradicts this node's committed log.
 async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Result<response::Body, String> {
     let acknowledged = std::mem::take(&mut request.acknowledged);
     let request = append_from_wire(request).map_err(|error| error.to_string())?;
@@ -241,7 +242,7 @@ async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Resul
     consensus.check(&claim)?;
     let committed = request.leader_commit.map_or(0, |id| id.index);
     let answer = consensus.raft().append_entries(request).await.map_err(|error| error.to_string())?;
-    // What was committed while this waited in openraft's queue was not compared before.
+    // Entries that were committed while this append waited in openraft's queue were not compared before.
     if matches!(answer, AppendEntriesResponse::Success) && consensus.denies(&claim) {
         return Err("this node's log has other entries than those that were sent".into());
     }
@@ -295,7 +296,7 @@ impl Incoming {
 
     async fn give_up_the_one_before(&self, next: &Arc<Transfer>) {
         let before = std::mem::replace(&mut *self.latest(), Arc::downgrade(next)).upgrade();
-        // This connection's own is the latest no more if another one's came after it.
+        // This connection's own transfer is no longer the latest if another connection began one after it.
         for transfer in before.iter().chain([next]) {
             let begun = transfer.lock().await.take();
             if let Some(begun) = begun {
@@ -314,7 +315,7 @@ async fn end_snapshot(consensus: &Consensus, begun: Receiving) -> Result<Vote, S
     if written_meta != meta {
         return Err("the snapshot's file and its announcement differ".into());
     }
-    // More may be committed here than when it was begun.
+    // More may be committed here now than when the transfer began.
     consensus.check(&Claim::of_snapshot(vote, &meta))?;
     let snapshot =
         SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Received(received) };

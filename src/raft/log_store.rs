@@ -1,7 +1,7 @@
 //! openraft's log over [`crate::storage::Log`].
 //!
-//! What openraft has purged and what is gone from the disk differ on purpose: entries after the *older* of the two
-//! kept snapshots stay, so that a damaged newest snapshot costs nothing but time.
+//! What openraft has purged and what is deleted from the disk differ on purpose: entries after the *older* of the two
+//! kept snapshots stay on disk, so that a damaged newest snapshot costs nothing but time.
 
 use std::fmt::Debug;
 use std::io;
@@ -28,16 +28,16 @@ const MAX_APPEND_BYTES: u64 = 1 << 20;
 pub struct LogStore {
     log: Log,
     snapshots: Snapshots,
-    /// What openraft was told is purged, ahead of what is gone from the disk.
+    /// What openraft has purged; it is ahead of what is deleted from the disk.
     purged: Arc<Mutex<Option<LogId>>>,
-    /// Who knows how far members have acknowledged, if this node has peers.
+    /// Records how far members have acknowledged; `None` if this node has no peers.
     peers: Option<Arc<Peers>>,
     observer: Option<Arc<dyn Observer>>,
 }
 
 impl LogStore {
-    /// openraft's view of an open log. What `peers` know of acknowledgements rides along with what is appended; `observer`
-    /// hears of what is done to the log.
+    /// openraft's view of an open log. The acknowledgements that `peers` has recorded are saved with the next append;
+    /// `observer` is called at each step of the log.
     pub fn new(
         log: Log,
         snapshots: Snapshots,
@@ -48,7 +48,7 @@ impl LogStore {
         LogStore { log, snapshots, purged: Arc::new(Mutex::new(purged)), peers, observer }
     }
 
-    /// What stands in the log, for the observer.
+    /// What the log holds, for the observer.
     pub(super) fn found(&self) -> Result<Found, Malformed> {
         let state = self.log.state();
         let vote = state.vote.map(|vote| decode_vote(&vote)).transpose()?;
@@ -123,7 +123,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(committed) = committed {
-            // Rides in the next batch: a mark that is lost costs a few entries applied a little later.
+            // Written with the next batch: a lost mark only means that a few entries are applied a little later.
             self.log.save_committed(position(committed));
         }
         Ok(())
@@ -139,7 +139,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
-        // Memory for what waits to be written is bounded here.
+        // This bounds the memory for entries that wait to be written.
         self.log.ready().await.map_err(io::Error::other)?;
         self.tell(|observer| {
             entries.iter().for_each(|entry| observer.appended(log_id_at(entry.position()), &entry.payload));

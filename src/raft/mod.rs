@@ -1,8 +1,8 @@
-//! Raft: openraft's adapters, and what the node sees of it.
+//! Raft: adapters to openraft, and the interface that the rest of the node uses.
 //!
-//! openraft decides; this room gives it a log ([`log_store`]), a state ([`state_machine`] over [`store`]), a network
-//! ([`network`] over [`peers`]) and a runtime ([`runtime`]), and offers the rest of the node [`Consensus`]. The
-//! generic `Raft<..>` is instantiated here and nowhere else: it is large.
+//! openraft decides; this module gives it a log ([`log_store`]), a state machine ([`state_machine`] over [`store`]),
+//! a network ([`network`] over [`peers`]) and a runtime ([`runtime`]), and offers [`Consensus`] to the rest of the
+//! node. The generic `Raft<..>` is instantiated here and nowhere else: it is large.
 
 pub mod audit;
 pub mod consensus;
@@ -47,23 +47,24 @@ use crate::storage::{Log, Snapshots};
 /// openraft with our types.
 pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// The times and sizes that Raft runs by.
+/// The timing and size settings of Raft.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// How often a leader is heard.
+    /// The interval between a leader's heartbeats.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for this long (up to twice this long) stands for election.
+    /// A follower that receives nothing from a leader for this long (up to twice this long) starts an election.
     pub election: Duration,
     /// A snapshot is taken after this many entries.
     pub snapshot_entries: u64,
-    /// How long a request may take when its client does not say.
+    /// The time limit of a request whose client sets none.
     pub request_timeout: Duration,
 }
 
-/// Starts Raft on an open log and the newest snapshot. Returns when what was committed is applied again.
+/// Starts Raft on an open log and the newest snapshot. Returns once the entries known to be committed are applied
+/// again.
 ///
 /// # Errors
-/// In words, if log and snapshots do not fit together.
+/// A message, if the log and the snapshots do not fit together or Raft cannot start.
 pub async fn start(
     node_id: u64,
     timing: &Timing,
@@ -86,7 +87,7 @@ pub async fn start(
     Ok(Consensus::new(raft, store, peers, log, doubt, timing))
 }
 
-/// openraft's configuration, with what safety asks for.
+/// openraft's configuration, with the settings that safety requires.
 fn config(timing: &Timing) -> Arc<openraft::Config> {
     let millis = |duration: Duration| duration.as_millis() as u64;
     let (heartbeat, election) = (millis(timing.heartbeat), millis(timing.election));
@@ -95,11 +96,12 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         heartbeat_interval: heartbeat,
         election_timeout_min: election,
         election_timeout_max: election * 2,
-        // A leader may have committed an entry before its own disk had it: killed, it must win an election again
-        // before it hands out the same position once more.
+        // A leader may have committed an entry before its own disk had it. After a restart it must win an election
+        // before it assigns the same log position again.
         enable_leader_restore: Some(false),
         enable_pre_vote: Some(true),
-        // A leader that hears no quorum for this long stops pretending.
+        // CheckQuorum: a leader that has lost its quorum suspends its heartbeats, and resumes them, in phases of this
+        // length.
         quorum_loss_probe_interval: Some(election * 2 * 2 + election * 2),
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         max_in_snapshot_log_to_keep: timing.snapshot_entries,
@@ -107,7 +109,7 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         replication_lag_threshold: timing.snapshot_entries * 2,
         install_snapshot_timeout: 60_000,
         max_payload_entries: 4096,
-        // For statistics that this build of openraft does not take.
+        // For statistics that this build of openraft does not collect.
         log_stage_capacity: Some(1),
         ..Default::default()
     };

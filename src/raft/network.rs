@@ -1,4 +1,4 @@
-//! openraft's network over links to peers.
+//! openraft's network, over the links to peers.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -30,25 +30,26 @@ use crate::rt::time::InactivityTimer;
 use crate::rt::{self, timeout};
 use crate::storage::Log;
 
-/// Appends sent but not answered on one replication stream. More only lengthens queues: a batch grows while the
-/// window is full.
+/// The in-flight window: appends sent but not answered on one replication stream. A larger one only lengthens queues:
+/// a batch grows while the window is full.
 const APPEND_WINDOW: usize = 4;
-/// A replication stream without any answer for this long is given up; large entries on slow links need more than a
+/// A replication stream that receives no answer for this long fails. Large entries on slow links need more than a
 /// heartbeat interval.
 const NO_PROGRESS: Duration = Duration::from_secs(3);
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
-/// A snapshot message without an answer for this long is given up; the last one waits for the installation.
+/// A snapshot transfer fails if a message has no answer for this long. The last message is answered after the
+/// installation.
 const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes openraft's clients.
+/// Creates openraft's clients, one for each peer.
 #[derive(Clone)]
 pub struct Network {
     /// Links to all peers.
     pub peers: Arc<Peers>,
-    /// This node's own log, for how far it is durable.
+    /// This node's own log; how far it is durable is sent to peers.
     pub log: Log,
-    /// Whether this node's state is doubted, and not to be sent.
+    /// Whether this node's state is doubted: no snapshot of it is sent then.
     pub doubt: Doubt,
 }
 
@@ -69,7 +70,8 @@ impl Network {
     }
 }
 
-/// Tells one peer how far members have acknowledged. What it has not answered to is told again with the next append.
+/// Adds to the appends for one peer how far members have acknowledged. Positions that the peer has not confirmed are
+/// sent again with the next append.
 struct Teller {
     peers: Arc<Peers>,
     log: Log,
@@ -78,7 +80,7 @@ struct Teller {
 }
 
 impl Teller {
-    /// An append that also tells what is news.
+    /// Returns an append with the positions that are new to the peer.
     fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> (Request, Sent) {
         let me = self.peers.local();
         let durable = self.log.durable();
@@ -110,7 +112,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// Speaks to one peer.
+/// openraft's client of one peer.
 pub struct Client {
     control: Arc<Link>,
     append: Arc<Link>,
@@ -136,7 +138,7 @@ fn call_failed(error: CallError) -> RPCError<TypeConfig> {
     }
 }
 
-/// The peer's answer was of another kind than the request asks for.
+/// The error for an answer of another type than the request calls for.
 fn unexpected(answer: Response) -> RPCError<TypeConfig> {
     match answer {
         Response::Failed(reason) => unreachable(reason),
@@ -197,7 +199,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             match pipeline.next().await {
                 Ok(None) => None,
                 Ok(Some(Ok(matching))) => Some((Ok(Ok(matching)), Some(pipeline))),
-                // Whatever else was sent met the same conflict.
+                // All later appends meet the same conflict.
                 Ok(Some(Err(rejected))) => Some((Ok(Err(rejected)), None)),
                 Err(error) => Some((Err(error), None)),
             }
@@ -291,7 +293,7 @@ impl Client {
         };
         match call(&self.snapshot, Request::SnapshotBegin(begin), SNAPSHOT_STEP_TIMEOUT).await? {
             Response::Done(_) => {}
-            // A higher vote, heard before anything was sent.
+            // The peer has a higher vote: no chunk is sent.
             Response::Snapshot(answer) => {
                 return Ok(SnapshotResponse::new(vote_from_wire(answer.vote).map_err(broken)?));
             }
@@ -321,12 +323,12 @@ impl Client {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
 
-/// What an append that was sent asked for, to make sense of its answer.
+/// What is kept of an append that was sent, to interpret its answer.
 struct Sent {
     term: u64,
     previous: Option<LogId>,
     last: Option<LogId>,
-    /// It told of all positions up to this version.
+    /// It carried all positions up to this version.
     version: u64,
 }
 
@@ -337,9 +339,9 @@ impl Sent {
         Sent { term: request.vote.leader_id.term, previous, last, version }
     }
 
-    /// What a follower's answer means, and what there is to remember of it. A follower that denies what it once
-    /// acknowledged to this leader is not heard any more: its disk has lost what was synced, and counting on it again
-    /// could lose a committed entry.
+    /// Returns a follower's answer for openraft, and records what it reports. If a follower denies an entry that it
+    /// acknowledged to this leader, an error is returned instead: its disk has lost synced data, and counting on it
+    /// again could lose a committed entry.
     fn hear(
         &self,
         answer: Response,
@@ -366,7 +368,7 @@ impl Sent {
                 let index = self.previous.ok_or_else(|| broken("a conflict before the first entry"))?.index;
                 if let Some(denied) = peers.denies(follower, self.term, index) {
                     rt::sometimes("follower had lost what it acknowledged");
-                    // At every heartbeat, until somebody does something about it.
+                    // This recurs at every heartbeat until an operator acts: it is logged once.
                     if denied.is_news {
                         tracing::error!(
                             node = %NodeId(follower),
@@ -381,10 +383,10 @@ impl Sent {
         Ok(answer)
     }
 
-    /// Whether openraft would take this append for answered by the answer to one that was sent before it and ended there.
-    /// It keeps appends by what they carry, so one without entries seems answered by whatever was sent right
-    /// before it: the follower would seem to have heard from this leader later than it did, and a read index would be
-    /// confirmed by an answer that is older than the read (chaos seed 7605705).
+    /// Returns `true` if openraft would take the answer to an earlier append, which ended at `matching`, for an
+    /// answer to this one. openraft identifies appends by their entries, so one without entries seems answered by the
+    /// append sent right before it. The follower would then seem to have received from this leader later than it did,
+    /// and a read index would be confirmed by an answer that is older than the read (chaos seed 7605705).
     fn seems_answered_by(&self, matching: Option<LogId>) -> bool {
         self.last <= matching || self.previous < matching
     }
@@ -401,14 +403,14 @@ struct Unanswered {
     answer: Answer,
 }
 
-/// Appends under way on one stream, answered in the order they were sent.
+/// The in-flight appends of one stream, answered in the order in which they were sent.
 struct Pipeline<'a, S> {
     link: Arc<Link>,
     teller: &'a mut Teller,
     input: S,
     input_ended: bool,
     unanswered: VecDeque<Unanswered>,
-    /// Runs out when something was sent and nothing was answered.
+    /// Expires when an append is unanswered and no answer has come for [`NO_PROGRESS`].
     inactivity: InactivityTimer,
 }
 
@@ -426,7 +428,8 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                 biased;
                 answer = oldest(&mut self.unanswered) => {
                     let Unanswered { sent, .. } = self.unanswered.pop_front().expect("the one just answered");
-                    // The next answer says the same, and a little later.
+                    // Held back: openraft would take it for the next append's answer too, which confirms as much and
+                    // comes a little later.
                     let is_next_alike =
                         self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
                     let answer = sent.hear(answer.map_err(call_failed)?, self.teller)?;

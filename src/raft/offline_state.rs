@@ -1,4 +1,4 @@
-//! The state that the files of a node hold, put together without Raft: for a node whose cluster is no more.
+//! Restores the state from a node's files without Raft, for a node whose cluster no longer exists.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use crate::storage::{Log, Snapshots};
 /// Bytes of entries that are in memory at a time, unless one alone is larger.
 const READ_BYTES: u64 = 4 << 20;
 
-/// The newest sound snapshot and every entry of the log after it, **committed or not**: without a quorum nobody can tell
-/// them apart, and an entry that was acknowledged must not be lost.
+/// Returns the state of the newest intact snapshot with every later entry of the log applied, **committed or not**:
+/// without a quorum the two cannot be distinguished, and an acknowledged entry must not be lost.
 ///
 /// # Errors
-/// If a file cannot be read, the log does not follow on the snapshot, or an entry is a newer build's.
+/// If a file cannot be read, there is a gap between the snapshot and the log, or an entry was written by a newer build.
 pub async fn state(log: &Log, snapshots: &Snapshots) -> io::Result<State> {
     let mut state = match snapshots.newest() {
         Some(newest) => load(snapshots.reader(&newest).await.map_err(io::Error::other)?).await?,

@@ -1,7 +1,7 @@
-//! Read indexes: how a read on any node learns how far it must have applied (Ongaro's thesis, section 6.4).
+//! Read indexes: how far a node must have applied before it serves a read (Ongaro's thesis, section 6.4).
 //!
 //! Reads that wait together share one confirmation round, and only a round that *started after* they came: a round
-//! under way may confirm a leader that was deposed before the read began. Nothing is cached.
+//! already under way may confirm a leader that was deposed before the read began. Nothing is cached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::types::LogId;
 use super::wire::{log_id_from_wire, log_id_to_wire};
 use crate::rt::{self, timeout};
 
-/// A round that takes longer has failed.
+/// A round that takes longer fails.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Rounds under way at a time: a slow one must not hold up the next.
 const MAX_ROUNDS: usize = 8;
@@ -26,7 +26,7 @@ const MAX_WAITING: usize = 16 << 10;
 /// Why there is no read index.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadIndexError {
-    /// This node does not lead; the leader, if one is known.
+    /// This node does not lead. Holds the leader's node id, if one is known.
     #[error("this node is not the leader")]
     NotLeader(Option<u64>),
     /// The leader could not be asked, or could not confirm that it still leads.
@@ -36,12 +36,12 @@ pub enum ReadIndexError {
 
 type Waiter = oneshot::Sender<Result<LogId, ReadIndexError>>;
 
-/// Where reads queue for a confirmation round.
+/// The queues in which reads wait for a confirmation round.
 #[derive(Clone)]
 pub struct Reads {
-    /// Reads of this node's clients: the leader may be elsewhere.
+    /// Reads of this node's clients: another node may lead.
     anywhere: mpsc::Sender<Waiter>,
-    /// Reads that followers asked this node about: not sent on again.
+    /// Reads that followers sent to this node: never forwarded again.
     here: mpsc::Sender<Waiter>,
 }
 
@@ -80,7 +80,7 @@ async fn wait_in(queue: &mpsc::Sender<Waiter>) -> Result<LogId, ReadIndexError> 
     answered.await.map_err(|_| stopped())?
 }
 
-/// Starts a round for whoever waits, as long as somebody can.
+/// Starts a round for the reads that wait, until every sender is dropped.
 async fn run_rounds<F, R>(mut waiting: mpsc::Receiver<Waiter>, round: F)
 where
     F: Fn() -> R,
@@ -101,7 +101,7 @@ where
             let result = confirmed.await;
             drop(place);
             for waiter in waiters {
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = waiter.send(result.clone());
             }
         });

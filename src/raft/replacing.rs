@@ -1,21 +1,22 @@
-//! Whether a node whose data is damaged may start over as another one: the leader's answer.
+//! Whether a node whose data is damaged may start over under a new node id: the leader's answer.
 //!
-//! The node that asks has stopped: it acknowledges and votes no more, and never will under its id if the answer is yes. The
-//! leader says yes only when the others can do without it:
+//! The node that asks has stopped: it no longer acknowledges or votes, and if the answer is yes, it never will under
+//! its old id. The leader says yes only if the cluster can do without it:
 //!
-//! - every other voter has answered an append of this leader's term that was **sent after the question came**, which also
-//!   proves that it still leads;
-//! - every other voter holds all that the leader's log held when the question came. Whatever the asker has acknowledged and
-//!   a majority counted on is among it, for it had stopped before it asked;
-//! - the others alone are a majority of the voters;
-//! - nobody else comes or goes: the configuration is uniform and committed, nobody learns, no voter is to be removed;
-//! - no other voter's state is doubted, and neither is the leader's own.
+//! - every other voter has answered an append of this leader's term that was **sent after the request came**, which
+//!   also proves that this node still leads;
+//! - every other voter holds the whole log that the leader held when the request came. This includes everything that
+//!   the asker acknowledged and a majority counted on, because the asker had stopped before it asked;
+//! - the other voters alone are a majority;
+//! - no other change of members is under way: the configuration is uniform and committed, there is no other learner,
+//!   and no voter is to be removed;
+//! - neither the leader's state nor that of another voter is doubted.
 //!
-//! **One at a time** follows without anybody remembering who was told yes. Whoever was told so has stopped, and is a voter
-//! that does not answer, for this leader and for every later one, until its successor votes in its place. Of two that ask at
-//! once each is the silent voter that keeps the other one waiting.
+//! **One at a time** follows although no node records which node received a yes. That node has stopped: it is a voter
+//! that does not answer, for this leader and for every later one, until its successor votes in its place. If two nodes
+//! ask at once, each is the silent voter for which the other one has to wait.
 //!
-//! Nothing here changes anything, and nobody is told yes twice for one question.
+//! Nothing here changes any state, and one request receives at most one yes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,9 +24,9 @@ use super::Consensus;
 use crate::node_id::Named;
 use crate::rt::{self, Instant, sleep};
 
-/// How often the leader looks whether all have answered.
+/// The interval at which the leader checks whether all voters have answered.
 const LOOKS: std::time::Duration = std::time::Duration::from_millis(10);
-/// It looks for so many of its own patiences with a silent voter.
+/// How long the leader waits for a silent voter, in multiples of its `leader_patience`.
 const PATIENCE: u32 = 2;
 
 /// The cluster as its leader sees it.
@@ -33,27 +34,29 @@ const PATIENCE: u32 = 2;
 struct Seen {
     term: u64,
     voters: BTreeSet<u64>,
-    /// One configuration is in force, and it is committed.
+    /// The configuration is uniform and committed.
     is_settled: bool,
     learners: BTreeSet<u64>,
     /// Voters that are to be removed.
     leaving: BTreeSet<u64>,
     doubted: BTreeSet<u64>,
-    /// The other voters: when the last append was sent that each has answered in this term, and up to where it holds the log.
+    /// For each other voter: when the last append of this term that it answered was sent, and the last log index that
+    /// it holds.
     others: BTreeMap<u64, (Option<Instant>, u64)>,
 }
 
-/// What stands against it.
+/// Why the asker may not start over, or not yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Objection {
-    /// For as long as this holds there is nothing to wait for.
+    /// A reason for which waiting does not help.
     Stands(String),
-    /// An answer that may still come.
+    /// The answer of this voter is missing, and may still come.
     Awaits(u64),
 }
 
 impl Seen {
-    /// What stands against `asker`'s starting over, asked at `since` when the leader `me` had the log up to `upto`.
+    /// Returns the objection to the request of `asker`, if there is one. It came at `since`, when the log of the leader
+    /// `me` ended at `upto`.
     fn objection(&self, me: u64, asker: u64, since: Instant, upto: u64) -> Option<Objection> {
         let stands = |words: &str| Some(Objection::Stands(words.to_owned()));
         let remaining: BTreeSet<u64> = self.voters.iter().copied().filter(|id| *id != asker).collect();
@@ -110,10 +113,10 @@ impl Consensus {
         })
     }
 
-    /// Whether `asker`, whose data is damaged, may start over as another node; this node leads.
+    /// Decides whether `asker`, whose data is damaged, may start over under a new node id. Only the leader can.
     ///
     /// # Errors
-    /// In words: it may not, or not now.
+    /// The reason why it may not, or not now.
     pub(super) async fn may_start_over(&self, asker: u64) -> Result<(), String> {
         if self.is_doubted() {
             return Err("the state of the leader is doubted".into());

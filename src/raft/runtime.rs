@@ -1,4 +1,4 @@
-//! openraft's runtime over [`crate::rt`], the same in both worlds.
+//! openraft's runtime over [`crate::rt`], the same in production and in the simulation.
 
 use std::future::Future;
 use std::io;
@@ -135,7 +135,7 @@ impl SubAssign<Duration> for Moment {
     }
 }
 
-/// [`rt::watch`] as openraft wants to see it.
+/// [`rt::watch`] behind openraft's watch traits.
 pub struct OrderedWatch;
 
 /// Writes a watched value.

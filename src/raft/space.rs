@@ -1,10 +1,11 @@
-//! Making room on a disk that is nearly full, on every node by itself: a snapshot, and with it the log that it replaces.
+//! Frees space on a nearly full disk, on each node independently: takes a snapshot, so that the log before it is
+//! deleted.
 //!
-//! Clients are told to delete keys, and deleting frees nothing by itself: it only makes the next snapshot smaller, which
-//! would come after as many entries as if nothing were wrong. Everything after the older of the two kept snapshots stays
-//! in the log, so it takes two snapshots, and an entry between them, until the log is gone; where clients bring none, the
-//! node proposes one that changes nothing. Takes no snapshot that is not worth its space, and none of what Raft itself
-//! needs next.
+//! Clients are advised to delete keys, but that alone frees nothing: it only makes the next snapshot smaller, and that
+//! one would come after the usual number of entries. Everything after the older of the two kept snapshots stays in the
+//! log, so two snapshots, with an entry between them, are needed until the log is freed; if clients send no entry, the
+//! node proposes one that changes nothing. Takes no snapshot that is not worth its space, and none that uses space that
+//! Raft itself needs next.
 
 use std::time::Duration;
 
@@ -15,28 +16,30 @@ use crate::rt::time::Seldom;
 use crate::rt::{self, sleep, timeout};
 use crate::storage::{SnapshotInfo, Snapshots};
 
-/// How often a node whose disk is nearly full looks whether something frees space; the log looks at the disk as often.
+/// The interval at which a node with a nearly full disk checks whether it can free space; the log checks the disk as
+/// often.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A snapshot that takes longer is not waited for; it goes on.
+/// The longest wait for a snapshot; one that takes longer goes on.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 /// Two snapshots are worth writing if they free at least so many segments: the last ones of a log come and go.
 const WORTH_SEGMENTS: u64 = 2;
-/// And if they free at least this share of one: a store that fills the disk by itself is not written over and over.
+/// And if they free at least the size of a snapshot divided by this: a store that fills the disk by itself is not
+/// written over and over.
 const WORTH_SHARE: u64 = 4;
 
-/// What there is on the disk, and what there could be instead.
+/// What the disk holds, and what could replace it.
 #[derive(Debug, Clone)]
 struct Holdings {
     /// The last applied index.
     applied: u64,
-    /// The whole snapshots, newest first.
+    /// The complete snapshots, newest first.
     kept: Vec<SnapshotInfo>,
-    /// Of the segments that are not written any more.
+    /// The size of the segments that are no longer written.
     sealed_bytes: u64,
     segment_bytes: u64,
-    /// The length of a snapshot of the state now, at most.
+    /// The size of a snapshot of the current state, at most.
     expected_bytes: u64,
-    /// What a snapshot may take now.
+    /// The space that a snapshot may use now.
     room_bytes: u64,
 }
 
@@ -45,9 +48,9 @@ struct Holdings {
 enum Step {
     /// Take a snapshot.
     Snapshot,
-    /// There is a snapshot of all there is, and only one of a later entry lets the log go.
+    /// Propose an entry: a snapshot of everything applied exists, and only one of a later entry frees log.
     RaftEntry,
-    /// A snapshot would free space and finds none to be written to.
+    /// A snapshot would free space, but there is no room to write it.
     NoRoom,
     /// A snapshot would free nothing to speak of.
     Nothing,
@@ -55,7 +58,7 @@ enum Step {
 
 impl Holdings {
     fn step(&self) -> Step {
-        // Both snapshots are replaced in the end, and the log before them goes.
+        // Both snapshots are replaced in the end, and the log before them is deleted.
         let freed = self.sealed_bytes + self.kept.iter().map(|kept| kept.bytes).sum::<u64>();
         let worth = (self.segment_bytes * WORTH_SEGMENTS).max(self.expected_bytes / WORTH_SHARE);
         if freed < self.expected_bytes * 2 + worth {
@@ -69,7 +72,7 @@ impl Holdings {
     }
 }
 
-/// Makes room whenever this node's disk is nearly full, for ever.
+/// Makes room whenever this node's disk is nearly full. Never returns.
 pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
     let mut told = None;
     let failing = Seldom::default();
@@ -127,12 +130,12 @@ fn tell(step: Step, holdings: &Holdings) {
     }
 }
 
-/// openraft keeps as many entries behind a snapshot as lie between two; here nothing is kept for the laggards' sake but
-/// what the older snapshot needs.
+/// Purges the whole log that the older snapshot covers. openraft by itself keeps as many entries before a snapshot as
+/// lie between two, for followers that lag.
 pub async fn purge(consensus: &Consensus, snapshots: &Snapshots) {
     let Some(older) = snapshots.list().get(1).map(|older| older.position.index) else { return };
     if consensus.metrics().purged.is_none_or(|purged| purged.index < older) {
-        // A Raft that has stopped ends the node by itself.
+        // If Raft has stopped, the node ends anyway.
         let _ = consensus.raft().trigger().purge_log(older).await;
     }
 }
@@ -149,7 +152,7 @@ async fn snapshot(consensus: &Consensus, failing: &Seldom) {
     }
 }
 
-/// An entry that changes nothing, so that there is something for another snapshot.
+/// Proposes an entry that changes nothing, so that another snapshot can be taken.
 pub async fn propose_nothing(consensus: &Consensus) {
     let nothing = Command::Configure { max_sessions: None, max_store_bytes: None };
     let deadline = rt::now() + consensus.request_timeout();
@@ -204,7 +207,7 @@ mod tests {
         assert_eq!(nothing_deleted.step(), Step::Nothing);
         let last_segment = Holdings { sealed_bytes: 32 * MIB, ..deleted() };
         assert_eq!(last_segment.step(), Step::Nothing);
-        // Large snapshots of what is deleted by now are worth replacing even without log.
+        // Large snapshots of data that is deleted by now are worth replacing even without log.
         let large = vec![kept(1_900, 500 * MIB), kept(1_000, 500 * MIB)];
         assert_eq!(Holdings { kept: large, sealed_bytes: 0, ..deleted() }.step(), Step::Snapshot);
     }

@@ -22,11 +22,11 @@ use crate::map::{Map, Restore};
 use crate::rt;
 use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
-/// What openraft hands around as a snapshot.
+/// A snapshot, as openraft passes it around.
 pub enum SnapshotData {
-    /// One of the kept files, open for reading: it stays readable when a newer one takes its place.
+    /// One of the kept files, open for reading: it stays readable when a newer one replaces it.
     Kept(SnapshotReader),
-    /// A whole, verified file from the leader that has no name yet.
+    /// A complete, verified file from the leader, not published under its name yet.
     Received(ReceivedSnapshot),
 }
 
@@ -91,7 +91,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         let at = meta.last_log_id.map(position).unwrap_or_default();
         let header = header(&meta, map.digest());
-        // Space is taken before openraft counts on the snapshot: a failure later would stop the node.
+        // Space is reserved before openraft counts on the snapshot: a failure later would stop the node.
         match self.snapshots.create(at, header, estimated_bytes(&map)).await {
             Ok(writer) => {
                 let snapshots = self.snapshots.clone();
@@ -122,7 +122,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             SnapshotData::Kept(reader) => {
                 let position = meta.last_log_id.map(position).unwrap_or_default();
                 if self.snapshots.list().iter().any(|kept| kept.position == position) {
-                    // Our own, at a start: it is where it belongs.
+                    // This node's own snapshot, installed at a start: the file is already in its place.
                     let state = load(reader).await?;
                     self.store.install(state);
                     return Ok(());
@@ -130,7 +130,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 copy(&self.snapshots, position, &reader).await.map_err(io::Error::other)?
             }
         };
-        // The new state is built aside first: a file that turns out bad changes nothing.
+        // The new state is built separately first: a damaged file then changes nothing.
         let state = load(received.reader().await.map_err(io::Error::other)?).await?;
         if state.applied != meta.last_log_id {
             return Err(io::Error::new(
@@ -138,7 +138,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 "the snapshot's header names another position",
             ));
         }
-        // openraft truncated what conflicts before, durably; from here on the file counts.
+        // openraft has already truncated conflicting entries, durably; from here on the file is the newest snapshot.
         received.publish().await.map_err(io::Error::other)?;
         if self.store.read().applied.is_none() {
             rt::sometimes("empty node caught up by a snapshot");
@@ -163,7 +163,7 @@ pub fn header(meta: &SnapshotMeta, digest: u128) -> Bytes {
     snapshot_meta_to_wire(meta, digest).encode_to_vec().into()
 }
 
-/// A little more than a snapshot of the map will need.
+/// An estimate, slightly too high, of the size of a snapshot of the map.
 pub fn estimated_bytes(map: &Map) -> u64 {
     const PER_KEY: u64 = 48;
     const PER_SESSION: u64 = 64;
@@ -171,7 +171,7 @@ pub fn estimated_bytes(map: &Map) -> u64 {
     map.bytes() + map.keys() * PER_KEY + map.sessions() * PER_SESSION * 4 + FIXED
 }
 
-/// What a snapshot's header says.
+/// Returns a snapshot's metadata and the digest of its state, from its header.
 pub(super) fn read_meta(header: &Bytes) -> io::Result<(SnapshotMeta, u128)> {
     let meta = log::SnapshotMeta::decode(header.clone())
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
@@ -216,7 +216,7 @@ async fn copy(
 pub struct SnapshotBuilder {
     map: Map,
     meta: SnapshotMeta,
-    /// Let go of when the state turns out to be rotten: this then waits for as long as the process lives.
+    /// Dropped when the state turns out to be corrupt: the builder then waits until the process ends.
     store: Option<Arc<Store>>,
     snapshots: Snapshots,
     writer: Option<SnapshotWriter>,
@@ -236,7 +236,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         let writer = self.writer.take().expect("a builder builds one snapshot");
-        // The log before it goes because of it, and so does the oldest snapshot: what they made must be what it says.
+        // Once this snapshot exists, the log before it and the oldest snapshot are deleted: first check that the state
+        // is what they produced.
         let checked = audit::check_map(&self.map, Duration::ZERO).await;
         if let Err(found) = checked {
             rt::sometimes("no snapshot made of a rotten state");
@@ -246,7 +247,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             store.decline_snapshot(format!("the state in memory is not what was applied to it: {found}"));
             store.find_rotten(found);
             drop(store);
-            // openraft takes an error for the end of the node, which may be the only one with what was committed last.
+            // On an error openraft would stop the node, which may be the only one with the newest committed entries.
             match std::future::pending::<Infallible>().await {}
         }
         let data = SnapshotData::Kept(self.write(writer).await.map_err(io::Error::other)?);

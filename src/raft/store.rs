@@ -1,4 +1,4 @@
-//! The node's copy of the replicated state: what reads look at, and who waits for it to grow.
+//! The node's copy of the replicated state: reads use it, and callers wait here until an entry is applied.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -24,7 +24,7 @@ const DIGESTS_KEPT: usize = 64;
 pub struct State {
     /// Keys, values, sessions, settings.
     pub map: Map,
-    /// The last entry in it.
+    /// The last applied entry.
     pub applied: Option<LogId>,
     /// The newest membership that was applied.
     pub membership: StoredMembership,
@@ -49,13 +49,13 @@ impl State {
         Ok(applied)
     }
 
-    /// A clone of the map (O(1)) and what a snapshot of it says of itself.
+    /// A clone of the map (O(1)) and the metadata of a snapshot of it.
     pub fn frozen(&self) -> (Map, SnapshotMeta) {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         (self.map.clone(), meta)
     }
 
-    /// One number for who the members are and since when: equal on replicas that are equal.
+    /// A digest of the membership and its log id: equal on equal replicas.
     fn members_digest(&self) -> u128 {
         let at = self.membership.log_id().map_or([0; 2], |at| [at.leader_id.term, at.index]);
         let mut bytes: Vec<u8> = at.into_iter().flat_map(u64::to_le_bytes).collect();
@@ -71,9 +71,9 @@ pub struct Store {
     waiting: Mutex<Waiting>,
     digests: Mutex<VecDeque<(u64, u128)>>,
     revision: watch::Sender<u64>,
-    /// Why the last snapshot that was wanted is not there.
+    /// Why the last requested snapshot was not taken.
     snapshot_declined: watch::Sender<String>,
-    /// What gave away that the state in memory is not what was applied to it.
+    /// Set once the state in memory was found not to be what was applied to it.
     rotten: watch::Sender<Option<Unsound>>,
     observer: Option<Arc<dyn Observer>>,
     metrics: Arc<Metrics>,
@@ -100,12 +100,12 @@ impl Store {
         })
     }
 
-    /// Who watches this node.
+    /// The observer of this node.
     pub(super) fn observer(&self) -> Option<Arc<dyn Observer>> {
         self.observer.clone()
     }
 
-    /// The state now. Hold it briefly: applying waits.
+    /// Locks the state for reading. Hold the lock briefly: applying waits for it.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().expect("applying does not panic half-way")
     }
@@ -135,18 +135,18 @@ impl Store {
         let _ = self.revision.subscribe().wait_for(|now| *now >= revision).await;
     }
 
-    /// Changes whenever a snapshot was wanted and not begun, to the reason in words.
+    /// Changes, to the reason, whenever a requested snapshot is not begun.
     pub fn snapshot_declined(&self) -> watch::Receiver<String> {
         self.snapshot_declined.subscribe()
     }
 
-    /// A snapshot was wanted and is not begun.
+    /// Records why a requested snapshot is not begun.
     pub(super) fn decline_snapshot(&self, reason: String) {
         self.snapshot_declined.send(reason);
     }
 
-    /// The state in memory is not what was applied to it: from now on no snapshot is made of it. It is for the node to show
-    /// it to nobody. The first finding stands.
+    /// Records that the state in memory is not what was applied to it: from now on no snapshot is made of it. The
+    /// caller has to stop serving it. The first finding is kept.
     pub fn find_rotten(&self, found: Unsound) {
         self.rotten.send_if_modified(|rotten| {
             let is_first = rotten.is_none();
@@ -155,7 +155,7 @@ impl Store {
         });
     }
 
-    /// Set once the state in memory has turned out not to be what was applied to it.
+    /// Set once the state in memory was found not to be what was applied to it.
     pub fn rotten(&self) -> watch::Receiver<Option<Unsound>> {
         self.rotten.subscribe()
     }
@@ -208,8 +208,8 @@ impl Store {
             observer.installed(at, state.map.digest());
             observer.members(at, state.members_digest());
         }
-        // What was recorded is of the state that is replaced, which may be why a snapshot came: it speaks for this node no
-        // more.
+        // The recorded digests are those of the replaced state, which may be the reason for the snapshot: they no
+        // longer represent this node.
         self.digests.lock().expect("no code panics while it holds this lock").clear();
         *self.write() = state;
         self.advance(at.map_or(0, |at| at.index), revision);
@@ -223,7 +223,7 @@ impl Store {
             std::mem::replace(&mut waiting.by_index, later)
         };
         for waiting in ready.into_values().flatten() {
-            // Whoever waited may have given up.
+            // The caller may have given up.
             let _ = waiting.send(());
         }
         self.revision.send_if_modified(|now| {
@@ -234,7 +234,7 @@ impl Store {
     }
 }
 
-/// Marks what sessions are for.
+/// Emits the markers about sessions.
 fn mark(applied: &Applied, no_session_more: bool) {
     match applied.answer {
         Answer::SessionOpened { .. } if no_session_more => rt::sometimes("session evicted"),

@@ -20,15 +20,15 @@ openraft::declare_raft_types!(
 
 /// The position of an entry in the replicated log.
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
-/// What a node has promised: a term, a candidate, and whether a quorum agreed.
+/// A node's vote: a term, a candidate, and whether a quorum granted it.
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// An entry of the replicated log.
 pub type RaftEntry = openraft::alias::EntryOf<TypeConfig>;
-/// Who votes and who learns.
+/// The voters and the learners.
 pub type Membership = openraft::Membership<u64, Member>;
-/// A membership and where the log says so.
+/// A membership and the log id of the entry that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
-/// What a snapshot says of itself.
+/// A snapshot's metadata.
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
 /// Makes a log id.
@@ -36,7 +36,7 @@ pub fn log_id(term: u64, index: u64) -> LogId {
     LogId { leader_id: openraft::vote::leader_id_std::CommittedLeaderId::new(term), index }
 }
 
-/// The bytes of a command, verbatim: one type byte and a protobuf payload. Never shows them.
+/// The bytes of a command, verbatim: one type byte and a protobuf payload. `Debug` and `Display` never show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(pub Bytes);
 
@@ -55,7 +55,7 @@ impl fmt::Display for Payload {
     }
 }
 
-/// What applying an entry answered, and the store's revision after it.
+/// The result of applying an entry, and the store's revision after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// The state machine's answer.
@@ -75,7 +75,8 @@ impl fmt::Display for Reply {
 pub struct Member {
     /// For people; unique in a cluster.
     pub name: String,
-    /// `host:port` of its one port, as last written down. Gossip's newest claim comes first.
+    /// `host:port` of its only port, as the log last recorded it. The newest address claimed by gossip takes
+    /// precedence.
     pub rpc_addr: String,
 }
 

@@ -1,7 +1,7 @@
-//! openraft's messages and the bytes they travel and rest as.
+//! Conversions between openraft's types, the messages between peers and the bytes on disk.
 //!
-//! Everything that comes from a peer is checked here: what does not parse is an error of the connection, never a
-//! panic.
+//! Everything that comes from a peer is checked here: a message that does not parse is an error of the connection,
+//! never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use super::types::{
 use crate::map::Command;
 use crate::storage;
 
-/// A peer, or our own log, said something that is no message of this protocol.
+/// A peer sent, or this node's own log holds, something that is no message of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(pub &'static str);
@@ -36,7 +36,7 @@ pub fn log_id_from_wire(id: raft::LogId) -> LogId {
     log_id(id.term, id.index)
 }
 
-/// A log id as the storage knows positions.
+/// A log id as a storage position.
 pub fn position(id: LogId) -> storage::Position {
     storage::Position { term: *id.leader_id, index: id.index }
 }
@@ -94,7 +94,7 @@ pub fn membership_from_wire(membership: &log::Membership) -> Result<Membership, 
     Membership::new(sets, nodes).map_err(|_| Malformed("membership"))
 }
 
-/// An entry as the storage knows it.
+/// An entry as the storage holds it.
 pub fn entry_to_storage(entry: &RaftEntry) -> storage::LogEntry {
     storage::LogEntry {
         term: *entry.log_id.leader_id,
@@ -108,7 +108,7 @@ pub fn entry_from_storage(entry: storage::LogEntry) -> Result<RaftEntry, Malform
     decode_entry(entry.term, entry.index, entry.payload)
 }
 
-/// An entry's bytes: of a client's command verbatim.
+/// An entry's bytes; those of a client's command are verbatim.
 fn encode_payload(entry: &RaftEntry) -> Bytes {
     match &entry.payload {
         EntryPayload::Blank => Command::Blank.encode(),
@@ -117,7 +117,7 @@ fn encode_payload(entry: &RaftEntry) -> Bytes {
     }
 }
 
-/// Only Raft's own entries are looked into; a client's command stays bytes until it is applied.
+/// Decodes only Raft's own entries; a client's command stays bytes until it is applied.
 fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<RaftEntry, Malformed> {
     let payload = if Command::is_rafts_own(&payload) {
         match Command::decode(&payload).map_err(|_| Malformed("entry of Raft's own"))? {
@@ -130,7 +130,7 @@ fn decode_entry(term: u64, index: u64, payload: Bytes) -> Result<RaftEntry, Malf
     Ok(RaftEntry { log_id: log_id(term, index), payload })
 }
 
-/// Entries for a follower, and how far members have acknowledged, as far as that is news to it.
+/// An append for a follower, with the acknowledged positions that are new to it.
 pub fn append_to_wire(
     request: &AppendEntriesRequest<TypeConfig>,
     acknowledged: Vec<raft::Acknowledgement>,
@@ -150,8 +150,8 @@ pub fn append_to_wire(
     }
 }
 
-/// Entries from a leader. Each payload becomes an allocation of its own, so that one value kept in the map does not
-/// keep the whole message it came with.
+/// An append from a leader. Each payload is copied to an allocation of its own, so that one value kept in the map does
+/// not keep the whole message in memory.
 pub fn append_from_wire(request: raft::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     let entries = (request.entries.into_iter())
         .map(|entry| decode_entry(entry.term, entry.index, Bytes::copy_from_slice(&entry.payload)))
@@ -168,7 +168,7 @@ pub fn append_from_wire(request: raft::AppendEntries) -> Result<AppendEntriesReq
     })
 }
 
-/// A follower's answer, in its start `boot`.
+/// A follower's answer; `boot` is its boot counter.
 pub fn append_answer_to_wire(
     answer: AppendEntriesResponse<TypeConfig>,
     FollowerState { disk_full, is_doubted }: FollowerState,
@@ -185,7 +185,7 @@ pub fn append_answer_to_wire(
     raft::AppendAnswer { outcome: outcome.into(), matching, vote, disk_full, boot, doubted: is_doubted }
 }
 
-/// A follower's answer, heard by the leader.
+/// A follower's answer, as the leader receives it.
 pub fn append_answer_from_wire(
     answer: raft::AppendAnswer,
 ) -> Result<AppendEntriesResponse<TypeConfig>, Malformed> {
@@ -207,7 +207,7 @@ pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> raft::Vote {
     }
 }
 
-/// A candidate's request, heard by a voter.
+/// A candidate's request, as a voter receives it.
 pub fn vote_request_from_wire(request: raft::Vote) -> Result<VoteRequest<TypeConfig>, Malformed> {
     let mut vote = VoteRequest::new(vote_from_wire(request.vote)?, request.last_log.map(log_id_from_wire));
     vote.leadership_transfer = request.leadership_transfer;
@@ -224,13 +224,13 @@ pub fn vote_answer_to_wire(answer: &VoteResponse<TypeConfig>, boot: u64) -> raft
     }
 }
 
-/// A voter's answer, heard by the candidate.
+/// A voter's answer, as the candidate receives it.
 pub fn vote_answer_from_wire(answer: raft::VoteAnswer) -> Result<VoteResponse<TypeConfig>, Malformed> {
     let vote = vote_from_wire(answer.vote)?;
     Ok(VoteResponse::new(vote, answer.last_log.map(log_id_from_wire), answer.granted))
 }
 
-/// The leader asks a voter to stand.
+/// A leadership transfer, as the leader sends it.
 pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> raft::TransferLeader {
     raft::TransferLeader {
         from_leader: Some(vote_to_wire(request.from_leader())),
@@ -239,7 +239,7 @@ pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> raft::Tr
     }
 }
 
-/// The leader asks this voter to stand.
+/// A leadership transfer, as the voter receives it.
 pub fn transfer_from_wire(
     request: raft::TransferLeader,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
@@ -247,7 +247,7 @@ pub fn transfer_from_wire(
     Ok(TransferLeaderRequest::new(vote, request.to, request.last_log.map(log_id_from_wire)))
 }
 
-/// What a snapshot says of itself, with the digest of its state.
+/// A snapshot's metadata and the digest of its state, in its header.
 pub fn snapshot_meta_to_wire(meta: &SnapshotMeta, digest: u128) -> log::SnapshotMeta {
     let at = meta.last_log_id.map(position).unwrap_or_default();
     let membership_at = meta.last_membership.log_id().map(position).unwrap_or_default();
@@ -263,7 +263,7 @@ pub fn snapshot_meta_to_wire(meta: &SnapshotMeta, digest: u128) -> log::Snapshot
     }
 }
 
-/// What a snapshot says of itself, and the digest of its state.
+/// A snapshot's metadata and the digest of its state, from its header.
 pub fn snapshot_meta_from_wire(meta: &log::SnapshotMeta) -> Result<(SnapshotMeta, u128), Malformed> {
     let membership = match &meta.membership {
         Some(membership) if meta.has_membership => StoredMembership::new(

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest frame after the hello. An append holds about 1 MiB of entries, or one entry that is larger.
+/// The longest frame after the handshake. An append holds about 1 MiB of entries, or one entry that is larger.
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 
 /// The longest value that a command may carry.
@@ -22,8 +22,8 @@ const HEADER_BYTES: usize = 4;
 /// Appends a frame to a buffer.
 ///
 /// # Panics
-/// If the message is longer than a frame may be, which nobody can make one of this node's: a command is bounded before it
-/// becomes an entry, and answers hold no key and no value.
+/// If the message is longer than [`MAX_FRAME_BYTES`]. No input causes this: a command is bounded before it becomes an
+/// entry, and answers hold no key and no value.
 pub fn put_frame(buffer: &mut BytesMut, message: &impl Message) {
     let length = message.encoded_len();
     assert!(length <= MAX_FRAME_BYTES, "a message of {length} bytes is longer than a frame may be");
@@ -32,7 +32,7 @@ pub fn put_frame(buffer: &mut BytesMut, message: &impl Message) {
     message.encode_raw(buffer);
 }
 
-/// Reads frames. Dropping a `next` that has not finished loses nothing.
+/// Reads frames. Dropping an unfinished [`FrameReader::next`] loses nothing.
 pub struct FrameReader<R> {
     read: R,
     buffer: BytesMut,
@@ -45,7 +45,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         FrameReader { read, buffer: BytesMut::with_capacity(16 << 10), limit }
     }
 
-    /// What is read from, for writing the other way.
+    /// The underlying stream, to write in the other direction.
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.read
     }
@@ -53,7 +53,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame's message; `None` when the peer closed between two frames.
     ///
     /// # Errors
-    /// If the connection breaks, ends within a frame, or the bytes are no message of this type.
+    /// If the connection breaks or ends within a frame, or a frame is too long or holds no message of this type.
     pub async fn next<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
         loop {
             if let Some(message) = self.take()? {

@@ -1,9 +1,11 @@
-//! The hello of a peer connection: both sides learn who the other is, and prove the cluster's key if there is one.
+//! The handshake of a peer connection: both sides identify themselves, and prove that they hold the cluster's key if
+//! there is one.
 //!
-//! `Hello ->`, `<- Welcome`, `Proof ->`, `<- Accepted`. The dialer checks that it reached whom it meant; the
-//! listener checks that it was meant. Both refuse another cluster, a removed node, a life of a data directory that
-//! does not go on from what they know of it: the directory was rolled back or copied (see [`crate::incarnations`]), and a node that
-//! found less when it started than it had acknowledged before (see [`crate::positions`]). Whoever is refused is told so, whether it dialed or was dialed.
+//! `Hello ->`, `<- Welcome`, `Proof ->`, `<- Accepted`. The dialer checks that it reached the intended node; the
+//! listener checks that it is the intended node. Both refuse a node of another cluster; a removed node; an incarnation
+//! that does not continue the boot history recorded for its data directory, which was then rolled back or copied (see
+//! [`crate::incarnations`]); and a node that found less at its start than it had acknowledged before (see
+//! [`crate::positions`]). The refused node receives the reason, whether it dialed or was dialed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,9 +25,9 @@ use crate::node_id::{Named, NodeId};
 use crate::positions::{GoneBack, Positions, Start};
 use crate::rt::{self, watch};
 
-/// The version of hello and frames that this code speaks.
+/// The version of the handshake and of the frames.
 const PROTOCOL: u32 = 1;
-/// Nobody has proved anything yet: little is read.
+/// The longest message of a handshake: the peer has proved nothing yet, so little is read.
 const MAX_HELLO_BYTES: usize = 4 << 10;
 
 fn mac(key: &ClusterKey, domain: &str, parts: [&[u8]; 2]) -> Hmac<Sha256> {
@@ -37,7 +39,7 @@ fn mac(key: &ClusterKey, domain: &str, parts: [&[u8]; 2]) -> Hmac<Sha256> {
     mac
 }
 
-/// Who this process is.
+/// The identity of this process.
 #[derive(Debug, Clone)]
 pub struct LocalNode {
     /// The cluster it belongs to.
@@ -46,13 +48,13 @@ pub struct LocalNode {
     pub node_id: u64,
     /// Its name, for messages.
     pub name: String,
-    /// How often its data directory was started.
+    /// Its boot counter: how often its data directory was started.
     pub boot: u64,
-    /// Drawn at this start.
+    /// Its incarnation id, drawn at this start.
     pub incarnation: u64,
-    /// Those of the starts before, the latest first.
+    /// The incarnation ids of earlier starts, the latest first.
     pub past: Vec<u64>,
-    /// What this start and those before it found on the disk, the latest first.
+    /// What this start and earlier ones found on the disk, the latest first.
     pub starts: Vec<Start>,
     /// The highest cluster version it supports.
     pub supports: u32,
@@ -60,10 +62,10 @@ pub struct LocalNode {
     pub key: Option<ClusterKey>,
 }
 
-/// Why a hello failed.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The connection broke or the bytes made no sense.
+    /// The connection broke, or a message could not be parsed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// This side refuses the other.
@@ -74,26 +76,28 @@ pub enum HandshakeError {
     RefusedByPeer(String),
 }
 
-/// Who is let in. Remembers what it has heard of each node's lives, and how far members have acknowledged.
+/// Decides which peers are admitted. Records the incarnations of each node, and how far members have acknowledged.
 pub struct PeerAdmission {
     local: LocalNode,
     incarnations: watch::Sender<BTreeMap<u64, Incarnations>>,
     positions: Mutex<Positions>,
     is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
-    /// Set when a peer says that this process can take no part any more.
+    /// Set when a peer reports that this process must take no further part.
     excluded: watch::Sender<Option<Refusal>>,
 }
 
-/// A refusal that leaves room for another try.
+/// A refusal after which the peer may try again.
 fn refuse(reason: impl Into<String>) -> Refusal {
     Refusal { reason: reason.into(), exclusion: Exclusion::NotExcluded.into() }
 }
 
-/// What becomes of a directory that is not what its node was. Nobody can tell here how many others have gone back with it.
+/// What to do with a data directory that was rolled back or copied. How many others were rolled back with it is not
+/// known here.
 const WHAT_TO_DO: &str = "If a majority of the voters goes on without it, restore it with 'mokv serve --wipe'; if not, keep \
     the data directories of all nodes and wipe none: 'Two histories' in docs/operate.md says what to do";
 
-/// Refuses a life that does not go on from what is known. Of twins nobody can tell which one is the copy.
+/// The refusal of an incarnation that does not continue the recorded ones. Of two that run at once it is not known
+/// which one is the copy.
 fn refuse_incarnation(node_id: u64, boot: u64, objection: Objection) -> Refusal {
     let outlived = |words| Refusal {
         reason: format!(
@@ -121,7 +125,7 @@ fn refuse_incarnation(node_id: u64, boot: u64, objection: Objection) -> Refusal 
     }
 }
 
-/// Refuses a node that lacks what it had acknowledged, as this node, `local`, knows.
+/// The refusal of a node that lacks what it had acknowledged, by the records of this node, `local`.
 fn refuse_gone_back(local: &LocalNode, node_id: u64, gone_back: GoneBack) -> Refusal {
     Refusal {
         reason: format!(
@@ -134,7 +138,7 @@ fn refuse_gone_back(local: &LocalNode, node_id: u64, gone_back: GoneBack) -> Ref
     }
 }
 
-/// What the other side says of itself.
+/// What a peer states about itself.
 struct Introduction<'a> {
     protocol: u32,
     cluster_id: &'a [u8],
@@ -145,8 +149,9 @@ struct Introduction<'a> {
 }
 
 impl PeerAdmission {
-    /// A gate of this process; `incarnations` and `positions` are what earlier ones have heard of others, `is_removed` says which
-    /// node ids were removed from the cluster for good, by what this node has applied.
+    /// The admission of this process. `incarnations` and `positions` are what its earlier starts recorded; `is_removed`
+    /// returns `true` for a node id that was removed from the cluster for good, by the entries that this node has
+    /// applied.
     pub fn new(
         local: LocalNode,
         incarnations: BTreeMap<u64, Incarnations>,
@@ -162,25 +167,25 @@ impl PeerAdmission {
         }
     }
 
-    /// Set once a peer of this cluster says that this process can take no part any more: it has applied this node's
-    /// removal, has seen a later life of this data directory, or knows that this node has lost what it had acknowledged. None
-    /// of it is ever undone, so the word of one is enough.
+    /// Set once a peer of this cluster reports that this process must take no further part: the peer has applied this
+    /// node's removal, has recorded a later incarnation of this data directory, or has recorded that this node lost
+    /// what it had acknowledged. None of these is ever undone, so the report of one peer is enough.
     pub fn excluded(&self) -> watch::Receiver<Option<Refusal>> {
         self.excluded.subscribe()
     }
 
-    /// What is known of each node's lives.
+    /// The recorded incarnations of each node.
     pub fn incarnations(&self) -> watch::Receiver<BTreeMap<u64, Incarnations>> {
         self.incarnations.subscribe()
     }
 
-    /// What is known of how far members have acknowledged.
+    /// The records of how far members have acknowledged.
     pub fn positions(&self) -> MutexGuard<'_, Positions> {
         self.positions.lock().expect("no code panics while it holds this lock")
     }
 
-    /// Hears from elsewhere how often a node has started. Of one that has gone back nothing is heard: its right data
-    /// directory has started less often than the wrong one, and is to be let in.
+    /// Records a node's boot counter that another source reports. Ignored for a node that has gone back: its right data
+    /// directory has started less often than the wrong one, and must be admitted.
     pub fn hear_of(&self, node_id: u64, boot: u64) {
         if self.positions().refused().contains_key(&node_id) {
             return;
@@ -189,7 +194,7 @@ impl PeerAdmission {
             .send_if_modified(|incarnations| incarnations.entry(node_id).or_default().hear_of(boot));
     }
 
-    /// What a peer says in refusing this process. The first exclusion stands.
+    /// Records the refusal that a peer sent to this process, and returns it as an error. The first exclusion is kept.
     fn note_refusal(&self, refusal: Refusal) -> HandshakeError {
         if refusal.exclusion() != Exclusion::NotExcluded {
             self.excluded.send_if_modified(|excluded| {
@@ -201,14 +206,14 @@ impl PeerAdmission {
         HandshakeError::RefusedByPeer(refusal.reason)
     }
 
-    /// Who this process is.
+    /// The identity of this process.
     pub fn local(&self) -> &LocalNode {
         &self.local
     }
 
-    /// Checks a peer again that was let in before. Meanwhile it may have been removed, a later start of its data
-    /// directory may have been seen, or a leader may have told what it had acknowledged: its connection then ends, and the
-    /// next hello tells it why.
+    /// Checks an admitted peer again. Meanwhile it may have been removed, a later start of its data directory may have
+    /// been recorded, or a leader may have reported what it had acknowledged: its connection then ends, and the next
+    /// handshake gives it the reason.
     ///
     /// # Errors
     /// [`HandshakeError::Refused`].
@@ -224,7 +229,7 @@ impl PeerAdmission {
         admitted.map_err(|refusal| HandshakeError::Refused(refusal.reason))
     }
 
-    /// Checks what the other side says of itself.
+    /// Checks what a peer states about itself.
     fn admit(&self, introduction: Introduction) -> Result<(), Refusal> {
         let Introduction { protocol, cluster_id, node_id, incarnation, past, starts } = introduction;
         if protocol != PROTOCOL {
@@ -248,7 +253,7 @@ impl PeerAdmission {
             let known = incarnations.entry(node_id).or_default();
             let mut then = *known;
             met = then.meet(incarnation, past);
-            // A life that has gone back leaves no trace: the one with the right past may still come.
+            // An incarnation that has gone back is not recorded: the one with the right past may still come.
             if met.is_ok() && judged.is_ok() {
                 *known = then;
             }
@@ -258,7 +263,7 @@ impl PeerAdmission {
         judged.map_err(|refused| {
             rt::sometimes("member that has gone back refused");
             let refusal = refuse_gone_back(&self.local, node_id, refused.gone_back);
-            // With every attempt to connect, until somebody does something about it.
+            // This recurs at every attempt to connect until an operator acts: it is logged once.
             if refused.is_news {
                 tracing::error!("a member is refused: {}", refusal.reason);
             }
@@ -266,8 +271,8 @@ impl PeerAdmission {
         })
     }
 
-    /// This side's word after both hellos: that it knows the key, and that it goes on or refuses to. A proof for going
-    /// on is none for a refusal, so that nobody in between makes the one out of the other.
+    /// The dialer's proof that it holds the key, and that it continues or refuses. The two proofs differ, so that an
+    /// attacker on the path cannot turn one into the other.
     fn proof(&self, hello: &raft::Hello, welcome: &raft::Welcome, refusal: Option<Refusal>) -> raft::Proof {
         let proof = self.local.key.as_ref().map(|key| {
             let mac = proof_of_dialer(key, hello, welcome, refusal.is_some());
@@ -287,7 +292,7 @@ fn proof_of_dialer(
     mac(key, domain, [&hello.encode_to_vec(), &welcome.encode_to_vec()])
 }
 
-/// Opens a connection that was just made: says the first byte and the hello.
+/// Runs the dialer's side of the handshake on a new connection, beginning with [`super::FIRST_BYTE`].
 ///
 /// # Errors
 /// If the connection breaks or either side refuses.
@@ -317,7 +322,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     let mut reader = FrameReader::new(stream, MAX_HELLO_BYTES);
     let welcome: raft::Welcome = receive(&mut reader).await?;
     if let Some(refusal) = welcome.refusal {
-        // A peer that knows the key proves it before it excludes anybody.
+        // With a key, only a refusal with a proof excludes this process, and a `Welcome` that refuses has none.
         return Err(match local.key {
             None => admission.note_refusal(refusal),
             Some(_) => HandshakeError::RefusedByPeer(refusal.reason),
@@ -356,7 +361,7 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Who dialed, once the hello is over.
+/// The identity of the dialer, after the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialer {
     /// Its node id.
@@ -367,7 +372,7 @@ pub struct Dialer {
     pub channel: Channel,
     /// Its boot counter.
     pub boot: u64,
-    /// Drawn at the start of its process.
+    /// Its incarnation id, drawn at the start of its process.
     pub incarnation: u64,
     /// What this and earlier starts of it found on its disk.
     pub starts: Vec<Start>,
@@ -381,10 +386,10 @@ fn starts_from_wire(starts: &[raft::Start]) -> Vec<Start> {
     starts.iter().map(Start::from).collect()
 }
 
-/// Answers the hello on a connection whose first byte was read.
+/// Runs the listener's side of the handshake on a connection whose first byte was read.
 ///
 /// # Errors
-/// If the connection breaks or the dialer is refused; it has been told why.
+/// If the connection breaks or either side refuses; a refused dialer has received the reason.
 pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     admission: &PeerAdmission,
@@ -403,7 +408,8 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         starts: starts_to_wire(&local.starts),
         ..Default::default()
     };
-    // Without the key nobody changes what this node remembers; with one, admission waits for the proof.
+    // If there is a key, only a dialer that has proved it changes what this node records: admission waits for the
+    // proof.
     let meant = match hello.to == local.node_id {
         true => Ok(()),
         false => Err(refuse(format!(
@@ -525,7 +531,7 @@ mod tests {
         assert!(admission.admit_again(&peer).unwrap_err().to_string().contains("rolled back"));
     }
 
-    /// Lets `from` dial `admission` and returns what both conclude.
+    /// Lets `from` dial `at`, and returns the results of both.
     async fn meet(
         from: &PeerAdmission,
         to: u64,
@@ -548,7 +554,7 @@ mod tests {
         futures_util::future::join(dialing, answering).await
     }
 
-    /// What a peer was heard to be is kept beyond this process: a rolled-back node must not find one that has forgotten.
+    /// What is recorded of a peer outlasts the process: a rolled-back node must not meet one that has forgotten.
     #[test]
     fn a_life_that_was_only_heard_of_counts_and_so_does_one_of_before_a_restart() {
         let admit = |admission: &PeerAdmission, boot, incarnation, past: &[u64]| {
@@ -575,7 +581,7 @@ mod tests {
             |_| false,
         );
         assert!(admit(&after, 4, 40, &[30]).unwrap_err().reason.contains("boot counter 5"));
-        // Started as often as the one that was heard of, and not the one that was met.
+        // Its boot counter fits the one that was reported, but its past contradicts the incarnation that was met.
         let forked = admit(&after, 5, 50, &[41, 31]).unwrap_err();
         assert_eq!(forked.exclusion(), Exclusion::Outlived, "{}", forked.reason);
         admit(&after, 5, 50, &[40, 30]).unwrap();
@@ -583,7 +589,7 @@ mod tests {
         admit(&after, 6, 60, &[50, 40, 30]).unwrap();
     }
 
-    /// A volume was rolled back: whether its node dials or is dialed, it learns that it can take no part.
+    /// A volume was rolled back: its node is excluded, whether it dials or is dialed.
     #[tokio::test]
     async fn who_was_outlived_is_told_whether_it_dials_or_is_dialed() {
         for key in [None, Some("a")] {
@@ -607,7 +613,8 @@ mod tests {
         }
     }
 
-    /// Put back to a copy of the life that had acknowledged, so its boot counter and its past are right.
+    /// The directory was put back to a copy of the incarnation that had acknowledged: its boot counter and its past are
+    /// right.
     #[tokio::test]
     async fn who_lacks_what_it_acknowledged_is_told_and_comes_back_with_the_right_directory() {
         let found = |boot, index| Start { boot, found: Reach { term: 5, index: Some(index) } };
@@ -637,12 +644,12 @@ mod tests {
         assert!(meet(&peer, 1, &back).await.0.is_err());
         assert_eq!(said(&back).map(|refusal| refusal.exclusion()), Some(Exclusion::GoneBack), "it is dialed");
         assert_eq!(peer.positions().refused().len(), 1);
-        // It is started again and again, and gossip tells of it.
+        // The wrong directory is started again and again, and gossip reports its boot counter.
         peer.hear_of(1, 9);
         let right = admission(started(20, 60));
         let (dialed, answered) = meet(&right, 2, &peer).await;
         dialed.unwrap();
-        // Later a leader tells of more.
+        // Later a leader reports that it acknowledged more.
         let later = Acknowledgement { boot: 3, upto: Reach { term: 5, index: Some(21) } };
         let dialer = answered.unwrap();
         peer.admit_again(&dialer).unwrap();
@@ -651,7 +658,7 @@ mod tests {
         assert!(peer.admit_again(&dialer).unwrap_err().to_string().contains("older state"));
     }
 
-    /// Nobody has room for more than a hello; the longest one fits.
+    /// The peer reads at most `MAX_HELLO_BYTES`; the longest `Hello` fits.
     #[test]
     fn the_longest_hello_fits() {
         let start = wire_start(u64::MAX);
@@ -676,8 +683,8 @@ mod tests {
         raft::Start { boot: most, term: most, index: Some(most) }
     }
 
-    /// Whoever happens to answer at a peer's address may refuse; only one that knows the key excludes, or is believed
-    /// when it says how often it has started.
+    /// Any process that answers at a peer's address may refuse. Only one that holds the key can exclude this process,
+    /// or have its boot counter recorded.
     #[tokio::test]
     async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
         let knows = admission(local(1, Some("a")));

@@ -1,7 +1,7 @@
-//! The dialing side: one [`Link`] to a peer and channel, made when first needed and again when it broke.
+//! The dialing side: one [`Link`] for each peer and channel, connected when first needed and again after it broke.
 //!
-//! Requests are pipelined and bounded in number. A connection on which nothing is heard while answers are due is
-//! dropped, so that one lost direction never looks like a live peer.
+//! Requests are pipelined and bounded in number. A connection on which nothing is received while answers are due is
+//! dropped, so that a link that fails in one direction never looks like a live peer.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -24,17 +24,18 @@ use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, timeout, watch};
 
-/// Connecting and the hello together take at most this long. The lookup of a name that takes longer goes on for the next
+/// The time limit for connecting and the handshake together. A name lookup that takes longer continues, for the next
 /// attempt.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Nothing heard for this long while answers are due: the connection is dead. Half-way a ping asks.
+/// A connection on which nothing is received for this long while answers are due is dead. After half of this time a
+/// ping is sent.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Unanswered requests on one connection.
+/// The in-flight window: unanswered requests on one connection.
 const MAX_IN_FLIGHT: usize = 1024;
-/// Requests written with one flush at most.
+/// A flush takes no more requests once it holds this many bytes.
 const WRITE_BATCH_BYTES: usize = 256 << 10;
 
-/// Where nodes are to be found.
+/// The addresses and names of nodes.
 pub trait AddressBook: Send + Sync + 'static {
     /// `host:port` of a node, the newest claim first.
     fn addresses(&self, node_id: u64) -> Vec<String>;
@@ -42,7 +43,7 @@ pub trait AddressBook: Send + Sync + 'static {
     /// What a member is called; `None` if it is no member.
     fn member_name(&self, node_id: u64) -> Option<String>;
 
-    /// Whether another node of this name is alive: this one, which had an earlier id, or one that lost its disk.
+    /// Whether another live node has this name: this node, if it had that id before, or a node that lost its disk.
     fn has_successor(&self, node_id: u64, name: &str) -> bool;
 }
 
@@ -64,7 +65,7 @@ pub struct Peers {
     resolver: Resolver,
     links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
     acquaintance: Arc<Acquaintance>,
-    /// What each peer's last answer said of itself.
+    /// The condition that each peer's last answer reported.
     reports: Mutex<BTreeMap<u64, Report>>,
     /// How far each follower has acknowledged this leader's log.
     acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
@@ -73,39 +74,39 @@ pub struct Peers {
 /// What all links of this node share.
 #[derive(Default)]
 struct Acquaintance {
-    /// Name and address of peers by Raft's newest membership, applied or not. The address is the last resort: what a node
+    /// Name and address of peers by Raft's newest membership, applied or not. This address is dialed last: what a node
     /// claims is newer.
     written: Mutex<BTreeMap<u64, (String, String)>>,
     reach: Reach,
 }
 
-/// How a follower is, as it says with its answers to a leader.
+/// A follower's condition, as it reports it with its answers to a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FollowerState {
-    /// Its disk is nearly full. That counts while the follower is heard, and under the leader that heard it: what a dead
-    /// voter said last would refuse writes for ever.
+    /// Its disk is nearly full. This counts only while the follower answers, and only for the leader that received the
+    /// answer: otherwise the last report of a dead voter would block writes for ever.
     pub disk_full: bool,
-    /// Its state is doubted, and it should not lead. That counts for as long as it has this id.
+    /// Its state is doubted, and it should not lead. This counts for as long as it has this id.
     pub is_doubted: bool,
 }
 
-/// What a follower last said of itself.
+/// A follower's last report.
 struct Report {
-    /// To the leader of which term.
+    /// The term of the leader that received it.
     term: u64,
     /// When it answered.
     heard: Instant,
     condition: FollowerState,
 }
 
-/// What a follower gave its word for.
+/// What a follower has acknowledged.
 #[derive(Default)]
 struct Acknowledged {
-    /// Whose log it is: the leader's of this term.
+    /// The term of the leader whose log it acknowledged.
     term: u64,
-    /// The log up to here.
+    /// The last index that it acknowledged.
     index: u64,
-    /// It has broken its word in this term.
+    /// It has denied an acknowledgement in this term.
     denied: bool,
 }
 
@@ -117,7 +118,7 @@ pub struct Denied {
 }
 
 impl Peers {
-    /// No links yet.
+    /// Creates the peers of this node, without links.
     pub fn new(admission: Arc<PeerAdmission>, book: Arc<dyn AddressBook>, resolver: Resolver) -> Arc<Peers> {
         Arc::new(Peers {
             admission,
@@ -130,7 +131,7 @@ impl Peers {
         })
     }
 
-    /// The link to a peer for a purpose. Nothing is dialed yet.
+    /// The link to a peer for a channel. Does not dial.
     pub fn link(&self, target: u64, channel: Channel) -> Arc<Link> {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         (links.entry((target, channel.into())))
@@ -148,13 +149,13 @@ impl Peers {
             .clone()
     }
 
-    /// Notes what Raft's membership says of a peer. The first votes precede the first entry that is applied, and may
-    /// precede gossip: nothing else says where to dial then.
+    /// Records a peer's name and address by Raft's membership. The first votes precede the first applied entry, and may
+    /// precede gossip: there is no other source of the address then.
     pub fn introduce(&self, target: u64, name: &str, address: &str) {
         lock(&self.acquaintance.written).insert(target, (name.to_owned(), address.to_owned()));
     }
 
-    /// What the last attempt to reach a peer came to. One that was reached counts for as long as a connection to it lasts.
+    /// The result of the last attempt to reach a peer. [`Contact::Reached`] only while a connection to it exists.
     pub fn contact(&self, target: u64) -> Contact {
         match self.acquaintance.reach.contact(target) {
             Contact::Reached if !self.is_connected(target) => Contact::Untried,
@@ -162,7 +163,7 @@ impl Peers {
         }
     }
 
-    /// Since when a connection to a peer stands; if there are several, the newest one.
+    /// When the newest connection to a peer was made; `None` if there is none now.
     pub fn in_contact_since(&self, target: u64) -> Option<Instant> {
         self.acquaintance.reach.reached_at(target).filter(|_| self.is_connected(target))
     }
@@ -173,35 +174,35 @@ impl Peers {
         of_target.any(|(_, link)| matches!(&*lock(&link.line), Line::Up(line) if !line.is_closed()))
     }
 
-    /// Who this process is.
+    /// The identity of this process.
     pub fn local(&self) -> &LocalNode {
         self.admission.local()
     }
 
-    /// What is known of how far members have acknowledged.
+    /// The records of how far members have acknowledged.
     pub fn positions(&self) -> MutexGuard<'_, Positions> {
         self.admission.positions()
     }
 
-    /// Remembers how a peer is, by its answer to this node as the leader of `term`.
+    /// Records the condition that a peer reported to this node as the leader of `term`.
     pub fn report(&self, node_id: u64, term: u64, condition: FollowerState) {
         let mut reports = self.reports.lock().expect("no code panics while it holds this lock");
         reports.insert(node_id, Report { term, heard: rt::now(), condition });
     }
 
-    /// Whether a peer has said that its state is doubted.
+    /// Whether a peer has reported that its state is doubted.
     pub fn is_doubted(&self, node_id: u64) -> bool {
         let reports = self.reports.lock().expect("no code panics while it holds this lock");
         reports.get(&node_id).is_some_and(|report| report.condition.is_doubted)
     }
 
-    /// Whether a peer has said that this very node was removed from the cluster.
+    /// Whether a peer has reported that this node was removed from the cluster.
     pub fn say_removed(&self) -> bool {
         self.admission.excluded().borrow().as_ref().is_some_and(|said| said.exclusion() == Exclusion::Removed)
     }
 
-    /// The first peer that `counts` and whose disk is nearly full, by what it answered the leader of `term` at most
-    /// `patience` before `now`.
+    /// Returns the first peer that `counts` accepts and whose disk is nearly full, by its answer to the leader of
+    /// `term` at most `patience` before `now`.
     pub fn full(
         &self,
         term: u64,
@@ -218,8 +219,8 @@ impl Peers {
         reports.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
 
-    /// Remembers that a follower holds the log of this leader's `term` up to `index`.
-    /// It said so in its start `boot`; 0: it did not say in which.
+    /// Records that a follower holds the log of this leader's `term` up to `index`. `boot` is the boot counter in its
+    /// answer; 0 if the answer has none.
     pub fn acknowledge(&self, follower: u64, boot: u64, term: u64, index: u64) {
         if boot > 0 {
             let upto = positions::Reach { term, index: Some(index) };
@@ -233,8 +234,8 @@ impl Peers {
         }
     }
 
-    /// Remembers that a voter granted this candidate its vote in `term`: it said so in its start `boot`; 0: it did not say in
-    /// which.
+    /// Records that a voter granted this candidate its vote in `term`. `boot` is the boot counter in its answer; 0 if
+    /// the answer has none.
     pub fn granted(&self, voter: u64, boot: u64, term: u64) {
         if boot > 0 {
             let upto = positions::Reach { term, index: None };
@@ -242,8 +243,8 @@ impl Peers {
         }
     }
 
-    /// Whether a follower that does not hold the entry at `index` denies what it has acknowledged in this very term: its
-    /// disk has lost what was synced.
+    /// Returns `Some` if a follower that does not hold the entry at `index` acknowledged it in this very term: its disk
+    /// has lost synced data.
     pub fn denies(&self, follower: u64, term: u64, index: u64) -> Option<Denied> {
         let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
         let known =
@@ -251,7 +252,7 @@ impl Peers {
         Some(Denied { is_news: !std::mem::replace(&mut known.denied, true) })
     }
 
-    /// Drops what is kept for nodes that are no members any more.
+    /// Drops what is kept for nodes that are no longer members.
     pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         links.retain(|(target, _), _| is_member(*target));
@@ -267,7 +268,7 @@ impl Peers {
     }
 }
 
-/// One purpose's connection to one peer.
+/// The connection to one peer for one channel.
 pub struct Link {
     target: u64,
     channel: Channel,
@@ -278,11 +279,12 @@ pub struct Link {
     line: Mutex<Line>,
 }
 
-/// How far a link has come.
+/// The state of a link's connection.
 enum Line {
-    /// Nobody has asked for it yet, or the last attempt failed.
+    /// No caller has needed it yet, or the last attempt failed.
     Down,
-    /// One attempt for all who ask meanwhile: of a peer that cannot be reached, attempts would pile up without end.
+    /// One attempt for all callers that come meanwhile: otherwise attempts to an unreachable peer would pile up without
+    /// end.
     Dialing(watch::Receiver<Option<Dialed>>),
     /// Connected, until it breaks.
     Up(Arc<Connection>),
@@ -291,7 +293,8 @@ enum Line {
 type Dialed = Result<Arc<Connection>, CallError>;
 
 impl Link {
-    /// Sends a request and waits for its answer. Unbounded in time: give it a timeout; dropping it forgets the answer.
+    /// Sends a request and waits for its answer. Has no time limit: give it a timeout. Dropping the future discards the
+    /// answer.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -299,7 +302,7 @@ impl Link {
         self.start(body).await?.await
     }
 
-    /// Sends a request, in the order of the calls, and returns the wait for its answer.
+    /// Sends a request, in the order of the calls, and returns the future of its answer.
     ///
     /// # Errors
     /// [`CallError::NotSent`].
@@ -320,8 +323,8 @@ impl Link {
                     let is_again = matches!(*line, Line::Up(_));
                     let (tell, dialed) = watch::channel(None);
                     *line = Line::Dialing(dialed.clone());
-                    // A task of its own: heartbeats give up sooner than a slow peer takes to be connected, and an
-                    // attempt that dies with each of them would never succeed.
+                    // A separate task: heartbeats time out before a slow peer is connected, and an attempt that was
+                    // cancelled with each of them would never succeed.
                     let link = self.clone();
                     rt::spawn(async move {
                         let outcome = link.dial(is_again).await;
@@ -333,14 +336,14 @@ impl Link {
             }
         };
         if dialed.wait_for(Option::is_some).await.is_err() {
-            // Its task has panicked; the next one who asks begins anew.
+            // The dialing task has panicked; the next caller starts a new attempt.
             *lock(&self.line) = Line::Down;
         }
         let outcome = dialed.borrow().clone();
         outcome.unwrap_or_else(|| Err(CallError::NotSent("dialing was interrupted".into())))
     }
 
-    /// Where to dial, one after the other: every attempt asks the book anew.
+    /// The addresses to dial, in this order; every attempt looks them up anew.
     fn addresses(&self) -> Vec<String> {
         let mut addresses = self.book.addresses(self.target);
         let written = lock(&self.acquaintance.written).get(&self.target).map(|(_, address)| address.clone());
@@ -353,7 +356,8 @@ impl Link {
         written.or_else(|| self.book.member_name(self.target))
     }
 
-    /// Nobody misses who is no member, nor one that has come back as another.
+    /// Whether the log reports this peer when it is unreachable: not if it is no member, nor if it came back under
+    /// another id.
     fn is_missed(&self) -> bool {
         self.name().is_some_and(|name| !self.book.has_successor(self.target, &name))
     }
@@ -395,13 +399,13 @@ impl Link {
     }
 }
 
-/// What waits for answers. The permit bounds their number and is given back when the answer came or the connection
-/// broke, even if nobody waits any more.
+/// The requests that wait for answers. The permit bounds their number; it is released when the answer came or the
+/// connection broke, even if the caller no longer waits.
 type Waiting = BTreeMap<u64, (oneshot::Sender<response::Body>, OwnedSemaphorePermit)>;
 
 struct State {
     waiting: Waiting,
-    /// Set once when the connection broke.
+    /// The reason, set once when the connection broke.
     broken: Option<String>,
 }
 
@@ -458,7 +462,7 @@ impl Connection {
             }
             state.waiting.insert(id, (answer, permit));
         }
-        // The writer takes it from here, whatever becomes of the caller. There is room: the permits see to it.
+        // From here the writer sends it, even if the caller gives up. The permits guarantee that there is room.
         if self.outgoing.try_send(raft::Request { id, body: Some(body) }).is_err() {
             lock(&self.state).waiting.remove(&id);
             return Err(CallError::NotSent("the connection broke".into()));
@@ -493,7 +497,7 @@ async fn write_requests(
     let mut buffer = BytesMut::new();
     while let Some(request) = to_send.recv().await {
         put_frame(&mut buffer, &request);
-        // What queued up meanwhile goes with the same flush.
+        // Requests that queued up meanwhile go with the same flush.
         while buffer.len() < WRITE_BATCH_BYTES
             && let Ok(request) = to_send.try_recv()
         {
@@ -523,7 +527,7 @@ async fn read_answers(
                 (heard, asked) = (rt::now(), false);
                 let waiting = lock(state).waiting.remove(&answer.id);
                 if let (Some((waiting, _permit)), Some(body)) = (waiting, answer.body) {
-                    // Whoever asked may have stopped waiting.
+                    // The caller may have stopped waiting.
                     let _ = waiting.send(body);
                 }
             }
@@ -587,7 +591,7 @@ mod tests {
         Peers::new(Arc::new(admission), Arc::new(OnePlace(address)), resolver)
     }
 
-    /// A first start once complained that no address was known of nodes that it was about to ask for their votes.
+    /// At its first start a node once reported that it had no address of nodes whose votes it was about to request.
     #[test]
     fn what_the_membership_says_is_dialed_last_and_only_while_the_peer_is_a_member() {
         let peers = peers_at("claimed:1".into());
@@ -621,7 +625,7 @@ mod tests {
         assert_eq!(peers.denies(2, 6, 9), None);
     }
 
-    /// A voter that died with a full disk once refused every write for ever.
+    /// A voter that died with a full disk once blocked every write for ever.
     #[test]
     fn a_full_disk_counts_while_its_node_is_heard_and_under_the_leader_that_heard_it() {
         const PATIENCE: Duration = Duration::from_secs(60);
@@ -641,7 +645,7 @@ mod tests {
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");
     }
 
-    /// A node that had been removed and came back under another id once complained that it could not be reached itself.
+    /// A node that had been removed and came back under another id once reported itself as unreachable.
     #[test]
     fn nobody_misses_who_came_back_as_another_nor_who_is_no_member() {
         let peers = peers_at("127.0.0.1:1".into());
@@ -654,7 +658,7 @@ mod tests {
         assert!(!is_missed(3), "node 1 has its name");
     }
 
-    /// A node that was killed was once called reachable until somebody dialed it again.
+    /// A killed node was once reported as reachable until it was dialed again.
     #[tokio::test]
     async fn a_peer_is_in_contact_for_as_long_as_a_connection_lasts() {
         let peers = peers_at("127.0.0.1:1".into());
@@ -674,12 +678,12 @@ mod tests {
         };
         timeout(Duration::from_secs(60), gone).await.unwrap();
         assert_eq!(peers.contact(2), Contact::Untried);
-        // Dialed again, in vain.
+        // Dialed again, without success.
         assert!(link.start(request::Body::Forward(raft::Forward::default())).await.is_err());
         assert!(matches!(peers.contact(2), Contact::Failing { is_refusal: false, .. }));
     }
 
-    /// A peer that accepts connections and says nothing; how often it was dialed.
+    /// A peer that accepts connections and sends nothing, with the number of times it was dialed.
     async fn silent_peer() -> (String, Arc<AtomicUsize>, TaskGuard<()>) {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -695,7 +699,7 @@ mod tests {
         (address, dialed, accepting)
     }
 
-    /// Attempts once queued behind each other, and went on long after all who had asked had given up.
+    /// Attempts once queued behind each other, and went on long after all their callers had given up.
     #[tokio::test]
     async fn those_who_ask_for_a_silent_peer_share_one_attempt() {
         let (address, dialed, _accepting) = silent_peer().await;
@@ -709,7 +713,7 @@ mod tests {
         assert_eq!(dialed.load(Ordering::Relaxed), 1);
     }
 
-    /// A lookup that takes longer than an attempt once began anew with each of them, and never ended.
+    /// A name lookup slower than an attempt was once restarted with each attempt, and never finished.
     #[tokio::test]
     async fn a_peer_whose_name_resolves_slower_than_an_attempt_lasts_is_reached_by_a_later_one() {
         let (address, dialed, _accepting) = silent_peer().await;

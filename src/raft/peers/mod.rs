@@ -1,8 +1,8 @@
-//! What Raft peers say to each other: framed, pipelined messages on connections that begin with the byte `0x01`.
+//! The protocol between Raft peers: framed, pipelined messages on connections that begin with the byte `0x01`.
 //!
-//! A connection opens with a hello that proves who is who ([`hello`]); after it, requests and answers carry ids and
-//! overtake each other freely ([`link`], [`server`]). Votes and heartbeats, log entries, snapshots, and forwarded
-//! requests have connections of their own, so that none queues behind another. Knows nothing of openraft.
+//! A connection opens with a handshake in which both sides identify themselves ([`handshake`]); after it, requests and
+//! answers carry ids and may overtake each other ([`link`], [`server`]). Votes and heartbeats, log entries, snapshots,
+//! and forwarded requests have separate connections, so that none queues behind another. Knows nothing of openraft.
 
 pub mod frame;
 pub mod handshake;

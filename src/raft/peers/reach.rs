@@ -1,7 +1,7 @@
 //! Which peers were reached at the last attempt, and why the others were not.
 //!
-//! Every attempt is noted; the log hears of a peer once it was out of reach for some time, then once a minute, and when
-//! it is back. Decides nothing.
+//! Every attempt is recorded. The node's log reports a peer once it has been unreachable for some time, then once a
+//! minute, and when it is reachable again. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -11,37 +11,37 @@ use crate::node_id::Named;
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant};
 
-/// So long a peer may be out of reach before the log tells of it: nodes that are started together, or one after the
-/// other, come up one after the other.
+/// How long a peer is unreachable before the log reports it: nodes that are started together, or one after the other,
+/// come up one after the other.
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 
-/// And so far apart are its first two failures at least, of more: one at the formation of a cluster and one now, at its next
-/// restart, are no time out of reach.
+/// Moreover, the failure before the current one must be at least this much later than the first one. One failure at the
+/// formation of a cluster and one now, at its next restart, do not show that the peer was unreachable in between.
 const APART: Duration = Duration::from_secs(1);
 
-/// What the last attempts to reach a peer came to.
+/// The result of the last attempt to reach a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contact {
-    /// None was made yet.
+    /// No attempt was made yet.
     Untried,
-    /// It was connected to.
+    /// A connection was made.
     Reached,
-    /// It was not.
+    /// No connection was made.
     Failing {
-        /// Where, and why not.
+        /// The address and the reason.
         why: String,
         /// One of the two refuses the other; trying again does not help.
         is_refusal: bool,
     },
 }
 
-/// What came of the attempts to reach each peer.
+/// The results of the attempts to reach each peer.
 #[derive(Default)]
 pub(super) struct Reach(Mutex<BTreeMap<u64, Attempts>>);
 
 struct Attempts {
     contact: Contact,
-    /// Since when it is so.
+    /// When a connection was made or, if attempts fail, when the first of them failed.
     since: Instant,
     /// When the last attempt was.
     last: Instant,
@@ -55,7 +55,7 @@ impl Attempts {
         Attempts { contact, since: now, last: now, told: Seldom::default(), is_told: false }
     }
 
-    /// An attempt fails now; for how long the peer was out of reach, if that is worth telling.
+    /// Records a failed attempt. Returns how long the peer has been unreachable, if that is long enough to report.
     fn out_of_reach(&mut self, now: Instant) -> Option<Duration> {
         let before = std::mem::replace(&mut self.last, now);
         let was_so = before.saturating_duration_since(self.since) >= APART;
@@ -69,7 +69,7 @@ impl Reach {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 
-    /// A peer was connected to.
+    /// Records that a connection to a peer was made.
     pub(super) fn reached(&self, peer: Named<'_>) {
         let before = self.lock().insert(peer.1, Attempts::new(Contact::Reached));
         if before.is_some_and(|before| before.is_told) {
@@ -77,7 +77,7 @@ impl Reach {
         }
     }
 
-    /// A peer could not be connected to. Unless it `is_missed`, the log says nothing of it.
+    /// Records that no connection to a peer could be made. The log reports it only if the peer `is_missed`.
     pub(super) fn failed(&self, peer: Named<'_>, why: &str, is_refusal: bool, is_missed: bool) {
         let mut all = self.lock();
         let contact = Contact::Failing { why: why.to_owned(), is_refusal };
@@ -97,18 +97,18 @@ impl Reach {
         }
     }
 
-    /// What the last attempt came to.
+    /// The result of the last attempt.
     pub(super) fn contact(&self, peer: u64) -> Contact {
         self.lock().get(&peer).map_or(Contact::Untried, |attempts| attempts.contact.clone())
     }
 
-    /// When a peer that was reached at the last attempt was connected to.
+    /// When the newest connection to a peer was made; `None` if the last attempt failed or there was none.
     pub(super) fn reached_at(&self, peer: u64) -> Option<Instant> {
         let all = self.lock();
         all.get(&peer).filter(|attempts| attempts.contact == Contact::Reached).map(|attempts| attempts.since)
     }
 
-    /// Forgets all others.
+    /// Keeps only the peers for which `is_member` returns `true`.
     pub(super) fn retain(&self, is_member: impl Fn(u64) -> bool) {
         self.lock().retain(|id, _| is_member(*id));
     }
@@ -118,7 +118,8 @@ impl Reach {
 mod tests {
     use super::*;
 
-    /// A node was once called out of reach for five seconds at its first restart, because it had been the last to start.
+    /// A node was once reported as unreachable for five seconds at its first restart, because it had been the last to
+    /// start.
     #[test]
     fn two_failures_far_apart_are_no_time_out_of_reach() {
         let failing = || Attempts::new(Contact::Failing { why: "a:1: refused".into(), is_refusal: false });

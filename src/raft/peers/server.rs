@@ -1,4 +1,5 @@
-//! The listening side of a peer connection: hello, then requests handled many at a time, each answered when it is done.
+//! The listening side of a peer connection: the handshake, then requests handled concurrently, each answered when it is
+//! done.
 
 use std::future::Future;
 use std::io;
@@ -17,7 +18,7 @@ use super::handshake::{Dialer, HandshakeError, PeerAdmission, answer};
 use crate::rt::net::TcpStream;
 use crate::rt::timeout;
 
-/// A dialer that does not finish its hello by then is dropped.
+/// A dialer that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests of one connection under way at a time.
 const MAX_HANDLED: usize = 1024;
@@ -27,20 +28,20 @@ pub type Handling = Pin<Box<dyn Future<Output = response::Body> + Send>>;
 
 /// Serves the requests of peers.
 pub trait Handler: Send + Sync + 'static {
-    /// State of one connection; a snapshot under way, say.
+    /// State of one connection, such as a snapshot under way.
     type Session: Send;
 
     /// A peer connected.
     fn open(&self, peer: &Dialer) -> Self::Session;
 
-    /// Handles one request. Called in the order of arrival; what it returns may finish in any.
+    /// Handles one request. Called in the order of arrival; the returned futures may finish in any order.
     fn handle(&self, session: &mut Self::Session, request: request::Body) -> Handling;
 }
 
-/// Hears and answers the hello of a connection whose first byte was seen but not read.
+/// Runs the listener's side of the handshake on a connection whose first byte was seen but not read.
 ///
 /// # Errors
-/// If it is refused, takes too long, or the connection breaks.
+/// If either side refuses, the handshake takes too long, or the connection breaks.
 pub async fn meet(stream: &mut TcpStream, admission: &PeerAdmission) -> Result<Dialer, HandshakeError> {
     let peer = timeout(HANDSHAKE_TIMEOUT, async {
         stream.read_u8().await?;
@@ -49,10 +50,10 @@ pub async fn meet(stream: &mut TcpStream, admission: &PeerAdmission) -> Result<D
     peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the hello took too long"))?
 }
 
-/// Serves a connection on which `peer` was met, until it ends.
+/// Serves the requests of `peer`, after its handshake, until the connection ends.
 ///
 /// # Errors
-/// If the connection breaks, or the peer sends what is no frame or is let in no longer.
+/// If the connection breaks, the peer sends what is no frame, or the peer is no longer admitted.
 pub async fn serve<H: Handler>(
     stream: TcpStream,
     peer: Dialer,
@@ -60,7 +61,7 @@ pub async fn serve<H: Handler>(
     handler: Arc<H>,
 ) -> Result<(), HandshakeError> {
     let mut session = handler.open(&peer);
-    // A snapshot's chunks are taken one after the other; everything else overtakes freely.
+    // The chunks of a snapshot are handled one after the other; other requests may overtake each other.
     let max_handled = if peer.channel == Channel::Snapshot { 1 } else { MAX_HANDLED };
 
     let (read, mut write) = tokio::io::split(stream);
@@ -78,12 +79,12 @@ pub async fn serve<H: Handler>(
                     Some(body) => handled.push(handler.handle(&mut session, body).map(move |body| {
                         raft::Response { id, body: Some(body) }
                     })),
-                    // A ping: the dialer wonders whether anybody is there.
+                    // A ping: the dialer checks whether the connection is alive.
                     None => put_frame(&mut answers, &raft::Response { id, body: None }),
                 }
             }
         }
-        // Whatever else is done by now goes with the same flush.
+        // Other answers that are ready go with the same flush.
         while let Some(Some(response)) = handled.next().now_or_never() {
             put_frame(&mut answers, &response);
         }
