@@ -1,7 +1,7 @@
-//! What gossip noticed that a person has to look at.
+//! Alarms: what gossip noticed and an operator has to look at.
 //!
-//! Each alarm is raised once, however often its cause repeats, and their number is bounded. An alarm changes nothing
-//! by itself.
+//! Each alarm is raised once, however often its cause repeats, and their number is bounded. An alarm changes nothing by
+//! itself.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,31 +11,31 @@ use super::claim::ClusterId;
 use super::datagram::Rejected;
 use crate::node_id::NodeId;
 
-/// Alarms kept at most. Whoever can send datagrams can cause alarms.
+/// The most alarms that are kept: anyone who can send datagrams can cause alarms.
 const MAX_ALARMS: usize = 64;
 
 /// What gossip noticed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Alarm {
-    /// Two other processes run with the same identity.
+    /// Two processes other than this one run with the same identity.
     TwinIdentity {
-        /// Whose identity.
+        /// The node id of that identity.
         node_id: u64,
-        /// Where the second one sends from.
+        /// The address the second one sends from.
         from: SocketAddr,
     },
-    /// A node of another cluster talks to this one.
+    /// A node of another cluster sends datagrams to this one.
     ForeignCluster {
         /// The other node.
         node_id: u64,
         /// Its cluster.
         cluster_id: ClusterId,
-        /// Where it sends from.
+        /// The address it sends from.
         from: SocketAddr,
     },
-    /// Datagrams that cannot be read.
+    /// Datagrams cannot be read.
     Unreadable {
-        /// Where they come from.
+        /// The address they come from.
         from: SocketAddr,
         /// Why.
         why: String,
@@ -77,7 +77,7 @@ impl fmt::Display for Alarm {
 pub(super) struct Alarms(BTreeSet<Alarm>);
 
 impl Alarms {
-    /// Raises an alarm, unless it stands already.
+    /// Raises an alarm, unless it was raised before.
     pub(super) fn raise(&mut self, alarm: Alarm) {
         let known = self.0.contains(&alarm);
         if !known && self.0.len() < MAX_ALARMS {

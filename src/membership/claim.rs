@@ -1,7 +1,7 @@
-//! What a node says of itself.
+//! A node's claim about itself.
 //!
-//! A claim is replaced only by a newer one of the same node: by boot counter, then by sequence. Every length is
-//! bounded when it is decoded; a claim that breaks a bound is no claim. Nothing here decides what a claim means.
+//! A claim is replaced only by a newer one of the same node: by boot counter, then by sequence. Decoding checks a bound
+//! on every length and rejects a claim that exceeds one. Nothing here decides what a claim means.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use mokv_proto::gossip as wire;
 pub const MAX_NAME_BYTES: usize = 64;
 /// The most bytes of a `host:port`: 253 of a DNS name, a colon, a port.
 pub const MAX_ADDRESS_BYTES: usize = 259;
-/// The most nodes of a pledge, and so the largest initial size of a cluster. A pledge of so many nodes with names and
+/// The most nodes of a pledge, and so the largest initial size of a cluster. A pledge of this many nodes with names and
 /// addresses of usual length still fits a datagram.
 pub const MAX_PLEDGED: usize = 9;
-/// The format of gossip and of everything stored, written by this build.
+/// The format version of gossip and stored data that this build writes.
 pub const FORMAT: u32 = 1;
 
 /// The random number that tells two clusters apart.
@@ -23,7 +23,7 @@ pub const FORMAT: u32 = 1;
 pub struct ClusterId(pub [u8; 16]);
 
 impl ClusterId {
-    /// A new one.
+    /// Draws a new cluster id.
     pub fn random() -> ClusterId {
         ClusterId(random_16())
     }
@@ -41,24 +41,24 @@ impl fmt::Debug for ClusterId {
     }
 }
 
-/// What a node says of itself.
+/// A node's claim about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// For people; unique in a cluster.
+    /// For the operator; unique in a cluster.
     pub name: String,
     /// The Raft node id, never zero.
     pub node_id: u64,
-    /// How often the node was started.
+    /// The boot counter: how often the node was started.
     pub boot: u64,
-    /// Counts the claims of one boot.
+    /// Numbers the claims of one boot.
     pub sequence: u64,
-    /// The cluster the node belongs to or wants to be added to.
+    /// The cluster the node belongs to or waits to be added to; `None` for a pristine node.
     pub cluster_id: Option<ClusterId>,
     /// `host:port` of Raft and gRPC.
     pub rpc_addr: String,
     /// `host:port` of gossip.
     pub gossip_addr: String,
-    /// Where the node stands.
+    /// The node's state.
     pub state: State,
     /// The format version the node writes.
     pub format: u32,
@@ -66,25 +66,25 @@ pub struct Claim {
     pub supports: u32,
 }
 
-/// Where a node stands between an empty directory and having left.
+/// The state of a node, from an empty directory to having left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Knows no cluster.
+    /// Belongs to no cluster.
     Pristine {
-        /// What it was told to do about that.
+        /// What it is configured to do about that.
         intent: Intent,
-        /// What it promised to form, durably.
+        /// The pledge it has made durable.
         pledge: Option<Pledge>,
     },
     /// Has adopted a cluster id and waits for the cluster's leader to add it.
     Joining,
     /// Is part of the cluster.
     Member,
-    /// Left for good; the id is never used again.
+    /// Left permanently; the id is never used again.
     Left,
 }
 
-/// What a node without a cluster was told to do.
+/// What a node without a cluster is configured to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// Wait for a cluster to join.
@@ -98,49 +98,49 @@ pub enum Intent {
 /// The durable promise to form this cluster with these nodes and no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pledge {
-    /// Tells two attempts apart, even of the same nodes.
+    /// Random; tells two attempts apart, even of the same nodes.
     pub formation_id: [u8; 16],
-    /// The id of the cluster to be.
+    /// The id of the future cluster.
     pub cluster_id: ClusterId,
     /// Its first members, in ascending order of ids.
     pub nodes: Vec<PledgedNode>,
 }
 
-/// One of a pledge's nodes, word for word as it will stand in the first membership.
+/// A node of a pledge, exactly as it will appear in the first membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PledgedNode {
     /// The Raft node id.
     pub node_id: u64,
     /// The node's name.
     pub name: String,
-    /// `host:port` when the pledge was proposed.
+    /// `host:port` of its RPC when the pledge was proposed.
     pub rpc_addr: String,
 }
 
 impl Pledge {
-    /// A new promise of these nodes, with a new cluster id.
+    /// A new pledge of these nodes, with a new cluster id.
     ///
     /// # Panics
-    /// If there is no node.
+    /// If `nodes` is empty.
     pub fn propose(mut nodes: Vec<PledgedNode>) -> Pledge {
         assert!(!nodes.is_empty(), "a cluster has at least one node");
         nodes.sort_by_key(|node| node.node_id);
         Pledge { formation_id: random_16(), cluster_id: ClusterId::random(), nodes }
     }
 
-    /// Whether the node with this id is part of it.
+    /// Returns `true` if the pledge includes the node with this id.
     pub fn includes(&self, node_id: u64) -> bool {
         self.nodes.iter().any(|node| node.node_id == node_id)
     }
 }
 
 impl Claim {
-    /// Whether this claim takes the place of `other`, a claim of the same node.
+    /// Returns `true` if this claim replaces `other`, a claim of the same node.
     pub fn is_newer_than(&self, other: &Claim) -> bool {
         (self.boot, self.sequence) > (other.boot, other.sequence)
     }
 
-    /// The claim as it travels.
+    /// Encodes the claim.
     pub fn to_wire(&self) -> wire::Claim {
         wire::Claim {
             name: self.name.clone(),
@@ -156,7 +156,7 @@ impl Claim {
         }
     }
 
-    /// The claim that travelled.
+    /// Decodes a claim.
     ///
     /// # Errors
     /// If a field is missing, too long or contradicts another.
@@ -184,7 +184,7 @@ impl Claim {
     }
 }
 
-/// Bytes that are not what they should be, in words.
+/// Bytes that do not decode, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
@@ -221,7 +221,7 @@ fn state_from_wire(state: wire::claim::State) -> Result<State, Malformed> {
     })
 }
 
-/// The pledge as it travels and is stored.
+/// Encodes a pledge, to be sent or stored.
 pub(super) fn pledge_to_wire(pledge: &Pledge) -> wire::Pledge {
     wire::Pledge {
         formation_id: Bytes::copy_from_slice(&pledge.formation_id),
@@ -238,7 +238,7 @@ pub(super) fn pledge_to_wire(pledge: &Pledge) -> wire::Pledge {
     }
 }
 
-/// The pledge that travelled or was stored.
+/// Decodes a pledge that was received or stored.
 pub(super) fn pledge_from_wire(pledge: wire::Pledge) -> Result<Pledge, Malformed> {
     let formation_id = <[u8; 16]>::try_from(&pledge.formation_id[..])
         .map_err(|_| Malformed("a formation id that is not 16 bytes"))?;
@@ -263,12 +263,12 @@ pub(super) fn pledge_from_wire(pledge: wire::Pledge) -> Result<Pledge, Malformed
     Ok(Pledge { formation_id, cluster_id, nodes })
 }
 
-/// A cluster id as it travels: 16 bytes, or none.
+/// Encodes a cluster id: 16 bytes, or none.
 pub(super) fn id_to_wire(id: Option<ClusterId>) -> Bytes {
     id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0))
 }
 
-/// The cluster id that travelled.
+/// Decodes a cluster id.
 pub(super) fn id_from_wire(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
@@ -277,7 +277,8 @@ pub(super) fn id_from_wire(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed>
     Ok(Some(ClusterId(id)))
 }
 
-/// Whether a text can be a node's name: not empty, not too long, nothing that garbles a log line.
+/// Returns `true` if a text is a valid node name: not empty, not too long, and without control characters, which would
+/// garble a log line.
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control)
 }
@@ -302,7 +303,7 @@ fn random_16() -> [u8; 16] {
 
 #[cfg(test)]
 impl Claim {
-    /// A pristine node's.
+    /// An example: a pristine node's claim.
     pub(crate) fn example(name: &str, node_id: u64) -> Claim {
         Claim {
             name: name.into(),

@@ -1,9 +1,10 @@
-//! What a node says and hears by datagrams, without a socket and without a clock.
+//! The gossip protocol of one node, without a socket and without a clock.
 //!
-//! Claims travel by *exchanges*: an ask carries the sender's claim, the answer carries the answerer's, and members of
-//! one cluster add what they know of others. Liveness comes from the failure detector, which hears only members of
-//! this cluster: everything of another one is dropped before. Whoever answers and is not alive in the failure
-//! detector's eyes is introduced to it, so two sides that have buried each other come back as soon as they can talk.
+//! Claims travel by *exchanges*: an ask carries the sender's claim, the answer carries the answering node's, and
+//! members of one cluster add claims of other members. Liveness comes from the failure detector, which receives packets
+//! of this cluster only; everything of another cluster is dropped before. If a node answers that the failure detector
+//! does not see alive, this node announces itself to it, so two sides that have declared each other down come back as
+//! soon as they can communicate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,24 +23,25 @@ use super::swim::{Pace, Swim, Timer};
 use crate::rt::time::Seldom;
 use crate::rt::{Instant, random};
 
-/// Claims kept at most: far more than a cluster has nodes.
+/// The most claims that are kept: far more than a cluster has nodes.
 const MAX_PEERS: usize = 256;
-/// A node that is down, no member of Raft and not heard of for so long is forgotten.
+/// A node is forgotten if it is down, is no member of Raft and has sent nothing for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// Senders of datagrams that cannot be read and are remembered, and for how long after the last one. Anybody may send them.
+/// How many senders of unreadable datagrams are remembered, and for how long after the last datagram. Anyone may send
+/// them.
 const MAX_UNREADABLE: usize = 16;
 const FORGET_UNREADABLE: Duration = Duration::from_secs(60);
-/// Two members compare what they know so often.
+/// The interval at which a node exchanges claims with another one.
 pub(super) const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
-/// A node without a cluster repeats the questions of an attempt so often: one lost datagram makes a name seem silent, and
-/// one silent name the whole attempt worth nothing.
+/// The interval at which a node without a cluster repeats the questions of an attempt: one lost datagram makes a name
+/// seem silent, and one silent name makes the whole attempt useless.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// The names resolved for one attempt.
+/// The addresses of all names, resolved for one attempt.
 #[derive(Debug, Default)]
 pub(super) struct Resolved(pub(super) BTreeMap<String, Vec<SocketAddr>>);
 
-/// What is due at a time.
+/// Work that is due at a certain time.
 #[derive(Debug)]
 pub(super) enum Due {
     Swim(Timer),
@@ -47,16 +49,16 @@ pub(super) enum Due {
     AskAgain { attempt: u64 },
 }
 
-/// A node that this one has heard of.
+/// Another node, known by its claim.
 #[derive(Debug)]
 struct Known {
     claim: Claim,
-    /// Where it last sent from.
+    /// The address it last sent from.
     address: Option<SocketAddr>,
     heard_at: Instant,
 }
 
-/// The conversation of one node.
+/// The gossip state of one node.
 pub(super) struct Conversation {
     me: Claim,
     local: SocketAddr,
@@ -66,17 +68,17 @@ pub(super) struct Conversation {
     sealer: Sealer,
     guard: ReplayGuard,
     alarms: Alarms,
-    /// There are more nodes than are remembered.
+    /// Limits the warning that there are more nodes than are remembered.
     crowded: Seldom,
     known: BTreeMap<u64, Known>,
-    /// Raft's members and where Raft believes their RPC to be.
+    /// Raft's members and their RPC addresses in the Raft membership.
     members: BTreeMap<u64, String>,
     resolved: BTreeMap<String, Vec<SocketAddr>>,
     swim: Option<Swim>,
     answers: JoinAnswers,
     /// The open questions of this attempt: nonce to join name and address.
     questions: BTreeMap<u64, (String, SocketAddr)>,
-    /// Whose claim goes along next.
+    /// The node id at which the next exchange goes on adding claims.
     cursor: u64,
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     schedule: Vec<(Duration, Due)>,
@@ -119,9 +121,9 @@ impl Conversation {
         conversation
     }
 
-    // ---- what the node itself says ----
+    // ---- this node's own claim ----
 
-    /// Takes a new stand and tells everybody.
+    /// Takes on a new cluster and state and sends the new claim to all known nodes.
     pub(super) fn state(&mut self, cluster_id: Option<ClusterId>, state: State) {
         if (self.me.cluster_id, &self.me.state) == (cluster_id, &state) {
             return;
@@ -140,12 +142,12 @@ impl Conversation {
         self.drain_swim();
     }
 
-    /// Notes Raft's members and where Raft believes their RPC to be.
+    /// Sets Raft's members and their RPC addresses in the Raft membership.
     pub(super) fn set_members(&mut self, members: BTreeMap<u64, String>) {
         self.members = members;
     }
 
-    /// The names to resolve for the next attempt: join addresses, Raft's members, and everybody known.
+    /// The names to resolve for the next attempt: join addresses, Raft's members, and all known nodes.
     pub(super) fn names(&self) -> Vec<String> {
         let known = self.known.values().filter(|known| known.claim.state != State::Left);
         let claimed = known.map(|known| known.claim.gossip_addr.clone());
@@ -159,14 +161,14 @@ impl Conversation {
         names
     }
 
-    /// A member that has not been heard yet most likely gossips on the port that this node uses too.
+    /// A member whose claim has not been received most likely gossips on the same port as this node.
     fn gossip_address_like_mine(&self, rpc_addr: &str) -> Option<String> {
         let (host, _) = rpc_addr.rsplit_once(':')?;
         let (_, port) = self.me.gossip_addr.rsplit_once(':')?;
         Some(format!("{host}:{port}"))
     }
 
-    /// Begins an attempt: asks everybody behind every name.
+    /// Begins an attempt: asks every address of every name.
     pub(super) fn attempt(&mut self, Resolved(mut resolved): Resolved, now: Instant) {
         self.forget(now);
         for addresses in resolved.values_mut() {
@@ -211,7 +213,7 @@ impl Conversation {
         address == self.local
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub(super) fn due(&mut self, due: Due) {
         match due {
             Due::Swim(timer) => {
@@ -241,16 +243,16 @@ impl Conversation {
         }
     }
 
-    // ---- what others say ----
+    // ---- received datagrams ----
 
-    /// Takes in a datagram.
+    /// Handles a received datagram.
     pub(super) fn hear(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
         let datagram = match Datagram::open(bytes, &self.key) {
             Ok(datagram) => datagram,
             Err(datagram::Rejected::Noise) => return,
             Err(rejected) => return self.cannot_read(from, rejected, now),
         };
-        // Its key was corrected, say.
+        // It can be read again: its key was corrected, for example.
         self.unreadable.remove(&from);
         if datagram.sender == self.me.node_id {
             return self.hear_own(from, &datagram, now);
@@ -267,7 +269,7 @@ impl Conversation {
         {
             let alarm = Alarm::ForeignCluster { node_id: datagram.sender, cluster_id: other, from };
             self.alarms.raise(alarm);
-            // Who asks has to hear of it too: it may be the one that has another cluster's directory.
+            // The sender of an ask must learn of it too: it may be the one that has another cluster's directory.
             if datagram.kind == Kind::Ask
                 && let Ok((nonce, _)) = open_exchange(&datagram)
             {
@@ -292,7 +294,7 @@ impl Conversation {
         let room = self.unreadable.len() < MAX_UNREADABLE;
         let why = || rejected.to_string();
         match self.unreadable.get_mut(&from) {
-            // Published anew each time: once in a while is enough.
+            // Every change is published, so it is limited to one per interval.
             Some((heard, _)) if now.saturating_duration_since(*heard) < EXCHANGE_EVERY => {}
             Some(known) => *known = (now, why()),
             None if room => drop(self.unreadable.insert(from, (now, why()))),
@@ -301,7 +303,8 @@ impl Conversation {
         self.alarms.raise(Alarm::unreadable(from, rejected));
     }
 
-    /// Something sent under this node's own id: by itself to its own join address, or by a copy of its directory.
+    /// Handles a datagram with this node's own id: sent by itself to its own join address, or by a copy of its
+    /// directory.
     fn hear_own(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
         if datagram.instance == self.sealer.instance() {
             if datagram.kind != Kind::Swim {
@@ -309,7 +312,7 @@ impl Conversation {
             }
             return;
         }
-        // It has to hear of this one, too: nobody else talks to it, and one of the two has to end.
+        // The other process must learn of this one, too: no other node answers it, and one of the two has to stop.
         if datagram.kind == Kind::Ask
             && let Ok((nonce, _)) = open_exchange(datagram)
         {
@@ -387,7 +390,7 @@ impl Conversation {
         }
     }
 
-    /// The sender is there: note where, and see that the failure detector knows.
+    /// Notes the sender's address, and announces this node to a sender that the failure detector does not see alive.
     fn heard_directly(&mut self, claim: &Claim, from: SocketAddr) {
         let Some(known) = self.known.get_mut(&claim.node_id) else { return };
         known.address = Some(from);
@@ -434,13 +437,14 @@ impl Conversation {
         }
     }
 
-    /// Where datagrams for a node go: where it last sent from, else where it says it is.
+    /// Where datagrams for a node are sent: the address it last sent from, or else its claimed gossip address; `None`
+    /// if neither is known.
     fn address_of(&self, node_id: u64) -> Option<SocketAddr> {
         let known = self.known.get(&node_id)?;
         known.address.or_else(|| self.resolved.get(&known.claim.gossip_addr)?.first().copied())
     }
 
-    /// Sends this node's claim, and to members of its own cluster those of others.
+    /// Sends this node's claim; to members of its own cluster also claims of others.
     fn say(&mut self, kind: Kind, nonce: u64, to: SocketAddr, listener: Option<ClusterId>) {
         let mut exchange = wire::Exchange { nonce, claims: vec![self.me.to_wire()] };
         if listener.is_some() && listener == self.me.cluster_id {
@@ -450,7 +454,7 @@ impl Conversation {
         self.outbox.push((to, bytes));
     }
 
-    /// Adds as many claims of living members as usually fit, going on where the last exchange ended.
+    /// Adds claims of live members until a datagram has its usual size, going on where the last exchange stopped.
     fn add_claims_of_others(&mut self, exchange: &mut wire::Exchange) {
         let states = self.swim_states();
         let mut room = datagram::USUAL_BYTES
@@ -463,7 +467,7 @@ impl Conversation {
                 continue;
             }
             let claim = known.claim.to_wire();
-            // A field costs its tag and its length beside its bytes.
+            // A field costs its tag and its length besides its bytes.
             let cost = claim.encoded_len() + 4;
             if cost > room {
                 self.cursor = *node_id;
@@ -478,7 +482,7 @@ impl Conversation {
     fn drain_swim(&mut self) {
         let Some(mut swim) = self.swim.take() else { return };
         while let Some((node_id, packet)) = swim.next_packet() {
-            // A member without a known address is asked for by others, and its claim will say.
+            // If no address is known, another member is asked for this one's claim, which names its address.
             if let Some(address) = self.address_of(node_id) {
                 let bytes = self.sealer.seal(Kind::Swim, self.me.cluster_id, packet.to_vec());
                 self.outbox.push((address, bytes));
@@ -494,19 +498,19 @@ impl Conversation {
         self.swim.as_mut().map(Swim::states).unwrap_or_default()
     }
 
-    // ---- what came of it ----
+    // ---- results ----
 
     /// The datagrams to send now.
     pub(super) fn take_outbox(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
         std::mem::take(&mut self.outbox)
     }
 
-    /// What to hand back after how long.
+    /// The work to hand back to [`Conversation::due`], each with its delay.
     pub(super) fn take_schedule(&mut self) -> Vec<(Duration, Due)> {
         std::mem::take(&mut self.schedule)
     }
 
-    /// Everybody in this node's cluster, this node included.
+    /// All nodes in this node's cluster, this node included.
     pub(super) fn view(&mut self) -> View {
         let states = self.swim_states();
         let liveness = |claim: &Claim| match (&claim.state, states.get(&claim.node_id)) {
@@ -525,12 +529,12 @@ impl Conversation {
         view
     }
 
-    /// What the join addresses have answered in this attempt.
+    /// The answers of the join addresses in this attempt.
     pub(super) fn answers(&self) -> &JoinAnswers {
         &self.answers
     }
 
-    /// What a person has to look at.
+    /// Senders of unreadable datagrams.
     pub(super) fn unreadable(&self) -> &Unreadable {
         &self.unreadable
     }
@@ -548,7 +552,7 @@ fn is_active((_, state): &(u64, foca::State)) -> bool {
     *state != foca::State::Down
 }
 
-/// The nonce and the claims, of which the first is the sender's own.
+/// Decodes the nonce and the claims; the first claim is the sender's own.
 fn open_exchange(datagram: &Datagram) -> Result<(u64, Vec<Claim>), Malformed> {
     let exchange = wire::Exchange::decode(&datagram.payload[..]).map_err(|_| Malformed("not an exchange"))?;
     let claims = exchange.claims.into_iter().map(Claim::from_wire).collect::<Result<Vec<_>, _>>()?;

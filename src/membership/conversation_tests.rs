@@ -1,11 +1,11 @@
-//! A network in memory with a clock of its own: partitions of minutes and lost datagrams cost no time here.
+//! A network in memory with its own clock: partitions of minutes and lost datagrams take no real time here.
 
 use super::*;
 use crate::rt::now;
 use proptest::prelude::*;
 
 const CLUSTER: ClusterId = ClusterId([1; 16]);
-/// How often a node resolves its names here.
+/// The interval at which a node resolves its names in these tests.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(4);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -19,9 +19,9 @@ struct Network {
     nodes: Vec<Conversation>,
     queue: BTreeMap<(Instant, u64), (usize, Event)>,
     queued: u64,
-    /// Links on which nothing arrives, from and to.
+    /// Links, from and to, on which every datagram is lost.
     cut: Vec<(usize, usize)>,
-    /// Every n-th datagram is lost; 0: none.
+    /// Every n-th datagram is lost; 0 if none is.
     lose_every: u64,
     sent: u64,
 }
@@ -65,7 +65,7 @@ impl Network {
         self.settle(index);
     }
 
-    /// A node is killed and started again.
+    /// Kills a node and starts it again.
     fn restart(&mut self, index: usize, node: Conversation) {
         self.queue.retain(|_, (whose, _)| *whose != index);
         self.nodes[index] = node;
@@ -126,7 +126,7 @@ impl Network {
         self.now = end;
     }
 
-    /// Ids of those that a node believes alive.
+    /// The ids of the nodes that a node sees alive.
     fn alive(&mut self, index: usize) -> Vec<u64> {
         let view = self.nodes[index].view();
         let alive = view.into_iter().filter(|(_, peer)| peer.liveness == Liveness::Alive);
@@ -229,7 +229,7 @@ fn e4_two_clusters_that_meet_both_say_so_though_only_one_asked() {
 #[test]
 fn e9_a_datagram_that_is_played_back_changes_nothing() {
     let mut network = trio();
-    // The earlier life's datagram arrives after the next one has been heard.
+    // The earlier incarnation's datagram arrives after one of the next incarnation.
     let earlier = member(1, 1, &[]);
     let mut sealer = Sealer::new(Arc::new(Key::open()), 2, 1);
     let exchange = wire::Exchange { nonce: 0, claims: vec![earlier.me.to_wire()] };
@@ -279,7 +279,7 @@ proptest! {
     }
 }
 
-/// What a node says of another's key is what it hears now, not what it heard once.
+/// A node reports that a peer has another key for as long as it receives unreadable datagrams, and no longer.
 #[test]
 fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
     let with_key = |index: usize, key: &str| {

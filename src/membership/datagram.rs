@@ -1,8 +1,8 @@
-//! The envelope of every datagram: who sent it, for which cluster, and a proof that it is whole and from a peer.
+//! The envelope of every datagram: its sender, the sender's cluster, and a proof of integrity and origin.
 //!
-//! The proof is an HMAC by the cluster's key. Without a key it is one by a key that everybody knows: then it guards
-//! against damage only, and the two kinds never understand each other. A counter per process keeps a datagram from
-//! being played back. What the payload means is not known here.
+//! The proof is an HMAC with the cluster's key. Without a key it is one with a publicly known key: then it detects
+//! damage only, and nodes with and without a key cannot read each other's datagrams. A counter per process protects
+//! against replay. The payload is not interpreted here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use sha2::Sha256;
 
 use super::claim::ClusterId;
 
-/// The most bytes of one datagram that are read or sent.
+/// The most bytes of one datagram, read or sent.
 pub const MAX_BYTES: usize = 8 << 10;
-/// What other datagrams stay below, so that no link has to cut them: the minimum of IPv6 less headers.
+/// The usual limit of a datagram in bytes, so that no link has to fragment it: the minimum MTU of IPv6 less headers.
 pub const USUAL_BYTES: usize = 1200;
 const MAGIC: [u8; 4] = *b"mkv~";
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 50;
 const PROOF_BYTES: usize = 16;
-/// What the envelope adds to a payload.
+/// The bytes that the envelope adds to a payload.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + PROOF_BYTES;
 
-/// The cluster's key, or the one that everybody knows.
+/// The cluster's key, or the publicly known one.
 #[derive(Clone)]
 pub struct Key {
     mac: Hmac<Sha256>,
@@ -31,17 +31,17 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a cluster that has none.
+    /// The publicly known key, for a cluster without one.
     pub fn open() -> Key {
         Key { mac: mac(b"mokv: no cluster key"), secret: false }
     }
 
-    /// The content of a `cluster-key-file`.
+    /// The key in a `cluster-key-file`, from the file's content.
     pub fn secret(key: &[u8]) -> Key {
         Key { mac: mac(key), secret: true }
     }
 
-    /// Whether datagrams prove that their sender knows a secret.
+    /// Returns `true` if datagrams prove that their sender has a secret key.
     pub fn is_secret(&self) -> bool {
         self.secret
     }
@@ -58,7 +58,7 @@ impl Key {
 }
 
 fn mac(key: &[u8]) -> Hmac<Sha256> {
-    // Another purpose of the same key, such as the hello of Raft peers, yields other proofs.
+    // Other uses of the same key, such as the handshake of Raft peers, yield other proofs.
     let outer = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     let derived = outer.chain_update(b"mokv gossip datagrams 1").finalize().into_bytes();
     Hmac::<Sha256>::new_from_slice(&derived).expect("HMAC takes keys of any length")
@@ -70,23 +70,23 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// What a payload is.
+/// The kind of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A packet of the failure detector; only within one cluster.
     Swim,
-    /// An exchange of claims that wants an answer.
+    /// An exchange of claims that requests an answer.
     Ask,
-    /// The answer to one.
+    /// The answer to an ask.
     Answer,
 }
 
 /// A datagram without its proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
-    /// What the payload is.
+    /// The kind of the payload.
     pub kind: Kind,
-    /// The sender's cluster.
+    /// The sender's cluster; `None` if it belongs to none yet.
     pub cluster_id: Option<ClusterId>,
     /// The sender's node id.
     pub sender: u64,
@@ -94,14 +94,14 @@ pub struct Datagram {
     pub boot: u64,
     /// Random per process: two processes that run with copies of one identity differ in it.
     pub instance: u32,
-    /// Counts the sender's datagrams of this boot.
+    /// Numbers the sender's datagrams of this boot.
     pub counter: u64,
-    /// What it says.
+    /// The payload, to be decoded by kind.
     pub payload: Vec<u8>,
 }
 
 impl Datagram {
-    /// The bytes to send.
+    /// Encodes the datagram and its proof.
     pub fn seal(&self, key: &Key) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(OVERHEAD_BYTES + self.payload.len());
         bytes.extend_from_slice(&MAGIC);
@@ -122,10 +122,10 @@ impl Datagram {
         bytes
     }
 
-    /// Reads what was received.
+    /// Decodes a received datagram and verifies its proof.
     ///
     /// # Errors
-    /// If it is none of ours, of another version, damaged, or sealed with another key.
+    /// If it is no datagram of mokv, has another version, is damaged, or was sealed with another key.
     pub fn open(bytes: &[u8], key: &Key) -> Result<Datagram, Rejected> {
         if bytes.len() < OVERHEAD_BYTES || bytes[..4] != MAGIC {
             return Err(Rejected::Noise);
@@ -157,10 +157,10 @@ impl Datagram {
     }
 }
 
-/// Why a datagram was not read.
+/// Why a datagram was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// Not one of ours.
+    /// Not a datagram of mokv.
     #[error("it is no datagram of mokv")]
     Noise,
     /// Another version of the envelope.
@@ -171,7 +171,7 @@ pub enum Rejected {
     Proof,
 }
 
-/// What a process is sealed with, and its counter.
+/// The key and identity with which a process seals its datagrams, and its counter.
 #[derive(Debug)]
 pub struct Sealer {
     key: Arc<Key>,
@@ -182,31 +182,31 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// For the process of this node in this boot.
+    /// The sealer of this node's process in this boot.
     pub fn new(key: Arc<Key>, sender: u64, boot: u64) -> Sealer {
         let instance = crate::rt::random::random_u64() as u32;
         Sealer { key, sender, boot, instance, counter: 0 }
     }
 
-    /// The next datagram's bytes.
+    /// Encodes the next datagram.
     pub fn seal(&mut self, kind: Kind, cluster_id: Option<ClusterId>, payload: Vec<u8>) -> Vec<u8> {
         self.counter += 1;
         let Sealer { sender, boot, instance, counter, .. } = *self;
         Datagram { kind, cluster_id, sender, boot, instance, counter, payload }.seal(&self.key)
     }
 
-    /// Tells this process from one that runs with a copy of its identity.
+    /// Random; distinguishes this process from one that runs with a copy of its identity.
     pub fn instance(&self) -> u32 {
         self.instance
     }
 }
 
-/// How many senders are remembered at most. A real cluster has few; the bound is against made-up ones.
+/// The most senders that are remembered. A real cluster has few; the bound limits invented ones.
 const MAX_SENDERS: usize = 1024;
 /// How far behind the highest counter a late datagram may be.
 const WINDOW: u64 = 64;
 
-/// Lets every datagram through once, by its counter, and of each node only the newest boot.
+/// Accepts every datagram once, by its counter, and only those of the newest boot of each node.
 #[derive(Debug, Default)]
 pub struct ReplayGuard {
     senders: BTreeMap<u64, Seen>,
@@ -218,24 +218,24 @@ struct Seen {
     boot: u64,
     instance: u32,
     highest: u64,
-    /// Bit n: `highest - n` was seen.
+    /// Bit n is set if counter `highest - n` was seen.
     bits: u64,
     last_heard: u64,
 }
 
-/// What the guard says.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Not seen before.
     Fresh,
-    /// Seen before, too late to tell, or of an earlier boot.
+    /// Seen before, too old to decide, or of an earlier boot.
     Stale,
     /// Two processes run with the same identity and boot counter.
     Twin,
 }
 
 impl ReplayGuard {
-    /// Judges a datagram and remembers it.
+    /// Checks a datagram for replay and records it.
     pub fn check(&mut self, datagram: &Datagram) -> Verdict {
         self.clock += 1;
         let Datagram { sender, boot, instance, counter, .. } = *datagram;

@@ -1,7 +1,8 @@
-//! The leader's hands: looks at Raft and gossip, decides by [`reconcile`](super::reconcile), and proposes.
+//! Makes the leader's membership changes: reads Raft and gossip, decides by [`reconcile`](super::reconcile), and
+//! proposes.
 //!
-//! Runs on every node; only the leader changes anything, one thing at a time, each under the precondition that the
-//! membership still is what the decision was made from.
+//! Runs on every node; only the leader makes changes, one at a time, each on the precondition that the membership is
+//! still the one that the decision was based on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -27,11 +28,11 @@ use crate::rt::{self, Instant, timeout};
 
 pub use super::reconcile::Policy;
 
-/// How often the leader looks when nothing seems to change.
+/// How often the leader decides if nothing seems to change.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// A change that is not committed by then is looked at anew.
+/// A change that is not committed in this time is decided on again.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// An operator waits for a removal at most this long.
+/// An operator waits at most this long for a removal.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl From<&NodeConfig> for Policy {
@@ -44,22 +45,23 @@ impl From<&NodeConfig> for Policy {
     }
 }
 
-/// Keeps Raft's membership in step with what gossip sees.
+/// Keeps Raft's membership in step with gossip's view.
 pub struct Driver {
     consensus: Consensus,
     gossip: Arc<Gossip>,
     policy: Policy,
-    /// The term this node leads in, and since when; a peer that has not answered yet is silent since then.
+    /// The term in which this node leads, and since when; a peer that has not answered yet counts as silent since then.
     leading: Mutex<Option<(u64, Instant)>>,
-    /// While this node leads: how far each node had acknowledged the log, and when it last got further or had all.
+    /// While this node leads: the last index each node has acknowledged, and when it last advanced or had acknowledged
+    /// all.
     advanced: Mutex<BTreeMap<u64, (u64, Instant)>>,
-    /// Held while a removal is decided on and written down ([`Driver::settle`]): of two at a time each counts on whom the other
-    /// removes.
+    /// Held while a removal is decided on and its tombstone is written ([`Driver::settle`]): two removals at a time
+    /// would each count on the voter that the other removes.
     removing: tokio::sync::Mutex<()>,
 }
 
 impl Driver {
-    /// The driver of a node.
+    /// Creates the driver of a node.
     pub fn new(consensus: Consensus, gossip: Arc<Gossip>, policy: Policy) -> Driver {
         Driver {
             consensus,
@@ -82,7 +84,7 @@ impl Driver {
                 return;
             }
             if let Some((raft, expected)) = self.look() {
-                // What is decided on may be gone once it is done: no lock is held meanwhile.
+                // The view may be outdated once the change is made: no lock is held meanwhile.
                 let seen: View = view.borrow_and_update().clone();
                 let Decision { change, refused: now } = self.decide(&raft, &seen);
                 for (id, reason) in &now {
@@ -90,7 +92,8 @@ impl Driver {
                     if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
                         rt::sometimes("newcomer not admitted yet");
                         match reason {
-                            // What an operator asked for, or what passes; a newcomer whose namesake lives on says so itself.
+                            // An operator asked for it, or it is temporary; a newcomer whose namesake is alive logs it
+                            // itself.
                             Refused::Removed | Refused::NotWanted { .. } | Refused::NameInUse { .. } => {
                                 tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
                             }
@@ -118,13 +121,13 @@ impl Driver {
             } else {
                 self.consensus.refuse(BTreeMap::new());
             }
-            // Looks again after a while, or as soon as gossip has news.
+            // Decides again after a while, or as soon as gossip's view changes.
             let _ = timeout(INTERVAL, view.changed()).await;
             rt::sleep(INTERVAL / 5).await;
         }
     }
 
-    /// Tells gossip and the links who belongs to the cluster.
+    /// Passes the current members to gossip and to the connections.
     fn introduce_members(&self) {
         let membership = self.consensus.membership();
         let members: BTreeMap<u64, String> = (membership.nodes())
@@ -140,9 +143,9 @@ impl Driver {
         state.map.is_tombstoned(me) && state.membership.membership().get_node(&me).is_none()
     }
 
-    /// Raft as this node sees it, if it leads, and the membership that any change has to start from.
+    /// Raft as this node sees it, and the membership that any change has to start from; `None` unless this node leads.
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
-        // Tombstones and settings are of the state: a leader whose own is doubted changes nothing.
+        // Tombstones and settings are part of the state: a leader whose state is doubted changes nothing.
         if !self.consensus.is_leader() || self.consensus.is_doubted() {
             *self.leading.lock().expect("no code panics while it holds this lock") = None;
             self.advanced.lock().expect("no code panics while it holds this lock").clear();
@@ -266,7 +269,8 @@ impl Driver {
         self.consensus.change_membership(members, expected, CHANGE_TIMEOUT).await
     }
 
-    /// Writes down who is to go, as it is decided with all earlier removals applied; nothing if that is nobody now.
+    /// Writes the tombstone that is decided on with all earlier removals applied; writes nothing if none is due any
+    /// more.
     async fn write_tombstone(&self) -> Result<(), String> {
         let Ok(_one_at_a_time) = self.removing.try_lock() else {
             return Err("an operator's removal is being written down".into());
@@ -281,11 +285,11 @@ impl Driver {
         written.map_err(|error| error.to_string())
     }
 
-    /// Waits until every removal is applied here that is written down, by whichever leader, and may still be committed; the
-    /// term in which this node leads meanwhile. Whoever holds `removing` from before this until it has written a tombstone in
-    /// that term knows all tombstones that come before its own in any log: an earlier one that timed out stands in this log
-    /// before the entry that is written here, or is lost; nobody else writes any in this term; and in a later term its own
-    /// becomes nothing.
+    /// Waits until every removal is applied here that any leader has written and that may still be committed; returns
+    /// the term in which this node leads meanwhile. A caller that holds `removing` from before this call until it has
+    /// written a tombstone in that term has seen all tombstones that precede its own in any log: an earlier one that
+    /// timed out is in this log before the new entry, or is lost; no other node writes one in this term; and in a later
+    /// term the new entry has no effect.
     async fn settle(&self) -> Result<u64, ProposeError> {
         let term = self.consensus.term_led().ok_or(ProposeError::NotLeader(None))?;
         self.propose_in(term, Command::Blank).await?;
@@ -319,7 +323,7 @@ impl Operator for Driver {
         let settled = self.settle().await;
         let term = settled.map_err(|error| status::not_executed(error.to_string(), None))?;
         let mut raft = self.look_as_leader()?;
-        // Who leads only just has not heard of everybody yet.
+        // A new leader has not received an answer of every node yet.
         let patience = self.policy.reachable_within;
         while raft.progress.values().any(|progress| !progress.answered && progress.silence < patience) {
             rt::sleep(INTERVAL / 5).await;
@@ -327,7 +331,7 @@ impl Operator for Driver {
         }
         let named = ids_named(&raft, name);
         let &id = named.last().ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
-        // When the place closes, the learners that were to take it are removed as well.
+        // If the place closes, the learners that were to take it are removed as well.
         let going: Vec<u64> =
             named.into_iter().filter(|named| *named == id || place == Place::Closes).collect();
         let remaining = check_removal(&raft, &self.policy, &going)
@@ -335,7 +339,7 @@ impl Operator for Driver {
         let unknown = |error: ProposeError| {
             status::unknown(format!("whether '{name}' will be removed is not known: {error}"))
         };
-        // Before it is removed, or its node comes back as another at once.
+        // Written before the removal, or the node would come back at once under a new id.
         if place == Place::Closes && raft.wanted_size.is_none_or(|wanted| wanted > remaining) {
             if raft.cluster_version >= Command::WANTED_SIZE_VERSION {
                 self.propose_in(term, Command::WantedSize(remaining)).await.map_err(unknown)?;
@@ -351,8 +355,8 @@ impl Operator for Driver {
                 .map_err(unknown)?;
         }
         drop(one_at_a_time);
-        // The run loop carries the tombstone out, here or on the next leader.
-        // A leader that removes itself may hear that it is gone before it applies it.
+        // The run loop carries the tombstone out, here or on the next leader. A leader that removes itself may learn
+        // from others that it is removed before it applies the removal.
         let is_gone = || {
             self.consensus.membership().membership().get_node(&id).is_none()
                 || id == self.consensus.node_id() && self.consensus.peers().say_removed()

@@ -1,4 +1,4 @@
-//! Forming or joining a cluster: [`Formation`]'s steps, made durable and said aloud, in this order.
+//! Forming or joining a cluster: carries out the steps of [`Formation`]: each is made durable first and published then.
 
 use std::mem::discriminant;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::joins::JoinAnswers;
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, watch};
 
-/// Details of what is waited for are repeated at most so often.
+/// The details of the same kind of waiting are logged at most this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a node did not become part of a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
-    /// A person has to act first.
+    /// An operator has to act first.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The identity could not be changed; the node must stop.
@@ -28,14 +28,14 @@ pub enum FormError {
     Stopped,
 }
 
-/// Leads a node into a cluster, for as long as it takes. What it waits for is told by `waits`, and logged whenever it
-/// changes.
+/// Runs until the node is part of a cluster, however long it takes. Publishes in `waits` what the node waits for, and
+/// logs it whenever it changes.
 ///
-/// A node that belongs to a cluster already is told so at once: one of the first members gets the same
+/// Returns at once for a node that belongs to a cluster already: one of the first members gets the same
 /// [`Formed::Initialise`] at every start, in case it was stopped before Raft was initialised.
 ///
 /// # Errors
-/// If a person has to act first, the disk fails, or gossip ends.
+/// If an operator has to act first, the disk fails, or gossip ends.
 pub async fn form(
     identity: &mut Identity,
     gossip: &Gossip,
@@ -104,13 +104,14 @@ fn look(formation: &Formation, answers: &mut watch::Receiver<JoinAnswers>) -> St
     formation.step(&answers.borrow_and_update())
 }
 
-/// What was said of each kind of waiting last, and when.
+/// For each kind of waiting, what was reported last, and when.
 #[derive(Default)]
 struct Reported(Vec<(Waiting, Instant)>);
 
 impl Reported {
-    /// Whether to say it: at once when it is waited for the first time, and now and then when its details have changed or
-    /// something else was waited for since, as happens with every attempt.
+    /// Returns `true` if it is to be reported: at once for a new kind of waiting; otherwise at most once per interval,
+    /// and only if its details have changed or the node has waited for something else since, as happens with every
+    /// attempt.
     fn is_news(&mut self, waiting: &Waiting, now: Instant) -> bool {
         if self.0.last().is_some_and(|(last, _)| last == waiting) {
             return false;

@@ -10,7 +10,7 @@ use crate::rt::disk::{Operation, SimDisk};
 use crate::rt::net::Resolver;
 use crate::rt::timeout;
 
-/// Only a broken build waits so long.
+/// Only a broken build takes this long.
 const GENEROUS: Duration = Duration::from_secs(60);
 
 async fn start(name: &str, disk: &SimDisk, port: u16, joins: &[String]) -> (Identity, Gossip) {
@@ -43,7 +43,7 @@ async fn form_in_time(identity: &mut Identity, gossip: &Gossip, intent: Intent, 
         .unwrap()
 }
 
-/// Three ports that were free a moment ago.
+/// Three ports that were free when this returned.
 fn free_ports() -> Vec<u16> {
     let sockets: Vec<_> = (0..3).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
@@ -110,7 +110,7 @@ async fn e3_a_pledge_is_durable_before_it_is_said() {
     assert!(matches!(own.state, State::Pristine { pledge: None, .. }));
 }
 
-/// The attempts of gossip wait two seconds for a name; lookups that took longer once never ended.
+/// An attempt of gossip waits two seconds for a name; a lookup that took longer once never ended.
 #[tokio::test]
 async fn three_nodes_form_a_cluster_though_their_name_server_is_slow() {
     const SLOW: Duration = Duration::from_secs(3);
@@ -151,7 +151,7 @@ fn what_is_waited_for_in_turns_is_not_said_with_every_attempt() {
     let answers = |from: &str| Waiting::Answers(vec![from.to_owned()]);
     let said = (0..70).flat_map(|seconds| {
         let now = began + Duration::from_secs(seconds);
-        // Details differ from attempt to attempt.
+        // The details differ from attempt to attempt.
         let of_answers = reported.is_news(&answers(&format!("10.0.0.{seconds}:8401")), now);
         [of_answers, reported.is_news(&size(5), now)]
     });

@@ -1,10 +1,10 @@
-//! Who may form a cluster, and when.
+//! Decides which nodes form a cluster, and when.
 //!
-//! Every cluster begins with a pledge: the promise of each of its first nodes, durable before anybody hears of it, to
-//! form this cluster with these nodes and no other. A node pledges once in the life of its data directory, and a
-//! cluster is formed by whoever knows that *all* of the pledge's nodes have pledged to it; so of two pledges that share
-//! a node at most one is ever fulfilled, whatever is lost, late or killed. A node that could know of a cluster and is
-//! silent stops every new pledge: silence is never consent. Data in, one step out: no disk, no network, no clock.
+//! Every cluster begins with a pledge: the promise of each of its first nodes, durable before another node learns of
+//! it, to form this cluster with these nodes and no other. A data directory pledges at most once, and a node forms the
+//! cluster only if it has received the same pledge of *all* the pledge's nodes; so of two pledges that share a node at
+//! most one is ever fulfilled, whatever is lost, late or killed. A silent node that might belong to a cluster prevents
+//! every new pledge: silence is never consent. Data in, one step out: no disk, no network, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,8 +12,9 @@ use std::fmt;
 use super::claim::{Claim, ClusterId, Intent, MAX_PLEDGED, Pledge, PledgedNode, State};
 use super::joins::{JoinAnswers, Teller};
 
-/// Before a node joins the only cluster it has heard of, a join address that is silent is asked in so many more attempts,
-/// lest it knows another. An address that stays silent is most likely dead, and keeps nobody from joining.
+/// Before a node joins the only cluster that was reported to it, it asks silent join addresses in this many more
+/// attempts, in case one reports another cluster. An address that stays silent is most likely dead, and keeps no node
+/// from joining.
 const SILENT_ATTEMPTS: u64 = 2;
 
 /// A member of the first membership.
@@ -25,18 +26,18 @@ pub struct Member {
     pub rpc_addr: String,
 }
 
-/// What a pristine node becomes.
+/// The result of the formation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Formed {
-    /// One of the first members. Initialise Raft with exactly this membership, unless it is initialised already;
-    /// several nodes may do the same.
+    /// The node is one of the first members. Initialise Raft with exactly this membership, unless it is initialised
+    /// already; several nodes may do so.
     Initialise {
         /// The new cluster.
         cluster_id: ClusterId,
         /// Its first members by node id.
         members: BTreeMap<u64, Member>,
     },
-    /// A node that waits for the cluster's leader to add it.
+    /// The node waits for the cluster's leader to add it.
     Joined {
         /// The cluster.
         cluster_id: ClusterId,
@@ -51,7 +52,7 @@ impl Formed {
         }
     }
 
-    /// The cluster that a pledge promised.
+    /// The cluster of a fulfilled pledge.
     pub fn fulfil(pledge: &Pledge) -> Formed {
         let member = |node: &PledgedNode| Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() };
         Formed::Initialise {
@@ -64,13 +65,13 @@ impl Formed {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make this pledge durable, then say so, then look again.
+    /// Make this pledge durable, then publish it, then decide again.
     Pledge(Pledge),
     /// Adopt the cluster id durably, then begin.
     Form(Formed),
-    /// Look again when more has been answered.
+    /// Decide again when more answers have arrived.
     Wait(Waiting),
-    /// A person has to act first.
+    /// An operator has to act first.
     Refuse(Refusal),
 }
 
@@ -92,7 +93,7 @@ pub enum Waiting {
     Proposal(String),
     /// The pledges of these nodes.
     Pledges(Vec<String>),
-    /// Another node is set to form a cluster too.
+    /// Another node is configured, or pledged, to form a cluster too.
     Founder(String),
     /// Another node has the same name.
     Name(String),
@@ -100,19 +101,19 @@ pub enum Waiting {
     Size {
         /// The other node.
         name: String,
-        /// Its number of nodes.
+        /// Its `bootstrap-expect`.
         expected: u32,
         /// That of this node.
         own: u32,
     },
     /// Another node's pledge counts on a disk that is lost.
     Wiping(String),
-    /// A node that knows a cluster and has left it: somebody else must know it too.
+    /// A node that has left the only known cluster: a member must report that cluster too.
     Leaver(String),
 }
 
 impl Waiting {
-    /// Whether nothing changes unless a person acts.
+    /// Returns `true` if nothing changes until an operator acts.
     pub fn needs_a_person(&self) -> bool {
         use Waiting::{Founder, Leaver, Name, Size, Wiping};
         matches!(self, Founder(_) | Name(_) | Size { .. } | Wiping(_) | Leaver(_))
@@ -157,7 +158,7 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// Why a node cannot go on without a person.
+/// Why a node cannot go on until an operator acts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A pledged node came back with an empty disk before the cluster was formed.
@@ -166,19 +167,19 @@ pub enum Refusal {
          formed the cluster; wipe the data directory of this node and start it again: 'mokv serve --wipe'"
     )]
     Broken(String),
-    /// Two pledges share a node; neither can be fulfilled by both.
+    /// Two pledges share a node, which can fulfil only one of them.
     #[error(
         "cannot form the cluster this node is pledged to: '{0}' is pledged to another one; give all nodes the same \
          start-join-addrs, wipe the data directory of this node and start it again: 'mokv serve --wipe'"
     )]
     Contradicted(String),
-    /// Pledged to one cluster, and another one exists.
+    /// The node is pledged to one cluster, and another one exists.
     #[error(
         "'{name}' belongs to cluster {other} and this node is pledged to form cluster {own}; correct start-join-addrs, \
          or wipe the data directory of this node to join the other cluster: 'mokv serve --wipe'"
     )]
     PledgedElsewhere {
-        /// Who told of the other cluster.
+        /// The node that belongs to the other cluster.
         name: String,
         /// The other cluster.
         other: ClusterId,
@@ -191,50 +192,50 @@ pub enum Refusal {
          members of one cluster only", .first_teller.name, .first_teller.at, .second_teller.name, .second_teller.at
     )]
     TwoClusters {
-        /// One of them.
+        /// One of the clusters.
         first: ClusterId,
-        /// Who told of it.
+        /// The node that reported it.
         first_teller: Box<Teller>,
-        /// The other.
+        /// The other cluster.
         second: ClusterId,
-        /// Who told of it.
+        /// The node that reported it.
         second_teller: Box<Teller>,
     },
-    /// The directory's earlier node left a cluster, and the new one has nobody to ask.
+    /// The directory's earlier node belonged to a cluster, and the new one has no node to ask.
     #[error(
         "this data directory was part of cluster {0}, so the node does not form a new one; set start-join-addrs to rejoin, \
          or empty the data directory to begin anew"
     )]
     HasAPast(ClusterId),
-    /// No way to ever be part of a cluster.
+    /// The node is configured with no way to ever be part of a cluster.
     #[error(
         "this node knows no cluster and has no way to find one; set bootstrap, or bootstrap-expect, or start-join-addrs"
     )]
     NoWay,
-    /// `bootstrap-expect` out of range.
+    /// `bootstrap-expect` is out of range.
     #[error("bootstrap-expect cannot be {0}; set it to a number from 1 to {max}", max = MAX_PLEDGED)]
     Size(u32),
 }
 
-/// A node without a cluster, and what it was told.
+/// A node without a cluster, and its configuration.
 #[derive(Debug, Clone)]
 pub struct Formation {
-    /// This node as it would stand in a pledge.
+    /// This node as it would appear in a pledge.
     pub me: PledgedNode,
-    /// What it was told to do.
+    /// What it is configured to do.
     pub intent: Intent,
     /// The configured join names.
     pub joins: BTreeSet<String>,
-    /// What it promised, durably.
+    /// The pledge it has made durable.
     pub pledge: Option<Pledge>,
-    /// The cluster that the directory's earlier node left.
+    /// The cluster that an earlier node of this directory belonged to.
     pub former: Option<ClusterId>,
-    /// Whether members may invite it, because they prove the cluster's key.
+    /// Whether members may invite it, because they prove that they have the cluster's key.
     pub keyed: bool,
 }
 
 impl Formation {
-    /// Decides by what was answered in this attempt.
+    /// Decides on the answers of this attempt.
     pub fn step(&self, answers: &JoinAnswers) -> Step {
         let mut others = answers.claims();
         others.remove(&self.me.node_id);
@@ -251,7 +252,7 @@ impl Formation {
 
     fn stand_by(&self, pledge: &Pledge, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
         let in_cluster = |claim: &&&Claim| claim.cluster_id == Some(pledge.cluster_id);
-        // Whoever has that cluster's id knew all the pledges.
+        // A node that has that cluster's id has received all the pledges.
         if others.values().any(|claim| in_cluster(&claim)) {
             return Step::Form(Formed::fulfil(pledge));
         }
@@ -268,7 +269,7 @@ impl Formation {
         if open.is_empty() {
             return Step::Form(Formed::fulfil(pledge));
         }
-        // Only when everybody has answered and nobody knows a cluster is it certain that none was formed.
+        // Only when all nodes have answered and none belongs to a cluster is it certain that none was formed.
         if self.all_have_answered(answers)
             && let Some(refusal) = open.iter().find_map(|node| hopeless(node, others))
         {
@@ -277,7 +278,7 @@ impl Formation {
         Step::Wait(Waiting::Pledges(open.into_iter().map(|node| node.name.clone()).collect()))
     }
 
-    // ---- without a pledge: join a cluster, if anybody knows one ----
+    // ---- without a pledge: join a cluster, if a node reports one ----
 
     fn find_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Option<Step> {
         let invitations = answers.invitations.values().filter(|_| self.keyed);
@@ -288,7 +289,7 @@ impl Formation {
             let leaver = knowing.clone().find(|claim| claim.cluster_id.is_some())?;
             return Some(Step::Wait(Waiting::Leaver(leaver.name.clone())));
         };
-        // Whatever any attempt has heard counts: two clusters may answer in turns.
+        // The reports of all attempts count: two clusters may answer in turns.
         let mut clusters = answers.clusters.iter();
         if let (Some((first, first_teller)), Some((second, second_teller))) =
             (clusters.next(), clusters.next())
@@ -308,7 +309,7 @@ impl Formation {
         Some(Step::Form(Formed::Joined { cluster_id }))
     }
 
-    // ---- nobody knows a cluster: found one, if all agree ----
+    // ---- no node reports a cluster: found one, if all agree ----
 
     fn found_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
         let alone = self.joins.is_empty();
@@ -366,7 +367,7 @@ impl Formation {
         self.propose(size, others)
     }
 
-    /// Somebody has pledged already: pledge the same, or stand aside.
+    /// Another node has pledged already: makes the same pledge, or waits.
     fn follow(
         &self,
         pledge: &Pledge,
@@ -404,7 +405,7 @@ impl Formation {
         Step::Pledge(pledge.clone())
     }
 
-    /// Nobody has pledged: the node with the lowest id of the first `size` by name proposes.
+    /// No node has pledged: the node with the lowest id of the first `size` by name proposes.
     fn propose(&self, size: usize, others: &BTreeMap<u64, &Claim>) -> Step {
         let candidate = |claim: &&Claim| PledgedNode {
             node_id: claim.node_id,
@@ -432,7 +433,7 @@ impl Formation {
         }
     }
 
-    // ---- leaves ----
+    // ---- helpers ----
 
     fn all_have_answered(&self, answers: &JoinAnswers) -> bool {
         self.silent(answers).is_empty()
@@ -463,7 +464,7 @@ fn intent_of(claim: &Claim) -> Option<Intent> {
     }
 }
 
-/// Why a pledged node will never pledge the same.
+/// Returns why a pledged node will never make the same pledge; `None` if it still may.
 fn hopeless(node: &PledgedNode, others: &BTreeMap<u64, &Claim>) -> Option<Refusal> {
     match others.get(&node.node_id) {
         Some(claim) => pledge_of(claim).map(|_| Refusal::Contradicted(node.name.clone())),

@@ -1,11 +1,11 @@
-//! Stories of the rules, and an exploration: nodes that ask each other over a network that loses and delays, crash
-//! around every durable step, and lose a disk.
+//! Scenarios for the rules, and an exploration: nodes that ask each other over a network that loses and delays
+//! messages, crash around every durable step, and lose a disk.
 
 use super::*;
 use crate::membership::joins::NameAnswer;
 use proptest::prelude::*;
 
-/// A node with its disk and what it has heard in this attempt.
+/// A node, its disk, and the answers it has received in this attempt.
 #[derive(Debug, Clone)]
 struct Node {
     formation: Formation,
@@ -52,7 +52,7 @@ impl Node {
         self.formation.step(&self.answers)
     }
 
-    /// Does what the step says, as the driver does, with the identity's guards.
+    /// Carries out a step as the driver does, with the identity's checks.
     fn obey(&mut self, step: Step) {
         match step {
             Step::Pledge(pledge) => {
@@ -70,7 +70,7 @@ impl Node {
     }
 }
 
-/// Everybody who is up answers everybody, then all step, until nothing changes any more.
+/// Lets every running node answer every other, then every node take a step, until nothing changes.
 fn settle(nodes: &mut [Node]) {
     for _ in 0..10 {
         let claims: Vec<Option<Claim>> = nodes.iter().map(|node| node.up.then(|| node.claim())).collect();
@@ -185,7 +185,7 @@ fn e3_a_pledge_broken_by_a_lost_disk_asks_for_a_wipe() {
     assert!(clusters(&nodes).is_empty());
     assert_eq!(nodes[0].step(), Step::Refuse(Refusal::Broken("c".into())));
     assert_eq!(nodes[2].step(), Step::Wait(Waiting::Wiping("a".into())));
-    // The operator does what the message says.
+    // The operator does what the message asks for.
     nodes[0] = Node::new("a", 98, Intent::Expect(3), &["a", "b", "c"]);
     settle(&mut nodes);
     assert_eq!(clusters(&nodes).len(), 1);
@@ -250,7 +250,7 @@ fn member_of(name: &str, node_id: u64, cluster_id: ClusterId) -> Claim {
     Claim { cluster_id: Some(cluster_id), state: State::Member, ..Claim::example(name, node_id) }
 }
 
-/// A node once joined whichever of two clusters answered first.
+/// A node once joined the first of two clusters that answered.
 #[test]
 fn e4_a_second_cluster_that_answers_later_or_in_another_attempt_is_noticed() {
     let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
@@ -327,16 +327,16 @@ fn what_is_set_wrongly_is_said() {
 
 // ---- exploration ----
 
-/// One thing that happens, to the nodes its numbers pick.
+/// One event, on the nodes that its numbers select.
 #[derive(Debug, Clone)]
 enum Event {
     /// A node begins a new attempt.
     Attempt(usize),
-    /// One node's answer to another sets out.
+    /// One node's answer to another is sent.
     Answer { from: usize, to: usize },
-    /// The answer number `n` of those under way arrives, unless the attempt it belongs to is over.
+    /// The answer number `n` of those in flight arrives, unless its attempt is over.
     Arrive(usize),
-    /// A node takes its next step; the crash, if any, is before or after the step is durable.
+    /// A node takes its next step; it crashes, if at all, before or after the step is durable.
     Step { node: usize, crash: Option<bool> },
     /// A node starts again.
     Start(usize),
@@ -361,7 +361,7 @@ const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 struct World {
     nodes: Vec<Node>,
-    /// Answers under way: receiver, its attempt, the name that was asked, the claim.
+    /// Answers in flight: receiver, its attempt, the name that was asked, the claim.
     under_way: Vec<(usize, u64, String, Claim)>,
     next_id: u64,
     disks_to_lose: usize,
@@ -428,13 +428,13 @@ impl World {
         let (name, intent, attempt) =
             (old.formation.me.name.clone(), old.formation.intent, old.answers.attempt);
         let mut new = Node::new(&name, self.next_id, intent, &NAMES[..self.nodes.len()]);
-        // Attempts are numbered here for the whole run: nonces are never the same again after a restart.
+        // Attempts are numbered for the whole run: a nonce is never used again after a restart.
         new.answers.attempt = attempt;
         new.attempt();
         self.nodes[node] = new;
     }
 
-    /// All faults end, and an operator does what messages say.
+    /// Ends all faults, and the operator does what the messages ask for.
     fn heal(&mut self) {
         self.nodes.iter_mut().for_each(|node| node.up = true);
         for _ in 0..20 {
@@ -482,8 +482,8 @@ proptest! {
         prop_assert!(world.nodes.iter().all(|node| node.cluster.is_some()), "{:?}", world.nodes);
     }
 
-    /// Two sets of more than half of all nodes share a node, so whatever the nodes were told to ask, and whoever
-    /// proposes what, one pledge at most is ever fulfilled.
+    /// Two sets of more than half of all nodes share a node, so whatever join addresses the nodes have, and whichever
+    /// node proposes a pledge, at most one pledge is ever fulfilled.
     #[test]
     fn e3_however_wrong_the_join_addresses_are_at_most_one_cluster_is_formed(
         count in 2..=5_usize,

@@ -1,8 +1,8 @@
-//! Gossip: the task that talks, and the handle to it.
+//! Gossip: the task that sends and receives, and the handle to it.
 //!
-//! One socket, one task; a second one resolves names, which may take long. The node says where it stands through the
-//! handle and reads the rest from watched values: the [`View`] of its cluster, what its join addresses answer, and
-//! alarms. Join addresses and Raft's members are asked for ever. Nothing is decided here.
+//! One task owns the socket; a second one resolves names, which may take long. The node sets its own claim through the
+//! handle and reads everything else from watched values: the [`View`] of its cluster, the answers of its join
+//! addresses, and alarms. Join addresses and Raft's members are asked periodically, for ever. Nothing is decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,47 +23,48 @@ use crate::rt::net::{Resolver, UdpSocket};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{Instant, now, sleep, sleep_until, timeout, watch};
 
-/// How alive a node is, as far as gossip can tell.
+/// The liveness of a node, as far as gossip can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     /// It answers.
     Alive,
-    /// It did not answer and may still object.
+    /// It did not answer and may still refute the suspicion.
     Suspect,
     /// It has not answered for some time, or was never reached.
     Down,
-    /// It left for good, by its own word.
+    /// It announced that it left permanently.
     Left,
 }
 
 /// What is known of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The newest thing it said.
+    /// Its newest claim.
     pub claim: Claim,
-    /// Whether it is alive.
+    /// Its liveness.
     pub liveness: Liveness,
 }
 
-/// Everybody in this node's cluster by node id, this node included.
+/// All nodes in this node's cluster by node id, this node included.
 pub type View = BTreeMap<u64, Peer>;
 
-/// Nodes whose datagrams cannot be read: by where they send from, when they were heard last, and why not.
+/// Senders of unreadable datagrams: the sender's address, when the last datagram was received, and why it is
+/// unreadable.
 pub type Unreadable = BTreeMap<SocketAddr, (Instant, String)>;
 
-/// Another process under this node's own id, with its boot counter or a later one: its data directory was copied, or its
-/// volume put back.
+/// Another process with this node's own id and its boot counter or a later one: the data directory was copied, or its
+/// volume was put back to an older state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtherSelf {
     /// Its boot counter.
     pub boot: u64,
-    /// Where it sends from.
+    /// The address it sends from.
     pub from: SocketAddr,
-    /// When it was heard last, within a second.
+    /// When a datagram of it was last received, accurate to a second.
     pub heard: Instant,
 }
 
-/// How gossip runs.
+/// The configuration of gossip.
 #[derive(Debug, Clone)]
 pub struct GossipConfig {
     /// The UDP address to bind.
@@ -72,11 +73,11 @@ pub struct GossipConfig {
     pub joins: Vec<String>,
     /// How fast failures are detected.
     pub pace: Pace,
-    /// Looks the names up.
+    /// Resolves the names.
     pub resolver: Resolver,
 }
 
-/// What the node wants to be known.
+/// What the node publishes about itself.
 #[derive(Debug, Clone)]
 struct Wanted {
     cluster_id: Option<ClusterId>,
@@ -84,7 +85,7 @@ struct Wanted {
     members: BTreeMap<u64, String>,
 }
 
-/// The running gossip of one node; it ends when this is dropped, or told to.
+/// The running gossip of one node; it ends when this is dropped, or by [`Gossip::end`].
 pub struct Gossip {
     wanted: watch::Sender<Wanted>,
     view: watch::Receiver<View>,
@@ -98,22 +99,22 @@ pub struct Gossip {
     tasks: Mutex<Option<[TaskGuard<()>; 2]>>,
 }
 
-/// The first pause between two attempts; it doubles from attempt to attempt.
+/// The first pause between two attempts; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause while the node knows no cluster.
+/// The longest pause while the node belongs to no cluster.
 const LONGEST_PAUSE_PRISTINE: Duration = Duration::from_secs(1);
 /// The longest pause of a member.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A name that does not resolve in time is silent in this attempt; its lookup goes on for the next.
+/// A name that does not resolve in this time counts as silent in this attempt; its lookup goes on for the next.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A socket that fails is tried again after so long.
+/// The pause before a socket that failed is tried again.
 const SOCKET_PAUSE: Duration = Duration::from_millis(100);
-/// How long a leaver waits for its farewell to be sent.
+/// How long a leaving node waits for its farewell to be sent.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Gossip {
-    /// Binds the socket and begins to talk. `claim` is what the node says of itself at first; a port 0 in its gossip
-    /// address stands for the one that was bound.
+    /// Binds the socket and starts gossiping. `claim` is the node's first claim; port 0 in its gossip address is
+    /// replaced by the bound port.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -135,7 +136,7 @@ impl Gossip {
         let (unreadable_out, unreadable) = watch::channel(Unreadable::new());
         let (other_self_out, other_self) = watch::channel(None);
         let (names_out, names) = watch::channel(conversation.names());
-        // One attempt at a time: the resolver waits while the last one has not been taken up.
+        // One attempt at a time: the resolver waits until the last one has been received.
         let (attempts_out, attempts) = mpsc::channel(1);
         let out = Published {
             view: view_out,
@@ -154,32 +155,32 @@ impl Gossip {
         Ok(Gossip { wanted, view, answers, alarms, unreadable, other_self, node_id, local, keyed, tasks })
     }
 
-    /// Ends it and lets go of its socket, whoever else still holds this: a request that is being answered, say.
+    /// Ends gossip and closes its socket, even if others, such as a request in progress, still hold this handle.
     pub fn end(&self) {
         drop(self.tasks.lock().expect("no code panics while it holds this lock").take());
     }
 
-    /// Everybody in this node's cluster.
+    /// All nodes in this node's cluster.
     pub fn view(&self) -> watch::Receiver<View> {
         self.view.clone()
     }
 
-    /// What the join addresses answer, attempt by attempt.
+    /// The answers of the join addresses, attempt by attempt.
     pub fn answers(&self) -> watch::Receiver<JoinAnswers> {
         self.answers.clone()
     }
 
-    /// What a person has to look at.
+    /// Alarms for the operator.
     pub fn alarms(&self) -> watch::Receiver<BTreeSet<Alarm>> {
         self.alarms.clone()
     }
 
-    /// Whose datagrams cannot be read, each for some time after it was heard last.
+    /// Senders of unreadable datagrams, each for some time after its last datagram.
     pub fn unreadable(&self) -> watch::Receiver<Unreadable> {
         self.unreadable.clone()
     }
 
-    /// Another process that runs under this node's id, once one was heard.
+    /// Another process that runs under this node's id; `None` until one was detected.
     pub fn other_self(&self) -> watch::Receiver<Option<OtherSelf>> {
         self.other_self.clone()
     }
@@ -189,15 +190,15 @@ impl Gossip {
         self.local
     }
 
-    /// Whether peers prove that they know the cluster's key.
+    /// Returns `true` if datagrams prove that their sender has the cluster's key.
     pub fn is_keyed(&self) -> bool {
         self.keyed
     }
 
-    /// Says where the node stands from now on. Call it only after what it says is durable.
+    /// Publishes the node's cluster and state. Call it only once both are durable.
     ///
     /// # Panics
-    /// If a pristine node names a cluster, or another one names none.
+    /// If a pristine node has a cluster id, or another one has none.
     pub fn set_claim(&self, cluster_id: Option<ClusterId>, state: State) {
         assert_eq!(
             matches!(state, State::Pristine { .. }),
@@ -211,8 +212,8 @@ impl Gossip {
         });
     }
 
-    /// Names Raft's members and their addresses in the Raft membership, which are asked for ever. Members whose claim
-    /// is known are asked where they say they are; of the others, the host at this node's own gossip port.
+    /// Sets Raft's members and their addresses in the Raft membership; gossip asks them for ever. A member whose claim
+    /// is known is asked at the gossip address it claims, any other at its RPC host and this node's own gossip port.
     pub fn set_members(&self, members: BTreeMap<u64, String>) {
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.members != members;
@@ -221,7 +222,7 @@ impl Gossip {
         });
     }
 
-    /// Says farewell for good, and returns when it was sent.
+    /// Announces that this node leaves permanently, and returns when the announcement was sent, or after a timeout.
     pub async fn leave(&self) {
         self.wanted.send_if_modified(|wanted| {
             // A node without a cluster has nothing to leave.
@@ -236,16 +237,16 @@ impl Gossip {
             view.get(&self.node_id)
                 .is_none_or(|own| own.liveness == Liveness::Left || own.claim.cluster_id.is_none())
         };
-        // A farewell that nobody hears costs the others a little time, nothing else.
+        // If no node receives the farewell, the others only take longer to notice.
         let _ = timeout(FAREWELL_TIMEOUT, view.wait_for(gone)).await;
     }
 
-    /// Where a node serves RPC by its newest claim.
+    /// The RPC address of a node in its newest claim; `None` if no claim is known.
     pub fn address_of(&self, node_id: u64) -> Option<String> {
         self.view.borrow().get(&node_id).map(|peer| peer.claim.rpc_addr.clone())
     }
 
-    /// Whether another node than this one lives under this name.
+    /// Returns `true` if another node with this name is alive.
     pub fn has_successor(&self, node_id: u64, name: &str) -> bool {
         self.view.borrow().values().any(|peer| {
             let claim = &peer.claim;
@@ -254,7 +255,7 @@ impl Gossip {
     }
 }
 
-/// Resolves all names, hands them over, rests, for ever.
+/// Resolves all names, sends the result, pauses, and repeats for ever.
 async fn resolve_for_ever(
     resolver: Resolver,
     names: watch::Receiver<Vec<String>>,
@@ -294,7 +295,7 @@ struct Published {
 struct Talker {
     socket: UdpSocket,
     conversation: Conversation,
-    /// What is due when; the number keeps equal times in order.
+    /// By due time; the number keeps timers of equal time in order.
     timers: BTreeMap<(Instant, u64), Due>,
     timers_set: u64,
     out: Published,
@@ -309,7 +310,7 @@ impl Talker {
             if clock.deadline() != self.next_due() {
                 clock = sleep_until(self.next_due());
             }
-            // Datagrams come last: a flood of them stops nothing else.
+            // Datagrams come last, so a flood of them cannot starve the rest.
             tokio::select! {
                 biased;
                 changed = wanted.changed() => {
@@ -350,7 +351,7 @@ impl Talker {
             self.timers.insert((now + after, self.timers_set), due);
         }
         for (to, datagram) in self.conversation.take_outbox() {
-            // What cannot be sent is lost, as any datagram may be.
+            // A datagram that cannot be sent is lost, as any datagram may be.
             let _ = self.socket.send_to(&datagram, to).await;
         }
         replace(&self.out.view, self.conversation.view());

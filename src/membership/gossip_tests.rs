@@ -2,7 +2,7 @@ use super::*;
 use crate::membership::claim::Intent;
 
 const CLUSTER: ClusterId = ClusterId([1; 16]);
-/// Only a broken build waits so long.
+/// Only a broken build takes this long.
 const GENEROUS: Duration = Duration::from_secs(60);
 
 fn quick() -> Pace {
@@ -168,7 +168,7 @@ async fn e1_a_copied_directory_is_noticed_by_its_twin_and_by_others() {
     let original = start(2, 5, Some(CLUSTER), &[first.local_addr()]).await;
     until(first.view(), |view| alive(view) == [1, 2]).await;
     let copy = start(2, 5, Some(CLUSTER), &[original.local_addr(), first.local_addr()]).await;
-    // Only the copy knows where the other one is.
+    // Only the copy has the other one's address.
     for (one, other) in [(&original, &copy), (&copy, &original)] {
         let found = (5, other.local_addr());
         until(one.other_self(), |heard| heard.map(|heard| (heard.boot, heard.from)) == Some(found)).await;

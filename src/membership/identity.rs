@@ -1,9 +1,9 @@
-//! Who a data directory is: the file `identity`.
+//! The identity of a data directory: the file `identity`.
 //!
-//! It is written whole to a temporary name, synced, renamed and the directory synced, so a crash leaves the old
-//! identity or the new one. Every start raises the boot counter durably and draws an incarnation before anybody hears of
-//! it: by both peers tell copied directories and volumes rolled back (see [`crate::incarnations`]). Reads no log and sends
-//! nothing.
+//! The file is written under a temporary name, synced and renamed, and the directory is synced, so a crash leaves the
+//! old identity or the new one. Every start raises the boot counter and draws a random incarnation; both are durable
+//! before another node learns of them. By both, peers detect copied directories and volumes that were rolled back (see
+//! [`crate::incarnations`]). Reads no log and sends nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,23 +18,23 @@ use crate::positions::Start;
 use crate::rt::disk::DiskRef;
 use crate::rt::random;
 
-/// The file's name.
+/// The name of the identity file.
 pub const FILE: &str = "identity";
 const TEMPORARY: &str = "identity.tmp";
 const MAGIC: [u8; 8] = *b"MOKVIDNT";
-/// The version of the file's format that this build reads and writes.
+/// The version of the file format that this build reads and writes.
 pub const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 20;
-/// Stands for the cluster that a wiped directory belonged to if it could not be read.
+/// Stands for the cluster of a wiped directory whose identity could not be read.
 const UNKNOWN_CLUSTER: ClusterId = ClusterId([0; 16]);
-/// What data of an earlier node of the directory is called, before its id and its name.
+/// The prefix, before node id and file name, of the files that were set aside for an earlier node of the directory.
 const LEFT_PREFIX: &str = "left-";
-/// What was begun and never finished, of whatever it is, and holds no state.
+/// The suffix of unfinished files of any kind, which hold no state.
 const SCRATCH_SUFFIX: &str = ".tmp";
-/// Far above any identity: a longer file is none.
+/// In bytes. No identity comes near it, so a longer file is not one.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// The identity cannot be used. The texts say what to do.
+/// The identity cannot be used. The messages name the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The disk failed.
@@ -42,67 +42,67 @@ pub enum IdentityError {
         "cannot {action} the node's identity in the data directory: {source}; check the disk and start again"
     )]
     Disk {
-        /// What was tried: "read", "write", ...
+        /// The action that failed: "read", "write", ...
         action: &'static str,
         /// Why it failed.
         source: io::Error,
     },
-    /// The file is not what was written.
+    /// The file's content is not what a node has written.
     #[error(
         "the node's identity in the data directory is damaged (file '{FILE}': {0}); restore the file, or let the node \
          join again as a new one: 'mokv serve --wipe'"
     )]
     Damaged(&'static str),
-    /// A newer build wrote it.
+    /// A newer build wrote the file.
     #[error(
         "the node's identity in the data directory has format version {0} and this build reads up to {VERSION}; \
          start the newer version of mokv that wrote it"
     )]
     Newer(u32),
-    /// The directory is another node's.
+    /// The directory belongs to another node.
     #[error(
         "the data directory belongs to node '{found}', not to '{asked}'; set node-name to '{found}', or give \
          '{asked}' a data directory of its own"
     )]
     OtherName {
-        /// Whose the directory is.
+        /// The name in the directory's identity.
         found: String,
-        /// Who asked for it.
+        /// The configured name.
         asked: String,
     },
-    /// Not a name.
+    /// The configured text is no valid name.
     #[error(
         "'{0}' cannot be a node's name; set node-name to 1 to {max} bytes of printable text",
         max = claim::MAX_NAME_BYTES
     )]
     BadName(String),
-    /// A log is there and nobody knows whose.
+    /// There is a log but no identity, so the log's owner is unknown.
     #[error(
         "the data directory holds a log and no identity (file '{FILE}'), so it is unknown whose votes the log holds; \
          restore the file, or let the node join again as a new one: 'mokv serve --wipe'"
     )]
     LogWithoutIdentity,
-    /// The log is gone: with it this node's votes and what it acknowledged.
+    /// The log is lost, and with it this node's votes and the writes it acknowledged.
     #[error(
         "the data directory of node '{0}' has lost its log, and with it votes and writes the node acknowledged; \
          restore the log, or let the node join again as a new one: 'mokv serve --wipe'"
     )]
     IdentityWithoutLog(String),
-    /// A second promise.
+    /// The node has pledged to another cluster before.
     #[error(
         "node '{0}' has promised to form another cluster already; wipe its data directory to start anew: 'mokv serve \
          --wipe'"
     )]
     PledgedAlready(String),
-    /// A second cluster.
+    /// The node belongs to another cluster.
     #[error(
         "node '{name}' belongs to cluster {own} and cannot adopt cluster {other}; wipe its data directory to move it: \
          'mokv serve --wipe'"
     )]
     OtherCluster {
-        /// The node.
+        /// The node's name.
         name: String,
-        /// Its cluster.
+        /// Its cluster, or the one it has pledged to.
         own: ClusterId,
         /// The cluster it was asked to adopt.
         other: ClusterId,
@@ -113,7 +113,7 @@ fn failed(action: &'static str) -> impl FnOnce(io::Error) -> IdentityError {
     move |source| IdentityError::Disk { action, source }
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
     node_id: u64,
@@ -131,7 +131,7 @@ struct Record {
     incarnation: u64,
     past: Vec<u64>,
     starts: Vec<Start>,
-    /// Empty: none, or an older version wrote the file.
+    /// Empty if there is none, or if an older version wrote the file.
     rpc_addr: String,
 }
 
@@ -144,14 +144,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the directory's identity, or makes one for an empty directory, and raises the boot counter. Data that a
-    /// node left behind on leaving its cluster is set aside first (see [`Identity::set_aside`]).
+    /// Reads the directory's identity, or creates one in an empty directory, and raises the boot counter. The data of a
+    /// node that has left its cluster is set aside first (see [`Identity::set_aside`]).
     ///
-    /// `is_log_file` tells by its name whether a file is part of the log.
+    /// `is_log_file` returns `true` for the name of a file of the log.
     ///
     /// # Errors
-    /// If the disk fails, the file is damaged or a newer build's, the name is another one, or identity and log are
-    /// not there together.
+    /// If the disk fails, the file is damaged or a newer build wrote it, the node has another name, or only one of
+    /// identity and log exists.
     pub async fn load_or_create(
         disk: DiskRef,
         name: &str,
@@ -185,20 +185,20 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The identity of a node that does not run, as it is: nothing is raised, and nothing is set aside.
+    /// Reads the identity of a node that is not running. Nothing is raised or set aside.
     ///
     /// # Errors
-    /// If there is none, it is damaged, or the disk fails.
+    /// If there is no identity, it is damaged, or the disk fails.
     pub async fn read(disk: DiskRef) -> Result<Identity, IdentityError> {
         let record = Record::load(&disk).await?;
         Ok(Identity { disk, record })
     }
 
-    /// A new node's identity, not written yet: for a directory that is filled before it has an identity, and begins to
-    /// count as a node's with [`Identity::establish`].
+    /// A new node's identity, not written yet. For a directory that is filled before it has an identity; it becomes a
+    /// node's with [`Identity::establish`].
     ///
     /// # Errors
-    /// If the name is none.
+    /// If the name is not valid.
     pub fn of_member(disk: DiskRef, name: &str, cluster_id: ClusterId) -> Result<Identity, IdentityError> {
         if !claim::is_name(name) {
             return Err(IdentityError::BadName(name.escape_default().to_string()));
@@ -208,7 +208,7 @@ impl Identity {
         Ok(Identity { disk, record })
     }
 
-    /// Makes the identity durable. The log has to be there, durably.
+    /// Makes the identity durable. The log must be durable before.
     ///
     /// # Errors
     /// If the disk fails.
@@ -226,33 +226,33 @@ impl Identity {
         &self.record.name
     }
 
-    /// How often this node was started, this start included.
+    /// The boot counter: how often this node was started, this start included.
     pub fn boot(&self) -> u64 {
         self.record.boot
     }
 
-    /// Drawn at this start.
+    /// The random number drawn at this start.
     pub fn incarnation(&self) -> u64 {
         self.record.incarnation
     }
 
-    /// The incarnations of the starts before this one, the latest first, [`REMEMBERED`] at most.
+    /// The incarnations of earlier starts, the latest first, at most [`REMEMBERED`].
     pub fn past(&self) -> &[u64] {
         &self.record.past
     }
 
-    /// What this start and those before it found on the disk, the latest first, [`REMEMBERED`] at most.
+    /// What this start and earlier ones found on the disk, the latest first, at most [`REMEMBERED`].
     pub fn starts(&self) -> &[Start] {
         &self.record.starts
     }
 
-    /// Where the last start that took part said that it serves RPC, if there was one.
+    /// The RPC address advertised by the last start that noted one; `None` if there was none.
     pub fn rpc_addr(&self) -> Option<&str> {
         Some(self.record.rpc_addr.as_str()).filter(|address| !address.is_empty())
     }
 
-    /// Notes what a start of this node found, and where it serves RPC. Durable before it votes: what it finds the next time
-    /// may be more.
+    /// Notes what this start found and the RPC address it advertises. Must be durable before the node votes, because
+    /// the next start may find more.
     ///
     /// # Errors
     /// If the disk fails.
@@ -265,47 +265,48 @@ impl Identity {
         .await
     }
 
-    /// The cluster this node belongs to.
+    /// The cluster this node belongs to; `None` if it belongs to none yet.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.record.cluster_id
     }
 
-    /// The cluster that this directory's earlier node left. A node with a past joins, and never forms a cluster.
+    /// The cluster that an earlier node of this directory belonged to. A node with a former cluster joins, and never
+    /// forms one.
     pub fn former_cluster_id(&self) -> Option<ClusterId> {
         self.record.former_cluster_id
     }
 
-    /// Whether the log was created: from then on the node does not start without it.
+    /// Returns `true` if the log was created: from then on the node does not start without it.
     pub fn log_formatted(&self) -> bool {
         self.record.log_formatted
     }
 
-    /// What this node promised to form.
+    /// The pledge this node has made, if any.
     pub fn pledge(&self) -> Option<&Pledge> {
         self.record.pledge.as_ref()
     }
 
-    /// Whether this node was removed from its cluster: the next start sets its data aside.
+    /// Returns `true` if this node was removed from its cluster: the next start sets its data aside.
     pub fn has_left(&self) -> bool {
         self.record.left
     }
 
-    /// Whether this node is quarantined.
+    /// Returns `true` if this node is quarantined.
     pub fn quarantined(&self) -> bool {
         self.record.quarantined
     }
 
-    /// Where a leader's log contradicted what this node knows to be committed.
+    /// Where a leader's log contradicted entries that this node knows to be committed.
     pub fn contradiction(&self) -> Option<&wire::Contradiction> {
         self.record.contradiction.as_ref()
     }
 
-    /// What this node last knew of the other members' starts, by node id.
+    /// What this node last recorded of the other members' starts, by node id.
     pub fn incarnations(&self) -> &BTreeMap<u64, Incarnations> {
         &self.record.incarnations
     }
 
-    /// Remembers what is known of the other members' starts.
+    /// Records what is known of the other members' starts.
     ///
     /// # Errors
     /// If the disk fails. If it is full, nothing has changed.
@@ -313,7 +314,7 @@ impl Identity {
         self.change(|record| record.incarnations = incarnations).await
     }
 
-    /// Makes this node one of the cluster's, once and for ever.
+    /// Makes this node belong to the cluster, permanently.
     ///
     /// # Errors
     /// If it belongs to or is pledged to another cluster, or the disk fails.
@@ -331,7 +332,7 @@ impl Identity {
         self.change(|record| record.cluster_id = Some(cluster_id)).await
     }
 
-    /// Notes that the log exists. Call it when the log's first file is durable.
+    /// Records that the log exists. Call it once the log's first file is durable.
     ///
     /// # Errors
     /// If the disk fails.
@@ -339,10 +340,10 @@ impl Identity {
         self.change(|record| record.log_formatted = true).await
     }
 
-    /// Promises to form this cluster and no other. Repeating the same promise is fine.
+    /// Pledges to form this cluster and no other. Repeating the same pledge changes nothing.
     ///
     /// # Errors
-    /// If this node promised or belongs to another one, or the disk fails.
+    /// If this node has pledged or belongs to another cluster, or the disk fails.
     pub async fn pledge_to(&mut self, pledge: Pledge) -> Result<(), IdentityError> {
         let bound = self.record.cluster_id.is_some_and(|own| own != pledge.cluster_id)
             || self.record.pledge.as_ref().is_some_and(|own| *own != pledge);
@@ -361,7 +362,7 @@ impl Identity {
         self.change(|record| record.left = true).await
     }
 
-    /// Puts this node into quarantine, until it is wiped.
+    /// Quarantines this node until it is wiped.
     ///
     /// # Errors
     /// If the disk fails.
@@ -369,7 +370,8 @@ impl Identity {
         self.change(|record| record.quarantined = true).await
     }
 
-    /// Notes that a leader's log contradicted what this node knows to be committed. It holds for as long as the data.
+    /// Records that a leader's log contradicted entries that this node knows to be committed. It stays for as long as
+    /// the data does.
     ///
     /// # Errors
     /// If the disk fails.
@@ -377,9 +379,9 @@ impl Identity {
         self.change(|record| record.contradiction = Some(contradiction)).await
     }
 
-    /// Keeps all data of this node under names that begin with `left-<node id>-`, but nothing that was only prepared, and
-    /// starts over as a new node of the same name, which joins but never forms a cluster. A crash on the way is made good at the next start: the old
-    /// identity stands, marked as left, until everything else has moved.
+    /// Keeps all data of this node under names that begin with `left-<node id>-`, deletes unfinished files, and starts
+    /// over as a new node of the same name, which joins but never forms a cluster. After a crash on the way the next
+    /// start completes it: the old identity, marked as left, stays until everything else is renamed.
     ///
     /// # Errors
     /// If the disk fails.
@@ -402,7 +404,7 @@ impl Identity {
                 self.disk.rename(&file, &kept).await.map_err(failed("set aside the data of"))?;
             }
         }
-        // The renames must be durable before the new identity is: a log beside it would be taken for its own.
+        // The renames must be durable before the new identity is, or the new node would take an old log for its own.
         self.disk.sync_dir().await.map_err(failed("set aside"))?;
         let former = self.record.cluster_id.or(self.record.former_cluster_id);
         self.record = Record::new(&self.record.name, former);
@@ -411,11 +413,11 @@ impl Identity {
     }
 
     /// Deletes all data and starts over as a new node, which joins but does not form a cluster if the directory was, or
-    /// may have been, part of one. It also takes a directory that [`Identity::load_or_create`] refuses, except
-    /// another node's. After a crash on the way, wipe again.
+    /// may have been, part of one. Also accepts a directory that [`Identity::load_or_create`] rejects, unless it
+    /// belongs to another node. After a crash on the way, wipe again.
     ///
     /// # Errors
-    /// If the disk fails, or the directory is another node's.
+    /// If the disk fails, or the directory belongs to another node.
     pub async fn wipe(disk: DiskRef, name: &str) -> Result<Identity, IdentityError> {
         if !claim::is_name(name) {
             return Err(IdentityError::BadName(name.escape_default().to_string()));
@@ -429,15 +431,15 @@ impl Identity {
                     return Err(IdentityError::OtherName { found: record.name, asked: name.to_string() });
                 }
                 Ok(record) => record.cluster_id.or(record.former_cluster_id),
-                // Nobody can tell what it was part of, so it is treated as part of something.
+                // The former cluster cannot be determined, so the directory counts as part of one.
                 Err(_) => Some(UNKNOWN_CLUSTER),
             }
         };
         for file in files.iter().filter(|file| *file != FILE) {
             disk.remove(file).await.map_err(failed("wipe the data of"))?;
         }
-        // The old identity goes last: alone it says that data is missing, and without it the directory would be empty
-        // and free to form a cluster.
+        // The old identity is replaced last: alone it shows that data is missing; without it the directory would be
+        // empty and free to form a cluster.
         disk.sync_dir().await.map_err(failed("wipe the data of"))?;
         let record = Record::new(name, former);
         record.save(&disk).await?;
@@ -455,7 +457,7 @@ impl Identity {
     }
 }
 
-/// The name that a file had before its node was set aside, if it is one that an earlier node has left.
+/// The name of a file before its node was set aside; `None` if the file was not set aside.
 pub fn without_left_prefix(name: &str) -> Option<&str> {
     let (id, name) = name.strip_prefix(LEFT_PREFIX)?.split_at_checked(16)?;
     u64::from_str_radix(id, 16).ok()?;
@@ -483,7 +485,7 @@ impl Record {
         }
     }
 
-    /// Another life begins.
+    /// Begins a new incarnation.
     fn start(&mut self) {
         self.boot += 1;
         if self.incarnation != 0 {
@@ -507,7 +509,7 @@ impl Record {
         write_whole(disk, FILE, self.encode()).await.map_err(failed("write"))
     }
 
-    /// Magic, version, length, checksum of the three and the message, message.
+    /// Magic, version, length, checksum (of these three and the message), message.
     fn encode(&self) -> Vec<u8> {
         let message = wire::Identity {
             node_id: self.node_id,
@@ -550,7 +552,7 @@ impl Record {
         }
         let word =
             |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        // The checksum comes first: a flipped bit in the version is damage, not a newer build.
+        // The checksum is verified first: a flipped bit in the version is damage, not a newer build.
         if crc32c::crc32c_append(crc32c::crc32c(&header[..16]), message) != word(16) {
             return Err(IdentityError::Damaged("its checksum does not match"));
         }
@@ -599,9 +601,9 @@ fn incarnations_from_wire(incarnations: wire::Incarnations) -> (u64, Incarnation
     (incarnations.node_id, Incarnations { heard: incarnations.boot, met: (met.boot > 0).then_some(met) })
 }
 
-/// Replaces a file as a whole: after a crash it is the old one or the new one.
+/// Replaces a file as a whole: after a crash it has the old content or the new.
 async fn write_whole(disk: &DiskRef, name: &str, bytes: Vec<u8>) -> io::Result<()> {
-    // A crash may have left one behind.
+    // A crash may have left a temporary file.
     if disk.list().await?.iter().any(|file| file == TEMPORARY) {
         disk.remove(TEMPORARY).await?;
     }
@@ -611,11 +613,11 @@ async fn write_whole(disk: &DiskRef, name: &str, bytes: Vec<u8>) -> io::Result<(
         disk.rename(TEMPORARY, name).await
     };
     if let Err(error) = written.await {
-        // On a full disk the node goes on. What cannot be removed now is by the next write.
+        // On a full disk the node goes on. If the file cannot be removed now, the next write removes it.
         let _ = disk.remove(TEMPORARY).await;
         return Err(error);
     }
-    // The rename alone can vanish when power fails.
+    // Without this, a power failure may undo the rename.
     disk.sync_dir().await
 }
 

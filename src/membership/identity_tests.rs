@@ -29,7 +29,7 @@ async fn get(disk: &SimDisk, name: &str) -> Option<Bytes> {
     Some(file.read_at(0, length as usize).await.unwrap())
 }
 
-/// Lets an accident happen at the call number `call` from now on.
+/// Arms a fault at the call number `call` from now on.
 fn arrange(disk: &SimDisk, call: u64, fault: Fault) {
     let call = disk.counts().calls + call;
     disk.on_call(Some(Box::new(move |seen| if seen.number == call { fault } else { Fault::None })));

@@ -1,8 +1,8 @@
-//! What the join addresses answer, one attempt at a time.
+//! The answers of the join addresses, one attempt at a time.
 //!
-//! An attempt resolves every configured name anew and asks every address it stands for. A name has answered when all
-//! of its addresses have, in this attempt: silence is never consent, and neither is a name that does not resolve.
-//! Addresses of another family than the socket's are not asked and not waited for. Draws no conclusion.
+//! An attempt resolves every configured name anew and asks each of its addresses. A name has answered when all of its
+//! addresses have, in this attempt: silence is never consent, and neither is a name that does not resolve. Addresses of
+//! another family than the socket's are neither asked nor waited for. Draws no conclusions.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -12,56 +12,56 @@ use super::claim::{Claim, ClusterId};
 /// The answers of one attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JoinAnswers {
-    /// Counts the attempts; 0: none was made yet.
+    /// Numbers the attempts; 0 if none was made yet.
     pub attempt: u64,
     /// By configured name.
     pub names: BTreeMap<String, NameAnswer>,
-    /// Claims of members that asked this node by themselves and proved the cluster's key, by node id.
+    /// Claims of members that asked this node unprompted and proved that they have the cluster's key, by node id.
     pub invitations: BTreeMap<u64, Claim>,
-    /// Every cluster that this node has heard of in any attempt, and who told of it first.
+    /// Every cluster that this node has learned of in any attempt, and the first node that reported it.
     pub clusters: BTreeMap<ClusterId, Teller>,
 }
 
-/// Who told of a cluster.
+/// A node that reported a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Teller {
     /// Its name.
     pub name: String,
-    /// The join name that it answered for, or the address that it invited from.
+    /// The join name it answered for, or the address it sent its invitation from.
     pub at: String,
-    /// The attempt in which it did.
+    /// The attempt in which it reported.
     pub attempt: u64,
 }
 
-/// Clusters that are remembered: two are too many already.
+/// The most clusters that are remembered: two are too many already.
 const MAX_CLUSTERS: usize = 4;
 
-/// What one join name has answered in this attempt.
+/// The answers of one join name in this attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NameAnswer {
-    /// Every address the name stands for now, and the claim of who answered there.
+    /// Every current address of the name, and the claim of the node that answered there.
     pub addresses: BTreeMap<SocketAddr, Option<Claim>>,
 }
 
 impl NameAnswer {
-    /// Whether everybody behind the name has answered.
+    /// Returns `true` if every address of the name has answered.
     pub fn is_complete(&self) -> bool {
         !self.addresses.is_empty() && self.addresses.values().all(Option::is_some)
     }
 }
 
 impl JoinAnswers {
-    /// Whether every name has answered.
+    /// Returns `true` if every name has answered.
     pub fn is_complete(&self) -> bool {
         self.names.values().all(NameAnswer::is_complete)
     }
 
-    /// The names that have not, in order.
+    /// The names that have not answered, in order.
     pub fn silent(&self) -> Vec<&str> {
         self.names.iter().filter(|(_, answer)| !answer.is_complete()).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Remembers the cluster of a claim.
+    /// Remembers the cluster of a claim, and `at` as its source.
     pub(super) fn note(&mut self, claim: &Claim, at: &str) {
         let Some(cluster_id) = claim.cluster_id else { return };
         if self.clusters.len() < MAX_CLUSTERS {
@@ -70,7 +70,7 @@ impl JoinAnswers {
         }
     }
 
-    /// Everybody who answered, the newest claim of each, by node id.
+    /// The newest claim of each node that answered, by node id.
     pub fn claims(&self) -> BTreeMap<u64, &Claim> {
         let mut newest: BTreeMap<u64, &Claim> = BTreeMap::new();
         for claim in self.names.values().flat_map(|name| name.addresses.values().flatten()) {
@@ -83,11 +83,11 @@ impl JoinAnswers {
     }
 }
 
-/// The addresses that a socket bound to `local` can send to.
+/// Returns the addresses that a socket bound to `local` can send to.
 pub(super) fn reachable_from(local: SocketAddr, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let fit = |address: &SocketAddr| match (local, address) {
         (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => Some(*address),
-        // A socket on all IPv6 addresses speaks IPv4 too, in IPv6's clothes.
+        // A socket on all IPv6 addresses also sends IPv4, as IPv4-mapped IPv6 addresses.
         (SocketAddr::V6(v6), SocketAddr::V4(v4)) if v6.ip().is_unspecified() => {
             Some(SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0)))
         }

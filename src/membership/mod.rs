@@ -1,8 +1,8 @@
-//! Who is in the cluster: identity, gossip, formation, and what the leader should change.
+//! Cluster membership: identity, gossip, formation, and the changes that the leader should make.
 //!
-//! Gossip proposes, Raft decides. Everything a node hears from others ends up in a [`View`] of plain claims;
-//! the leader compares it with the Raft membership and changes at most one thing at a time.
-//! Only the [`driver`] knows Raft; nothing here opens a TCP connection or touches the log.
+//! Gossip proposes, Raft decides. All claims that a node receives from other nodes end up in a [`View`]; the leader
+//! compares it with the Raft membership and makes at most one change at a time. Only the [`driver`] uses Raft; nothing
+//! here opens a TCP connection or touches the log.
 
 pub mod alarm;
 pub mod claim;

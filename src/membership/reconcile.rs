@@ -1,12 +1,12 @@
-//! What the leader should change, as a pure decision.
+//! Decides what the leader should change in the membership, as a pure function.
 //!
-//! Gossip proposes, Raft decides: the leader compares what Raft's membership is with what gossip sees, and changes at
-//! most one thing at a time. Asked again after every change it converges. Suspicion alone never removes a voter: a
-//! voter goes because it was removed by an operator, left by its own word, or came back under its name with an empty
-//! disk while its old id is silent on the leader's own connection. Whoever goes is tombstoned *first*, so a crash half
-//! way neither forgets nor readmits it. While the cluster has as many voters as an operator wants nobody becomes one more:
-//! a newcomer takes a voter's place, or waits outside. No change is made that leaves fewer reachable voters than a majority of the
-//! configuration it makes. Nothing here waits, sends or writes.
+//! Gossip proposes, Raft decides: the leader compares Raft's membership with gossip's view, and makes at most one
+//! change at a time. Repeated after every change, the decisions converge. Suspicion alone never removes a voter: a
+//! voter is removed because an operator removed it, because it announced that it left, or because a node came under its
+//! name with an empty disk while the old id is silent on the leader's own connection. A node to be removed is
+//! tombstoned *first*, so a crash half way neither forgets nor readmits it. While the cluster has as many voters as the
+//! operator wants, no voter is added: a newcomer takes a voter's place, or waits outside. No change is made whose new
+//! configuration would have fewer reachable voters than its majority. Nothing here waits, sends or writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,15 +20,15 @@ use crate::node_id::{Named, NodeId};
 /// Raft as its leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftView {
-    /// The leader, which asks.
+    /// The leader, which decides.
     pub self_id: u64,
-    /// One set of voters, or two while a joint configuration is under way.
+    /// One set of voters, or two in a joint configuration.
     pub voter_sets: Vec<BTreeSet<u64>>,
     /// Voters and learners.
     pub nodes: BTreeMap<u64, Member>,
     /// Ids that were removed and are never admitted again.
     pub tombstones: BTreeSet<u64>,
-    /// The last entry of the leader's log; 0: none.
+    /// The index of the last entry in the leader's log; 0 if there is none.
     pub last_log_index: u64,
     /// The other nodes, as the leader's Raft connections see them.
     pub progress: BTreeMap<u64, Progress>,
@@ -36,45 +36,45 @@ pub struct RaftView {
     pub change_in_flight: bool,
     /// The replicated cluster version.
     pub cluster_version: u32,
-    /// So many voters an operator wants. `None`: as many as come.
+    /// The number of voters the operator wants. `None`: no limit.
     pub wanted_size: Option<u32>,
 }
 
 impl RaftView {
-    /// Whether a node votes, before or after a change under way.
+    /// Returns `true` if a node votes in any of the sets.
     fn is_voter(&self, id: u64) -> bool {
         self.voter_sets.iter().any(|voters| voters.contains(&id))
     }
 }
 
-/// A follower or learner on the leader's Raft connection.
+/// A follower or learner, as the leader's Raft connection sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// The last entry it is known to hold; 0: none.
+    /// The last index it is known to hold; 0 if none.
     pub matched: u64,
     /// Whether it has answered since this leader's election.
     pub answered: bool,
-    /// Since its last answer; since the leader's election if there was none.
+    /// The time since its last answer, or since the leader's election if it has not answered.
     pub silence: Duration,
-    /// The bytes of the leader's log behind `matched`. `None`: it needs a snapshot first, or is further behind than any
-    /// policy allows.
+    /// The bytes of the leader's log after `matched`. `None` if it needs a snapshot first, or is further behind than
+    /// any policy allows.
     pub behind_bytes: Option<u64>,
-    /// How long it has been behind without acknowledging more: what is acknowledged is on its disk.
+    /// How long it has been behind without acknowledging more; acknowledged entries are on its disk.
     pub stalled: Duration,
     /// It reports that its disk is nearly full.
     pub is_full: bool,
 }
 
-/// The named times and distances of the decision.
+/// The time and lag limits of the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// A voter silent for so long may be replaced by a node that comes under its name.
+    /// A voter that has been silent for this long may be replaced by a node of the same name.
     pub replace_silence: Duration,
     /// A node that answered this leader within this time is reachable.
     pub reachable_within: Duration,
-    /// A learner at most so many entries behind may be ready to vote.
+    /// The most entries that a learner which is ready to vote may be behind.
     pub catch_up_lag: u64,
-    /// A learner at most so many bytes behind may be ready to vote: writes may have to wait until it has them.
+    /// The most bytes that a learner which is ready to vote may be behind: writes may have to wait until it has them.
     pub catch_up_bytes: u64,
 }
 
@@ -93,9 +93,9 @@ impl Default for Policy {
 /// One change, to be proposed now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipChange {
-    /// Finish the joint configuration that is under way: these are its new voters.
+    /// Finish the joint configuration: these are its new voters.
     FlattenJoint {
-        /// The voters to be.
+        /// The new voters.
         voters: BTreeSet<u64>,
     },
     /// Begin to replicate to a newcomer.
@@ -105,43 +105,43 @@ pub enum MembershipChange {
         /// Its name and address.
         member: Member,
     },
-    /// Make learners that have caught up voters, in one joint change.
+    /// Make caught-up learners voters, in one joint change.
     Promote {
-        /// Who.
+        /// The learners' ids.
         ids: BTreeSet<u64>,
     },
-    /// Note in the replicated state that an id never comes back; the changes that remove it follow.
+    /// Record in the replicated state that an id never comes back; the changes that remove it follow.
     Tombstone {
         /// The id.
         id: u64,
         /// Its name.
         name: String,
     },
-    /// Exchange a tombstoned voter for a learner of the same name, in one joint change.
+    /// Replace a tombstoned voter with a learner of the same name, in one joint change.
     Replace {
-        /// The voter that goes.
+        /// The voter that is removed.
         old: u64,
         /// The learner that takes its place.
         new: u64,
     },
-    /// Take a node out of the membership.
+    /// Remove a node from the membership.
     Remove {
-        /// Who.
+        /// Its id.
         id: u64,
     },
-    /// Hand leadership over: the leader itself is to be removed.
+    /// Transfer leadership: the leader itself is to be removed.
     HandOver {
-        /// The voter that shall lead.
+        /// The voter that is to lead.
         to: u64,
     },
-    /// Write down a member's new address.
+    /// Record a member's new address.
     UpdateAddress {
-        /// Whose.
+        /// The member's id.
         id: u64,
         /// Its name and new address.
         member: Member,
     },
-    /// Every member supports this cluster version.
+    /// Raise the cluster version: every member supports the next one.
     RaiseVersion {
         /// The next version.
         version: u32,
@@ -178,7 +178,7 @@ impl fmt::Display for MembershipChange {
     }
 }
 
-/// Why a node that wants to join is not admitted.
+/// Why a node that asks to join is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     /// Its id was removed.
@@ -190,23 +190,23 @@ pub enum Refused {
         /// How long that node has been silent on the leader's connection, if it is known.
         silence: Option<Duration>,
     },
-    /// Another node of the same name wants to join, too.
+    /// Another node of the same name asks to join, too.
     NameTwice {
         /// The one that is admitted.
         other: u64,
     },
-    /// It is too old for what the cluster has agreed on.
+    /// It does not support the version that the cluster uses.
     Version {
         /// What it supports.
         supports: u32,
         /// What the cluster uses.
         uses: u32,
     },
-    /// The cluster has as many voters as an operator wants.
+    /// The cluster has as many voters as the operator wants.
     NotWanted {
-        /// How many that is.
+        /// The wanted number of voters.
         wanted: u32,
-        /// How many there are.
+        /// The current number of voters, learners that will vote included.
         voters: u32,
     },
 }
@@ -245,12 +245,12 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What to do now, and whom to refuse.
+/// The change to make now, and the nodes to refuse.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
     /// At most one change.
     pub change: Option<MembershipChange>,
-    /// Nodes that ask to join in vain, by id.
+    /// Nodes that ask to join and are not admitted, by id.
     pub refused: BTreeMap<u64, Refused>,
 }
 
@@ -260,10 +260,10 @@ pub enum CannotRemove {
     /// Not a member.
     #[error("it is no member of the cluster")]
     NoMember,
-    /// Nobody would be left.
+    /// No voter would remain.
     #[error("it is the last voter; stop the cluster instead")]
     LastVoter,
-    /// What remains could not commit anything.
+    /// The remaining voters could not commit anything.
     #[error(
         "only {reachable} of the {voters} voters that would remain can be reached, fewer than a majority; bring members \
          back first"
@@ -282,17 +282,17 @@ pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
     Decision { change: reconciler.change(), refused: reconciler.refused() }
 }
 
-/// Whether an operator's wish to remove these members can be granted: ask before their tombstones are written. How many voters
-/// remain when they are gone, those included that are about to vote.
+/// Checks whether an operator may remove these members; call it before their tombstones are written. Returns how many
+/// voters remain after it, counting the learners that will vote.
 ///
 /// # Errors
-/// If one is no member, no voter would be left, or too few of the others can be reached.
+/// If one is not a member, no voter would remain, or too few of the others are reachable.
 pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[u64]) -> Result<u32, CannotRemove> {
     if !ids.iter().all(|id| raft.nodes.contains_key(id)) {
         return Err(CannotRemove::NoMember);
     }
     let reconciler = Reconciler { raft, view: &View::new(), policy };
-    // Voters that are about to go do not count: two leavers must not rely on each other.
+    // Voters that are being removed do not count: two leaving nodes must not rely on each other.
     let stays = |voter: &u64| !ids.contains(voter) && !raft.tombstones.contains(voter);
     let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(stays).collect();
     let coming = reconciler.expected().filter(|learner| !ids.contains(learner)).count();
@@ -310,7 +310,8 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[u64]) -> Result<u3
     Ok(count)
 }
 
-/// The members of this name: a voter last, after the learners that are to take its place. Empty: there is no such member.
+/// The ids of the members of this name: a voter last, after the learners that are to take its place. Empty if there is
+/// none.
 pub fn ids_named(raft: &RaftView, name: &str) -> Vec<u64> {
     let named = raft.nodes.iter().filter(|(_, member)| member.name == name).map(|(id, _)| *id);
     let (voters, mut ids): (Vec<u64>, Vec<u64>) = named.partition(|id| raft.is_voter(*id));
@@ -344,7 +345,7 @@ impl Reconciler<'_> {
             .or_else(|| self.raise_version())
     }
 
-    // ---- who is to go, goes ----
+    // ---- tombstoned members ----
 
     fn carry_out_tombstones(&self) -> Option<MembershipChange> {
         let mut doomed = self.raft.nodes.keys().copied().filter(|id| self.is_tombstoned(*id));
@@ -356,7 +357,7 @@ impl Reconciler<'_> {
                 return self.hand_over();
             }
             match self.successors_of(id).find(|new| self.is_reachable(*new)) {
-                // While the successor is catching up, the old voter keeps its seat.
+                // While the successor is catching up, the old voter keeps its vote.
                 Some(new) => self.is_ready(new).then_some(MembershipChange::Replace { old: id, new }),
                 None => Some(MembershipChange::Remove { id }),
             }
@@ -364,14 +365,14 @@ impl Reconciler<'_> {
         })
     }
 
-    /// The leader is to go: another voter has to lead the change.
+    /// The leader is to be removed: another voter has to lead the change.
     fn hand_over(&self) -> Option<MembershipChange> {
         let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_near(*id);
         let to = self.voters().iter().copied().filter(fit).max_by_key(|id| self.raft.progress[id].matched)?;
         Some(MembershipChange::HandOver { to })
     }
 
-    // ---- who is to go from now on ----
+    // ---- new tombstones ----
 
     fn tombstone(&self) -> Option<MembershipChange> {
         self.raft.nodes.iter().find_map(|(&id, member)| {
@@ -386,7 +387,7 @@ impl Reconciler<'_> {
                     return Some(tombstone);
                 }
                 let Some(namesake) = self.voter_named(&member.name) else {
-                    // It could only wait to vote: it does so outside.
+                    // It could only wait for a vote, so it waits outside.
                     return (self.free_places() == 0).then_some(MembershipChange::Remove { id });
                 };
                 // Its namesake came back: it has to wait, or to take another name.
@@ -403,7 +404,7 @@ impl Reconciler<'_> {
         })
     }
 
-    // ---- who comes ----
+    // ---- newcomers and learners ----
 
     fn promote(&self) -> Option<MembershipChange> {
         let mut names = BTreeSet::new();
@@ -443,7 +444,7 @@ impl Reconciler<'_> {
         }
         let mut namesakes = self.raft.nodes.iter().filter(|(_, member)| member.name == claim.name);
         let in_the_way = namesakes.find(|(id, _)| {
-            // A learner has to be removed first; a voter that is gone is what the newcomer is to replace.
+            // A learner has to be removed first; a voter that is gone is the one that the newcomer replaces.
             !self.is_voter(**id)
                 || !(self.is_gone(**id) || self.is_tombstoned(**id) && !self.is_reachable(**id))
         });
@@ -451,14 +452,14 @@ impl Reconciler<'_> {
             let silence = self.raft.progress.get(&by).map(|progress| progress.silence);
             return Some(Refused::NameInUse { by, silence });
         }
-        // A place that is not wanted any more goes with who had it.
+        // A place that is no longer wanted is removed with the voter that had it.
         let succeeds = (self.voter_named(&claim.name))
             .is_some_and(|voter| !(self.is_tombstoned(voter) && self.has_too_many()));
         if let Some(wanted) = self.raft.wanted_size
             && !succeeds
             && self.free_places() <= self.expected().count()
         {
-            // Whoever is on its way to a vote has a place already.
+            // A learner that will vote has a place already.
             let voters = u32::try_from(self.voters().len() + self.expected().count()).unwrap_or(u32::MAX);
             return Some(Refused::NotWanted { wanted, voters });
         }
@@ -470,7 +471,7 @@ impl Reconciler<'_> {
         first.filter(|first| *first != id).map(|other| Refused::NameTwice { other })
     }
 
-    // ---- what else has changed ----
+    // ---- other changes ----
 
     fn update_address(&self) -> Option<MembershipChange> {
         self.raft.nodes.iter().find_map(|(&id, member)| {
@@ -491,7 +492,7 @@ impl Reconciler<'_> {
         self.raft.nodes.keys().all(supports).then_some(MembershipChange::RaiseVersion { version })
     }
 
-    // ---- leaves ----
+    // ---- helpers ----
 
     /// The voters once any joint configuration is finished.
     fn voters(&self) -> &BTreeSet<u64> {
@@ -502,7 +503,7 @@ impl Reconciler<'_> {
         self.raft.nodes.iter().filter(|(id, _)| !self.is_voter(**id)).map(|(id, member)| (*id, member))
     }
 
-    /// Living nodes of this cluster that are not in the membership.
+    /// Live nodes of this cluster that are not in the membership.
     fn newcomers(&self) -> impl Iterator<Item = &Claim> {
         self.view
             .values()
@@ -520,7 +521,7 @@ impl Reconciler<'_> {
             .find(|id| self.raft.nodes.get(id).is_some_and(|member| member.name == name))
     }
 
-    /// Learners that come under a voter's name.
+    /// Learners that have this voter's name.
     fn successors_of(&self, voter: u64) -> impl Iterator<Item = u64> {
         let name = self.raft.nodes.get(&voter).map(|member| member.name.as_str());
         self.learners()
@@ -528,18 +529,18 @@ impl Reconciler<'_> {
             .map(|(id, _)| id)
     }
 
-    /// How many voters more the cluster may have.
+    /// How many more voters the cluster may have.
     fn free_places(&self) -> usize {
         let free = |wanted: u32| (wanted as usize).saturating_sub(self.voters().len());
         self.raft.wanted_size.map_or(usize::MAX, free)
     }
 
-    /// Whether there are more voters than are wanted.
+    /// Returns `true` if there are more voters than are wanted.
     fn has_too_many(&self) -> bool {
         self.raft.wanted_size.is_some_and(|wanted| self.voters().len() > wanted as usize)
     }
 
-    /// Learners that will vote, without taking a voter's place.
+    /// Learners that will vote without replacing a voter.
     fn expected(&self) -> impl Iterator<Item = u64> {
         self.learners()
             .filter(|(id, member)| {
@@ -567,7 +568,7 @@ impl Reconciler<'_> {
         self.view.get(&id).is_some_and(|peer| peer.liveness == Liveness::Left)
     }
 
-    /// Silent for the named time on the leader's own connection, and gossip agrees.
+    /// Returns `true` if it has been silent for `replace_silence` on the leader's own connection, and gossip agrees.
     fn is_gone(&self, id: u64) -> bool {
         let silence = self.raft.progress.get(&id).map(|progress| progress.silence);
         let gossip_agrees =
@@ -578,13 +579,13 @@ impl Reconciler<'_> {
     }
 
     fn is_reachable(&self, id: u64) -> bool {
-        // Who was not heard of yet may be dead, however short that silence is.
+        // A node that has not answered yet may be dead, however short its silence is.
         let answers =
             |progress: &Progress| progress.answered && progress.silence <= self.policy.reachable_within;
         id == self.raft.self_id || self.raft.progress.get(&id).is_some_and(answers)
     }
 
-    /// Reachable, and at most the named number of entries from the end of the log.
+    /// Returns `true` if it is reachable and at most `catch_up_lag` entries behind the end of the log.
     fn is_near(&self, id: u64) -> bool {
         self.is_reachable(id)
             && self
@@ -594,11 +595,11 @@ impl Reconciler<'_> {
                 .is_some_and(|progress| self.lag(progress) <= self.policy.catch_up_lag)
     }
 
-    /// Near, and no write will have to wait for it once it votes: it has the snapshot, few bytes are missing, and its
-    /// disk keeps up.
+    /// Returns `true` if it is near and no write will have to wait for it once it votes: it has the snapshot, few bytes
+    /// are missing, and its disk keeps up.
     fn is_ready(&self, id: u64) -> bool {
         let keeps_up = |progress: &Progress| {
-            // Of values larger than the bound, one is always on its way.
+            // If values are larger than the bound, one is always in flight.
             let few_bytes = self.lag(progress) <= 1
                 || progress.behind_bytes.is_some_and(|bytes| bytes <= self.policy.catch_up_bytes);
             progress.matched > 0
@@ -617,7 +618,7 @@ impl Reconciler<'_> {
         voters.iter().filter(|id| self.is_reachable(**id)).count()
     }
 
-    /// Whether a majority of the voters that a change makes can be reached.
+    /// Returns `true` if a majority of the voters after a change is reachable.
     fn keeps_majority(&self, change: &MembershipChange) -> bool {
         let mut voters = self.voters().clone();
         match change {

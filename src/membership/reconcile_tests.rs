@@ -1,5 +1,5 @@
-//! Stories of the rules, and clusters drawn at random: no decision may break the rule of the majority, and deciding
-//! again and again comes to an end.
+//! Scenarios for the rules, and randomly drawn clusters: no decision may break the majority rule, and repeated
+//! decisions come to an end.
 
 use super::*;
 use crate::membership::claim::ClusterId;
@@ -22,7 +22,7 @@ fn peer(name: &str, id: u64, liveness: Liveness) -> (u64, Peer) {
     (id, Peer { claim, liveness })
 }
 
-/// A node that answers, holds the log so far, and of which nothing else is to be said.
+/// A node that answers, holds the log up to `matched`, and is otherwise unremarkable.
 fn holding(matched: u64) -> Progress {
     Progress {
         matched,
@@ -98,7 +98,7 @@ fn carry_out(raft: &mut RaftView, change: &MembershipChange) {
     }
 }
 
-/// All changes until there is nothing left to do.
+/// Carries out changes until there is none left, and returns them.
 fn converge(raft: &mut RaftView, view: &View) -> Vec<MembershipChange> {
     let mut changes = Vec::new();
     while let Some(change) = decide(raft, view, &policy()).change {
@@ -109,7 +109,8 @@ fn converge(raft: &mut RaftView, view: &View) -> Vec<MembershipChange> {
     changes
 }
 
-/// Forty values of 1 MB are fewer entries than a newcomer may lack, and took 40 s to reach it, in which nobody wrote.
+/// Forty values of 1 MB are fewer entries than a newcomer may lack, but took 40 s to reach it; no write was committed
+/// meanwhile.
 #[test]
 fn a_newcomer_does_not_vote_before_the_snapshot_the_bytes_and_its_disk_are_there() {
     let (mut raft, mut view) = cluster(1);
@@ -192,7 +193,7 @@ fn e5_a_lost_disk_comes_back_under_its_name_and_takes_its_old_place() {
             MembershipChange::Replace { old: 3, new: 33 },
         ]
     );
-    // The old disk turns up again.
+    // The old disk is back.
     arrive(&mut view, "c", 3);
     let decision = decide(&raft, &view, &policy());
     assert_eq!((decision.change, decision.refused.get(&3)), (None, Some(&Refused::Removed)));
@@ -323,8 +324,8 @@ fn e6_the_last_voter_cannot_leave() {
     assert_eq!(check_removal(&raft, &policy(), &[1]), Err(CannotRemove::LastVoter), "2 is going already");
 }
 
-/// In the middle of an exchange a name belongs to two voters. When its place closes both go, though the one that is asked for
-/// first is no voter of the configuration to come.
+/// During a replacement two voters have the same name. When its place closes both go, though the first of the ids asked
+/// for does not vote in the new configuration.
 #[test]
 fn e6_the_last_voter_cannot_leave_with_the_one_that_it_replaces() {
     let (mut raft, _) = cluster(2);
@@ -351,8 +352,8 @@ fn a6_no_removal_leaves_a_majority_that_cannot_be_reached() {
     check_removal(&raft, &policy(), &[3]).unwrap();
 }
 
-/// The log may be shorter than what a learner may lag behind, and the election a moment ago: then neither its distance
-/// nor its silence tells a newcomer that died from one that has caught up (chaos seed 7001827).
+/// If the log is shorter than the lag a learner may have, and the election is recent, neither lag nor silence
+/// distinguishes a newcomer that died from one that has caught up (chaos seed 7001827).
 #[test]
 fn a6_a_learner_that_has_never_answered_does_not_vote() {
     let (mut raft, mut view) = cluster(3);
@@ -365,7 +366,7 @@ fn a6_a_learner_that_has_never_answered_does_not_vote() {
     assert_eq!(converge(&mut raft, &view), [MembershipChange::Promote { ids: BTreeSet::from([4]) }]);
 }
 
-/// Right after its election a leader has heard of nobody: whom it would need without the one that goes may be dead.
+/// Right after its election a leader has received no answer: a voter that it would need after the removal may be dead.
 #[test]
 fn a6_a_leader_that_has_heard_of_nobody_removes_nobody() {
     let (mut raft, view) = cluster(3);
@@ -410,13 +411,13 @@ fn of_two_newcomers_with_one_name_one_is_admitted() {
     assert_eq!(decision.refused, BTreeMap::from([(5, Refused::NameTwice { other: 4 })]));
 }
 
-// ---- how many voters are wanted ----
+// ---- the wanted number of voters ----
 
 fn voters(raft: &RaftView) -> Vec<u64> {
     raft.voter_sets.last().unwrap().iter().copied().collect()
 }
 
-/// Three seconds after `members resize --to 3` those two that ran on were voters again.
+/// Three seconds after `members resize --to 3` the two nodes that went on running were voters again.
 #[test]
 fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
     let (mut raft, mut view) = cluster(5);
@@ -456,7 +457,7 @@ fn a_wiped_member_takes_its_own_place_however_few_are_wanted() {
     assert!(!raft.nodes.contains_key(&4));
 }
 
-/// After a resize that did not get to its end.
+/// After a resize that was not completed.
 #[test]
 fn a_wiped_member_takes_its_own_place_also_where_there_are_more_than_are_wanted() {
     let (mut raft, mut view) = cluster(4);
@@ -499,7 +500,7 @@ fn of_more_newcomers_than_places_some_wait() {
     let changes = converge(&mut raft, &view);
     assert_eq!(changes.len(), 2, "one comes, and votes: {changes:?}");
     assert_eq!(voters(&raft), [1, 2, 7]);
-    // One that is on its way when fewer are wanted goes.
+    // A learner is removed if fewer voters are wanted by the time it could vote.
     raft.nodes.insert(8, member("d"));
     raft.progress.insert(8, holding(5000));
     assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 8 }]);
@@ -522,7 +523,7 @@ fn a_removal_tells_how_many_remain() {
     assert_eq!(check_removal(&raft, &policy(), &[6]), Ok(4), "unless it is the one that goes");
 }
 
-// ---- clusters drawn at random ----
+// ---- randomly drawn clusters ----
 
 fn livenesses() -> impl Strategy<Value = Liveness> {
     prop_oneof![

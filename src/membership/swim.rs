@@ -1,8 +1,8 @@
-//! The failure detector: SWIM, by foca, fitted to this node.
+//! The failure detector: SWIM, implemented by foca, adapted to this node.
 //!
-//! A member is known by its node id; boot counter and renewals decide which of two identities of a node is the newer
-//! one, so a restarted node, and one that was buried by mistake, comes back at once. Packets go in, packets and timers
-//! come out: no socket and no clock. foca draws its random numbers one by one from the seam.
+//! A member is identified by its node id. Boot counter and renewal decide which of two identities of a node is newer,
+//! so a node that restarted, or was declared down by mistake, comes back at once. Input is packets, output is packets
+//! and timers: no socket and no clock. foca draws its random numbers one by one from the seam.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,12 +16,12 @@ use super::claim::Malformed;
 use super::datagram;
 use crate::rt::{self, random};
 
-/// One life of a node as the failure detector sees it.
+/// One incarnation of a node as the failure detector sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SwimId {
     pub(super) node_id: u64,
     pub(super) boot: u64,
-    /// How often it came back within this boot after others had declared it down.
+    /// How often it rejoined within this boot after other members had declared it down.
     renewal: u32,
 }
 
@@ -41,12 +41,12 @@ impl foca::Identity for SwimId {
     }
 }
 
-/// A timer of the failure detector, to be handed back when it is due.
+/// A timer of the failure detector; the caller hands it back when it is due.
 #[derive(Debug)]
 pub(super) enum Timer {
     /// One of foca's own.
     Foca(foca::Timer<SwimId>),
-    /// A member has been under this suspicion for long.
+    /// The timeout of a member's suspicion.
     Suspicion(Member<SwimId>),
 }
 
@@ -55,14 +55,14 @@ pub(super) enum Timer {
 pub struct Pace {
     /// One member is probed in each period.
     pub probe_period: Duration,
-    /// A probe without an answer for so long is repeated through other members.
+    /// A probe that is not answered in this time is repeated through other members.
     pub probe_timeout: Duration,
-    /// A suspect that does not object for so long is declared down.
+    /// A suspect that does not refute the suspicion in this time is declared down.
     pub suspicion: Duration,
 }
 
 impl Default for Pace {
-    /// For a local network: a dead node is down after about five seconds.
+    /// For a local network: a dead node is declared down after about five seconds.
     fn default() -> Pace {
         Pace {
             probe_period: Duration::from_secs(1),
@@ -72,14 +72,14 @@ impl Default for Pace {
     }
 }
 
-/// Members that were down for so long are forgotten by the failure detector.
+/// The failure detector forgets members that have been down for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// The failure detector of one node in one cluster.
 pub(super) struct Swim {
     foca: Foca<SwimId, Codec, Draws, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<SwimId>,
-    /// The suspicion of each member that a timer runs for.
+    /// By node id, the suspicion that a timer runs for.
     suspicions: BTreeMap<u64, Member<SwimId>>,
     suspicion: Duration,
     timers: Vec<(Duration, Timer)>,
@@ -97,9 +97,9 @@ impl Swim {
             suspect_to_down_after: pace.suspicion,
             remove_down_after: Some(FORGET_AFTER),
             max_packet_size: NonZeroUsize::new(datagram::USUAL_BYTES).expect("a packet is not empty"),
-            // Whoever was buried by mistake is told, and renews itself.
+            // A member declared down by mistake learns of it and renews its identity.
             notify_down_members: true,
-            // The exchange of claims announces to everybody for ever.
+            // The exchange of claims announces this node to all members periodically.
             periodic_announce: None,
             periodic_announce_to_down_members: None,
             periodic_gossip: Some(PeriodicParams { frequency: pace.probe_period / 4, num_members: several }),
@@ -113,14 +113,14 @@ impl Swim {
         }
     }
 
-    /// Takes in a packet of another member.
+    /// Handles a packet of another member.
     pub(super) fn receive(&mut self, packet: &[u8]) {
         let result = self.foca.handle_data(packet, &mut self.runtime);
         log_failure("a packet", result);
         self.time_suspicions();
     }
 
-    /// Takes back a timer that is due.
+    /// Handles a timer that is due.
     pub(super) fn due(&mut self, timer: Timer) {
         let result = match timer {
             Timer::Foca(timer) => self.foca.handle_timer(timer, &mut self.runtime),
@@ -130,22 +130,22 @@ impl Swim {
         self.time_suspicions();
     }
 
-    /// Starts a timer for each new suspicion. foca times only those that it raised itself; whoever raised another one
-    /// may be gone, and a suspect that answers and has not heard of it would stay one for ever. (SWIM, section 4.2:
-    /// a suspicion times out wherever it is held.)
+    /// Starts a timer for each new suspicion. foca times only its own; the member that raised another one may be gone,
+    /// and a suspect that answers but has not received the suspicion would stay suspect for ever. (SWIM, section 4.2: a
+    /// suspicion times out wherever it is held.)
     fn time_suspicions(&mut self) {
         for member in self.foca.iter_membership_state() {
             let node_id = member.id().node_id;
             if member.state() == foca::State::Suspect && self.suspicions.get(&node_id) != Some(member) {
                 self.suspicions.insert(node_id, member.clone());
-                // Who raised it goes first.
+                // The member that raised it should time out first.
                 self.timers.push((self.suspicion * 2, Timer::Suspicion(member.clone())));
             }
         }
     }
 
-    /// A suspect that has neither been cleared nor declared down is down, here alone: if it lives it is told so with
-    /// its next packet, and comes back renewed.
+    /// Declares a suspect down if it has been neither cleared nor declared down; on this node only. If it is alive, it
+    /// learns of it after its next packet and rejoins with a renewed identity.
     fn end_suspicion(&mut self, suspect: &Member<SwimId>) -> Result<(), foca::Error> {
         let node_id = suspect.id().node_id;
         if self.suspicions.get(&node_id) != Some(suspect) {
@@ -160,32 +160,32 @@ impl Swim {
         self.foca.apply_many([down].into_iter(), false, &mut self.runtime)
     }
 
-    /// Introduces this node to another one.
+    /// Announces this node to another node.
     pub(super) fn announce(&mut self, node_id: u64, boot: u64) {
         let result = self.foca.announce(SwimId { node_id, boot, renewal: 0 }, &mut self.runtime);
         log_failure("an introduction", result);
     }
 
-    /// Tells some members that this node goes for good.
+    /// Tells some members that this node leaves permanently.
     pub(super) fn leave(&mut self) {
         let result = self.foca.leave_cluster(&mut self.runtime);
         log_failure("a farewell", result);
     }
 
-    /// The next packet to send, and to which node.
+    /// The next packet to send and the node id to send it to.
     pub(super) fn next_packet(&mut self) -> Option<(u64, Bytes)> {
         self.runtime.to_send().map(|(to, packet)| (to.node_id, packet))
     }
 
-    /// The next timer to set.
+    /// The next timer to set, and in how long it is due.
     pub(super) fn next_timer(&mut self) -> Option<(Duration, Timer)> {
         let foca = self.runtime.to_schedule().map(|(after, timer)| (after, Timer::Foca(timer)));
         foca.or_else(|| self.timers.pop())
     }
 
-    /// What is known of the other members: boot counter and state.
+    /// Returns the boot counter and state of each other member, by node id.
     pub(super) fn states(&mut self) -> BTreeMap<u64, (u64, foca::State)> {
-        // The states themselves are read below; what changed between two looks is of no interest.
+        // The states are read below; changes between two calls do not matter.
         while let Some(news) = self.runtime.to_notify() {
             if matches!(news, foca::OwnedNotification::Rejoin(_)) {
                 rt::sometimes("gossip rejoined under a renewed identity");
@@ -202,7 +202,7 @@ fn log_failure(what: &str, result: Result<(), foca::Error>) {
     }
 }
 
-/// foca's random numbers. Each draw goes to the seam, so nothing is kept across awaits.
+/// foca's random numbers. Each draw goes to the seam, so no state is kept across awaits.
 struct Draws;
 
 impl rand::TryRng for Draws {
@@ -221,7 +221,7 @@ impl rand::TryRng for Draws {
     }
 }
 
-/// The bytes of foca's packets: fixed lengths, little-endian.
+/// The encoding of foca's packets: fixed lengths, little-endian.
 struct Codec;
 
 const ID_BYTES: usize = 20;
@@ -414,7 +414,7 @@ mod tests {
         let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
         members[0].announce(2, 1);
         deliver(&mut members);
-        // A third member, long gone, told the first of a suspicion; the second never hears of it.
+        // A third member, gone by now, passed a suspicion to the first; the second never receives it.
         let suspect = Member::new(SwimId { node_id: 2, boot: 1, renewal: 0 }, 0, foca::State::Suspect);
         let Swim { foca, runtime, .. } = &mut members[0];
         foca.apply_many([suspect.clone()].into_iter(), false, runtime).unwrap();

@@ -1,11 +1,11 @@
-//! Backups as files: what one holds, and a new cluster made of it.
+//! Backups as files: reading one, and creating a new cluster from it.
 //!
-//! A backup is a snapshot file that lies anywhere. Restoring mints a new cluster id, a new node id and a membership of
-//! that one node; the others join it. Directories of the old cluster belong to another cluster from then on. The log
-//! and the snapshot are durable before the identity is written: a restore that was broken off leaves a directory that
-//! no node starts on, and one that failed leaves nothing.
+//! A backup is a snapshot file in any place. Restoring draws a new cluster id and a new node id, and writes a
+//! membership of that one node; other nodes join it. The old cluster's directories belong to another cluster from then
+//! on. The log and the snapshot are durable before the identity is written: an interrupted restore leaves a directory
+//! that no node starts on, and a failed one leaves nothing.
 //!
-//! A cluster that has lost its quorum is recovered the same way, of what one of its nodes has left on its disk
+//! A cluster that has lost its quorum is recovered the same way, from the data directory of one of its nodes
 //! ([`recover`]).
 
 use std::collections::BTreeMap;
@@ -23,60 +23,60 @@ use crate::raft::wire::{encode_vote, position};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::storage::{Log, LogConfig, Owner, Position, SnapshotReader, Snapshots, StorageError};
 
-/// Why a backup is of no use, or could not be restored.
+/// Why a backup cannot be read or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// It cannot be read, is damaged, or is none.
+    /// The backup cannot be read, is damaged, or is not one.
     #[error("{0}")]
     Unsound(String),
-    /// Something is there already.
+    /// The data directory is not empty.
     #[error("the data directory is not empty: '{0}' is in it")]
     NotEmpty(String),
     /// The new log or snapshot could not be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The identity could not be read, or a new one not be written.
+    /// The identity could not be read, or a new one could not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
 
-/// What a backup holds. Every byte of it was read and its digest is right.
+/// The contents of a backup. All of it was read, and its digest was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// The last log entry in it.
     pub position: Position,
     /// The store's revision.
     pub revision: u64,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// Bytes of keys and values.
+    /// The bytes of keys and values.
     pub bytes: u64,
-    /// How many client sessions there are.
+    /// The number of client sessions.
     pub sessions: u64,
-    /// Of the whole state; `None`: its cluster had no key for it.
+    /// The digest of the whole state; `None` if the cluster had no key for it.
     pub digest: Option<ShownDigest>,
-    /// Length of the file.
+    /// The length of the file in bytes.
     pub file_bytes: u64,
-    /// Name and address of each member of the cluster that it was taken of.
+    /// Name and address of each member of the cluster that was backed up.
     pub members: BTreeMap<String, String>,
 }
 
-/// What a backup was restored to.
+/// The result of a restore or a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The new cluster.
     pub cluster_id: ClusterId,
-    /// Its only member so far.
+    /// The node id of its only member so far.
     pub node_id: u64,
-    /// How many keys it begins with.
+    /// The number of keys.
     pub keys: u64,
     /// The store's revision.
     pub revision: u64,
-    /// Of the whole state; `None`: its cluster had no key for it.
+    /// The digest of the whole state; `None` if the old cluster had no key for it.
     pub digest: Option<ShownDigest>,
 }
 
-/// Reads the whole backup and checks it. `name` stands in messages.
+/// Reads the whole backup and verifies it. `name` is used in messages.
 ///
 /// # Errors
 /// [`BackupError::Unsound`].
@@ -85,7 +85,7 @@ pub async fn inspect(file: FileRef, name: &str) -> Result<Contents, BackupError>
 }
 
 async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupError> {
-    // A backup is no node's data: that it is damaged is no reason to wipe one.
+    // A backup is not a node's data: if it is damaged, the message must not advise to wipe a node.
     let unsound = |error: StorageError| BackupError::Unsound(error.finding());
     let opened = SnapshotReader::of_any(file, name.to_owned()).await;
     let (reader, position) = opened.map_err(unsound)?;
@@ -108,7 +108,7 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
     Ok((state, contents))
 }
 
-/// What a stopped node has left of its cluster.
+/// The cluster state in the data directory of a stopped node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfflineState {
     /// The node's name.
@@ -117,22 +117,22 @@ pub struct OfflineState {
     pub cluster_id: ClusterId,
     /// The last entry of its log, or of its snapshot if that reaches further.
     pub last: Position,
-    /// How many entries before it were not known to be committed.
+    /// The number of entries up to `last` that are not known to be committed.
     pub uncertain: u64,
-    /// What all of them make.
+    /// The store's revision with all entries applied.
     pub revision: u64,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// Of the whole state; `None`: its cluster had no key for it.
+    /// The digest of the whole state; `None` if the cluster had no key for it.
     pub digest: Option<ShownDigest>,
     /// Name and address of each member of the cluster.
     pub members: BTreeMap<String, String>,
 }
 
-/// What the data directory of a stopped node holds: its newest snapshot and all of its log, committed or not.
+/// Reads the state in the data directory of a stopped node: its newest snapshot and all of its log, committed or not.
 ///
 /// # Errors
-/// [`BackupError`], if the directory is no node's, or its data is damaged.
+/// [`BackupError`] if the directory belongs to no node, or its data is damaged.
 pub async fn offline_state(disk: DiskRef, sizes: &StorageConfig) -> Result<OfflineState, BackupError> {
     Ok(read_offline_state(disk, sizes).await?.1)
 }
@@ -172,11 +172,11 @@ fn members_of(state: &State) -> BTreeMap<String, String> {
     state.membership.nodes().map(|(_, member)| (member.name.clone(), member.rpc_addr.clone())).collect()
 }
 
-/// Makes a new cluster of what one node of an old one has left: of all entries of its log, committed or not, with this
-/// node, under this address, as its only member. The old data stays on the disk under names that begin with `left-`.
+/// Creates a new cluster from the data of one node of an old one: from all entries of its log, committed or not, with
+/// this node, at this address, as its only member. The old data stays on the disk under names that begin with `left-`.
 ///
 /// # Errors
-/// [`BackupError`]. The old data is set aside before anything is written: a directory where that was broken off holds a
+/// [`BackupError`]. The old data is set aside before anything is written: if that is interrupted, the directory holds a
 /// node that forms no cluster.
 pub async fn recover(
     disk: DiskRef,
@@ -196,11 +196,11 @@ pub async fn recover(
     })
 }
 
-/// Makes a new cluster of a backup: on an empty `disk`, with one member of this name and address.
+/// Creates a new cluster from a backup, on an empty `disk`, with one member of this name and address.
 ///
 /// # Errors
-/// [`BackupError`]; unless the disk was not empty, what was begun is removed. If the process ends before that, it has to
-/// be emptied before the next attempt.
+/// [`BackupError`]. Unless the disk was not empty, partial data is removed. If the process ends before that, the disk
+/// has to be emptied before the next attempt.
 pub async fn restore(
     file: FileRef,
     name: &str,
@@ -217,7 +217,8 @@ pub async fn restore(
     Ok(Restored { cluster_id, node_id, keys, revision, digest })
 }
 
-/// Writes the data directory of a new cluster's first member, which begins with this state; the cluster and the member.
+/// Writes the data directory of a new cluster's first member, which begins with this state; returns the cluster id and
+/// the member's node id.
 async fn found(
     state: &State,
     at: Position,
@@ -229,7 +230,7 @@ async fn found(
     let node_id = identity.node_id();
     let owner = Owner { node_id, cluster_id: cluster_id.0 };
     if let Err(error) = write_data(state, at, disk.clone(), owner, member).await {
-        // What could not be finished would only be in the way of the next attempt, and of whoever needs the space.
+        // Partial data would only block the next attempt and occupy space.
         let _ = remove_data(&disk).await;
         return Err(error.into());
     }
@@ -244,12 +245,12 @@ async fn write_data(
     owner: Owner,
     member: Member,
 ) -> Result<(), StorageError> {
-    // No node starts on a log without an identity; on a snapshot alone one would.
+    // A node does not start on a log without an identity, but it would on a snapshot alone.
     let log = Log::open(disk.clone(), LogConfig::default(), owner).await?;
     let written = async {
         write_snapshot(state, at, disk, owner.node_id, member).await?;
         log.purge(at).await?;
-        // The next term is a later one than that of any entry in the snapshot.
+        // The next term is higher than that of any entry in the snapshot.
         log.save_vote(encode_vote(&Vote::new(at.term, owner.node_id))).await
     };
     let written = written.await;
@@ -281,7 +282,7 @@ async fn write_snapshot(
     Ok(())
 }
 
-/// Removes what there is besides an identity and what earlier nodes have left.
+/// Removes everything except an identity and the data set aside for earlier nodes.
 async fn remove_data(disk: &DiskRef) -> Result<(), StorageError> {
     for name in disk.list().await.map_err(StorageError::io("list", "."))? {
         if name != identity::FILE && identity::without_left_prefix(&name).is_none() {

@@ -1,15 +1,20 @@
-//! Two processes with one node id: a data directory was copied, or a volume put back, and both run.
+//! Two processes with one node id: a data directory was copied, or a volume was put back to an older state, and both
+//! run.
 //!
-//! They must never both vote or acknowledge, so at most one of them goes on. Which one is decided by those who count:
+//! They must never both vote or acknowledge, so at most one of them goes on. The other voters decide which:
 //!
-//! - A copy that starts where the directory was not used before asks at the address where it was. If its node still answers
-//!   there, the copy ends before it has said a word: peers would take it for a restart, and shut the original out.
-//! - Of two with the same boot counter every peer lets in only the one that it met first (see [`crate::incarnations`]). Whoever is
-//!   let in by more than half of the other voters goes on; no two can be, as long as these remember whom they met. It has to
-//!   be in contact with so many already, and they have to let it in again now. The other one ends.
-//! - Whoever hears of a later boot counter ends, however well it is known: peers that met it before the later one still
-//!   answer, and would not tell when they no longer do. To go on could be to vote beside a process that others already count.
-//! - Where nobody can tell, because there is no other voter, or too few answer, or this node is no member yet, it ends.
+//! - A copy that starts at another address than the directory was last used at asks for the status there. If the node
+//!   still answers, the copy stops before it has sent anything else: peers would take it for a restart, and exclude the
+//!   original.
+//! - Of two processes with the same boot counter, each peer admits only the one that it met first (see
+//!   [`crate::incarnations`]). The one that more than half of the other voters admit goes on; it cannot be both, as
+//!   long as these voters remember which one they met. It must already be in contact with that many voters, and they
+//!   must admit it again now. The other one stops.
+//! - A process that learns of a later boot counter stops, however many peers admit it: peers that met it before the
+//!   later one still answer, and send no notice when they no longer admit it. If it went on, it might vote beside a
+//!   process that others already count.
+//! - If the voters cannot decide, because there is no other voter, or too few answer, or this node is not a member yet,
+//!   the process stops.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,11 +33,11 @@ use crate::raft::peers::Contact;
 use crate::rt::time::Seldom;
 use crate::rt::{self, watch};
 
-/// Whoever is asked answers within this, or counts as silent.
+/// The time in which the process that is asked must answer, or it counts as silent.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Asks whether the node of this directory runs where the directory was used last, which is elsewhere than here. Nobody
-/// answers for a node that was moved.
+/// Checks whether this directory's node still runs at the address where the directory was last used, if that is another
+/// address. If the node was moved, there is no answer.
 ///
 /// # Errors
 /// If it does: this directory is a copy.
@@ -54,7 +59,7 @@ pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<
     }
 }
 
-/// Ends this node when it hears of another process under its id, unless it is the one that is known by its peers.
+/// Ends this node when another process is detected under its id, unless this is the one that its peers admit.
 pub(super) async fn watch(
     mut heard: watch::Receiver<Option<OtherSelf>>,
     context: Arc<Context>,
@@ -92,7 +97,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Whether more than half of the other voters know this process, and not another one, by this node's id.
+/// Returns `true` if more than half of the other voters admit this process, and not another one, under this node's id.
 async fn is_known(consensus: Option<&Consensus>) -> bool {
     let Some(consensus) = consensus else { return false };
     let (membership, me) = (consensus.membership(), consensus.node_id());
@@ -105,7 +110,8 @@ async fn is_known(consensus: Option<&Consensus>) -> bool {
     if !are_enough(in_contact, others.len()) {
         return false;
     }
-    // A connection may stand to a peer that is gone, or has forgotten: with every request it looks again whom it lets in.
+    // A connection may still be open to a peer that is gone, or has forgotten; with every request a peer checks again
+    // which process it admits.
     let asked = others.iter().map(|&id| {
         let link = peers.link(id, Channel::Control);
         rt::timeout(ANSWER, async move { link.call(request::Body::Digests(Digests {})).await })
@@ -116,7 +122,7 @@ async fn is_known(consensus: Option<&Consensus>) -> bool {
     are_enough(let_in, others.len())
 }
 
-/// Of two processes of which each peer knows one, at most one is known by so many.
+/// If each peer admits only one of two processes, at most one of them is admitted by this many.
 fn are_enough(peers: usize, others: usize) -> bool {
     peers * 2 > others
 }

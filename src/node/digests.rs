@@ -1,6 +1,6 @@
-//! Comparing states: every node asks the others for the digests that all record at the same log positions.
+//! Compares states: every node requests from the others the digests that all record at the same log positions.
 //!
-//! A node that a majority of the voters contradicts at one position is outvoted; without a majority against it a
+//! A node is outvoted if a majority of the voters has another digest at one position; without such a majority, a
 //! difference only raises the alarm.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
     loop {
         rt::sleep(INTERVAL).await;
         if context.contradiction().is_some() {
-            // Of this node's state nobody can say whether it is the one that is wrong.
+            // It cannot be decided whether this node's state is the wrong one.
             std::future::pending::<()>().await;
         }
         let voters: Vec<u64> = consensus.membership().voter_ids().collect();
@@ -73,7 +73,8 @@ enum Verdict {
     Outvoted { index: u64 },
 }
 
-/// Looks at the newest position at which somebody contradicts this node.
+/// Compares this node's digests with the others' at every position. A majority at any position outvotes this node;
+/// otherwise returns the newest position with a difference.
 fn compare(
     own: &BTreeMap<u64, u128>,
     theirs: &BTreeMap<u64, BTreeMap<u64, u128>>,

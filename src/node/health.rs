@@ -1,4 +1,4 @@
-//! Whether the node lives and serves, for gRPC health checks and probes, and why not.
+//! Whether the node is ready to serve, for gRPC health checks and probes, and why not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,29 +18,30 @@ use crate::raft::Consensus;
 use crate::raft::peers::AddressBook;
 use crate::rt::{self, Instant, disk, watch};
 
-/// The services whose health is told; the empty name stands for the whole node.
+/// The services whose health is reported; the empty name stands for the whole node.
 const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
-/// How often the state is looked at.
+/// The interval at which the state is checked.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What was heard of late and should not be counts for so long: nodes repeat their questions more often.
+/// How long unreadable datagrams, or a copy of this node, count after they were last received; nodes repeat their
+/// questions more often.
 const HEARD_FOR: Duration = Duration::from_secs(15);
 
-/// Ready is who has recovered, may answer, knows a leader, is near to it, and votes: whoever stops one node after the
-/// other, each when the one before is ready, never takes a voter too many.
+/// A node is ready when it has recovered, may answer, knows a leader, lags by at most `ready-max-lag` entries, and
+/// votes. Stopping one node after the other, each when the one before is ready, thus never stops one voter too many.
 pub struct Readiness {
     /// The node.
     pub context: Arc<Context>,
-    /// Ready is who has at most so many committed entries still to apply.
+    /// The most committed entries that a ready node may still have to apply.
     max_lag: u64,
     view: watch::Receiver<View>,
     unreadable: watch::Receiver<gossip::Unreadable>,
     other_self: watch::Receiver<Option<OtherSelf>>,
-    /// What the forming of a cluster waits for.
+    /// What the formation of the cluster waits for.
     waiting: watch::Receiver<Option<Waiting>>,
 }
 
 impl Readiness {
-    /// Of a node that is about to start.
+    /// The readiness of a node that is about to start.
     pub fn new(
         context: Arc<Context>,
         max_lag: u64,
@@ -54,14 +55,15 @@ impl Readiness {
     fn known(&self) -> Known {
         let context = &self.context;
         let was_lately = |heard: Instant| rt::now().saturating_duration_since(heard) < HEARD_FOR;
-        // Nothing stays borrowed while others are asked: the book looks into the same view, and would wait for ever behind
-        // whoever waits to write it.
+        // The view must not stay borrowed during the calls below: the address book reads it too, and would wait for
+        // ever behind a waiting writer.
         let view = self.view.borrow().clone();
         let peer_at = |from: &SocketAddr| {
             let from = from.to_string();
             view.values().map(|peer| &peer.claim).find(|claim| claim.gossip_addr == from)
         };
-        // Connections need the same key: who was met after it was heard last was another process then.
+        // Connections need the same key: if a node connected after its last unreadable datagram, another process had
+        // sent that.
         let met_since = |from: &SocketAddr, heard: Instant| {
             let peers = context.consensus().map(Consensus::peers);
             let met = peer_at(from).and_then(|claim| peers?.in_contact_since(claim.node_id));
@@ -147,13 +149,13 @@ impl Diagnosis for Readiness {
     }
 }
 
-/// What the gRPC health service says before anything else is known. To be said before the first connection is accepted:
-/// by itself the service would begin with SERVING.
+/// Reports NOT_SERVING until more is known. Must be called before the first connection is accepted: by default the
+/// service begins with SERVING.
 pub async fn begin(reporter: &HealthReporter) {
     tell(reporter, ServingStatus::NotServing).await;
 }
 
-/// Keeps the gRPC health service up to date for ever.
+/// Keeps the gRPC health service up to date, for ever.
 pub async fn report(readiness: Arc<Readiness>, reporter: HealthReporter) {
     let mut told = ServingStatus::NotServing;
     loop {

@@ -1,5 +1,5 @@
-//! Remembers the other members' lives, beyond this node's own: a data directory that was rolled back must not find a
-//! peer that has forgotten, or that has only heard of the lives that it lost.
+//! Keeps the other members' incarnations across this node's restarts: a data directory that was rolled back must not find
+//! a peer that has forgotten the incarnations it lost, or has only learned of them from others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,11 +16,11 @@ use crate::raft::peers::PeerAdmission;
 use crate::rt::time::Seldom;
 use crate::rt::{self, watch};
 
-/// A full disk is tried again after so long, and so is whoever could not be met; and so long one is waited for.
+/// How long one peer is waited for, and the pause before a full disk, or a peer that could not be met, is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Tells the gate what gossip hears, and writes down what the gate knows of members. Returns only if the disk fails; a
-/// full one does not count.
+/// Passes boot counters from gossip to the admission, and makes durable what the admission knows of members. Returns
+/// only if the disk fails; a full disk does not count.
 pub(super) async fn remember(
     identity: &Mutex<Option<Identity>>,
     mut view: watch::Receiver<View>,
@@ -36,7 +36,7 @@ pub(super) async fn remember(
             of_peers(&incarnations.borrow_and_update(), &view, consensus)
         };
         let mut is_written = true;
-        // It is gone only at the end of this life.
+        // It is taken only when this node ends.
         if let Some(identity) = identity.lock().await.as_mut()
             && let Err(error) = identity.remember(known).await
         {
@@ -65,7 +65,7 @@ pub(super) async fn remember(
     }
 }
 
-/// Whoever is neither a member nor in sight never comes back under its id, and is forgotten.
+/// A node that is neither a member nor in gossip's view never comes back under its id, and is forgotten.
 fn of_peers(
     incarnations: &BTreeMap<u64, Incarnations>,
     view: &View,
@@ -80,8 +80,8 @@ fn members(consensus: &Consensus) -> BTreeSet<u64> {
     consensus.membership().nodes().map(|(id, _)| *id).collect()
 }
 
-/// Meets every life of a member that gossip tells of: two followers might never speak to each other, and a boot counter
-/// that was only heard of is reached in the end by a directory that was rolled back and starts again and again.
+/// Meets every incarnation of a member that gossip reports: two followers might never connect otherwise, and a boot
+/// counter that was only reported can be reached again by a rolled-back directory that is started often enough.
 pub(super) async fn meet_for_ever(
     consensus: Consensus,
     mut view: watch::Receiver<View>,
@@ -97,7 +97,7 @@ pub(super) async fn meet_for_ever(
         };
         for &peer in &unmet {
             let link = consensus.peers().link(peer, Channel::Control);
-            // The hello is what matters; what is asked is answered at once.
+            // Only the handshake matters; this request is answered at once.
             let _ = rt::timeout(PAUSE, link.call(request::Body::Digests(Digests {}))).await;
         }
         let heard = tokio::select! {

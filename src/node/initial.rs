@@ -1,7 +1,7 @@
-//! What a cluster begins with: whoever leads it writes it down, once.
+//! The initial settings of a cluster: its leader writes them, once.
 //!
-//! The bounds that its own flags name, only while nobody has set or written anything: what was decided before is never
-//! overruled. And a key for the digests that are shown, as soon as every member knows of such keys.
+//! The bounds in the leader's flags, only while the cluster has no other bounds and no writes: earlier decisions are
+//! never overruled. And a key for the digests that are shown, as soon as every member supports such keys.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::raft::Consensus;
 use crate::rt;
 use crate::rt::time::Seldom;
 
-/// A leader whose attempt has failed tries again after this long.
+/// How long a leader whose attempt has failed waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// What bounds the store.
+/// The bounds of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Most sessions kept at a time.
+    /// The most sessions at a time.
     pub max_sessions: u64,
-    /// Most bytes of keys and values; 0: no bound.
+    /// The most bytes of keys and values; 0 for no bound.
     pub max_store_bytes: u64,
 }
 
@@ -30,17 +30,17 @@ impl Bounds {
     }
 }
 
-/// Whether something is to be written down.
+/// Whether a setting is to be written.
 enum Missing {
-    /// It is there, or is wanted no more.
+    /// It is there, or is not needed any more.
     Nothing,
-    /// It may not be written down yet.
+    /// It may not be written yet.
     Later,
-    /// By whoever leads.
+    /// The leader is to write it.
     Now,
 }
 
-/// Sees to it that a new cluster has the bounds `wanted`; returns when it has, or is new no more.
+/// Gives a new cluster the bounds `wanted`; returns when it has them, or is not new any more.
 pub async fn configure_a_new_cluster(consensus: Consensus, wanted: Bounds) {
     let missing = |map: &Map| match wanted != Bounds::of(Settings::default()) && is_new(map) {
         true => Missing::Now,
@@ -53,7 +53,7 @@ pub async fn configure_a_new_cluster(consensus: Consensus, wanted: Bounds) {
     write_down(consensus, "the initial bounds are not written down yet", missing, command).await;
 }
 
-/// Sees to it that the cluster has a key for the digests that it shows; returns when it has.
+/// Gives the cluster a key for the digests that it shows; returns when it has one.
 pub async fn draw_a_digest_key(consensus: Consensus) {
     let command = || {
         let mut key = [0; DigestKey::BYTES];
@@ -66,13 +66,13 @@ pub async fn draw_a_digest_key(consensus: Consensus) {
 fn key_missing(map: &Map) -> Missing {
     match map.digest_key() {
         Some(_) => Missing::Nothing,
-        // There may be members that do not know of such a key.
+        // Some members may not support such a key yet.
         None if map.cluster_version() < Command::DIGEST_KEY_VERSION => Missing::Later,
         None => Missing::Now,
     }
 }
 
-/// Proposes the command, whenever this node leads and it is missing now, until it is missing no more.
+/// Proposes the command whenever this node leads and it is missing, until it is not missing any more.
 async fn write_down(
     consensus: Consensus,
     not_yet: &str,
@@ -82,7 +82,7 @@ async fn write_down(
     let missing = || missing(&consensus.store().read().map);
     let propose = async || {
         let deadline = rt::now() + consensus.request_timeout();
-        // What leaders before it have committed may not be applied here yet.
+        // Entries that earlier leaders have committed may not be applied here yet.
         consensus.read_barrier(deadline).await.map_err(|error| error.to_string())?;
         if let Missing::Now = missing() {
             let proposed = consensus.propose(command().encode(), deadline).await;
@@ -113,7 +113,7 @@ async fn write_down(
     }
 }
 
-/// Whether nobody has written anything, or set any bound.
+/// Returns `true` if the cluster has no writes and only the default bounds.
 fn is_new(map: &Map) -> bool {
     map.revision() == 0 && Bounds::of(map.settings()) == Bounds::of(Settings::default())
 }

@@ -1,18 +1,18 @@
-//! What earlier nodes of a data directory have left behind: files whose names begin with `left-`.
+//! Data set aside for earlier nodes of a data directory: files whose names begin with `left-`.
 //!
-//! A node that was removed from its cluster, or recovered from, starts over as another one on the same disk, and its old
-//! data is kept until an operator deletes it. Nothing here is ever read again by a node.
+//! A node that was removed from its cluster, or recovered from, starts over as another one on the same disk; its old
+//! data is kept until an operator deletes it. No node ever reads it again.
 
 use crate::membership::identity::without_left_prefix;
 use crate::rt::disk::DiskRef;
 use crate::storage::{Log, StorageError};
 
-/// How much there is of it.
+/// The amount of this data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Left {
-    /// How many files.
+    /// The number of files.
     pub files: u64,
-    /// Their lengths together.
+    /// The sum of their lengths.
     pub bytes: u64,
 }
 
@@ -22,7 +22,7 @@ async fn names(disk: &DiskRef) -> Result<Vec<String>, StorageError> {
     Ok(names)
 }
 
-/// How much earlier nodes have left.
+/// Returns the amount of data that earlier nodes have left.
 ///
 /// # Errors
 /// If the disk cannot be read.
@@ -36,7 +36,7 @@ pub async fn measure(disk: &DiskRef) -> Result<Left, StorageError> {
     Ok(left)
 }
 
-/// Cuts what was prepared in segments of the log and never written: most of the last one, usually.
+/// Truncates the preallocated, never written part of log segments: usually most of the last one.
 ///
 /// # Errors
 /// If the disk fails.
@@ -48,10 +48,10 @@ pub async fn cut_unused(disk: &DiskRef) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Deletes what earlier nodes have left; how much it was.
+/// Deletes the data of earlier nodes; returns how much it was.
 ///
 /// # Errors
-/// If the disk fails; what is not deleted then can be deleted again.
+/// If the disk fails; the rest can be deleted with another call.
 pub async fn remove(disk: &DiskRef) -> Result<Left, StorageError> {
     let left = measure(disk).await?;
     for name in names(disk).await? {
@@ -72,7 +72,7 @@ mod tests {
 
     const SEGMENT_BYTES: u64 = 64 << 10;
 
-    /// Leaves a log of one entry behind.
+    /// Creates a log of one entry and sets it aside.
     async fn live_and_leave(disk: &DiskRef) {
         let identity = Identity::load_or_create(disk.clone(), "a", Log::is_log_file).await.unwrap();
         let owner = Owner { node_id: identity.node_id(), cluster_id: [7; 16] };
@@ -80,7 +80,7 @@ mod tests {
         let log = Log::open(disk.clone(), config, owner).await.unwrap();
         log.append(vec![LogEntry { term: 1, index: 1, payload: Bytes::from(vec![0; 5_000]) }], |_| {})
             .unwrap();
-        // A spare or two are there as well.
+        // One or two spare segments exist by then.
         crate::rt::sleep(std::time::Duration::from_millis(50)).await;
         log.close().await.unwrap();
         identity.set_aside().await.unwrap();

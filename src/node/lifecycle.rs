@@ -1,4 +1,5 @@
-//! From an identity to serving: find the cluster, open the data, start Raft, recover, and notice when it must end.
+//! From an identity to serving: finds the cluster, opens the data, starts Raft, recovers, and detects when the node
+//! must end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,13 +31,13 @@ use crate::rt::task::spawn_guarded;
 use crate::rt::{self, Instant, watch};
 use crate::storage::{Log, Owner, Snapshots};
 
-/// A node that is damaged at its start asks for so long whether it may start over, and then ends: whoever starts it again
-/// lets it ask again.
+/// A node whose data is damaged at start asks for at most this long whether it may start over, and then stops; each
+/// restart asks again.
 const DAMAGED_PATIENCE: Duration = Duration::from_secs(60);
-/// One in quarantine, which has a vote to give and a log that may be needed, asks for so long before it goes on.
+/// A node in quarantine asks for at most this long before it goes on: it still votes, and its log may be needed.
 const QUARANTINED_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What it takes to bring a node from its identity to serving, and to notice that it cannot go on.
+/// Brings a node from its identity to serving, and detects when it cannot go on.
 pub(super) struct Lifecycle {
     pub config: NodeConfig,
     pub disk: DiskRef,
@@ -45,7 +46,7 @@ pub(super) struct Lifecycle {
     pub gossip: Arc<Gossip>,
     pub resolver: Resolver,
     pub context: Arc<grpc::Context>,
-    /// What the forming of a cluster waits for.
+    /// What the formation of the cluster waits for.
     pub waits: watch::Sender<Option<Waiting>>,
     pub peers: watch::Sender<Option<Arc<PeerRoute>>>,
     pub running: watch::Sender<Option<(Consensus, Log)>>,
@@ -53,7 +54,7 @@ pub(super) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Lives until the node must not go on, and says why.
+    /// Runs until the node must not go on, and publishes the reason in `end`.
     pub async fn live(self) {
         let _end_on_panic = EndOnPanic(self.end.clone());
         let reason = match self.join_and_serve().await {
@@ -138,7 +139,7 @@ impl Lifecycle {
         if let Some(purged) = log.state().purged
             && reaches.is_none_or(|position| position.index < purged.index)
         {
-            // Nothing uses the directory when this returns.
+            // When this returns, nothing uses the directory.
             log.close().await?;
             return Err(NodeError::Gap(format!(
                 "the log begins after index {} and no sound snapshot reaches so far; restore this node from its peers with 'mokv serve --wipe'",
@@ -148,15 +149,15 @@ impl Lifecycle {
         Ok((log, snapshots))
     }
 
-    /// Whether this node may be replaced by itself, should its data be damaged. Where a leader has contradicted it, its data
-    /// may be what is right.
+    /// Returns `true` if this node may start over as a new node should its data be damaged. If a leader has
+    /// contradicted it, its data may be the correct one.
     async fn may_replace_itself(&self) -> bool {
         let identity = self.identity.lock().await;
         let identity = identity.as_ref().expect("taken only at the end of this life");
         self.config.replace_damaged && identity.contradiction().is_none()
     }
 
-    /// Its log or its snapshots are damaged: starts over if the others can do without it.
+    /// Log or snapshots are damaged: the node starts over if the cluster does not need its data.
     async fn start_over_or_refuse(&self, error: NodeError) -> Result<End, NodeError> {
         tracing::error!(
             "{error}; asking the leader whether this node may start over as a new one (replace-damaged)"
@@ -175,7 +176,8 @@ impl Lifecycle {
         }
     }
 
-    /// Asks until `deadline`, as one that takes no part.
+    /// Asks until `deadline`; this node takes no part in the cluster meanwhile. The inner error is the reason why it
+    /// may not.
     async fn ask_to_start_over(
         &self,
         deadline: Instant,
@@ -195,7 +197,7 @@ impl Lifecycle {
             Ok(()) = excluded.wait_for(Option::is_some) => {
                 let refusal = excluded.borrow().clone().expect("it was just seen");
                 match end_of_excluded(refusal)? {
-                    // Nobody needs the data of one that was removed.
+                    // The data of a removed node is not needed.
                     End::Removed => Ok(Ok(())),
                     _ => unreachable!("whoever is excluded was removed, or fails"),
                 }
@@ -204,14 +206,14 @@ impl Lifecycle {
         }
     }
 
-    /// Returns when this node, which runs in quarantine, should stop to ask whether it may start over.
+    /// Returns when this node, which runs in quarantine, should stop and ask whether it may start over.
     async fn until_it_may_start_over(&self, consensus: &Consensus) {
         if !self.config.replace_damaged {
             std::future::pending::<()>().await;
         }
         loop {
             replacing::until_it_may(consensus).await;
-            // Held: whoever writes the quarantine down has done so.
+            // The task that makes the quarantine durable holds this lock until it is done.
             let identity = self.identity.lock().await;
             let identity = identity.as_ref().expect("taken only at the end of this life");
             if identity.quarantined() && identity.contradiction().is_none() {
@@ -220,7 +222,7 @@ impl Lifecycle {
         }
     }
 
-    /// Who this process is to its peers.
+    /// This process as its peers identify it.
     fn local_node(&self, identity: &Identity) -> LocalNode {
         LocalNode {
             cluster_id: identity.cluster_id().expect("a cluster was found").0,
@@ -256,7 +258,7 @@ impl Lifecycle {
         let (me, incarnations, contradiction) = {
             let mut identity = self.identity.lock().await;
             let identity = identity.as_mut().expect("taken only at the end of this life");
-            // Durable before this node votes and so finds more at its next start.
+            // Durable before this node votes, because the next start may then find more.
             let start = Start { boot: identity.boot(), found };
             identity.note_start(start, &self.config.advertised_rpc()).await?;
             let me = self.local_node(identity);
@@ -265,7 +267,7 @@ impl Lifecycle {
         let node_id = me.node_id;
         let removed = store.clone();
         let admission = Arc::new(PeerAdmission::new(me, incarnations, positions, move |id| {
-            // Marked for removal is not removed: a leaver votes until the change without it is committed.
+            // Marked for removal is not removed: a leaving node votes until the change without it is committed.
             let state = removed.read();
             state.map.is_tombstoned(id) && state.membership.membership().get_node(&id).is_none()
         }));
@@ -312,12 +314,12 @@ impl Lifecycle {
             let members: BTreeMap<u64, Member> = (members.into_iter())
                 .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))
                 .collect();
-            // Refused where it was done before, by this node or by another one's entries.
+            // Rejected if it was done before, by this node or by replicated entries.
             if let Err(error) = consensus.raft().initialize(members).await {
                 tracing::debug!("not initialised: {error}");
             }
         }
-        // Before it has recovered: it may be the one without whom nobody can lead.
+        // Started before recovery, which waits for a leader: this node may be the only one that can be elected.
         let keep_from_leading = || spawn_guarded(doubt::keep_from_leading(consensus.clone()));
         let _not_leading = consensus.is_doubted().then(keep_from_leading);
         let patience = self.config.replace_silence;
@@ -359,7 +361,7 @@ impl Lifecycle {
             biased;
             () = driver.run() => Ok(End::Removed),
             why = self.doubtful(&consensus) => {
-                // Shown to nobody from here on, and durable, so that a restart does not forget it.
+                // The state is not served from here on; made durable so that a restart does not forget it.
                 self.context.quarantine();
                 consensus.doubt();
                 let mut identity = self.identity.lock().await;
@@ -375,12 +377,13 @@ impl Lifecycle {
         }
     }
 
-    /// Returns once this node's state is doubted; why, in words: a majority has another one, or memory has changed it.
+    /// Returns the reason once this node's state is doubted: a majority has another state, or a memory fault has
+    /// changed it.
     async fn doubtful(&self, consensus: &Consensus) -> String {
         let mut rotten = consensus.store().rotten();
         tokio::select! {
             biased;
-            // The store outlives those who watch it.
+            // The store outlives its watchers.
             Ok(()) = rotten.wait_for(Option::is_some) => {
                 let found = rotten.borrow().expect("it was just seen");
                 rt::sometimes("rotten state found");
@@ -395,11 +398,11 @@ impl Lifecycle {
         }
     }
 
-    /// Once a leader's log has contradicted what this node knows to be committed, it serves nothing, and keeps its data: it
-    /// may be the only one that has what clients were told is written. Returns only if the disk fails.
+    /// Once a leader's log has contradicted what this node knows to be committed, the node serves nothing and keeps its
+    /// data: it may be the only one with writes that were acknowledged to clients. Returns only if the disk fails.
     async fn record_contradiction(&self, consensus: &Consensus) -> IdentityError {
         let mut contradiction = consensus.contradiction();
-        // The consensus outlives those who watch it.
+        // The consensus outlives its watchers.
         let _ = contradiction.wait_for(Option::is_some).await;
         let found = contradiction.borrow().expect("it was just seen");
         self.context.contradict(found);
@@ -418,7 +421,7 @@ impl Lifecycle {
     }
 }
 
-/// How far log and snapshots reach, before Raft goes on with them.
+/// How far log and snapshots reach, before Raft appends to them.
 fn found(log: &Log, snapshots: &Snapshots) -> Result<Reach, Malformed> {
     let state = log.state();
     let vote = state.vote.map(|vote| decode_vote(&vote)).transpose()?;
@@ -427,7 +430,7 @@ fn found(log: &Log, snapshots: &Snapshots) -> Result<Reach, Malformed> {
     Ok(Reach { term: vote.map_or(0, |vote| vote.leader_id.term), index: ends.max() })
 }
 
-/// Ends the node when this task ends without having said why, which only a panic can make it do.
+/// Ends the node if this task ends without a reason, which only a panic can cause.
 struct EndOnPanic(watch::Sender<Option<End>>);
 
 impl Drop for EndOnPanic {
@@ -437,8 +440,8 @@ impl Drop for EndOnPanic {
     }
 }
 
-/// Why Raft ended, once it has. Its end shows in a channel that hardly ever speaks, of what it is in its term; that of
-/// all its metrics would wake this node's own task with every entry.
+/// Returns why Raft stopped, once it has. Its end is visible in a channel that changes rarely (the server's role in its
+/// term); the channel of all metrics would wake this task with every entry.
 async fn raft_stopped(consensus: &Consensus) -> String {
     use openraft::rt::WatchReceiver;
     let mut seldom = consensus.raft().server_metrics();
@@ -449,8 +452,8 @@ async fn raft_stopped(consensus: &Consensus) -> String {
     }
 }
 
-/// A node that a peer has excluded starts over as another if it was removed; nobody but the operator may wipe one whose
-/// data directory was rolled back, copied, or put back to an older state.
+/// A node that a peer excludes starts over as a new one if it was removed; only the operator may wipe one whose data
+/// directory was rolled back, copied, or put back to an older state.
 fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
     match refusal.exclusion() {
         Exclusion::Removed => Ok(End::Removed),
@@ -460,8 +463,8 @@ fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
     }
 }
 
-/// A newcomer whose name is taken is not admitted by the leader; here it is told why nothing happens. A node that takes
-/// its own old place has to wait so long, too, and is not frightened.
+/// The leader does not admit a newcomer whose name is taken; this logs the reason on the newcomer. A node that replaces
+/// its own earlier id is not admitted at once either, so the warning waits longer than that takes.
 async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: Duration) {
     rt::sleep(patience * 2).await;
     loop {
@@ -479,7 +482,8 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: D
     }
 }
 
-/// A living node of this node's name. One at this node's own address is none: it is what this one was before.
+/// A live node with this node's name, if any. One at this node's own address does not count: it is this node's earlier
+/// id.
 pub(super) fn namesake(view: &View, me: u64) -> Option<Claim> {
     let own = &view.get(&me)?.claim;
     let is_another =
@@ -493,7 +497,7 @@ mod tests {
     use super::*;
     use crate::membership::Peer;
 
-    /// A node that was removed and started over once complained of itself for as long as gossip remembered it.
+    /// A node that was removed and started over once reported its own earlier id for as long as gossip remembered it.
     #[test]
     fn a_namesake_lives_elsewhere() {
         let claim = |node_id, rpc_addr: &str| Claim {

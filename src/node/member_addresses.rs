@@ -1,4 +1,4 @@
-//! Where nodes are: what they claim in gossip first, what the membership says last.
+//! The addresses of nodes: first the one claimed in gossip, then the one in the membership.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use crate::membership::Gossip;
 use crate::raft::Store;
 use crate::raft::peers::AddressBook;
 
-/// Looks addresses up anew at every attempt: when all nodes come back elsewhere at once, only gossip knows where.
+/// Looks addresses up anew at every attempt: if all nodes come back at other addresses at once, only gossip has them.
 pub struct MemberAddresses {
     gossip: Arc<Gossip>,
     store: Arc<Store>,
 }
 
 impl MemberAddresses {
-    /// The book of a node.
+    /// Creates the address book of a node.
     pub fn new(gossip: Arc<Gossip>, store: Arc<Store>) -> MemberAddresses {
         MemberAddresses { gossip, store }
     }

@@ -1,8 +1,8 @@
-//! A node's life: recover, find its cluster, serve, stop.
+//! A node from start to stop: recover, find the cluster, serve, shut down.
 //!
-//! The same code in both worlds: it takes a checked configuration and a disk, and knows neither kernel nor simulator.
-//! Whatever goes wrong in its depths (a failed sync, a dead Raft, a panic in a task of Raft) stops the whole node: gRPC
-//! never lives on over a dead Raft.
+//! The same code runs in production and in the simulation: it takes a checked configuration and a disk, and depends on
+//! neither kernel nor simulator. Any failure inside (a failed sync, a stopped Raft, a panic in a task of Raft) stops
+//! the whole node: gRPC never keeps running on a stopped Raft.
 
 pub mod backup;
 mod copies;
@@ -51,16 +51,17 @@ use crate::storage::{Log, LogConfig, StorageError};
 use lifecycle::Lifecycle;
 use sampler::NodeSampler;
 
-/// The highest cluster version this build supports.
+/// The highest cluster version that this build supports.
 pub const SUPPORTS: u32 = Command::DIGEST_KEY_VERSION;
-/// Handing leadership over to one voter at a stop takes at most this long; then another is asked, or elected without help.
+/// At a stop, handing leadership over to one voter takes at most this long; then the next one is tried, or the others
+/// elect a leader without help.
 const HAND_OVER: Duration = Duration::from_secs(1);
-/// A node that was removed answers for so long at most what it was asked before.
+/// A removed node answers requests in progress for at most this long.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// Leaving for good takes at most this long; then the node stops as a member.
+/// Leaving permanently takes at most this long; then the node stops as a member.
 const LEAVE: Duration = Duration::from_secs(20);
 
-/// Why a node does not run (any more).
+/// Why a node does not start, or stops.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NodeError {
     /// A port could not be bound.
@@ -68,34 +69,34 @@ pub enum NodeError {
         "cannot listen on {address} for {purpose} ({key}): {reason}; stop what uses the port, or choose another"
     )]
     Listen {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// What for.
+        /// The port's purpose.
         purpose: &'static str,
-        /// The setting that names it.
+        /// The setting that names the port.
         key: &'static str,
-        /// What the operating system said.
+        /// The operating system's error.
         reason: String,
     },
-    /// The node's identity is not what it should be.
+    /// The node's identity cannot be used.
     #[error("{0}")]
     Identity(String),
-    /// Log or snapshots are not what they should be.
+    /// Log or snapshots cannot be opened.
     #[error("cannot open the data of this node: {0}")]
     Storage(#[from] StorageError),
     /// The node cannot become part of a cluster.
     #[error("{0}")]
     Form(String),
-    /// Log and snapshots do not reach each other, and what was between them is gone.
+    /// There is a gap between the snapshots and the log, and the entries in it are lost.
     #[error("{0}")]
     Gap(String),
-    /// Something failed that nothing can go on without.
+    /// Something that the node cannot go on without has failed.
     #[error("{0}")]
     Failed(String),
 }
 
 impl NodeError {
-    /// Whether data that this node had is damaged or gone.
+    /// Returns `true` if data of this node is damaged or lost.
     fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -111,12 +112,13 @@ impl From<IdentityError> for NodeError {
     }
 }
 
-/// What a node is given besides its configuration.
+/// The parameters of a node besides its configuration.
 #[derive(Clone)]
 pub struct Options {
-    /// Hears of every entry as it is applied.
+    /// Is called with every entry as it is applied.
     pub observer: Option<Arc<dyn Observer>>,
-    /// The highest cluster version this node says it supports: [`SUPPORTS`], or another build's in a simulated upgrade.
+    /// The highest cluster version that this node claims to support: [`SUPPORTS`], or another build's in a simulated
+    /// upgrade.
     pub supports: u32,
 }
 
@@ -126,21 +128,21 @@ impl Default for Options {
     }
 }
 
-/// How a node's life ended by itself.
+/// How a node ended without a shutdown.
 #[derive(Debug, Clone)]
 enum End {
     /// It has to stop.
     Failed(NodeError),
-    /// The cluster has removed it: its data is set aside and it starts over as a newcomer.
+    /// The cluster has removed it: its data is set aside and it starts over as a new node.
     Removed,
-    /// Its data is damaged and the cluster can do without it: as `Removed`.
+    /// Its data is damaged and the cluster does not need it: as `Removed`.
     Replaced,
-    /// It is to stop and begin another life on the same data.
+    /// It stops and starts again on the same data.
     Again,
 }
 
-/// Runs a node until `shutdown` resolves: then it hands leadership over, answers what it was asked, syncs and returns.
-/// A node that its cluster has removed sets its data aside and goes on under a new id.
+/// Runs a node until `shutdown` resolves; then it hands leadership over, answers the requests in progress, syncs and
+/// returns. A node that its cluster has removed sets its data aside and goes on under a new id.
 ///
 /// # Errors
 /// If the node cannot start or must stop.
@@ -159,7 +161,7 @@ pub async fn run(
             () = &mut shutdown => return node.stop().await,
             tell = node.asked_to_leave() => match node.leave().await {
                 Ok(()) => {
-                    // Its client may be gone.
+                    // The client may have disconnected.
                     let _ = tell.send(Ok(()));
                     return node.stop().await;
                 }
@@ -172,7 +174,7 @@ pub async fn run(
         match end {
             End::Failed(error) => return Err(error),
             End::Removed => {
-                // Who was removed before this start was started again since: it may join.
+                // A node removed before this start has been restarted since, so it may join.
                 let mode = match config.rejoin || node.context.recovered().is_none() {
                     true => StartMode::Joining,
                     false => StartMode::Outside,
@@ -211,14 +213,15 @@ pub async fn run(
 /// What a node does about a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StartMode {
-    /// It finds one and becomes part of it.
+    /// It finds a cluster and joins or forms it.
     Joining,
-    /// It was removed and answers that it lives, until it is stopped.
+    /// It was removed; it reports its status, but joins no cluster until it is restarted.
     Outside,
 }
 
-/// The ports of the life before are let go of a moment after its tasks are told to end. Attempts are counted, not time:
-/// a machine that stood still meanwhile has lost time, and its old tasks have not had any.
+/// Starts the node again. The previous incarnation's ports are released shortly after its tasks are cancelled, so
+/// binding is retried. Attempts are counted, not time: on a machine that was suspended, time has passed but the old
+/// tasks have not run.
 async fn start_again(
     config: &NodeConfig,
     disk: &DiskRef,
@@ -242,18 +245,18 @@ struct Node {
     identity: Arc<Mutex<Option<Identity>>>,
     gossip: Arc<Gossip>,
     context: Arc<grpc::Context>,
-    /// Raft and its log, once there are any.
+    /// Raft and its log, once they are started.
     running: watch::Receiver<Option<(Consensus, Log)>>,
     phase: watch::Sender<Phase>,
     end: watch::Receiver<Option<End>>,
     leave_requests: Mutex<mpsc::Receiver<AskedToLeave>>,
-    /// Declared last: dropping the node ends everything else first.
+    /// Declared last: everything else is dropped before the tasks are.
     _tasks: Vec<TaskGuard<()>>,
 }
 
 impl Node {
-    /// Binds the ports, reads the identity and starts everything else in the background: while a node looks for its
-    /// cluster it can be asked how it is.
+    /// Binds the ports, reads the identity and starts everything else in the background, so a node that still looks for
+    /// its cluster can report its status.
     async fn start(
         config: NodeConfig,
         disk: DiskRef,
@@ -273,7 +276,7 @@ impl Node {
             gossip = %config.bind_addr,
             "starting"
         );
-        // A node that was set aside is followed by one that starts anew, perhaps after a crash between the two.
+        // A node set aside is followed by a new node, perhaps after a crash between the two.
         if identity.boot() <= 2 {
             left::cut_unused(&disk).await?;
         }
@@ -299,7 +302,7 @@ impl Node {
             metrics.clone(),
             leave,
         );
-        // Until it has looked.
+        // Until formation has reported.
         let looks = || match config.start_join_addrs.as_slice() {
             [] => Waiting::Cluster,
             joins => Waiting::Answers(joins.to_vec()),
@@ -371,7 +374,7 @@ impl Node {
         }
     }
 
-    /// Hands leadership over, lets clients' requests finish within the configured bound, and syncs.
+    /// Hands leadership over, lets clients' requests finish within the configured time, and syncs.
     async fn stop(self) -> Result<(), NodeError> {
         if self.config.leave_on_terminate
             && let Err(reason) = self.leave().await
@@ -394,12 +397,12 @@ impl Node {
         Ok(())
     }
 
-    /// Ends Raft and closes the log, so that nothing writes any more and everything is synced.
+    /// Stops Raft and closes the log, so that nothing is written any more and everything is synced.
     async fn quiesce(&self) -> Result<(), NodeError> {
         self.phase.send(Phase::Stopped);
         let running = self.running.borrow().clone();
         if let Some((consensus, log)) = running {
-            // A Raft that has stopped already has nothing to say here.
+            // If Raft has stopped already, its error does not matter here.
             let _ = consensus.raft().shutdown().await;
             log.close().await?;
         }
@@ -414,11 +417,11 @@ impl Node {
         }
     }
 
-    /// Leaves the cluster for good, if it lets this node go; a node that cannot be done without stays a member, and hears
-    /// why. Leaving again is fine.
+    /// Leaves the cluster permanently if the cluster allows it; otherwise the node stays a member and the error names
+    /// the reason. Succeeds if the node has left already.
     async fn leave(&self) -> Result<(), String> {
         let serving = self.context.recovered().ok_or("it has not recovered yet, or belongs to no cluster")?;
-        // Nobody holds the identity for long once the node has recovered.
+        // No other task holds the identity for long once the node has recovered.
         let mut identity = self.identity.lock().await;
         let identity = identity.as_mut().expect("taken only when this node is set aside");
         if identity.has_left() {
@@ -433,12 +436,12 @@ impl Node {
         };
         left.map_err(|error| error.to_string())?;
         self.gossip.leave().await;
-        // Whatever starts on this directory next is another node.
+        // The next start on this directory is another node.
         identity.mark_left().await.map_err(|error| error.to_string())
     }
 
-    /// What this node is told when it starts over: beside its own join addresses also where the members are that it
-    /// knows. The first node of a cluster may have been told of nobody, and would never find its cluster again.
+    /// The configuration with which this node starts over: its join addresses and those of the members it has learned
+    /// of. The first node of a cluster may have no join addresses, and would never find its cluster again.
     fn config_of_the_next_life(&self, config: &NodeConfig) -> NodeConfig {
         let view = self.gossip.view();
         let view = view.borrow();
@@ -449,10 +452,10 @@ impl Node {
         config
     }
 
-    /// Puts the data of a removed node aside, after everything that uses it has ended. Whoever asked for the removal
-    /// here hears of it first.
+    /// Sets a removed node's data aside after everything that uses it has stopped. A client that asked this node for
+    /// the removal is answered first.
     async fn set_aside(self) -> Result<(), NodeError> {
-        // Durable first: what is killed from here on knows at its next start.
+        // Durable first: if the process is killed from here on, the next start completes it.
         if let Some(identity) = self.identity.lock().await.as_mut() {
             identity.mark_left().await?;
         }
@@ -462,7 +465,7 @@ impl Node {
         Ok(())
     }
 
-    /// Ends everything that uses this node's data; its identity, if nobody has taken it.
+    /// Stops everything that uses this node's data; returns its identity, or `None` if it was taken already.
     async fn end_life(self) -> Result<Option<Identity>, NodeError> {
         self.phase.send(Phase::Draining);
         let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
@@ -472,7 +475,7 @@ impl Node {
     }
 }
 
-/// Room for connections, as far as this process may open files.
+/// The number of connections that the process's limit on open files allows.
 fn room(clients: usize) -> Result<Room, NodeError> {
     let descriptors = process::raise_descriptor_limit().map_err(|error| {
         NodeError::Failed(format!("the limit on open files cannot be read or raised: {error}"))
@@ -557,7 +560,7 @@ fn intent(config: &NodeConfig) -> Intent {
     }
 }
 
-/// Leads no more, if anybody else can: each voter that may take over is asked in turn.
+/// Hands leadership over if this node leads: each voter that may take over is tried in turn.
 async fn hand_over(consensus: &Consensus) {
     let membership = consensus.membership();
     let named = |id| Named(membership.membership().get_node(&id).map(|member| member.name.as_str()), id);
@@ -567,7 +570,7 @@ async fn hand_over(consensus: &Consensus) {
         }
         match consensus.transfer_leader(successor.node_id, HAND_OVER).await {
             Ok(()) => return tracing::info!("leadership handed over to {}", named(successor.node_id)),
-            // The others elect one without help; where all nodes stop there is nobody to do so.
+            // The other voters elect a leader without help; if all nodes stop, there is none to do so.
             Err(reason) => {
                 tracing::info!("leadership was not handed over to {}: {reason}", named(successor.node_id));
             }
@@ -575,7 +578,7 @@ async fn hand_over(consensus: &Consensus) {
     }
 }
 
-/// The first reason stands.
+/// Keeps the first reason.
 fn finish(end: &watch::Sender<Option<End>>, reason: End) {
     end.send_if_modified(|end| {
         let first = end.is_none();

@@ -1,7 +1,7 @@
-//! Why a node is not ready, and what else a person should know of it, in words that say what to do.
+//! Why a node is not ready, and what else an operator should know about it, with the remedy.
 //!
-//! One answer for `/readyz`, for the status that a node gives of itself, and for clients that it refuses: a pure function
-//! of what the node knows. Nothing here looks anything up; `health.rs` does.
+//! One answer for `/readyz`, for the node's own status, and for clients that it refuses: a pure function of what the
+//! node knows. Nothing here looks anything up; `health.rs` does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,53 +10,53 @@ use crate::membership::formation::Waiting;
 use crate::node_id::Named;
 use crate::raft::peers::Contact;
 
-/// What a node knows of itself and of the others.
+/// What a node knows about itself and the others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Known {
     /// Where a leader's log contradicts what this node knows to be committed.
     pub contradiction: Option<String>,
-    /// A majority has another state.
+    /// A majority has another state, or this one's has changed in memory.
     pub is_quarantined: bool,
-    /// It was removed, and does not rejoin.
+    /// It was removed and does not rejoin.
     pub is_outside: bool,
-    /// Why the leader does not admit it, if it has said so.
+    /// Why the leader does not admit it, if the leader has reported it.
     pub not_admitted: Option<String>,
-    /// What the forming of a cluster waits for.
+    /// What the formation of the cluster waits for.
     pub waiting: Option<Waiting>,
-    /// Its Raft, once it runs.
+    /// What it knows from Raft, once Raft runs.
     pub raft: Option<KnownOfRaft>,
     /// It has recovered.
     pub is_recovered: bool,
     /// `ready-max-lag`.
     pub max_lag: u64,
-    /// A living node of the same name: the name, and where it is.
+    /// A live node of the same name: its name and RPC address.
     pub namesake: Option<(String, String)>,
     /// Nodes whose datagrams cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// Where a process runs with a copy of this node's data directory.
+    /// The address at which a process runs with a copy of this node's data directory.
     pub copy: Option<SocketAddr>,
-    /// How many files cannot be opened for want of a descriptor.
+    /// The number of files that cannot be opened because no descriptor is free.
     pub files_waiting: usize,
-    /// What is damaged on this node.
+    /// What is damaged on this node, in words.
     pub damage: Vec<String>,
 }
 
-/// What a node knows by its Raft.
+/// What a node knows from its Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct KnownOfRaft {
     /// The cluster.
     pub cluster_id: String,
-    /// Somebody leads.
+    /// A leader is known.
     pub has_leader: bool,
-    /// Committed entries still to apply; `None`: no leader tells.
+    /// Committed entries still to apply; `None` if no leader has reported the commit index.
     pub lag: Option<u64>,
-    /// This node belongs to the membership.
+    /// This node is in the membership.
     pub is_member: bool,
     /// This node votes.
     pub is_voter: bool,
     /// The other members.
     pub others: Vec<Other>,
-    /// The node whose disk is nearly full.
+    /// The voter whose disk is nearly full.
     pub full: Option<String>,
 }
 
@@ -67,11 +67,11 @@ pub(super) struct Other {
     pub name: String,
     /// Its id.
     pub node_id: u64,
-    /// Where it serves RPC.
+    /// Its RPC address.
     pub address: String,
     /// Whether it votes.
     pub is_voter: bool,
-    /// What the last attempt to reach it came to.
+    /// The result of the last attempt to reach it.
     pub contact: Contact,
 }
 
@@ -80,53 +80,53 @@ pub(super) struct Other {
 pub(super) struct Unreadable {
     /// Its name, if a node is known at this address.
     pub name: Option<String>,
-    /// Where its datagrams come from.
+    /// The address its datagrams come from.
     pub from: SocketAddr,
     /// Why they cannot be read.
     pub why: String,
 }
 
-/// One thing that a person should know.
+/// One finding for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     /// A leader's log contradicts what this node knows to be committed.
     Contradicted(String),
-    /// A majority has another state.
+    /// A majority has another state, or this one's has changed in memory.
     Quarantined,
-    /// It was removed, and does not rejoin.
+    /// It was removed and does not rejoin.
     Outside,
     /// It belongs to no cluster yet.
     Forming(Waiting),
-    /// It reads its log and its snapshots.
+    /// It is reading its log and its snapshots.
     Opening,
     /// No leader has added it to the cluster yet.
     NotAdmitted { cluster_id: String, why: Option<String> },
     /// Another node has its name.
     NameInUse { name: String, address: String },
-    /// It cannot know yet what was committed before its start, or has not applied it.
+    /// It has not learned yet what was committed before its start, or has not applied it.
     Recovering { cluster_id: String },
-    /// Nobody leads.
+    /// No leader is known.
     NoLeader { voters: usize, reachable: usize, unreachable: Vec<Other> },
-    /// It has too much still to apply.
+    /// It has too many committed entries still to apply.
     Behind { lag: u64, most: u64 },
     /// It is a member that does not vote.
     NotVoting,
     /// A member and this node refuse each other.
     Refusal(Other),
-    /// Somebody's datagrams cannot be read.
+    /// A node's datagrams cannot be read.
     Unreadable(Unreadable),
-    /// A process runs with a copy of its data directory, there.
+    /// A process runs with a copy of its data directory at this address.
     Copied(SocketAddr),
-    /// A disk is nearly full, so no values are taken.
+    /// A disk is nearly full, so no values are accepted.
     DiskFull { node: String },
-    /// Files cannot be opened.
+    /// Files cannot be opened, for want of descriptors.
     Descriptors { files: usize },
-    /// A file, or the state in memory, is not what it was.
+    /// A file, or the state in memory, is damaged.
     Damaged(String),
 }
 
 impl Reason {
-    /// Whether a node that this is true of is not ready.
+    /// Returns `true` if this reason makes the node not ready.
     pub(super) fn keeps_from_serving(&self) -> bool {
         use Reason::{Copied, Damaged, Descriptors, DiskFull, Refusal, Unreadable};
         !matches!(
@@ -136,7 +136,7 @@ impl Reason {
     }
 }
 
-/// Everything that a person should know, what keeps the node from serving first. Nothing: it is well.
+/// All findings for the operator, those that keep the node from serving first. Empty if the node is well.
 pub(super) fn reasons(known: &Known) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if let Some(found) = &known.contradiction {
@@ -169,10 +169,11 @@ pub(super) fn reasons(known: &Known) -> Vec<Reason> {
     reasons
 }
 
-/// What keeps a node from serving whose Raft runs.
+/// The reasons that keep a node whose Raft runs from serving.
 fn of_raft(raft: &KnownOfRaft, known: &Known) -> Vec<Reason> {
     let cluster_id = raft.cluster_id.clone();
-    // A leader that refuses a node has taken it out, though nobody replicates that to it: its own log may call it a learner.
+    // A leader that refuses a node has removed it, though the node does not receive that entry: its own log may still list
+    // it as a learner.
     let is_dropped = !raft.has_leader && !raft.is_voter && known.not_admitted.is_some();
     if !raft.is_member && !known.is_recovered || is_dropped {
         let namesake = known.namesake.clone().map(|(name, address)| Reason::NameInUse { name, address });
@@ -212,7 +213,7 @@ impl fmt::Display for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", Named(Some(&self.name), self.node_id), self.address)?;
         match &self.contact {
-            // What went wrong begins with the address where it did.
+            // The error text begins with the address at which it occurred.
             Contact::Failing { why, .. } => {
                 let why = why.strip_prefix(&format!("{}: ", self.address)).unwrap_or(why);
                 write!(f, " ({why})")
@@ -304,7 +305,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Reasons in one line.
+/// Joins reasons into one line.
 pub(super) fn in_one_line<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> String {
     reasons.into_iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -322,7 +323,7 @@ mod tests {
         Other { name, node_id: number, address, is_voter: true, contact }
     }
 
-    /// A node of three that is well.
+    /// A healthy node of three.
     fn well() -> Known {
         let raft = KnownOfRaft {
             cluster_id: "c1".into(),
@@ -342,7 +343,7 @@ mod tests {
         known
     }
 
-    /// What is said, and whether the node is ready all the same.
+    /// The findings in one line, and whether the node is ready nevertheless.
     fn said(known: &Known) -> (String, bool) {
         let found = reasons(known);
         (in_one_line(&found), !found.iter().any(Reason::keeps_from_serving))
@@ -434,7 +435,7 @@ mod tests {
         assert!(words.contains("'node-2' is in use by the node at 10.0.0.2:8400"), "{words}");
     }
 
-    /// Such a learner once said for ever that there was no leader.
+    /// Such a learner once reported for ever that there was no leader.
     #[test]
     fn a_learner_that_the_leader_took_out_says_that_it_is_not_admitted_and_why() {
         let why = Some("the cluster is to have 3 members".to_owned());
@@ -445,7 +446,7 @@ mod tests {
             known.not_admitted.clone_from(&why);
             assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into(), why: why.clone() }]);
         }
-        // Who votes is a member until its removal is committed, whatever a leader said that has gone since.
+        // A voter is a member until its removal is committed, whatever an earlier leader has reported.
         let voter = with_raft(|raft| raft.has_leader = false);
         assert!(matches!(reasons(&Known { not_admitted: why, ..voter })[..], [Reason::NoLeader { .. }]));
     }

@@ -1,10 +1,10 @@
-//! A node that hears no leader asks the members whether it was removed, and why it is not admitted.
+//! A node that knows no leader asks the members whether it was removed, and why it is not admitted.
 //!
-//! Nobody would tell it: Raft does not speak to whoever is no member. Asking for votes is not enough, because not
-//! everybody does, nor knows whom to ask. So it was when a leader that removed itself was killed after the change and
-//! before it noticed; when a newcomer was removed before it had heard a single entry, and its log named nobody; when a
-//! learner was removed while it was dead, and its log still called it one; and when all whom a voter's log names have
-//! become other nodes since.
+//! It would not learn this otherwise: Raft sends nothing to a node that is not a member. Requesting votes is not
+//! enough, because not every node does so, or has the addresses to ask. This happened when a leader that removed itself
+//! was killed after the change and before it noticed; when a newcomer was removed before it had received a single
+//! entry, so its log named no member; when a learner was removed while it was down, and its log still listed it; and
+//! when all members in a voter's log have become other nodes since.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::membership::{State, View};
 use crate::raft::Consensus;
 use crate::rt::{self, watch};
 
-/// Between two rounds of questions, and for how long one may go unanswered.
+/// The pause between two rounds of questions, and the time in which a member has to answer.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Between two rounds of one that does not vote and was told nothing yet: it has nothing to do but to wait for the leader,
-/// and whoever started it looks now why it does not serve.
+/// The pause between two rounds of a node that does not vote and has no answer yet: it can only wait for the leader,
+/// and the operator who started it is looking now why it does not serve.
 const SHORT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Asks, again and again, for as long as this node hears no leader: those whom its log calls members, and those whom gossip
-/// does. The answer comes with the hello: a node that was removed is refused, which
-/// [`PeerAdmission::excluded`](crate::raft::peers::Gate::excluded) tells. What the leader has against a newcomer, `context` tells.
+/// While this node knows no leader, asks again and again the members by its own log and by gossip. A removed node is
+/// rejected in the handshake, and [`PeerAdmission::excluded`](crate::raft::peers::PeerAdmission::excluded) reports it.
+/// The reason why the leader does not admit a newcomer is set in `context`.
 pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<View>, context: Arc<Context>) {
     loop {
         let waits_to_hear = !consensus.is_voter() && context.not_admitted().is_none();
@@ -50,7 +50,7 @@ pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<V
                 .filter_map(|peer| (peer.claim.state == State::Member).then_some(peer.claim.node_id)),
         );
         members.remove(&consensus.node_id());
-        // All at once, and said as soon as it is known: the leader answers though others are silent.
+        // All at once, and each answer is used when it arrives: the leader may answer though others are silent.
         let mut answers: FuturesUnordered<_> =
             members.into_iter().map(|member| refusal_of(&consensus, member)).collect();
         let mut is_refused = false;
@@ -66,7 +66,7 @@ pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<V
     }
 }
 
-/// What a member has against this node, if it leads and says so.
+/// Returns the reason why this node is not admitted, if the member leads and has one.
 async fn refusal_of(consensus: &Consensus, member: u64) -> Option<String> {
     let link = consensus.peers().link(member, Channel::Control);
     match rt::timeout(PAUSE, link.call(request::Body::Admission(Admission {}))).await {

@@ -1,18 +1,21 @@
-//! A node whose data is damaged starts over by itself, if the others can do without it; a setting (`replace-damaged`).
+//! Replacing a node whose data is damaged: it starts over by itself if the cluster does not need its data
+//! (`replace-damaged`).
 //!
-//! It asks first, and only the leader's yes counts ([`raft::replacing`](crate::raft::replacing) says what a yes takes). Then
-//! its files are set aside, kept, and it comes back as a newcomer under a new id, by the way that a lost disk takes. Without
-//! a yes it refuses to go on as it does without the setting: damaged at its start it ends, and says why; in quarantine it
-//! stays there.
+//! It asks first, and only the leader's yes counts ([`raft::replacing`](crate::raft::replacing) has the conditions).
+//! Then its files are set aside and kept, and it comes back as a newcomer under a new id, the same way as after a lost
+//! disk. Without a yes it behaves as without the setting: if damaged at its start it stops and logs the reason; in
+//! quarantine it stays there.
 //!
-//! **It stops first and asks then.** While its Raft runs, an entry can be committed by its acknowledgement after the leader
-//! looked, and be gone with its files. So a node in quarantine, which goes on acknowledging and may be needed for it, asks
-//! twice. The first question, while it runs, only tells whether it is worth stopping: many a time it is not, and a node that
-//! stopped to ask would take its vote from a cluster that is short of votes. At a yes it ends this life, begins another, and
-//! asks again before it opens its log; only that answer counts. At a no it goes on in quarantine.
+//! **It stops first, and asks then.** While its Raft runs, its acknowledgement may commit an entry after the leader has
+//! checked, and that entry would be lost with its files. A node in quarantine keeps acknowledging, which the cluster
+//! may need, so it asks twice. The first question, while it runs, only tells whether stopping is worthwhile: often it
+//! is not, and a node that stopped to ask would take its vote from a cluster that is short of votes. After a yes it
+//! stops, starts again, and asks a second time before it opens its log; only that answer counts. After a no it goes on
+//! in quarantine.
 //!
-//! Never replaced: a node that is shut out because its directory was put back, copied or contradicted, which is no damage
-//! and where its data may be the right one; and one whose identity cannot be read, which nobody could answer.
+//! Never replaced: a node that is excluded because its directory was put back to an older state, copied or
+//! contradicted, which is no damage, and its data may be the correct one; and a node whose identity cannot be read,
+//! because no peer could answer for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,14 +30,15 @@ use crate::raft::Consensus;
 use crate::raft::peers::{AddressBook, Peers};
 use crate::rt::{self, Instant, sleep, timeout};
 
-/// A leader that waits for all others to answer takes at most a few of its election timeouts.
+/// The time in which a peer has to answer: a leader that waits for all others takes at most a few of its election
+/// timeouts.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Between two rounds of questions.
+/// The pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between two questions of a node in quarantine that runs.
+/// The interval at which a running node in quarantine asks.
 const LOOKS: Duration = Duration::from_secs(5);
 
-/// Where peers are for a node that has no log to say so: where they say they are.
+/// The address book of a node without an open log: the addresses that peers claim in gossip.
 pub(super) struct Claimed(pub Arc<Gossip>);
 
 impl AddressBook for Claimed {
@@ -51,11 +55,11 @@ impl AddressBook for Claimed {
     }
 }
 
-/// What a peer says.
+/// A peer's answer.
 enum Said {
     Yes,
     No(String),
-    /// It does not lead, or does not answer.
+    /// The peer does not lead, or does not answer.
     Nothing,
 }
 
@@ -71,11 +75,11 @@ async fn ask(peers: &Peers, node_id: u64) -> Said {
     }
 }
 
-/// Asks everybody whom gossip calls a member, again and again until `deadline`; this node takes no part meanwhile.
-/// `tell` hears what stands in the way.
+/// Asks all members in gossip's view, again and again until `deadline`; this node takes no part in the cluster
+/// meanwhile. Calls `tell` with the reason against it after each round.
 ///
 /// # Errors
-/// In words, if no leader has said yes by then.
+/// The last reason, if no leader has answered yes by then.
 pub(super) async fn ask_all(
     peers: &Peers,
     gossip: &Gossip,
@@ -107,7 +111,7 @@ pub(super) async fn ask_all(
     }
 }
 
-/// Returns when the leader says of this node, which runs with a doubted state, that it could start over.
+/// Returns when the leader has answered that this node, which runs with a doubted state, could start over.
 pub(super) async fn until_it_may(consensus: &Consensus) {
     loop {
         sleep(LOOKS).await;

@@ -1,4 +1,4 @@
-//! What is looked up when somebody asks for metrics.
+//! The metrics that are sampled on request.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -8,22 +8,22 @@ use crate::metrics::http::Health;
 use crate::metrics::{Sample, Sampler};
 use crate::rt::{process, watch};
 
-/// Looks at a node for its metrics.
+/// Samples a node for its metrics.
 pub struct NodeSampler {
     readiness: OnceLock<Weak<Readiness>>,
     view: watch::Receiver<View>,
-    /// What earlier nodes have left: it changes only while the node is stopped.
+    /// The bytes that earlier nodes have left; they change only while the node is stopped.
     left_bytes: u64,
 }
 
 impl NodeSampler {
-    /// A sampler that sees gossip and what earlier nodes of the directory have left, and the rest once it is told where to
-    /// look.
+    /// Creates a sampler of gossip and of the data that earlier nodes of the directory have left; the rest is sampled
+    /// after [`NodeSampler::look_at`].
     pub fn new(view: watch::Receiver<View>, left_bytes: u64) -> NodeSampler {
         NodeSampler { readiness: OnceLock::new(), view, left_bytes }
     }
 
-    /// From now on looks at this node.
+    /// Samples this node from now on.
     pub fn look_at(&self, readiness: &Arc<Readiness>) {
         let _ = self.readiness.set(Arc::downgrade(readiness));
     }

@@ -1,18 +1,20 @@
-//! Rot that nobody reads: what lies cold is read again in the background, slowly, and what lies in memory is summed up anew.
+//! Scrubbing: files that are rarely read are read again in the background, slowly, and the digest of the state in
+//! memory is computed anew.
 //!
-//! Disks lose bits that nobody looks at, and memory flips them. A start would find out, when the other copies may be gone as
-//! well; so a node looks while it runs. One round: the state in memory, every sealed segment, every kept snapshot, one after
-//! the other and at a bounded pace; then a pause. A start has read everything, so the first round comes after a pause.
+//! Disks lose bits unnoticed, and memory flips them. A restart would detect it, but by then the other copies may be
+//! lost too; so a node checks while it runs. One round checks the state in memory, every sealed segment and every kept
+//! snapshot, one after the other and at a bounded rate; then comes a pause. A start has read everything, so the first
+//! round comes after a pause.
 //!
-//! What is found is said (log, metric, status), and then
+//! Damage is reported (log, metric, status), and then
 //!
-//! - a damaged **file** is done without, as the state in memory is sound: it was summed up first, and every snapshot is
-//!   before it counts. New snapshots are taken until both kept ones are newer than what is damaged, the log before them is
-//!   purged as always, and the damaged file goes with it. Until then nothing is removed: a snapshot that is damaged is
-//!   merely offered to nobody. Who still needs the entries that were in a damaged segment gets a snapshot, which it would
-//!   have to in any case: they cannot be read.
-//! - a state that is not what was applied to it is **doubted**: nothing is made of it, and the node shows it to nobody
-//!   (`lifecycle.rs`).
+//! - a damaged **file** is replaced, because the state in memory is sound: it was checked first, and every snapshot is
+//!   checked before it counts. New snapshots are taken until both kept ones are newer than the damage; the log before
+//!   them is purged as always, and the damaged file with it. Until then nothing is removed; a damaged snapshot is only
+//!   no longer offered to other nodes. A node that still needs entries of a damaged segment gets a snapshot, which it
+//!   would need in any case, because the entries cannot be read.
+//! - a state that differs from what was applied to it is **doubted**: it is not written to any snapshot, and the node
+//!   does not serve it (`lifecycle.rs`).
 //!
 //! Nothing here removes or writes a file, decides about the membership, or holds a lock while it waits.
 
@@ -26,32 +28,32 @@ use crate::raft::{Consensus, audit, space};
 use crate::rt::{self, sleep, timeout};
 use crate::storage::{Log, Pace, Position, Snapshots, StorageError};
 
-/// A tenth of what a slow disk does.
+/// A tenth of a slow disk's throughput.
 const PACE: Pace = Pace { bytes_per_second: 16 << 20 };
-/// Between two slices of the state: at most a tenth of a processor.
+/// The pause between two slices of the state: checking takes at most a tenth of a processor.
 const BREATH: Duration = Duration::from_millis(2);
-/// What could not be read is tried again once after this, before it counts as damaged.
+/// How long after a failed read a file is read once more, before it counts as damaged.
 const SECOND_TRY: Duration = Duration::from_secs(1);
-/// Between two steps of doing without a damaged file.
+/// The pause between two steps of replacing a damaged file.
 const STEP: Duration = Duration::from_secs(1);
-/// So many steps in a round; the next round tries again.
+/// The most steps for one file in a round; the next round tries again.
 const STEPS: u32 = 20;
-/// A snapshot that takes longer is not waited for; it goes on.
+/// How long a snapshot is waited for; after that it goes on in the background.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
-/// The next round after one that left damage behind comes after this at the latest.
+/// The longest pause before the next round if one has not repaired all damage.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What is looked at, and how often.
+/// What is checked, and how often.
 pub(super) struct Scrub {
     pub consensus: Consensus,
     pub log: Log,
     pub snapshots: Snapshots,
     pub context: Arc<Context>,
-    /// The pause between two rounds; zero: there are none.
+    /// The pause between two rounds; zero disables them.
     pub interval: Duration,
 }
 
-/// A file that is damaged.
+/// A damaged file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     Segment(u64),
@@ -77,7 +79,7 @@ impl fmt::Display for Damage {
 }
 
 impl Scrub {
-    /// Looks, round after round, for ever.
+    /// Checks round after round, for ever.
     pub async fn scrub_for_ever(self) {
         if self.interval.is_zero() {
             std::future::pending::<()>().await;
@@ -92,7 +94,7 @@ impl Scrub {
         }
     }
 
-    /// One round; whether everything is sound after it.
+    /// Runs one round. Returns `true` if everything is sound after it.
     async fn round(&self) -> bool {
         if self.consensus.is_doubted() || !self.is_memory_sound().await {
             return false;
@@ -125,7 +127,7 @@ impl Scrub {
         }
     }
 
-    /// Does without a file that is damaged; whether it is sound, or gone.
+    /// Replaces a damaged file by new snapshots. Returns `true` if there is no damage, or the damaged file is gone.
     async fn settle(&self, damage: Damage, error: Option<StorageError>) -> bool {
         let Some(error) = error else { return true };
         let words = format!(
@@ -150,7 +152,7 @@ impl Scrub {
                 self.context.set_damage(&damage.to_string(), None);
                 return true;
             }
-            // A state that is doubted replaces nothing.
+            // A doubted state must not replace anything.
             if self.consensus.is_doubted() || self.consensus.store().rotten().borrow().is_some() {
                 return false;
             }
@@ -168,7 +170,7 @@ impl Scrub {
         }
     }
 
-    /// One step towards two snapshots that stand for everything up to what is damaged.
+    /// Takes one step towards two snapshots that cover everything up to the damage.
     async fn step(&self, damage: Damage) {
         let kept = self.snapshots.list();
         if let Damage::Segment(number) = damage
@@ -192,7 +194,7 @@ impl Scrub {
     }
 }
 
-/// Checks a file once more, a little later, where the disk did not let it be read.
+/// Checks a file, and once more after a pause if the disk failed to read it.
 async fn twice<F: Future<Output = Result<(), StorageError>>>(check: impl Fn() -> F) -> F::Output {
     match check().await {
         Err(StorageError::Io { .. }) => {
