@@ -1,8 +1,8 @@
-//! Flags, environment and a YAML file become plain values that were checked once, here.
+//! Turns flags, environment variables and a YAML file into plain values, which are checked once, here.
 //!
-//! One table ([`settings::SETTINGS`]) drives all three and their documentation. A value is taken from the flag,
-//! else the environment (`MOKV_` and the key in upper snake case), else the file, else the default. Every refusal
-//! names the flag, the variable, or file, line and key. No name is resolved and no port is tried here.
+//! One table ([`settings::SETTINGS`]) defines all three and their documentation. A value is taken from the flag, else
+//! from the environment (`MOKV_` and the key in upper snake case), else from the file, else from the default. Every
+//! error names the flag, the variable, or file, line and key. No name is resolved and no port is opened here.
 
 mod check;
 mod layers;
@@ -23,54 +23,54 @@ pub(crate) use yaml::not_read as yaml_not_read;
 /// Longest key, in bytes. Not a setting: clients may rely on it.
 pub const MAX_KEY_BYTES: usize = 4096;
 
-/// Room in a request for everything but the value: the longest key, session, framing.
+/// Bytes of a request besides the value: the longest key, session, framing.
 const REQUEST_OVERHEAD_BYTES: u64 = 8 * 1024;
 
 /// Shortest and longest cluster key, in bytes.
 const CLUSTER_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
-/// One node's configuration: every value is possible, and they fit together.
+/// One node's configuration: every value is valid, and the values are consistent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
     /// The directory of the log, the snapshots and the identity.
     pub data_dir: PathBuf,
     /// The node's name, unique in the cluster; safe as a file name.
     pub node_name: String,
-    /// Where gossip (UDP) listens. RPC and metrics listen on the same IP address.
+    /// The address on which gossip (UDP) listens. RPC and metrics listen on the same IP address.
     pub bind_addr: SocketAddr,
-    /// The host (name, or IP address without brackets) that others reach this node at; never unspecified.
+    /// The host (name, or IP address without brackets) at which others reach this node; never unspecified.
     pub advertise_host: String,
     /// TCP port of gRPC and Raft.
     pub rpc_port: u16,
     /// TCP port of the metrics.
     pub metrics_port: u16,
-    /// Gossip addresses `host:port` to join through, without doubles; this node's own may be among them.
+    /// Gossip addresses `host:port` to join through, without duplicates; this node's own may be among them.
     pub start_join_addrs: Vec<String>,
     /// Form a cluster of one when pristine.
     pub bootstrap: bool,
     /// Form a cluster of this many pristine nodes; at least 1.
     pub bootstrap_expect: Option<usize>,
-    /// The secret all nodes of the cluster share.
+    /// The secret that all nodes of the cluster share.
     pub cluster_key: Option<ClusterKey>,
-    /// The file that it was read from.
+    /// The file from which the cluster key was read.
     pub cluster_key_file: Option<PathBuf>,
-    /// The user said by name that listening beyond loopback without a key is fine.
+    /// The user explicitly allows listening beyond loopback without a key.
     pub allow_insecure: bool,
-    /// SIGTERM means leaving for good.
+    /// On SIGTERM the node leaves the cluster for good.
     pub leave_on_terminate: bool,
-    /// Removed while it runs, the node joins again by itself.
+    /// A node that is removed while it runs joins again by itself.
     pub rejoin: bool,
-    /// Ready is who has at most so many committed entries still to apply.
+    /// The node is ready only with at most this many committed entries left to apply.
     pub ready_max_lag: u64,
-    /// Replicated when this node forms a cluster: most sessions at a time.
+    /// Replicated when this node forms a cluster: the most sessions at a time.
     pub initial_max_sessions: u64,
-    /// Replicated when this node forms a cluster: most bytes of keys and values; 0: no bound.
+    /// Replicated when this node forms a cluster: the most bytes of keys and values; 0: no bound.
     pub initial_max_store_bytes: u64,
-    /// Directives for `tracing_subscriber::EnvFilter`; they parse.
+    /// Valid directives for `tracing_subscriber::EnvFilter`.
     pub log_level: String,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// What requests may cost. Flags act at admission only; none decides what a log entry does.
+    /// Limits on requests. Checked only at admission; none affects how a log entry is applied.
     pub limits: Limits,
     /// Log, snapshots, disk.
     pub storage: StorageConfig,
@@ -78,32 +78,32 @@ pub struct NodeConfig {
     pub heartbeat_interval: Duration,
     /// The shortest election timeout; the longest is twice this. At least three heartbeats.
     pub election_timeout: Duration,
-    /// How long an old id must be silent before a newcomer of the same name replaces it.
+    /// How long the old id of a name must be silent before a joining node of that name replaces it.
     pub replace_silence: Duration,
-    /// A node whose data is damaged starts over as a newcomer, if the leader says that the others can do without it.
+    /// A node with damaged data starts over as a new node, if the leader confirms that the others can do without it.
     pub replace_damaged: bool,
 }
 
-/// What requests may cost.
+/// Limits on requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Longest value, in bytes.
     pub max_value_bytes: usize,
-    /// Largest request that is read, in bytes; a value, a key and their framing fit.
+    /// Largest request that is read, in bytes; at least a value and a key with their framing.
     pub max_request_bytes: usize,
-    /// Most requests being served at a time.
+    /// The most requests served at a time.
     pub max_in_flight_requests: usize,
-    /// Most connections of clients at a time.
+    /// The most client connections at a time.
     pub max_connections: usize,
-    /// A connection with nothing to do is ended after this.
+    /// An idle connection is closed after this time.
     pub idle_timeout: Duration,
-    /// Most bytes one List stream sends.
+    /// The most bytes that one List stream sends.
     pub max_list_bytes: u64,
-    /// Longest time one List stream takes.
+    /// The longest time of one List stream.
     pub max_list_time: Duration,
-    /// Longest time any other request takes.
+    /// The longest time of any other request.
     pub request_timeout: Duration,
-    /// How long a stop waits for requests under way.
+    /// How long a stop waits for requests in flight.
     pub drain_timeout: Duration,
 }
 
@@ -114,15 +114,15 @@ pub struct StorageConfig {
     pub snapshot_log_entries: u64,
     /// Size of one log file, in bytes; at least twice `max_request_bytes`.
     pub log_segment_bytes: u64,
-    /// Memory for recent entries, in bytes.
+    /// Memory for recent log entries, in bytes.
     pub log_cache_bytes: u64,
-    /// Client writes are refused when less is free, in bytes.
+    /// Free disk space in bytes below which client writes are refused.
     pub min_free_bytes: u64,
-    /// Between two rounds of reading everything again; zero: none.
+    /// Time between two scrubs, which read all data again; zero: no scrubs.
     pub scrub_interval: Duration,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -131,7 +131,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The secret all nodes of a cluster share. Never printed.
+/// The secret that all nodes of a cluster share. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClusterKey(Vec<u8>);
 
@@ -155,11 +155,12 @@ impl fmt::Debug for ClusterKey {
 }
 
 impl NodeConfig {
-    /// The defaults for a node of this name that listens on `bind_addr`; everything else can be set on the value.
+    /// Returns the defaults for a node of this name that listens on `bind_addr`; everything else can be set on the
+    /// value.
     ///
     /// # Panics
-    /// If the name is not a node name, or the address is unspecified or has port 0: a user's choice of them goes
-    /// through [`load`].
+    /// If the name is not a node name, or the address is unspecified or has port 0. Values from a user go through
+    /// [`load`].
     pub fn local(node_name: &str, bind_addr: SocketAddr) -> NodeConfig {
         let given = flags([
             ("node-name", vec![node_name.to_owned()]),
@@ -169,22 +170,22 @@ impl NodeConfig {
         Reader { layers: &[&given] }.read().expect("the defaults fit together")
     }
 
-    /// Where the RPC port listens.
+    /// Returns the address on which RPC listens.
     pub fn rpc_bind(&self) -> SocketAddr {
         SocketAddr::new(self.bind_addr.ip(), self.rpc_port)
     }
 
-    /// Where the metrics port listens.
+    /// Returns the address on which the metrics port listens.
     pub fn metrics_bind(&self) -> SocketAddr {
         SocketAddr::new(self.bind_addr.ip(), self.metrics_port)
     }
 
-    /// `host:port` under which clients and Raft peers reach this node.
+    /// Returns the `host:port` at which clients and Raft peers reach this node.
     pub fn advertised_rpc(&self) -> String {
         join_host_port(&self.advertise_host, self.rpc_port)
     }
 
-    /// `host:port` under which gossip reaches this node.
+    /// Returns the `host:port` at which gossip reaches this node.
     pub fn advertised_gossip(&self) -> String {
         join_host_port(&self.advertise_host, self.bind_addr.port())
     }
@@ -197,19 +198,19 @@ fn join_host_port(host: &str, port: u16) -> String {
     }
 }
 
-/// What the text of a configuration file called `path` gives, by key; the values are not looked at.
+/// Parses the text of the configuration file `path`. Returns the values by key, unchecked.
 ///
 /// # Errors
-/// If it is no YAML mapping of known keys.
+/// If it is not a YAML mapping of known keys.
 pub fn parse_file(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     yaml::parse(path, text)
 }
 
-/// Reads the configuration of a node: `flags` from the command line, `variable` looks into the environment.
-/// Opens the configuration file and the cluster key's, and nothing else.
+/// Loads the configuration of a node: `flags` from the command line, `variable` reads the environment. Opens only the
+/// configuration file and the cluster key's file.
 ///
 /// # Errors
-/// The first thing that is wrong, with its place and what to do.
+/// The first error found, with its place and what to do.
 pub fn load(flags: &Layer, variable: impl Fn(&str) -> Option<String>) -> Result<NodeConfig, ConfigError> {
     let environment = environment(variable);
     let config_file = settings::find(CONFIG_FILE).expect("config-file is a setting");
@@ -227,7 +228,7 @@ pub fn load(flags: &Layer, variable: impl Fn(&str) -> Option<String>) -> Result<
     Reader { layers: &[flags, &environment, &file] }.read()
 }
 
-/// As [`load`], with this process's environment, in which a variable that looks like a setting and is none is refused.
+/// As [`load`], with this process's environment. Refuses a variable that looks like a setting and is none.
 ///
 /// # Errors
 /// As [`load`].
@@ -240,7 +241,7 @@ pub fn load_here(flags: &Layer) -> Result<NodeConfig, ConfigError> {
     load(flags, |name| std::env::var(name).ok())
 }
 
-/// Reads typed values off the layers.
+/// Reads typed values from the layers.
 struct Reader<'a> {
     layers: &'a [&'a Layer],
 }
@@ -333,7 +334,7 @@ impl Reader<'_> {
             let problem = format!("cannot read '{}': {error}", path.display());
             self.refuse("cluster-key-file", problem, "name a readable file with the cluster's secret")
         })?;
-        // Editors and `echo` end a file with a newline; it is no part of the secret.
+        // Editors and `echo` end a file with a newline, which is no part of the secret.
         let secret = bytes.trim_ascii_end();
         if !CLUSTER_KEY_BYTES.contains(&secret.len()) {
             let problem = format!("'{}' holds {} bytes", path.display(), secret.len());
@@ -392,7 +393,7 @@ impl Reader<'_> {
         (setting, layers::winner(self.layers, setting))
     }
 
-    /// A refusal at the place where `key` was given.
+    /// Returns an error at the place where `key` was given.
     fn refuse(
         &self,
         key: &'static str,
@@ -404,7 +405,7 @@ impl Reader<'_> {
         ConfigError::new(place, problem, remedy)
     }
 
-    /// What no single value shows.
+    /// Checks the values that depend on each other.
     fn check_together(&self, config: &NodeConfig) -> Result<(), ConfigError> {
         if config.rpc_port == config.metrics_port {
             let problem = format!("{} is rpc-port too", config.metrics_port);
@@ -451,7 +452,7 @@ impl Reader<'_> {
                 "set one of the two",
             ));
         }
-        // A name may stand for many nodes, so only a list of addresses can be too short.
+        // A name may resolve to many nodes, so only a list of addresses can be too short.
         let own = config.advertised_gossip();
         let others = config.start_join_addrs.iter().filter(|address| **address != own).count();
         let all_addresses =
@@ -482,7 +483,7 @@ fn log_format(setting: &Setting, text: &str) -> Result<LogFormat, check::Refusal
     Ok(if check::choice(text, words)? == "json" { LogFormat::Json } else { LogFormat::Text })
 }
 
-/// A count or a number of bytes.
+/// Reads a count or a number of bytes.
 fn number(setting: &Setting, text: &str) -> Result<u64, check::Refusal> {
     match setting.kind {
         Kind::Count { least, most } => check::count(text, least, most),
@@ -498,7 +499,7 @@ fn duration(setting: &Setting, text: &str) -> Result<Duration, check::Refusal> {
     }
 }
 
-/// The table bounds every number that becomes a size far below what a `usize` holds.
+/// Cannot fail: the table bounds every such number far below what a `usize` holds.
 fn as_size(number: u64) -> usize {
     usize::try_from(number).expect("the table bounds it")
 }

@@ -1,4 +1,4 @@
-//! The wire contract of mökv: what clients, operators and Raft peers say, and what the log stores.
+//! The wire contract of mökv: the messages of clients, operators and Raft peers, and the contents of the log.
 //!
 //! Generated against plain tonic, so that the same bytes flow in production and in simulation.
 

@@ -1,7 +1,8 @@
-//! How failures travel: one place where a node builds a gRPC status and a client reads it again.
+//! Errors on the wire: the one place where a node builds a gRPC status and a client reads it.
 //!
-//! A client must be able to tell three things apart: *failed* (a definite answer), *never executed* and *unknown*.
-//! gRPC's codes alone cannot, so a status also carries metadata, named here. Knows nothing of who asks or answers.
+//! A client must distinguish three outcomes: *failed* (a definite answer), *never executed* and *unknown*. gRPC's codes
+//! alone cannot express them, so a status also carries the metadata named here. Independent of the services and their
+//! callers.
 
 use prost::Message as _;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -15,15 +16,15 @@ pub const HEADER_OUTCOME: &str = "mokv-outcome";
 pub const HEADER_LEADER: &str = "mokv-leader";
 /// Metadata of a reply or an error: the store's revision it was made at, in decimal.
 pub const HEADER_REVISION: &str = "mokv-revision";
-/// Metadata of an error: why, for programs. See [`Reason`].
+/// Metadata of an error: the reason, for programs. See [`Reason`].
 pub const HEADER_REASON: &str = "mokv-reason";
 
 const CONDITION_FAILED_TYPE: &str = "type.googleapis.com/api.ConditionFailed";
 
-/// What gRPC carries in `grpc-status-details-bin`: the fields of `google.rpc.Status`.
+/// The contents of `grpc-status-details-bin`: the fields of `google.rpc.Status`.
 ///
-/// Written here rather than generated, so that no descriptor of ours has the name of Google's message: a program that loads
-/// both would have two.
+/// Declared here rather than generated, so that none of our descriptors has the name of Google's message: a program
+/// that loads both would have two of that name.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Details {
     #[prost(int32, tag = "1")]
@@ -34,17 +35,17 @@ struct Details {
     details: Vec<prost_types::Any>,
 }
 
-/// What is certain about a request that brought no answer of the store.
+/// What is certain about a request without an answer of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// `none`: certainly not executed, now or later. Only ever said with `UNAVAILABLE` and `RESOURCE_EXHAUSTED`.
+    /// `none`: certainly not executed, now or later. Only valid with `UNAVAILABLE` and `RESOURCE_EXHAUSTED`.
     None,
-    /// `unknown`: it may have been executed, or may yet be.
+    /// `unknown`: the request may have been executed or may still be.
     Unknown,
 }
 
 impl Outcome {
-    /// What `status` says for certain, if anything.
+    /// Returns the outcome that `status` carries; `None` if it has none that is valid.
     pub fn of(status: &Status) -> Option<Outcome> {
         match text(status.metadata(), HEADER_OUTCOME)? {
             "none" if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
@@ -56,7 +57,7 @@ impl Outcome {
     }
 }
 
-/// Why a write was refused when it was applied: the log's own answer, the same on every node and at every repetition.
+/// Why a write was refused when its log entry was applied: the same on every node and at every repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// `condition-failed`: `if_revision` did not match.
@@ -73,7 +74,7 @@ impl Reason {
     const ALL: [Reason; 4] =
         [Reason::ConditionFailed, Reason::SessionExpired, Reason::OutOfWindow, Reason::StoreFull];
 
-    /// Its text in the metadata.
+    /// Returns its text in the metadata.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::ConditionFailed => "condition-failed",
@@ -83,7 +84,7 @@ impl Reason {
         }
     }
 
-    /// The reason `status` gives, if it gives one that is known here.
+    /// Returns the reason in `status`; `None` if it carries none or an unknown one.
     pub fn of(status: &Status) -> Option<Reason> {
         let given = text(status.metadata(), HEADER_REASON)?;
         Reason::ALL.into_iter().find(|reason| reason.as_str() == given)
@@ -135,14 +136,14 @@ pub fn key_not_found(revision: u64) -> Status {
     with_revision(Status::not_found("the key does not exist"), revision)
 }
 
-/// `ABORTED`: the revision a listing wants to go on with is no longer retained.
+/// `ABORTED`: the revision that a listing continues with is no longer retained.
 pub fn revision_gone(at_revision: u64) -> Status {
     Status::aborted(format!("revision {at_revision} is no longer retained; list again from the start"))
 }
 
-/// `UNAVAILABLE` and certainly not executed. `leader` is where to go instead, as `host:port`.
+/// `UNAVAILABLE`, certainly not executed. `leader`: the address to send the request to instead, as `host:port`.
 ///
-/// Also the answer to a request that came at a bad moment (an election): clients try again.
+/// Also the answer to a request that arrives while no node can execute it (an election): clients retry.
 pub fn not_executed(message: impl Into<String>, leader: Option<&str>) -> Status {
     let mut status = with_text(Status::unavailable(message), HEADER_OUTCOME, "none");
     if let Some(leader) = leader {
@@ -151,12 +152,12 @@ pub fn not_executed(message: impl Into<String>, leader: Option<&str>) -> Status 
     status
 }
 
-/// `RESOURCE_EXHAUSTED`, certainly not executed: the node does as much as it may at a time. Clients try again.
+/// `RESOURCE_EXHAUSTED`, certainly not executed: the node has reached a limit on concurrent work. Clients retry.
 pub fn overloaded(message: impl Into<String>) -> Status {
     with_text(Status::resource_exhausted(message), HEADER_OUTCOME, "none")
 }
 
-/// `UNKNOWN`: the request may have been executed, or may yet be.
+/// `UNKNOWN`: the request may have been executed or may still be.
 pub fn unknown(message: impl Into<String>) -> Status {
     with_text(Status::unknown(message), HEADER_OUTCOME, "unknown")
 }
@@ -171,17 +172,17 @@ pub fn set_revision(metadata: &mut MetadataMap, revision: u64) {
     metadata.insert(HEADER_REVISION, MetadataValue::from(revision));
 }
 
-/// The store's revision, from the metadata of a reply or an error.
+/// Returns the store's revision from the metadata of a reply or an error; `None` if absent or malformed.
 pub fn revision_of(metadata: &MetadataMap) -> Option<u64> {
     text(metadata, HEADER_REVISION)?.parse().ok()
 }
 
-/// Where the leader is, as `host:port`, if the error knows.
+/// Returns the leader's address, `host:port`; `None` if the error carries none.
 pub fn leader_of(status: &Status) -> Option<&str> {
     text(status.metadata(), HEADER_LEADER).filter(|leader| leader.contains(':'))
 }
 
-/// The key's present mod revision, from the typed detail of a failed condition.
+/// Returns the key's present mod revision from the typed detail of a failed condition.
 pub fn present_revision_of(status: &Status) -> Option<u64> {
     let envelope = Details::decode(status.details()).ok()?;
     let detail = envelope.details.iter().find(|detail| detail.type_url == CONDITION_FAILED_TYPE)?;
@@ -193,7 +194,7 @@ fn with_reason(status: Status, reason: Reason) -> Status {
 }
 
 fn with_text(mut status: Status, header: &'static str, value: &str) -> Status {
-    // A host name that is no header value is left out: the hint is a help, not a promise.
+    // A host name that is no valid header value is left out: the address is only a hint.
     if let Ok(value) = value.parse() {
         status.metadata_mut().insert(header, value);
     }
@@ -208,7 +209,7 @@ fn text<'a>(metadata: &'a MetadataMap, header: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    /// What the other end sees: the status after a journey through HTTP headers.
+    /// Returns the status as the other end receives it, after conversion to HTTP headers and back.
     fn travelled(status: Status) -> Status {
         Status::from_header_map(status.into_http::<tonic::body::Body>().headers()).unwrap()
     }

@@ -1,4 +1,4 @@
-//! `mokv check`: tries a cluster out, from one end to the other.
+//! `mokv check`: tests a cluster end to end.
 
 use clap::Args;
 use serde_json::json;
@@ -23,10 +23,10 @@ pub struct Check {
 }
 
 impl Check {
-    /// Tries the cluster out.
+    /// Tests the cluster.
     ///
     /// # Errors
-    /// The first thing that did not go as it should, in words.
+    /// The first check that failed.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
         let wrong = |what: String| Failure::error(what, "'mokv status' shows the nodes");

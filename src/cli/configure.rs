@@ -1,4 +1,4 @@
-//! `mokv configure`: the settings that all nodes share, because they decide what a write comes to.
+//! `mokv configure`: the settings that all nodes share, because they determine the result of a write.
 
 use clap::Args;
 use serde_json::json;
@@ -31,7 +31,7 @@ pub struct Configure {
 }
 
 impl Configure {
-    /// Changes what was given.
+    /// Changes the given settings.
     ///
     /// # Errors
     /// If the change failed or has an unknown outcome.

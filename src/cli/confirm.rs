@@ -1,13 +1,13 @@
-//! Asking before what cannot be undone.
+//! Asks the user before an irreversible action.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::failure::Failure;
 
-/// Asks the user to type `word`, which names what will be gone. Whether they did.
+/// Asks the user to type `word`, which names what will be deleted. Returns whether the user typed it.
 ///
 /// # Errors
-/// If there is no terminal to ask on: `--yes` says it without being asked.
+/// If there is no terminal to ask on; `--yes` confirms without one.
 pub fn confirmed(question: &str, word: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         let what = format!("{question} There is no terminal to ask on");

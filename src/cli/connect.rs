@@ -1,5 +1,4 @@
-//! The way from a command to the cluster: which nodes to ask and for how long, and what a failed call means to a
-//! person.
+//! The connection of a command to the cluster: which nodes it asks, for how long, and the message for a failed call.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -17,25 +16,25 @@ use crate::client::{self, Builder, Client, Consistency, Error, NodeStatus, Serve
 use crate::config::parse_time;
 use crate::rt;
 
-/// The node that is asked when none is named.
+/// The endpoint used when none is given.
 pub const DEFAULT_ENDPOINT: &str = "127.0.0.1:8400";
 
-/// Names nodes for all commands of a shell.
+/// The variable with the endpoints for all commands of a shell.
 const ENDPOINTS_VARIABLE: &str = "MOKV_ENDPOINTS";
 
-/// Names a context for all commands of a shell.
+/// The variable with the context for all commands of a shell.
 const CONTEXT_VARIABLE: &str = "MOKV_CONTEXT";
 
-/// Whom a command asks, and how it makes itself known.
+/// The endpoints that a command asks, and its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
     endpoints: Vec<String>,
     credentials: Credentials,
-    /// The context that had a part in it.
+    /// The context from which some of it came.
     context: Option<String>,
 }
 
-/// Least time for a whole listing, which may be long although each of its parts is quick.
+/// Shortest timeout of a whole listing, which may be long although each of its parts is quick.
 const LIST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Flags of every command that talks to a cluster.
@@ -62,15 +61,15 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// A client of these nodes. Connects to nobody yet.
+    /// Returns a client for these endpoints. Does not connect yet.
     ///
     /// # Errors
-    /// If an endpoint is not `HOST:PORT`, or a certificate, a key or a token is not what it should be.
+    /// If an endpoint is not `HOST:PORT`, or a certificate, a key or a token is invalid.
     pub fn client(&self) -> Result<Client, Failure> {
         self.build(Client::builder())
     }
 
-    /// A client whose writes are sent once and belong to no session.
+    /// Returns a client whose writes are sent once and belong to no session.
     ///
     /// # Errors
     /// As [`Connect::client`].
@@ -78,7 +77,7 @@ impl Connect {
         self.build(Client::builder().sessions(false))
     }
 
-    /// A client for a command that makes several calls, all of them within the one time that was given.
+    /// Returns a client for a command that makes several calls, with one timeout for all of them.
     ///
     /// # Errors
     /// As [`Connect::client`].
@@ -86,20 +85,20 @@ impl Connect {
         Ok(self.client()?.with_total_timeout(self.timeout))
     }
 
-    /// stdout, for results in columns unless something else was asked for.
+    /// Returns stdout, for a table unless another format was given.
     pub fn output(&self) -> Output {
         self.output_or(Format::Table)
     }
 
-    /// stdout, for results in this format unless something else was asked for.
+    /// Returns stdout, for results in `format` unless another one was given.
     pub fn output_or(&self, format: Format) -> Output {
         Output::new(self.output.unwrap_or(format))
     }
 
-    /// The nodes that are asked.
+    /// Returns the endpoints to ask.
     ///
     /// # Errors
-    /// If they are to be those of a context that does not exist, or the file of contexts is not what it should be.
+    /// If the context does not exist, or the contexts file is invalid.
     pub fn endpoints(&self) -> Result<&[String], Failure> {
         Ok(&self.target()?.endpoints)
     }
@@ -121,7 +120,7 @@ impl Connect {
             }
         };
         let mut endpoints = checked(&self.endpoints)?;
-        // A context that merely stands in the background lends nothing to a command that names nodes by itself.
+        // A context that is in use by default gives no credentials to a command that names its endpoints itself.
         let mut named = self.context.clone();
         if endpoints.is_empty() && named.is_none() {
             match text(ENDPOINTS_VARIABLE)? {
@@ -131,7 +130,7 @@ impl Connect {
         }
         let mut credentials = self.credentials.clone();
         if named.is_some() || endpoints.is_empty() {
-            // Without a home, nothing is in use.
+            // Without a home directory no context is in use.
             let path = contexts::path(&variable).map_or_else(
                 || if named.is_some() { contexts::own_path().map(Some) } else { Ok(None) },
                 |path| Ok(Some(path)),
@@ -159,7 +158,7 @@ impl Connect {
         self.build_for(target, builder).map_err(|failure| self.in_context(failure))
     }
 
-    /// The same failure, with the context that had a part in it.
+    /// Returns the failure with the name of the context that was used, if any.
     pub fn in_context(&self, failure: Failure) -> Failure {
         match self.target.get().and_then(|target| target.context.as_ref()) {
             Some(name) => failure.with_context(name),
@@ -179,24 +178,24 @@ impl Connect {
         })
     }
 
-    /// What it means to the user that `action` (such as "read 'greeting'") failed so.
+    /// Returns the failure to report when `action` (such as "read 'greeting'") failed with `error`.
     pub fn failure(&self, action: &str, error: Error) -> Failure {
-        // Who has got as far as to ask has found out whom.
+        // Set: a command that called a node has found its target.
         let asked = self.target.get().map(|target| target.endpoints.join(", ")).unwrap_or_default();
         let what = format!("cannot {action} (asked {asked}): {error}");
         self.in_context(meaning(what, &error))
     }
 
-    /// The same of a call that several nodes were asked for, each for itself: how it failed at `place`.
+    /// Returns the failure of one node, at `place`, of several that were asked.
     pub fn failure_at(&self, place: &Place, error: &Error) -> Failure {
         let why = error.to_string();
-        // What went wrong begins with the address where it did.
+        // The error begins with the node's address.
         let what = why.strip_prefix(&format!("{}: ", place.address)).unwrap_or(&why);
         meaning(what.to_owned(), error)
     }
 
-    /// All members as the cluster knows them, by name; the endpoints themselves while there is no cluster to ask. Half of
-    /// the time at most is spent on that: the nodes themselves are still to be asked.
+    /// Returns all members as the cluster lists them, sorted by name; the endpoints if there is no cluster to ask.
+    /// Takes at most half of the timeout, because the nodes themselves are asked afterwards.
     pub async fn all_nodes(&self, client: &Client) -> Vec<Place> {
         let mut places: Vec<Place> = match client
             .with_timeout(self.timeout / 2)
@@ -214,7 +213,7 @@ impl Connect {
     }
 }
 
-/// What it means to the user that `what` happened because a call failed so.
+/// Returns the failure `what` with the advice and the exit code for `error`.
 fn meaning(what: String, error: &Error) -> Failure {
     let failure = match error {
         Error::NotFound(_) => Failure::not_found(what, "'mokv members' lists the members"),
@@ -239,7 +238,7 @@ fn meaning(what: String, error: &Error) -> Failure {
     failure.of_call(error)
 }
 
-/// Endpoints as they were given, without blanks around them.
+/// Returns the endpoints as given, without surrounding blanks.
 ///
 /// # Errors
 /// If one is not `HOST:PORT`.
@@ -250,22 +249,22 @@ pub fn checked(given: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<S
         .map_err(|error| Failure::usage(error.to_string(), "endpoints are HOST:PORT, with commas between"))
 }
 
-/// Where a node is.
+/// A node's name and address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Its name, where that is known.
+    /// Its name, if known.
     pub name: Option<String>,
     /// Its RPC address.
     pub address: String,
 }
 
 impl Place {
-    /// A node of which nothing but its address is known.
+    /// A node of which only the address is known.
     pub fn unnamed(address: &str) -> Place {
         Place { name: None, address: address.to_owned() }
     }
 
-    /// Its name as a cell of a table.
+    /// Returns its name as a cell of a table.
     pub fn cell(&self) -> String {
         self.name.clone().unwrap_or_else(|| "-".to_owned())
     }
@@ -277,7 +276,7 @@ impl From<Server> for Place {
     }
 }
 
-/// In a sentence.
+/// For use in a sentence.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
@@ -287,10 +286,10 @@ impl fmt::Display for Place {
     }
 }
 
-/// Tells in `news` the name of each new leader, asking every `interval`. Runs until nobody listens.
+/// Sends the name of each new leader to `news`, polling every `interval`. Returns when the receiver is dropped.
 ///
-/// A leader counts when it says itself that it leads; of two, which a partition can bring about for a while, the
-/// one of the higher term.
+/// A node counts as leader when its own status says so; of two, which a partition can cause for a while, the one of the
+/// higher term.
 pub async fn watch_leader(endpoints: Vec<String>, interval: Duration, news: mpsc::Sender<String>) {
     let client = Client::builder()
         .endpoints(endpoints.iter().cloned())
@@ -340,7 +339,7 @@ mod tests {
         assert_eq!(failure.exit(), Exit::Usage);
     }
 
-    /// A home whose file of contexts has 'prod' and 'test', of which 'test' is in use.
+    /// A home directory whose contexts file has 'prod' and 'test', of which 'test' is in use.
     fn home() -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join(".config/mokv");

@@ -1,4 +1,4 @@
-//! `mokv context`: names for clusters, each with its nodes and how a command makes itself known to them.
+//! `mokv context`: names for clusters, each with its nodes and the credentials for them.
 
 use std::path::{Path, PathBuf};
 
@@ -91,10 +91,10 @@ fn parse_name(name: &str) -> Result<String, String> {
 }
 
 impl Context {
-    /// Adds, uses, lists or removes.
+    /// Adds, uses, lists or removes contexts.
     ///
     /// # Errors
-    /// If the file of contexts is not what it should be or cannot be written, or a name is taken or unknown.
+    /// If the contexts file is invalid or cannot be written, or a name is taken or unknown.
     pub async fn run(self) -> Result<(), Failure> {
         let path = contexts::own_path()?;
         match self.action {
@@ -188,7 +188,7 @@ fn list(contexts: &Contexts, format: Format) -> Result<(), Failure> {
     Output::new(format).rows(&["", "NAME", "ENDPOINTS", "CREDENTIALS"], rows)
 }
 
-/// A path that means the same wherever a command is called.
+/// Returns the path as an absolute one, valid in any working directory.
 fn from_anywhere(file: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
     let absolute = |file: PathBuf| {
         std::path::absolute(&file).map_err(|error| {

@@ -1,8 +1,8 @@
-//! The file of named contexts: where clusters are and how a command makes itself known to them, for all commands.
+//! The file of named contexts: the endpoints and credentials of clusters, for all commands.
 //!
-//! It holds paths of credentials, never the credentials. It is read strictly: what it says and nobody understands is
-//! refused with file and line, because a mistyped word would send a command to another cluster. It is written whole or not
-//! at all, for this user alone, and by one command at a time. Knows nothing of what a command asks a cluster.
+//! The file holds paths of credentials, never the credentials. It is read strictly: unknown content is refused with
+//! file and line, because a mistyped word would send a command to another cluster. It is written atomically, readable
+//! for this user only, by one command at a time. Independent of what a command requests from a cluster.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -18,24 +18,24 @@ use crate::client;
 use crate::config::{ConfigError, yaml_not_read};
 use crate::rt::disk::{create_file, lock_file, rename_durably};
 
-/// Names the file itself.
+/// The variable with the path of the file.
 const FILE_VARIABLE: &str = "MOKV_CONFIG";
-/// Below the directory of this user's settings.
+/// The file's path below the user's configuration directory.
 const FILE: &str = "mokv/contexts.yaml";
-/// No file of contexts is larger, and nothing else that somebody names is read to its end.
+/// The largest contexts file, in bytes; a larger file is refused unread.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// So many links lead to the file at most, as to any other.
+/// The most symbolic links that are followed to the file; Linux has the same limit.
 const MAX_LINKS: usize = 40;
 /// Longest name of a context, in characters.
 const MAX_NAME_CHARACTERS: usize = 64;
 
-/// Where a cluster is and how a command makes itself known to it.
+/// A cluster's endpoints and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Context {
     /// `HOST:PORT`, at least one.
     pub endpoints: Vec<String>,
-    /// As the flags of the same names.
+    /// The following fields correspond to the flags of the same names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tls: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// How a command makes itself known.
+    /// Returns the credentials for the cluster.
     pub fn credentials(&self) -> Credentials {
         Credentials {
             tls: self.tls,
@@ -64,17 +64,17 @@ impl Context {
     }
 }
 
-/// What the file holds.
+/// The contents of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Contexts {
-    /// The one that is used when none is named.
+    /// The context that is used when none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
     /// By name.
     pub contexts: BTreeMap<String, Context>,
 }
 
-/// The same with lines, as it is read.
+/// The same with line numbers, for reading.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -83,20 +83,20 @@ struct Written {
     contexts: BTreeMap<String, Spanned<Context>>,
 }
 
-/// Where the file is: what `MOKV_CONFIG` names, else below `XDG_CONFIG_HOME`, else below `~/.config`. `None`: this user has
-/// no home.
+/// Returns the path of the file: the value of `MOKV_CONFIG`, else below `XDG_CONFIG_HOME`, else below `~/.config`.
+/// `None` if the user has no home directory.
 pub fn path(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
     let named = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    // A relative one is no one's: the XDG specification has it ignored.
+    // The XDG specification requires relative paths to be ignored.
     let settings = || named("XDG_CONFIG_HOME").filter(|directory| directory.is_absolute());
     let home = || named("HOME").map(|home| home.join(".config"));
     named(FILE_VARIABLE).or_else(|| settings().or_else(home).map(|directory| directory.join(FILE)))
 }
 
-/// The path of this process's file.
+/// Returns the path of the file for this process's environment.
 ///
 /// # Errors
-/// If nothing says where it is.
+/// If no variable determines it.
 pub fn own_path() -> Result<PathBuf, Failure> {
     path(|name| std::env::var_os(name)).ok_or_else(|| {
         Failure::usage(
@@ -107,10 +107,10 @@ pub fn own_path() -> Result<PathBuf, Failure> {
 }
 
 impl Contexts {
-    /// Reads the file; one that does not exist holds nothing.
+    /// Reads the file; a missing file holds no contexts.
     ///
     /// # Errors
-    /// If it cannot be read, or says what nobody understands.
+    /// If it cannot be read or has unknown or invalid content.
     pub fn read(path: &Path) -> Result<Contexts, Failure> {
         let unreadable = |error: std::io::Error| {
             let what = format!("cannot read the contexts in '{}': {error}", path.display());
@@ -184,12 +184,12 @@ impl Contexts {
         })
     }
 
-    /// Reads the file, lets `change` work on what it holds, and writes it: whole, or not at all, for this user alone. Makes
-    /// the directory that it lies in if need be. Where `path` is a link, what it leads to is written. Whoever else changes
-    /// the file meanwhile waits.
+    /// Reads the file, applies `change` to its contents, and writes it atomically, for this user only. Creates the
+    /// directory if needed. If `path` is a symbolic link, its target is written. Holds a lock, so that concurrent
+    /// changes wait.
     ///
     /// # Errors
-    /// If it cannot be read or written, a path in it is no text, or `change` fails.
+    /// If the file cannot be read or written, a path in it is not UTF-8, or `change` fails.
     pub async fn change(
         path: &Path,
         change: impl FnOnce(&mut Contexts) -> Result<(), Failure>,
@@ -204,7 +204,7 @@ impl Contexts {
         if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
         }
-        // Beside the file, which is another one after each change.
+        // Locks a file beside it, because every change replaces the file itself.
         let _lock = lock_file(&beside(&file, "lock")).map_err(unwritable)?;
         let mut contexts = Contexts::read(path)?;
         change(&mut contexts)?;
@@ -214,19 +214,19 @@ impl Contexts {
 
     async fn write(&self, file: &Path) -> std::io::Result<()> {
         let text = serde_saphyr::to_string(self).map_err(std::io::Error::other)?;
-        // One that was killed with its command is written over.
+        // Overwrites the draft of a command that was killed.
         let draft = beside(file, "draft");
         let written = async {
             create_file(&draft)?.write_and_sync(0, text.into_bytes().into()).await?;
             rename_durably(&draft, file)
         };
         written.await.inspect_err(|_| {
-            // What is there was not replaced; the draft is of no use.
+            // The file was not replaced; the draft is useless.
             let _ = std::fs::remove_file(&draft);
         })
     }
 
-    /// The context of this name.
+    /// Returns the context of this name.
     ///
     /// # Errors
     /// If there is none.
@@ -240,13 +240,13 @@ impl Contexts {
     }
 }
 
-/// The file that `path` leads to, which need not exist.
+/// Follows the symbolic links of `path`. Returns the target, which need not exist.
 fn behind_links(path: &Path) -> std::io::Result<PathBuf> {
     let mut file = path.to_owned();
     for _ in 0..MAX_LINKS {
         match std::fs::read_link(&file) {
             Ok(target) => file = file.parent().unwrap_or(Path::new("")).join(target),
-            // It is no link, or not there yet.
+            // Not a link, or it does not exist yet.
             Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
                 return Ok(file);
             }
@@ -256,14 +256,14 @@ fn behind_links(path: &Path) -> std::io::Result<PathBuf> {
     Err(std::io::Error::other("links lead round in a circle"))
 }
 
-/// In the same directory, with another ending.
+/// Returns a path in the same directory with `.ending` appended.
 fn beside(file: &Path, ending: impl std::fmt::Display) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{ending}"));
     name.into()
 }
 
-/// A name is a word that no shell and no YAML takes for anything else.
+/// Checks that a name is a word without special meaning to shells and YAML.
 pub fn check_name(name: &str) -> Result<(), String> {
     let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
@@ -356,7 +356,7 @@ mod tests {
     }
 
     proptest! {
-        /// Also where YAML has another mind: a context called 'no', a file called '~'.
+        /// Includes words with another meaning in YAML: a context called 'no', a file called '~'.
         #[test]
         fn what_is_written_is_read_back(
             mut contexts in prop::collection::btree_map("[a-z0-9][a-z0-9._-]{0,5}|no|null|1e3|0x1", context(), 0..4),

@@ -1,4 +1,4 @@
-//! Flags that say how a command makes itself known to whatever stands in front of the nodes, and how it knows that.
+//! Flags for authentication between a command and the proxies in front of the nodes.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Gives them to a client that is being made. What a person should know of them is told as `output` asks for.
+    /// Adds the credentials to the builder of a client. Warnings about them are written in the format `output`.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -55,7 +55,7 @@ impl Credentials {
         }
     }
 
-    /// These, and of those of a context whatever is not said here.
+    /// Returns these credentials, completed by those of a context where none are given here.
     pub fn or(&self, context: Credentials) -> Credentials {
         let (tls_cert, tls_key) = match (&self.tls_cert, &self.tls_key) {
             (None, None) => (context.tls_cert, context.tls_key),
@@ -71,7 +71,7 @@ impl Credentials {
         }
     }
 
-    /// The flags that say them.
+    /// Returns the names of the given flags.
     pub fn names(&self) -> Vec<&'static str> {
         let said = [
             ("tls", self.tls),

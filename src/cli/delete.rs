@@ -1,4 +1,4 @@
-//! `mokv delete`: deletes one key, or, key by key, all that begin with a prefix.
+//! `mokv delete`: deletes one key, or all keys with a prefix, one by one.
 
 use clap::Args;
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::output::keys;
 use super::set::Write;
 use crate::client::{Client, Error, ListOptions, WriteOptions};
 
-/// Keys of a prefix that are being deleted at a time.
+/// The most keys of a prefix that are deleted concurrently.
 const AT_A_TIME: usize = 64;
 
 /// Delete one key, or all that begin with a prefix
@@ -41,11 +41,11 @@ pub struct Delete {
     connect: Connect,
 }
 
-/// What became of the keys of a prefix.
+/// The results for the keys of a prefix.
 #[derive(Default)]
 struct Count {
     deleted: u64,
-    /// Written anew since they were listed, or gone.
+    /// Keys written or deleted by another client since they were listed.
     changed: u64,
 }
 
@@ -53,7 +53,7 @@ impl Delete {
     /// Deletes the key, or those of the prefix.
     ///
     /// # Errors
-    /// If a delete failed or has an unknown outcome, or nobody could be asked.
+    /// If a delete failed or has an unknown outcome, or there is no terminal to ask on.
     pub async fn run(self) -> Result<(), Failure> {
         match (&self.key, &self.prefix) {
             (_, Some(prefix)) => self.delete_prefix(prefix).await,
@@ -76,7 +76,7 @@ impl Delete {
     }
 
     async fn delete_prefix(&self, prefix: &str) -> Result<(), Failure> {
-        // Each call has the time that was given: how many there are nobody knows yet.
+        // Each call has the whole timeout, because the number of calls is not known yet.
         let client = self.connect.client()?;
         let listed = self.list(&client, prefix).await?;
         let question = format!("This deletes {} under '{prefix}', one by one.", keys(listed.len() as u64));
@@ -115,7 +115,7 @@ impl Delete {
             .answer(sentence, &json!({ "prefix": prefix, "deleted": deleted, "changed_meanwhile": changed }))
     }
 
-    /// The keys with the revisions that wrote them.
+    /// Returns the keys with their mod revisions.
     async fn list(&self, client: &Client, prefix: &str) -> Result<Vec<(bytes::Bytes, u64)>, Failure> {
         let failed = |error| self.connect.failure(&format!("list the keys under '{prefix}'"), error);
         let options =

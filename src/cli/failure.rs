@@ -1,4 +1,4 @@
-//! How a command ends when it does not succeed: what failed, on what, what to do next, and the exit code.
+//! How an unsuccessful command ends: what failed, on what, what to do next, and the exit code.
 
 use std::fmt;
 use std::io::Write;
@@ -20,25 +20,25 @@ const NEXT: Style = AnsiColor::Cyan.on_default().bold();
 /// The exit codes of `mokv`, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Whoever read the output has seen enough, as in `mokv list | head`: nobody's failure.
+    /// The reader of the output closed it, as in `mokv list | head`: no failure.
     ReaderGone = 0,
     /// The command failed.
     Error = 1,
-    /// The command line or the configuration makes no sense.
+    /// The command line or the configuration is invalid.
     Usage = 2,
     /// The key or the member does not exist.
     NotFound = 3,
-    /// A write on condition found something else there, and nothing was changed.
+    /// The condition of a write did not hold; nothing was changed.
     ConditionFailed = 4,
-    /// A write may have been executed or not.
+    /// A write may or may not have been executed.
     Unknown = 5,
     /// No node could serve the request in time. Nothing was changed, and trying again may help.
     Unreachable = 6,
-    /// The nodes were asked how they are, and not all of them are well.
+    /// The nodes were asked for their health, and not all are healthy.
     Unhealthy = 7,
 }
 
-/// What `--help` says of them.
+/// The exit codes in `--help`.
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0 done
@@ -64,31 +64,31 @@ pub struct Failure {
     what: String,
     /// What to do next.
     next: String,
-    /// What a node, or the way to it, made of the call that failed.
+    /// Code and outcome of the client call that failed.
     call: Option<(&'static str, Outcome)>,
     /// The context that had a part in it.
     context: Option<String>,
-    /// Where several nodes were asked: those that failed, and how.
+    /// If several nodes were asked: the nodes that failed, with their failures.
     nodes: Box<[(Place, Failure)]>,
 }
 
-/// What may be concluded of a call that failed, in the words of the documentation.
+/// What a failed call has done, in the terms of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It was looked at and changed nothing.
+    /// A node rejected the call and changed nothing.
     Refused,
-    /// It changed nothing and never will.
+    /// The call changed nothing and never will.
     NotExecuted,
-    /// It may have been executed, or may yet be.
+    /// The call may have been executed or may still be.
     Unknown,
 }
 
-/// A line on stderr. Who cannot be told learns from the exit code.
+/// Writes a line to stderr. If that fails, the exit code still reports the failure.
 pub fn complain(line: fmt::Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
-/// Tells of something that does not keep a command from going on, in the way that its errors are told.
+/// Writes a warning to stderr, in the format of the command's errors.
 pub fn warn(output: Option<Format>, text: &str) {
     match output {
         Some(Format::Json) => complain(format_args!("{}", json!({ "warning": text }))),
@@ -107,7 +107,7 @@ impl Failure {
         Failure::new(Exit::Error, what, next)
     }
 
-    /// What the command was given makes no sense.
+    /// The command's arguments are invalid.
     pub fn usage(what: impl Into<String>, next: impl Into<String>) -> Failure {
         Failure::new(Exit::Usage, what, next)
     }
@@ -117,7 +117,7 @@ impl Failure {
         Failure::new(Exit::NotFound, what, next)
     }
 
-    /// The same, with another exit code.
+    /// Returns the failure with another exit code.
     pub fn with_exit(self, exit: Exit) -> Failure {
         Failure { exit, ..self }
     }
@@ -131,21 +131,21 @@ impl Failure {
         Failure::new(exit, format!("cannot write to stdout: {error}"), "check where the output goes")
     }
 
-    /// The same of something that a context had a part in.
+    /// Returns the failure with the name of the context that was used.
     pub fn with_context(self, name: &str) -> Failure {
         Failure { context: Some(name.to_owned()), ..self }
     }
 
-    /// The same, with another piece of advice.
+    /// Returns the failure with other advice.
     pub fn with_next(self, next: impl Into<String>) -> Failure {
         Failure { next: next.into(), ..self }
     }
 
-    /// `what` failed at some of the nodes that were asked: the gravest of these failures tells how the command ends. One
-    /// that was refused is graver than one of unknown outcome, and that than one that did nothing and may succeed later.
+    /// `what` failed at some of several nodes. The gravest of their failures determines the exit code: a refusal is
+    /// graver than an unknown outcome, which is graver than a call that did nothing and may succeed later.
     ///
     /// # Panics
-    /// If there is none.
+    /// If `nodes` is empty.
     pub fn of_nodes(what: impl Into<String>, nodes: Vec<(Place, Failure)>) -> Failure {
         let gravity = |failure: &Failure| match failure.exit {
             Exit::Unreachable => 0,
@@ -157,7 +157,7 @@ impl Failure {
         Failure { exit, call, nodes: nodes.into(), ..Failure::new(exit, what, next) }
     }
 
-    /// The same of a call that failed so: its exit code, and what a program is told.
+    /// Returns the failure with the exit code, code and outcome of the client's error.
     pub fn of_call(self, error: &Error) -> Failure {
         let (exit, code, outcome) = match error {
             Error::NotFound(_) => (Exit::NotFound, "not-found", Outcome::Refused),
@@ -178,7 +178,7 @@ impl Failure {
         self.exit
     }
 
-    /// Tells a program, on stderr: one JSON object on a line of its own.
+    /// Writes the failure for programs to stderr: one JSON object on a line of its own.
     pub fn print_json(&self) {
         if self.exit != Exit::ReaderGone {
             complain(format_args!("{}", self.json()));
@@ -210,7 +210,7 @@ impl Failure {
         json!({ "error": error, "exit_code": self.exit as u8 })
     }
 
-    /// What failed, and in which context.
+    /// Returns what failed, and in which context.
     fn message(&self) -> String {
         match &self.context {
             Some(name) => format!("context '{name}': {}", self.what),
@@ -240,7 +240,7 @@ impl Failure {
         (code, outcome)
     }
 
-    /// Tells the user, on stderr; in colour on a terminal only.
+    /// Writes the failure for people to stderr, coloured on a terminal only.
     pub fn print(&self) {
         if self.exit == Exit::ReaderGone {
             return;

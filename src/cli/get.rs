@@ -33,7 +33,7 @@ pub struct Get {
 }
 
 impl Get {
-    /// Reads and writes out what there is.
+    /// Reads the keys and writes the results.
     ///
     /// # Errors
     /// If a key does not exist, or a read failed.
@@ -86,15 +86,15 @@ impl Get {
     }
 }
 
-/// How fresh a read is that was or was not given `--stale`.
+/// Returns the consistency of a read with or without `--stale`.
 pub fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
-/// An entry read at `revision` of the store.
+/// Returns an entry that was read at `revision` of the store.
 pub fn entry_json(entry: &KeyValue, revision: u64, keys_only: bool) -> Json {
     let mut object = json!({
-        // The service takes keys that are UTF-8 only.
+        // The service accepts only keys in UTF-8.
         "key": String::from_utf8_lossy(&entry.key),
         "create_revision": entry.create_revision,
         "mod_revision": entry.mod_revision,

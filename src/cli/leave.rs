@@ -29,7 +29,7 @@ impl Leave {
     /// Asks the node to leave.
     ///
     /// # Errors
-    /// If more than one node is named, the user says no, the node does not answer, or it stays.
+    /// If more than one node is named, the user declines, the node does not answer, or it stays.
     pub async fn run(self) -> Result<(), Failure> {
         let [address] = self.connect.endpoints()? else {
             return Err(Failure::usage(

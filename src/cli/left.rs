@@ -1,4 +1,4 @@
-//! `mokv left`: what earlier nodes of a data directory have left behind, shown or deleted.
+//! `mokv left`: shows or deletes the files of earlier nodes in a data directory.
 
 use clap::Args;
 use serde_json::json;
@@ -39,7 +39,7 @@ impl Left {
     /// Shows or deletes.
     ///
     /// # Errors
-    /// If the configuration is refused, the node runs, the user says no, or the disk fails.
+    /// If the configuration is refused, the node runs, the user declines, or the disk fails.
     pub async fn run(self) -> Result<(), Failure> {
         let config = config::load(&self.settings.0, |name| std::env::var(name).ok())?;
         let directory = config.data_dir.display();

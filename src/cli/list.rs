@@ -11,7 +11,7 @@ use super::get::{consistency, entry_json};
 use super::output::{Format, Output, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
-/// Rows of a table that are laid out together: columns line up within them, and memory stays bounded.
+/// Rows of a table that are formatted together: columns align within them, and memory stays bounded.
 const TABLE_ROWS: usize = 500;
 
 /// List keys and values, in byte order of the keys
@@ -54,10 +54,10 @@ pub struct List {
 }
 
 impl List {
-    /// Lists.
+    /// Writes the listing.
     ///
     /// # Errors
-    /// If the listing failed, also half way.
+    /// If the listing failed, possibly after some output.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
         let options = ListOptions {

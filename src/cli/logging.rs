@@ -1,8 +1,8 @@
-//! The log of a served node: lines on stderr, which a thread of its own writes.
+//! The log of `mokv serve`: lines on stderr, written by a separate thread.
 //!
-//! A line may take as long as whoever reads stderr likes: a pipe is full, a file lies on a disk that stalls. None of
-//! the node's own threads waits for that, or the leader would lose its followers over a line. Lines wait in a queue;
-//! what does not fit into it is dropped, counted, and told of as soon as lines go through again.
+//! Writing a line may block for any time: a pipe is full, a disk stalls. None of the node's own threads waits for it;
+//! otherwise a leader could lose its followers over a line. Lines wait in a queue; lines that do not fit are dropped,
+//! counted, and reported once lines can be written again.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ use crate::config::{LogFormat, NodeConfig};
 use crate::rt;
 use crate::rt::task::TaskGuard;
 
-/// How many lines wait at most: some megabytes, and more than a node says in a minute at the level `info`.
+/// The most lines that wait: some megabytes, and more than a node logs in a minute at level `info`.
 const LINES_WAITING_MAX: usize = 16_384;
-/// How often it is looked whether lines were dropped.
+/// Interval of the check for dropped lines.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The log, while it is written.
+/// The running log.
 #[derive(Clone, Debug)]
 pub struct Logging {
     writer: Arc<Mutex<Option<WorkerGuard>>>,
@@ -28,8 +28,7 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Starts the process's log, at the level and in the format that the configuration asks for, in colour on a
-    /// terminal only.
+    /// Starts the process's log, at the configured level and in the configured format, coloured on a terminal only.
     pub fn start(config: &NodeConfig) -> Logging {
         let filter = EnvFilter::builder().parse(&config.log_level).expect("the configuration checked it");
         let queue = NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).thread_name("log");
@@ -46,7 +45,7 @@ impl Logging {
         Logging { writer: Arc::new(Mutex::new(Some(writer))), dropped }
     }
 
-    /// Tells of dropped lines, in the log itself, until the guard is dropped.
+    /// Reports dropped lines in the log itself until the guard is dropped.
     pub fn tell_of_dropped(&self) -> TaskGuard<()> {
         let dropped = self.dropped.clone();
         rt::task::spawn_guarded(async move {
@@ -65,11 +64,11 @@ impl Logging {
         })
     }
 
-    /// Writes what waits, for about a second at most, and ends the log: what is said later goes nowhere. To be called
-    /// before whatever ends the process.
+    /// Writes the waiting lines, for about a second at most, and closes the log: later lines are discarded. Call it
+    /// before any code that ends the process.
     pub fn end(&self) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Not under the lock: a panic here would wait for it.
+        // Not under the lock: the handler of a panic in here would wait for it.
         drop(writer);
     }
 }

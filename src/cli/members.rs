@@ -1,4 +1,4 @@
-//! `mokv members`: who belongs to the cluster, and taking one out of it.
+//! `mokv members`: lists, removes or resizes the cluster's members.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -84,7 +84,7 @@ fn parse_size(text: &str) -> Result<Size, String> {
     }
 }
 
-/// As people are told.
+/// Returns the wanted size in words.
 fn is_to_have(wanted: u32) -> String {
     let members = if wanted == 1 { "member" } else { "members" };
     format!("the cluster is to have {wanted} {members}")
@@ -146,7 +146,7 @@ impl Remove {
 impl Resize {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
-        // A node that lags would name who has gone already.
+        // A lagging node would list members already removed.
         let members = client.members(Consistency::Linearizable).await;
         let members = members.map_err(|error| self.connect.failure("list the members", error))?;
         let names = voters(&members.servers);
@@ -156,7 +156,7 @@ impl Resize {
             None => Vec::new(),
         };
         let wanted_size = to.map_or(0, NonZeroU32::get);
-        // First of all: who is removed and runs on would join again.
+        // Before any removal: a removed node that still runs would join again.
         let change = SettingsChange { wanted_size: Some(wanted_size), ..SettingsChange::default() };
         let settings = client.configure(change).await;
         let settings =
@@ -193,19 +193,19 @@ impl Resize {
     }
 }
 
-/// One object, whether members were removed or not.
+/// Returns one object, whether or not members were removed.
 fn resized_json(wanted_size: u32, removed: Vec<Row>) -> Json {
     let removed: Vec<Json> = removed.into_iter().map(|row| row.json).collect();
     json!({ "wanted_size": (wanted_size > 0).then_some(wanted_size), "removed": removed })
 }
 
-/// The names of those who vote. A member that comes back with an empty disk stands there twice, as the voter that it was and
-/// as the learner that it is, and one that joins waits for its place by itself.
+/// Returns the names of the voters. A member that comes back with an empty disk is listed twice, as the old voter and
+/// as the new learner; a joining node waits for its place by itself.
 fn voters(members: &[Server]) -> BTreeSet<&str> {
     members.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect()
 }
 
-/// Which of these members go, so that `to` are left: those with the highest numbers, the highest first.
+/// Returns the members to remove so that `to` are left: those with the highest numbers, the highest first.
 fn highest<'a>(names: impl Iterator<Item = &'a str>, to: usize) -> Result<Vec<String>, Failure> {
     let names: Vec<&str> = names.collect();
     if names.len() <= to {
@@ -234,7 +234,7 @@ fn server_json(server: &Server) -> Json {
     })
 }
 
-/// "leader", "voter" or "learner".
+/// Returns "leader", "voter" or "learner".
 fn role(server: &Server) -> &'static str {
     match (server.is_leader, server.is_learner) {
         (true, _) => "leader",
@@ -243,7 +243,7 @@ fn role(server: &Server) -> &'static str {
     }
 }
 
-/// A node id as a cell or in JSON.
+/// Returns a node id for a cell or JSON.
 pub fn node_id(id: u64) -> String {
     NodeId(id).to_string()
 }

@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand, over the node and the client library. Holds no state of its own and
-//! speaks to a cluster through [`crate::client`] alone.
+//! The command line: one file per subcommand, on top of the node and the client library. Keeps no state and reaches a
+//! cluster only through [`crate::client`].
 //!
 //! Exit codes: see `failure.rs`.
 
@@ -125,11 +125,11 @@ impl Command {
     }
 }
 
-/// Parses the command line `args`, the program's name first, and runs it to its end. Ends the process for
+/// Parses the command line `args`, which begin with the program's name, and runs it to its end. Ends the process for
 /// `--help`, `--version` and usage errors.
 ///
-/// Not generic on purpose: a generic function is compiled where it is called, and this one takes the whole node,
-/// openraft included, with it into every binary.
+/// Not generic on purpose: a generic function is compiled in the calling crate, and this one would bring the whole
+/// node, openraft included, into every binary.
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let args = with_subcommand(args);
     let parsed = Cli::command().try_get_matches_from(args.clone());
@@ -160,13 +160,13 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Whether a command's results are to be JSON, and so its error.
+/// Whether a command's results, and so its error, are requested as JSON.
 fn wants_json(matches: &ArgMatches) -> bool {
     let here = matches.try_get_one::<Format>("output").ok().flatten() == Some(&Format::Json);
     here || matches.subcommand().is_some_and(|(_, matches)| wants_json(matches))
 }
 
-/// The same of a command line that makes no sense.
+/// Like `wants_json`, for a command line that does not parse.
 fn asks_for_json(args: &[OsString]) -> bool {
     let mut words =
         args.iter().map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--");
@@ -179,10 +179,11 @@ fn asks_for_json(args: &[OsString]) -> bool {
     })
 }
 
-/// A command line that makes no sense, without the colours and lines that a person is shown.
+/// Returns the failure for a command line that does not parse, without the colours and extra lines of the text for
+/// people.
 fn unparsed(error: &clap::Error) -> Failure {
     let text = error.to_string();
-    // What is wrong, and with which arguments; not how the command is called.
+    // The error and its arguments, without the usage lines.
     let about = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let what = about.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     Failure::usage(
@@ -191,12 +192,13 @@ fn unparsed(error: &clap::Error) -> Failure {
     )
 }
 
-/// How this program was called, for commands that a message tells the user to type.
+/// Returns the name by which this program was called, for the commands in messages.
 fn program() -> String {
     std::env::args_os().next().map_or_else(|| "mokv".to_owned(), |name| name.display().to_string())
 }
 
-/// `mokv --config-file F`, without a subcommand, serves, as the original did: so does any setting's flag.
+/// Inserts `serve` where a setting's flag comes first: `mokv --config-file F` without a subcommand serves, as in the
+/// original.
 fn with_subcommand(mut args: Vec<OsString>) -> Vec<OsString> {
     let first = args.get(1).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));
     let key = first.map(|flag| flag.split('=').next().unwrap_or(flag));

@@ -1,5 +1,5 @@
-//! What commands write to stdout: for people on a terminal, for programs everywhere else. Never panics when the
-//! reader has gone away.
+//! The output of commands on stdout: for people on a terminal, for programs everywhere else. Never panics when the
+//! reader has gone.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -36,25 +36,25 @@ pub struct Row {
 /// stdout of a command.
 pub struct Output {
     stdout: io::StdoutLock<'static>,
-    /// A person is reading.
+    /// stdout is a terminal.
     terminal: bool,
     format: Format,
 }
 
 impl Output {
-    /// Takes stdout.
+    /// Locks stdout.
     pub fn new(format: Format) -> Output {
         let stdout = io::stdout().lock();
         let terminal = stdout.is_terminal();
         Output { stdout, terminal, format }
     }
 
-    /// How results are to be written.
+    /// Returns the format of the results.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Whether a person is reading.
+    /// Whether stdout is a terminal.
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
@@ -109,7 +109,7 @@ impl Output {
         }
     }
 
-    /// Hands everything to the reader.
+    /// Flushes stdout.
     ///
     /// # Errors
     /// If stdout cannot be written to.
@@ -118,7 +118,7 @@ impl Output {
     }
 }
 
-/// Columns under their headings, two spaces apart.
+/// Returns a table: columns under their headings, two spaces apart.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
@@ -131,7 +131,7 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.trim_fmt()
 }
 
-/// A value in JSON: always as base64, and as text too where it is UTF-8.
+/// Returns a value in JSON: always as base64, and also as text if it is UTF-8.
 pub fn json_value(value: &[u8]) -> Json {
     json!({
         "text": std::str::from_utf8(value).ok(),
@@ -139,8 +139,9 @@ pub fn json_value(value: &[u8]) -> Json {
     })
 }
 
-/// One line of text for any bytes, and back again for sure: tab, newline, carriage return and backslash become
-/// `\t`, `\n`, `\r`, `\\`; other control characters and what is not UTF-8 become `\xHH`.
+/// Returns one line of text for any bytes, which can be decoded unambiguously: tab, newline, carriage return and
+/// backslash become `\t`, `
+/// `, `\r`, `\\`; other control characters and bytes that are not UTF-8 become `\xHH`.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut line = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -168,9 +169,9 @@ fn push_hex(line: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The beginning of a value, as a person wants to see it in a table.
+/// Returns the beginning of a value, for a cell of a table.
 pub fn shortened(value: &[u8]) -> String {
-    // Four bytes a character at most, so this is enough to find out whether it is too long.
+    // A character has at most four bytes, so this is enough to detect that the value is too long.
     let beginning = &value[..value.len().min(4 * SHOWN_CHARACTERS + 4)];
     let text = escaped(beginning);
     if beginning.len() == value.len() && text.chars().count() <= SHOWN_CHARACTERS {
@@ -180,12 +181,12 @@ pub fn shortened(value: &[u8]) -> String {
     format!("{shown}... ({} bytes)", value.len())
 }
 
-/// So many keys, in words.
+/// Returns the number of keys in words.
 pub fn keys(count: u64) -> String {
     if count == 1 { "1 key".into() } else { format!("{count} keys") }
 }
 
-/// A digest, in words: `-` if the cluster has no key for it.
+/// Returns the digest as text; `-` if the cluster has no key for it.
 pub fn digest(digest: Option<ShownDigest>) -> String {
     digest.map_or_else(|| "-".into(), |digest| digest.to_string())
 }

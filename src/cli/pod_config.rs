@@ -1,5 +1,5 @@
-//! `mokv pod-config`: the configuration file of one pod of a Kubernetes StatefulSet, from what all pods share and the
-//! pod's own name. No pod is special: each is told of the same first pods and to expect the same number of them.
+//! `mokv pod-config`: writes the configuration file of one pod of a Kubernetes StatefulSet, from the shared settings
+//! and the pod's name. No pod is special: every pod gets the same first pods and the same expected number of them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::failure::Failure;
 use crate::config::{self, NodeConfig};
 
-/// What is made from the pod's name and may not stand in the shared settings.
+/// The settings that are derived from the pod's name and must not be among the shared ones.
 const OWN: [&str; 4] = ["node-name", "advertise-addr", "start-join-addrs", "bootstrap"];
 
 /// Write the configuration file of one pod of a StatefulSet
@@ -42,7 +42,7 @@ impl PodConfig {
     /// Writes the file.
     ///
     /// # Errors
-    /// If the name is no pod's, the settings are refused, or the file cannot be written.
+    /// If the name is not a StatefulSet pod's, the settings are refused, or the file cannot be written.
     pub async fn run(self) -> Result<(), Failure> {
         let shared = std::fs::read_to_string(&self.settings).map_err(|error| {
             let what = format!("cannot read {}: {error}", self.settings.display());
@@ -80,7 +80,7 @@ impl PodConfig {
             .collect();
         let mut text = format!("# Of {}, and {}.\n", self.settings.display(), self.pod);
         let mut line = |key: &str, value: serde_json::Value| {
-            // What is JSON is YAML, too.
+            // JSON is valid YAML.
             let _ = writeln!(text, "{key}: {value}");
         };
         line("node-name", json!(self.pod));
@@ -96,7 +96,7 @@ impl PodConfig {
     }
 }
 
-/// The StatefulSet that a pod of this name belongs to.
+/// Returns the name of the pod's StatefulSet.
 fn stateful_set(pod: &str) -> Result<&str, Failure> {
     match pod.rsplit_once('-') {
         Some((name, ordinal)) if !name.is_empty() && ordinal.parse::<u32>().is_ok() => Ok(name),
@@ -107,7 +107,7 @@ fn stateful_set(pod: &str) -> Result<&str, Failure> {
     }
 }
 
-/// The configuration as 'mokv serve' will read it; nothing in the environment counts.
+/// Returns the configuration as 'mokv serve' will read it, without environment variables.
 fn read(path: &Path) -> Result<NodeConfig, Failure> {
     let file = config::flags([("config-file", vec![path.display().to_string()])]);
     Ok(config::load(&file, |_| None)?)

@@ -1,10 +1,10 @@
-//! Which of the ports that are about to be used are taken, asked for all at once so that one message names all.
+//! Finds the ports that are in use before a start, all at once, so that one message names them all.
 
 use std::net::SocketAddr;
 
 use crate::rt::net::{TcpListener, UdpSocket};
 
-/// What listens on a port.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// RPC and metrics.
@@ -13,14 +13,14 @@ pub enum Protocol {
     Udp,
 }
 
-/// A port that a node is going to listen on.
+/// A port that a node will listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// Where.
+    /// Its address.
     pub address: SocketAddr,
-    /// How.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// Whose and what for: "node-1 gossip".
+    /// The node and the purpose: "node-1 gossip".
     pub purpose: String,
 }
 
@@ -31,7 +31,7 @@ impl std::fmt::Display for Port {
     }
 }
 
-/// Those of `ports` that cannot be listened on, with the reason.
+/// Returns the ports that cannot be listened on, each with the error.
 pub async fn unavailable(ports: &[Port]) -> Vec<(Port, std::io::Error)> {
     let mut taken = Vec::new();
     for port in ports {

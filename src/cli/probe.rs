@@ -1,4 +1,4 @@
-//! `mokv probe`: asks a node's metrics port how it is, for health checks in images that have no other program.
+//! `mokv probe`: queries a node's health at its metrics port, for health checks in images that have no other program.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::parse_time;
 use crate::rt;
 use crate::rt::net::TcpStream;
 
-/// Most bytes of an answer that are read.
+/// The most bytes of an answer that are read.
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// Ask a node on this machine whether it is alive or ready; exit code 0 says yes, 7 no, 6 that it does not answer
@@ -41,10 +41,10 @@ enum Question {
 }
 
 impl Probe {
-    /// Asks.
+    /// Queries the node.
     ///
     /// # Errors
-    /// If the node says no, or says nothing in time.
+    /// If the node answers no, or does not answer in time.
     pub async fn run(self) -> Result<(), Failure> {
         let path = match self.question {
             Question::Live => "/livez",
@@ -72,12 +72,12 @@ impl Probe {
 
 type Wrong = Box<dyn std::error::Error + Send + Sync>;
 
-/// Status and body of a GET.
+/// Returns the status and the body of a GET.
 async fn get(address: &str, path: &str) -> Result<(http::StatusCode, String), Wrong> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut requests, connection) = hyper::client::conn::http1::handshake(stream).await?;
     let _connection = rt::task::spawn_guarded(async move {
-        // What goes wrong with it the request hears as well.
+        // The request returns the connection's errors.
         let _ = connection.await;
     });
     let request = http::Request::get(path).header(http::header::HOST, address).body(Empty::<&[u8]>::new())?;

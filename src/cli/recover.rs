@@ -1,4 +1,4 @@
-//! `mokv recover`: makes a new cluster of what one node of a lost one has left.
+//! `mokv recover`: makes a new cluster from the data of one node of a lost cluster.
 
 use clap::Args;
 use serde_json::json;
@@ -44,11 +44,11 @@ pub struct Recover {
 }
 
 impl Recover {
-    /// Inspects or recovers.
+    /// Inspects the data or recovers.
     ///
     /// # Errors
-    /// If the configuration is refused, the node runs, its data is not sound, the user says no, or the new data cannot be
-    /// written.
+    /// If the configuration is refused, the node runs, its data is not sound, the user declines, or the new data cannot
+    /// be written.
     pub async fn run(self) -> Result<(), Failure> {
         let config = config::load_here(&self.settings.0)?;
         let directory = config.data_dir.display();

@@ -1,4 +1,4 @@
-//! `mokv restore`: makes a new cluster of a backup.
+//! `mokv restore`: makes a new cluster from a backup.
 
 use std::path::PathBuf;
 
@@ -66,7 +66,8 @@ impl Restore {
     }
 }
 
-/// Says what a new cluster begins with, and how to go on; `done` is the verb for how it came to be, and its preposition.
+/// Writes what a new cluster starts with, and what to do next; `done` is the verb for how it was made, and its
+/// preposition.
 ///
 /// # Errors
 /// If stdout cannot be written to.

@@ -43,7 +43,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The settings that were given as flags.
+    /// Returns the settings that were given as flags.
     #[cfg(test)]
     pub fn into_flags(self) -> Layer {
         self.settings.0
@@ -54,7 +54,7 @@ impl Serve {
     /// # Errors
     /// If the configuration is refused, or the node cannot start or has to stop.
     pub async fn run(self) -> Result<(), Failure> {
-        // Before anything else: from here on the node cannot outlive its parent.
+        // Before anything else: from here on the node ends with its parent.
         if let Some(parent) = self.exit_with_parent {
             let alive = end_with_parent(parent).map_err(|error| {
                 Failure::error(
@@ -85,7 +85,7 @@ impl Serve {
         if self.wipe {
             wipe::wipe(&config, self.yes).await?;
         }
-        // A shell that is closed need not cost the cluster an election.
+        // Closing the shell must not stop the node and cause an election.
         outlive_terminal()
             .map_err(|error| Failure::error(format!("cannot listen for SIGHUP: {error}"), "try again"))?;
         let mut signals = StopSignals::listen()
@@ -95,7 +95,7 @@ impl Serve {
         let _signals = rt::task::spawn_guarded(async move {
             signals.next().await;
             tracing::info!("asked to stop; a second signal stops at once");
-            // Nobody listens when the node has ended by itself.
+            // The receiver is gone if the node has ended by itself.
             let _ = stop.send(());
             signals.next().await;
             log.end();
@@ -108,7 +108,7 @@ impl Serve {
     }
 }
 
-/// Runs the node until `shutdown` resolves, then hands leadership over, drains requests and syncs.
+/// Runs the node until `shutdown` resolves, then transfers leadership, drains requests and syncs.
 async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
     let name = config.node_name.clone();
     let failed = |what: String| Failure::error(format!("node '{name}': {what}"), "its log says more");
@@ -121,19 +121,19 @@ async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Res
     run.await.map_err(|error| failed(error.to_string()))
 }
 
-/// Says once who else may read what is the node's alone. No reason to refuse: a wider directory may be meant.
+/// Logs once which other users may read the node's files. Does not refuse: wider permissions may be intended.
 fn warn_of_readers(path: &Path, remedy: &str) {
-    // A path of which nothing is known was opened a moment ago; what it lacks shows elsewhere.
+    // A path without metadata was opened a moment ago; the cause shows elsewhere.
     if let Ok(Some(who)) = who_else_may_read(path) {
         let path = path.display();
         tracing::warn!("{path} is open to {who}; '{remedy} {path}' keeps it to this node's user");
     }
 }
 
-/// The node's data directory, for this process alone.
+/// Opens the node's data directory for exclusive use by this process.
 ///
 /// # Errors
-/// If it cannot be made or is in use.
+/// If it cannot be created or is in use.
 pub fn open_data_directory(config: &NodeConfig) -> Result<DiskRef, Failure> {
     rt::disk::open_directory(&config.data_dir).map_err(|error| {
         Failure::error(

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use crate::client::WriteOptions;
 use crate::raft::peers::frame::MAX_VALUE_BYTES;
 
-/// Most bytes that are read from stdin: the longest value that any cluster can be set to take.
+/// The most bytes read from stdin: the longest value that any cluster can be configured to accept.
 const MAX_STDIN_BYTES: u64 = MAX_VALUE_BYTES;
 
 /// Write one key
@@ -50,7 +50,7 @@ pub struct Write {
 }
 
 impl Write {
-    /// The client for one such write and for [`Write::finish`], all within the time that was given from now on.
+    /// Returns the client for one write and for [`Write::finish`], both within the given timeout from now on.
     ///
     /// # Errors
     /// If an endpoint is not `HOST:PORT`.
@@ -59,13 +59,12 @@ impl Write {
         Ok(client?.with_total_timeout(connect.timeout))
     }
 
-    /// The options of the write itself.
+    /// Returns the options of the write itself.
     pub fn options(&self) -> WriteOptions {
         WriteOptions { if_revision: self.if_revision }
     }
 
-    /// Lets the cluster forget the session. That it could not be told changes nothing for the user: a session
-    /// that is not used is forgotten some day.
+    /// Closes the session. A failure changes nothing for the user: the cluster evicts unused sessions later.
     pub async fn finish(&self, client: &crate::client::Client) {
         if !self.no_session {
             let _ = client.close().await;
@@ -79,7 +78,7 @@ impl Set {
     /// # Errors
     /// If the value cannot be read or the write failed or has an unknown outcome.
     pub async fn run(self) -> Result<(), Failure> {
-        // It may take long, and is not the cluster's time.
+        // Before the client's timeout starts: reading may take long.
         let value = if self.value == "-" { read_stdin()? } else { self.value.into_vec() };
         let client = self.write.client(&self.connect)?;
         let result = client.set(&self.key, value, self.write.options()).await;

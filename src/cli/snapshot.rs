@@ -16,7 +16,7 @@ use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
 use crate::rt::process::StopSignals;
 use crate::rt::random::random_nonzero_u64;
 
-/// A backup goes to stdout in pieces of this size.
+/// A backup is copied to stdout in pieces of this size.
 const COPY_BYTES: usize = 1 << 20;
 
 /// Save a backup of the store, look into one, or let nodes write their snapshots
@@ -78,10 +78,10 @@ struct Take {
 }
 
 impl Snapshot {
-    /// Saves, inspects or takes.
+    /// Saves or inspects a backup, or takes snapshots.
     ///
     /// # Errors
-    /// If a file cannot be written, read or trusted, or a node did not do its part.
+    /// If a file cannot be written or read or is not sound, or a node failed to write its snapshot.
     pub async fn run(self) -> Result<(), Failure> {
         match self.action {
             Action::Save(save) => save.run().await,
@@ -115,7 +115,7 @@ impl Save {
             Ok(contents)
         });
         let contents = saved.inspect_err(|_| {
-            // It would be taken for a backup by somebody in need of one.
+            // Otherwise a user in need of a backup might take it for one.
             let _ = fs::remove_file(&draft);
         })?;
         let Contents { revision, file_bytes, .. } = &contents;
@@ -137,7 +137,8 @@ impl Save {
         self.file.as_os_str() == "-"
     }
 
-    /// Writes a backup to the file `draft` and reads it again; what it holds, and the file for reading.
+    /// Writes a backup to the file `draft` and checks it by reading it again. Returns its contents and the file for
+    /// reading.
     async fn save(&self, draft: &Path) -> Result<(Contents, FileRef), Failure> {
         let client = self.connect.client()?;
         let failed = |error| self.connect.failure("save a backup", error);
@@ -145,7 +146,7 @@ impl Save {
         let file = create_file(draft).map_err(|error| unwritable(draft, &error))?;
         let copy = open(draft)?;
         if self.is_for_stdout() {
-            // It needs no name, and so goes with this process, however that ends.
+            // Without a name the file disappears with this process, however that ends.
             fs::remove_file(draft).map_err(|error| unwritable(draft, &error))?;
         }
         let progress = progress(incoming.info().expected_bytes);
@@ -158,7 +159,7 @@ impl Save {
         progress.finish_and_clear();
         let contents = inspect(copy.clone(), draft).await?;
         let announced = &incoming.info().digest;
-        // A node of an earlier version says something else of a state without a key.
+        // For a state without a key, a node of an earlier version announces another digest.
         if let Some(digest) = contents.digest.map(|digest| digest.to_string())
             && digest != *announced
         {
@@ -170,7 +171,7 @@ impl Save {
         Ok((contents, copy))
     }
 
-    /// Writes it to stdout when every byte was checked, and nothing else.
+    /// Writes only the backup to stdout, after every byte was checked.
     async fn save_to_stdout(&self) -> Result<(), Failure> {
         let mut output = Output::new(Format::Plain);
         if output.is_terminal() {
@@ -204,7 +205,7 @@ fn unwritable(file: &Path, error: &io::Error) -> Failure {
     )
 }
 
-/// Shown on a terminal only.
+/// Returns a progress bar, which is shown on a terminal only.
 fn progress(bytes: u64) -> ProgressBar {
     const TEMPLATE: &str = "saving {wide_bar} {bytes}/about {total_bytes} ({bytes_per_sec}, {eta} left)";
     let style = ProgressStyle::with_template(TEMPLATE).expect("the template is our own");
@@ -222,7 +223,7 @@ async fn inspect(file: FileRef, path: &Path) -> Result<Contents, Failure> {
     })
 }
 
-/// A backup's file.
+/// Opens a backup's file.
 ///
 /// # Errors
 /// If it cannot be opened.

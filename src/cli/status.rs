@@ -1,4 +1,4 @@
-//! `mokv status`: how every node of the cluster is, seen from itself.
+//! `mokv status`: the state of every node of the cluster, as the node reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,21 +46,21 @@ pub struct Status {
 
 /// Digits of the digest in the table; JSON has all 32.
 const DIGEST_DIGITS: usize = 8;
-/// The role of a node that serves nothing for the sake of its state or its log.
+/// The role of a node that serves nothing because of its state or its log.
 const QUARANTINED: &str = "quarantined";
-/// The role of a node that leads, or did until its voters were lost to it.
+/// The role of a node that leads, or that led until it lost its quorum.
 const LEADER: &str = "leader";
-/// Clears a terminal and goes to its first line.
+/// Clears a terminal and moves to its first line.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
-/// A node and what it said of itself.
+/// A node and its reported status.
 type Answer = (Place, Result<NodeStatus, Error>);
 
 impl Status {
     /// Asks every node.
     ///
     /// # Errors
-    /// If no node answered, or not all are well. While it watches, only if stdout cannot be written to.
+    /// If no node answered, or not all are healthy. While it watches, only if stdout cannot be written to.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
         let mut output = self.connect.output();
@@ -133,7 +133,7 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
             Ok(status) => status.reasons.clone(),
             Err(error) => vec![error.to_string()],
         };
-        // What went wrong begins with the address where it did.
+        // The error begins with the node's address.
         let address = format!("{}: ", place.address);
         for reason in &said {
             output.line(format!("{who}: {}", reason.strip_prefix(&address).unwrap_or(reason)))?;
@@ -142,7 +142,7 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
     alarms(&known, answers.len()).iter().try_for_each(|alarm| output.line(format!("\nALARM: {alarm}")))
 }
 
-/// Which nodes are not well, if any.
+/// Returns a failure that names the unhealthy nodes; `None` if all nodes are healthy and there is no alarm.
 fn unhealthy(answers: &[Answer]) -> Option<Failure> {
     let known: Vec<&NodeStatus> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
     let ill = answers.iter().filter_map(|(place, answer)| match answer {
@@ -162,7 +162,8 @@ fn unhealthy(answers: &[Answer]) -> Option<Failure> {
     Some(Failure::error(what, next).with_exit(Exit::Unhealthy))
 }
 
-/// What a person has to look at. No advice, and no two together, lead to wiping as many nodes as make a majority.
+/// Returns the alarms for the operator. No advice, and no two together, lead to wiping as many nodes as make a
+/// majority.
 fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     let mut alarms: Vec<String> = known.iter().filter_map(|status| contradicted(status)).collect();
     let is_contradicted = !alarms.is_empty();
@@ -214,7 +215,7 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     alarms
 }
 
-/// Whom a node refuses, and what that one has lost.
+/// Describes a node that `status`'s node refuses, and what the refused node has lost.
 fn refused(status: &NodeStatus, found: &GoneBack) -> String {
     let refused = match found.name.as_str() {
         "" => node_id(found.node_id),
@@ -235,7 +236,7 @@ fn refused(status: &NodeStatus, found: &GoneBack) -> String {
     )
 }
 
-/// Who contradicts a node, and where.
+/// Describes which leader contradicts a node's log, and at which index; `None` if none does.
 fn contradicted(status: &NodeStatus) -> Option<String> {
     let found = status.contradiction.as_ref()?;
     let leader = match found.leader_name.as_str() {
@@ -254,11 +255,12 @@ fn contradicted(status: &NodeStatus) -> Option<String> {
     ))
 }
 
-/// The highest position at which the digests of several nodes are known, how many they are, and whether all are equal.
+/// Returns the highest log index at which the digests of several nodes are known, the number of these nodes, and
+/// whether all digests are equal.
 fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     let mut digests: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
     for status in known {
-        // A node without a cluster has no state, and a cluster may have no key to show digests by.
+        // A node without a cluster has no state, and a cluster may have no key for digests.
         if status.digest.is_empty() {
             continue;
         }
@@ -273,7 +275,7 @@ fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     Some((index, at.len(), values.all(|digest| Some(digest) == first)))
 }
 
-/// So many members the cluster is to have, as the node knows that has applied most.
+/// Returns the cluster's wanted size according to the node that has applied most; `None`: any size.
 fn wanted_size(known: &[&NodeStatus]) -> Option<u32> {
     let newest = known.iter().max_by_key(|status| status.applied_index)?;
     (newest.wanted_size > 0).then_some(newest.wanted_size)
@@ -288,7 +290,7 @@ fn all_failed(answers: &[Answer]) -> Option<Error> {
 
 fn cells(status: &NodeStatus, committed: u64) -> Vec<String> {
     let leader = if status.leader_name.is_empty() { "-".to_owned() } else { status.leader_name.clone() };
-    // It still holds the vote of its term, and nobody else may lead yet; no quorum confirms it.
+    // It still holds the vote of its term, and no other node may lead yet; no quorum confirms it.
     let role = match status.role == LEADER && status.leader_id == 0 {
         true => format!("{LEADER} (no quorum)"),
         false => status.role.clone(),
@@ -409,7 +411,7 @@ mod tests {
         assert_eq!(compared(&[&status("n1", 0, ""), &status("n2", 0, "")]), None, "they have no cluster");
     }
 
-    /// A node that says these of itself.
+    /// Returns a node's status with these values.
     fn alarmed(name: &str, role: &str, contradicted: bool) -> NodeStatus {
         let contradiction = contradicted.then(|| mokv_proto::api::Contradiction {
             term: 2,

@@ -1,4 +1,4 @@
-//! `mokv transfer-leader`: another voter leads from now on.
+//! `mokv transfer-leader`: transfers leadership to another voter.
 
 use clap::Args;
 use serde_json::json;
@@ -21,7 +21,7 @@ pub struct TransferLeader {
 }
 
 impl TransferLeader {
-    /// Hands over.
+    /// Transfers leadership.
     ///
     /// # Errors
     /// If there is no such member, or the transfer failed.

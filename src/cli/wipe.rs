@@ -1,7 +1,7 @@
 //! `mokv serve --wipe`: deletes one node's data, after asking, so that it comes back from its peers under a new id.
 //!
-//! Deletes plain files of the data directory and nothing below or beside it; a directory that holds anything else
-//! is no data directory and is left alone.
+//! Deletes plain files directly in the data directory and nothing else. A directory that contains anything else is not
+//! a data directory and is left untouched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::rt;
 /// Deletes the node's data. `yes`: without asking.
 ///
 /// # Errors
-/// If the node runs, the directory holds what is not a node's, the user says no, or a file cannot be deleted.
+/// If the node runs, the directory contains a foreign file, the user declines, or a file cannot be deleted.
 pub async fn wipe(config: &NodeConfig, yes: bool) -> Result<(), Failure> {
     refuse_if_running(config).await?;
     let directory = &config.data_dir;
@@ -52,7 +52,7 @@ async fn refuse_if_running(config: &NodeConfig) -> Result<(), Failure> {
     }
 }
 
-/// The files of the data directory; none if it does not exist.
+/// Returns the files of the data directory; none if it does not exist.
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error: io::Error| {
         let what = format!("cannot list the data directory {}: {error}", directory.display());
@@ -66,7 +66,7 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let kind = entry.file_type().map_err(failed)?;
-        // A volume that is a file system of its own has this directory, and it is nobody's.
+        // A volume mounted as the data directory has this directory, which no node made.
         if kind.is_dir() && entry.file_name() == "lost+found" {
             continue;
         }
@@ -97,8 +97,8 @@ fn asked(config: &NodeConfig, files: usize) -> Result<bool, Failure> {
     )
 }
 
-/// Deletes all data but the knowledge that there was some: a node that was part of a cluster comes back by joining, and
-/// never forms a second cluster of its own, whatever `bootstrap` says.
+/// Deletes all data except the record that there was some: a node that was part of a cluster joins again and never
+/// forms a second cluster, whatever `bootstrap` says.
 async fn start_over(config: &NodeConfig) -> Result<(), Failure> {
     let failed = |error: String| {
         let what = format!("cannot wipe {}: {error}", config.data_dir.display());

@@ -1,7 +1,7 @@
-//! A backup on its way from a node.
+//! A backup that a node streams to this client.
 //!
-//! Claims nothing about the bytes: whoever keeps them has to check them, as `mokv snapshot save` does. Never resumes: a
-//! backup that breaks is asked for again.
+//! Does not check the bytes: the caller that stores them must, as `mokv snapshot save` does. Never resumes: a broken
+//! backup has to be requested again.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{BackupInfo, Client};
 use crate::rt;
 use crate::rt::time::timeout_at;
 
-/// The bytes of a snapshot file, in order. Dropping it ends it.
+/// The bytes of a snapshot file, in order. Dropping it ends the stream.
 pub struct Backup {
     info: BackupInfo,
     patience: Duration,
@@ -40,15 +40,15 @@ impl Backup {
         Ok(backup)
     }
 
-    /// What it holds.
+    /// The contents of the backup.
     pub fn info(&self) -> &BackupInfo {
         &self.info
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the node breaks off, or nothing comes for as long as a call may take.
+    /// [`Error::Unavailable`] if the stream breaks, or nothing arrives within the timeout of one call.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         Ok(self.chunk().await?.map(|chunk| chunk.data))
     }

@@ -1,8 +1,8 @@
-//! One call from beginning to end: which node, how often, until when, and what it came to.
+//! One call from start to end: the choice of node, the attempts, the deadline and the outcome.
 //!
-//! Invariants: no call outlives its deadline; every request tells the node how long it may take; a write without a
-//! name is never sent again once its first byte may have left. What to conclude is decided in `retry`, whom to ask
-//! in `picker`; this is the loop around them.
+//! Invariants: no call outlives its deadline; every request carries its timeout to the node; a write without a name is
+//! never sent again once its first byte may have left. `retry` interprets the outcomes, `picker` chooses the node; this
+//! file is the loop around them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -24,30 +24,30 @@ use super::retry::{self, Backoff, Health, Next, Resend, Verdict};
 use crate::rt::time::{LONGEST, timeout_at};
 use crate::rt::{self, random};
 
-/// A message tells of so many nodes at most: those of the largest cluster that is formed together.
+/// The most nodes that an error message lists: as many as the largest cluster that is formed together.
 const MAX_TOLD: usize = 9;
-/// A node is told a little less than it is waited for, a tenth at most: it knows better than its client why it was not in
-/// time, and its word has to arrive.
+/// The longest time by which a node's timeout is shorter than the client's own wait; at most a tenth of that wait. The
+/// node knows better than its client why it was late, and its answer has to arrive.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// The largest message taken from a node.
+/// The largest message accepted from a node, in bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// A request that knows its method.
+/// A request type with its RPC method.
 pub(super) trait Call: Clone + Send + Sync + 'static {
-    /// What it is answered with.
+    /// The type of the reply.
     type Reply: Send;
 
-    /// Sends it.
+    /// Sends the request.
     fn send(
         channel: Channel,
         request: Request<Self>,
     ) -> impl Future<Output = Result<Response<Self::Reply>, Status>> + Send;
 }
 
-/// A write that can be named.
+/// A write that can carry a name (session and sequence).
 pub(super) trait NamedWrite: Call {
-    /// Gives it its name.
+    /// Sets the name.
     fn set_name(&mut self, name: SessionWrite);
 }
 
@@ -98,33 +98,33 @@ impl NamedWrite for api::DeleteRequest {
     }
 }
 
-/// Until when a call may go on.
+/// The instant by which a call ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
-    /// How long that is from the beginning.
+    /// Time from the start of the call to `at`.
     total: Duration,
-    /// What the caller gave, and is told.
+    /// The timeout that the caller gave, for error messages.
     given: Duration,
-    /// It bounds a step of a call. The caller, who gave another time, is told that one and not this.
+    /// The deadline bounds one step of a call. Error messages then leave it out: the caller gave another time.
     is_part: bool,
 }
 
 impl Deadline {
-    /// From now on.
+    /// A deadline `total` from now.
     pub(super) fn after(total: Duration) -> Deadline {
         Deadline { at: rt::time::after(total), total: total.min(LONGEST), given: total, is_part: false }
     }
 
-    /// The same, but no later than `end`.
+    /// Returns the same deadline, but no later than `end`.
     pub(super) fn no_later_than(self, end: Instant) -> Deadline {
         let at = self.at.min(end);
         Deadline { at, total: self.total.min(at.saturating_duration_since(rt::now())), ..self }
     }
 
-    /// What went wrong, in words and as a status, and if it did because this is over, how long that was.
+    /// Returns `why`, with the caller's timeout appended if the deadline was the cause of `status`.
     fn tell(self, why: Why, status: &Status) -> Why {
-        // A node is told to answer a little earlier.
+        // The node's own timeout is a little shorter.
         let is_over = match status.code() {
             Code::DeadlineExceeded => self.left() <= last_word(self.total),
             _ => rt::now() >= self.at,
@@ -135,7 +135,7 @@ impl Deadline {
         why.reworded(format!("{why} (within {:?})", self.given))
     }
 
-    /// What the caller gave.
+    /// The timeout that the caller gave.
     pub(super) fn given(self) -> Duration {
         self.given
     }
@@ -145,12 +145,13 @@ impl Deadline {
         self.at
     }
 
-    /// For a part of the call, which may take `most`: it ends a little before the call, which can then say what went wrong.
+    /// Returns a deadline for a step of the call, of at most `most`. It ends a little before the call does, so that the
+    /// call can still report the error.
     pub(super) fn but_for_the_end(self, most: Duration) -> Deadline {
         Deadline { is_part: true, ..Deadline::after(most.min(self.left().saturating_sub(self.total / 10))) }
     }
 
-    /// Whether no time is left for another such part.
+    /// Whether no time is left for another such step.
     pub(super) fn is_nearly_over(self) -> bool {
         self.left() <= self.total / 10
     }
@@ -159,13 +160,14 @@ impl Deadline {
         self.at.saturating_duration_since(rt::now())
     }
 
-    /// For one attempt of several: a part of the whole, so that a silent node leaves time for another.
+    /// Returns the end of one attempt of several: a third of the whole time, so that a silent node leaves time for
+    /// another.
     fn share(self) -> Instant {
         self.at.min(rt::time::after(self.total / 3))
     }
 }
 
-/// How long before the end of so long a time a node is to answer.
+/// Returns how much shorter than `allowed` the node's timeout is.
 fn last_word(allowed: Duration) -> Duration {
     (allowed / 10).min(LAST_WORD)
 }
@@ -177,7 +179,7 @@ struct Rounds<'a> {
     deadline: Deadline,
     tried: BTreeSet<String>,
     rounds: u32,
-    /// What the last attempt at each node came to, in words.
+    /// The error of the last attempt at each node.
     last: BTreeMap<String, Why>,
 }
 
@@ -186,7 +188,7 @@ impl<'a> Rounds<'a> {
         Rounds { inner, purpose, deadline, tried: BTreeSet::new(), rounds: 0, last: BTreeMap::new() }
     }
 
-    /// The next node; waits a little when all have been asked. `None` when the deadline has passed.
+    /// Returns the next node; waits for a backoff when all have been tried. `None` when the deadline has passed.
     async fn next(&mut self) -> Option<Arc<Endpoint>> {
         loop {
             let now = rt::now();
@@ -205,7 +207,7 @@ impl<'a> Rounds<'a> {
     }
 
     fn failed(&mut self, endpoint: &Endpoint, status: &Status) {
-        // What an attempt that the deadline broke off says of the node is less than what one before it said.
+        // The error of an attempt that the deadline cut off says less about the node than the error before it.
         let address = endpoint.address();
         if !self.last.contains_key(address) || rt::now() < self.deadline.at {
             self.last.insert(address.to_owned(), describe(endpoint, status));
@@ -234,14 +236,14 @@ fn describe(endpoint: &Endpoint, status: &Status) -> Why {
 
 /// How a write to the leader ended without success.
 pub(super) enum WriteFailure {
-    /// Tell the caller.
+    /// Return this error to the caller.
     Error(Error),
-    /// The session is gone. Tell the caller, or if there is nothing to tell, the write was certainly not executed.
+    /// The session is gone. Return the error to the caller; without one, the write was certainly not executed.
     SessionLost(Option<Error>),
 }
 
 impl Inner {
-    /// One request to one node. `until` bounds the wait here; the node is told `allowed`.
+    /// Sends one request to one node. `until` bounds the wait here; the node's timeout follows from `allowed`.
     pub(super) async fn attempt<C: Call>(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -294,8 +296,8 @@ impl Inner {
         }
     }
 
-    /// A read: asks one node after the other until one answers. `allowed`: how long the answer itself may take, if
-    /// that is longer than the deadline (a stream).
+    /// A read: asks one node after the other until one answers. `allowed`: the end of the answer itself, if that is
+    /// later than the deadline (a stream).
     pub(super) async fn read<C: Call>(
         &self,
         call: &C,
@@ -321,8 +323,8 @@ impl Inner {
         Err(ReadFailure { error, status: None })
     }
 
-    /// A write, or anything else that is the leader's to do. `in_doubt` says at every moment, also when this future
-    /// is dropped, whether the write may have been executed unnoticed.
+    /// A write, or any other command for the leader. `in_doubt` is correct at every moment, also when this future is
+    /// dropped: it is true while the write may have been executed without an answer.
     pub(super) async fn write<C: Call>(
         &self,
         call: &C,
@@ -376,7 +378,7 @@ impl Inner {
         Err(WriteFailure::Error(if *in_doubt { Error::Unknown(why) } else { Error::NotExecuted(why) }))
     }
 
-    /// A write, by the name that the session gives it if the client uses sessions.
+    /// A write, named by a session if the client uses sessions.
     pub(super) async fn named_write<C: NamedWrite>(
         self: &Arc<Self>,
         mut call: C,
@@ -417,7 +419,7 @@ impl Inner {
         }
     }
 
-    /// A question to one particular node, asked once.
+    /// Sends a read-only request to one particular node, once.
     pub(super) async fn ask<C: Call>(
         &self,
         address: &str,
@@ -428,7 +430,7 @@ impl Inner {
         said.map_err(|(status, why)| retry::after_read(&status).unwrap_or(Error::Unavailable(why)))
     }
 
-    /// An order to one particular node, given once.
+    /// Sends a command to one particular node, once.
     pub(super) async fn order<C: Call>(
         &self,
         address: &str,
@@ -444,7 +446,7 @@ impl Inner {
         })
     }
 
-    /// The answer of one particular node, or its status, and that in words.
+    /// Returns the answer of one particular node, or its status and an error message.
     async fn say_once<C: Call>(
         &self,
         address: &str,
@@ -461,7 +463,7 @@ impl Inner {
         }
     }
 
-    /// Remembers the highest revision seen, for stale reads that never go back.
+    /// Records the highest revision seen, so that stale reads never go back.
     pub(super) fn saw(&self, revision: u64) {
         self.seen_revision.fetch_max(revision, Ordering::Relaxed);
     }

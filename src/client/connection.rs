@@ -1,8 +1,8 @@
 //! One node's address and the connection to it: HTTP/2 over the runtime's TCP or TLS, shared by all tasks.
 //!
-//! Invariants: at most one attempt to connect at a time, however many calls wait for it; the address is resolved
-//! anew at every attempt, by a lookup that outlives an attempt that does not wait for it; a call that fails here says truthfully whether its first byte may have left. Never retries
-//! and never chooses: that is for the layers above.
+//! Invariants: at most one connection attempt at a time, however many calls wait for it; every attempt resolves the
+//! address again, by a lookup that continues if the attempt times out; a call that fails here reports correctly whether
+//! its first byte may have left. Never retries and never chooses a node: the layers above do.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,14 +25,14 @@ use crate::rt::task::HyperExecutor;
 use crate::rt::time::HyperTimer;
 use crate::rt::{self, random, watch};
 
-/// A connection attempt is given up after this. The lookup of a name that takes longer goes on for the next attempt.
+/// Timeout of a connection attempt. A name lookup that takes longer continues for the next attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A silent connection is probed after this, and dropped if the probe is not answered in the same time again.
+/// A silent connection is probed after this time, and closed if the probe is not answered within the same time.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// An older measurement of a node's latency is forgotten, so that it is measured anew.
+/// Age at which a node's latency is dropped, so that it is measured again.
 const LATENCY_HORIZON: Duration = Duration::from_secs(10);
 
-/// An address with its connection and its health. Cheap while unused.
+/// An address with its connection and health. Cheap while unused.
 pub(super) struct Endpoint {
     address: String,
     transport: Transport,
@@ -68,10 +68,10 @@ impl Endpoint {
         &self.address
     }
 
-    /// The connection, made if there is none. Waits for an attempt that is under way already.
+    /// Returns the connection; makes one if there is none, or waits for the attempt in progress.
     ///
     /// # Errors
-    /// In words, if the attempt fails: nothing was sent.
+    /// An error message if the attempt fails; nothing was sent.
     pub(super) async fn channel(self: &Arc<Self>) -> Result<Channel, String> {
         let mut connecting = match &mut *self.link() {
             Link::Ready(channel) if !channel.sender.is_closed() => return Ok(channel.clone()),
@@ -79,7 +79,7 @@ impl Endpoint {
             link => {
                 let (done, connecting) = watch::channel(None);
                 *link = Link::Connecting(connecting.clone());
-                // A task of its own: the caller may give up, the others still wait.
+                // A separate task, because other callers still wait if this one gives up.
                 rt::spawn(self.clone().connect(done));
                 connecting
             }
@@ -87,7 +87,7 @@ impl Endpoint {
         let _ = connecting.wait_for(Option::is_some).await;
         let result = connecting.borrow().clone();
         result.unwrap_or_else(|| {
-            // Its runtime dropped the task.
+            // The runtime dropped the task.
             *self.link() = Link::Idle;
             Err("the attempt to connect was abandoned".to_owned())
         })
@@ -105,13 +105,13 @@ impl Endpoint {
         done.send(Some(result));
     }
 
-    /// A call begins; it ends when the guard is dropped.
+    /// Counts a call as in flight until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.health().in_flight += 1;
         InFlight(self.clone())
     }
 
-    /// A call that began at `since` was answered, well or badly.
+    /// Records that the node answered a call that began at `since`, with success or an error.
     pub(super) fn answered(&self, since: Instant) {
         let now = rt::now();
         let took = now.duration_since(since);
@@ -123,7 +123,7 @@ impl Endpoint {
         health.latency = Some((smoothed, now));
     }
 
-    /// The node answered that it cannot serve now: it is asked last for a moment.
+    /// Records that the node cannot serve now: it is asked last for a short time.
     pub(super) fn unfit(&self) {
         let now = rt::now();
         let mut health = self.health();
@@ -132,7 +132,7 @@ impl Endpoint {
         health.set_aside_until = health.set_aside_until.max(Some(until));
     }
 
-    /// The node failed: it is left alone for a while, longer at every failure in a row.
+    /// Records a failure: the node is asked last for a time that grows with every consecutive failure.
     pub(super) fn failed(&self) {
         let mut health = self.health();
         health.failures = health.failures.saturating_add(1);
@@ -140,8 +140,8 @@ impl Endpoint {
         health.set_aside_until = Some(rt::now() + wait);
     }
 
-    /// A call that began at `since` got no answer in time. A connection that has been silent all the while is not
-    /// used again: after a cut it may take long to come back to life, if ever.
+    /// Records that a call that began at `since` timed out. A connection that has been silent since then is not used
+    /// again: after a partition it may recover late or never.
     pub(super) fn timed_out(&self, since: Instant) {
         self.failed();
         if self.health().last_answer.is_none_or(|answer| answer < since) {
@@ -152,7 +152,7 @@ impl Endpoint {
         }
     }
 
-    /// Until when the node is left alone, how many calls are under way, how fast it answered of late.
+    /// Returns until when the node is set aside, its calls in flight, and its recent latency.
     pub(super) fn condition(&self, now: Instant) -> (Option<Instant>, u32, Option<Duration>) {
         let health = self.health();
         (health.set_aside_until, health.in_flight, health.recent_latency(now))
@@ -173,7 +173,7 @@ impl Health {
     }
 }
 
-/// A call under way.
+/// A call in flight.
 pub(super) struct InFlight(Arc<Endpoint>);
 
 impl Drop for InFlight {
@@ -182,12 +182,12 @@ impl Drop for InFlight {
     }
 }
 
-/// What HTTP/2 is spoken over: TCP, and TLS on top of it where the user asked for that.
+/// The transport below HTTP/2: TCP, and TLS on top of it if the user configured it.
 #[derive(Clone, Default)]
 pub(super) struct Transport {
     /// Shared by all endpoints of a client.
     pub(super) resolver: Resolver,
-    /// `None`: in plain text.
+    /// `None`: plain text.
     #[cfg(feature = "tls")]
     pub(super) tls: Option<super::tls::Handshake>,
 }
@@ -203,7 +203,7 @@ impl Transport {
     }
 }
 
-/// An established connection; what the generated stubs send their requests over.
+/// An established connection, over which the generated stubs send their requests.
 #[derive(Clone)]
 pub(super) struct Channel {
     sender: SendRequest<Body>,
@@ -226,7 +226,7 @@ impl Channel {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(std::io::Error::other)?;
-        // Ends when the connection breaks or the last sender is gone. Its error reaches every call under way.
+        // Ends when the connection breaks or the last sender is dropped. Its error reaches every call in flight.
         rt::spawn(async move {
             let _ = connection.await;
         });
@@ -247,7 +247,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
     type Error = Status;
     type Future = ResponseFuture;
 
-    /// Always ready: a closed connection is told by [`Self::call`], which can say that nothing was sent.
+    /// Always ready: [`Self::call`] reports a closed connection, because it can state that nothing was sent.
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
@@ -257,7 +257,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
         Box::pin(async move {
             match response.await {
                 Ok(response) => Ok(response.map(|body| body.map_err(broken as fn(_) -> _))),
-                // hyper hands the request back only if it was never put on the connection.
+                // hyper returns the request only if it never put it on the connection.
                 Err(error) if error.message().is_some() => {
                     Err(status::not_executed("the connection was closed before the request was sent", None))
                 }
@@ -267,7 +267,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
     }
 }
 
-/// The connection broke after the request left, or may have.
+/// The status of a connection that broke after the request left or may have left.
 fn broken(error: hyper::Error) -> Status {
     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
     let mut status =

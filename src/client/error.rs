@@ -1,6 +1,6 @@
-//! What a call can come to besides success.
+//! The errors of a call.
 //!
-//! For writes three things are never confused: refused for certain, never executed, and unknown. Messages never
+//! For writes three outcomes are never confused: definitely refused, never executed, and unknown. Messages never
 //! contain values.
 
 use std::fmt;
@@ -8,26 +8,26 @@ use std::sync::Arc;
 
 use mokv_proto::tonic::{Code, Status};
 
-/// What an error says, and what is behind it.
+/// The message of an error and its cause.
 #[derive(Clone)]
 pub struct Why {
     text: String,
-    /// What the node answered, or how the connection to it broke.
+    /// The status that the node returned or that the broken connection produced.
     status: Option<Arc<Status>>,
 }
 
 impl Why {
-    /// The words.
+    /// The message.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What a node said, in words that tell more than it did.
+    /// A message that tells more than the node's `status`, with `status` as the cause.
     pub(super) fn of(text: impl Into<String>, status: &Status) -> Why {
         Why { text: text.into(), status: Some(Arc::new(status.clone())) }
     }
 
-    /// The same cause, told in other words.
+    /// Returns the same cause with another message.
     pub(super) fn reworded(&self, text: String) -> Why {
         Why { text, status: self.status.clone() }
     }
@@ -57,7 +57,7 @@ impl fmt::Debug for Why {
     }
 }
 
-// By what is told: a status cannot be compared.
+// Compares messages only: a status cannot be compared.
 impl PartialEq for Why {
     fn eq(&self, other: &Why) -> bool {
         self.text == other.text
@@ -68,48 +68,49 @@ impl Eq for Why {}
 
 /// Why a call failed.
 ///
-/// [`source`](std::error::Error::source) is the [`Status`] that a node or its connection gave, if there was one; what
-/// that says is part of the message already.
+/// [`source`](std::error::Error::source) is the [`Status`] that a node or its connection returned, if any; the message
+/// already includes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the call names does not exist (a member, a node). An absent *key* is no error: see [`super::Read`].
+    /// The member or node named in the call does not exist. An absent *key* is no error: see [`super::Read`].
     NotFound(Why),
     /// `if_revision` did not match; nothing was written.
     ConditionFailed {
-        /// The key's mod revision; 0: it does not exist.
+        /// The key's mod revision; 0: the key does not exist.
         present_revision: u64,
     },
-    /// The write was certainly not executed and never will be; sending it again is safe.
+    /// The write was certainly not executed and never will be; it is safe to send it again.
     NotExecuted(Why),
-    /// The write may have been executed, or may yet be; only reading tells.
+    /// The write may have been executed or may still be; only a read can tell.
     Unknown(Why),
-    /// The request breaks a rule (empty or over-long key, key that is not UTF-8, over-large value); nothing was done.
+    /// The request is invalid (empty or over-long key, key that is not UTF-8, over-large value); nothing was done.
     Invalid(Why),
     /// The store or the node is full; nothing was done.
     ResourceExhausted(Why),
-    /// The revision a listing wants to go on with is no longer retained: list again from the start.
+    /// The revision that a listing continues with is no longer retained: list again from the start.
     RevisionGone(Why),
-    /// The read could not be served in time by any node; reading again is safe.
+    /// No node served the read in time; it is safe to read again.
     Unavailable(Why),
-    /// The node refuses the request for good (not permitted, not known to it, not in this state); nothing was done.
+    /// The node rejects the request permanently (not permitted, not implemented, not possible in its state); nothing
+    /// was done.
     Refused(Why),
 }
 
 impl Error {
-    /// Whether a write that failed so may have been executed all the same.
+    /// Whether a write that failed with this error may have been executed.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Error::Unknown(_))
     }
 
-    /// Whether making the same call again is safe and may succeed: nothing was done, and what stood in the way passes by
-    /// itself. Of a write whose outcome is unknown it is false, and of what needs somebody to do something first (make
-    /// room, correct the request, list from the start).
+    /// Whether it is safe to repeat the call and the repetition may succeed: nothing was done, and the cause is
+    /// temporary. False for a write whose outcome is unknown, and if something has to be changed first (free space,
+    /// correct the request, list from the start).
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::NotExecuted(_) | Error::Unavailable(_))
     }
 
-    /// A definite refusal: the answering node did nothing, and would refuse the same request again. `None` if
+    /// Returns the error of a definite refusal: the node did nothing and would refuse the same request again. `None` if
     /// the status does not mean that.
     pub(super) fn refusal(status: &Status) -> Option<Error> {
         let message = Why::of(status.message(), status);

@@ -1,7 +1,8 @@
-//! A listing: keys and values of one revision, streamed in byte order of the keys.
+//! A listing: the keys and values of one revision, streamed in byte order of the keys.
 //!
-//! Invariants: all entries of a [`Listing`] belong to one revision, each comes once and in order, also when the node
-//! that streams them fails half way: the rest is asked from another node at the same revision, or the listing fails.
+//! Invariants: all entries of a [`Listing`] belong to one revision; each is returned once and in order, also when the
+//! node that streams them fails half way: the client then requests the rest from another node at the same revision, or
+//! the listing fails.
 
 use std::time::Instant;
 
@@ -26,9 +27,9 @@ pub struct ListOptions {
     pub limit: u64,
     /// Leave the values out.
     pub keys_only: bool,
-    /// How fresh; linearizable by default.
+    /// How recent the listing must be; linearizable by default.
     pub consistency: Consistency,
-    /// Go on with the revision of an earlier page; 0: the newest.
+    /// The revision of an earlier page to continue with; 0: the newest.
     pub at_revision: u64,
 }
 
@@ -57,20 +58,20 @@ impl ListOptions {
         self
     }
 
-    /// How fresh the listing has to be.
+    /// Sets how recent the listing must be.
     pub fn consistency(mut self, consistency: Consistency) -> ListOptions {
         self.consistency = consistency;
         self
     }
 
-    /// Go on with the revision of an earlier page; 0: the newest.
+    /// The revision of an earlier page to continue with; 0: the newest.
     pub fn at_revision(mut self, revision: u64) -> ListOptions {
         self.at_revision = revision;
         self
     }
 }
 
-/// A listing under way. Dropping it ends it.
+/// A listing in progress. Dropping it ends the stream.
 pub struct Listing {
     client: Client,
     request: api::ListRequest,
@@ -100,16 +101,16 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The revision of the store that is listed; give it as `at_revision` for the next page.
+    /// Returns the revision of the store that is listed; pass it as `at_revision` for the next page.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The next entry; `None` at the end.
+    /// Returns the next entry; `None` at the end.
     ///
     /// # Errors
     /// [`Error::RevisionGone`] if the listing was interrupted and no node retains its revision any more,
-    /// [`Error::Unavailable`] if no node went on with it in time. A listing that failed has no more entries.
+    /// [`Error::Unavailable`] if no node continued it in time. A listing that failed returns no more entries.
     pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
         loop {
             let Some(stream) = &mut self.stream else { return Ok(None) };
@@ -148,11 +149,11 @@ impl Listing {
         entry.into()
     }
 
-    /// Goes on after the last entry, at the same revision, wherever that is still known.
+    /// Continues after the last entry, at the same revision, on any node that still retains it.
     async fn resume(&mut self) -> Result<(), Error> {
         self.request.at_revision = self.revision;
         self.request.min_revision = self.revision;
-        // No revision to name: the store was empty, and need not be any more.
+        // Revision 0 cannot be requested: the store was empty, and may no longer be.
         if self.revision == 0 || self.connect().await? != self.revision {
             self.stream = None;
             let message = "the listing was interrupted and its revision is gone; list again from the start";
@@ -161,7 +162,7 @@ impl Listing {
         Ok(())
     }
 
-    /// Opens the stream at what is still wanted; the revision it has.
+    /// Opens a stream of the remaining entries. Returns its revision.
     async fn connect(&mut self) -> Result<u64, Error> {
         let inner = &self.client.inner;
         let deadline = self.client.deadline().no_later_than(self.end);

@@ -1,4 +1,4 @@
-//! The client library: the only way into a node for the command line and for every simulated client.
+//! The client library. The command line and all simulated clients reach a node only through it.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), mokv::client::Error> {
@@ -12,17 +12,17 @@
 //! # }
 //! ```
 //!
-//! It knows the members and the leader, sends writes to the leader and reads to the followers, tries again what
-//! is safe to try again until the deadline, and tells apart what failed, what was never executed and what is
-//! unknown. By default writes belong to a session and are applied exactly once, however often they had
-//! to be sent. One client's stale reads never go back in time.
+//! The client tracks the members and the leader, sends writes to the leader and reads to the followers, retries what is
+//! safe to retry until the deadline, and distinguishes what failed, what was never executed and what has an unknown
+//! outcome. By default a write belongs to a session and is applied exactly once, however often it is sent. The stale
+//! reads of one client never go back in time.
 //!
-//! A file an idea: `call` is the loop of one call, `retry` and `picker` are its decisions, pure; `topology` is
-//! what is known of the cluster, `connection` a node's address and the connection to it, `tls` what may be spoken there;
-//! `session` names writes; `refresh` asks for news of the cluster; `list` pages through a listing; `backup` brings the
-//! whole store.
+//! Files: `call` is the loop of one call; `retry` and `picker` make its decisions, as pure functions; `topology` holds
+//! the known members and the leader; `connection` is a node's address and the connection to it; `tls` makes the TLS
+//! handshake; `opening` opens and closes sessions; `session` names writes; `refresh` asks for the members again; `list`
+//! pages through a listing; `backup` receives the whole store.
 //!
-//! Stands on `rt` and the wire contract alone: it knows nothing of nodes, logs or maps.
+//! Depends only on `rt` and the wire contract, not on nodes, logs or maps.
 
 mod backup;
 mod call;
@@ -57,15 +57,15 @@ use mokv_proto::tonic::metadata::AsciiMetadataValue;
 pub use mokv_proto::api::BackupInfo;
 /// A change of replicated settings; absent fields stay as they are.
 pub use mokv_proto::api::ConfigureRequest as SettingsChange;
-/// Replicated settings, as they stand.
+/// The current replicated settings.
 pub use mokv_proto::api::ConfigureResponse as Settings;
 /// The digest of a node's state at an earlier position of the log.
 pub use mokv_proto::api::DigestAt;
-/// Who belongs to the cluster.
+/// The members of the cluster.
 pub use mokv_proto::api::GetServersResponse as Members;
 /// A member of the cluster: name, gRPC address, role.
 pub use mokv_proto::api::Server;
-/// How one node is, seen from itself.
+/// The state of one node, as the node reports it.
 pub use mokv_proto::api::StatusResponse as NodeStatus;
 
 use call::Deadline;
@@ -81,14 +81,14 @@ use topology::Topology;
 use crate::rt;
 use crate::rt::net::Resolver;
 
-/// How fresh a read has to be.
+/// How recent the result of a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
-    /// Sees every write that was answered before the read was sent.
+    /// The read sees every write that was acknowledged before the read was sent.
     #[default]
     Linearizable,
-    /// Answered at once from one node's memory: may be old, without bound, but never older than what this client
-    /// has seen before.
+    /// One node answers at once from its memory. The result may be arbitrarily old, but never older than what this
+    /// client has seen before.
     Stale,
 }
 
@@ -112,12 +112,12 @@ impl Consistency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ReadOptions {
-    /// How fresh; linearizable by default.
+    /// Linearizable by default.
     pub consistency: Consistency,
 }
 
 impl ReadOptions {
-    /// How fresh the read has to be.
+    /// Sets how recent the result must be.
     pub fn consistency(mut self, consistency: Consistency) -> ReadOptions {
         self.consistency = consistency;
         self
@@ -128,12 +128,12 @@ impl ReadOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {
-    /// Write only if the key's mod revision is this; 0: only if the key does not exist. `None`: whatever is there.
+    /// Write only if the key's mod revision equals this; 0: only if the key does not exist; `None`: unconditionally.
     pub if_revision: Option<u64>,
 }
 
 impl WriteOptions {
-    /// Write only if the key's mod revision is this; 0: only if the key does not exist. `None`: whatever is there.
+    /// Write only if the key's mod revision equals this; 0: only if the key does not exist; `None`: unconditionally.
     pub fn if_revision(mut self, revision: impl Into<Option<u64>>) -> WriteOptions {
         self.if_revision = revision.into();
         self
@@ -152,7 +152,7 @@ pub struct KeyValue {
     pub create_revision: u64,
     /// The revision that wrote this value; what `if_revision` is compared with.
     pub mod_revision: u64,
-    /// How often the key was written since it was created, starting at 1.
+    /// The number of writes to the key since its creation, starting at 1.
     pub version: u64,
 }
 
@@ -182,7 +182,7 @@ pub struct Read {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
-    /// The store's revision that this write made; the key's new mod revision.
+    /// The store's revision that this write created; also the key's new mod revision.
     pub revision: u64,
 }
 
@@ -190,13 +190,13 @@ pub struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deleted {
-    /// The store's revision after it; deleting an absent key takes none.
+    /// The store's revision after the delete. Deleting an absent key does not advance it.
     pub revision: u64,
-    /// Whether a key was there to be deleted.
+    /// Whether the key existed.
     pub existed: bool,
 }
 
-/// Makes a [`Client`].
+/// Builds a [`Client`].
 #[derive(Clone)]
 pub struct Builder {
     endpoints: Vec<String>,
@@ -208,7 +208,7 @@ pub struct Builder {
     tls: Option<Tls>,
 }
 
-// Written by hand, because a token never appears in messages or logs.
+// Implemented by hand: a token must never appear in messages or logs.
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Builder").field("endpoints", &self.endpoints).finish_non_exhaustive()
@@ -216,7 +216,7 @@ impl std::fmt::Debug for Builder {
 }
 
 impl Builder {
-    /// Addresses to begin with, `host:port`; one node that answers is enough. Names are resolved anew at every
+    /// The initial addresses, as `host:port`; one node that answers is enough. Names are resolved again for every
     /// connection.
     pub fn endpoints<I>(mut self, endpoints: I) -> Builder
     where
@@ -227,45 +227,45 @@ impl Builder {
         self
     }
 
-    /// How long one call may take in all, retries included; 5 s by default. A listing may be silent for as long.
+    /// The longest time of one call, retries included; 5 s by default. Also the longest silence within a listing.
     pub fn timeout(mut self, timeout: Duration) -> Builder {
         self.timeout = timeout;
         self
     }
 
-    /// How long a whole listing may take; 60 s by default.
+    /// The longest time of a whole listing; 60 s by default.
     pub fn list_timeout(mut self, timeout: Duration) -> Builder {
         self.list_timeout = timeout;
         self
     }
 
-    /// Whether writes belong to a session and are applied exactly once; true by default. Without, a write is sent
+    /// Whether writes belong to a session and are applied exactly once; true by default. If false, a write is sent
     /// once, and [`Error::Unknown`] is more frequent.
     pub fn sessions(mut self, sessions: bool) -> Builder {
         self.sessions = sessions;
         self
     }
 
-    /// Sent with every request as `authorization: Bearer TOKEN`, in plain text unless TLS is spoken: for a proxy in front
-    /// of the nodes, which do not look at it.
+    /// The token for `authorization: Bearer TOKEN`, sent with every request, in plain text unless TLS is used. It is
+    /// for a proxy in front of the nodes; the nodes ignore it.
     pub fn token(mut self, token: impl Into<String>) -> Builder {
         self.token = Some(token.into());
         self
     }
 
-    /// Speaks TLS with every node. Nodes speak plain text themselves: this is for a proxy in front of each, under the
-    /// address that the node advertises.
+    /// Uses TLS for every connection. Nodes themselves serve plain text only: this is for a proxy in front of each
+    /// node, at the address that the node advertises.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Builder {
         self.tls = Some(tls);
         self
     }
 
-    /// The client. Connects to nobody yet.
+    /// Builds the client. Does not connect yet.
     ///
     /// # Errors
     /// [`Error::Invalid`] without an endpoint, if one is not `host:port`, for a token that no header can carry, and for
-    /// certificates and keys that are none.
+    /// invalid certificates and keys.
     pub fn build(self) -> Result<Client, Error> {
         if self.endpoints.is_empty() {
             return Err(Error::Invalid("a client needs at least one endpoint, as host:port".into()));
@@ -294,19 +294,19 @@ impl Builder {
     }
 }
 
-/// A client of one cluster. Clones share connections, session and everything learned; they are cheap.
+/// A client of one cluster. Clones are cheap and share connections, the session and everything learned.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
     timeout: Duration,
     list_timeout: Duration,
-    /// When every call ends at the latest, however long each may take.
+    /// All calls end by this instant, whatever their own timeouts.
     end: Option<Instant>,
 }
 
-/// What clones share.
+/// The state that clones share.
 struct Inner {
-    /// Of every request.
+    /// The `authorization` header of every request.
     authorization: Option<AsciiMetadataValue>,
     topology: Topology,
     seen_revision: AtomicU64,
@@ -316,7 +316,7 @@ struct Inner {
 }
 
 impl Client {
-    /// Begins to describe a client.
+    /// Returns a builder with the default settings.
     pub fn builder() -> Builder {
         Builder {
             endpoints: Vec::new(),
@@ -329,13 +329,13 @@ impl Client {
         }
     }
 
-    /// The same client with another deadline per call.
+    /// Returns the same client with another timeout per call.
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         Client { timeout, ..self.clone() }
     }
 
-    /// The same client, with one deadline for all of its calls together: each ends when its own time is up or this has
-    /// passed since now, whichever comes first.
+    /// Returns the same client with one deadline for all its calls together: each call ends at its own timeout or when
+    /// `total` has passed from now, whichever comes first.
     pub fn with_total_timeout(&self, total: Duration) -> Client {
         let end = rt::time::after(total);
         Client { end: Some(self.end.map_or(end, |before| before.min(end))), ..self.clone() }
@@ -376,8 +376,8 @@ impl Client {
     /// Writes one key.
     ///
     /// # Errors
-    /// [`Error::ConditionFailed`], [`Error::Invalid`] and [`Error::ResourceExhausted`] are definite;
-    /// [`Error::NotExecuted`] is safe to send again; [`Error::Unknown`] may have been executed.
+    /// [`Error::ConditionFailed`], [`Error::Invalid`] and [`Error::ResourceExhausted`] are definite; after
+    /// [`Error::NotExecuted`] it is safe to send the write again; after [`Error::Unknown`] it may have been executed.
     pub async fn set(
         &self,
         key: impl AsRef<[u8]>,
@@ -397,7 +397,7 @@ impl Client {
         Ok(Written { revision: reply.revision })
     }
 
-    /// Deletes one key; deleting an absent key is fine.
+    /// Deletes one key. Deleting an absent key is no error.
     ///
     /// # Errors
     /// As [`Client::set`].
@@ -424,8 +424,8 @@ impl Client {
         Listing::open(self.clone(), options).await
     }
 
-    /// The members of the cluster, and how many there are to be. With [`Consistency::Stale`] as the first node that answers
-    /// knows them, also without a leader.
+    /// Returns the members of the cluster and its wanted size. With [`Consistency::Stale`] any node answers from its
+    /// own state, also without a leader.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no node answered in time.
@@ -434,7 +434,7 @@ impl Client {
         self.inner.ask_for_members(consistency, self.deadline()).await
     }
 
-    /// How the node at `address` (`host:port`) is, seen from itself. Asked once.
+    /// Returns the state of the node at `address` (`host:port`), as that node reports it. Never retries.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it did not answer in time.
@@ -442,16 +442,17 @@ impl Client {
         self.inner.ask(address, api::StatusRequest {}, self.deadline()).await
     }
 
-    /// Lets the node at `address` (`host:port`) write a snapshot now; the log index it covers. Asked once.
+    /// Makes the node at `address` (`host:port`) write a snapshot now. Returns the log index that it covers. Never
+    /// retries.
     ///
     /// # Errors
-    /// As [`Client::set`]; [`Error::Unknown`] if it did not answer in time: it may be writing it all the same.
+    /// As [`Client::set`]; [`Error::Unknown`] if the node did not answer in time: it may still write the snapshot.
     pub async fn snapshot(&self, address: &str) -> Result<u64, Error> {
         let reply = self.inner.order(address, api::SnapshotRequest {}, self.deadline()).await?;
         Ok(reply.index)
     }
 
-    /// The whole store as it is now, sessions and settings included: the bytes of a snapshot file.
+    /// Returns the whole store as it is now, sessions and settings included: the bytes of a snapshot file.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no node begins to send it in time.
@@ -460,7 +461,7 @@ impl Client {
         Backup::open(self).await
     }
 
-    /// Hands leadership to the member named `to`, or to the most up-to-date voter; the new leader's name.
+    /// Transfers leadership to the member `to`; `None`: to the most up-to-date voter. Returns the new leader's name.
     ///
     /// # Errors
     /// As [`Client::set`]; [`Error::NotFound`] if there is no such member.
@@ -469,9 +470,9 @@ impl Client {
         Ok(self.command(request, Resend::Never).await?.leader)
     }
 
-    /// Takes the member `name` out of the cluster for good; its node id, which is never admitted again. The cluster is
-    /// smaller by one from then on: its wanted size becomes what remains, and the node stays out, also while it runs, until
-    /// [`Client::configure`] makes the wanted size larger.
+    /// Removes the member `name` from the cluster for good. Returns its node id, which is never admitted again. The
+    /// cluster's wanted size becomes the number of remaining members, and the node stays out, even while it runs, until
+    /// [`Client::configure`] raises the wanted size.
     ///
     /// # Errors
     /// As [`Client::set`]; [`Error::NotFound`] if there is no such member.
@@ -480,8 +481,8 @@ impl Client {
         Ok(self.command(request, Resend::Never).await?.node_id)
     }
 
-    /// As [`Client::remove_member`], but the place stays open: the node comes back as another, with an empty store, if it
-    /// runs, or any other node joins in its stead.
+    /// Like [`Client::remove_member`], but the place stays open: the node, if it runs, joins again under a new id with
+    /// an empty store, or another node joins in its place.
     ///
     /// # Errors
     /// As [`Client::remove_member`].
@@ -490,15 +491,15 @@ impl Client {
         Ok(self.command(request, Resend::Never).await?.node_id)
     }
 
-    /// Takes the node at `address` (`host:port`) out of its cluster for good and ends its process. Asked once.
+    /// Removes the node at `address` (`host:port`) from its cluster for good and ends its process. Never retries.
     ///
     /// # Errors
-    /// [`Error::Refused`] if it cannot be done without and stays; otherwise as [`Client::set`].
+    /// [`Error::Refused`] if the cluster cannot do without the node, which then stays; otherwise as [`Client::set`].
     pub async fn leave(&self, address: &str) -> Result<(), Error> {
         self.inner.order(address, api::LeaveRequest {}, self.deadline()).await.map(|_| ())
     }
 
-    /// Changes replicated settings; as they stand afterwards.
+    /// Changes replicated settings. Returns the settings after the change.
     ///
     /// # Errors
     /// As [`Client::set`].
@@ -506,16 +507,16 @@ impl Client {
         self.command(change, Resend::Never).await
     }
 
-    /// Closes the session, so that the cluster need not remember its answers. Call it when all writes have
-    /// returned; the client can still be used, and opens another session at its next write.
+    /// Closes the session, so that the cluster can drop the answers it keeps for it. Call this when all writes have
+    /// returned. The client remains usable and opens another session at its next write.
     ///
     /// # Errors
-    /// If no node confirmed it in time: the cluster will forget the session by itself, later.
+    /// If no node confirmed it in time; the cluster then evicts the session later by itself.
     pub async fn close(&self) -> Result<(), Error> {
         self.inner.close_session(self.deadline()).await
     }
 
-    /// The highest revision of the store this client has seen.
+    /// Returns the highest revision of the store that this client has seen.
     pub fn seen_revision(&self) -> u64 {
         self.inner.seen_revision.load(Ordering::Relaxed)
     }
@@ -539,7 +540,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// An endpoint as it was given, without blanks around it.
+/// Returns the endpoint as given, without surrounding blanks.
 ///
 /// # Errors
 /// [`Error::Invalid`] if it is not `host:port`.
@@ -553,7 +554,7 @@ pub(crate) fn endpoint(given: &str) -> Result<&str, Error> {
     }
 }
 
-/// Keys are bytes in the store; UTF-8 is a rule of `api.KV`.
+/// Keys are bytes in the store; `api.KV` requires UTF-8.
 fn text(what: &str, bytes: &[u8]) -> Result<String, Error> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),

@@ -1,8 +1,8 @@
-//! Opens, renews and closes the client's session on the wire.
+//! Opens, renews and closes the client's session over the wire.
 //!
-//! Invariants: at most one session is being opened at a time; it is opened by the first write, not before. A session
-//! that lost its use is closed when its last write has returned, and forgotten whether that succeeds or not: the
-//! cluster evicts what nobody uses.
+//! Invariants: at most one session is being opened at a time; the first write opens it, not earlier. A session that is
+//! no longer usable is closed when its last write has returned, and forgotten whether or not closing succeeds: the
+//! cluster evicts unused sessions.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::session::{Begin, Ticket, WriteSession};
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
-/// One go at opening or closing, at most.
+/// The longest time of one attempt to open or close a session.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 type Opening = watch::Receiver<Option<Result<(), Error>>>;
 
-/// The session in use and the one being opened.
+/// The current session and the attempt to open one.
 #[derive(Default)]
 pub(super) struct SessionSlot {
     current: Option<Arc<WriteSession>>,
@@ -35,7 +35,7 @@ enum Step {
 }
 
 impl Inner {
-    /// Names a write: opens a session if there is none, and waits for room in it.
+    /// Names a write: opens a session if there is none, and waits for room in its window.
     pub(super) async fn ticket(self: &Arc<Self>, deadline: Deadline) -> Result<Ticket, Error> {
         let mut last = Why::from("no answer yet");
         loop {
@@ -59,7 +59,7 @@ impl Inner {
                     let opened = timeout_at(deadline.at(), opening.wait_for(Option::is_some)).await;
                     match &*opening.borrow() {
                         Some(Ok(())) => continue,
-                        // Nothing of the write itself was sent, and a session more or less does no harm.
+                        // The write itself was not sent, and an additional session does no harm.
                         Some(Err(Error::Unknown(why) | Error::NotExecuted(why))) => last.clone_from(why),
                         Some(Err(error)) => return Err(error.clone()),
                         None if opened.is_ok() => {
@@ -87,7 +87,7 @@ impl Inner {
         }
         let (done, opening) = watch::channel(None);
         sessions.opening = Some(opening.clone());
-        // A task of its own: the caller may give up, the others still wait.
+        // A separate task, because other callers still wait if this one gives up.
         rt::spawn(self.clone().open_session(done, deadline.but_for_the_end(TIMEOUT)));
         Step::Wait(opening)
     }
@@ -98,7 +98,7 @@ impl Inner {
         deadline: Deadline,
     ) {
         let request = api::OpenSessionRequest {};
-        // A session opened twice unnoticed does no harm: nobody uses it and it is evicted.
+        // A session opened twice by a repeated request does no harm: it is never used and is evicted.
         let result = self.command(&request, Resend::Safe, deadline).await;
         let mut sessions = self.sessions();
         sessions.opening = None;
@@ -109,7 +109,7 @@ impl Inner {
         done.send(Some(result));
     }
 
-    /// The cluster does not know the session any more.
+    /// Drops `session`, which the cluster has evicted.
     pub(super) fn forget_session(&self, session: &Arc<WriteSession>) {
         let mut sessions = self.sessions();
         if sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
@@ -117,7 +117,7 @@ impl Inner {
         }
     }
 
-    /// The session takes no more writes: the next one opens another, this one is closed when it is drained.
+    /// The session accepts no more writes: the next write opens another, and this one is closed when it is drained.
     fn retire(self: &Arc<Self>, session: &Arc<WriteSession>) {
         let mut sessions = self.sessions();
         if !sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
@@ -135,7 +135,7 @@ impl Inner {
         });
     }
 
-    /// Closes the session in use.
+    /// Closes the current session.
     pub(super) async fn close_session(&self, deadline: Deadline) -> Result<(), Error> {
         let current = self.sessions().current.take();
         let Some(session) = current else { return Ok(()) };

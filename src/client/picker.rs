@@ -1,30 +1,30 @@
-//! Which node to ask next: a pure decision over a snapshot of what is known.
+//! Chooses the node to ask next: a pure decision over a snapshot of the client's view.
 //!
-//! Writes go to the leader; linearizable reads go round the followers, which keeps them off the leader; stale reads
-//! go where the answer will come soonest. A node that failed lately comes last, but it does come: knowing no healthy
-//! node is no reason not to ask.
+//! Writes go to the leader; linearizable reads rotate over the followers, to relieve the leader; stale reads go to the
+//! node that is expected to answer first. A node that failed recently comes last but is still asked: that no node is
+//! known to be healthy is no reason to ask none.
 
 use std::time::{Duration, Instant};
 
-/// What a node is to the cluster, as last heard.
+/// A node's role in the cluster, as last reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Takes writes itself.
+    /// Executes writes.
     Leader,
     /// Votes, and forwards writes.
     Follower,
     /// Does not vote yet and may lag far behind.
     Learner,
-    /// An address given by the user that no member is known by.
+    /// An address that the user gave and that belongs to no known member.
     Seed,
 }
 
-/// What the call is for.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A write, or anything else that only the leader can do.
     Write,
-    /// A read that any node can answer with the leader's word.
+    /// A read that any node can answer, with a read index from the leader.
     LinearizableRead,
     /// A read that a node answers from its own memory.
     StaleRead,
@@ -33,26 +33,27 @@ pub(super) enum Purpose {
 /// One node, as the picker sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
-    /// What it is.
+    /// Its role.
     pub role: Role,
-    /// This call has asked it already in this round.
+    /// Whether this call has already asked it in this round.
     pub tried: bool,
-    /// It failed lately and is left alone until then.
+    /// The node failed recently and is asked last until then.
     pub set_aside_until: Option<Instant>,
-    /// Calls under way to it from this client.
+    /// This client's calls in flight to the node.
     pub in_flight: u32,
-    /// How long it took to answer of late; `None`: not known or long ago.
+    /// Its recent latency; `None`: not measured, or too long ago.
     pub latency: Option<Duration>,
 }
 
-/// The node to ask, as an index; `None` when all have been tried. `rotation` spreads equals: raise it by one a call.
+/// Returns the index of the node to ask; `None` when all have been tried. `rotation` spreads calls over equal nodes:
+/// increase it by one per call.
 pub(super) fn pick(purpose: Purpose, nodes: &[Node], rotation: usize, now: Instant) -> Option<usize> {
     let fastest = nodes.iter().filter_map(|node| node.latency).min().unwrap_or(Duration::from_millis(1));
     let rank = |&index: &usize| {
         let node = &nodes[index];
         let aside = node.set_aside_until.filter(|until| *until > now);
         let wait = match purpose {
-            // A node not measured counts as fast as the fastest: somebody must measure it.
+            // An unmeasured node counts as the fastest one: otherwise it would never be measured.
             Purpose::StaleRead => {
                 node.latency.unwrap_or(fastest).saturating_mul(node.in_flight.saturating_add(1))
             }
@@ -96,7 +97,7 @@ mod tests {
         ]
     }
 
-    /// The order in which one call would ask all nodes.
+    /// The order in which one call asks all nodes.
     fn order(purpose: Purpose, mut nodes: Vec<Node>, rotation: usize, now: Instant) -> Vec<usize> {
         let mut order = Vec::new();
         while let Some(index) = pick(purpose, &nodes, rotation, now) {

@@ -1,8 +1,8 @@
-//! Keeps what is known of the cluster up to date: one task a client, started by its first call.
+//! Keeps the known members and leader up to date: one task per client, started by its first call.
 //!
-//! It asks for the members at the start, from time to time, and soon after something failed; not more often than
-//! its pause allows, however much fails. It ends with the last clone of the client, or when the question then under
-//! way is answered.
+//! The task asks for the members at the start, periodically, and soon after a failure, but not more often than `PAUSE`
+//! allows, however many calls fail. It ends when the last clone of the client is dropped and the request then in flight
+//! has ended.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -16,21 +16,21 @@ use super::{Consistency, Inner, Members};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 
-/// Without any trouble the members are asked for this often.
+/// Interval between requests for the members while no call fails.
 const PERIOD: Duration = Duration::from_secs(10);
-/// With trouble, no more often than this.
+/// Shortest interval between two requests, also when calls fail.
 const PAUSE: Duration = Duration::from_millis(200);
-/// One round of asking takes at most this long.
+/// The longest time of one request, all its attempts included.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The task and the way to wake it.
+/// The task and the channel that wakes it.
 #[derive(Default)]
 pub(super) struct Refresher {
     running: OnceLock<(watch::Sender<()>, TaskGuard<()>)>,
 }
 
 impl Inner {
-    /// Starts the task if it does not run yet.
+    /// Starts the task if it is not running.
     pub(super) fn keep_informed(self: &Arc<Self>) {
         self.refresher.running.get_or_init(|| {
             let (wake, woken) = watch::channel(());
@@ -38,14 +38,14 @@ impl Inner {
         });
     }
 
-    /// Something failed: the cluster may have changed.
+    /// Wakes the task, because a call failed and the cluster may have changed.
     pub(super) fn refresh_soon(&self) {
         if let Some((wake, _)) = self.refresher.running.get() {
             wake.send(());
         }
     }
 
-    /// Asks for the members and remembers them.
+    /// Asks for the members and stores them in the topology.
     pub(super) async fn ask_for_members(
         &self,
         consistency: Consistency,
@@ -67,7 +67,7 @@ async fn run(inner: Weak<Inner>, mut woken: watch::Receiver<()>) {
     loop {
         {
             let Some(inner) = inner.upgrade() else { return };
-            // Trouble that comes while asking, this question's own included, is not another reason to ask.
+            // Failures during the request, its own included, are no reason for another one.
             let _ = inner.ask_for_members(Consistency::Stale, Deadline::after(TIMEOUT)).await;
             drop(woken.borrow_and_update());
         }

@@ -1,8 +1,7 @@
-//! What to do after an attempt: pure decisions, no clock, no network.
+//! Decides what to do after an attempt: pure functions, no clock, no network.
 //!
-//! Invariants: a write whose outcome is unknown is sent again only under the same name (session
-//! and sequence) or if repeating it is harmless; and once an outcome was unknown, nothing but the log's own answer
-//! makes it known again.
+//! Invariants: a write whose outcome is unknown is sent again only under the same name (session and sequence) or if
+//! repeating it is harmless; once an outcome is unknown, only the result of applying the log entry settles it.
 
 use std::time::Duration;
 
@@ -11,23 +10,24 @@ use mokv_proto::tonic::{Code, Status};
 
 use super::error::{Error, Why};
 
-/// What a failed attempt to write means by itself.
+/// The meaning of a failed write attempt, taken alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The log's own answer. It settles what was in doubt before.
+    /// The result of applying the log entry. It settles the doubt about earlier attempts.
     Answered(Error),
-    /// The node did nothing and would refuse again. It says nothing of earlier attempts.
+    /// The node did nothing and would refuse again. Says nothing about earlier attempts.
     Refused(Error),
-    /// Certainly not executed by this attempt: worth another one.
+    /// This attempt was certainly not executed: try again.
     NotExecuted,
-    /// The session does not know the write: not executed by this attempt, and the session is of no more use.
+    /// The session has expired or its window excludes the write: this attempt was not executed, and the session is no
+    /// longer usable.
     SessionLost,
-    /// May have been executed, or may yet be.
+    /// The write may have been executed or may still be.
     Unknown,
 }
 
 impl Verdict {
-    /// Reads a status. Whatever does not say otherwise is unknown.
+    /// Interprets a status. A status that is not definite counts as unknown.
     pub(super) fn of(status: &Status) -> Verdict {
         match Outcome::of(status) {
             Some(Outcome::None) => return Verdict::NotExecuted,
@@ -54,7 +54,7 @@ impl Verdict {
 /// Whether a write may be sent again after its first byte left and no answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Resend {
-    /// Never: it would be applied twice.
+    /// No: it might be applied twice.
     Never,
     /// Yes: it has a name by which it is applied once, or repeating it does no harm.
     Safe,
@@ -63,15 +63,15 @@ pub(super) enum Resend {
 /// What to do next with a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Tell the caller.
+    /// Return the error to the caller.
     Return(Error),
-    /// Try again under the same name; `in_doubt` from now on.
+    /// Try again under the same name.
     Again {
-        /// An attempt so far had an unknown outcome.
+        /// Whether any attempt so far had an unknown outcome.
         in_doubt: bool,
     },
-    /// The session is of no more use. With an error the write is in doubt for good: tell the caller. Without, it
-    /// was certainly not executed: name it anew in a new session.
+    /// The session is no longer usable. With an error, the write stays in doubt: return the error to the caller.
+    /// Without one, it was certainly not executed: name it again in a new session.
     SessionLost(Option<Error>),
 }
 
@@ -88,7 +88,7 @@ pub(super) fn after_write(verdict: Verdict, in_doubt: bool, resend: Resend, why:
     }
 }
 
-/// A definite answer to a read; `None`: worth asking another node.
+/// Returns the error if the answer to a read is definite; `None`: ask another node.
 pub(super) fn after_read(status: &Status) -> Option<Error> {
     if Outcome::of(status).is_some() {
         return None;
@@ -99,19 +99,19 @@ pub(super) fn after_read(status: &Status) -> Option<Error> {
     }
 }
 
-/// What a failed attempt says of the node itself.
+/// What a failed attempt indicates about the node itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It does its work.
+    /// The node works.
     Healthy,
-    /// It answers, but cannot serve now: asked last for a moment.
+    /// The node answers but cannot serve now: it is asked last for a short time.
     Unready,
-    /// It is broken, stuck or cut off: left alone, longer at every failure in a row.
+    /// The node is broken, stuck or partitioned: it is asked last, for longer after every consecutive failure.
     Failing,
 }
 
 impl Health {
-    /// Reads a status.
+    /// Interprets a status.
     pub(super) fn of(status: &Status) -> Health {
         match status.code() {
             Code::Unavailable if status::leader_of(status).is_some() => Health::Healthy,
@@ -125,7 +125,7 @@ impl Health {
     }
 }
 
-/// Waiting times that double up to a bound, half of each at random, so that clients do not come back in step.
+/// Exponential backoff up to a bound; half of each wait is random, so that clients do not retry in step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backoff {
     base: Duration,
@@ -133,14 +133,14 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Between rounds over all nodes of one call: short enough to notice a new leader soon.
+    /// Between two rounds of one call over all nodes: short enough to find a new leader soon.
     pub(super) const ROUND: Backoff =
         Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(500) };
-    /// For how long a failing node is left alone.
+    /// How long a failing node is set aside.
     pub(super) const NODE: Backoff =
         Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(2) };
 
-    /// The wait after `failures` (at least 1) in a row.
+    /// Returns the wait after `failures` (at least 1) consecutive failures.
     pub(super) fn after(self, failures: u32, random: u64) -> Duration {
         let doubled = self.base.saturating_mul(1 << failures.saturating_sub(1).min(16));
         let full = doubled.min(self.cap);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     proptest! {
-        /// Plays any sequence of attempts and checks what may follow an unknown one.
+        /// Runs any sequence of attempts and checks what may follow an unknown outcome.
         #[test]
         fn doubt_is_never_forgotten_and_nothing_nameless_is_sent_twice(
             verdicts in proptest::collection::vec(any_verdict(), 1..12),

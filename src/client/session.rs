@@ -1,8 +1,8 @@
 //! Sessions: names for writes, so that a write is applied once however often it is sent.
 //!
-//! Invariants: a sequence is used for one write only; no write is sent with a sequence beyond the window above the
-//! lowest unanswered one; a write given up in doubt stays unanswered for as long as its session lives, so the answer
-//! kept for it cannot be taken for another's. Opening and closing on the wire belongs to the caller.
+//! Invariants: a sequence is used for one write only; no write is sent with a sequence beyond the window, which begins
+//! at the lowest unanswered one; a write given up in doubt stays unanswered for the rest of its session, so that the
+//! answer kept for it is never taken for another write's. The caller opens and closes sessions over the wire.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,23 +10,23 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use mokv_proto::api::SessionWrite;
 use tokio::sync::oneshot;
 
-/// Which sequences are unanswered. Pure.
+/// The unanswered sequences of a session. Pure.
 #[derive(Debug)]
 struct Window {
     size: u64,
     next: u64,
-    /// True: given up in doubt.
+    /// `true`: given up in doubt.
     unanswered: BTreeMap<u64, bool>,
 }
 
-/// Whether the next write fits.
+/// Whether the window has room for the next write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// Here is its sequence.
+    /// There is room; the sequence of the write.
     Sequence(u64),
-    /// Not before the lowest unanswered write is answered.
+    /// No room until the lowest unanswered write is answered.
     Full,
-    /// Never again: the lowest unanswered write was given up.
+    /// No room any more: the lowest unanswered write was given up.
     Blocked,
 }
 
@@ -70,24 +70,24 @@ pub(super) struct WriteSession {
 
 struct State {
     window: Window,
-    /// Writes that wait for room, in the order they came. As many as the callers make at a time.
+    /// Writes that wait for room, in order of arrival. As many as the callers make concurrently.
     waiting: VecDeque<oneshot::Sender<Ticket>>,
-    /// Told when nothing is under way any more.
+    /// Signalled when no write is in flight.
     drained: Option<oneshot::Sender<()>>,
 }
 
-/// What [`WriteSession::begin`] says.
+/// The result of [`WriteSession::begin`].
 pub(super) enum Begin {
-    /// The write has its name.
+    /// The name of the write.
     Ticket(Ticket),
-    /// There will be room; an error means that this session has none any more.
+    /// The write has to wait for room; an error means that this session accepts no more writes.
     Wait(oneshot::Receiver<Ticket>),
-    /// This session takes no more writes: open another.
+    /// This session accepts no more writes: open another.
     Blocked,
 }
 
 impl WriteSession {
-    /// As the cluster opened it.
+    /// A session with the id and the window size that the cluster returned.
     pub(super) fn new(id: u64, window: u64) -> Arc<WriteSession> {
         let state = State { window: Window::new(window), waiting: VecDeque::new(), drained: None };
         Arc::new(WriteSession { id, state: Mutex::new(state) })
@@ -115,7 +115,7 @@ impl WriteSession {
         }
     }
 
-    /// Resolves when no write is under way; those given up do not count.
+    /// Resolves when no write is in flight; writes given up do not count.
     pub(super) fn drained(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
@@ -139,11 +139,11 @@ impl WriteSession {
         self.admit();
     }
 
-    /// Gives room to those who wait.
+    /// Gives room to the waiting writes.
     fn admit(self: &Arc<Self>) {
         loop {
             let mut state = self.state();
-            // Callers that gave up waiting.
+            // Their callers gave up waiting.
             while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
                 state.waiting.pop_front();
             }
@@ -162,7 +162,7 @@ impl WriteSession {
                     let waiting = state.waiting.pop_front();
                     drop(state);
                     let ticket = Ticket { session: self.clone(), sequence, in_doubt: false };
-                    // If the caller has just gone the ticket comes back and ends here, never sent.
+                    // If the caller has just gone, the ticket is dropped here and its write is never sent.
                     let _ = waiting.map(|waiting| waiting.send(ticket));
                 }
             }
@@ -174,21 +174,22 @@ impl WriteSession {
     }
 }
 
-/// The name of one write. Dropping it ends the write: given up if it is in doubt, else answered or never sent.
+/// The name of one write. Dropping it ends the write: as given up if it is in doubt, otherwise as answered or never
+/// sent.
 pub(super) struct Ticket {
     session: Arc<WriteSession>,
     sequence: u64,
-    /// The write may have been executed and no answer is known.
+    /// The write may have been executed, and no answer has arrived.
     pub(super) in_doubt: bool,
 }
 
 impl Ticket {
-    /// Whose write it is.
+    /// The session of the write.
     pub(super) fn session(&self) -> &Arc<WriteSession> {
         &self.session
     }
 
-    /// The name as it travels.
+    /// The name in its wire format.
     pub(super) fn name(&self) -> SessionWrite {
         SessionWrite {
             session: self.session.id,
@@ -267,7 +268,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that holds every sequence ever given out.
+        /// Compares the window with a model that records every sequence ever assigned.
         #[test]
         fn the_window_is_never_overrun_and_no_sequence_is_used_twice(
             size in 1u64..5,

@@ -1,7 +1,8 @@
-//! TLS between a client and the nodes, or whatever stands in front of them.
+//! TLS between a client and the nodes, or the proxies in front of them.
 //!
-//! Invariants: nothing is sent to a peer whose certificate does not prove its name, and there is no way to switch that
-//! off; keys never appear in messages. Certificates and keys are checked when the client is built, not at the first call.
+//! Invariants: nothing is sent to a peer whose certificate does not prove its name, and this check cannot be switched
+//! off; keys never appear in messages. Certificates and keys are checked when the client is built, not at the first
+//! call.
 
 use std::io;
 use std::sync::Arc;
@@ -13,11 +14,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// What HTTP/2 is called in the handshake (RFC 9113, section 3.2).
+/// The ALPN identifier of HTTP/2 (RFC 9113, section 3.2).
 const HTTP2: &[u8] = b"h2";
 
-/// How to know the other side of a connection, and how to be known. What is given in PEM is looked at when the client is
-/// built.
+/// How the client authenticates its peers and itself. PEM contents are checked when the client is built.
 #[derive(Clone, Default)]
 pub struct Tls {
     authorities: Option<Vec<u8>>,
@@ -26,39 +26,39 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Trusts the certificate authorities that the operating system trusts, and shows no certificate.
+    /// Trusts the operating system's certificate authorities and presents no certificate.
     pub fn new() -> Tls {
         Tls::default()
     }
 
-    /// Trusts these certificate authorities (PEM) and no others.
+    /// Trusts only these certificate authorities (PEM).
     pub fn authorities(mut self, pem: impl Into<Vec<u8>>) -> Tls {
         self.authorities = Some(pem.into());
         self
     }
 
-    /// Shows this chain of certificates (PEM, the own one first) to whoever asks for one; its key is PKCS #8, PKCS #1 or
-    /// SEC 1, in PEM.
+    /// Presents this certificate chain (PEM, the client's own first) to peers that request one; its key is PKCS #8,
+    /// PKCS #1 or SEC 1, in PEM.
     pub fn identity(mut self, certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Tls {
         self.identity = Some((certificates.into(), key.into()));
         self
     }
 
-    /// The name or IP address that every peer's certificate has to prove, instead of the one in its address.
+    /// Sets the name or IP address that every peer's certificate must prove, instead of the one in its address.
     pub fn server_name(mut self, name: impl Into<String>) -> Tls {
         self.server_name = Some(name.into());
         self
     }
 }
 
-// Written by hand, because a key never appears in messages or logs.
+// Implemented by hand: a key must never appear in messages or logs.
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
     }
 }
 
-/// Makes handshakes.
+/// Makes TLS handshakes.
 #[derive(Clone)]
 pub(super) struct Handshake {
     connector: TlsConnector,
@@ -67,7 +67,7 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// # Errors
-    /// In words, if something in PEM is not what it should be.
+    /// An error message if a certificate, a key or the server name is invalid.
     pub(super) fn new(tls: Tls) -> Result<Handshake, String> {
         let mut roots = RootCertStore::empty();
         match tls.authorities {
@@ -110,10 +110,10 @@ impl Handshake {
         Ok(Handshake { connector: TlsConnector::from(Arc::new(config)), server_name })
     }
 
-    /// The handshake with the node at `address` (`host:port`) over a new connection to it.
+    /// Makes the handshake with the node at `address` (`host:port`) over a new connection to it.
     ///
     /// # Errors
-    /// If the peer does not prove its name, or refuses this client.
+    /// If the peer does not prove its name, or rejects this client.
     pub(super) async fn with<S>(&self, address: &str, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -129,7 +129,7 @@ impl Handshake {
     }
 }
 
-/// What `host:port` and `[address]:port` are about.
+/// Returns the host of `host:port` or `[address]:port`.
 fn host(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)

@@ -1,8 +1,8 @@
-//! What the client knows of the cluster: members, leader, and an endpoint for every address.
+//! The client's view of the cluster: members, leader, and an endpoint for every address.
 //!
-//! Invariants: the addresses the user gave are never forgotten; an older answer never takes the leader away that a
-//! newer hint named; endpoints are kept for known addresses alone, so nobody can make them grow without bound. Does
-//! no IO: it is told.
+//! Invariants: the addresses that the user gave are never dropped; an older answer never removes the leader that a
+//! newer hint named; endpoints are kept only for known addresses, so that no node can make them grow without bound.
+//! Does no IO.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,18 +23,18 @@ struct State {
     seeds: Vec<String>,
     members: Vec<Server>,
     leader: Option<String>,
-    /// Counts what was heard of the leader.
+    /// Incremented with every hint or doubt about the leader.
     leader_news: u64,
     endpoints: BTreeMap<String, Arc<Endpoint>>,
     rotation: usize,
 }
 
-/// How much was known of the leader when a question was asked; see [`Topology::learn`].
+/// The value of `leader_news` when a request was sent; see [`Topology::learn`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AsOf(u64);
 
 impl Topology {
-    /// Knows the addresses the user gave and nothing else.
+    /// Starts with the addresses that the user gave.
     pub(super) fn new(seeds: Vec<String>, transport: Transport) -> Topology {
         assert!(!seeds.is_empty(), "the builder refuses a client without endpoints");
         let state = State {
@@ -51,7 +51,7 @@ impl Topology {
         topology
     }
 
-    /// The endpoint to ask next, none of `tried`; `None` when all have been tried.
+    /// Returns the endpoint to ask next, none of `tried`; `None` when all have been tried.
     pub(super) fn pick(&self, purpose: Purpose, tried: &BTreeSet<String>) -> Option<Arc<Endpoint>> {
         let mut state = self.state();
         if tried.is_empty() {
@@ -75,22 +75,22 @@ impl Topology {
         picker::pick(purpose, &nodes, state.rotation, now).map(|index| endpoints[index].clone())
     }
 
-    /// The endpoint of one address, known or not.
+    /// Returns the endpoint of `address`, a new one if the address is not known.
     pub(super) fn endpoint(&self, address: &str) -> Arc<Endpoint> {
         let state = self.state();
         let known = state.endpoints.get(address).cloned();
         known.unwrap_or_else(|| Arc::new(Endpoint::new(address.to_owned(), state.transport.clone())))
     }
 
-    /// Taken before the question, given back with the answer.
+    /// Taken before a request, passed to [`Topology::learn`] with its answer.
     pub(super) fn as_of(&self) -> AsOf {
         AsOf(self.state().leader_news)
     }
 
-    /// Takes in a list of members that was asked for `as_of`.
+    /// Stores a list of members that was requested at `as_of`.
     pub(super) fn learn(&self, as_of: AsOf, members: &[Server]) {
         if members.is_empty() {
-            return; // A node that is still forming its cluster knows nobody.
+            return; // A node that is still forming its cluster lists no members.
         }
         let mut state = self.state();
         state.members = members.iter().filter(|member| !member.rpc_addr.is_empty()).cloned().collect();
@@ -101,7 +101,7 @@ impl Topology {
         state.settle();
     }
 
-    /// A node named the leader's address.
+    /// Stores the leader's address, which a node reported.
     pub(super) fn learn_leader(&self, address: &str) {
         let mut state = self.state();
         state.leader_news += 1;
@@ -111,7 +111,7 @@ impl Topology {
         }
     }
 
-    /// The node at `address` did not behave as a leader does.
+    /// Drops the node at `address` as leader, because a write to it failed.
     pub(super) fn doubt_leader(&self, address: &str) {
         let mut state = self.state();
         if state.leader.as_deref() == Some(address) {
@@ -121,7 +121,7 @@ impl Topology {
         }
     }
 
-    /// Whether writes know where to go.
+    /// Whether a leader is known.
     pub(super) fn knows_leader(&self) -> bool {
         self.state().leader.is_some()
     }
@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    /// Keeps an endpoint for every known address and for no other. Calls under way keep theirs.
+    /// Keeps an endpoint for every known address and for no other. Calls in flight keep theirs.
     fn settle(&mut self) {
         let members = self.members.iter().map(|member| &member.rpc_addr);
         let known: BTreeSet<String> = self.seeds.iter().chain(members).chain(&self.leader).cloned().collect();

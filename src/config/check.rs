@@ -1,4 +1,4 @@
-//! Text to checked values, one function a kind of setting. Every refusal says what would be accepted.
+//! Converts text to checked values, one function per kind of setting. Every error names what would be accepted.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::membership::MAX_NAME_BYTES;
 
-/// Why a value is impossible, and what to write instead.
+/// Why a value is invalid, and what to write instead.
 pub(super) struct Refusal {
     pub(super) problem: String,
     pub(super) remedy: String,
@@ -52,7 +52,7 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Refusal> {
     }
 }
 
-/// A host for others to reach this node at. IPv6 addresses lose their brackets.
+/// Checks a host at which others reach this node. Removes the brackets of IPv6 addresses.
 pub(super) fn host(text: &str) -> Result<String, Refusal> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     if let Some(inner) = bare {
@@ -79,7 +79,7 @@ pub(super) fn host(text: &str) -> Result<String, Refusal> {
     refuse(format!("'{text}' is not a host name or an IP address"), "write it as 'node-1.example.org'")
 }
 
-/// `HOST:PORT`; the name is not resolved.
+/// Checks `HOST:PORT`; the name is not resolved.
 pub(super) fn host_port(text: &str) -> Result<String, Refusal> {
     let Some((name, port)) = text.rsplit_once(':') else {
         let example = if is_host_name(text) { text } else { "node-1" };
@@ -105,7 +105,7 @@ pub(super) fn host_port(text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// Whether `text` could be the name of a host (RFC 1123, and the underscores that occur in practice).
+/// Whether `text` is a valid host name (RFC 1123, plus the underscores that occur in practice).
 fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -114,7 +114,7 @@ fn is_host_name(text: &str) -> bool {
             && !label.ends_with('-')
     };
     let name = text.strip_suffix('.').unwrap_or(text);
-    // All digits and dots would be an IPv4 address gone wrong.
+    // Digits and dots alone are a mistyped IPv4 address.
     let wrong_address = name.chars().all(|c| c.is_ascii_digit() || c == '.');
     name.len() <= 253 && !wrong_address && name.split('.').all(label)
 }
@@ -150,7 +150,7 @@ pub(super) fn count(text: &str, least: u64, most: u64) -> Result<u64, Refusal> {
 
 const BYTE_UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
-/// A number of bytes: digits, and a unit if there is one.
+/// Parses a number of bytes: digits and an optional unit.
 ///
 /// # Errors
 /// What a user has to write instead.
@@ -182,7 +182,7 @@ pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<u64, Refusal> {
     Ok(number)
 }
 
-/// `64KiB` for 65536; plain digits for what is no round number.
+/// Returns `64KiB` for 65536, plain digits for a number that is no multiple of a unit.
 pub(super) fn show_bytes(number: u64) -> String {
     BYTE_UNITS
         .iter()
@@ -191,7 +191,7 @@ pub(super) fn show_bytes(number: u64) -> String {
         .map_or_else(|| number.to_string(), |(unit, size)| format!("{}{unit}", number / size))
 }
 
-/// A length of time: digits and a unit, `0` alone needs none.
+/// Parses a length of time: digits and a unit; `0` needs none.
 ///
 /// # Errors
 /// What a user has to write instead.
@@ -233,7 +233,7 @@ pub(super) fn choice(text: &str, words: &'static [&'static str]) -> Result<&'sta
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// A level in any case, or directives as tracing-subscriber takes them.
+/// Checks a level, in upper or lower case, or directives of tracing-subscriber.
 pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
     let lower = text.to_ascii_lowercase();
     if lower == "warning" {
@@ -242,7 +242,7 @@ pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
     if LEVELS.contains(&lower.as_str()) {
         return Ok(lower);
     }
-    // A single word that is no level would be taken for the name of a module, and silence everything else.
+    // tracing-subscriber would take a single word that is no level as a module name, and silence everything else.
     let directives = text.contains('=') || text.contains(',');
     if directives && EnvFilter::builder().parse(text).is_ok() {
         return Ok(text.to_owned());

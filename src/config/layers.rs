@@ -1,5 +1,5 @@
-//! Where a value was given, and which of several givers wins: flag, environment, file, default. Values are
-//! still text here; nothing is judged but its place.
+//! The layers of the configuration and their precedence: flag, environment, file, default. Values are still text here
+//! and are not checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::settings::{self, SETTINGS, Setting};
 
-/// A configuration was refused: where, why, and what to do about it.
+/// An invalid configuration: where, why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}; {remedy}")]
 pub struct ConfigError {
@@ -29,7 +29,7 @@ impl ConfigError {
     }
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The command line.
@@ -38,7 +38,7 @@ pub enum Source {
     Environment,
     /// A line of the configuration file.
     File {
-        /// The file as it was named.
+        /// The path as given.
         path: PathBuf,
         /// The line, counted from 1.
         line: u64,
@@ -47,17 +47,17 @@ pub enum Source {
     Default,
 }
 
-/// A value as it was given: text, or for lists several.
+/// A value as given: text, or several for a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// The words of the value; one, except for lists.
+    /// The words of the value; exactly one, except for lists.
     pub words: Vec<String>,
-    /// Where it comes from.
+    /// Its source.
     pub source: Source,
 }
 
 impl Given {
-    /// Names the place where `setting` was given this value, as errors do.
+    /// Returns the place where `setting` was given this value, as shown in errors.
     pub(super) fn place(&self, setting: &Setting) -> String {
         match &self.source {
             Source::Flag => format!("--{}", setting.key),
@@ -68,13 +68,13 @@ impl Given {
     }
 }
 
-/// What one giver gave, by key.
+/// The values of one source, by key.
 pub type Layer = BTreeMap<&'static str, Given>;
 
-/// What variables of settings begin with.
+/// The prefix of the variables of settings.
 const PREFIX: &str = "MOKV_";
 
-/// Variables that begin so and are no settings: the commands' own, and those of the tests and the simulation.
+/// Variables with this prefix that are no settings: the commands' own, and those of the tests and the simulation.
 const NOT_SETTINGS: [&str; 21] = [
     "MOKV_BINARY",
     "MOKV_CHART",
@@ -99,10 +99,10 @@ const NOT_SETTINGS: [&str; 21] = [
     "MOKV_UPDATE",
 ];
 
-/// Refuses a variable that begins as those of settings do and names none.
+/// Refuses a variable that has the prefix of settings and names none.
 ///
 /// # Errors
-/// The first such variable, with the one that was meant, if one is near.
+/// The first such variable, with the setting of the nearest name, if any is near.
 pub(super) fn check_variables(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(), ConfigError> {
@@ -121,9 +121,9 @@ pub(super) fn check_variables(
     Ok(())
 }
 
-/// Whether somebody else sets such a variable: Kubernetes for each service in the pod's namespace whose name begins with
-/// 'mokv' (MOKV_SERVICE_HOST, MOKV_SERVICE_PORT_RPC, MOKV_PORT, MOKV_PORT_8400_TCP_ADDR), and containers that are linked
-/// in the way of old.
+/// Whether the variable was set by Kubernetes, for a service in the pod's namespace whose name begins with 'mokv'
+/// (MOKV_SERVICE_HOST, MOKV_SERVICE_PORT_RPC, MOKV_PORT, MOKV_PORT_8400_TCP_ADDR), or by Docker's legacy container
+/// links.
 fn is_link(rest: &str, value: &str) -> bool {
     let url = value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
     let numbered = rest.split_once("PORT_").is_some_and(|(_, port)| {
@@ -135,8 +135,8 @@ fn is_link(rest: &str, value: &str) -> bool {
     url || numbered || service || (rest == "NAME" && value.starts_with('/')) || rest.starts_with("ENV_")
 }
 
-/// The layer of the environment. An empty variable counts as not set; variables that name no setting are
-/// refused by `check_variables`.
+/// Returns the layer of the environment. An empty variable counts as not set; `check_variables` refuses variables that
+/// name no setting.
 pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
     SETTINGS
         .iter()
@@ -147,12 +147,12 @@ pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
         .collect()
 }
 
-/// The layer of the command line: the words given to each flag.
+/// Returns the layer of the command line: the words given to each flag.
 pub fn flags(given: impl IntoIterator<Item = (&'static str, Vec<String>)>) -> Layer {
     given.into_iter().map(|(key, words)| (key, Given { words, source: Source::Flag })).collect()
 }
 
-/// What holds for `setting`: the first layer that gives it, or its default.
+/// Returns the value of `setting`: from the first layer that has it, else its default.
 pub(super) fn winner(layers: &[&Layer], setting: &Setting) -> Option<Given> {
     layers.iter().find_map(|layer| layer.get(setting.key).cloned()).or_else(|| {
         (!setting.default.is_empty())

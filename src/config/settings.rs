@@ -1,5 +1,5 @@
-//! The table of everything that can be set about a node. Flags, environment variables, the keys of the
-//! configuration file, defaults and help texts are all read off this one table; nothing here reads a value.
+//! The table of all settings of a node. Flags, environment variables, the keys of the configuration file, defaults and
+//! help texts all come from this table; no value is read here.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use crate::membership::MAX_PLEDGED;
 use crate::raft::peers::frame::{MAX_FRAME_BYTES, MAX_VALUE_BYTES};
 use crate::storage::MAX_SEGMENT_BYTES;
 
-/// One setting. `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file all mean it.
+/// One setting: `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     /// Its name: lower case, words joined by `-`.
     pub key: &'static str,
-    /// What values it takes.
+    /// The kind of its values.
     pub kind: Kind,
-    /// The default as it would be written down; empty: none, or made from other settings as `help` says.
+    /// The default as a user would write it; empty: none, or derived from other settings as `help` describes.
     pub default: &'static str,
-    /// The heading it stands under in `--help` and in the documentation.
+    /// Its heading in `--help` and in the documentation.
     pub group: Group,
-    /// What it does, one or two sentences.
+    /// Its effect, in one or two sentences.
     pub help: &'static str,
 }
 
 impl Setting {
-    /// The name of the environment variable: `MOKV_RPC_PORT` for `rpc-port`.
+    /// Returns the name of the environment variable: `MOKV_RPC_PORT` for `rpc-port`.
     pub fn variable(&self) -> String {
         format!("MOKV_{}", self.key.to_uppercase().replace('-', "_"))
     }
 
-    /// Whether it may stand in the configuration file: everything but the file's own name.
+    /// Whether it is allowed in the configuration file: all settings except the file's own name.
     pub fn in_file(&self) -> bool {
         self.key != CONFIG_FILE
     }
@@ -41,22 +41,22 @@ pub const CONFIG_FILE: &str = "config-file";
 /// The heading of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// Who the node is and where.
+    /// The node's name, addresses and directory.
     Node,
-    /// How it finds and forms its cluster.
+    /// How the node finds and forms its cluster.
     Cluster,
-    /// What it says of itself.
+    /// The node's log lines.
     Logging,
-    /// What one request may cost.
+    /// Limits on requests.
     Limits,
     /// Log, snapshots, disk.
     Storage,
-    /// Raft's clocks.
+    /// Raft's timeouts.
     Timing,
 }
 
 impl Group {
-    /// The heading's text.
+    /// Returns the heading's text.
     pub fn heading(self) -> &'static str {
         match self {
             Group::Node => "Node",
@@ -69,7 +69,7 @@ impl Group {
     }
 }
 
-/// What values a setting takes.
+/// The kind of a setting's values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// A path in the file system, relative to the working directory.
@@ -114,7 +114,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What stands for the value in help texts.
+    /// Returns the placeholder of the value in help texts.
     pub fn placeholder(self) -> &'static str {
         match self {
             Kind::Path => "PATH",
@@ -403,12 +403,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// The setting called `key`.
+/// Returns the setting called `key`, if there is one.
 pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
-/// The setting whose name is nearest to the mistyped `key`, if any is near.
+/// Returns the setting whose name is nearest to the mistyped `key`, if any is near.
 pub fn nearest(key: &str) -> Option<&'static Setting> {
     let spelled = key.to_lowercase().replace('_', "-");
     SETTINGS

@@ -1,4 +1,4 @@
-//! Precedence, the original's files, and everything that must be refused.
+//! Precedence, the original's configuration files, and all that must be refused.
 
 use std::path::PathBuf;
 
@@ -118,7 +118,7 @@ fn a_variable_that_is_no_setting_is_refused_unless_it_is_somebody_elses() {
         ("MOKV_ENDPOINTS", "a:1"),
         ("MOKV_SEED", "17"),
         ("PATH", "/bin"),
-        // Of a service named mokv, and of mokv-headless.
+        // Variables of a service named mokv, and of mokv-headless.
         ("MOKV_SERVICE_HOST", "10.96.0.7"),
         ("MOKV_SERVICE_PORT", "8400"),
         ("MOKV_SERVICE_PORT_RPC", "8400"),
@@ -129,7 +129,7 @@ fn a_variable_that_is_no_setting_is_refused_unless_it_is_somebody_elses() {
         ("MOKV_PORT_8400_TCP_ADDR", "10.96.0.7"),
         ("MOKV_HEADLESS_SERVICE_HOST", "None"),
         ("MOKV_HEADLESS_PORT_8401_UDP_ADDR", "10.96.0.7"),
-        // Of a linked container.
+        // Variables of a linked container.
         ("MOKV_NAME", "/web/mokv"),
         ("MOKV_ENV_PATH", "/bin"),
     ] {
@@ -182,7 +182,7 @@ fn a_formation_that_can_never_come_about_is_refused() {
     assert!(refusal(&[("bootstrap-expect", "0")]).contains("from 1 to 9"));
     assert!(refusal(&[("bootstrap-expect", "3"), ("bootstrap", "true")]).contains("contradict"));
     assert!(with_flags(&[("bootstrap-expect", "1"), ("bootstrap", "true")]).is_ok());
-    // One name may stand for all nodes.
+    // One name may resolve to all nodes.
     assert!(with_flags(&[("bootstrap-expect", "3"), ("start-join-addrs", "mokv.default.svc:8401")]).is_ok());
 }
 

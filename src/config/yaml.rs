@@ -1,6 +1,5 @@
-//! The configuration file: one YAML mapping from keys to words or lists of words, each with its line. Knows
-//! which keys exist, not which values they take. A word is kept as it is written: 'no' stays 'no' and 0x10 stays 0x10,
-//! whatever YAML takes them for.
+//! The configuration file: one YAML mapping from keys to words or lists of words, each with its line. Checks the keys,
+//! not the values. A word is kept as written: 'no' stays 'no' and 0x10 stays 0x10, whatever they mean in YAML.
 
 use std::fmt;
 use std::path::Path;
@@ -12,19 +11,19 @@ use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use super::layers::{ConfigError, Given, Layer, Source};
 use super::settings;
 
-/// Reads the text of the file called `path`.
+/// Parses the text of the file `path`.
 ///
 /// # Errors
 /// If it is not a YAML mapping of known keys, each at most once, to words or lists of words.
 pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
-    // A file of comments alone sets nothing; to YAML it would be a null.
+    // A file with comments only sets nothing; in YAML it would be a null.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Layer::new());
     }
     let options = serde_saphyr::options! {
         // '007' as a node name stays '007'.
         leading_zero_numbers_as_strings: true,
-        // Told below, with the key.
+        // Reported below, with the key.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
     };
     let Document(entries) = serde_saphyr::from_str_with_options(text, options)
@@ -67,7 +66,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     Ok(layer)
 }
 
-/// An entry of a list.
+/// Returns the word of a list's entry.
 fn word(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
     match node.value {
         Node::Word(word) => Ok(word),
@@ -77,13 +76,13 @@ fn word(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
     }
 }
 
-/// The word as it stands in the file. A number or a truth value has no space and no quotes in it.
+/// Returns the word as written in the file. A number or a truth value contains no space and no quotes.
 fn written(text: &str, node: &Spanned<Node>) -> String {
     let from = text.chars().skip(node.defined.span().offset() as usize);
     from.take_while(|c| !c.is_whitespace() && !matches!(c, ',' | ']' | '}')).collect()
 }
 
-/// What is wrong with the YAML of a file, and where.
+/// Returns the error for a file with invalid YAML, with its place.
 pub fn not_read(path: &Path, error: &serde_saphyr::Error, remedy: &str) -> ConfigError {
     let place = match error.location() {
         Some(location) => format!("{} line {}", path.display(), location.line()),
@@ -92,7 +91,7 @@ pub fn not_read(path: &Path, error: &serde_saphyr::Error, remedy: &str) -> Confi
     ConfigError::new(place, in_words(error.without_snippet()), remedy)
 }
 
-/// What is wrong, in words that need no knowledge of the library.
+/// Returns the error in words that need no knowledge of the library.
 fn in_words(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error::{
         DuplicateMappingKey, InvalidBooleanStrict, InvalidScalar, MultipleDocuments, NullIntoString,
@@ -118,7 +117,7 @@ fn in_words(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// serde-saphyr ends its messages with the location and may add lines; we say the place ourselves.
+/// serde-saphyr ends its messages with the location and may add lines; the place is reported separately.
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(line);
@@ -152,15 +151,15 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// The value of a key. What is no word is no error here, but told by [`parse`], which knows the key.
+/// The value of a key. A value that is no word is accepted here and reported by [`parse`], which has the key.
 enum Node {
     /// `key:`, which leaves the setting unset.
     Nothing,
-    /// A word that YAML takes for a number, a fraction or a truth value.
+    /// A word that is a number, a fraction or a truth value in YAML.
     Plain,
     Word(String),
     List(Vec<Spanned<Node>>),
-    /// Something else, in words.
+    /// Something else, described in words.
     Other(&'static str),
 }
 

@@ -17,14 +17,14 @@ use crate::rt::net::TcpListener;
 use crate::rt::task::spawn_guarded;
 use crate::rt::time::Seldom;
 
-/// Says whether the node lives and serves, in words.
+/// The node's readiness, for `/readyz`.
 pub trait Health: Send + Sync + 'static {
-    /// Ready: recovered, and knows a leader. Otherwise why not.
+    /// Returns `Ok` if the node is ready to serve, otherwise the reasons in one line.
     fn ready(&self) -> Result<(), String>;
 }
 
-/// Serves the metrics port for ever, `most` connections at a time: a new one is let in, and the oldest gives way.
-/// Connections end with it: whoever asks the node's next life connects anew.
+/// Serves the metrics port forever, at most `most` connections at a time: a new connection is accepted and the oldest
+/// is closed. Dropping the future closes all connections, so that probes of the node's next incarnation connect again.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn Health>, most: usize) {
     let mut connections = FuturesUnordered::new();
     let (arrivals, failed) = (Arrivals::new(most), Seldom::default());
@@ -52,7 +52,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<dyn
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
-            // Whoever connects and says nothing is let go.
+            // A connection without a request is closed.
             server.timer(rt::time::HyperTimer).header_read_timeout(std::time::Duration::from_secs(10));
             tokio::select! {
                 biased;
@@ -73,7 +73,7 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, health: &dyn Health) -
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render())
         }
-        // Alive is who answers: a node that replays, or has no leader, is not helped by a restart.
+        // A node that answers is alive: if it replays its log or has no leader, a restart does not help.
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, plain, "ok\n".into()),
         (&Method::GET | &Method::HEAD, "/readyz") => match health.ready() {
             Ok(()) => (StatusCode::OK, plain, "ok\n".into()),

@@ -1,7 +1,7 @@
-//! What a node counts, and the port where Prometheus and probes ask.
+//! A node's metrics, and the port where Prometheus and probes request them.
 //!
-//! Request counters are kept here; positions, sizes and states are looked up when somebody asks ([`Sampler`]), so
-//! that nothing is counted twice. Knows nothing of Raft.
+//! Request counters are kept here; positions, sizes and states are sampled at every scrape ([`Sampler`]), so that
+//! nothing is counted twice. Independent of Raft.
 
 pub mod http;
 mod requests;
@@ -28,7 +28,7 @@ use requests::{Requests, RequestsCollector, latency_bounds};
 
 use crate::storage::{LATENCY_BOUNDS, LatencyHistogram};
 
-/// Everything that one node counts.
+/// All metrics of one node.
 pub struct Metrics {
     registry: Registry,
     requests: Arc<Requests>,
@@ -70,13 +70,13 @@ struct DamageLabels {
 /// Why a connection was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turned {
-    /// It had not said yet what it is, and gave way to newer ones.
+    /// Not yet identified as a client or a peer, and closed in favour of newer connections.
     Arrival,
-    /// A peer.
+    /// A Raft peer.
     Peer,
     /// A client.
     Client,
-    /// What was said on it is neither gRPC nor Raft.
+    /// Its first bytes are neither gRPC nor Raft.
     Protocol,
 }
 
@@ -100,7 +100,7 @@ struct TurnedLabels {
 }
 
 impl Metrics {
-    /// Nothing counted yet, of requests to these methods; `sampler` is asked at every scrape.
+    /// All counters are zero. Requests are counted for `methods`; `sampler` is called at every scrape.
     pub fn new(sampler: Arc<dyn Sampler>, methods: impl IntoIterator<Item = MethodName>) -> Arc<Metrics> {
         let mut registry = Registry::with_prefix("mokv");
         let requests = Arc::new(Requests::new(methods));
@@ -108,7 +108,7 @@ impl Metrics {
         let connections = Gauge::default();
         registry.register("grpc_connections", "Open client connections", connections.clone());
         let turned_away = Family::<TurnedLabels, Counter>::default();
-        // Shown from the start, so that the first one is a rise.
+        // Exported from the start, so that the first event is visible as an increase.
         Turned::ALL.iter().for_each(|turned| drop(turned_away.get_or_create(&turned.labels())));
         registry.register(
             "connections_refused",
@@ -128,7 +128,8 @@ impl Metrics {
         Arc::new(Metrics { registry, requests, connections, turned_away, damage, apply })
     }
 
-    /// Counts a request to the method at this place in the list, or to none of them: clients must not grow the table.
+    /// Counts a request to the method at index `place` of the list; `None`: to any other method, all in one row,
+    /// because clients must not make the table grow.
     pub fn observe_request(&self, place: Option<usize>, code: Code, took: Duration) {
         self.requests.observe(place, code, took);
     }
@@ -144,20 +145,20 @@ impl Metrics {
         self.turned_away.get_or_create(&turned.labels()).inc();
     }
 
-    /// Counts a file that turned out to be damaged, or the state in memory.
+    /// Counts damage found in a file or in the state in memory.
     pub fn damage_found(&self, damaged: Damaged) {
         self.damage.get_or_create(&damaged.labels()).inc();
     }
 
-    /// Counts the time it took to apply an entry.
+    /// Records the time it took to apply an entry.
     pub fn observe_apply(&self, took: Duration) {
         self.apply.observe(took.as_secs_f64());
     }
 
-    /// Everything in Prometheus' text format.
+    /// Returns all metrics in the OpenMetrics text format.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        // A String takes everything.
+        // Writing to a `String` never fails.
         let _ = text::encode(&mut text, &self.registry);
         text
     }
@@ -172,26 +173,26 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Values that are looked up at every scrape.
+/// The source of values that are sampled at every scrape.
 pub trait Sampler: Send + Sync + 'static {
-    /// The values now.
+    /// Returns the current values.
     fn sample(&self) -> Sample;
 }
 
-/// What a [`Sampler`] found.
+/// The values that a [`Sampler`] returns.
 #[derive(Default)]
 pub struct Sample {
-    /// Name, help and value of what goes up and down.
+    /// Name, help and value of each gauge.
     pub gauges: Vec<(&'static str, &'static str, f64)>,
-    /// Name, help and value of what only grows.
+    /// Name, help and value of each counter.
     pub counters: Vec<(&'static str, &'static str, u64)>,
-    /// Name, help and latencies.
+    /// Name, help and latencies of each histogram.
     pub histograms: Vec<(&'static str, &'static str, LatencyHistogram)>,
     /// The node's role, one of [`ROLES`].
     pub role: &'static str,
 }
 
-/// What a node can be.
+/// All roles of a node.
 pub const ROLES: [&str; 9] = [
     "leader",
     "follower",
@@ -249,17 +250,17 @@ fn encode_latencies(mut encoder: MetricEncoder<'_>, latencies: &LatencyHistogram
     encoder.encode_histogram::<NoLabelSet>(latencies.sum.as_secs_f64(), latencies.count(), &buckets, None)
 }
 
-/// A number that only grows, shared between who counts and who shows.
+/// A counter shared between the code that increments it and the code that exports it.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -295,7 +296,7 @@ mod tests {
             "mokv_raft_term 7.0",
             "log_batches_total 9",
             "fsync_duration_seconds_count 3",
-            // Without this very word Prometheus computes no quantile.
+            // Without exactly this label Prometheus computes no quantile.
             "fsync_duration_seconds_bucket{le=\"+Inf\"} 3",
             "mokv_grpc_requests_total{service=\"api.KV\",method=\"Get\",code=\"OK\"} 1",
             "mokv_grpc_request_duration_seconds_bucket{le=\"0.0016\",service=\"api.KV\",method=\"Get\"} 1",

@@ -1,7 +1,7 @@
-//! Requests by method and status, counted without a lock: every request of every connection passes here.
+//! Request counters by method and status, without a lock: every request of every connection updates them.
 //!
-//! The table is as large as the list of methods that the node serves; clients cannot make it grow. A scrape may find a
-//! request in one of the two figures and not yet in the other.
+//! The table has one row per method that the node serves, and one for all others; clients cannot make it grow. A scrape
+//! may include a request in one of its two metrics and not yet in the other.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use tonic::Code;
 
-/// Upper bounds of latency buckets: 50 us, and 17 times twice the one before, to 6.6 s; one more holds what is slower.
+/// The number of latency buckets with an upper bound: 50 us, then each twice the one before, up to 6.6 s. One more
+/// bucket holds slower requests.
 const BUCKETS: usize = 18;
 const FIRST_BUCKET: Duration = Duration::from_micros(50);
 
-/// All codes that gRPC has, each at the place of its number.
+/// All gRPC codes; the index is the code's number.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -39,16 +40,16 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A method by the name of its service and its own, as gRPC's paths have them.
+/// A method: the names of its service and itself, as in gRPC's paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MethodName {
-    /// With its package.
+    /// The service's name with its package.
     pub service: &'static str,
-    /// Without its service.
+    /// The method's name without its service.
     pub method: &'static str,
 }
 
-/// What is counted for what this node does not serve.
+/// The row for methods that this node does not serve.
 const UNKNOWN: MethodName = MethodName { service: "unknown", method: "unknown" };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,11 +84,11 @@ impl Row {
 
 impl Requests {
     pub(super) fn new(methods: impl IntoIterator<Item = MethodName>) -> Requests {
-        // The last one is for all others.
+        // The last row is for all other methods.
         Requests(methods.into_iter().chain([UNKNOWN]).map(Row::new).collect())
     }
 
-    /// Counts a request to the method at this place in the list, or to none of them.
+    /// Counts a request to the method at index `place` of the list; `None`: to any other method.
     pub(super) fn observe(&self, place: Option<usize>, code: Code, took: Duration) {
         let others = self.0.len() - 1;
         let row = &self.0[place.filter(|place| *place < others).unwrap_or(others)];
@@ -99,12 +100,12 @@ impl Requests {
     }
 }
 
-/// Where the buckets of latencies end.
+/// The upper bounds of the latency buckets.
 pub(super) fn latency_bounds() -> impl Iterator<Item = Duration> {
     (0..BUCKETS).map(|bucket| FIRST_BUCKET * (1 << bucket))
 }
 
-/// Shows [`Requests`] when somebody asks. What never happened is not shown.
+/// Exports [`Requests`] at every scrape, without what is zero.
 #[derive(Debug)]
 pub(super) struct RequestsCollector(pub(super) Arc<Requests>);
 

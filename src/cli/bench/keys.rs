@@ -1,4 +1,4 @@
-//! Which key a request is about.
+//! Chooses the key of a request.
 
 use clap::ValueEnum;
 use rand::distr::Distribution as _;
@@ -8,7 +8,7 @@ use crate::cli::failure::Failure;
 use crate::rt::random;
 
 const PREFIX: &str = "bench/";
-/// How uneven a Zipf distribution is here; YCSB's constant.
+/// The exponent of the Zipf distribution; the same as in YCSB.
 const ZIPF_EXPONENT: f64 = 0.99;
 
 /// Which keys are asked for how often.
@@ -22,7 +22,7 @@ pub enum Distribution {
     Sequential,
 }
 
-/// A space of keys and the way through it.
+/// A key space and the order of access to it.
 #[derive(Debug, Clone)]
 pub struct Keys {
     count: u64,
@@ -38,10 +38,10 @@ enum Choice {
 }
 
 impl Keys {
-    /// `count` keys of `bytes` bytes each.
+    /// A space of `count` keys of `bytes` bytes each.
     ///
     /// # Errors
-    /// If so many keys do not fit into so many bytes.
+    /// If `bytes` are too few for `count` different keys.
     pub fn new(count: u64, bytes: usize, distribution: Distribution) -> Result<Keys, Failure> {
         let digits = bytes.saturating_sub(PREFIX.len());
         let needed = (count - 1).to_string().len();
@@ -64,12 +64,12 @@ impl Keys {
         Ok(Keys { count, digits, choice })
     }
 
-    /// The key of the request of this number.
+    /// Returns the key of the request with this number.
     pub fn key(&self, request: u64) -> String {
         let number = match &self.choice {
             Choice::Uniform => random::below(self.count),
             Choice::Sequential => request % self.count,
-            // Ranks count from 1. The hot keys lie next to each other, as sequential inserts would put them.
+            // Ranks start at 1. The hot keys are adjacent, as after sequential inserts.
             Choice::Zipf(zipf) => (zipf.sample(&mut random::rng()) as u64 - 1).min(self.count - 1),
         };
         format!("{PREFIX}{number:0width$}", width = self.digits)

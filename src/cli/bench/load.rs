@@ -1,4 +1,4 @@
-//! Clients at work.
+//! The load generator: clients that send requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,26 +17,26 @@ use crate::rt::random;
 use crate::rt::task::spawn_guarded;
 use crate::rt::time::later;
 
-/// What is asked for.
+/// The mix of requests.
 #[derive(Debug, Clone)]
 pub struct Mix {
-    /// Of all requests, from 0 to 1.
+    /// The share of reads in all requests, from 0 to 1.
     share_of_reads: f64,
     consistency: Consistency,
 }
 
 impl Mix {
-    /// Writes alone.
+    /// Only writes.
     pub fn puts() -> Mix {
         Mix { share_of_reads: 0.0, consistency: Consistency::Linearizable }
     }
 
-    /// Reads alone.
+    /// Only reads.
     pub fn gets(stale: bool) -> Mix {
         Mix { share_of_reads: 1.0, consistency: crate::cli::get::consistency(stale) }
     }
 
-    /// So many reads for each write.
+    /// `ratio` reads per write.
     pub fn mixed(ratio: f64, stale: bool) -> Mix {
         Mix { share_of_reads: ratio / (ratio + 1.0), consistency: crate::cli::get::consistency(stale) }
     }
@@ -50,22 +50,22 @@ impl Mix {
     }
 }
 
-/// When it ends.
+/// When the load ends.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    /// So many requests were begun.
+    /// After this many requests were started.
     Requests(u64),
-    /// So much time has passed.
+    /// After this time.
     Elapsed(Duration),
 }
 
-/// Who works.
+/// The clients and their concurrency.
 pub struct Load {
-    /// One a connection.
+    /// One client per connection.
     pub clients: Vec<Client>,
-    /// How many work at the same time.
+    /// The number of concurrent workers.
     pub tasks: u32,
-    /// Length of every value.
+    /// Length of every value, in bytes.
     pub value_bytes: usize,
 }
 
@@ -78,17 +78,17 @@ struct Work {
     rate: u32,
     began: Instant,
     begun: AtomicU64,
-    /// Any request has succeeded.
+    /// Whether any request has succeeded.
     succeeded: AtomicBool,
     progress: ProgressBar,
 }
 
 impl Load {
-    /// Lets all clients work, and adds up what came of it. Ends when a request fails before any has succeeded: then nothing
-    /// is to be measured.
+    /// Runs all workers and adds up their results. Ends early if a request fails before any has succeeded: then there
+    /// is nothing to measure.
     ///
     /// # Errors
-    /// If the operating system does not let it hear of Ctrl-C.
+    /// If the handler for Ctrl-C cannot be installed.
     pub async fn run(
         &self,
         what: &'static str,
@@ -133,11 +133,11 @@ impl Load {
     }
 }
 
-/// More requests than anybody sends: nobody begins another one.
+/// Above any real number of requests, so that no worker starts another one.
 const STOPPED: u64 = u64::MAX / 2;
 
 impl Work {
-    /// Works until there is nothing left to do.
+    /// Sends requests until none are left.
     async fn worker(self: Arc<Self>, client: Client) -> Measured {
         let mut measured = Measured::default();
         while let Some((number, due)) = self.next() {
@@ -161,7 +161,7 @@ impl Work {
         measured
     }
 
-    /// The number of the next request, and when it is due if there is a rate.
+    /// Returns the number of the next request, and when it is due if there is a rate; `None` at the end.
     fn next(&self) -> Option<(u64, Option<Instant>)> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let due = (self.rate > 0)
@@ -198,7 +198,7 @@ impl Work {
     }
 }
 
-/// Shown on a terminal only.
+/// Returns a progress bar, which is shown on a terminal only.
 fn progress(what: &'static str, until: Until) -> ProgressBar {
     let (length, template) = match until {
         Until::Requests(total) => (total, "{prefix} {wide_bar} {pos}/{len} ({per_sec}, {eta} left)"),

@@ -1,7 +1,7 @@
-//! `mokv bench`: how fast a cluster is, measured through the client library.
+//! `mokv bench`: measures a cluster's performance through the client library.
 //!
-//! `load.rs` lets clients work, `keys.rs` chooses what they ask for, `report.rs` adds up and shows. The flags and what
-//! they mean follow etcd's `benchmark`, so that figures can be set side by side.
+//! `load.rs` sends requests, `keys.rs` chooses their keys, `report.rs` adds up and shows the results. The flags and
+//! their meaning follow etcd's `benchmark`, so that figures are comparable.
 
 mod keys;
 mod load;
@@ -115,10 +115,10 @@ struct Measure {
 const DEFAULT_TOTAL: u64 = 10_000;
 
 impl Bench {
-    /// Measures.
+    /// Runs the measurement.
     ///
     /// # Errors
-    /// If the flags make no sense, the keys could not be written first, or every single request failed.
+    /// If the flags are invalid, the keys could not be written first, or every request failed.
     pub async fn run(self) -> Result<(), Failure> {
         let (mix, prepare, measure) = match self.what {
             What::Put(measure) => (Mix::puts(), false, measure),
@@ -163,7 +163,7 @@ impl Measure {
             return Err(self.connect.failure("measure anything", error));
         }
         for client in &load.clients {
-            // The cluster forgets the sessions at once instead of some day.
+            // The cluster drops the sessions now instead of evicting them later.
             let _ = client.close().await;
         }
         report::show(&mut self.connect.output(), &measured)

@@ -1,4 +1,4 @@
-//! What was measured, added up and shown.
+//! Adds up and shows the measurements.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{Format, Output, Row};
 use crate::client::Error;
 
-/// Kinds of requests that are told apart.
+/// The kinds of requests that are reported separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     /// A write.
@@ -28,22 +28,22 @@ impl Operation {
     }
 }
 
-/// What came of some requests.
+/// The results of a number of requests.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// From the first to the last.
+    /// Time from the first request to the last answer.
     pub took: Duration,
     operations: BTreeMap<Operation, Answers>,
 }
 
-/// What came of the requests of one kind.
+/// The results of the requests of one kind.
 #[derive(Debug)]
 struct Answers {
-    /// Of those that succeeded, in microseconds.
+    /// Latencies of the requests that succeeded, in microseconds.
     latency: Histogram<u64>,
-    /// Reads of keys that were not there; they succeeded.
+    /// Successful reads of absent keys.
     absent: u64,
-    /// How many, by kind, and the first one.
+    /// By kind: the number of errors and the first one.
     errors: BTreeMap<&'static str, (u64, Error)>,
 }
 
@@ -61,7 +61,7 @@ impl Answers {
 }
 
 impl Measured {
-    /// One request was answered: well, with whether there was such a key, or badly.
+    /// Records one result: `Ok` with whether the key existed, or an error.
     pub fn record(&mut self, operation: Operation, latency: Duration, result: Result<bool, Error>) {
         let answers = self.operations.entry(operation).or_insert_with(Answers::new);
         match result {
@@ -73,7 +73,7 @@ impl Measured {
         }
     }
 
-    /// Takes in what another client measured.
+    /// Adds the results of another client.
     pub fn add(&mut self, other: &Measured) {
         for (operation, part) in &other.operations {
             let answers = self.operations.entry(*operation).or_insert_with(Answers::new);
@@ -85,12 +85,12 @@ impl Measured {
         }
     }
 
-    /// Whether there were requests and none succeeded.
+    /// Whether no request succeeded.
     pub fn all_failed(&self) -> bool {
         self.operations.values().all(|answers| answers.latency.is_empty())
     }
 
-    /// One of the errors and what kind it is.
+    /// Returns one of the errors and its kind.
     pub fn first_error(&self) -> Option<(&'static str, Error)> {
         let mut errors = self.operations.values().flat_map(|answers| &answers.errors);
         errors.next().map(|(kind, (_, error))| (*kind, error.clone()))

@@ -1,5 +1,5 @@
-//! The node processes of a development cluster: started, watched, stopped. Each runs in a process group of its
-//! own, so that Ctrl-C on the terminal reaches `mokv dev` alone and it decides how they stop.
+//! The node processes of a development cluster: starts, watches and stops them. Each runs in its own process group, so
+//! that Ctrl-C on the terminal reaches only `mokv dev`, which decides how they stop.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,23 +13,22 @@ use crate::config::settings::SETTINGS;
 use crate::rt;
 use crate::rt::disk::write_private;
 
-/// How often ended children are looked for.
+/// Interval of the check for ended children.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A node process.
 pub struct NodeProcess {
-    /// What it was started as.
+    /// The node that it runs.
     pub node: NodePlan,
     child: Child,
-    /// Its end was told.
+    /// Its end was reported.
     reported: bool,
 }
 
 impl NodeProcess {
-    /// Starts `node`, which ends when the calling thread's process does.
+    /// Starts `node`, which ends when the calling thread's process ends.
     ///
-    /// To be called on the main thread: the kernel counts a parent as dead when the *thread* that started the
-    /// child ends.
+    /// Call it on the main thread: for the kernel the parent is dead when the *thread* that started the child ends.
     ///
     /// # Errors
     /// If its log file cannot be written or the process cannot be started.
@@ -59,7 +58,7 @@ impl NodeProcess {
             .stdout(also_log)
             .stderr(log)
             .process_group(0);
-        // The file that was written out is the whole truth about the node.
+        // The node's settings come from the written file only.
         for setting in SETTINGS {
             command.env_remove(setting.variable());
         }
@@ -72,13 +71,13 @@ impl NodeProcess {
         self.child.id()
     }
 
-    /// How it ended, told once.
+    /// Returns how the process ended, only once.
     pub fn newly_ended(&mut self) -> Option<ExitStatus> {
         let status = self.status()?;
         (!std::mem::replace(&mut self.reported, true)).then_some(status)
     }
 
-    /// How it ended; `None` while it runs.
+    /// Returns how the process ended; `None` while it runs.
     fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours")
     }
@@ -87,22 +86,22 @@ impl NodeProcess {
         self.status().is_none()
     }
 
-    /// Asks it to stop. Sends nothing to a process that has ended: its id may be somebody else's by now.
+    /// Asks the process to stop. Sends no signal to a process that has ended: its id may belong to another one by now.
     fn terminate(&mut self) {
         if self.runs() {
             let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child's id is an id");
-            // It may end just now, which is what we want.
+            // It may end right now, as intended.
             let _ = kill_process(pid, Signal::TERM);
         }
     }
 }
 
-/// Whether any runs.
+/// Whether any process runs.
 pub fn any_runs(nodes: &mut [NodeProcess]) -> bool {
     nodes.iter_mut().any(NodeProcess::runs)
 }
 
-/// Asks all to stop and waits until they have.
+/// Asks all processes to stop and waits until they have ended.
 pub async fn stop(nodes: &mut [NodeProcess]) {
     nodes.iter_mut().for_each(NodeProcess::terminate);
     while any_runs(nodes) {
@@ -110,12 +109,12 @@ pub async fn stop(nodes: &mut [NodeProcess]) {
     }
 }
 
-/// Ends at once those that still run; returns their names.
+/// Kills the processes that still run. Returns their names.
 pub fn kill(nodes: &mut [NodeProcess]) -> Vec<String> {
     let mut killed = Vec::new();
     for node in nodes {
         if node.runs() {
-            // It may end just now, which is what we want; and what was killed is waited for.
+            // It may end right now, as intended. A killed child has to be waited for.
             let _ = node.child.kill();
             let _ = node.child.wait();
             killed.push(node.node.name.clone());
@@ -136,11 +135,11 @@ pub fn describe(status: ExitStatus) -> String {
 /// Writes the configuration files and starts every node.
 ///
 /// # Errors
-/// If a file cannot be written or a process not started; those that were started are stopped again.
+/// If a file cannot be written or a process cannot be started; the processes already started are stopped.
 pub fn start_all(plan: &Plan) -> Result<Vec<NodeProcess>, Failure> {
     for node in &plan.nodes {
         let text = plan.config_text(node)?;
-        // The node makes its own directory, for itself alone.
+        // The node creates its own data directory, with access for its user only.
         let directory = node.config_file.parent().expect("it lies in the cluster's directory");
         let write = std::fs::create_dir_all(directory)
             .and_then(|()| write_private(&node.config_file, text.as_bytes()));

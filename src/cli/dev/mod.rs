@@ -1,5 +1,5 @@
-//! `mokv dev`: a whole cluster on this machine, to try things out with. Every node is a process of its own that can
-//! be killed and looked at; the clusters of production differ in their addresses alone.
+//! `mokv dev`: a whole cluster on this machine, for trying things out. Every node is a separate process that can be
+//! killed and inspected; production clusters differ only in their addresses.
 
 mod children;
 mod plan;
@@ -20,13 +20,13 @@ use crate::rt::disk::is_in_use;
 use crate::rt::process::StopSignals;
 use crate::rt::task::spawn_guarded;
 
-/// How long nodes may take to stop before they are killed: the default drain-timeout and a little.
+/// Time for the nodes to stop before they are killed: the default drain-timeout plus a margin.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
-/// How often the cluster is asked who leads.
+/// Polling interval for the leader.
 const LEADER_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long the cluster may be without a leader before the terminal says so.
+/// Time without a leader after which the terminal shows it.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Run a cluster on this machine
@@ -88,7 +88,7 @@ impl Dev {
     }
 }
 
-/// Tells the terminal. That it has gone away does not end the cluster.
+/// Writes to the terminal. A closed terminal does not end the cluster.
 fn say(output: &mut Output, text: impl AsRef<str>) {
     let _ = output.line(text);
 }
@@ -105,7 +105,7 @@ async fn refuse_taken_ports(plan: &Plan) -> Result<(), Failure> {
     ))
 }
 
-/// A cluster that runs on other ports goes on with the files that it was started with.
+/// Refuses data directories in use: a cluster that runs on other ports keeps the files it was started with.
 fn refuse_taken_directories(plan: &Plan) -> Result<(), Failure> {
     let mut taken = Vec::new();
     for node in &plan.nodes {
@@ -126,7 +126,7 @@ fn refuse_taken_directories(plan: &Plan) -> Result<(), Failure> {
     ))
 }
 
-/// What was started, and where.
+/// Writes the started nodes and their addresses.
 fn introduce(plan: &Plan, nodes: &[NodeProcess], output: &mut Output) {
     let rows = nodes.iter().map(|process| {
         let node = &process.node;
@@ -144,7 +144,7 @@ fn introduce(plan: &Plan, nodes: &[NodeProcess], output: &mut Output) {
     say(output, format!("mökv: {count} nodes on this machine\n\n{}\n", table(&header, rows)));
 }
 
-/// Tells who leads and which nodes end, until all have.
+/// Writes each new leader and each node that ends, until all have ended.
 async fn watch(plan: &Plan, nodes: &mut [NodeProcess], output: &mut Output) {
     let (news, mut leaders) = tokio::sync::mpsc::channel(16);
     let endpoints = plan.nodes.iter().map(|node| node.rpc.to_string()).collect();
@@ -177,7 +177,7 @@ async fn watch(plan: &Plan, nodes: &mut [NodeProcess], output: &mut Output) {
     }
 }
 
-/// What to type next.
+/// Writes the commands to try next.
 fn suggest(plan: &Plan, nodes: &[NodeProcess], leader: &str, output: &mut Output) {
     let mokv = program();
     let flag = plan.endpoints_flag();
@@ -222,7 +222,7 @@ fn report_ended(nodes: &mut [NodeProcess], output: &mut Output) {
     }
 }
 
-/// Stops all nodes cleanly; a second signal, or too long a wait, ends them at once.
+/// Stops all nodes cleanly; a second signal or a timeout kills them.
 async fn stop(nodes: &mut [NodeProcess], signals: &mut StopSignals, output: &mut Output) {
     say(output, "\nStopping; once more Ctrl-C kills.");
     tokio::select! {

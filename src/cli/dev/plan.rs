@@ -1,5 +1,4 @@
-//! Where every node of a development cluster listens and what its configuration file says. Pure: nothing is
-//! opened or started.
+//! The ports and the configuration file of every node of a development cluster. Pure: opens and starts nothing.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -7,13 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::cli::failure::Failure;
 use crate::cli::ports::{Port, Protocol};
 
-/// Most nodes: votes and quorums teach nothing more beyond it, and the machine is one.
+/// The most nodes: more of them show nothing new about votes and quorums, and share one machine.
 pub const MAX_NODES: u16 = 9;
 
 /// How far the first metrics port lies below the first RPC port: 4000 for 8400.
 const METRICS_BELOW_RPC: u16 = 4400;
 
-/// Ports below are the system's.
+/// Lower ports are reserved for the system.
 const FIRST_USER_PORT: u16 = 1024;
 
 /// A cluster on 127.0.0.1.
@@ -38,13 +37,13 @@ pub struct NodePlan {
     pub data_dir: PathBuf,
     /// Its configuration file, absolute.
     pub config_file: PathBuf,
-    /// Where its log lines go, absolute.
+    /// The file for its log lines, absolute.
     pub log_file: PathBuf,
 }
 
 impl Plan {
-    /// Lays out `nodes` nodes: RPC ports `base_port`, + 2, + 4, ..., gossip one above each, metrics ports from
-    /// `base_port` - 4400 in steps of 3 (from behind the gossip ports when that would be a system port).
+    /// Plans `nodes` nodes: RPC ports `base_port`, + 2, + 4, ..., each gossip port one above, metrics ports from
+    /// `base_port` - 4400 in steps of 3 (from behind the gossip ports if that would be a system port).
     ///
     /// # Errors
     /// If the ports do not fit below 65536.
@@ -80,7 +79,7 @@ impl Plan {
         Ok(Plan { nodes: nodes.collect() })
     }
 
-    /// Every port of every node.
+    /// Returns all ports of all nodes.
     pub fn ports(&self) -> Vec<Port> {
         let ports = self.nodes.iter().flat_map(|node| {
             [
@@ -97,10 +96,10 @@ impl Plan {
         ports.collect()
     }
 
-    /// The text of a node's configuration file.
+    /// Returns the text of a node's configuration file.
     ///
     /// # Errors
-    /// If the path of the data directory is not UTF-8, which YAML has to be.
+    /// If the path of the data directory is not UTF-8, which YAML requires.
     pub fn config_text(&self, node: &NodePlan) -> Result<String, Failure> {
         let Some(data_dir) = node.data_dir.to_str() else {
             return Err(Failure::usage(
@@ -122,7 +121,7 @@ impl Plan {
              start-join-addrs:\n\
              {join}",
             name = node.name,
-            // JSON's quoting is YAML's too.
+            // A JSON string is valid YAML.
             data_dir = serde_json::Value::from(data_dir),
             gossip = node.gossip,
             rpc = node.rpc.port(),
@@ -131,7 +130,7 @@ impl Plan {
         ))
     }
 
-    /// What `--endpoints` has to be for this cluster; nothing when its default will do.
+    /// Returns the `--endpoints` flag for this cluster; empty if the default applies.
     pub fn endpoints_flag(&self) -> String {
         let first = self.nodes[0].rpc;
         if first.to_string() == crate::cli::connect::DEFAULT_ENDPOINT {

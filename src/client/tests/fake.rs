@@ -1,4 +1,4 @@
-//! A node that says what a test tells it to, over real HTTP/2, and remembers what it heard.
+//! A fake node over real HTTP/2 that answers as a test scripts it and records the requests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
@@ -17,19 +17,19 @@ use crate::rt::net::TcpListener;
 use crate::rt::task::{HyperExecutor, TaskGuard, spawn_guarded};
 use crate::rt::time::HyperTimer;
 
-/// How the next request of a method is answered, instead of well.
+/// How the next request of a method is answered instead of successfully.
 pub(super) enum Play {
     /// With this error.
     Fail(Status),
-    /// Not at all.
+    /// No answer.
     Silence,
-    /// By cutting all connections.
+    /// All connections are cut.
     Cut,
-    /// (List) After this many entries the connections are cut.
+    /// (List) The connections are cut after this many entries.
     CutAfter(usize),
 }
 
-/// What a node heard.
+/// A request that a node received.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Heard {
     Get(api::GetRequest),
@@ -38,7 +38,7 @@ pub(super) enum Heard {
     List(api::ListRequest),
     OpenSession,
     CloseSession(u64),
-    /// A command of an operator.
+    /// An operator's command.
     Admin,
 }
 
@@ -80,12 +80,12 @@ impl Node {
         Node { address, state, _serving }
     }
 
-    /// The members this node tells of.
+    /// Sets the members that this node lists.
     pub(super) fn set_members(&self, members: &[Server]) {
         self.state().members = members.to_vec();
     }
 
-    /// Answers the next request of `method` so; several are played in order.
+    /// Scripts the answer to the next request of `method`; several are used in order.
     pub(super) fn play(&self, method: &'static str, play: Play) {
         self.state().plays.entry(method).or_default().push_back(play);
     }
@@ -122,7 +122,7 @@ impl Node {
         sets.collect()
     }
 
-    /// The names of the writes heard, in order.
+    /// The names of the writes received, in order.
     pub(super) fn names(&self) -> Vec<SessionWrite> {
         self.sets().into_iter().map(|set| set.session.expect("the write has a name")).collect()
     }
@@ -131,7 +131,7 @@ impl Node {
         self.state().unbounded
     }
 
-    /// What requests were authorized by.
+    /// The `authorization` values of the requests.
     pub(super) fn tokens(&self) -> BTreeSet<Option<String>> {
         self.state().tokens.clone()
     }
@@ -168,7 +168,7 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
 struct Service(Arc<Mutex<State>>);
 
 impl Service {
-    /// Remembers the request and plays what the test wants; `Ok` with an entry count to cut after, if any.
+    /// Records the request and does what the test scripted; `Ok` with the number of entries to cut after, if any.
     async fn hear<T>(
         &self,
         method: &'static str,
@@ -248,7 +248,7 @@ impl Kv for Service {
             let (entry, state) = (entries.get(at).cloned(), state.clone());
             async move {
                 if cut_after == Some(at) {
-                    // What was streamed so far gets through first.
+                    // Lets the entries streamed so far arrive first.
                     crate::rt::sleep(std::time::Duration::from_millis(50)).await;
                     cut(&state);
                     std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! The client against nodes that misbehave as told: what does it send, how often, and what does it conclude?
+//! The client against nodes that misbehave as scripted: what it sends, how often, and what it concludes.
 
 mod fake;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Three nodes that know each other; the first leads.
+/// Three nodes that list each other as members; the first leads.
 async fn cluster() -> [Node; 3] {
     let nodes = [Node::start().await, Node::start().await, Node::start().await];
     let members = members(&nodes, 0);
@@ -32,8 +32,8 @@ fn members(nodes: &[Node], leader: usize) -> Vec<Server> {
     nodes.iter().enumerate().map(member).collect()
 }
 
-/// Nobody listens there: above the ports that are given out in either world. (The simulator gives out ports from 1,
-/// and lets anybody connect to a client's own port.)
+/// No process listens there: the port is above those assigned by the simulator and by the operating system. (The
+/// simulator assigns ports from 1, and any node can connect to a client's own port.)
 const DEAD: &str = "127.0.0.1:64999";
 
 /// One node that leads itself.
@@ -47,7 +47,7 @@ fn builder(nodes: &[&Node]) -> Builder {
     Client::builder().endpoints(nodes.iter().map(|node| &*node.address))
 }
 
-/// A client that knows the cluster already.
+/// A client that has already received the members.
 async fn informed(builder: Builder) -> Client {
     let client = builder.build().unwrap();
     client.members(Consistency::Stale).await.unwrap();
@@ -129,7 +129,7 @@ async fn all_calls_of_a_client_end_within_their_total_time() {
     }
     let client = informed(builder(&[&node]).timeout(Duration::from_secs(3600))).await;
     let client = client.with_total_timeout(Duration::from_millis(200));
-    // Each alone could take an hour.
+    // Each call alone may take an hour.
     for _ in 0..3 {
         get(&client, "a", Consistency::Linearizable).await.unwrap_err();
     }
@@ -274,7 +274,7 @@ async fn at_the_deadline_not_executed_and_unknown_are_told_apart() {
         node.play("set", Play::Fail(status::not_executed("no leader", None)));
     }
     assert!(matches!(set(&client, "a").await, Err(Error::NotExecuted(_))));
-    // One attempt in doubt is enough, whatever is said of the others.
+    // One attempt in doubt is enough, whatever the others returned.
     let node = single().await;
     let client = informed(builder(&[&node]).timeout(Duration::from_millis(400))).await;
     set(&client, "opens the session").await.unwrap();
@@ -559,7 +559,7 @@ async fn a_listing_whose_revision_is_gone_fails_rather_than_mix_two() {
     node.play("list", Play::Fail(status::revision_gone(9)));
     let mut listing = client.list(ListOptions::default()).await.unwrap();
     assert!(matches!(keys(&mut listing).await, Err(Error::RevisionGone(_))));
-    // A node that answers with another revision all the same is not believed.
+    // The client rejects an answer at another revision.
     node.play("list", Play::CutAfter(1));
     let mut listing = client.list(ListOptions::default()).await.unwrap();
     assert!(listing.next().await.unwrap().is_some());
