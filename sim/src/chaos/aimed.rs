@@ -1,4 +1,4 @@
-//! Crashes that are aimed: at elections, at recovery, at single calls of a disk, at leaders that have just changed.
+//! Crashes at chosen moments: in elections, in recovery, at single calls of a disk, right after a change of leader.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use mokv::rt::disk::{DiskCall, Fault, Operation};
 use super::injection::Injection;
 use super::operator;
 
-/// Processes die during elections and are back at once, several times in a row.
+/// Kills processes during elections and restarts them at once, several times in a row.
 pub async fn restarts_during_elections(injection: &mut Injection) {
     let Some(leader) = injection.cluster.last_known_leader() else { return };
     injection.tell(&format!("{leader} first"));
@@ -27,7 +27,7 @@ pub async fn restarts_during_elections(injection: &mut Injection) {
     injection.come_back(&leader, away).await;
 }
 
-/// A process dies while it recovers, several times in a row.
+/// Kills a process while it recovers, several times in a row.
 pub async fn kill_in_recovery(injection: &mut Injection) {
     let victim = injection.victim();
     injection.tell(&victim);
@@ -49,7 +49,7 @@ pub async fn kill_in_recovery(injection: &mut Injection) {
     injection.come_back(&victim, away).await;
 }
 
-/// Two machines lose power in the time in which a third recovers.
+/// Two machines lose power while a third recovers.
 pub async fn two_while_one_recovers(injection: &mut Injection) {
     let names = injection.shuffled();
     let [one, two, three, ..] = names.as_slice() else { return };
@@ -67,26 +67,26 @@ pub async fn two_while_one_recovers(injection: &mut Injection) {
     }
 }
 
-/// A node dies between an append to its log and the sync.
+/// A node crashes between an append to its log and the sync.
 pub async fn crash_before_sync(injection: &mut Injection) {
     let victim = injection.leader_or_other();
     let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
     crash_in_log(injection, &victim, crash, Operation::Write).await;
 }
 
-/// A node dies when its log is synced and nobody has been told.
+/// A node crashes after a sync of its log, before it reports the result.
 pub async fn crash_after_sync(injection: &mut Injection) {
     let victim = injection.leader_or_other();
     let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
     crash_in_log(injection, &victim, crash, Operation::Sync).await;
 }
 
-/// The leader dies, and voters die when their vote is written and not answered.
+/// The leader is killed, and voters crash after they have written their vote and before they answer.
 pub async fn crash_after_vote(injection: &mut Injection) {
     let leader = injection.leader();
     injection.tell(&format!("{leader} dies first"));
     injection.cluster.kill(&leader);
-    // Without a leader nothing but votes goes to the logs.
+    // Without a leader only votes are written to the logs.
     rt::sleep(injection.cluster.world().election / 2).await;
     let mut voters = injection.others(&leader);
     injection.dice.shuffle(&mut voters);
@@ -104,7 +104,7 @@ pub async fn crash_after_vote(injection: &mut Injection) {
     injection.come_back(&leader, away).await;
 }
 
-/// A leader dies right after leadership was handed over, on either side.
+/// After a leadership transfer, the old or the new leader loses power.
 pub async fn crash_after_transfer(injection: &mut Injection) {
     let old = injection.leader();
     let others = injection.others(&old);
@@ -122,12 +122,12 @@ pub async fn crash_after_transfer(injection: &mut Injection) {
     injection.come_back(&victim, away).await;
 }
 
-/// A node that lags dies while it installs or builds a snapshot.
+/// A node crashes while it installs a snapshot, because it lags, or builds one.
 pub async fn crash_in_snapshot(injection: &mut Injection) {
     let victim = injection.victim();
     injection.tell(&victim);
     if injection.dice.chance(0.7) {
-        // Long enough to lag behind the purge, where snapshots are frequent.
+        // Long enough that the others purge what it lacks, where snapshots are frequent.
         injection.cluster.kill(&victim);
         rt::sleep(injection.length * 2).await;
         injection.come_back(&victim, Duration::ZERO).await;
@@ -149,7 +149,7 @@ pub async fn crash_in_snapshot(injection: &mut Injection) {
     injection.come_back(&victim, away).await;
 }
 
-/// Where somebody lies in wait: in the middle of reads, elections, recovery, snapshots and changes of the members.
+/// Markers at which [`ambush`] hits: in reads, elections, recovery, snapshots and membership changes.
 static AMBUSHES: [&str; 14] = [
     "read index known",
     "read index known",
@@ -167,14 +167,14 @@ static AMBUSHES: [&str; 14] = [
     "node replaced under its name",
 ];
 
-/// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
+/// A node is paused, killed or loses power at the moment in which it reaches a rare marker.
 pub async fn ambush(injection: &mut Injection) {
     let situation = std::slice::from_ref(injection.dice.one_of(&AMBUSHES));
     let Some((victim, situation)) = injection.pause_at(situation).await else { return };
     injection.tell(&format!("{victim} at '{situation}'"));
     injection.cluster.run().situation("ambushed");
     if injection.dice.chance(0.4) {
-        // Most likely others lead when it goes on.
+        // Most likely another node leads when it resumes.
         let election = injection.cluster.world().election;
         rt::sleep(injection.dice.time(election / 2..election * 4)).await;
         injection.cluster.resume(&victim);
@@ -189,7 +189,7 @@ pub async fn ambush(injection: &mut Injection) {
     injection.come_back(&victim, away).await;
 }
 
-/// The leader dies again and again while a node joins.
+/// The leader crashes again and again while a node joins.
 pub async fn crash_while_joining(injection: &mut Injection) {
     let Some(newcomer) = operator::newcomer(injection) else { return };
     for _ in 0..injection.dice.within(2..5) {
@@ -204,7 +204,7 @@ pub async fn crash_while_joining(injection: &mut Injection) {
     }
 }
 
-/// A newcomer learns of the joint configuration before it is committed: then the leader dies, half-way through.
+/// Waits until a newcomer acts on a joint configuration that may not be committed yet; then the leader loses power.
 async fn becomes_voter(injection: &mut Injection, newcomer: &str) {
     const PATIENCE: Duration = Duration::from_secs(8);
     const LOOK_AGAIN: Duration = Duration::from_millis(3);
@@ -224,7 +224,7 @@ async fn becomes_voter(injection: &mut Injection, newcomer: &str) {
     }
 }
 
-/// A node dies at one of the next calls of this kind on its log.
+/// A node crashes at one of the next calls of this kind on its log.
 async fn crash_in_log(injection: &mut Injection, victim: &str, crash: Fault, operation: Operation) {
     injection.tell(victim);
     let mut left = injection.dice.within(1..8);

@@ -1,4 +1,4 @@
-//! Faults of clocks. The product never reads the wall clock, so only the monotonic one has any.
+//! Faults of clocks. The product never reads the wall clock, so only the monotonic clock is faulty.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Faults of disks. What destroys a disk happens to one member at a time, and to the next only when that one is whole.
+//! Faults of disks. A fault that destroys a disk hits one member at a time, and the next only after that one is a full
+//! member again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,21 +17,22 @@ use crate::history::Outcome;
 use crate::logs::Logs;
 use crate::scenarios::tampering::{STRANGER, stranger};
 
-/// Left on a full disk: Raft's own needs fit, clients' writes must be refused.
+/// Bytes free on a full disk: enough for Raft's own writes; clients' writes must be refused.
 const ROOM: u64 = 1 << 20;
-/// Less than two dozen of these fill the rest.
+/// Bytes of one value that the client writes: fewer than 24 of them fill [`ROOM`].
 const LARGE: usize = 60 << 10;
-/// A client has at least this long to write them.
+/// Shortest time in which the client writes them, and its timeout for one write.
 const FILLING: Duration = Duration::from_secs(2);
-/// In a log of at least so many bytes the first half lies before the last batch, about which there may be doubt.
+/// In a log of at least this many bytes the first half lies before the last batch, where damage may look like a torn
+/// write.
 const ENOUGH_LOG_BYTES: usize = 150_000;
-/// So many writes are committed by a node that then forgets them.
+/// Writes that a node commits and then loses by the rollback.
 const FORGOTTEN: u64 = 5;
-/// So often a node whose disk will be rolled back starts at most.
+/// Most starts of a node whose disk will be rolled back.
 const LIVES: u32 = 8;
-/// Between two lives of a node whose disk will be rolled back.
+/// Time between two starts of a node whose disk will be rolled back.
 const LIFE: Duration = Duration::from_secs(1);
-/// By then a damaged or outdated disk has shown what it can do.
+/// Time for the consequences of a damaged or outdated disk to appear.
 const SHOWN: Duration = Duration::from_secs(4);
 
 /// A disk becomes slow for a while.
@@ -42,8 +44,8 @@ pub async fn slow_disk(injection: &mut Injection) {
     injection.cluster.slow_disk(&victim, 1);
 }
 
-/// A disk is full for a while, and a client writes one large value after the other: they must be refused before Raft's
-/// own needs find no room.
+/// A disk is full for a while, and a client writes one large value after another. The writes must be refused before
+/// Raft's own writes lack room.
 pub async fn full_disk(injection: &mut Injection) {
     let victim = injection.leader_or_other();
     injection.tell(&victim);
@@ -54,15 +56,15 @@ pub async fn full_disk(injection: &mut Injection) {
     let node = injection.cluster.run().with_logs(|logs| logs.node_on(&victim));
     let begun = rt::now();
     while rt::now() - begun < injection.length + FILLING {
-        // What a node missed while it was away it has to take, however much it is.
+        // A node has to take all entries that it missed while it was down.
         if keeps_up(injection, &victim).await {
             let key = format!("large/{}.{doubts}", client.host());
             let (_, outcome) = client.set(&key, None, LARGE).await;
             doubts += u64::from(outcome == Outcome::Unknown);
         }
-        // A node that starts over as another lacks everything, and what it was before takes up room.
+        // A node that starts over under a new id lacks everything, and the files of its old id take up room.
         let lacks = |logs: &mut Logs| logs.node_on(&victim) != node || logs.lacks(&victim) > ROOM / 2;
-        // Nobody refuses writes for the sake of one that does not vote.
+        // Writes are not refused because of a node that does not vote.
         let learns = !injection.cluster.last_known_role(&victim).is_some_and(|role| votes(&role));
         if !lacked && (learns || injection.cluster.run().with_logs(lacks)) {
             lacked = true;
@@ -76,7 +78,7 @@ pub async fn full_disk(injection: &mut Injection) {
     injection.come_back(&victim, Duration::ZERO).await;
 }
 
-/// Whether a node has about all that the leader has.
+/// Returns `true` if a node has nearly all entries of the leader.
 async fn keeps_up(injection: &mut Injection, node: &str) -> bool {
     const ABOUT: u64 = 3;
     let leader = injection.leader();
@@ -86,7 +88,7 @@ async fn keeps_up(injection: &mut Injection, node: &str) -> bool {
     status.last_log_index + ABOUT >= leads.last_log_index
 }
 
-/// A write or a sync fails, and the node stops by it.
+/// A write or a sync fails, and the node must stop.
 pub async fn failed_change(injection: &mut Injection, operation: Operation) {
     let victim = injection.leader_or_other();
     if injection.cluster.power(&victim) == Power::On {
@@ -96,7 +98,7 @@ pub async fn failed_change(injection: &mut Injection, operation: Operation) {
     }
 }
 
-/// A read fails: the node dies first, so that there is something to be read.
+/// A read fails. Mostly the node is killed first, so that its recovery reads.
 pub async fn failed_read(injection: &mut Injection) {
     let victim = injection.victim();
     if injection.cluster.power(&victim) == Power::On {
@@ -111,13 +113,13 @@ pub async fn failed_read(injection: &mut Injection) {
     }
 }
 
-/// Whether a node has stopped or not, it goes on afterwards.
+/// Starts the node again, if it has stopped.
 async fn stopped(injection: &Injection, victim: &str) {
     injection.last().await;
     injection.come_back(victim, Duration::ZERO).await;
 }
 
-/// A disk is lost for good; its node comes back under its name.
+/// A disk is lost for good; its node comes back under its name with an empty one.
 pub async fn wiped_disk(injection: &mut Injection) {
     let victim = injection.victim();
     if injection.cluster.may_lose(&victim) {
@@ -129,7 +131,7 @@ pub async fn wiped_disk(injection: &mut Injection) {
     }
 }
 
-/// A bit of a log, a snapshot or an identity flips; the operator does what the node says.
+/// A bit of a log, a snapshot or an identity flips; the operator wipes the disk when the node asks for it.
 pub async fn flipped_bit(injection: &mut Injection) {
     let victim = injection.victim();
     let Some((file, offset)) = byte_to_damage(injection, &victim) else { return };
@@ -138,13 +140,13 @@ pub async fn flipped_bit(injection: &mut Injection) {
     }
     injection.tell(&victim);
     injection.cluster.kill(&victim);
-    // It may be gone or shorter by now: what was under way is over.
+    // The file may be gone or shorter by now.
     if injection.cluster.disk(&victim).contents(&file).is_some_and(|bytes| offset < bytes.len() as u64) {
         injection.cluster.flip_bit(&victim, &file, offset, injection.dice.within(0..8) as u8);
     }
     let away = injection.away(injection.length);
     injection.come_back(&victim, away).await;
-    // Damage that nobody needed to read yet is replaced before it can add up with somebody else's.
+    // Damage that no read has found yet is replaced before damage on another disk adds to it.
     rt::sleep(SHOWN).await;
     if injection.cluster.is_damaged(&victim) {
         injection.cluster.kill(&victim);
@@ -153,7 +155,8 @@ pub async fn flipped_bit(injection: &mut Injection) {
     }
 }
 
-/// A byte that was durable long ago: of the identity, of a snapshot, of a log well before its last batch.
+/// Returns the file and offset of a byte that has long been durable: of the identity, of a snapshot, or of a log well
+/// before its last batch.
 fn byte_to_damage(injection: &mut Injection, victim: &str) -> Option<(String, u64)> {
     let disk = injection.cluster.disk(victim);
     let ending = *injection.dice.one_of(&[".wal", ".wal", ".snap", "identity"]);
@@ -171,7 +174,7 @@ fn byte_to_damage(injection: &mut Injection, victim: &str) -> Option<(String, u6
     Some((file, injection.dice.within(0..within as u64)))
 }
 
-/// The newest of two snapshots is damaged; the older one and the log since then must do.
+/// The newest of two snapshots is damaged; the older one and the log since then must suffice.
 pub async fn damaged_snapshot(injection: &mut Injection) {
     let victim = injection.victim();
     injection.cluster.kill(&victim);
@@ -179,14 +182,14 @@ pub async fn damaged_snapshot(injection: &mut Injection) {
         injection.tell(&victim);
         let bytes = injection.cluster.disk(&victim).contents(&newest).unwrap_or_default();
         let offset = injection.dice.within(0..bytes.len().max(1) as u64);
-        // Nothing excuses an end: the node has to come up by itself.
+        // No exit is excused: the node has to come up by itself.
         injection.cluster.damage_snapshot(&victim, &newest, offset, injection.dice.within(0..8) as u8);
     }
     let away = injection.away(injection.length);
     injection.come_back(&victim, away).await;
 }
 
-/// A disk is rolled back to what it was some lives ago.
+/// A disk is rolled back to its content of some incarnations ago.
 pub async fn rolled_back_disk(injection: &mut Injection) {
     let victim = injection.victim();
     let Some(image) = some_lives_ago(injection, &victim).await else { return };
@@ -197,13 +200,15 @@ pub async fn rolled_back_disk(injection: &mut Injection) {
     start_over(injection, &victim).await;
 }
 
-/// A disk is rolled back, and its node finds only peers that lack what it had and forgot; together they are a majority. They
-/// have met its later lives, and what it acknowledged in them they may never have heard: then its past alone tells.
+/// A disk is rolled back, and its node then reaches only peers that lack the entries it has lost; together they are a
+/// majority. The peers have recorded its later incarnations, but perhaps not what it acknowledged in them: then only
+/// its boot history reveals the rollback.
 pub async fn rolled_back_beside_laggards(injection: &mut Injection) {
     let victim = injection.victim();
     let mut others = injection.shuffled();
     others.retain(|name| *name != victim);
-    // Without them the others are still a majority; with them the victim is one, if the number of all is odd.
+    // Without the laggards the victim and the others are still a majority; so are the victim and the laggards, if the
+    // number of nodes is odd.
     let laggards = others.split_off(others.len() - others.len() / 2);
     let hear_no_leader = injection.dice.chance(0.5);
     if hear_no_leader {
@@ -226,7 +231,7 @@ async fn beside_laggards(
     hear_no_leader: bool,
 ) {
     let Some(image) = some_lives_ago(injection, victim).await else { return };
-    // Those that go on know what they know; those that start again know what they have written down.
+    // Laggards that keep running still have their memory; laggards that restart have only what they wrote to disk.
     if !hear_no_leader || injection.dice.chance(0.5) {
         laggards.iter().for_each(|name| injection.cluster.kill(name));
     }
@@ -240,11 +245,11 @@ async fn beside_laggards(
     }
     injection.cluster.kill(victim);
     others.iter().for_each(|name| injection.cluster.kill(name));
-    // Another one may have been lost meanwhile.
+    // Another node may have been lost meanwhile.
     if injection.cluster.may_lose(victim) {
         injection.cluster.roll_back(victim, &image);
         if injection.dice.chance(if hear_no_leader { 0.7 } else { 0.4 }) {
-            // It starts more often than it had, while nobody hears of it.
+            // It starts more often than before the rollback, while no peer is up to record it.
             laggards.iter().for_each(|name| injection.cluster.kill(name));
             for _ in 0..LIVES {
                 injection.come_back(victim, Duration::ZERO).await;
@@ -264,7 +269,7 @@ async fn beside_laggards(
     start_over(injection, victim).await;
 }
 
-/// A node whose disk was rolled back comes back with an empty one, unless it did by itself.
+/// Brings a node whose disk was rolled back up with an empty one, unless it has already been wiped.
 async fn start_over(injection: &Injection, node: &str) {
     if injection.cluster.is_damaged(node) {
         injection.cluster.kill(node);
@@ -273,13 +278,14 @@ async fn start_over(injection: &Injection, node: &str) {
     injection.come_back(node, Duration::ZERO).await;
 }
 
-/// A data directory is copied to a second machine, which comes up some lives of the first one later; both run. (Copies
-/// of the same life are two voters under one id: they are told and stopped, but nothing makes up for what each has
-/// promised without the other. The story `copied-disk` plays that on a calm day.)
+/// A data directory is copied to a second machine, which starts some incarnations of the first one later; both run.
+/// (Two copies of one incarnation are two voters under one id. They are detected and stopped, but nothing undoes the
+/// votes and acknowledgements that each gave without the other. The scenario `copied-disk` tests that without other
+/// faults.)
 pub async fn copied_disk(injection: &mut Injection) {
     let victim = injection.victim();
     let Some(image) = some_lives_ago(injection, &victim).await else { return };
-    // Somebody else may have come meanwhile.
+    // Another node may have joined meanwhile.
     let (copy, name) = (injection.cluster.next_name(), victim.clone());
     injection.cluster.add(&copy, |config| config.node_name = name);
     injection.cluster.copy_disk(&victim, &image, &copy);
@@ -289,13 +295,13 @@ pub async fn copied_disk(injection: &mut Injection) {
         rt::sleep(Duration::from_millis(100)).await;
     }
     injection.cluster.retire(&copy);
-    // The copy may have started as often as it, and then nobody knows which one to believe.
+    // The copy may have started as often as the victim, and then its peers cannot tell which one is genuine.
     injection.come_back(&victim, Duration::ZERO).await;
 }
 
-/// A node's disk is put back to a copy of its present life, and all the others have started since: nothing that they know of
-/// its starts tells it from a node that merely restarted, only what their logs say that it had acknowledged. Nobody who knows
-/// that may lead it.
+/// A node's disk is put back to a copy from its present incarnation, and all others restart. Their record of its starts
+/// then shows a plain restart; only the acknowledged positions in their logs reveal the rollback. No node that has such
+/// a position may lead it.
 pub async fn put_back_disk(injection: &mut Injection) {
     let victim = injection.victim();
     if injection.cluster.power(&victim) != Power::On || !injection.cluster.may_lose(&victim) {
@@ -315,7 +321,7 @@ pub async fn put_back_disk(injection: &mut Injection) {
     let now = Cluster::disk_state(&injection.cluster.disk(&victim).image()).await;
     let is_same_life =
         now.is_some_and(|now| (now.node_id, now.start.boot) == (then.node_id, then.start.boot));
-    // It was a member all the while, and now will not be.
+    // Reserved anew: a reservation ends while the node is a full member, as it was until now.
     if !all_know || !is_same_life || !injection.cluster.may_lose(&victim) {
         return;
     }
@@ -346,9 +352,10 @@ pub async fn put_back_disk(injection: &mut Injection) {
     start_over(injection, &victim).await;
 }
 
-/// A majority that was put back to older copies of its disks has another history than a node that was not, and its leader
-/// speaks to that node; a stranger says here what it would say. The node must not acknowledge it, and keeps away from the
-/// cluster until somebody decides: here for the history of the others, which is its own, and it starts over all the same.
+/// A majority that was restored from older copies of its disks has another history than a node that was not, and its
+/// leader replicates to that node. Here an outside client sends the request of such a leader. The node must not
+/// acknowledge it, and takes no part in the cluster until an operator decides: here for the history of the others. It
+/// is the node's own history, but the node starts over with an empty disk all the same.
 pub async fn other_history(injection: &mut Injection) {
     const PATIENCE: Duration = Duration::from_secs(2);
     let victim = injection.victim();
@@ -358,7 +365,7 @@ pub async fn other_history(injection: &mut Injection) {
     }
     injection.cluster.hears_of_another_history(&victim);
     injection.tell(&victim);
-    // A term that no election comes near: no log has an entry of it.
+    // A term that no election reaches: no log has an entry of it.
     let term = status.term + 1_000;
     let append = AppendEntries {
         vote: Some(VoteState { term, node_id: STRANGER, committed: true }),
@@ -381,8 +388,9 @@ pub async fn other_history(injection: &mut Injection) {
     start_over(injection, &victim).await;
 }
 
-/// A node, and what its disk was before it died and came back so often that all others have met a life that it will
-/// forget, and wrote that down. `None`: they have not, or the node must not be missing.
+/// Restarts a node until every other node has durably recorded an incarnation that a rollback will lose. Returns the
+/// image of the disk from before. `None` if they have not recorded one, or if the cluster cannot bear the loss of the
+/// node.
 async fn some_lives_ago(injection: &mut Injection, node: &str) -> Option<Image> {
     if !injection.cluster.may_lose(node) {
         return None;
@@ -402,14 +410,14 @@ async fn some_lives_ago(injection: &mut Injection, node: &str) -> Option<Image> 
                 identity.and_then(|identity| identity.incarnations().get(&then.node_id()).copied());
             known.insert(other, incarnations.unwrap_or_default());
         }
-        // What was written before the last thing that was written is durable.
+        // A record is durable once a later one has been written.
         let can_tell = |(other, now): (&String, &Incarnations)| {
             before.get(other).is_some_and(|before: &Incarnations| {
                 now != before && before.met.is_some_and(|met| met.boot > then.boot())
             })
         };
         if known.iter().all(can_tell) {
-            // It was a member all the while, and now will not be.
+            // Reserved anew: a reservation ends while the node is a full member, as it was until now.
             return injection.cluster.may_lose(node).then_some(image);
         }
         before = known;

@@ -1,7 +1,8 @@
-//! A drawn fault strikes a node in a drawn role while the cluster is in a drawn situation: see [`crate::encounters`].
+//! A drawn fault is injected into a node in a drawn role while the cluster is in a drawn situation: see
+//! [`crate::encounters`].
 //!
-//! The role is brought about first, then the situation, and who has the role then is struck. What could not be brought
-//! about in time is not counted, and no fault strikes.
+//! The role is set up first, then the situation; the fault hits the node that has the role then. If role or situation
+//! cannot be set up in time, the encounter is not counted and no fault is injected.
 
 use std::time::Duration;
 
@@ -17,13 +18,13 @@ use crate::cluster::Power;
 use crate::direct::Direct;
 use crate::encounters::{BESIDE, Blow, Encounter, Role, Situation, pair};
 
-/// A role or a situation is there within this, or never.
+/// Longest time to wait until a node has its role.
 const IN_TIME: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// A learner or a doubted node is struck this long after it became one at most.
+/// Time from becoming a learner or quarantined to the fault, in half of all cases; otherwise none.
 const LATER: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(800);
 
-/// One encounter, or the same several times in a row; beside it, another node is struck perhaps.
+/// One encounter, or the same several times in a row; sometimes a second node is hit as well.
 pub async fn encounter(injection: &mut Injection) {
     let encounter = Encounter::draw(&mut injection.dice);
     let times = *injection.dice.one_of(&[1, 1, 2, 3]);
@@ -56,7 +57,7 @@ pub async fn encounter(injection: &mut Injection) {
         }
         if injection.cluster.is_doubted(&victim) {
             asked_in_vain(injection, &victim).await;
-            // As its message says.
+            // As the node's message asks.
             injection.cluster.kill(&victim);
             injection.cluster.wipe(&victim);
             injection.cluster.start(&victim);
@@ -65,7 +66,7 @@ pub async fn encounter(injection: &mut Injection) {
     }
 }
 
-/// Somebody asks a doubted node, which answers nobody: the judge listens.
+/// Reads from a quarantined node, which must not answer; the checker sees the outcome.
 async fn asked_in_vain(injection: &mut Injection, doubted: &str) {
     const DEADLINE: Duration = Duration::from_secs(1);
     let is_stale = injection.dice.chance(0.7);
@@ -73,7 +74,8 @@ async fn asked_in_vain(injection: &mut Injection, doubted: &str) {
     client.get("direct/0", is_stale, DEADLINE, DEADLINE * 3).await;
 }
 
-/// Chooses the node, or makes it one of this role. `Some(None)`: who has the role is seen when it is needed.
+/// Chooses the node, or gives it this role. `Some(None)` if the node is chosen when it is needed. `None` if no node can
+/// have the role now.
 async fn prepare(injection: &mut Injection, role: Role) -> Option<Option<String>> {
     match role {
         Role::Leader | Role::Follower => Some(None),
@@ -104,7 +106,7 @@ async fn prepare(injection: &mut Injection, role: Role) -> Option<Option<String>
     }
 }
 
-/// Brings the situation about; it ends by itself, or when the guard is dropped and everything is repaired.
+/// Sets up the situation. It ends by itself, or when the guard is dropped and everything is repaired.
 async fn scene(
     injection: &mut Injection,
     encounter: Encounter,
@@ -174,7 +176,7 @@ async fn scene(
     }
 }
 
-/// Whoever has the role now, in the middle of the situation.
+/// Returns the node that has the role now, in the middle of the situation. `None` if there is none in time.
 async fn enter(injection: &mut Injection, role: Role, principal: Option<String>) -> Option<String> {
     match (role, principal) {
         (Role::Leader | Role::Follower, _) => {
@@ -208,7 +210,7 @@ async fn enter(injection: &mut Injection, role: Role, principal: Option<String>)
     }
 }
 
-/// Waits until a node says that it is this, and perhaps a little longer.
+/// Waits until a node reports this role, and in half of all cases a little longer. Returns its name.
 async fn becomes(injection: &mut Injection, node: String, role: &str) -> Option<String> {
     let begun = rt::now();
     while rt::now() - begun < IN_TIME {
@@ -223,7 +225,7 @@ async fn becomes(injection: &mut Injection, node: String, role: &str) -> Option<
     None
 }
 
-/// All nodes that say that they are this.
+/// Returns all nodes that report this role.
 async fn of_role(injection: &Injection, role: &str) -> Vec<String> {
     let mut nodes = Vec::new();
     for name in injection.cluster.names() {
@@ -234,7 +236,7 @@ async fn of_role(injection: &Injection, role: &str) -> Vec<String> {
     nodes
 }
 
-/// Another node than the one that is struck: the leader or a follower.
+/// Returns the role and the name of a second node to hit: the leader or a follower.
 async fn another(injection: &mut Injection, role: Role, victim: &str) -> Option<(Role, String)> {
     let beside = if role == Role::Leader { Role::Follower } else { *injection.dice.one_of(&BESIDE) };
     let mut nodes = of_role(injection, beside.word()).await;

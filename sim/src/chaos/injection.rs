@@ -1,4 +1,4 @@
-//! One fault under way: which function does which kind, and what all of them use.
+//! One injection of a fault: maps each kind to its function, and holds what these functions share.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use crate::cluster::{Cluster, Power};
 use crate::dice::Dice;
 use crate::world::FaultKind;
 
-/// Waiting for the moment that is aimed at takes no longer.
+/// Longest wait for the chosen moment.
 const AIM: Duration = Duration::from_secs(5);
-/// So soon that no election has begun.
+/// Delays so short that no election begins.
 pub const SOON: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 
 /// One fault, from its beginning to its end.
 pub struct Injection {
-    /// What it strikes.
+    /// The cluster that it hits.
     pub cluster: Cluster,
-    /// How long it lasts, if it lasts.
+    /// How long it lasts, if its kind has a duration.
     pub length: Duration,
-    /// Decides everything that the schedule left open.
+    /// Random numbers for all choices that the schedule left open.
     pub dice: Dice,
     kind: FaultKind,
     number: u32,
 }
 
 impl Injection {
-    /// The strike that was planned so.
+    /// The injection that the schedule planned.
     pub fn new(cluster: &Cluster, planned: &Planned) -> Injection {
         Injection {
             cluster: cluster.clone(),
@@ -43,7 +43,7 @@ impl Injection {
         }
     }
 
-    /// Strikes, until the guard is dropped.
+    /// Runs the injection in a task of its own, until the guard is dropped.
     pub fn begin(self) -> TaskGuard<()> {
         rt::task::spawn_guarded(self.injection())
     }
@@ -124,19 +124,19 @@ impl Injection {
         }
     }
 
-    /// Tells what happens, under the strike's number. To be called when it really does.
+    /// Reports what happens, under the injection's number. To be called when it really happens.
     pub fn tell(&self, what: &str) {
         let words = format!("#{} {}: {what}", self.number, self.kind.name());
         self.cluster.run().injection(self.number, &words);
     }
 
-    /// Tells and counts what the cluster does not count by itself.
+    /// Reports and counts a fault that the cluster does not count by itself.
     pub fn count(&self, what: &str) {
         let words = format!("#{} {}: {what}", self.number, self.kind.name());
         self.cluster.run().fault_of_injection(self.number, self.kind.name(), &words);
     }
 
-    /// The same strike, for what goes on beside it. It draws the same numbers, so it had better draw none.
+    /// The same injection, for a task that runs beside it. It would draw the same numbers, so it should draw none.
     pub fn shadow(&self) -> Injection {
         Injection {
             cluster: self.cluster.clone(),
@@ -147,7 +147,7 @@ impl Injection {
         }
     }
 
-    /// Whether another one of its kind has not ended yet.
+    /// Whether another injection of this kind is still under way.
     fn is_doubled(&self) -> bool {
         self.cluster.run().faults_underway(self.kind.name()) > 1
     }
@@ -158,13 +158,13 @@ impl Injection {
         self.dice.one_of(&names).clone()
     }
 
-    /// The leader as far as anybody knows, else any node.
+    /// The leader as far as the monitor knows, else any node.
     pub fn leader(&mut self) -> String {
         self.cluster.last_known_leader().unwrap_or_else(|| self.victim())
     }
 
-    /// The leader that a majority agrees on, and the others. `None`: there is none in time or nobody else, or another strike
-    /// of this kind has not ended; two at a time would mend each other's links too soon.
+    /// The leader that a majority agrees on, and the others. `None` if there is no leader in time or no other node, or
+    /// if another injection of this kind is under way: two at a time would mend each other's links too soon.
     pub async fn leader_and_others(&self) -> Option<(String, Vec<String>)> {
         if self.is_doubled() {
             return None;
@@ -179,24 +179,24 @@ impl Injection {
         self.cluster.names().into_iter().filter(|name| name != than).collect()
     }
 
-    /// The leader or any node, each in half of all strikes.
+    /// The leader or any node, each with probability one half.
     pub fn leader_or_other(&mut self) -> String {
         if self.dice.chance(0.5) { self.leader() } else { self.victim() }
     }
 
-    /// All nodes in any order.
+    /// All nodes in random order.
     pub fn shuffled(&mut self) -> Vec<String> {
         let mut names = self.cluster.names();
         self.dice.shuffle(&mut names);
         names
     }
 
-    /// As long as the schedule says.
+    /// Waits as long as the schedule says.
     pub async fn last(&self) {
         rt::sleep(self.length).await;
     }
 
-    /// How long a machine is away: often so briefly that nobody notices.
+    /// How long a machine is down: often so briefly that no peer notices.
     pub fn away(&mut self, longest: Duration) -> Duration {
         if self.dice.chance(0.3) { self.soon() } else { longest }
     }
@@ -206,7 +206,8 @@ impl Injection {
         self.dice.time(SOON)
     }
 
-    /// Crashes a node at the first call of its disk that is meant. False if none came in time or others came first.
+    /// Crashes a node at the first call of its disk for which `meant` returns `true`. Returns `false` if there was none
+    /// in time or if another fault came first.
     pub async fn crash_at_call(
         &self,
         name: &str,
@@ -225,8 +226,8 @@ impl Injection {
         }
     }
 
-    /// Makes a node stand still in the midst of the code that reaches one of these situations: nothing that it has just
-    /// decided leaves it. The node and the situation, if any was reached in time.
+    /// Pauses a node inside the code that reaches one of these markers, so that no result of its last decision leaves
+    /// it. Returns the node and the marker, if one was reached in time.
     pub async fn pause_at(&self, situations: &'static [&'static str]) -> Option<(String, &'static str)> {
         let cluster = self.cluster.clone();
         let (sender, struck) = oneshot::channel();
@@ -238,14 +239,14 @@ impl Injection {
                 && let Some(sender) = sender.take()
             {
                 cluster.pause(&node);
-                // Whoever waits has gone only together with this watcher.
+                // The receiver is dropped only together with this watcher.
                 let _ = sender.send((node, *situation));
             }
         });
         rt::timeout(AIM, struck).await.ok()?.ok()
     }
 
-    /// Starts a node again after a pause, unless somebody else did.
+    /// Starts a node after a delay, unless another task has started it.
     pub async fn come_back(&self, name: &str, after: Duration) {
         rt::sleep(after).await;
         if self.cluster.power(name) == Power::Off {

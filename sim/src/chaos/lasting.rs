@@ -1,7 +1,7 @@
-//! What stays broken: a minority of the nodes, for as long as it takes, and the others must serve all the while.
+//! Lasting faults: a minority of the nodes stays broken for a long time, and the others must keep serving.
 //!
-//! Everywhere else faults are undone before anybody asks for life. Here nothing is: one of three, or two of five, are dead,
-//! deaf, dumb, slow or doubted, or restart without end, and clients who have never been here write and read.
+//! Everywhere else faults are undone before liveness is checked. Here none is: one of three nodes, or up to two of
+//! five, are down, paused, cut off, slow or quarantined, or restart without end, and new clients write and read.
 
 use std::time::Duration;
 
@@ -16,36 +16,36 @@ use crate::direct::Direct;
 use crate::history::Outcome;
 use crate::liveness_phase;
 
-/// Share of runs that end so.
+/// Share of runs that end with lasting faults.
 const SHARE: f64 = 0.4;
-/// From one success to the next it takes no longer, elections included.
+/// Longest time from one success to the next, elections included.
 const BOUND: Duration = Duration::from_secs(30);
-/// So long it has to go on.
+/// The cluster has to serve for this long.
 const GOES_ON: Duration = Duration::from_secs(20);
 const JUDGE: &str = "service while a minority stays broken";
 
-/// Something that does not end by itself.
+/// A fault that does not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lasting {
-    /// Its process is gone.
+    /// Its process is dead.
     Dead,
-    /// Its process is gone, and the last that was heard of it is that it takes no more values.
+    /// Its process is dead, and the last that it reported was a full disk.
     FullThenDead,
-    /// It stands still.
+    /// It is paused.
     Paused,
-    /// It hears nobody and nobody hears it; clients do.
+    /// Both directions of its links to all other nodes are cut; clients reach it.
     Alone,
-    /// It hears nobody.
+    /// It receives nothing from other nodes.
     Deaf,
-    /// Nobody hears it.
+    /// Other nodes receive nothing from it.
     Mute,
-    /// It and one other do not hear each other.
+    /// Both directions of its link to one other node are cut.
     OneLink,
-    /// It does not hear one other.
+    /// It receives nothing from one other node.
     OneWay,
     /// Its disk is slow.
     SlowDisk,
-    /// Its state is doubted.
+    /// It is quarantined.
     Doubted,
     /// It restarts again and again.
     Restarts,
@@ -65,7 +65,7 @@ const ALL: [Lasting; 11] = [
     Lasting::Restarts,
 ];
 
-/// Breaks a minority of a cluster that is whole, and judges whether it serves. What is broken stays so.
+/// Breaks a minority of a healthy cluster for good, and checks that the cluster serves.
 pub async fn lasting(cluster: &Cluster) {
     let run = cluster.run();
     let mut dice = Dice::new(run.seed, "lasting faults");
@@ -106,11 +106,11 @@ async fn inflict(
     lasting: Lasting,
     sound: &str,
 ) -> Option<TaskGuard<()>> {
-    /// A sync takes at most this.
+    /// Longest duration of a sync on a slow disk.
     const SLOW: Duration = Duration::from_millis(200);
-    /// Left on a full disk.
+    /// Bytes free on a full disk.
     const FULL: u64 = 1 << 20;
-    /// By then the leader knows.
+    /// Time for the leader to learn of the full disk.
     const HEARD: Duration = Duration::from_secs(2);
     let others: Vec<String> = cluster.names().into_iter().filter(|name| name != victim).collect();
     match lasting {
@@ -155,7 +155,11 @@ async fn inflict(
     None
 }
 
-/// Clients who are new here write and read, one after the other; how long nothing of it succeeded, if that was too long.
+/// New clients write and read, one after the other. Fails with the time without a success, if that was too long.
+///
+/// # Errors
+///
+/// Returns the time without a success, if it was too long.
 async fn serves(cluster: &Cluster, dice: &mut Dice) -> Result<(), Duration> {
     let (begun, mut last) = (rt::now(), rt::now());
     let patience = cluster.world().patience;

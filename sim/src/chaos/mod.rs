@@ -1,9 +1,9 @@
-//! Chaos: clients at work while a seed's faults rage, for as long as the seed says.
+//! Chaos: clients work while a seed's faults are injected, for as long as the seed says.
 //!
-//! `schedule` draws which faults strike when, `reduction` says which of them a shrunk run leaves out, `play` lets the
-//! run pass, `injection` does one fault; the faults themselves stand in a file for each family. Faults overlap freely and
-//! may take the quorum away: safety must hold whatever happens. Each fault is undone after a while; what is still
-//! broken at the end is repaired by the ending that all runs share.
+//! `schedule` draws which faults are injected when, `reduction` says which of them a shrunk run leaves out, `play`
+//! executes the run, `injection` performs one fault; the faults themselves have a file for each family. Faults overlap
+//! freely and may take the quorum away: safety must hold whatever happens. Each fault is undone after a while; what is
+//! still broken at the end is repaired by the liveness phase that all runs share.
 
 #[cfg(madsim)]
 mod aimed;

@@ -9,7 +9,8 @@ use mokv::rt::task::spawn_guarded;
 use super::injection::Injection;
 use crate::client::SimClient;
 
-/// How much slower a slow link is; the quickest heartbeat still passes in time, the slowest election does not.
+/// Extra latency of a slow link: at the least even the most frequent heartbeats arrive in time, at the most even the
+/// slowest election fails.
 const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(700);
 
 /// One direction of one link is cut.
@@ -21,7 +22,7 @@ pub async fn one_way_cut(injection: &mut Injection) {
     injection.cluster.mend(&from, &to);
 }
 
-/// One direction of one link is cut, until everything is healed.
+/// One direction of one link is cut, until the network is healed at the end.
 pub fn permanent_cut(injection: &mut Injection) {
     let Some((from, to)) = ends(injection) else { return };
     injection.count(&format!("{from} to {to}, for good"));
@@ -50,7 +51,7 @@ pub async fn isolated_leader(injection: &mut Injection) {
     isolate(injection, &victim).await;
 }
 
-/// The leader hears nobody and everybody hears it.
+/// The leader receives nothing from the others, and they receive everything from it.
 pub async fn deaf_leader(injection: &mut Injection) {
     let leader = injection.leader();
     let others = injection.others(&leader);
@@ -60,10 +61,10 @@ pub async fn deaf_leader(injection: &mut Injection) {
     others.iter().for_each(|other| injection.cluster.mend(other, &leader));
 }
 
-/// What the others say reaches the leader late, and then nothing of the leader reaches them: they elect another and take
-/// a write while what they said before is under way. Clients who know only the old leader read meanwhile.
+/// The others' messages reach the leader late, and then none of the leader's reach them: they elect another leader and
+/// take a write while their earlier messages are still under way. Clients that know only the old leader read meanwhile.
 pub async fn late_answers(injection: &mut Injection) {
-    /// Soon a node would give up the connection on which it hears nothing.
+    /// Just below the time after which a node closes a connection on which it receives nothing.
     const LATEST: Duration = Duration::from_millis(1_900);
     const PATIENCE: Duration = Duration::from_secs(3);
     let Some((leader, others)) = injection.leader_and_others().await else { return };
@@ -77,10 +78,10 @@ pub async fn late_answers(injection: &mut Injection) {
         let late = injection.dice.time(LATEST * 4 / 5..LATEST);
         cluster.slow_link(other, &leader, late);
     }
-    // Whatever else it takes would wait, unsent, before the news of a commit.
+    // Other clients' writes would queue, unsent, ahead of the message that the commit index has advanced.
     let crowd: Vec<String> = (1..=cluster.world().clients).map(|number| format!("c{number}")).collect();
     crowd.iter().for_each(|host| cluster.cut(host, &leader));
-    // The others have this, and the leader does not know it for a long time.
+    // The others store this write, and their answers reach the leader late.
     let begun = rt::now();
     let written = key.clone();
     let _first = spawn_guarded(async move { first.set(&written, None, 16).await });
@@ -91,7 +92,7 @@ pub async fn late_answers(injection: &mut Injection) {
     }
     let mut reads = Vec::new();
     while rt::now() - begun < LATEST + election / 2 {
-        // A new one each time: it has not heard of anybody else.
+        // A new client each time: it knows no other node yet.
         let (reader, key) = (client(std::slice::from_ref(&leader)), key.clone());
         reads.push(spawn_guarded(async move { reader.get(&key, false).await }));
         rt::sleep(injection.dice.time(Duration::ZERO..election)).await;
@@ -103,8 +104,8 @@ pub async fn late_answers(injection: &mut Injection) {
     crowd.iter().for_each(|host| cluster.mend(host, &leader));
 }
 
-/// A leader is cut off with one follower, which then leads the others without it: what only the two had survives, and
-/// the old leader has to learn it.
+/// A leader and one follower are cut off; then the follower joins the others and leads them without the old leader.
+/// Entries that only the two had survive, and the old leader has to learn it.
 pub async fn cut_off_pair(injection: &mut Injection) {
     let leader = injection.leader();
     let mut rest = injection.others(&leader);
@@ -112,7 +113,7 @@ pub async fn cut_off_pair(injection: &mut Injection) {
     let Some(follower) = rest.pop() else { return };
     injection.count(&format!("{leader} and {follower}"));
     injection.cluster.split(&[leader.clone(), follower.clone()], &rest);
-    // Shorter than any election: the others have not left the leader's term when the follower joins them.
+    // Shorter than any election timeout: the others are still in the leader's term when the follower joins them.
     let election = injection.cluster.world().election;
     rt::sleep(injection.dice.time(election / 10..election)).await;
     injection.cluster.isolate(&leader);
@@ -122,8 +123,8 @@ pub async fn cut_off_pair(injection: &mut Injection) {
     rest.iter().for_each(|other| mend(injection, &leader, other));
 }
 
-/// The leader is cut off from all others, which restart meanwhile; clients still reach it. Its clock may be so slow that
-/// all this takes no time in its eyes.
+/// The leader is cut off from all others, which restart meanwhile; clients still reach it. Its clock may be so slow
+/// that by it hardly any time passes.
 pub async fn deposed_leader(injection: &mut Injection) {
     const SLOW_CLOCK: u32 = 300;
     let leader = injection.leader();
@@ -135,7 +136,7 @@ pub async fn deposed_leader(injection: &mut Injection) {
     }
     injection.cluster.isolate(&leader);
     for other in &others {
-        // They forget that they have just heard of a leader.
+        // After a restart they do not remember the leader's last heartbeat.
         injection.cluster.kill(other);
         injection.come_back(other, Duration::ZERO).await;
     }
@@ -146,7 +147,7 @@ pub async fn deposed_leader(injection: &mut Injection) {
     injection.last().await;
     if pauses {
         injection.cluster.resume(&leader);
-        // What it was about to answer it answers now, to clients only.
+        // It sends its pending answers now, to clients only.
         rt::sleep(injection.soon()).await;
     }
     if loses_time {
@@ -205,7 +206,7 @@ pub fn reset_of_all(injection: &mut Injection) {
     injection.cluster.reset_all_connections(&victim);
 }
 
-/// Datagrams get lost, doubled and overtaken.
+/// Datagrams are lost, duplicated and reordered.
 pub async fn lost_datagrams(injection: &mut Injection) {
     let mut rate = || *injection.dice.one_of(&[0.0, 0.1, 0.5, 0.9]);
     let rates = DatagramRates { loss: rate(), duplication: rate(), reordering: rate() };
@@ -215,7 +216,7 @@ pub async fn lost_datagrams(injection: &mut Injection) {
     injection.cluster.set_datagrams(None);
 }
 
-/// Two different nodes, if there are two.
+/// Two different nodes. `None` if there are fewer.
 fn ends(injection: &mut Injection) -> Option<(String, String)> {
     let names = injection.shuffled();
     Some((names.first()?.clone(), names.get(1)?.clone()))

@@ -1,4 +1,4 @@
-//! What an operator does at bad moments.
+//! Actions of an operator at bad moments.
 
 use mokv::client::{Client, SettingsChange};
 use mokv::node::SUPPORTS;
@@ -8,19 +8,19 @@ use super::injection::Injection;
 use crate::cluster::RPC_PORT;
 use crate::cluster::network::dns_name;
 
-/// No cluster grows by more than this.
+/// Most nodes by which a cluster grows.
 const MOST_NEWCOMERS: usize = 3;
-/// Below this nobody is removed.
+/// Fewest members of a cluster from which one is removed or replaced.
 pub const FEWEST_MEMBERS: usize = 3;
 
-/// A node joins, for which an operator makes room; its name.
+/// A node joins, for which an operator makes room. Returns its name. `None` if the cluster has grown enough.
 pub fn newcomer(injection: &mut Injection) -> Option<String> {
     let cluster = &injection.cluster;
     if cluster.names().len() >= cluster.world().nodes + MOST_NEWCOMERS {
         return None;
     }
     let name = cluster.next_name();
-    // It has nothing to expect: it joins what is there.
+    // No `bootstrap_expect`: it joins the existing cluster.
     cluster.add(&name, |_| {});
     injection.count(&name);
     cluster.start(&name);
@@ -43,7 +43,8 @@ pub async fn scale_in(injection: &mut Injection) {
     }
 }
 
-/// A living member is removed and comes back as another: at once, or it runs on outside until an operator makes room.
+/// A running member is removed and comes back under a new id: at once, or it stays outside until an operator makes
+/// room.
 pub async fn replacement(injection: &mut Injection) {
     let victim = injection.victim();
     if injection.cluster.names().len() < FEWEST_MEMBERS || !injection.cluster.may_lose(&victim) {
@@ -54,7 +55,7 @@ pub async fn replacement(injection: &mut Injection) {
     let away = injection.dice.one_of(&others).clone();
     let without_another = others.len() >= FEWEST_MEMBERS && injection.dice.chance(0.5);
     if without_another {
-        // Until the change is through, the one that leaves has to vote.
+        // Until the change is committed, the leaving member has to vote.
         injection.cluster.kill(&away);
     }
     if injection.dice.chance(0.5) {
@@ -69,7 +70,8 @@ pub async fn replacement(injection: &mut Injection) {
     }
 }
 
-/// A living member is removed and comes back as another at once; its name, if the cluster can bear it.
+/// A running member is removed and comes back at once under a new id. Returns its name. `None` if the cluster could not
+/// bear it or the request failed.
 pub async fn replaced(injection: &mut Injection) -> Option<String> {
     let victim = injection.victim();
     if injection.cluster.names().len() < FEWEST_MEMBERS || !injection.cluster.may_lose(&victim) {
@@ -88,7 +90,7 @@ async fn removal(injection: &Injection, victim: &str, place_stays_open: bool) ->
     injection.cluster.operate(&format!("removal of {victim}"), ask).await
 }
 
-/// An operator makes the cluster's bounds small for a while: few sessions, or no room for more.
+/// An operator makes the cluster's bounds small for a while: few sessions, or no room for more data.
 pub async fn small_bounds(injection: &mut Injection) {
     let (sessions, bytes) = if injection.dice.chance(0.5) {
         (injection.dice.within(1..4), 0)
@@ -106,7 +108,7 @@ pub async fn small_bounds(injection: &mut Injection) {
     injection.cluster.lift_bounds().await;
 }
 
-/// All nodes come back at other addresses.
+/// All nodes are restarted at other addresses.
 pub fn changed_addresses(injection: &mut Injection) {
     injection.tell("of all nodes");
     let names = injection.shuffled();
@@ -115,7 +117,7 @@ pub fn changed_addresses(injection: &mut Injection) {
     names.iter().for_each(|name| injection.cluster.start(name));
 }
 
-/// An operator hands leadership to somebody else.
+/// An operator transfers leadership to any node.
 pub async fn transfer(injection: &mut Injection) {
     let victim = injection.victim();
     injection.count(&format!("to {victim}"));
@@ -123,7 +125,7 @@ pub async fn transfer(injection: &mut Injection) {
     injection.cluster.operate("transfer", ask).await;
 }
 
-/// An operator has a node write a snapshot.
+/// An operator makes a node write a snapshot.
 pub async fn snapshot(injection: &mut Injection) {
     let victim = injection.victim();
     injection.count(&victim);

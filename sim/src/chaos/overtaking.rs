@@ -1,4 +1,4 @@
-//! Faults after which a node lacks what the others have purged: only a snapshot helps it.
+//! Faults after which a node lacks entries that the others have purged: it needs a snapshot.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::operator;
 use crate::client::SimClient;
 use crate::history::Outcome;
 
-/// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it, which takes
-/// the place of one of its own, and which it may need again at once.
+/// A node is cut off until the others have purged the entries that follow its log: it needs a snapshot, which replaces
+/// one of its own and which it may have to load again at once.
 pub async fn laggard(injection: &mut Injection) {
     let leader = injection.leader();
     let others = injection.others(&leader);
@@ -34,12 +34,12 @@ pub async fn laggard(injection: &mut Injection) {
     }
 }
 
-/// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what became
-/// of its clients' writes it learns from a snapshot, and tells those who still wait.
+/// A leader that receives no acknowledgement of its last entries is cut off until the others have purged them. From a
+/// snapshot it learns the outcome of its clients' writes, and answers the clients that still wait.
 pub async fn overtaken_leader(injection: &mut Injection) {
     let Some((leader, others)) = injection.leader_and_others().await else { return };
     let clients = patient_clients(injection, &leader);
-    // They are connected and have their sessions while the leader can still commit.
+    // The clients connect and open their sessions while the leader can still commit.
     let _ = rt::timeout(injection.cluster.world().election, answers(write(&clients, "before"))).await;
     injection.count(&leader);
     others.iter().for_each(|other| injection.cluster.cut(other, &leader));
@@ -51,7 +51,7 @@ pub async fn overtaken_leader(injection: &mut Injection) {
     let _ = rt::timeout(enough(injection), answers(writes)).await;
 }
 
-/// Clients that know only one node and wait longer for its answer than any fault of this kind takes.
+/// Clients that know only one node and whose timeout exceeds any fault of this kind.
 fn patient_clients(injection: &mut Injection, node: &str) -> Vec<SimClient> {
     const CLIENTS: usize = 3;
     let (nodes, patience) = ([node.to_owned()], enough(injection) * 3);
@@ -73,19 +73,20 @@ fn write(clients: &[SimClient], directory: &str) -> Vec<TaskGuard<()>> {
     clients.iter().cloned().map(write).collect()
 }
 
-/// Time for an election and for whatever comes after it, more in worlds whose faults last longer.
+/// Time for an election and what follows it; longer in worlds whose faults last longer.
 fn enough(injection: &Injection) -> Duration {
     (injection.cluster.world().election + injection.length) * 4
 }
 
-/// Waits until all are answered.
+/// Waits until all writes are answered.
 async fn answers(writes: Vec<TaskGuard<()>>) {
     for write in writes {
         write.await.expect("clients do not panic");
     }
 }
 
-/// Waits until another node has all of at least `writes` entries that the leader cannot commit, unless it takes too long.
+/// Waits until another node has all of at least `writes` entries that the leader cannot commit. Gives up after two
+/// election timeouts.
 async fn until_sent(injection: &Injection, leader: &str, others: &[String], writes: u64) {
     const LOOK_AGAIN: Duration = Duration::from_millis(20);
     let begun = rt::now();
@@ -105,7 +106,7 @@ async fn until_sent(injection: &Injection, leader: &str, others: &[String], writ
     }
 }
 
-/// What a leader does right before it puts a membership in force.
+/// Markers that a leader reaches right before it puts a membership into effect.
 static MEMBERSHIP_CHANGES: [&str; 6] = [
     "learner added",
     "learner promoted",
@@ -115,8 +116,8 @@ static MEMBERSHIP_CHANGES: [&str; 6] = [
     "member's address updated",
 ];
 
-/// A leader is cut off at the very moment at which it changes the members: what it puts in force is never committed, and
-/// it learns so from others' logs or from a snapshot.
+/// A leader is cut off at the moment at which it changes the membership. The new membership takes effect but is never
+/// committed; the leader learns so from another log or from a snapshot.
 pub async fn orphaned_membership(injection: &mut Injection) {
     if operator::newcomer(injection).is_none() {
         return;
@@ -134,7 +135,8 @@ pub async fn orphaned_membership(injection: &mut Injection) {
     injection.others(&leader).iter().for_each(|other| mend(injection, &leader, other));
 }
 
-/// Waits until the leader has purged what a node lacks, while clients write. Whether it came to that in time.
+/// Waits until the leader has purged entries that a node lacks, while clients write. Returns `false` if that took too
+/// long.
 async fn until_overtaken(injection: &mut Injection, victim: &str) -> bool {
     const LOOK_AGAIN: Duration = Duration::from_millis(100);
     const CLIENTS: u64 = 4;
@@ -145,7 +147,7 @@ async fn until_overtaken(injection: &mut Injection, victim: &str) -> bool {
         .map(|_| {
             let client = SimClient::new(&injection.cluster, &others, patience, true);
             spawn_guarded(async move {
-                // Many writes in doubt over one key are hard to judge.
+                // Many writes of unknown outcome on one key are expensive to check.
                 let mut doubts = 0;
                 loop {
                     let key = format!("overtaking/{}.{doubts}", client.host());

@@ -1,4 +1,4 @@
-//! One run of chaos: the cluster forms, clients set to work, the schedule strikes.
+//! One run of chaos: the cluster forms, clients start, the schedule is injected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::world::World;
 
 /// How long the cluster has to form before faults begin.
 const FORMING: Duration = Duration::from_secs(30);
-/// Between two looks at whether enough was answered.
+/// Interval at which the number of answered operations is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Plays the chaos of the run's seed.
+/// Executes the chaos of the run's seed.
 ///
 /// # Errors
-/// In words, if the cluster does not even form.
+/// Returns a description if the cluster does not form.
 ///
 /// # Panics
-/// If the reduction in the environment cannot be read: that is no run of anything.
+/// If the reduction in the environment cannot be parsed.
 pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     let reduction = Reduction::from_environment().unwrap_or_else(|words| panic!("{words}"));
     let mut world = World::draw(run.seed);
@@ -49,8 +49,8 @@ pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// After a storm in which hardly anything was answered, everything is repaired and clients go on until enough was: what
-/// the storm broke has to show, and a run that says little is none.
+/// If few operations were answered during the faults, repairs everything and lets clients go on until enough are:
+/// consequences of the faults need operations to show, and a run with few operations proves little.
 async fn calm(cluster: &Cluster, reduction: &Reduction) {
     let says_little = || reduction.until.is_none() && cluster.run().answered() < FEWEST_OPERATIONS;
     if cluster.run().is_broken() || !says_little() {
@@ -64,7 +64,7 @@ async fn calm(cluster: &Cluster, reduction: &Reduction) {
     }
 }
 
-/// Lets the schedule strike, each fault in a task of its own.
+/// Injects the schedule, each fault in a task of its own.
 async fn rage(cluster: &Cluster, reduction: &Reduction) {
     let began = rt::now();
     let world = cluster.world();
@@ -78,7 +78,7 @@ async fn rage(cluster: &Cluster, reduction: &Reduction) {
     let mut next = schedule.find(|planned| reduction.keeps(planned));
     let mut injections: Vec<TaskGuard<()>> = Vec::new();
     while goes_on() {
-        // The last look of a run that is long enough comes when its time is over, not later.
+        // In a run with enough operations the last check comes exactly when its time is over.
         let lasted = rt::now() - began;
         let left = world.faults_last.saturating_sub(lasted);
         let look_again = lasted + if left.is_zero() { LOOK_AGAIN } else { LOOK_AGAIN.min(left) };
@@ -91,7 +91,7 @@ async fn rage(cluster: &Cluster, reduction: &Reduction) {
             None => rt::sleep_until(began + look_again).await,
         }
     }
-    // Whatever is under way is broken off, and left to the common ending to repair.
+    // Injections under way are aborted; the liveness phase repairs what they broke.
     drop(injections);
     cluster.names().iter().for_each(|name| cluster.mend_disk(name));
 }

@@ -1,4 +1,4 @@
-//! Faults of processes and machines: they die, lose power, stand still.
+//! Faults of processes and machines: they are killed, lose power, are paused.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use mokv::rt;
 use super::injection::Injection;
 use crate::cluster::Power;
 
-/// A process dies; what it wrote stays in the page cache.
+/// A process is killed; its writes stay in the page cache.
 pub async fn kill(injection: &mut Injection) {
     let victim = injection.victim();
     kill_for_a_while(injection, &victim).await;
 }
 
-/// The leader's process dies.
+/// The leader's process is killed.
 pub async fn kill_leader(injection: &mut Injection) {
     let victim = injection.leader();
     kill_for_a_while(injection, &victim).await;
@@ -46,7 +46,7 @@ pub async fn power_loss_at_sync(injection: &mut Injection) {
     }
 }
 
-/// Power fails on all machines just before a sync on one of them; they come back one by one.
+/// Power fails on all machines just before a sync on one of them; most often they come back one by one.
 pub async fn power_loss_of_all_at_sync(injection: &mut Injection) {
     let victim = injection.victim();
     if injection.cluster.power(&victim) == Power::On {
@@ -76,7 +76,8 @@ pub async fn power_loss_while_unsynced(injection: &mut Injection) {
     injection.come_back(&victim, away).await;
 }
 
-/// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at once.
+/// The leader's disk becomes slow, so that others have entries that it has not synced; then it loses power and is back
+/// at once.
 pub async fn power_loss_of_slow_leader(injection: &mut Injection) {
     let victim = injection.leader();
     injection.tell(&victim);
@@ -88,20 +89,20 @@ pub async fn power_loss_of_slow_leader(injection: &mut Injection) {
     injection.come_back(&victim, soon).await;
 }
 
-/// A node stands still for a while.
+/// A node is paused for a while.
 pub async fn pause(injection: &mut Injection) {
     let victim = injection.victim();
     stand_still(injection, &victim).await;
 }
 
-/// The leader stands still for a while.
+/// The leader is paused for a while.
 pub async fn pause_leader(injection: &mut Injection) {
     let victim = injection.leader();
     stand_still(injection, &victim).await;
 }
 
-/// The leader stands still until others have elected another, again and again for short times in between: what it was
-/// about to answer it answers later.
+/// The leader is paused again and again, mostly for short times, sometimes until the others have elected another: its
+/// pending answers leave it late.
 pub async fn stutter(injection: &mut Injection) {
     let victim = injection.leader();
     injection.tell(&victim);

@@ -1,7 +1,7 @@
-//! What a shrunk run leaves out: strikes, clients, keys, its last part. Pure.
+//! What a shrunk run leaves out: injections, clients, keys, its last part. Pure.
 //!
-//! It travels as a compact text in the environment, `MOKV_REDUCE=without=3,5-9;clients=1;until=12.5s`, so that the
-//! command that replays a shrunk failure says all of it.
+//! It is passed as a compact text in the environment, `MOKV_REDUCE=without=3,5-9;clients=1;until=12.5s`, so that the
+//! command that replays a shrunk failure is complete.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ pub const VARIABLE: &str = "MOKV_REDUCE";
 /// What is left out. The default leaves out nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reduction {
-    /// Numbers of strikes that do not happen.
+    /// Numbers of the injections that do not happen.
     pub without: BTreeSet<u32>,
     /// No more clients than this.
     pub clients: Option<u32>,
@@ -28,10 +28,10 @@ pub struct Reduction {
 }
 
 impl Reduction {
-    /// What the environment asks for; nothing if it says nothing.
+    /// Reads the reduction from the environment; without the variable it leaves out nothing.
     ///
     /// # Errors
-    /// In words, if it cannot be read.
+    /// Returns a description if the variable cannot be parsed.
     pub fn from_environment() -> Result<Reduction, String> {
         match std::env::var(VARIABLE) {
             Ok(text) => text.parse().map_err(|words| format!("{VARIABLE} is '{text}': {words}")),
@@ -44,14 +44,14 @@ impl Reduction {
         *self == Reduction::default()
     }
 
-    /// Makes a world as small as asked.
+    /// Applies the bounds on clients, keys and time to a world.
     pub fn shrink(&self, world: &mut World) {
         world.clients = world.clients.min(self.clients.unwrap_or(u32::MAX));
         world.keys = world.keys.min(self.keys.unwrap_or(u64::MAX));
         world.faults_last = world.faults_last.min(self.until.unwrap_or(Duration::MAX));
     }
 
-    /// Whether a strike stays.
+    /// Whether an injection still happens.
     pub fn keeps(&self, injection: &Planned) -> bool {
         !self.without.contains(&injection.number) && self.until.is_none_or(|until| injection.after < until)
     }
@@ -113,7 +113,7 @@ fn read_ranges(text: &str) -> Result<BTreeSet<u32>, String> {
     Ok(numbers)
 }
 
-/// Without loss: `12s`, `12.5s`.
+/// Lossless: `12s`, `12.5s`.
 fn seconds(time: Duration) -> String {
     let nanos = format!("{:09}", time.subsec_nanos());
     let fraction = nanos.trim_end_matches('0');

@@ -1,34 +1,34 @@
-//! The faults of a run as data: which, when, how long, with which draws of their own. Pure.
+//! The faults of a run as data: kind, time, length and a seed of its own for each. Pure.
 //!
-//! The whole schedule is drawn before anything runs, and each strike rolls dice of its own: leaving one out changes
-//! nothing about the others. That is what lets a failure be shrunk.
+//! The whole schedule is drawn before anything runs, and each injection has random numbers of its own: leaving one out
+//! changes nothing about the others. That makes it possible to shrink a failure.
 
 use std::time::Duration;
 
 use crate::dice::Dice;
 use crate::world::{FaultKind, World};
 
-/// A run in which less was answered says little: it goes on for a while.
+/// A run with fewer answered operations proves little: it goes on for a while.
 pub const FEWEST_OPERATIONS: usize = 250;
-/// How much longer it goes on at most.
+/// Longest extension of such a run.
 pub const LONGER: Duration = Duration::from_secs(60);
 
-/// One strike.
+/// One injection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// Counts the strikes of a run from 1; the story names them by it.
+    /// Counts the injections of a run from 1; the timeline names them by it.
     pub number: u32,
-    /// When, since the faults began.
+    /// Time since the faults began.
     pub after: Duration,
-    /// What.
+    /// The kind of fault.
     pub kind: FaultKind,
-    /// How long it lasts, if it lasts.
+    /// How long it lasts, if its kind has a duration.
     pub length: Duration,
-    /// Decides everything else about it, the victim above all.
+    /// Seed of its other random choices, the victim above all.
     pub seed: u64,
 }
 
-/// The strikes of a world, those included that only a run that goes on for longer will see.
+/// The injections of a world, including those that only an extended run reaches.
 pub fn draw(world: &World, seed: u64) -> Vec<Planned> {
     let mut dice = Dice::new(seed, "faults");
     let mut schedule = Vec::new();

@@ -1,38 +1,38 @@
-//! What was done to a node that may make it end by itself: an end is excused by what really happened, never by what
+//! What was done to a node that may make it exit: an exit is excused by a fault that really happened, never by one that
 //! might have.
 
 use mokv::rt::disk::SimDisk;
 
-/// One thing that was done.
+/// One thing that was done to a node.
 pub struct Cause {
-    /// What, for the story.
+    /// Description for the timeline.
     pub words: String,
-    /// How it shows that it happened.
+    /// The evidence that it happened.
     pub proof: Proof,
 }
 
-/// How a cause shows that it happened.
+/// The evidence that a cause happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// It cannot show it: scenarios vouch for it.
+    /// None needed: the scenario declares it.
     Told,
-    /// The disk has answered more EIO than these.
+    /// The disk has returned EIO more often than this.
     Errors(u64),
-    /// The process died in the middle of a call: the disk has seen more deaths than these.
+    /// The process died in the middle of a call: the disk has counted more deaths than this.
     Deaths(u64),
-    /// The disk has no room: a node may refuse to start for want of it, and a running one may not end by it.
+    /// The disk has no room: a node may refuse to start for it, but a running one must not exit.
     Full,
-    /// The disk had no room while the node lacked much of what the others had: what it missed it has to take.
+    /// The disk had no room while the node lacked much of the others' log, which it has to take.
     Backlog,
-    /// The disk holds damage that the node must find, and must ask for a wipe; holds until the wipe.
+    /// The disk holds damage that the node must find, and then ask for a wipe; holds until the wipe.
     Damage,
-    /// A process on a copy of the disk says that it is this node, and may have started as often: the node may be told
-    /// that it is the copy.
+    /// A process on a copy of the disk claims to be this node, and may have started as often: peers may take the node
+    /// for the copy.
     Copied,
 }
 
 impl Cause {
-    /// Whether it explains why a node ended with these words.
+    /// Whether it explains why a node exited with this message.
     pub fn explains(&self, disk: &SimDisk, reason: &str) -> bool {
         match self.proof {
             Proof::Damage => reason.contains("wipe"),
@@ -47,12 +47,12 @@ impl Cause {
         }
     }
 
-    /// Whether it explains as many ends as there are, and not one only.
+    /// Whether it excuses any number of exits rather than one.
     pub fn lasts(&self) -> bool {
         matches!(self.proof, Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog)
     }
 
-    /// Whether it has come to pass.
+    /// Whether it has happened.
     pub fn has_happened(&self, disk: &SimDisk) -> bool {
         match self.proof {
             Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
@@ -62,7 +62,7 @@ impl Cause {
     }
 }
 
-/// How often the process on a disk died.
+/// How often the process on a disk was killed or lost power.
 pub fn deaths(disk: &SimDisk) -> u64 {
     let counts = disk.counts();
     counts.kills + counts.power_losses

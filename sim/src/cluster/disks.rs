@@ -1,4 +1,4 @@
-//! Deeds to disks: they fail, fill up, slow down, take power with them, lose or change what they hold.
+//! Faults of disks: they fail, fill up, slow down, take the power with them, lose or change their data.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -17,45 +17,46 @@ use super::network::dns_name;
 use super::{Cluster, GOSSIP_PORT, Power};
 use crate::checkers::stops;
 
-/// What a start would find on a disk and remember.
+/// What a start on a disk would find and remember.
 pub struct DiskState {
-    /// Whose disk it is.
+    /// The id of the node on the disk.
     pub node_id: u64,
     /// What the start would find.
     pub start: Start,
-    /// What it would know of others.
+    /// The other nodes' positions that it would know.
     pub positions: Positions,
 }
 
 impl DiskState {
-    /// Whether it would know that another one has gone back.
+    /// Returns `true` if it would detect that `other` was rolled back.
     pub fn refuses(&self, other: &DiskState) -> bool {
         self.positions.clone().check(other.node_id, &[other.start]).is_err()
     }
 }
 
 impl Cluster {
-    /// The disk of a node, for faults that are aimed.
+    /// The disk of a node, for faults at chosen calls.
     pub fn disk(&self, name: &str) -> SimDisk {
         self.host(&mut self.state(), name).disk.clone()
     }
 
-    /// Tells a node's disk as it is from every other one that it has had: lost and replaced, or changed by somebody outside.
+    /// Identifies a node's disk and its content: the number of the disk, which rises with every loss, and how often it
+    /// was changed from outside.
     pub fn disk_of(&self, name: &str) -> (u64, u64) {
         let mut state = self.state();
         let host = self.host(&mut state, name);
         (host.disks, host.disk.counts().tampered)
     }
 
-    /// Who a node is and how often it and, as far as it has heard, the others have started, as its disk says it. `None`:
-    /// its disk names nobody.
+    /// Reads the identity on a node's disk: its id, its starts, and the others' starts that it knows. `None` if the
+    /// disk holds none.
     pub async fn identity(&self, name: &str) -> Option<Identity> {
         let copy = SimDisk::new(0);
         copy.restore(&self.disk(name).image());
         Identity::read(copy.mount()).await.ok()
     }
 
-    /// What a node's next start on this disk would find and remember. `None`: the disk holds no node of a cluster.
+    /// What a node's next start on this disk would find and remember. `None` if the disk holds no node of a cluster.
     pub async fn disk_state(image: &Image) -> Option<DiskState> {
         let copy = || {
             let copy = SimDisk::new(0);
@@ -80,12 +81,12 @@ impl Cluster {
         })
     }
 
-    /// What follows may make the node end by itself, whatever its disk says.
+    /// Excuses every exit of the node from now on, whatever its disk shows.
     pub fn excuse(&self, name: &str, words: &str) {
         self.blame(name, words, Proof::Told);
     }
 
-    /// A node whose disk is full lacks much of what the others have: it may end for want of room.
+    /// Excuses exits for want of room: a node whose disk is full lacks much of the others' log.
     pub fn excuse_backlog(&self, name: &str) {
         self.blame(name, "its disk was full when it had much to catch up on", Proof::Backlog);
     }
@@ -94,20 +95,19 @@ impl Cluster {
         self.host(&mut self.state(), name).causes.push(Cause { words: words.to_owned(), proof });
     }
 
-    /// Undoes what was prepared against a node's disk.
+    /// Removes pending faults and the capacity limit from a node's disk.
     pub fn mend_disk(&self, name: &str) {
         let mut state = self.state();
         let host = self.host(&mut state, name);
         host.disk.on_call(None);
         host.disk.set_capacity(None);
-        // What happened already may still make the node end.
+        // A fault that has happened may still make the node exit.
         let disk = host.disk.clone();
         host.causes.retain(|cause| cause.proof != Proof::Told && cause.has_happened(&disk));
     }
 
-    /// One of the next calls of this kind of the node's disk fails. After a write, which fails half-way, or a sync
-    /// everything fails until the node is started again, and the node must stop by it; what could not be read can be
-    /// read again later.
+    /// Makes the `nth` call of this kind from now on fail. After a write, which fails half-way, or a sync everything
+    /// fails until the node is started again, and the node must stop; a failed read succeeds when it is repeated.
     pub fn fail_call(&self, name: &str, operation: Operation, nth: u64) {
         let kind = match operation {
             Operation::Sync => "failed sync",
@@ -130,7 +130,7 @@ impl Cluster {
                 return Fault::None;
             }
             if for_good && call.operation.changes() && call.name.ends_with(".wal") {
-                // Whoever waits may be gone by then.
+                // The receiver may be gone by then.
                 sender.take().map(|sender| sender.send(()));
             }
             Fault::Error
@@ -144,7 +144,7 @@ impl Cluster {
         });
     }
 
-    /// A node whose log has failed ends by itself as soon as it runs.
+    /// Checks that a node whose log has failed exits once it runs.
     async fn must_stop(&self, name: &str) {
         const PATIENCE: Duration = Duration::from_secs(10);
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -162,7 +162,8 @@ impl Cluster {
         self.run().find(stops::lives_on(name, PATIENCE));
     }
 
-    /// Power fails on a node's machine just before one of its next syncs. Resolves when it has.
+    /// Power fails on a node's machine just before its `nth` sync from now. Resolves when it has, or when another fault
+    /// came first.
     pub async fn power_loss_at_sync(&self, name: &str, nth: u64) {
         let mut left = nth;
         let meant = move |call: &DiskCall| {
@@ -174,11 +175,11 @@ impl Cluster {
         }
     }
 
-    /// The node dies, or its machine loses power, at the first call of its disk that is meant. Resolves when it has,
-    /// with whether it has: other faults may have come first.
+    /// The node dies, or its machine loses power, at the first call of its disk for which `meant` returns `true`.
+    /// Resolves to `true` when it has, and to `false` if another fault came first.
     ///
     /// # Panics
-    /// If `crash` is a fault that nobody dies of.
+    /// If `crash` is a fault that kills no process.
     pub async fn crash_at_call(
         &self,
         name: &str,
@@ -201,10 +202,10 @@ impl Cluster {
         let disk = self.disk(name);
         self.blame(name, "it died in the middle of a call", Proof::Deaths(deaths(&disk)));
         disk.on_call(Some(Box::new(hook)));
-        // Whoever waits may be gone by then; the process must go with its disk all the same.
+        // The caller may be gone by then; the process must die with its disk all the same.
         let (cluster, name) = (self.clone(), name.to_owned());
         let finished = rt::spawn(async move {
-            // A hook that is replaced strikes no more.
+            // A replaced hook injects nothing more.
             let has_struck = struck.await.is_ok();
             if has_struck && loses_power {
                 cluster.power_loss(&name);
@@ -213,11 +214,11 @@ impl Cluster {
             }
             has_struck
         });
-        // It ends with the run at the latest.
+        // The task ends with the run at the latest.
         finished.await.unwrap_or(false)
     }
 
-    /// Makes a node's disk slower by this factor; 1: as fast as the world says.
+    /// Makes a node's disk slower by this factor; 1 restores the world's latency.
     pub fn slow_disk(&self, name: &str, factor: u32) {
         let world = self.world();
         let times = |range: &Range<Duration>| range.start * factor..range.end * factor;
@@ -232,12 +233,12 @@ impl Cluster {
         }
     }
 
-    /// Whether somebody made a node's disk slow.
+    /// Whether a node's disk was made slow.
     pub fn has_slow_disk(&self, name: &str) -> bool {
         self.host(&mut self.state(), name).has_slow_disk
     }
 
-    /// Leaves room for so many more bytes; `None`: for as many as one likes.
+    /// Leaves room for `room` more bytes; `None` removes the limit.
     pub fn fill_disk(&self, name: &str, room: Option<u64>) {
         let disk = self.disk(name);
         let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
@@ -257,7 +258,7 @@ impl Cluster {
         host.disk.wipe();
         host.has_to_be_wiped = false;
         host.doubted = None;
-        // Whoever replaces a disk points the node at the cluster as it is now, which may have grown.
+        // An operator who replaces a disk configures the node for the present cluster, which may have grown.
         host.config.start_join_addrs = here;
         host.installed.store(0, Ordering::Relaxed);
         host.causes.retain(|cause| !matches!(cause.proof, Proof::Damage | Proof::Copied));
@@ -267,7 +268,7 @@ impl Cluster {
         self.run().fault("wiped disk", format!("{name}'s disk is empty"));
     }
 
-    /// A bit of a file flips. The node must not run; once it finds the damage it has to ask for a wipe, and gets it.
+    /// A bit of a file flips. The node must not run. Once it finds the damage it has to ask for a wipe, and gets it.
     pub fn flip_bit(&self, name: &str, file: &str, offset: u64, bit: u8) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         assert!(self.disk(name).flip(file, offset, bit), "{name} has no byte {offset} in {file}");
@@ -275,8 +276,8 @@ impl Cluster {
         self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
     }
 
-    /// A bit of a file flips while its node runs or rests, and nobody is excused for anything: what comes of it the story
-    /// knows.
+    /// A bit of a file flips, whether its node runs or not, and no exit is excused: the scenario checks the
+    /// consequences.
     ///
     /// # Panics
     /// If the file has no such byte.
@@ -285,7 +286,7 @@ impl Cluster {
         self.run().fault("flipped bit", format!("bit {bit} at offset {offset} of {name}'s {file} flips"));
     }
 
-    /// A bit of a key's value flips in the memory of a running node. False if it does not hold the key.
+    /// A bit of a key's value flips in the memory of a running node. Returns `false` if the node does not hold the key.
     pub fn rot_in_memory(&self, name: &str, key: &str, bit: usize) -> bool {
         let memory = self.host(&mut self.state(), name).memory.clone();
         let store = memory.lock().expect("no code panics while it holds this lock").upgrade();
@@ -296,13 +297,13 @@ impl Cluster {
         hit
     }
 
-    /// A node's newest snapshot, if it can do without: there is an older one, and no snapshot that jumped a gap was
-    /// installed since that one.
+    /// A node's newest snapshot file, if the node can recover without it: there is an older one, and since that one no
+    /// snapshot that jumped a gap in the log was installed.
     pub fn snapshot_with_fallback(&self, name: &str) -> Option<String> {
         let mut state = self.state();
         let host = self.host(&mut state, name);
         let files = host.disk.files().into_iter().map(|file| file.0);
-        // Those of a life before are not among them: they have another beginning.
+        // Files that were set aside have another prefix.
         let own = |file: &String| file.starts_with("snapshot-") && file.ends_with(".snap");
         let snapshots: Vec<String> = files.filter(own).collect();
         let [.., older, newest] = snapshots.as_slice() else { return None };
@@ -312,7 +313,7 @@ impl Cluster {
         (index >= host.installed.load(Ordering::Relaxed)).then(|| newest.clone())
     }
 
-    /// A bit flips in a snapshot that the node can do without.
+    /// A bit flips in a snapshot without which the node can recover.
     pub fn damage_snapshot(&self, name: &str, file: &str, offset: u64, bit: u8) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         if self.disk(name).flip(file, offset, bit) {
@@ -321,18 +322,17 @@ impl Cluster {
         }
     }
 
-    /// The disk is what it was when the image was made. The node must not run; it has to be wiped in the end.
+    /// Restores the disk from an image. The node must not run; it has to be wiped in the end.
     pub fn roll_back(&self, name: &str, image: &Image) {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
-        // Whoever it was last may be another one than it was then, and is lost with what the disk had.
+        // Its last node id may be another one than in the image, and is lost with the disk's content.
         self.may_go(name);
         self.disk(name).restore(image);
         self.blame(name, "its disk was rolled back", Proof::Damage);
         self.run().fault("rolled-back disk", format!("{name}'s disk is what it once was"));
     }
 
-    /// A machine gets a copy of what a node's disk was when the image was made. It is no member: what it says of itself
-    /// it says in another one's name.
+    /// Puts an image of a node's disk on another machine, which is no member: it acts under the first one's identity.
     pub fn copy_disk(&self, name: &str, image: &Image, to: &str) {
         self.disk(to).restore(image);
         self.blame(to, "its disk is a copy of another one", Proof::Damage);
@@ -341,7 +341,8 @@ impl Cluster {
         self.run().fault("copied disk", format!("{name}'s disk is copied to {to}"));
     }
 
-    /// A node is told of another history than its own: it takes no part any more, and has to be wiped in the end.
+    /// Declares that a node is about to receive another history than its own: it takes no part any more, and has to be
+    /// wiped in the end.
     pub fn hears_of_another_history(&self, name: &str) {
         self.may_go(name);
         self.blame(name, "it was told of another history", Proof::Damage);
@@ -349,9 +350,9 @@ impl Cluster {
             .fault("other history", format!("somebody speaks to {name} as the leader of another history"));
     }
 
-    /// The state of a node that is off is doubted from its next start on, as if a majority had outvoted it; its log is as good as
-    /// ever. It has to be wiped in the end. False if its disk names nobody, or nobody of a cluster, or if the node was started
-    /// meanwhile.
+    /// Marks the state of a node that is off as quarantined, as if a majority had outvoted it; its log stays valid. The
+    /// node has to be wiped in the end. Returns `false` if its disk holds no identity, or one without a cluster, or if
+    /// the node was started meanwhile.
     pub async fn doubt(&self, name: &str) -> bool {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
         let life = self.host(&mut self.state(), name).life;
@@ -361,7 +362,7 @@ impl Cluster {
         if identity.cluster_id().is_none() || identity.quarantine().await.is_err() {
             return false;
         }
-        // Other faults strike this node, too.
+        // Other faults hit this node, too.
         if self.power(name) != Power::Off || self.host(&mut self.state(), name).life != life {
             return false;
         }
@@ -371,13 +372,13 @@ impl Cluster {
         true
     }
 
-    /// Whether a node's state is doubted. It was not wiped since, nor removed, by which it started over as another one.
+    /// Whether a node is quarantined, and since then was neither wiped nor removed, after which it has another id.
     pub fn is_doubted(&self, name: &str) -> bool {
         let doubted = self.host(&mut self.state(), name).doubted;
         doubted.is_some() && self.run().with_logs(|logs| logs.node_on(name)) == doubted
     }
 
-    /// Whether a node's disk was damaged and not wiped since.
+    /// Whether a node's disk was damaged and has not been wiped since.
     pub fn is_damaged(&self, name: &str) -> bool {
         self.host(&mut self.state(), name).causes.iter().any(|cause| cause.proof == Proof::Damage)
     }

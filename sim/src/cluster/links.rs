@@ -1,4 +1,4 @@
-//! Deeds to links: cut, slow, reset; and to clocks, which are as far from a node's reach.
+//! Faults of links: cut, slow, reset; and of clocks, which a node cannot influence either.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use mokv::rt::net::link_faults::{self, DatagramRates};
 use super::Cluster;
 
 impl Cluster {
-    /// Cuts one direction.
+    /// Cuts one direction of a link.
     pub fn cut(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, true) {
             self.run().link(from, to, true, &format!("nothing arrives from {from} at {to}"));
         }
     }
 
-    /// Makes one direction whole.
+    /// Mends one direction of a link.
     pub fn mend(&self, from: &str, to: &str) {
         if self.state().network.set_cut(from, to, false) {
             self.run().link(from, to, false, &format!("{from} reaches {to} again"));
@@ -43,13 +43,13 @@ impl Cluster {
         self.run().tell(format!("{} cut off from {}", one.join(", "), other.join(", ")));
     }
 
-    /// Makes one direction slower by so much; zero: as fast as the world says.
+    /// Adds a delay to one direction; zero restores the world's latency.
     pub fn slow_link(&self, from: &str, to: &str, delay: Duration) {
         let state = self.state();
         link_faults::set_delay(state.network.address(from), state.network.address(to), delay);
     }
 
-    /// Every lookup of a name takes so long.
+    /// Delays every lookup of a name.
     pub fn slow_name_server(&self, delay: Duration) {
         link_faults::set_name_server_delay(delay);
         self.run().tell(format!("every lookup of a name takes {delay:?}"));
@@ -68,7 +68,7 @@ impl Cluster {
         state.network.addresses().into_iter().for_each(|other| link_faults::reset(address, other));
     }
 
-    /// What happens to datagrams; `None`: what the world says.
+    /// Sets the fault rates of datagrams; `None` restores the world's.
     pub fn set_datagrams(&self, rates: Option<DatagramRates>) {
         let world = self.world();
         link_faults::set_datagrams(rates.unwrap_or(DatagramRates {
@@ -78,7 +78,7 @@ impl Cluster {
         }));
     }
 
-    /// Makes all links whole and as fast as the world says.
+    /// Mends all links and restores the world's latency and datagram rates.
     pub fn heal_network(&self) {
         {
             for (from, to) in self.state().network.heal() {
@@ -91,7 +91,7 @@ impl Cluster {
         self.run().tell("all links are whole");
     }
 
-    /// A node's clock runs at this rate from now on, in thousandths of time; `None`: as the world says.
+    /// Sets the rate of a node's clock, in thousandths of true time; `None` restores the world's.
     pub fn set_clock_rate(&self, name: &str, per_mille: Option<u32>) {
         let mut state = self.state();
         let host = self.host(&mut state, name);

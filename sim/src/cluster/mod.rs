@@ -1,8 +1,8 @@
 //! A cluster of whole nodes, each on a simulated host with a disk of its own.
 //!
-//! Nodes are started through the product's own entry and reached through its own client; the harness holds what a
-//! node cannot touch: its power, its disk, its links, its address. Every deed is told in the run's story and counted
-//! as a fault where it is one.
+//! Nodes are started through the product's own entry point and reached through its own client; the harness controls
+//! what a node cannot: its power, its disk, its links, its address. Every action is reported in the run's timeline, and
+//! counted as a fault where it is one.
 
 mod cause;
 mod disks;
@@ -44,7 +44,7 @@ pub const GOSSIP_PORT: u16 = 8401;
 /// TCP port of gRPC and Raft on every host.
 pub const RPC_PORT: u16 = 8400;
 
-/// A leader has heard of a request to remove somebody within this, paused nodes and slow links included, or never.
+/// Longest time until a leader has received a request to remove a node, paused nodes and slow links included.
 const REMOVAL_HEARD: Duration = Duration::from_secs(15);
 
 /// A cluster. Clones are the same cluster.
@@ -67,7 +67,7 @@ struct State {
     clients: u32,
     /// The one member that may be missing at a time.
     missing: Option<Missing>,
-    /// Somebody made the replicated bounds small.
+    /// The replicated bounds were made small.
     had_small_bounds: bool,
     /// How often all addresses changed.
     moves: u8,
@@ -82,11 +82,11 @@ struct Host {
     tampered: u64,
     config: NodeConfig,
     power: Power,
-    /// It is gone for good.
+    /// The host is gone for good.
     retired: bool,
-    /// It runs a node of another cluster, which is not judged with this one.
+    /// It runs a node of another cluster, which the checkers ignore.
     outsider: bool,
-    /// What its present process does is on record no more.
+    /// Set when the present process is no longer recorded.
     record_is_over: Arc<AtomicBool>,
     /// Rises with every start.
     life: u64,
@@ -95,17 +95,17 @@ struct Host {
     installed: Arc<AtomicU64>,
     /// The state that its present process holds in memory.
     memory: Memory,
-    /// What was done to the node that may make it end by itself.
+    /// What was done to the node that may make it exit by itself.
     causes: Vec<Cause>,
-    /// Its last words asked for it.
+    /// Its exit message asked for it.
     has_to_be_wiped: bool,
-    /// Its disk says that the state of this node is doubted.
+    /// The id of the node on its disk, if that node is quarantined.
     doubted: Option<u64>,
     /// Its disk is slower than the world's.
     has_slow_disk: bool,
-    /// Rises whenever it starts, stands still, or its clock's rate changes.
+    /// Rises whenever it starts, is paused, or its clock's rate changes.
     disturbances: u64,
-    /// Its clock has not the rate that the world gave it.
+    /// Its clock's rate is not the world's.
     has_odd_clock: bool,
     /// The rate of its clock in this world, in thousandths of time.
     clock: u32,
@@ -113,7 +113,7 @@ struct Host {
     supports: u32,
 }
 
-/// How a node calls its host when it speaks of itself.
+/// The host that a node advertises.
 fn advertised(world: &World, name: &str, address: IpAddr) -> String {
     if world.numeric_addresses { address.to_string() } else { dns_name(name) }
 }
@@ -165,12 +165,13 @@ impl Cluster {
         &self.0.run
     }
 
-    /// The world it lives in.
+    /// The world of the run.
     pub fn world(&self) -> &World {
         &self.0.world
     }
 
-    /// Adds a host with an empty disk, not started. It joins through the first hosts unless `change` says otherwise.
+    /// Adds a host with an empty disk, not started. It joins through the hosts that exist now unless `change` changes
+    /// that.
     pub fn add(&self, name: &str, change: impl FnOnce(&mut NodeConfig)) {
         let supports = self.newest_program();
         let mut state = self.state();
@@ -183,7 +184,7 @@ impl Cluster {
         let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
         config.rpc_port = RPC_PORT;
         config.advertise_host = advertised(world, name, state.network.address(name));
-        // The first nodes know each other; whoever comes later is pointed at those that are there then.
+        // The first nodes know each other; later ones are configured with the hosts that exist then.
         let founders = (1..=world.nodes).map(|number| format!("n{number}"));
         let here = state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone());
         let known: Vec<String> = match state.nodes.len() < world.nodes {
@@ -208,7 +209,7 @@ impl Cluster {
             config.initial_max_sessions = most;
         }
         change(&mut config);
-        // From its next start on, whoever is told of somebody is told of the newcomer too.
+        // From their next start on, nodes that have addresses to join through have the newcomer's, too.
         let is_newcomer = state.nodes.len() >= world.nodes;
         for host in state.nodes.values_mut().filter(|host| is_newcomer && !host.retired) {
             let joins = &mut host.config.start_join_addrs;
@@ -244,14 +245,14 @@ impl Cluster {
         self.slow_disk(name, 1);
     }
 
-    /// Whether the node is of another cluster, or its state was tampered with: from its next start on, what it applies
-    /// and whom it elects says nothing about this cluster.
+    /// Declares that the node belongs to another cluster, or that its state was tampered with. From its next start on,
+    /// the checkers ignore what it applies and whom it elects.
     pub fn set_outsider(&self, name: &str, outsider: bool) {
         self.host(&mut self.state(), name).outsider = outsider;
     }
 
-    /// From now on nothing that any node does is on record, until its next start as no outsider: disks are about to be put
-    /// back to what they are now.
+    /// Records nothing that any node does until its next start as no outsider: disks are about to be restored to their
+    /// present content.
     pub fn off_the_record(&self) {
         for host in self.state().nodes.values_mut() {
             host.outsider = true;
@@ -275,12 +276,12 @@ impl Cluster {
         state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The name of the next node: none is given twice.
+    /// The name of the next node; no name is used twice.
     pub fn next_name(&self) -> String {
         format!("n{}", self.state().nodes.len() + 1)
     }
 
-    /// The simulator's name for a host.
+    /// The simulator's id of a host.
     pub fn host_id(&self, name: &str) -> NodeId {
         self.state().network.id(name)
     }
@@ -290,18 +291,18 @@ impl Cluster {
         self.host(&mut self.state(), name).config.clone()
     }
 
-    /// Undoes everything that was done: whatever is broken is mended, whatever is down starts.
+    /// Undoes all faults: mends whatever is broken and starts whatever is down.
     pub fn repair(&self) {
         self.heal_network();
         let newest = self.newest_program();
         for name in self.names() {
             if self.configured_name(&name) != name {
-                // A copy of another node is no machine of this cluster.
+                // A copy of another node does not belong to this cluster.
                 self.retire(&name);
                 continue;
             }
             if self.is_damaged(&name) || self.is_doubted(&name) {
-                // Nobody waits until it notices by itself.
+                // Wiped at once, not when the node detects it.
                 self.kill(&name);
                 self.wipe(&name);
             }
@@ -312,12 +313,12 @@ impl Cluster {
                 self.resume(&name);
             }
             if self.supports(&name) < newest {
-                // An upgrade that was begun is finished: to the members that have it, an older program is no member.
+                // An upgrade that was begun is finished: upgraded members do not accept an older program.
                 self.upgrade(&name, newest);
                 self.kill(&name);
             }
             if self.power(&name) == Power::On && self.is_stopping(&name) {
-                // Whoever asked it to stop is gone, and nobody would start it again.
+                // The task that asked it to stop is gone, and no other would start it again.
                 self.kill(&name);
             }
             if self.power(&name) == Power::Off {
@@ -331,7 +332,7 @@ impl Cluster {
         self.host(&mut self.state(), host).config.node_name.clone()
     }
 
-    /// The program on a host is exchanged for one that supports this cluster version; the next start runs it.
+    /// Replaces the program on a host by one that supports this cluster version; the next start runs it.
     pub fn upgrade(&self, name: &str, supports: u32) {
         self.host(&mut self.state(), name).supports = supports;
     }
@@ -345,7 +346,7 @@ impl Cluster {
         self.state().nodes.values().map(|host| host.supports).max().unwrap_or(SUPPORTS)
     }
 
-    /// Whether a host of this name is part of the story (still).
+    /// Whether a host of this name exists and is not retired.
     pub fn is_here(&self, name: &str) -> bool {
         self.state().nodes.get(name).is_some_and(|host| !host.retired)
     }
@@ -364,30 +365,31 @@ impl Cluster {
         self.run().fault("retired node", format!("{name} is gone for good"));
     }
 
-    /// Takes a host that runs nothing out of the cluster's story.
+    /// Removes a host that runs nothing from the cluster.
     pub fn forget(&self, name: &str) {
         assert_eq!(self.power(name), Power::Off, "{name} still runs");
         self.state().nodes.remove(name);
     }
 
-    /// Somebody rewrote what lies on the disk of a node that is off: what the node promised before binds it no more.
+    /// Declares that the disk of a node that is off was rewritten: what the node had made durable before no longer
+    /// binds it.
     pub fn tampered(&self, name: &str) {
         self.host(&mut self.state(), name).tampered = u64::MAX;
     }
 
-    /// An operator asks for the removal of whoever has this name: it may leave the members, and so may one that comes
-    /// under that name while somebody may still hear of it.
+    /// Declares that an operator asks for the removal of the node of this name. It may leave the members, and so may
+    /// any node that joins under that name while a leader may still receive the request.
     pub fn removal_asked(&self, name: &str) {
         let until = self.run().now() + REMOVAL_HEARD.as_nanos() as Nanos;
         self.run().with_logs(|logs| logs.removal_asked(name, until));
     }
 
-    /// The node was removed, or its disk is lost: it may leave the members.
+    /// Declares that the node was removed or its disk is lost: it may leave the members.
     pub fn may_go(&self, name: &str) {
         self.0.run.with_logs(|logs| logs.may_go(name));
     }
 
-    /// All hosts get addresses that they never had. No node may run.
+    /// Moves all hosts to addresses that they never had. No node may run.
     pub fn move_all(&self) {
         let moves = {
             let mut state = self.state();
@@ -397,7 +399,7 @@ impl Cluster {
         self.change_all_addresses(moves);
     }
 
-    /// All hosts get other addresses under their old names. No node may run.
+    /// Moves all hosts to other addresses; names stay. No node may run.
     pub fn change_all_addresses(&self, network: u8) {
         let mut state = self.state();
         assert!(
@@ -420,7 +422,7 @@ impl Cluster {
 
     // ---- hosts ----
 
-    /// Adds a host for a client: its name and its number.
+    /// Adds a host for a client. Returns its name and number.
     pub fn add_client_host(&self) -> (String, u32) {
         let mut state = self.state();
         state.clients += 1;
@@ -432,17 +434,17 @@ impl Cluster {
         (name, number)
     }
 
-    /// How many tasks there are on each host.
+    /// The number of tasks on each host.
     pub fn tasks(&self) -> BTreeMap<String, usize> {
         Handle::current().metrics().num_tasks_by_node()
     }
 
-    /// Where a host is now.
+    /// The present address of a host.
     pub fn address(&self, host: &str) -> IpAddr {
         self.state().network.address(host)
     }
 
-    /// Runs a future on a host that lives as long as the run.
+    /// Runs a future on a host that exists until the end of the run.
     pub async fn on<T: Send + 'static>(
         &self,
         host: &str,
@@ -451,7 +453,7 @@ impl Cluster {
         self.try_on(host, future).await.expect("the host lives as long as the run")
     }
 
-    /// Runs a future on a host. `None`: the host died before it was done.
+    /// Runs a future on a host. `None` if the host died before the future was done.
     pub async fn try_on<T: Send + 'static>(
         &self,
         host: &str,
@@ -462,7 +464,7 @@ impl Cluster {
         host.spawn(Box::pin(future)).await.ok()
     }
 
-    /// A client's machine dies, with everything that it has under way.
+    /// Kills a client's machine with all its pending operations.
     pub fn kill_client(&self, host: &str) {
         let id = self.state().network.id(host);
         Handle::current().kill(id);

@@ -1,5 +1,5 @@
-//! Whoever watches over a cluster: asks nodes how they are, asks for things as an operator, and knows how many members
-//! may be missing before it would be the harness that destroys the data.
+//! The monitor of a cluster: polls nodes for their status, sends an operator's requests, and keeps count of the members
+//! that may be missing before the harness itself would destroy the data.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::network::dns_name;
 use super::{Cluster, Power, RPC_PORT, Shared};
 use crate::fault_budget::{self, Missing, SelfReport};
 
-/// How often the monitor asks every node how it is.
+/// Interval at which the monitor polls every node.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
-/// How long an operator waits for an answer.
+/// An operator's timeout.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether a node of this role votes, by its own word.
+/// Whether a node that reports this role votes.
 pub fn votes(role: &str) -> bool {
     matches!(role, "leader" | "follower" | "candidate")
 }
@@ -33,14 +33,14 @@ fn word(status: &NodeStatus) -> SelfReport {
     }
 }
 
-/// Who last said that it leads, in the highest term.
+/// The status of the last reported leader of the highest term.
 fn leader_of(statuses: &BTreeMap<String, NodeStatus>) -> Option<&NodeStatus> {
     statuses.values().filter(|status| status.role == "leader").max_by_key(|status| status.term)
 }
 
 impl Cluster {
-    /// Claims the one place for a member that is missing, for this one, or claims it anew. False if the cluster could not
-    /// bear it now.
+    /// Reserves, or reserves again, the one place of a missing member for this node. Returns `false` if the cluster
+    /// could not bear its loss now.
     pub fn may_lose(&self, name: &str) -> bool {
         let applied = self.run().with_logs(|logs| logs.fewest_voters());
         let mut state = self.state();
@@ -54,7 +54,7 @@ impl Cluster {
         true
     }
 
-    /// Asks a node how it is. `None`: it does not answer.
+    /// Polls a node's status. `None` if it does not answer.
     pub async fn status(&self, name: &str) -> Option<NodeStatus> {
         let client = self.0.monitor_client.clone();
         let address = format!("{}:{RPC_PORT}", dns_name(name));
@@ -83,7 +83,7 @@ impl Cluster {
         Some(status)
     }
 
-    /// Asks for something as an operator does; how it ended is told in the story, and whether it was granted.
+    /// Sends a request as an operator; the outcome goes to the timeline. Returns `true` if it was granted.
     pub async fn operate<T, F>(&self, what: &str, ask: impl FnOnce(Client) -> F) -> bool
     where
         T: Send + std::fmt::Debug + 'static,
@@ -96,15 +96,15 @@ impl Cluster {
         answer.is_ok()
     }
 
-    /// Changes the replicated bounds; [`Cluster::lift_bounds`] has to follow, and the common ending sees to it.
+    /// Changes the replicated bounds. [`Cluster::lift_bounds`] has to follow; the liveness phase calls it.
     pub async fn configure_bounds(&self, change: SettingsChange) {
         self.state().had_small_bounds = true;
         let ask = |client: Client| async move { client.configure(change).await };
         self.operate("small bounds", ask).await;
     }
 
-    /// Makes the replicated bounds what the world says, if they were ever anything else. What was under way may still
-    /// make them small afterwards.
+    /// Restores the world's replicated bounds, if they were ever changed. A change still under way may make them small
+    /// again afterwards.
     pub async fn lift_bounds(&self) {
         if !self.state().had_small_bounds {
             return;
@@ -118,7 +118,7 @@ impl Cluster {
         self.operate("usual bounds", ask).await;
     }
 
-    /// Makes room for whoever wants to join, if any node said last that there is a wanted size.
+    /// Makes room for nodes that want to join, if any node last reported a wanted size.
     pub async fn lift_size(&self) {
         if self.state().statuses.values().all(|status| status.wanted_size == 0) {
             return;
@@ -128,25 +128,25 @@ impl Cluster {
         self.operate("any size", ask).await;
     }
 
-    /// The node that last said it leads, in the highest term, as far as the monitor knows.
+    /// The last reported leader of the highest term, as far as the monitor knows.
     pub fn last_known_leader(&self) -> Option<String> {
         leader_of(&self.state().statuses).map(|status| status.name.clone())
     }
 
-    /// What a node said of itself last.
+    /// The last status that a node reported.
     pub fn last_status(&self, name: &str) -> Option<NodeStatus> {
         self.state().statuses.get(name).cloned()
     }
 
-    /// What a node last said of its role.
+    /// The last role that a node reported.
     pub fn last_known_role(&self, name: &str) -> Option<String> {
         self.state().statuses.get(name).map(|status| status.role.clone())
     }
 
-    /// Waits until a majority of the running nodes agree on a leader that is one of `among`; its name.
+    /// Waits until a majority of `among` agree on a leader that is one of them. Returns its name.
     ///
     /// # Errors
-    /// In words, if there is none within the bound.
+    /// Returns a description if there is none within the bound.
     pub async fn wait_for_leader(&self, among: &[String], within: Duration) -> Result<String, String> {
         let before = rt::now();
         loop {
@@ -173,7 +173,7 @@ impl Cluster {
 }
 
 impl Shared {
-    /// Asks every running node how it is, for ever.
+    /// Polls every running node until the end of the run.
     pub fn watch(&self, cluster: Cluster) {
         let looking = rt::task::spawn_guarded(crate::watch::watch(cluster.clone()));
         let guard = rt::task::spawn_guarded(async move {

@@ -1,7 +1,7 @@
 //! The simulated network: hosts with addresses and names, and the links between them that are cut.
 //!
-//! A cut is told twice, to the simulator, which stops carrying packets, and to the node's own TCP wrapper, which
-//! makes the simulator's TCP behave like a kernel's over a cut link. Both are told here and nowhere else.
+//! A cut has two parts: the simulator stops carrying packets, and the node's own TCP wrapper makes the simulator's TCP
+//! behave like a kernel's over a cut link. Both are set here and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -30,17 +30,17 @@ impl Network {
         id
     }
 
-    /// The simulator's name for a host.
+    /// The simulator's id of a host.
     pub fn id(&self, name: &str) -> NodeId {
         self.hosts[name].0
     }
 
-    /// Where a host is now.
+    /// The present address of a host.
     pub fn address(&self, name: &str) -> IpAddr {
         self.hosts[name].1
     }
 
-    /// Moves a host to another address. Nothing may run on it, and its links must be whole.
+    /// Moves a host to another address. Nothing may run on it, and none of its links may be cut.
     pub fn move_to(&mut self, name: &str, address: [u8; 4]) {
         assert!(self.cuts.iter().all(|(from, to)| from != name && to != name), "heal {name}'s links first");
         let address = IpAddr::V4(Ipv4Addr::from(address));
@@ -51,7 +51,7 @@ impl Network {
         partition::set_address(host.0, address);
     }
 
-    /// Cuts one direction of a link, or makes it whole. Returns whether that changed anything.
+    /// Cuts or mends one direction of a link. Returns `true` if that changed anything.
     pub fn set_cut(&mut self, from: &str, to: &str, cut: bool) -> bool {
         let link = (from.to_owned(), to.to_owned());
         let changed = if cut { self.cuts.insert(link) } else { self.cuts.remove(&link) };
@@ -67,12 +67,12 @@ impl Network {
         changed
     }
 
-    /// Where all hosts are.
+    /// The present addresses of all hosts.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.hosts.values().map(|(_, address)| *address).collect()
     }
 
-    /// Makes all links whole; those that were not.
+    /// Mends all links. Returns those that were cut.
     pub fn heal(&mut self) -> BTreeSet<(String, String)> {
         let cuts = self.cuts.clone();
         for (from, to) in &cuts {
@@ -82,7 +82,7 @@ impl Network {
     }
 }
 
-/// The host name of a host.
+/// The DNS name of a host.
 pub fn dns_name(name: &str) -> String {
     format!("{name}.sim")
 }

@@ -1,4 +1,4 @@
-//! Puts on record what one node's Raft does.
+//! Records what one node's Raft does.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,26 +16,26 @@ use crate::run::Run;
 use crate::timeline::What;
 use crate::values;
 
-/// Where a process holds its state, for faults of its memory.
+/// The state that a process holds, for faults of its memory.
 pub type Memory = Arc<Mutex<Weak<Store>>>;
 
-/// Hears what one process of a node does.
+/// Observes one process of a node.
 pub struct NodeObserver {
     host: String,
-    /// Which medium it runs on.
+    /// The disk on which it runs.
     disk: String,
-    /// Somebody outside changed what lies on the disk since the node used it last.
+    /// The disk was changed from outside since the node last used it.
     tampered: bool,
     run: Arc<Run>,
     /// The log index of the last snapshot that was installed.
     last_installed: Arc<AtomicU64>,
     memory: Memory,
-    /// Log indexes of memberships that it appended and has not applied: in force, and perhaps never to be committed.
+    /// Log indexes of memberships that it has appended and not applied: in effect, and perhaps never committed.
     open_memberships: Mutex<BTreeSet<u64>>,
 }
 
 impl NodeObserver {
-    /// For a process on this host.
+    /// An observer of a process on this host.
     pub fn new(
         host: &str,
         disk: String,
@@ -177,9 +177,9 @@ fn plain(change: &MapChange) -> KeyChange {
     }
 }
 
-/// Hears a node until its record is over: what it does then counts for nothing.
+/// Forwards to an observer until the record is over; later events are dropped.
 pub struct UntilOver {
-    /// Who hears it.
+    /// The observer.
     pub observer: NodeObserver,
     /// Whether the record is over.
     pub is_over: Arc<AtomicBool>,

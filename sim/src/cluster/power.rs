@@ -1,4 +1,4 @@
-//! The power of hosts, and the processes that run on them: nodes start, stop, are killed, stand still, end by themselves.
+//! The power of hosts, and their processes: nodes start, stop, are killed, are paused, exit by themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,38 +17,39 @@ use crate::checkers::Finding;
 use crate::checkers::stops::{self, Stop};
 use crate::timeline;
 
-/// An operator reads the last words of a node that asks for a wipe, and does what they say, within this.
+/// Time in which an operator wipes a node whose exit message asks for it.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(1);
-/// A graceful stop takes less, or something hangs.
+/// Longest graceful stop.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
-/// What a host does.
+/// The power state of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Power {
     /// No process runs.
     Off,
     /// The node runs.
     On,
-    /// The node stands still.
+    /// The node is paused.
     Paused,
 }
 
-/// How a node's process ended by itself.
+/// How a node's process ended by itself: the error is its exit message.
 type End = Result<(), String>;
 
 impl Cluster {
-    /// What a host does.
+    /// The power state of a host.
     pub fn power(&self, name: &str) -> Power {
         self.host(&mut self.state(), name).power
     }
 
-    /// How often a host was started.
+    /// The number of starts of a host.
     pub fn life(&self, name: &str) -> u64 {
         self.host(&mut self.state(), name).life
     }
 
-    /// Names a time in which a node runs at a steady pace, and by a clock that is about right. `None`: it does not now. On a
-    /// slow disk a start takes seconds, in which the node has its port and does not answer yet.
+    /// Identifies a period in which a node runs at a steady pace with a clock that is about right; two equal values
+    /// belong to the same period. `None` if it does not run so now. On a slow disk a start takes seconds, in which the
+    /// node has its port and does not answer yet.
     pub fn pace(&self, name: &str) -> Option<u64> {
         let is_open = self.run().with_logs(|logs| logs.is_open(name));
         let mut state = self.state();
@@ -77,7 +78,7 @@ impl Cluster {
         }
     }
 
-    /// Starts a node on its disk as it is, or on an empty one if its last words asked for that. Always a fresh process.
+    /// Starts a node in a new process, on its disk as it is, or on an empty one if its exit message asked for that.
     pub fn start(&self, name: &str) {
         if !self.is_here(name) {
             return;
@@ -95,7 +96,7 @@ impl Cluster {
         let disk = host.disk.clone();
         let lasts = |cause: &Cause| match cause.proof {
             Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
-            // It struck while the node went down anyway.
+            // It happened while the node went down anyway.
             Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
         };
         if host.causes.iter().any(|cause| !lasts(cause)) {
@@ -107,7 +108,7 @@ impl Cluster {
         let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
         let supports = host.supports;
         let tampered = host.disk.counts().tampered;
-        // Of a copied identity two processes promise in one name, until both are wiped.
+        // Under a copied identity two processes vote and acknowledge, until both are wiped.
         let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
         let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
         let disk_name = format!("{name}'s disk {}", host.disks);
@@ -120,7 +121,7 @@ impl Cluster {
         };
         let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
         let options = Options { observer, supports };
-        // A restart makes a fresh host: everything of the old process is gone.
+        // A restart makes a new host: nothing of the old process is left.
         Handle::current().restart(id);
         let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
             let asked_to_stop = async {
@@ -162,7 +163,7 @@ impl Cluster {
             }
             end => end.err().unwrap_or_else(|| "it said nothing".into()),
         };
-        // The latest that explains it; damage stays until the wipe.
+        // The latest cause that explains it; damage stays until the wipe.
         let known = host.causes.iter().rposition(|cause| cause.explains(&host.disk, &reason));
         let cause = known.map(|known| host.causes[known].words.clone());
         if let Some(known) = known {
@@ -197,14 +198,14 @@ impl Cluster {
         self.host(&mut self.state(), name).stop.is_none()
     }
 
-    /// The process dies: kill -9. What it wrote stays in the page cache.
+    /// Kills the process, as `kill -9` does; its writes stay in the page cache.
     pub fn kill(&self, name: &str) {
         if self.switch_off(name, SimDisk::kill) {
             self.0.run.fault("kill", format!("{name} is killed"));
         }
     }
 
-    /// Power fails on one machine: what was not synced is lost, torn or kept.
+    /// Power fails on one machine: unsynced writes are lost, torn or kept.
     pub fn power_loss(&self, name: &str) {
         let unsynced = self.disk(name).counts().unsynced_writes;
         if self.switch_off(name, SimDisk::power_loss) {
@@ -220,7 +221,7 @@ impl Cluster {
         let id = state.network.id(name);
         let host = self.host(&mut state, name);
         let was_running = host.power != Power::Off;
-        // The disk first: whatever the dying process still says reaches nothing.
+        // The disk first: no write of the dying process reaches it any more.
         what(&host.disk);
         if host.power == Power::Paused {
             Handle::current().resume(id);
@@ -235,7 +236,7 @@ impl Cluster {
         was_running
     }
 
-    /// Asks a node to stop, as SIGTERM does, and waits until it has, or somebody else has made an end of its life.
+    /// Asks a node to stop, as SIGTERM does, and waits until it has, or until another fault has ended the process.
     pub async fn stop(&self, name: &str) {
         let Some(stop) = self.host(&mut self.state(), name).stop.take() else { return };
         let life = self.life(name);
@@ -253,7 +254,7 @@ impl Cluster {
         }
     }
 
-    /// The node stands still: nothing in it runs, its connections stay.
+    /// Pauses the node: none of its code runs, its connections stay open.
     pub fn pause(&self, name: &str) {
         let mut state = self.state();
         let id = state.network.id(name);
@@ -268,7 +269,7 @@ impl Cluster {
         }
     }
 
-    /// The node goes on.
+    /// Resumes a paused node.
     pub fn resume(&self, name: &str) {
         let mut state = self.state();
         let id = state.network.id(name);

@@ -1,4 +1,4 @@
-//! Stories of backups: taken while clients write, and made into another cluster, through crashes.
+//! Scenarios of backups: taken, and restored into another cluster, through crashes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::dice::Dice;
 use crate::run::Run;
 
-/// Attempts to restore that are broken off by a loss of power, before one that is not.
+/// Attempts to restore that a power loss interrupts, before one that is not interrupted.
 const BROKEN_OFF: u64 = 4;
-/// No restore of so little makes as many calls of its disk.
+/// More calls of the disk than a restore of so little data makes.
 const CALLS: u64 = 60;
 
-/// A backup holds all that was answered before it was asked for. All disks are lost; power fails in the middle of
-/// restoring, again and again; a directory that was half restored never serves. In the end it is a cluster again, under
-/// another id, and no write is missing.
+/// A backup contains all writes that were answered before its request. All disks are lost, and power fails in the
+/// middle of restoring, again and again; a partly restored directory never serves. In the end the backup is a cluster
+/// again, under another id, and no write is missing.
 pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
@@ -97,14 +97,14 @@ async fn keep(disk: DiskRef, bytes: Vec<Bytes>) -> std::io::Result<FileRef> {
     Ok(file)
 }
 
-/// Restores to the first node's disk. `None`: the machine that it ran on died.
+/// Restores to the first node's disk. `None` if the machine on which the restore ran died.
 async fn restore(cluster: &Cluster, host: &str, file: FileRef) -> Option<Result<Restored, BackupError>> {
     let disk = cluster.disk("n1").mount();
     let member = Member { name: "n1".to_owned(), rpc_addr: format!("n1.sim:{RPC_PORT}") };
     cluster.try_on(host, async move { backup::restore(file, "the backup", disk, member).await }).await
 }
 
-/// Restores, and power fails at this call of the disk. Whether it did before the restore was done.
+/// Restores, with a power failure at the `nth` call of the disk. Returns `false` if the restore was done before.
 async fn break_off(
     run: &Arc<Run>,
     cluster: &Cluster,
@@ -118,7 +118,7 @@ async fn break_off(
         if left == 0 { Fault::PowerLossBefore } else { Fault::None }
     })));
     run.fault("power loss", format!("power fails at call {nth} of the disk that is restored to"));
-    // A disk whose machine lost power never answers again.
+    // A disk whose machine has lost power never answers again.
     let outcome = rt::timeout(Duration::from_secs(5), restore(cluster, host, file)).await;
     disk.on_call(None);
     match outcome {
@@ -131,8 +131,8 @@ async fn break_off(
     }
 }
 
-/// A node that is started on what was left serves nobody: it says why it cannot start, or waits for a cluster. Unless
-/// nothing is missing but the word that it is done: whether that is so.
+/// Starts a node on a partly restored directory. It must not serve: it reports why it cannot start, or waits for a
+/// cluster. Returns `true` if only the final mark of the restore was missing, and the node serves the complete backup.
 async fn half_restored(cluster: &Cluster, info: &BackupInfo) -> Result<bool, String> {
     cluster.excuse("n1", "its directory was half restored");
     cluster.start("n1");

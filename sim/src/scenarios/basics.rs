@@ -1,4 +1,4 @@
-//! Elections, partitions, handing over.
+//! Elections, partitions, leadership transfer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::history::{Answer, Outcome};
 use crate::run::Run;
 
-/// Three pristine nodes find each other, elect, and every one of them serves what was written through any.
+/// Three empty nodes find each other and elect a leader, and every node serves values written through any other.
 pub async fn elect_and_write(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     for name in cluster.names() {
@@ -55,8 +55,9 @@ pub async fn leader_partitioned(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The leader dies under load: no client hears of it. Writes and linearizable reads wait for the next leader, stale reads
-/// go on meanwhile, and nothing is done twice. How long no write was answered is told.
+/// The leader is killed under load, and no client sees an error. Writes and linearizable reads wait for the next
+/// leader, stale reads go on meanwhile, and nothing is applied twice. The longest time without an answered write is
+/// reported.
 pub async fn leader_killed_under_load(run: Arc<Run>) -> Result<Cluster, String> {
     const WRITERS: u64 = 8;
     const READERS: [bool; 4] = [false, false, true, true];
@@ -107,14 +108,15 @@ pub async fn leader_killed_under_load(run: Arc<Run>) -> Result<Cluster, String> 
     for reader in readers {
         let (stale, slowest) = reader.await.expect("nobody aborts it")?;
         run.tell(format!("the slowest read (stale: {stale}): {slowest:?}"));
-        // Whoever sends a stale read to the dead leader finds out, and asks another node.
+        // A client whose stale read goes to the dead leader notices, and asks another node.
         ensure(!stale || slowest < gap, || format!("a stale read took {slowest:?}, and writes {gap:?}"))?;
     }
     cluster.start(&old);
     Ok(cluster)
 }
 
-/// A leader that is asked to stop hands over first: writes go on almost at once, and nothing is lost or refused.
+/// A leader that is asked to stop transfers leadership first: writes go on almost at once, and nothing is lost or
+/// refused.
 pub async fn leader_transfer_on_stop(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, old) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -138,8 +140,8 @@ pub async fn leader_transfer_on_stop(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// What a condition promises: it is compared when the write is applied, a mismatch names the present revision and takes
-/// none, and neither does deleting what is absent.
+/// The semantics of a condition: it is compared when the write is applied; a mismatch returns the present revision and
+/// takes none, nor does the deletion of an absent key.
 pub async fn conditions(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -164,7 +166,7 @@ pub async fn conditions(run: Arc<Run>) -> Result<Cluster, String> {
         format!("three refusals and a delete of nothing took revisions: {first}, then {second}")
     })?;
     expect(&client, "other", value).await?;
-    // Of writers who all ask for the same revision one wins, through whichever node they come.
+    // Of writers that all name the same revision one wins, through whichever node they come.
     for round in 0..10 {
         let Outcome::Ok(Answer::Read { entry: Some(entry), .. }) = client.get("key", false).await else {
             return Err("the key is gone".into());

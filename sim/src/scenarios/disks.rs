@@ -1,4 +1,4 @@
-//! Damaged, full, copied and rolled-back disks: the operator does what the message says.
+//! Damaged, full, copied and rolled-back disks; the operator follows the node's exit message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
-/// The newest file whose name ends so, and its length.
+/// The newest file whose name ends with `ending`, and its length in bytes.
 fn newest_file(cluster: &Cluster, node: &str, ending: &str) -> Result<(String, u64), String> {
     let files = cluster.disk(node).files();
     let newest = files.into_iter().rfind(|(name, _)| name.ends_with(ending));
     newest.ok_or_else(|| format!("{node} has no file that ends in {ending}"))
 }
 
-/// A node that refused to start for its disk's sake is wiped, as its message says.
+/// Wipes a node that refused to start because of its disk, as its message must ask.
 fn wipe_as_told(cluster: &Cluster, node: &str, reason: &str) -> Result<(), String> {
     ensure(reason.contains("wipe"), || format!("{node} says nothing of what to do: {reason}"))?;
     cluster.wipe(node);
@@ -54,7 +54,7 @@ pub async fn flipped_bit_in_the_log(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The newest snapshot is damaged: the older one and the log are enough.
+/// The newest snapshot is damaged: the older one and the log suffice.
 pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 60, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;
@@ -66,7 +66,7 @@ pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     let (file, length) = newest_file(&cluster, &name, ".snap")?;
     ensure(cluster.disk(&name).flip(&file, length / 2, 5), || format!("{file} is empty"))?;
     run.fault("flipped bit", format!("a bit flips in {name}'s newest snapshot {file}"));
-    // Nobody can help it: what it has must be enough to begin with.
+    // Without help from others, its own data must suffice to start.
     cluster.isolate(&name);
     cluster.start(&name);
     rt::sleep(Duration::from_secs(5)).await;
@@ -79,7 +79,7 @@ pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The log of a node is gone and its identity is not: it refuses to vote anew with the old name.
+/// The log of a node is gone and its identity is not: it refuses to vote again under the old id.
 pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -100,7 +100,7 @@ pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node lives on for three lives, while clients write; what its disk was before.
+/// Restarts a node three times while clients write. Returns the image of its disk from before.
 async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> Result<Image, String> {
     let image = cluster.disk(name).image();
     for _ in 0..3 {
@@ -112,7 +112,8 @@ async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> R
     Ok(image)
 }
 
-/// Three nodes, of which a follower is off and its disk is what it was three lives ago; which one.
+/// Three nodes, of which one follower is off with its disk rolled back by three incarnations. Returns the follower's
+/// name.
 async fn follower_rolled_back(run: &Arc<Run>) -> Result<(Cluster, String), String> {
     let (cluster, leader) = three_nodes(run).await?;
     let client = client(&cluster);
@@ -124,7 +125,8 @@ async fn follower_rolled_back(run: &Arc<Run>) -> Result<(Cluster, String), Strin
     Ok((cluster, name))
 }
 
-/// A volume is rolled back to an older state, with older votes and fewer entries: its node is told so and ends.
+/// A volume is rolled back to an older state, with older votes and fewer entries: its node learns so from a peer and
+/// exits.
 pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, name) = follower_rolled_back(&run).await?;
     cluster.start(&name);
@@ -132,8 +134,8 @@ pub async fn rolled_back_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node that a peer has seen in a later life, or of which it knows that it had acknowledged more, says so, and what to do;
-/// the operator then does it. Which of the two it hears depends on whom it meets first.
+/// Waits until a node exits because a peer recorded a later incarnation of it, or a higher acknowledged position. The
+/// message names one of the two, depending on the peer that it meets first, and what to do; the operator then does it.
 async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
     let reason = wait_for_end(cluster, node, Duration::from_secs(20)).await?;
     let is_outlived = reason.contains("was rolled back or copied");
@@ -144,8 +146,8 @@ async fn ends_outlived(cluster: &Cluster, node: &str) -> Result<(), String> {
     })
 }
 
-/// A volume is rolled back, and its node starts more often than it had before anybody hears of it: its boot counter is the
-/// highest ever seen, and its past is still another one.
+/// A volume is rolled back, and before any peer is reachable its node starts more often than it had: its boot counter
+/// is the highest ever recorded, and its boot history still differs.
 pub async fn rolled_back_and_restarted(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, name) = follower_rolled_back(&run).await?;
     cluster.isolate(&name);
@@ -160,8 +162,8 @@ pub async fn rolled_back_and_restarted(run: Arc<Run>) -> Result<Cluster, String>
     Ok(cluster)
 }
 
-/// A volume is rolled back, and the only peer that it finds lacks what was committed last and has started since it heard
-/// of the later lives: together they are a majority, and must not lead.
+/// A volume is rolled back, and the only peer that its node reaches lacks the last committed entries and has restarted
+/// since it recorded the later incarnations. Together they are a majority, and must not elect a leader.
 pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
@@ -170,7 +172,7 @@ pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, Stri
     let (rolled_back, laggard) = (followers.remove(0), followers.remove(0));
     let image = three_lives_ago(&cluster, &writer, &rolled_back).await?;
     cluster.kill(&laggard);
-    // Committed by the leader and by the node that is about to forget them.
+    // Committed by the leader and by the node that is about to lose them.
     set_many(&writer, 30).await?;
     let leader = cluster.wait_for_leader(&[leader, rolled_back.clone()], ELECTION_BOUND).await?;
     cluster.kill(&leader);
@@ -189,8 +191,8 @@ pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, Stri
     Ok(cluster)
 }
 
-/// A data directory is copied to a second machine and both run: the copy ends before it takes part if it reaches the original,
-/// and at most one of them takes part if not.
+/// A data directory is copied to a second machine and both run. If the copy reaches the original, it exits before it
+/// takes part; if not, at most one of the two takes part.
 pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -211,7 +213,7 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.forget("copy");
         return Ok(cluster);
     }
-    // It does not find out by itself.
+    // The copy cannot detect it by itself.
     cluster.cut("copy", &name);
     cluster.cut(&name, "copy");
     cluster.excuse(&name, "its disk was copied and both run");
@@ -229,8 +231,8 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
             format!("{name} and its copy both follow, at log indexes {one} and {other}")
         })?;
     }
-    // The message says: stop one of the two and wipe its data directory. Here it is both: the copy is no machine of
-    // this cluster.
+    // The message asks to stop one of the two and to wipe its data directory. Here both are stopped: the copy does not
+    // belong to this cluster.
     if cluster.power("copy") != Power::Off {
         cluster.kill("copy");
     }
@@ -246,14 +248,15 @@ pub async fn copied_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The leader's disk fills up: clients' writes are refused, deletes are not, and nothing stops.
+/// The leader's disk fills up: clients' writes are refused, deletes are not, and no node stops.
 pub async fn full_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     fill_up(&run, &cluster, &client(&cluster), &leader).await?;
     Ok(cluster)
 }
 
-/// The leader's disk fills up with writes that only followers bring it, whose own disks have room (chaos seed 300021).
+/// The leader's disk fills up with writes that only followers forward to it, whose own disks have room (chaos seed
+/// 300021).
 pub async fn full_leader(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -264,9 +267,9 @@ pub async fn full_leader(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A leader's disk is slow and then full while more than a segment waits for it, and the others commit all of that: the
-/// segments that are ready must do, and the power failure that follows leaves a log that is not said to be committed
-/// beyond its end.
+/// A leader's disk is slow and then full while more than a segment of entries waits to be written, and the others
+/// commit all of them. The segments that are ready must suffice, and after the power failure that follows, no commit
+/// index may exceed the end of the log.
 pub async fn long_queue(run: Arc<Run>) -> Result<Cluster, String> {
     const WRITES: usize = 10;
     let (cluster, leader) = three_nodes(&run).await?;
@@ -287,7 +290,7 @@ pub async fn long_queue(run: Arc<Run>) -> Result<Cluster, String> {
             format!("a write that the others commit was {outcome:?}")
         })?;
     }
-    // Some of it is written then, and some is not.
+    // By then a part of it is written.
     rt::sleep(Duration::from_millis(500 + run.seed % 4 * 200)).await;
     cluster.power_loss(&leader);
     cluster.disk(&leader).set_capacity(None);
@@ -297,7 +300,7 @@ pub async fn long_queue(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A follower's disk fills up: the leader honours the fullest voter, before that one has to stop.
+/// A follower's disk fills up: the leader refuses writes for the fullest voter, before that one has to stop.
 pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let follower = others(&cluster.names(), &leader).remove(0);
@@ -305,15 +308,15 @@ pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All disks fill up, and every key is deleted, as clients are told: the nodes write snapshots, give up the log before
-/// them, and values are taken again, though nobody does anything else.
+/// All disks fill up, and every key is deleted, as the refusal asks: the nodes write snapshots and purge the log before
+/// them, and values are accepted again, without any other request.
 pub async fn full_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     fill_and_delete(&run, &cluster, &cluster.names()).await?;
     Ok(cluster)
 }
 
-/// The same with a follower's disk alone: it makes room by itself, and the leader hears of it.
+/// The same with one follower's full disk: it makes room by itself, and the leader learns of it.
 pub async fn full_voter_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let follower = others(&cluster.names(), &leader).remove(0);
@@ -321,7 +324,7 @@ pub async fn full_voter_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Writes until these nodes' disks are full, deletes all keys, and waits until values are taken again.
+/// Writes until these nodes' disks are full, deletes all keys, and waits until values are accepted again.
 async fn fill_and_delete(run: &Arc<Run>, cluster: &Cluster, full: &[String]) -> Result<(), String> {
     const DELETED_BOUND: Duration = Duration::from_secs(20);
     let writer = client(cluster);
@@ -329,7 +332,7 @@ async fn fill_and_delete(run: &Arc<Run>, cluster: &Cluster, full: &[String]) -> 
         leave_room(run, cluster, name, 3 << 20);
     }
     let filled = until_refused(&writer).await?;
-    // It was a refusal for want of space, and it stays one as long as the keys are there.
+    // The refusal is for lack of space, and stays as long as the keys exist.
     rt::sleep(DELETED_BOUND).await;
     ensure(!takes_values(&writer).await, || "values are taken again, though nobody made room".into())?;
     for number in 0..filled {
@@ -343,7 +346,7 @@ async fn fill_and_delete(run: &Arc<Run>, cluster: &Cluster, full: &[String]) -> 
     Ok(())
 }
 
-/// A follower says that its disk is full, and dies: what it said last counts no longer than it is heard.
+/// A follower reports that its disk is full, and is killed: its last report expires when no new ones arrive.
 pub async fn full_voter_dies(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
@@ -357,7 +360,7 @@ pub async fn full_voter_dies(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// From now on so much can be written to a node's disk until it is nearly full.
+/// Leaves room for `room` more bytes until a node's disk counts as nearly full.
 fn leave_room(run: &Run, cluster: &Cluster, name: &str, room: u64) {
     let used: u64 = cluster.disk(name).files().iter().map(|(_, length)| length).sum();
     let reserve = cluster.config(name).storage.min_free_bytes;
@@ -365,7 +368,7 @@ fn leave_room(run: &Run, cluster: &Cluster, name: &str, room: u64) {
     run.fault("full disk", format!("{name}'s disk takes {room} bytes more until it is nearly full"));
 }
 
-/// Writes large values until one is refused; how many were not.
+/// Writes large values until one is refused. Returns the number of accepted ones.
 async fn until_refused(writer: &SimClient) -> Result<usize, String> {
     for number in 0..400 {
         let (_, outcome) = writer.set(&format!("filling/{number}"), None, 60_000).await;
@@ -391,7 +394,7 @@ async fn takes_values_within(writer: &SimClient, bound: Duration) -> Result<(), 
     Ok(())
 }
 
-/// Writes until a node's disk is full: writes are refused while there is room for Raft's own, deletes are not, nobody
+/// Writes until a node's disk is full: writes are refused while there is room for Raft's own, deletes are not, no node
 /// stops, and with room again writes go on.
 async fn fill_up(run: &Arc<Run>, cluster: &Cluster, writer: &SimClient, name: &str) -> Result<(), String> {
     set_many(writer, 50).await?;

@@ -1,5 +1,5 @@
-//! Nodes whose state is not the majority's: they show it to nobody, lead only where nobody else can, and are healed by a
-//! wipe.
+//! Nodes whose state differs from the majority's: they answer no reads, lead only where no other node can, and are
+//! healed by a wipe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +18,20 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::values;
 
-/// A node catches up, and digests are compared, within this.
+/// Longest time until a node has caught up, and until digests are compared.
 const WITHIN: Duration = Duration::from_secs(20);
-/// More log entries than lie between two recorded digests.
+/// More log entries than the distance of two recorded digests.
 const PAST_A_DIGEST: u64 = 300;
 
-/// Alters a write on a node's disk while it is down and starts it again, unjudged: its state is no longer the cluster's.
+/// Alters a write on a node's disk while it is down and starts it again: its state now differs from the cluster's, and
+/// the checkers ignore it.
 async fn corrupt_state(
     run: &Arc<Run>,
     cluster: &Cluster,
     writer: &SimClient,
     name: &str,
 ) -> Result<(), String> {
-    // Nobody writes this key again: the difference stays.
+    // This key is not written again: the difference stays.
     set(writer, &format!("witness/{name}")).await?;
     wait_for_all(cluster, name).await?;
     let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
@@ -47,14 +48,14 @@ async fn corrupt_state(
     Ok(())
 }
 
-/// Waits until a node holds what its leader holds.
+/// Waits until a node has all entries of its leader.
 async fn wait_for_all(cluster: &Cluster, name: &str) -> Result<(), String> {
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
     wait_for_status(cluster, name, "catch up", |status| status.last_log_index >= newest).await
 }
 
-/// Waits until a node says of itself what is wanted.
+/// Waits until a node's status satisfies the condition.
 pub async fn wait_for_status(
     cluster: &Cluster,
     name: &str,
@@ -72,7 +73,7 @@ pub async fn wait_for_status(
     }
 }
 
-/// Wipes a node whose state was corrupted, as its message says, and waits until it is a voter again.
+/// Wipes a node whose state was corrupted, as its message asks, and waits until it votes again.
 pub async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
     let old = cluster.status(name).await.map_or(0, |status| status.node_id);
     cluster.kill(name);
@@ -85,7 +86,7 @@ pub async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), Str
     .await
 }
 
-/// One node's state differs from the majority's: it is quarantined, durably. It answers no reads, it does not lead, and
+/// One node's state differs from the majority's: it is quarantined, durably. It answers no reads and does not lead, and
 /// a wipe heals it.
 pub async fn outvoted(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, writer, leader, name) = one_outvoted(&run).await?;
@@ -108,7 +109,7 @@ pub async fn outvoted(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start(&name);
     wait_for_status(&cluster, &name, "be quarantined after a restart", is_quarantined).await?;
     refuses("after a restart").await?;
-    // With the leader gone the other sound node leads; the outvoted one votes and no more.
+    // Without the leader the other healthy node leads; the outvoted one only votes.
     cluster.kill(&leader);
     let sound = others(&others(&cluster.names(), &leader), &name);
     let new = cluster.wait_for_leader(&[sound[0].clone(), name.clone()], ELECTION_BOUND).await?;
@@ -120,7 +121,7 @@ pub async fn outvoted(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All three states differ, so nobody knows whose is right: every node raises the alarm, and none is stopped.
+/// All three states differ, so no node can tell whose is right: every node raises the alarm, and none is stopped.
 pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
@@ -130,7 +131,7 @@ pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
         corrupt_state(&run, &cluster, &writer, name).await?;
         cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     }
-    // Writes are judged by what clients hear; linearizable reads and lists would show that nobody is right.
+    // Checkers judge writes by the answers to clients; linearizable reads and lists would show that no state is right.
     set_many(&writer, PAST_A_DIGEST).await?;
     for name in cluster.names() {
         wait_for_status(&cluster, &name, "raise the alarm", |status| {
@@ -140,7 +141,8 @@ pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
     }
     let before = rt::now();
     for name in &corrupted {
-        // The operator knows whose state is right, and has it lead, so that the others get theirs from it.
+        // The operator knows whose state is right, and transfers leadership there, so that the others get their state
+        // from it.
         while cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await? != leader {
             ensure(rt::now() - before < ELECTION_BOUND * 4, || format!("{leader} was not made to lead"))?;
             let to = leader.clone();
@@ -166,13 +168,14 @@ async fn one_outvoted(run: &Arc<Run>) -> Result<(Cluster, SimClient, String, Str
     Ok((cluster, writer, leader, name))
 }
 
-/// Whether it is in quarantine.
+/// Whether the node is in quarantine.
 pub fn is_quarantined(status: &NodeStatus) -> bool {
     status.role == "quarantined"
 }
 
-/// Leadership is handed over again and again, by command and by stops, while one of three is quarantined: it is asked to lead
-/// by name, it is the only other one, it is restarted. It led once, and acknowledged writes got revisions that nobody else had.
+/// Leadership is transferred again and again, by command and by stops, while one of three nodes is quarantined: it is
+/// named as the target, it is the only other node up, it is restarted. Once such a node did lead, and acknowledged
+/// writes got revisions that no other node had.
 pub async fn outvoted_and_asked_to_lead(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, writer, mut leader, doubted) = one_outvoted(&run).await?;
     let sound = others(&cluster.names(), &doubted);
@@ -188,7 +191,8 @@ pub async fn outvoted_and_asked_to_lead(run: Arc<Run>) -> Result<Cluster, String
             leader = cluster.wait_for_leader(&sound, ELECTION_BOUND).await?;
             set(&writer, &format!("round {round}")).await?;
         }
-        // With the other sound one away only the doubted one answers: stopping must not make it lead.
+        // With the other healthy node paused only the quarantined one answers: stopping the leader must not make it
+        // lead.
         let other = others(&sound, &leader).remove(0);
         cluster.pause(&other);
         rt::sleep(Duration::from_secs(round)).await;
@@ -210,25 +214,25 @@ pub async fn outvoted_and_asked_to_lead(run: Arc<Run>) -> Result<Cluster, String
     Ok(cluster)
 }
 
-/// What was committed last is in the logs of two of three nodes: one is quarantined, and the other one's disk is lost. The
-/// third lags. Nobody but the quarantined node can be elected, and a majority of logs is alive: it leads until the third
-/// one has everything, and that one serves.
+/// The last committed entries are in the logs of two of three nodes: one is quarantined, and the other one's disk is
+/// lost. The third lags. A majority of logs exists, but only the quarantined node can be elected: it leads until the
+/// third has everything, and then the third leads and serves.
 pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String> {
-    /// Until a doubted node stands where nobody leads, and another one has all that it has.
+    /// Longest time until the quarantined node stands for election, and the other one has all its entries and leads.
     const SERVICE_BOUND: Duration = Duration::from_secs(60);
     let (cluster, writer, leader, doubted) = one_outvoted(&run).await?;
     let laggard = others(&others(&cluster.names(), &leader), &doubted).remove(0);
     cluster.kill(&laggard);
     let (value, _) = set(&writer, "on two of three").await?;
     set_many(&writer, 20).await?;
-    // All of it is in its log, committed or not.
+    // The quarantined node's log has all of it, committed or not.
     let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
     wait_for_status(&cluster, &doubted, "hold it", |status| status.last_log_index >= newest).await?;
     let lost = cluster.status(&leader).await.map_or(0, |status| status.node_id);
     cluster.kill(&leader);
     cluster.wipe(&leader);
     cluster.start(&laggard);
-    // A client that goes on writing all the while, at the node that is about to lead.
+    // A client that writes all the while, at the node that is about to lead.
     let writes = client_of(&cluster, &laggard);
     let writing = spawn_guarded(async move {
         for number in 0.. {

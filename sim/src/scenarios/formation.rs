@@ -1,4 +1,4 @@
-//! How clusters begin, and how they stay apart.
+//! How clusters form, and how they stay apart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::dice::Dice;
 use crate::run::Run;
 use crate::world::{Datagrams, World};
 
-/// Two of three expected nodes never form a cluster, however long the third is silent.
+/// Two of three expected nodes never form a cluster, however long the third does not answer.
 pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
@@ -36,8 +36,8 @@ pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Seven nodes find each other although many datagrams are lost: an answer that does not come is asked for again, instead
-/// of making the whole attempt worth nothing.
+/// Seven nodes form a cluster although many datagrams are lost: a missing answer is requested again, and the attempt
+/// goes on.
 pub async fn forming_under_loss(run: Arc<Run>) -> Result<Cluster, String> {
     let datagrams = Datagrams { loss: 0.25, duplication: 0.1, reordering: 0.1 };
     let (cluster, leader) = formed(&run, World { datagrams, ..World::calm(7) }).await?;
@@ -45,8 +45,8 @@ pub async fn forming_under_loss(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Every lookup of a name takes longer than any attempt to connect or to join: a cluster forms, and survives the restart
-/// of each of its nodes, of which none remembers a name.
+/// Every name lookup takes longer than any attempt to connect or to join: a cluster forms, and survives the restart of
+/// each of its nodes, which loses its cached addresses.
 pub async fn slow_name_server(run: Arc<Run>) -> Result<Cluster, String> {
     /// How long the system's resolver waits for a name server before it asks the next.
     const LOOKUP: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub async fn slow_name_server(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Machines lose power again and again while the cluster forms: one cluster comes of it, with all three.
+/// Machines lose power again and again while the cluster forms: the result is one cluster of all three nodes.
 pub async fn power_losses_while_forming(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
@@ -93,7 +93,7 @@ pub async fn power_losses_while_forming(run: Arc<Run>) -> Result<Cluster, String
     Ok(cluster)
 }
 
-/// A cluster of one that is pointed at another cluster neither joins it nor harms it.
+/// A cluster of one that is configured to join another cluster neither joins it nor harms it.
 pub async fn two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     set_many(&client(&cluster), 20).await?;
@@ -122,8 +122,8 @@ pub async fn two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// An empty node is told of two clusters, of which the second answers a moment later: it joins neither, and says who told it
-/// of which.
+/// An empty node receives the ids of two clusters, the second one a moment later: it joins neither, and reports which
+/// peer sent which.
 pub async fn newcomer_of_two_clusters(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     cluster.add("stranger", |config| {
@@ -157,7 +157,7 @@ pub async fn newcomer_of_two_clusters(run: Arc<Run>) -> Result<Cluster, String> 
     Ok(cluster)
 }
 
-/// A newcomer that does not know the cluster's key stays outside.
+/// A newcomer without the cluster's key is not admitted.
 pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
@@ -189,7 +189,7 @@ pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Has a member removed whose place stays open, which answers with its id.
+/// Removes a member whose place stays open; the answer must contain its id.
 async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: u64) -> Result<(), String> {
     cluster.may_go(name);
     let asked = name.to_owned();
@@ -197,7 +197,7 @@ async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: u64) -> R
     ensure(removed == Ok(id), || format!("the removal of {name} (id {id}) was {removed:?}"))
 }
 
-/// Waits until who was removed votes again, under another id, as `of` tells it.
+/// Waits until a removed node votes again under another id than `old`, as `of` reports it.
 async fn wait_for_another(cluster: &Cluster, of: &str, name: &str, old: u64) -> Result<(), String> {
     wait_for_members(cluster, of, &format!("that {name} came back as a new node"), |members| {
         members.iter().any(|(member, id, learner)| member == name && !learner && *id != old)
@@ -205,7 +205,7 @@ async fn wait_for_another(cluster: &Cluster, of: &str, name: &str, old: u64) -> 
     .await
 }
 
-/// A member is removed while it is away: its id never comes back, and its node starts over as a new one.
+/// A member is removed while it is down: its id never comes back, and its node starts over under a new one.
 pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -224,15 +224,15 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A newcomer is killed as soon as it knows its cluster, and removed before it has heard a single entry (chaos seed
-/// 4000631). Its log names nobody whom it could ask, and it still learns that it has to come back as another node.
+/// A newcomer is killed as soon as it has the cluster's id, and removed before it has received any entry (chaos seed
+/// 4000631). Its log names no node that it could ask, and it still learns that it has to come back under a new id.
 pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
     set_many(&client, 30).await?;
     cluster.add("n4", |_| {});
     cluster.start("n4");
-    // It hears by gossip where the cluster is, and nothing of what Raft's connections carry.
+    // It learns of the cluster by gossip, and receives nothing over Raft's connections.
     for name in others(&cluster.names(), "n4") {
         cluster.slow_link(&name, "n4", Duration::from_secs(60));
     }
@@ -247,18 +247,19 @@ pub async fn removed_before_it_heard(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A newcomer is killed as soon as its log calls it a learner, and removed while it is dead (chaos seed 7000591). Nobody
-/// speaks to it any more and it does not stand for election, and it still learns that it has to come back as another node.
+/// A newcomer is killed as soon as its log has it as a learner, and removed while it is down (chaos seed 7000591). No
+/// node contacts it any more and it does not stand for election, and it still learns that it has to come back under a
+/// new id.
 pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
-    // More than a learner may lag when it is given a vote.
+    // More entries than a learner may lag when it becomes a voter.
     set_many(&client, 1_100).await?;
     let entries = |name: &str| run.with_logs(|logs| logs.measure(name)).map_or(0, |(entries, _)| entries);
     let without_it = entries(&leader);
     cluster.add("n4", |_| {});
     cluster.start("n4");
-    // It hears everything, and is heard too late to be given a vote.
+    // It receives everything, and its answers arrive too late to make it a voter.
     cluster.slow_link("n4", &leader, Duration::from_millis(200));
     let heard = async {
         while entries("n4") <= without_it {
@@ -266,7 +267,7 @@ pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
         }
     };
     rt::timeout(ELECTION_BOUND, heard).await.map_err(|_| "n4 never heard that it is a learner")?;
-    // Time to write it down, and not enough to be heard.
+    // Enough time to write the entry, not enough for the answer to arrive.
     rt::sleep(Duration::from_millis(100)).await;
     cluster.kill("n4");
     let members_now = members(&cluster, &leader).await;
@@ -279,8 +280,8 @@ pub async fn removed_learner(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A voter is removed while it is dead, and so is, one after the other, everybody whom its log names: they come back as
-/// other nodes. When it starts again, nobody whom it would ask for a vote is there, and only gossip knows who is.
+/// A voter is removed while it is down, and so is, one after the other, every node that its log names: they come back
+/// under new ids. When it starts again, no node that it would ask for a vote exists, and only gossip has the new ones.
 pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -295,7 +296,7 @@ pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String
         if *name == dead {
             continue;
         }
-        // It comes back as a new node, before the next one goes.
+        // It comes back under a new id before the next one is removed.
         let sees = if *name == leader { &other } else { &leader };
         wait_for_another(&cluster, sees, name, id_of(name)).await?;
     }
@@ -304,8 +305,8 @@ pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String
     Ok(cluster)
 }
 
-/// A new leader admits a newcomer that nothing of Raft ever reaches (chaos seed 7001827). However short the log, it does
-/// not vote: with a third of the others dead, nobody could spare its vote.
+/// A new leader admits a newcomer that no Raft message reaches (chaos seed 7001827). However short the log, it does not
+/// become a voter: with one of the other three down, every commit would need its acknowledgement.
 pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, first) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -335,8 +336,8 @@ pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The leader removes itself and is killed at some moment of it, perhaps when it has written the members without itself
-/// and nobody has told it that this is the end (chaos seed 601852). It comes back as another node.
+/// The leader removes itself and is killed at some moment of that, perhaps after it has written the membership without
+/// itself and before it learns that it is removed (chaos seed 601852). It comes back under a new id.
 pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     set_many(&client(&cluster), 30).await?;
@@ -355,7 +356,8 @@ pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     let rest = others(&cluster.names(), &leader);
     let new = cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
     cluster.start(&leader);
-    // Asked again if the first time went under: a removal that is done or under way is not found, or is done twice.
+    // Requested again in case the first request was lost: a removal that is done or under way is not found, or is done
+    // twice.
     let asked = leader.clone();
     let again = client(&cluster);
     let again = again.with_library(|library| async move { library.replace_member(&asked).await }).await;
@@ -368,15 +370,15 @@ pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A member is removed while it runs: it hears of it over connections that it has had all along, sets its data aside and
-/// comes back as a new node.
+/// A member is removed while it runs. It learns so over connections that it already has, sets its data aside and comes
+/// back under a new id.
 pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
     let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?.node_id;
-    // With a vote behind it, it has connections of its own to everybody.
+    // After it has asked for votes, it has connections of its own to all others.
     cluster.isolate(&name);
     rt::sleep(Duration::from_secs(3)).await;
     cluster.heal_network();
@@ -387,8 +389,8 @@ pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// With one of three nodes dead nobody removes another one: what would remain could commit nothing. The cluster goes on
-/// as it was, and with the dead one back the removal is granted.
+/// With one of three nodes down the removal of another one is refused: the rest could commit nothing. The cluster goes
+/// on unchanged.
 pub async fn removal_needs_a_majority(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -396,7 +398,7 @@ pub async fn removal_needs_a_majority(run: Arc<Run>) -> Result<Cluster, String> 
     let followers = others(&cluster.names(), &leader);
     let (dead, living) = (&followers[0], followers[1].clone());
     cluster.kill(dead);
-    // Long enough to be missed on the leader's own connection.
+    // Long enough for the leader's own connection to notice.
     rt::sleep(Duration::from_secs(5)).await;
     let asked = living.clone();
     let removed = client.with_library(|library| async move { library.remove_member(&asked).await }).await;
@@ -408,12 +410,12 @@ pub async fn removal_needs_a_majority(run: Arc<Run>) -> Result<Cluster, String> 
     Ok(cluster)
 }
 
-/// Of two members one is removed. What it says to its having stored that is under way for long, and whoever asked gives up.
-/// Then the other one, the leader, is to be removed, too, while no applied entry tells of the first removal: one of the two
-/// stays.
+/// One of two members is removed. Its acknowledgement of that entry is delayed for long, and the caller gives up. Then
+/// the removal of the other one, the leader, is requested too, while no applied entry shows the first removal: one of
+/// the two stays.
 pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
     const LATE: Duration = Duration::from_secs(8);
-    /// The follower's answer comes within this, and no heartbeat's with it, as a rule.
+    /// Time in which the follower's answer is sent, usually without that of a heartbeat.
     const WINDOW: Duration = Duration::from_millis(20);
     let world = World {
         heartbeat: Duration::from_millis(400),
@@ -425,7 +427,7 @@ pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
     let follower = others(&cluster.names(), &leader).remove(0);
     let id_of = |name: &str| run.with_logs(|logs| logs.node_on(name)).unwrap_or_default();
     let (stays, goes) = (id_of(&leader), id_of(&follower));
-    // Whatever a new cluster writes down by itself is written.
+    // By now the entries that a new cluster appends by itself are written.
     rt::sleep(Duration::from_secs(5)).await;
     for (name, patience) in [(&follower, 600), (&leader, 2_000)] {
         let impatient = SimClient::new(&cluster, &cluster.names(), Duration::from_millis(patience), true);
@@ -462,7 +464,8 @@ pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node is cut off for so long that all have buried each other: after healing they find each other again.
+/// A node is cut off for so long that both sides have removed each other from gossip: after healing they find each
+/// other again.
 pub async fn long_partition(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);

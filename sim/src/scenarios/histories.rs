@@ -1,8 +1,8 @@
-//! Data directories that go back in time: copies of a majority, or of all, taken while the nodes ran and put back later.
+//! Data directories that go back in time: copies of a majority, or of all, made while the nodes ran and restored later.
 //!
-//! What was acknowledged since then is gone from those disks, and nothing brings it back. So no node reports what it does
-//! between the copies and its end, and of what is written meanwhile the record says that its outcome is unknown. Everything
-//! after it is judged.
+//! Entries acknowledged after the copies are gone from those disks for good. So what nodes do between the copies and
+//! their kill is not recorded, and writes of that time are recorded with an unknown outcome. Everything afterwards is
+//! checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,11 @@ use crate::run::Run;
 
 /// Writes that are acknowledged and then lost.
 const IN_VAIN: u32 = 25;
-/// What must show at a node shows within this.
+/// Longest time until an effect shows at a node.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Three nodes that hold some entries, the leader among them, and, if wanted, somebody who writes without pause.
+/// Three nodes with some entries. Returns the cluster, the leader's name, and, if `is_busy`, a client that writes
+/// without pause.
 async fn written_to(
     run: &Arc<Run>,
     is_busy: bool,
@@ -40,7 +41,7 @@ async fn written_to(
     Ok((cluster, leader, load))
 }
 
-/// Writes that are about to be lost; all must succeed.
+/// Makes writes that are about to be lost; all must succeed.
 async fn set_in_vain(client: &SimClient) -> Result<(), String> {
     for number in 0..IN_VAIN {
         let written = client.set_in_vain(&format!("in-vain/{number}"), 16).await;
@@ -49,18 +50,18 @@ async fn set_in_vain(client: &SimClient) -> Result<(), String> {
     Ok(())
 }
 
-/// A client that writes without pause, for as long as this is kept.
+/// A client that writes without pause until the guard is dropped.
 fn busy(cluster: &Cluster) -> TaskGuard<()> {
     let client = client(cluster);
     spawn_guarded(async move {
         for number in 0.. {
-            // Nodes die under it, and what it is told of that means nothing.
+            // Nodes are killed meanwhile, so the outcome means nothing.
             let _ = client.set_in_vain(&format!("busy/{number}"), 16).await;
         }
     })
 }
 
-/// Waits until all nodes have applied what the leader has.
+/// Waits until all nodes have applied what the leader has applied.
 async fn wait_until_level(cluster: &Cluster, leader: &str) -> Result<(), String> {
     let before = rt::now();
     loop {
@@ -79,7 +80,7 @@ async fn wait_until_level(cluster: &Cluster, leader: &str) -> Result<(), String>
     }
 }
 
-/// Puts a copy back in place of what a node's disk holds now. From its next start on its node is on record.
+/// Restores a node's disk from a copy. From its next start on the node is recorded again.
 fn put_back(cluster: &Cluster, name: &str, copy: &Image) {
     cluster.disk(name).restore(copy);
     cluster.tampered(name);
@@ -89,7 +90,7 @@ fn put_back(cluster: &Cluster, name: &str, copy: &Image) {
         .fault("rolled-back disk", format!("a copy of {name}'s disk is put back that was made while it ran"));
 }
 
-/// Copies of disks whose nodes run.
+/// Copies disks whose nodes run.
 fn copies(cluster: &Cluster, names: &[String]) -> Vec<(String, Image)> {
     cluster.off_the_record();
     names.iter().map(|name| (name.clone(), cluster.disk(name).image())).collect()
@@ -109,7 +110,7 @@ async fn wait_for_quarantine(cluster: &Cluster, name: &str, when: &str) -> Resul
     }
 }
 
-/// A node that was put back ends, and says who knows what it has lost.
+/// Waits until a restored node exits and reports which peer has the position that it has lost.
 async fn ends_gone_back(cluster: &Cluster, name: &str) -> Result<(), String> {
     let reason = wait_for_end(cluster, name, WITHIN).await?;
     let says = |words: &str| reason.contains(words);
@@ -118,7 +119,7 @@ async fn ends_gone_back(cluster: &Cluster, name: &str) -> Result<(), String> {
     })
 }
 
-/// One of these nodes says of another one that it has gone back: whoever met it first, which then ended.
+/// Checks that one of these nodes reports another one as gone back: the one that met it first, after which it exited.
 async fn refuse(cluster: &Cluster, names: &[String], refused: u64) -> Result<(), String> {
     let mut statuses = Vec::new();
     for name in names {
@@ -130,7 +131,7 @@ async fn refuse(cluster: &Cluster, names: &[String], refused: u64) -> Result<(),
     })
 }
 
-/// Starts a node with an empty disk, and waits until it is a voter again.
+/// Starts a node with an empty disk, and waits until it votes again.
 async fn comes_back_wiped(
     cluster: &Cluster,
     name: &str,
@@ -147,7 +148,7 @@ async fn comes_back_wiped(
     .await
 }
 
-/// All that was written in vain is still there.
+/// Checks that all writes made by [`set_in_vain`] are still there.
 async fn nothing_was_in_vain(client: &SimClient) -> Result<(), String> {
     for number in 0..IN_VAIN {
         let key = format!("in-vain/{number}");
@@ -159,18 +160,18 @@ async fn nothing_was_in_vain(client: &SimClient) -> Result<(), String> {
     Ok(())
 }
 
-/// Three nodes of which two were put back to copies that were made while they ran, at once; since
-/// then writes were acknowledged, which the third node has applied. It is cut off, and meanwhile the two form a
-/// majority without those writes, write on, and start again, so that their votes are of later terms.
+/// Three nodes, of which two were restored at once from copies made while they ran. After the copies, writes were
+/// acknowledged, which the third node has applied. While it is cut off, the two form a majority without those writes,
+/// write on, and restart, so that their votes are of later terms.
 struct Majority {
     cluster: Cluster,
     back: [String; 2],
     right: String,
-    /// What the third node said of itself.
+    /// The third node's status before the restore.
     before: NodeStatus,
-    /// A client of the two.
+    /// A client that knows the two only.
     two: SimClient,
-    /// Written by the two.
+    /// A value that the two have committed since.
     since: u64,
 }
 
@@ -188,7 +189,7 @@ impl Majority {
         set_in_vain(&writer).await?;
         drop(load);
         wait_until_level(&cluster, &leader).await?;
-        // The last acknowledgements are told with the next heartbeat.
+        // The next heartbeat carries the last acknowledged positions.
         rt::sleep(Duration::from_secs(1)).await;
         let before = cluster.status(&right).await.ok_or_else(|| format!("{right} does not answer"))?;
         back.iter().for_each(|name| cluster.kill(name));
@@ -214,7 +215,7 @@ impl Majority {
         Ok(Majority { cluster, back, right, before, two, since })
     }
 
-    /// The others' history is kept, by somebody who knows what is lost. The third node is off.
+    /// An operator who knows what is lost keeps the others' history. The third node is off.
     async fn keeps_the_others_history(self) -> Result<Cluster, String> {
         let Majority { cluster, back, right, before, since, .. } = self;
         comes_back_wiped(&cluster, &right, before.node_id, &back).await?;
@@ -223,9 +224,10 @@ impl Majority {
     }
 }
 
-/// Two of three disks go back to older copies, while the third node, which knows what they had acknowledged, is away. When
-/// it returns it refuses both, though they have started and voted since: they end and say why, and what they had acknowledged
-/// is still there. Nobody is told to wipe anything before a person has decided; here for the others' history.
+/// Two of three disks go back to older copies, while the third node, which has their acknowledged positions, is cut
+/// off. When it returns it refuses both, though they have restarted and voted since: they exit and report why, and the
+/// writes that they had acknowledged are still there. No message asks for a wipe before an operator has decided; here
+/// for the others' history.
 pub async fn majority_goes_back(run: Arc<Run>) -> Result<Cluster, String> {
     let majority = Majority::that_goes_back(run, false).await?;
     let Majority { cluster, back, right, before, .. } = &majority;
@@ -250,9 +252,9 @@ pub async fn majority_goes_back(run: Arc<Run>) -> Result<Cluster, String> {
     majority.keeps_the_others_history().await
 }
 
-/// The same, and the third node has forgotten what the two had acknowledged: the log of their leader contradicts what it
-/// knows to be committed. It neither acknowledges that nor answers anybody, also after a restart, and says who contradicts it;
-/// its data stays. The operator decides for the others' history.
+/// The same, but the third node has lost the acknowledged positions: the log of the two nodes' leader contradicts what
+/// it has committed. It neither acknowledges that log nor answers a request, also after a restart, and reports which
+/// node contradicts it; its data stays. The operator decides for the others' history.
 pub async fn majority_goes_back_unknown(run: Arc<Run>) -> Result<Cluster, String> {
     let majority = Majority::that_goes_back(run, true).await?;
     let Majority { cluster, back, right, before, two, .. } = &majority;
@@ -293,9 +295,9 @@ async fn status_of(cluster: &Cluster, name: &str) -> Result<NodeStatus, String> 
     status.ok_or_else(|| format!("{name} never answered"))
 }
 
-/// Two disks go back one after the other, each while the others run and have what it lost: they know that it has gone back
-/// and refuse it, though it would get everything from them again. It ends, is wiped as it says, and is a voter again before the
-/// second one goes back. What was acknowledged is still there.
+/// Two disks go back one after the other, each while the others run and have what it lost: they have its acknowledged
+/// position and refuse it, though it would get everything from them again. It exits, is wiped as its message asks, and
+/// votes again before the second one goes back. Acknowledged writes are still there.
 pub async fn one_by_one(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader, load) = written_to(&run, run.seed.is_multiple_of(2)).await?;
     let writer = client(&cluster);
@@ -320,9 +322,9 @@ pub async fn one_by_one(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// One disk goes back to a copy of its node's present life, the leader's or a follower's, after all other nodes have started
-/// again; they are away when it comes up. Nothing that its peers know of its starts tells it from one that merely restarted: only
-/// what it had acknowledged. It is refused as soon as they return, and again after it has started once more.
+/// One disk, the leader's or a follower's, goes back to a copy from its node's present incarnation; all other nodes
+/// restart, and are down when it comes up. Its boot history then shows a plain restart; only its acknowledged position
+/// reveals the rollback. It is refused as soon as the others return, and again after each further start.
 pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader, load) = written_to(&run, run.seed.is_multiple_of(2)).await?;
     let writer = client(&cluster);
@@ -333,7 +335,7 @@ pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
     set_in_vain(&writer).await?;
     drop(load);
     wait_until_level(&cluster, &leader).await?;
-    // What the others know becomes durable with what they write next.
+    // The positions that the others have received become durable with their next write.
     set_in_vain(&writer).await?;
     wait_until_level(&cluster, &leader).await?;
     rt::sleep(Duration::from_secs(1)).await;
@@ -358,13 +360,13 @@ pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Nobody is refused who has not gone back: nodes are killed, lose power with writes that were not synced, have entries that a
-/// later leader makes them truncate and start again after that, and are replaced.
+/// No node is refused that has not gone back: nodes are killed, lose power with unsynced writes, have entries truncated
+/// by a later leader and restart after that, and are replaced.
 pub async fn nobody_has_gone_back(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let writer = client(&cluster);
     set_many(&writer, 30).await?;
-    // Entries that nobody else has, and that the next leader's take the place of.
+    // Entries that no other node has, and that the next leader's entries replace.
     let rest = others(&cluster.names(), &leader);
     let alone = SimClient::new(&cluster, std::slice::from_ref(&leader), Duration::from_secs(1), false);
     cluster.isolate(&leader);
@@ -411,8 +413,8 @@ pub async fn nobody_has_gone_back(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All three disks go back to copies that were made while they ran. Nobody can know, and nobody complains: it is the
-/// cluster that it was.
+/// All three disks go back to copies made while they ran. No node can detect it, and none reports anything: the cluster
+/// goes on from that state.
 pub async fn all_go_back(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader, load) = written_to(&run, run.seed.is_multiple_of(2)).await?;
     let writer = client(&cluster);

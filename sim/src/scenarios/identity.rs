@@ -1,4 +1,4 @@
-//! Who a node is: joining, lost disks, twins, other addresses.
+//! Node identity: joining, lost disks, duplicate names, other addresses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +13,15 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
-/// A newcomer is a voter within this.
+/// Longest time until a newcomer votes.
 const JOIN_BOUND: Duration = Duration::from_secs(40);
 
-/// The members as a node knows them: name, node id, and whether it only learns.
+/// The members as a node has applied them: name, node id, and whether it is a learner.
 pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
     members_as(cluster, of, Consistency::Stale).await
 }
 
-/// The members as a node tells them, by its own word or by the leader's; empty: it does not.
+/// The members as a node reports them, from its own state or confirmed by the leader. Empty if it does not answer.
 async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Vec<(String, u64, bool)> {
     let client = client_of(cluster, of);
     let servers = client.with_library(|library| async move { library.members(consistency).await }).await;
@@ -35,7 +35,7 @@ async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Ve
     members
 }
 
-/// Waits until the members that `of` knows satisfy `condition`.
+/// Waits until the members that `of` reports satisfy `condition`.
 pub async fn wait_for_members(
     cluster: &Cluster,
     of: &str,
@@ -55,8 +55,9 @@ pub async fn wait_for_members(
     }
 }
 
-/// A cluster grows from one node to five. Its first is removed while it runs and comes back as another; then the cluster
-/// shrinks to three, whose leader may be among those that go; all the while it takes writes, and none of them is lost.
+/// A cluster grows from one node to five. Its first is removed while it runs and comes back under a new id; then the
+/// cluster shrinks to three, whose leader may be among the removed; it takes writes all the while, and none of them is
+/// lost.
 pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = formed(&run, World::calm(1)).await?;
     let size = async |what: &str, size: usize| {
@@ -80,7 +81,7 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
             asking.with_library(|library| async move { library.replace_member(&asked).await }).await;
         removed.map_err(|error| format!("{name} was not removed: {error}"))
     };
-    // It was told of nobody but itself, and finds its cluster again all the same (chaos seed 402011).
+    // It was configured with no other node, and finds its cluster again all the same (chaos seed 402011).
     let former = remove("n1").await?;
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     wait_for_members(&cluster, &leader, "that n1 came back as another", |members| {
@@ -97,11 +98,11 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Five become three as by `members resize`: those that are removed run on and wait outside, as newcomers that are told why,
-/// while a member whose disk is lost takes its own place again. Five are wanted, and they join. All the while it takes
-/// writes, and none of them is lost.
+/// Five members become three, as by `members resize`. The removed nodes run on and wait outside, as newcomers that
+/// report why, while a member whose disk is lost takes its own place again. Then five are wanted, and they join. The
+/// cluster takes writes all the while, and none of them is lost.
 pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
-    /// Looked at for so long, in which a newcomer would join many times over.
+    /// Time of observation, in which a newcomer could join many times over.
     const WAITS: Duration = Duration::from_secs(15);
     let (cluster, leader) = formed(&run, World::calm(5)).await?;
     let goes_on = Arc::new(AtomicBool::new(true));
@@ -115,7 +116,7 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
     });
     let wanted = async |size: u32| {
         let change = SettingsChange { wanted_size: Some(size), ..SettingsChange::default() };
-        // Not before every member is known to understand it.
+        // It takes effect only when every member is known to support it.
         for _ in 0..100 {
             let library = client(&cluster);
             let settings =
@@ -134,7 +135,8 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         let asking = client(&cluster);
         let id = asking.with_library(|library| async move { library.remove_member(name).await }).await;
         removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?));
-        // Whoever resizes in steps asks whichever node answers, and that one may not have applied the step before.
+        // An operator who resizes in steps asks any node that answers, and that node may not have applied the step
+        // before.
         for asked in ["n1", "n2", "n3"] {
             let members = members_as(&cluster, asked, Consistency::Linearizable).await;
             ensure(!members.is_empty() && members.iter().all(|(member, ..)| member != name), || {
@@ -179,7 +181,7 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A fourth node that only knows gossip addresses becomes a voter and holds the same state.
+/// A fourth node that is configured only with gossip addresses becomes a voter and holds the same state.
 pub async fn join(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -192,20 +194,22 @@ pub async fn join(run: Arc<Run>) -> Result<Cluster, String> {
     .await?;
     let (value, _) = set(&client, "after the join").await?;
     expect(&client_of(&cluster, "n4"), "after the join", value).await?;
-    // Four voters need three: the newcomer counts now.
+    // Four voters need three: now the newcomer's acknowledgement counts.
     let other = cluster.names().into_iter().find(|name| *name != leader && name != "n4");
     cluster.kill(&other.expect("there are four nodes"));
     set(&client, "with the newcomer's vote").await?;
     Ok(cluster)
 }
 
-/// A newcomer joins one node over a slow link and has 24 MB in 400 values to fetch: few entries, many bytes. Once it votes
-/// no write succeeds without it, so it votes when it has them, and until then writes go on as if it were not there.
+/// A newcomer joins one node over a slow link and has 24 MB in 400 values to fetch: few entries, many bytes. Once it
+/// votes no write succeeds without it, so it becomes a voter only when it has them; until then writes go on as if it
+/// were not there.
 pub async fn join_over_a_slow_link(run: Arc<Run>) -> Result<Cluster, String> {
     const LARGE: usize = 60_000;
-    /// Of a link that carries 1 MiB in this time.
+    /// Delay of a link that carries 1 MiB in this time.
     const DELAY: Duration = Duration::from_millis(250);
-    /// What one write may wait for the newcomer: for the change of the membership, and for the bytes it may lack then.
+    /// Longest that one write may wait for the newcomer: for the membership change, and for the bytes that it may then
+    /// still lack.
     const LONGEST_WAIT: Duration = Duration::from_secs(4);
     let (cluster, leader) = formed(&run, World::calm(1)).await?;
     let client = client(&cluster);
@@ -240,7 +244,7 @@ pub async fn join_over_a_slow_link(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A disk is lost: its node comes back under the same name with a new id and replaces its old self.
+/// A disk is lost: its node comes back under the same name with a new id, and replaces its old id.
 pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -260,7 +264,7 @@ pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A second node that merely uses a living node's name gets no place in the cluster.
+/// A second node that uses a running node's name is not admitted to the cluster.
 pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -284,7 +288,7 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All nodes come back at addresses that nobody has written down; only their names still lead to them.
+/// All nodes come back at addresses that are recorded nowhere; only their names still resolve to them.
 pub async fn all_addresses_change(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let patient = client(&cluster);

@@ -1,4 +1,4 @@
-//! The log and what depends on it: votes across segments, followers that forget, a Raft that died.
+//! The log and what depends on it: votes across segments, followers that lost entries, a Raft that stopped.
 
 use std::sync::Arc;
 
@@ -13,15 +13,16 @@ use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::run::Run;
 use crate::world::World;
 
-/// How many changes of the disk after a segment's renaming, one a round, power is lost at.
+/// The number of rounds: power fails at the first change of the disk from a segment's renaming on, then at the second,
+/// and so on.
 const STEPS: u64 = 12;
-/// Values of this many bytes fill a segment after a few writes.
+/// Bytes of a value; a few such writes fill a segment.
 const LARGE: usize = 30_000;
 
-/// Two of three nodes elect, so each of them has answered with its vote; then one rolls to a new segment, and its power
-/// fails some step later. It must come back with its vote, or it could vote twice in that term.
+/// Two of three nodes elect a leader, so each of them has answered with its vote; then one rolls to a new segment and
+/// loses power some step later. It must come back with its vote, or it could vote twice in that term.
 pub async fn votes_across_segments(run: Arc<Run>) -> Result<Cluster, String> {
-    // No snapshot is taken meanwhile: only the roll itself touches the disk.
+    // No snapshot is taken meanwhile: only the roll changes the disk.
     let (cluster, _) = formed(&run, World { snapshot_entries: 100_000, ..World::calm(3) }).await?;
     let client = client(&cluster);
     let names = cluster.names();
@@ -52,7 +53,7 @@ pub async fn votes_across_segments(run: Arc<Run>) -> Result<Cluster, String> {
             if cluster.disk(voter).counts().power_losses > power_losses {
                 break;
             }
-            // Once the voter is gone nothing can be committed.
+            // Once the voter is down nothing can be committed.
             client.set(&format!("filling/{}", number % 5), None, LARGE).await;
         }
         ensure(cluster.disk(voter).counts().power_losses > power_losses, || {
@@ -71,8 +72,8 @@ pub async fn votes_across_segments(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A follower's disk loses the end of its log, which it had acknowledged, and nothing else: it looks whole and is not.
-/// Nobody lets it in, until it is wiped.
+/// A follower's disk loses the end of its log, which the follower had acknowledged, and nothing else: the log looks
+/// complete and is not. The follower is refused until it is wiped.
 pub async fn forgetful_follower(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -100,14 +101,14 @@ pub async fn forgetful_follower(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Writing a snapshot fails half-way, which is the death of Raft: the node ends with it, and does not go on answering
-/// over a dead Raft. Once for a follower and once for the leader.
+/// Writing a snapshot fails half-way, which stops Raft: the node exits with it, instead of serving without Raft. Once
+/// for a follower and once for the leader.
 pub async fn dead_raft(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
     for name in [others(&cluster.names(), &leader).remove(0), leader] {
         set_many(&client, 30).await?;
-        // Its beginning can be written: where not even that can, the snapshot is put off, and nobody dies of it.
+        // The first write succeeds: if even that failed, the snapshot would be postponed, and Raft would go on.
         let hook = |call: &DiskCall| match call.operation {
             Operation::Write if call.name.contains("snap") && call.offset > 0 => Fault::Error,
             _ => Fault::None,

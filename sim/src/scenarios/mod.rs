@@ -1,7 +1,9 @@
-//! The stories: each plays one sequence of events that once lost data somewhere, or would, and says so if it did here.
+//! The scenarios: each produces one sequence of events that once lost data in some system, or would, and fails if data
+//! is lost here.
 //!
-//! A story drives the cluster to the point and checks what only it can know; the common ending then undoes all faults,
-//! demands life and lets every judge look. Each is told for several seeds, because a seed moves every instant.
+//! A scenario drives the cluster to the point and checks what no general checker can; the liveness phase that all runs
+//! share then undoes all faults, demands progress and runs every checker. Each scenario runs with several seeds,
+//! because a seed shifts the time of every event.
 
 mod backup;
 mod basics;
@@ -26,18 +28,18 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::run::Run;
 
-/// A story under way; it ends with the cluster, or with what went wrong in words.
+/// A running scenario. It resolves to the cluster, or to a description of what went wrong.
 pub type Story = Pin<Box<dyn Future<Output = Result<Cluster, String>>>>;
 
-/// A named story.
+/// A named scenario.
 pub struct Scenario {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What it is about, in one sentence.
+    /// Its subject, in one sentence.
     pub about: &'static str,
-    /// With how many seeds it is told; 0: as many as chaos has.
+    /// The number of its seeds; 0: as many as chaos has.
     pub seeds: u64,
-    /// Tells it.
+    /// Runs it.
     pub play: fn(Arc<Run>) -> Story,
 }
 
@@ -50,7 +52,7 @@ macro_rules! scenario {
 /// The name of the chaos loop.
 pub use crate::options::CHAOS;
 
-/// All stories; the chaos loop is the last.
+/// All scenarios; the chaos loop is the last.
 pub const ALL: &[Scenario] = &[
     scenario!(
         "elect-and-write",
@@ -456,7 +458,7 @@ pub const ALL: &[Scenario] = &[
     scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
 ];
 
-/// The story of this name.
+/// The scenario of this name, the hidden ones included.
 pub fn find(name: &str) -> Option<&'static Scenario> {
     let hidden = [&crate::planted::calm::SCENARIO, &crate::bench::SCENARIO];
     ALL.iter().chain(hidden).find(|scenario| scenario.name == name)

@@ -1,4 +1,4 @@
-//! Raft as it is configured here, and what clients may conclude.
+//! Raft as configured here, and the conclusions that clients may draw.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::history::{Answer, Outcome};
 use crate::run::Run;
 use crate::world::World;
 
-/// A leader commits through its followers before its own flush, loses power, and is back before anybody missed it: it
-/// must not hand out the same log positions again as if it still led.
+/// A leader commits through its followers before its own flush, loses power, and is back before any node has missed it:
+/// it must not assign the same log indexes again as if it still led.
 pub async fn leader_back_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -39,7 +39,7 @@ pub async fn leader_back_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The leader's heartbeats arrive and the answers are lost: it must step down, and another must lead.
+/// The leader's heartbeats arrive and their answers are lost: it must step down, and another node must lead.
 pub async fn deaf_leader(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, old) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -54,10 +54,10 @@ pub async fn deaf_leader(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Answers of followers are under way for so long that these have elected another leader and taken a write when they
-/// arrive: to the old leader they confirm nothing for a read that began after that write.
+/// Followers' answers are delayed so long that the followers have elected another leader and taken a write when the
+/// answers arrive: to the old leader they confirm no read that began after that write.
 pub async fn late_answers(run: Arc<Run>) -> Result<Cluster, String> {
-    // Longer than an election takes, shorter than a connection without an answer is trusted.
+    // Longer than an election; shorter than a connection without an answer is kept.
     const LATE: [Duration; 2] = [Duration::from_millis(1_600), Duration::from_millis(1_650)];
     let world = World {
         heartbeat: Duration::from_millis(60),
@@ -77,16 +77,16 @@ pub async fn late_answers(run: Arc<Run>) -> Result<Cluster, String> {
     }
     let sent = rt::now();
     let _write = spawn_guarded(async move { writer.set("another key", None, 16).await });
-    // Longer than a link and a disk take, and shorter than any election.
+    // Longer than the latency of a link and a disk, and shorter than any election.
     rt::sleep(Duration::from_millis(50)).await;
     rest.iter().for_each(|name| cluster.cut(&old, name));
     cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
     set(&elsewhere, "key").await?;
-    // Soon enough before the answers that the read is still being confirmed when they come.
+    // So shortly before the answers arrive that the read still waits for its confirmation.
     let read = sent + LATE[0] - Duration::from_millis(200);
     ensure(rt::now() < read, || "the others took too long, the read would begin after the answers".into())?;
     rt::sleep_until(read).await;
-    // It knows nobody else, so it asks the old leader first.
+    // It knows no other node, so it asks the old leader first.
     let alone = client_of(&cluster, &old);
     for name in &rest {
         cluster.cut(name, alone.host());
@@ -97,8 +97,8 @@ pub async fn late_answers(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A node that restarts alone answers nothing, no stale read either: README promises that it has heard from a leader and
-/// has back what it had before it does.
+/// A node that restarts alone answers nothing, not even a stale read: README guarantees that before it answers it has
+/// received from a leader and has applied again what it had before.
 pub async fn reads_during_recovery(run: Arc<Run>) -> Result<Cluster, String> {
     const ALONE: u32 = 20;
     let (cluster, leader) = three_nodes(&run).await?;
@@ -140,8 +140,8 @@ pub async fn reads_during_recovery(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A caller who tells the node its deadline and then waits for as long as it takes is answered by then, whatever the node
-/// waits for: nobody who leads, nobody who confirms, nobody who commits.
+/// A request that carries its deadline is answered by then, though its caller would wait longer, whatever the node
+/// lacks: a leader, a confirmation, a commit.
 pub async fn server_keeps_deadlines(run: Arc<Run>) -> Result<Cluster, String> {
     const DEADLINE: Duration = Duration::from_millis(900);
     const GRACE: Duration = Duration::from_millis(300);
@@ -177,7 +177,7 @@ pub async fn server_keeps_deadlines(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Values as large as they may be reach a node that lagged behind, over a slow network.
+/// Values of the largest size reach a node that lagged behind, over a slow network.
 pub async fn large_values(run: Arc<Run>) -> Result<Cluster, String> {
     let slow = Duration::from_millis(20)..Duration::from_millis(60);
     let world = World {
@@ -198,7 +198,7 @@ pub async fn large_values(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Answers to a client with a session are lost again and again: every write ends well, applied once.
+/// Answers to a client with a session are lost again and again: every write succeeds, applied once.
 pub async fn lost_answers(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -221,8 +221,8 @@ pub async fn lost_answers(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// More clients than the cluster keeps sessions for: the evicted ones are told so and open others, and nothing is
-/// applied twice.
+/// More clients than the cluster keeps sessions for: evicted clients receive that error and open new sessions, and
+/// nothing is applied twice.
 pub async fn evicted_sessions(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let operator = client(&cluster);
@@ -243,7 +243,8 @@ pub async fn evicted_sessions(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The pages of a list belong to one revision while others write, or the list says that it is gone.
+/// The pages of a list belong to one revision while another client writes, or the list reports that the revision is
+/// gone.
 pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let writer = client(&cluster);
@@ -286,7 +287,7 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
                     break;
                 }
             }
-            // Somebody writes between two pages now and then.
+            // Sometimes a write comes between two pages.
             if keys == 14 && complete % 2 == 1 {
                 set(&writer, "page/00").await?;
             }

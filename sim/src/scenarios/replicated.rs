@@ -1,4 +1,4 @@
-//! The replicated state: equal everywhere whatever a node's flags say, never guessed at, and compared for ever.
+//! The replicated state: the same on all nodes whatever their flags, never guessed, and compared all the time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
-/// What is replicated by itself is there within this.
+/// Longest time until settings that the cluster replicates by itself have arrived.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Every node has flags of its own, for sizes, bounds and times. What decides an outcome is replicated, so that the same
-/// log leaves the same state on all of them, whoever leads and however often they start.
+/// Every node has flags of its own, for sizes, bounds and times. Whatever decides an outcome is replicated, so that the
+/// same log gives the same state on all of them, whichever node leads and however often they start.
 pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 150, ..World::calm(3) };
     run.set_world(world.to_string());
@@ -63,7 +63,7 @@ pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.start(&leader);
     }
     ensure(refused > 0, || "nothing was refused, although every node was given bounds to refuse by".into())?;
-    // The bound that decides is the replicated one: raised by an entry, it is raised on all.
+    // The replicated bound decides: an entry that raises it raises it on all nodes.
     let change =
         SettingsChange { max_sessions: Some(100), max_store_bytes: Some(0), ..SettingsChange::default() };
     clients[0]
@@ -93,8 +93,8 @@ pub(super) async fn tamper(
     found.ok_or_else(|| format!("{} holds no write", status.name))
 }
 
-/// A committed entry is of a kind that this version does not know, as after an upgrade of the others: the node stops
-/// before it applies it, and says so.
+/// A committed entry is of a kind that this version does not support, as after an upgrade of the others: the node stops
+/// before it applies the entry, and reports it.
 pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -122,8 +122,8 @@ pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Nobody leads yet when the nodes of a new cluster begin to serve. Whoever leads it then writes down the bounds that its
-/// flags name, and what an operator sets afterwards stays.
+/// The nodes of a new cluster begin to serve before they have a leader. The first leader then replicates the bounds in
+/// its flags, and later changes by an operator stay.
 pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
@@ -160,8 +160,8 @@ pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// While a member knows of no key for digests none is shown. The others are upgraded, and whoever leads dies again and again
-/// about when it draws a key: in the end all show the same digest, by one key.
+/// No digest is shown while a member does not support keys for digests. The members are upgraded, and leaders are
+/// killed again and again about when they draw a key: in the end all show the same digest, under one key.
 pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
@@ -205,7 +205,7 @@ pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// What the nodes that answer show of their states.
+/// The digests that the nodes report; no element for a node that does not answer.
 async fn digests(cluster: &Cluster) -> Vec<String> {
     let mut shown = Vec::new();
     for name in cluster.names() {
@@ -214,15 +214,15 @@ async fn digests(cluster: &Cluster) -> Vec<String> {
     shown
 }
 
-/// Most sessions and bytes after a change.
+/// Returns the bounds on sessions and bytes after a change.
 async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, u64), String> {
     let settings = client.with_library(|library| async move { library.configure(change).await }).await;
     let settings = settings.map_err(|error| format!("the bounds are not known: {error}"))?;
     Ok((settings.max_sessions, settings.max_store_bytes))
 }
 
-/// A peer forwards bytes that are no client's command: kinds that nobody knows, Raft's own entries, a removal, nothing at all. The
-/// leader takes none of them into the log, where they would stop every node or pass for a membership.
+/// A peer forwards bytes that are no client's command: unknown kinds, Raft's own entries, a removal, nothing at all.
+/// The leader appends none of them to the log, where they would stop every node or pass for a membership.
 pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -233,11 +233,11 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Bytes::new(),
         Command::Blank.encode(),
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
-        // A removal, which only who leads decides on.
+        // A removal, on which only the leader decides.
         Command::Tombstone { node_id: status.node_id, name: leader.clone() }.encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
-        // A write that a frame holds, and that no frame holds beside the entries before it.
+        // A write that fits into a frame alone, but not beside the entries before it.
         Command::Set(mokv_proto::log::Set {
             key: Bytes::from_static(b"large"),
             value: vec![0; MAX_FRAME_BYTES - 100].into(),

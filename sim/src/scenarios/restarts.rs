@@ -1,4 +1,4 @@
-//! Kills, power losses and failed syncs: what a disk may forget, and what it may not.
+//! Kills, power losses and failed syncs: what a disk may lose, and what it must keep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +49,8 @@ pub async fn power_loss_of_all(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A sync fails under load: the node stops at once, and restarted without a power loss it trusts nothing that only
-/// its page cache shows.
+/// A sync fails under load: the node stops at once. Restarted without a power loss, it trusts nothing that only its
+/// page cache holds.
 pub async fn failed_sync(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let workload = Workload::start(&cluster, &cluster.names());
@@ -66,7 +66,7 @@ pub async fn failed_sync(run: Arc<Run>) -> Result<Cluster, String> {
         }
         cluster.start(&name);
         rt::sleep(Duration::from_secs(1)).await;
-        // Now the machine goes too: what the failed sync did not bring to the platter is lost for good.
+        // Now the machine loses power too: what the failed sync did not make durable is lost for good.
         cluster.power_loss(&name);
         cluster.start(&name);
         cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;

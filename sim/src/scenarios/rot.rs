@@ -1,7 +1,8 @@
-//! Bits that flip where nobody looks: in cold files, in memory, on one node, on two, on one while another recovers.
+//! Bits that flip in data that is not read: in cold files, in memory, on one node, on two, on one while another
+//! recovers.
 //!
-//! Nobody is excused here: a node that ends by itself, in all stories but one, has broken its promise to find the damage and
-//! to do without what is damaged.
+//! No exit is excused in any scenario here but one: a node that exits by itself has failed to find the damage and to go
+//! on without the damaged data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +21,15 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
-/// What nobody reads is read again this often.
+/// Interval of the scrub.
 const SCRUB: Duration = Duration::from_secs(2);
-/// Damage is found, and done without, within this.
+/// Longest time until damage is found, and until the node no longer needs the damaged data.
 const WITHIN: Duration = Duration::from_secs(40);
-/// A damaged node asks for a minute, and then ends.
+/// Longer than the minute for which a damaged node asks before it exits.
 const ASKING: Duration = Duration::from_secs(90);
-/// Whoever must not be replaced would have been by now.
+/// Time in which a node that must not be replaced would have been.
 const LONG_ENOUGH: Duration = Duration::from_secs(25);
-/// So many writes of this many bytes fill three segments.
+/// This many writes of [`LARGE_BYTES`] fill three segments.
 const LARGE_WRITES: u64 = 50;
 const LARGE_BYTES: usize = 20_000;
 /// Written once, never read, and damaged in memory.
@@ -38,7 +39,7 @@ fn scrubbed(nodes: usize, snapshot_entries: u64) -> World {
     World { snapshot_entries, scrub: Some(SCRUB), ..World::calm(nodes) }
 }
 
-/// A cluster whose damaged nodes ask whether they may start over.
+/// A cluster whose damaged nodes ask whether they may start over. Returns the leader's name as well.
 async fn formed_to_replace(run: &Arc<Run>, world: World) -> Result<(Cluster, String), String> {
     let (cluster, _) = formed(run, world).await?;
     let replaces = |config: &mut NodeConfig| config.replace_damaged = true;
@@ -69,7 +70,7 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<(), String> 
     Ok(())
 }
 
-/// The files of a node's present life whose names end so, oldest first.
+/// The files that a node uses, without those set aside, whose names end with `ending`, oldest first.
 fn files(cluster: &Cluster, node: &str, ending: &str) -> Vec<String> {
     let files = cluster.disk(node).files().into_iter().map(|file| file.0);
     files.filter(|name| name.ends_with(ending) && !name.starts_with("left-")).collect()
@@ -79,7 +80,7 @@ fn has(cluster: &Cluster, node: &str, file: &str) -> bool {
     cluster.disk(node).files().iter().any(|(name, _)| name == file)
 }
 
-/// The leader, or a follower, as the seed wills.
+/// The leader or a follower, depending on the seed.
 fn victim(run: &Run, cluster: &Cluster, leader: &str) -> String {
     match run.seed % 2 {
         0 => leader.to_owned(),
@@ -94,7 +95,7 @@ async fn wait_for_damage(cluster: &Cluster, node: &str, file: &str) -> Result<()
     .await
 }
 
-/// A node is started again on what it has now, cut off from the others: nobody can help it.
+/// Restarts a node on its present disk, cut off from the others: it gets no help.
 async fn starts_by_itself(cluster: &Cluster, node: &str) -> Result<(), String> {
     cluster.kill(node);
     cluster.isolate(node);
@@ -106,8 +107,8 @@ async fn starts_by_itself(cluster: &Cluster, node: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A bit flips in the middle of a sealed segment. Its node says so, takes snapshots, and gives the segment up; a restart then
-/// finds nothing to complain of.
+/// A bit flips in the middle of a sealed segment. Its node reports it, takes snapshots, and drops the segment; a
+/// restart then finds no damage.
 pub async fn in_a_cold_segment(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed(&run, scrubbed(3, 1_000)).await?;
     let client = client(&cluster);
@@ -128,7 +129,8 @@ pub async fn in_a_cold_segment(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A bit flips in the newer or the older of the kept snapshots. Its node says so and takes others, though nobody writes.
+/// A bit flips in the newer or the older of the kept snapshots. Its node reports it and takes new ones, although no
+/// client writes.
 pub async fn in_a_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed(&run, scrubbed(3, 60)).await?;
     let client = client(&cluster);
@@ -136,7 +138,7 @@ pub async fn in_a_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&client, 200).await?;
     let name = victim(&run, &cluster, &leader);
     wait_until("that there are two snapshots", || files(&cluster, &name, ".snap").len() == 2).await?;
-    // None is under way any more.
+    // No snapshot is under way any more.
     rt::sleep(Duration::from_secs(1)).await;
     let file = files(&cluster, &name, ".snap").remove((run.seed / 2 % 2) as usize);
     let length = cluster.disk(&name).contents(&file).map_or(0, |bytes| bytes.len() as u64);
@@ -148,14 +150,14 @@ pub async fn in_a_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// A bit of a value that nobody reads flips in the memory of a node; in which one, as the seed wills.
+/// A bit of a value that no client reads flips in a node's memory; which bit depends on the seed.
 async fn flip_in_memory(run: &Run, cluster: &Cluster, name: &str) -> Result<(), String> {
     let bit = (run.seed * 37 % 200) as usize;
     wait_until("that every node holds the witness", || cluster.rot_in_memory(name, WITNESS, bit)).await
 }
 
-/// A bit flips in memory, and is found by the sum, or by the next snapshot if there is no time for a sum. The node is
-/// quarantined, leads no more, and writes no snapshot of what it holds; a wipe heals it.
+/// A bit flips in memory. The checksum of the state finds it, or the next snapshot if no checksum is due. The node is
+/// quarantined, leads no more, and writes no snapshot of its state; a wipe heals it.
 pub async fn in_memory(run: Arc<Run>) -> Result<Cluster, String> {
     let by_sum = (run.seed / 2).is_multiple_of(2);
     let world = World { scrub: by_sum.then_some(SCRUB), ..scrubbed(3, 60) };
@@ -190,7 +192,7 @@ pub async fn in_memory(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// The ids of all voters, by name.
+/// The names and ids of all voters.
 async fn voters(cluster: &Cluster, of: &str) -> Vec<(String, u64)> {
     let members = members(cluster, of).await;
     members.into_iter().filter(|(_, _, learner)| !learner).map(|(name, id, _)| (name, id)).collect()
@@ -201,7 +203,7 @@ async fn id_of(cluster: &Cluster, node: &str) -> Result<u64, String> {
     status.map(|status| status.node_id).ok_or_else(|| format!("{node} does not answer"))
 }
 
-/// Waits until a node votes by another id than `old`.
+/// Waits until a node votes under another id than `old`.
 async fn wait_for_replacement(cluster: &Cluster, leader: &str, node: &str, old: u64) -> Result<(), String> {
     wait_for_members(cluster, leader, &format!("that {node} votes again as another"), |members| {
         members.iter().any(|(name, id, learner)| name == node && *id != old && !learner)
@@ -209,13 +211,13 @@ async fn wait_for_replacement(cluster: &Cluster, leader: &str, node: &str, old: 
     .await
 }
 
-/// The place of a byte that was durable long ago: where, and which bit of it.
+/// A place in the log that has long been durable: file, offset and bit.
 fn cold_byte(run: &Run, cluster: &Cluster, node: &str) -> Result<(String, u64, u8), String> {
     let file = files(cluster, node, ".wal").into_iter().next().ok_or("there is no log")?;
     Ok((file, 3_000 + run.seed * 391, (run.seed % 8) as u8))
 }
 
-/// A node whose log is damaged while it is off is replaced by itself, and its old files are kept; nobody has to do anything.
+/// A node whose log is damaged while it is off is replaced without an operator, and its old files are kept.
 pub async fn damaged_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> {
     let nodes = if run.seed.is_multiple_of(2) { 3 } else { 5 };
     let (cluster, leader) = formed_to_replace(&run, World::calm(nodes)).await?;
@@ -228,7 +230,7 @@ pub async fn damaged_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> 
     let (file, offset, bit) = cold_byte(&run, &cluster, &name)?;
     cluster.rot(&name, &file, offset, bit);
     cluster.may_go(&name);
-    // While the node starts over service goes on.
+    // Service goes on while the node starts over.
     cluster.start(&name);
     set_many(&writer, 50).await?;
     wait_for_replacement(&cluster, &leader, &name, old).await?;
@@ -242,7 +244,8 @@ pub async fn damaged_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> 
     Ok(cluster)
 }
 
-/// A node whose memory loses a bit is quarantined while it runs, and then replaced by itself; a leader hands over first.
+/// A node is quarantined while it runs because a bit of its memory flips, and then replaced without an operator; a
+/// leader transfers leadership first.
 pub async fn rotten_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed_to_replace(&run, scrubbed(3, 100)).await?;
     let writer = client(&cluster);
@@ -259,8 +262,9 @@ pub async fn rotten_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Two of three logs are damaged while their nodes are off. Nobody leads who could say yes: both refuse, keep their files as
-/// they are, and say what to do. Undamaged again, they go on as if nothing had been.
+/// Two of three logs are damaged while their nodes are off. There is no leader that could permit a replacement: both
+/// nodes refuse to start, leave their files unchanged, and report what to do. Once the damage is undone, they go on as
+/// before.
 pub async fn two_damaged_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed_to_replace(&run, World::calm(3)).await?;
     let writer = client(&cluster);
@@ -291,8 +295,9 @@ pub async fn two_damaged_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Two of three memories lose a bit. Both nodes are quarantined and go on acknowledging, so that the third one serves; nobody
-/// is replaced, since each is the other's doubted voter. Once a person has wiped one, the other one is replaced by itself.
+/// In two of three memories a bit flips. Both nodes are quarantined and go on acknowledging, so that the third one
+/// serves. Neither is replaced, because the other one is a quarantined voter. Once an operator has wiped one, the other
+/// is replaced without an operator.
 pub async fn two_rotten_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed(&run, scrubbed(3, 100)).await?;
     let writer = client(&cluster);
@@ -306,7 +311,7 @@ pub async fn two_rotten_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     for name in &rotten {
         wait_for_status(&cluster, name, "be quarantined", is_quarantined).await?;
     }
-    // Only now they may ask, and both are known to be doubted.
+    // Only now, when both are known to be quarantined, may they ask.
     for name in &rotten {
         cluster.kill(name);
         cluster.configure(name, |config| config.replace_damaged = true);
@@ -329,8 +334,8 @@ pub async fn two_rotten_at_once(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// One of five disks is lost, and its node is being replaced; another node is damaged meanwhile. It waits until the first
-/// has its place, and takes its own then.
+/// One of five disks is lost, and its node is being replaced; meanwhile another node's log is damaged. That node waits
+/// until the first one votes again, and is replaced then.
 pub async fn damaged_while_another_recovers(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed_to_replace(&run, World::calm(5)).await?;
     let writer = client(&cluster);

@@ -1,4 +1,4 @@
-//! What most stories begin with, and small words for what they check.
+//! The setup that most scenarios share, and short helpers for their checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use crate::history::{Answer, Outcome};
 use crate::run::Run;
 use crate::world::World;
 
-/// A cluster elects within this.
+/// Longest time until a cluster has elected a leader.
 pub const ELECTION_BOUND: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Three nodes with a leader, and its name.
+/// Three nodes with a leader. Returns the leader's name as well.
 pub async fn three_nodes(run: &Arc<Run>) -> Result<(Cluster, String), String> {
     formed(run, World::calm(3)).await
 }
 
-/// The cluster of a world with a leader, and its name.
+/// The cluster of a world with a leader. Returns the leader's name as well.
 pub async fn formed(run: &Arc<Run>, world: World) -> Result<(Cluster, String), String> {
     formed_within(run, &world, ELECTION_BOUND).await
 }
 
-/// The cluster of a world with a leader, and its name; it may take this long to form.
+/// Like [`formed`], for a cluster that may take this long to form.
 pub async fn formed_within(
     run: &Arc<Run>,
     world: &World,
@@ -37,17 +37,17 @@ pub async fn formed_within(
     Ok((cluster, leader))
 }
 
-/// A patient client that knows all nodes.
+/// A client with a long timeout that knows all nodes.
 pub fn client(cluster: &Cluster) -> SimClient {
     SimClient::new(cluster, &cluster.names(), PATIENCE, true)
 }
 
-/// A client that knows one node only, at first.
+/// A client that at first knows one node only.
 pub fn client_of(cluster: &Cluster, node: &str) -> SimClient {
     SimClient::new(cluster, &[node.to_owned()], PATIENCE, true)
 }
 
-/// Writes a new value, which must succeed; the value and the revision.
+/// Writes a new value, which must succeed. Returns the value and the revision.
 pub async fn set(client: &SimClient, key: &str) -> Result<(u64, u64), String> {
     let (value, outcome) = client.set(key, None, 32).await;
     match outcome {
@@ -72,17 +72,17 @@ pub async fn expect(client: &SimClient, key: &str, value: u64) -> Result<(), Str
     }
 }
 
-/// What must hold.
+/// Returns `otherwise` as the error unless the condition holds.
 pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
-/// All but one.
+/// All names but one.
 pub fn others(names: &[String], but: &str) -> Vec<String> {
     names.iter().filter(|name| *name != but).cloned().collect()
 }
 
-/// Waits until a node ends by itself; what it said.
+/// Waits until a node exits by itself. Returns its exit message.
 pub async fn wait_for_end(cluster: &Cluster, node: &str, within: Duration) -> Result<String, String> {
     let before = mokv::rt::now();
     while cluster.power(node) != crate::cluster::Power::Off {

@@ -1,4 +1,4 @@
-//! Snapshots that travel.
+//! Snapshots that are sent to other nodes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::history::Outcome;
 use crate::run::Run;
 use crate::world::World;
 
-/// How often the node is killed while it installs; every time one call of its disk later.
+/// How often the node is killed while it installs, each time one call of its disk later.
 const KILLS: u64 = 24;
 
 /// Writes until the leader's log begins after `index`.
@@ -33,8 +33,8 @@ async fn write_until_purged(
     Err(format!("after 1200 writes the leader's log still holds index {index}"))
 }
 
-/// A node lags behind the purge, so only a snapshot helps; it is killed just before each call by which its disk
-/// changes while it installs one, and must come back every time.
+/// A node lacks entries that the leader has purged, so it needs a snapshot. It is killed just before each change that
+/// its disk makes while it installs one, and must come back every time.
 pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 60, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;
@@ -46,7 +46,7 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.kill(&name);
         write_until_purged(&cluster, &client, &leader, reached).await?;
         let installed = run.with_applied_log(|applied_log| applied_log.snapshots_installed());
-        // The kill comes at the step-th change after the start of a temporary file of a snapshot.
+        // The kill comes at change number `step`, counted from the first change to a snapshot file.
         let mut left = None;
         cluster.disk(&name).on_call(Some(Box::new(move |call| {
             if left.is_none() && call.name.contains("snap") && call.operation.changes() {
@@ -95,12 +95,12 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// All connections of a newcomer are reset in the middle of each of many attempts to send it a snapshot. At no time does
-/// what was begun take more than one transfer, and nothing of it is left in the end.
+/// All connections of a newcomer are reset in the middle of each of many attempts to send it a snapshot. Unfinished
+/// transfers never take more room than one transfer, and none is left in the end.
 pub async fn interrupted_transfers(run: Arc<Run>) -> Result<Cluster, String> {
     const RESETS: usize = 20;
     const LARGE: usize = 60_000;
-    /// Of a link that carries 1 MiB in this time.
+    /// Delay of a link that carries 1 MiB in this time.
     const DELAY: Duration = Duration::from_millis(100);
     const BOUND: Duration = Duration::from_secs(240);
     let world = World { snapshot_entries: 20, ..World::calm(1) };

@@ -1,5 +1,5 @@
-//! A forger's tools: what lies on a stopped node's disk is rewritten by the product's own log, so that every checksum
-//! fits and only the meaning is wrong; and a stranger that speaks the peers' protocol.
+//! Tools for tampering. The data on a stopped node's disk is rewritten by the product's own log, so that every checksum
+//! fits and only the meaning is wrong. And an outside node uses the peers' protocol.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use mokv_proto::raft::Channel;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 
-/// The node id of somebody who is no member.
+/// The node id of a node that is no member.
 pub const STRANGER: u64 = 0xbad;
 
-/// Rewrites the entries that a stopped node holds: what `change` leaves of them, from the first difference on, is what
-/// its log holds when it starts again. `status` is what the node last said of itself.
+/// Rewrites a stopped node's log: `change` gets its entries, and from the first difference on the result replaces them.
+/// `status` is the node's last status.
 pub async fn rewrite_log(
     cluster: &Cluster,
     status: &NodeStatus,
@@ -39,7 +39,7 @@ pub async fn rewrite_log(
     let last_kept = before[..kept].last().map(|entry| entry.index);
     log.truncate_after(last_kept).await.map_err(words)?;
     if let (Some(last), Some(committed)) = (after.last(), state.committed) {
-        // It never knew more than its log holds.
+        // No commit index beyond the end of the log.
         log.save_committed(committed.min(last.position()));
     }
     let (durable, is_durable) = tokio::sync::oneshot::channel();
@@ -52,7 +52,7 @@ pub async fn rewrite_log(
     log.close().await.map_err(words)
 }
 
-/// The term of the vote that a stopped node's log holds, as its own recovery finds it; 0: none.
+/// The term of the vote in a stopped node's log, as its own recovery finds it; 0 if there is none.
 pub async fn saved_term(cluster: &Cluster, status: &NodeStatus) -> Result<u64, String> {
     let log = open_log(cluster, status).await?;
     let vote = log.state().vote;
@@ -61,13 +61,13 @@ pub async fn saved_term(cluster: &Cluster, status: &NodeStatus) -> Result<u64, S
     Ok(vote.map_err(|error| error.to_string())?.map_or(0, |vote| vote.leader_id.term))
 }
 
-/// A stopped node's log forgets how far members have acknowledged.
+/// Removes the members' acknowledged positions from a stopped node's log.
 pub async fn forget_acknowledged(cluster: &Cluster, status: &NodeStatus) -> Result<(), String> {
     let words =
         |error: mokv::storage::StorageError| format!("{}'s log cannot be rewritten: {error}", status.name);
     let log = open_log(cluster, status).await?;
     log.save_acknowledged(Bytes::new());
-    // It rides with what is written anyway.
+    // It is written with the next record, here the vote.
     if let Some(vote) = log.state().vote {
         log.save_vote(vote).await.map_err(words)?;
     }
@@ -84,7 +84,7 @@ async fn open_log(cluster: &Cluster, status: &NodeStatus) -> Result<Log, String>
     log.map_err(|error| format!("{node}'s log cannot be opened: {error}"))
 }
 
-/// A link to a node by somebody who is no member and says the right cluster's name.
+/// A link to a node from a node that is no member but names the right cluster.
 pub fn stranger(status: &NodeStatus) -> Arc<Link> {
     let local = LocalNode {
         cluster_id: cluster_id(status),

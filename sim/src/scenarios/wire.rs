@@ -1,4 +1,4 @@
-//! Bytes on the wire: clients really come in through TCP, and nonsense does not hurt.
+//! Bytes on the wire: clients really use TCP, and malformed input does not harm a node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::cluster::{Cluster, RPC_PORT};
 use crate::run::Run;
 use crate::values;
 
-/// One byte of an answer changes on its way: the value that arrives is not the value that was written, and that is
-/// noticed. So it is bytes that travel, and judges look at them.
+/// One byte of an answer changes on its way: the value that arrives is not the value that was written, and the check
+/// detects it. So real bytes travel, and the checkers see them.
 pub async fn corrupted_byte(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
@@ -49,7 +49,7 @@ pub async fn corrupted_byte(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// Carries one connection's bytes, and changes the first byte of the first occurrence of `pattern` in the answers.
+/// Forwards connections, and changes the first byte of `pattern` where it occurs in an answer.
 async fn forward(address: std::net::SocketAddr, target: String, pattern: bytes::Bytes) {
     let Ok(listener) = TcpListener::bind(address).await else { return };
     while let Ok((client, _)) = listener.accept().await {
@@ -80,7 +80,8 @@ async fn forward(address: std::net::SocketAddr, target: String, pattern: bytes::
     }
 }
 
-/// Garbage after the peers' byte, an HTTP/1 request, half a frame and then silence: connections end, the node goes on.
+/// Garbage after the first byte of the peers' protocol, an HTTP/1 request, half a frame and then silence: the
+/// connections end, the node goes on.
 pub async fn nonsense(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let client = client(&cluster);

@@ -1,6 +1,7 @@
-//! Every kind of fault, in one table: what it is, what people call it, how often it is drawn.
+//! Every kind of fault, in one table: what it does, its name, how often it is drawn.
 
-/// Writes the enumeration, its list, its names and its weights off one table, so that none forgets a kind.
+/// Makes the enumeration, its list, its names and its weights from one table, so that no kind is missing in one of
+/// them.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident, $name:literal, $weight:literal;)*) => {
         /// A kind of fault.
@@ -13,14 +14,14 @@ macro_rules! kinds {
             /// All of them.
             pub const ALL: &[FaultKind] = &[$(FaultKind::$kind),*];
 
-            /// As people call it.
+            /// Its name in reports.
             pub fn name(self) -> &'static str {
                 match self {
                     $(FaultKind::$kind => $name,)*
                 }
             }
 
-            /// How often it is drawn in a world that has it, compared with others; 0: as often as the world says.
+            /// Its weight against the other kinds of a world that has it; 0: the world draws the weight.
             pub fn weight(self) -> u32 {
                 match self {
                     $(FaultKind::$kind => $weight,)*
@@ -36,24 +37,24 @@ kinds! {
     OneWayCut, "one-way cut", 2;
     /// One link is cut.
     TwoWayCut, "two-way cut", 2;
-    /// One direction of one link is cut, until everything is healed.
+    /// One direction of one link is cut, until the network is healed at the end.
     PermanentCut, "permanent cut", 1;
     /// A node is cut off from all others; clients may still reach it.
     IsolateNode, "isolated node", 2;
     /// The leader is cut off from all others; clients still reach it.
     IsolateLeader, "isolated leader", 3;
-    /// The leader hears nobody and everybody hears it.
+    /// The leader receives nothing from the others, and they receive everything from it.
     DeafLeader, "deaf leader", 1;
-    /// What the others say reaches the leader late, and then nothing of the leader reaches them: they elect another and
-    /// take a write while what they said before is under way.
+    /// The others' messages reach the leader late, and then none of the leader's reach them: they elect another leader
+    /// and take a write while their earlier messages are still under way.
     LateAnswers, "late answers", 2;
-    /// A node is cut off until the others' logs no longer begin where its own ends: only a snapshot helps it.
+    /// A node is cut off until the others have purged the entries that follow its log: it needs a snapshot.
     Laggard, "laggard", 2;
-    /// A leader that does not hear who has its last entries is cut off until the others' logs begin behind them: what
-    /// became of its clients' writes it learns from a snapshot.
+    /// A leader that receives no acknowledgement of its last entries is cut off until the others have purged them: it
+    /// learns the outcome of its clients' writes from a snapshot.
     Overtaken, "overtaken leader", 2;
-    /// A leader is cut off at the very moment at which it changes the members: what it puts in force is never committed,
-    /// and it learns so from others' logs or from a snapshot.
+    /// A leader is cut off at the moment at which it changes the membership. The new membership takes effect but is
+    /// never committed; the leader learns so from another log or from a snapshot.
     OrphanedMembership, "orphaned membership", 2;
     /// The nodes fall into two groups.
     Split, "split", 2;
@@ -63,8 +64,8 @@ kinds! {
     SlowLink, "slow link", 2;
     /// All links of a node are slow.
     SlowNode, "slow node", 1;
-    /// A leader is cut off with one follower, which then leads the others without it: what only the two had survives,
-    /// and the old leader has to learn it.
+    /// A leader and one follower are cut off; then the follower joins the others and leads them without the old leader.
+    /// Entries that only the two had survive, and the old leader has to learn it.
     Handover, "cut-off pair", 2;
     /// The leader is cut off from all others, which restart meanwhile; clients still reach it.
     DeposedLeader, "deposed leader", 2;
@@ -72,17 +73,17 @@ kinds! {
     Reset, "reset", 2;
     /// All connections of a node are reset, those of clients too.
     ResetAll, "reset of all connections", 2;
-    /// Datagrams get lost, doubled and overtaken.
+    /// Datagrams are lost, duplicated and reordered.
     LostDatagrams, "lost datagrams", 2;
 
     // Processes and power.
-    /// A process dies; what it wrote stays in the page cache.
+    /// A process is killed; its writes stay in the page cache.
     Kill, "kill", 3;
-    /// The leader's process dies.
+    /// The leader's process is killed.
     KillLeader, "kill of the leader", 3;
-    /// Processes die during elections and are back at once, several times in a row.
+    /// Processes are killed during elections and restarted at once, several times in a row.
     RestartVoters, "restarts during elections", 2;
-    /// A process dies while it recovers, several times in a row.
+    /// A process is killed while it recovers, several times in a row.
     KillInRecovery, "kill in recovery", 2;
     /// Power fails on one machine.
     PowerLoss, "power loss", 3;
@@ -90,37 +91,38 @@ kinds! {
     PowerLossOfAll, "power loss of all", 1;
     /// Power fails on one machine just before a sync.
     PowerLossAtSync, "power loss at a sync", 2;
-    /// Power fails on all machines just before a sync on one of them; they come back one by one.
+    /// Power fails on all machines just before a sync on one of them; most often they come back one by one.
     PowerLossOfAllAtSync, "power loss of all at a sync", 2;
     /// Power fails on a machine, far more likely while it has writes that are not synced.
     PowerLossWhileUnsynced, "power loss while unsynced", 2;
-    /// The leader's disk becomes slow, so that others have what it has not; then its power fails, and it is back at
-    /// once.
+    /// The leader's disk becomes slow, so that others have entries that it has not synced; then it loses power and is
+    /// back at once.
     PowerLossOfSlowLeader, "power loss of a slow leader", 2;
-    /// Two machines lose power in the time in which a third recovers.
+    /// Two machines lose power while a third recovers.
     TwoWhileOneRecovers, "two lost while one recovers", 2;
-    /// A node dies between an append to its log and the sync.
+    /// A node crashes between an append to its log and the sync.
     CrashBeforeSync, "crash between append and sync", 2;
-    /// A node dies when its log is synced and nobody has been told.
+    /// A node crashes after a sync of its log, before it reports the result.
     CrashAfterSync, "crash between sync and answer", 2;
-    /// The leader dies, and voters die when their vote is written and not answered.
+    /// The leader is killed, and voters crash after they have written their vote and before they answer.
     CrashAfterVote, "crash between vote and answer", 2;
-    /// A leader dies right after leadership was handed over, on either side.
+    /// After a leadership transfer, the old or the new leader loses power.
     CrashAfterTransfer, "crash after a transfer", 2;
-    /// A node that lags dies while it installs or builds a snapshot.
+    /// A node crashes while it installs a snapshot, because it lags, or builds one.
     CrashInSnapshot, "crash in a snapshot", 2;
-    /// A node stands still, dies or loses power at the very moment in which it reaches a rare situation.
+    /// A node is paused, killed or loses power at the moment in which it reaches a rare marker.
     Ambush, "ambush", 4;
-    /// A drawn fault strikes a node in a drawn role while the cluster is in a drawn situation. Its weight is drawn, too.
+    /// A drawn fault is injected into a node in a drawn role while the cluster is in a drawn situation. Its weight is
+    /// drawn, too.
     Encounter, "encounter", 0;
-    /// The leader dies again and again while a node joins.
+    /// The leader crashes again and again while a node joins.
     CrashWhileJoining, "crash while joining", 1;
-    /// A node stands still for a while.
+    /// A node is paused for a while.
     Pause, "pause", 2;
-    /// The leader stands still for a while.
+    /// The leader is paused for a while.
     PauseLeader, "pause of the leader", 2;
-    /// The leader stands still until others have elected another, again and again for short times in between: what it
-    /// was about to answer it answers later.
+    /// The leader is paused again and again, mostly for short times, sometimes until the others have elected another:
+    /// its pending answers leave it late.
     Stutter, "stutter", 2;
 
     // Disks.
@@ -128,29 +130,30 @@ kinds! {
     SlowDisk, "slow disk", 1;
     /// A disk is full for a while.
     FullDisk, "full disk", 1;
-    /// A sync fails, and the node stops by it.
+    /// A sync fails, and the node must stop.
     FailedSync, "failed sync", 1;
-    /// A write fails, and the node stops by it.
+    /// A write fails, and the node must stop.
     FailedWrite, "failed write", 1;
     /// A read fails.
     FailedRead, "failed read", 1;
-    /// A disk is lost for good; its node comes back under its name.
+    /// A disk is lost for good; its node comes back under its name with an empty one.
     WipedDisk, "wiped disk", 2;
-    /// A bit of a log, a snapshot or an identity flips; the operator does what the node says.
+    /// A bit of a log, a snapshot or an identity flips; the operator wipes the disk when the node asks for it.
     FlippedBit, "flipped bit", 2;
-    /// The newest of two snapshots is damaged; the older one and the log since then must do.
+    /// The newest of two snapshots is damaged; the older one and the log since then must suffice.
     DamagedSnapshot, "damaged snapshot", 2;
-    /// A disk is rolled back to what it was some lives ago.
+    /// A disk is rolled back to its content of some incarnations ago.
     RolledBackDisk, "rolled-back disk", 1;
-    /// A disk is rolled back, and its node finds only peers that lack what it had and forgot, and have started since they
-    /// heard of its later lives; together they are a majority.
+    /// A disk is rolled back, and its node then reaches only peers that lack the entries it has lost, and that have
+    /// restarted since they recorded its later incarnations; together they are a majority.
     RolledBackBesideLaggards, "rolled-back disk beside laggards", 2;
-    /// A data directory is copied to a second machine, which comes up some lives of the first one later; both run.
+    /// A data directory is copied to a second machine, which starts some incarnations of the first one later; both run.
     CopiedDisk, "copied disk", 1;
-    /// A disk is put back to a copy of its node's present life, and all others have started since they heard of what the node
-    /// acknowledged.
+    /// A disk is put back to a copy from its node's present incarnation, and all others have restarted since they
+    /// recorded what the node acknowledged.
     PutBackDisk, "disk put back within a life", 1;
-    /// Somebody speaks to a node as the leader of another history, as nodes do whose disks were put back to older copies.
+    /// A node receives an append request from a leader of another history, as after a majority's disks were put back to
+    /// older copies.
     OtherHistory, "other history", 1;
 
     // Clocks.
@@ -164,15 +167,15 @@ kinds! {
     Newcomer, "newcomer", 2;
     /// A member is removed for good.
     ScaleIn, "scale-in", 1;
-    /// A living member is removed and comes back as another.
+    /// A running member is removed and comes back under a new id.
     Replacement, "replacement", 1;
-    /// An operator makes the cluster's bounds small for a while: few sessions, or no room for more.
+    /// An operator makes the cluster's bounds small for a while: few sessions, or no room for more data.
     Settings, "small bounds", 1;
-    /// All nodes come back at other addresses.
+    /// All nodes are restarted at other addresses.
     ChangedAddresses, "changed addresses", 1;
-    /// An operator hands leadership to somebody else.
+    /// An operator transfers leadership to any node.
     Transfer, "transfer", 2;
-    /// An operator has a node write a snapshot.
+    /// An operator makes a node write a snapshot.
     Snapshot, "snapshot", 2;
     /// A node is asked to stop.
     Stop, "stop", 1;

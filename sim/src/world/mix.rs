@@ -1,17 +1,17 @@
-//! What clients do, and how often: the workload's part of a world.
+//! The operations of clients and their weights: the workload's part of a world.
 
 use std::fmt;
 
 use crate::dice::Dice;
 
-/// One thing a client does.
+/// One kind of operation of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doing {
-    /// Sets a key whatever it holds.
+    /// Sets a key unconditionally.
     Set,
     /// Sets a key if it is at a revision.
     SetIf,
-    /// Deletes a key whatever it holds.
+    /// Deletes a key unconditionally.
     Delete,
     /// Deletes a key if it is at a revision.
     DeleteIf,
@@ -42,7 +42,7 @@ impl Doing {
 /// The workload of a world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkloadMix {
-    /// Weights of what clients do.
+    /// The weight of each operation.
     pub operations: Vec<(Doing, u32)>,
     /// Bytes of most values.
     pub small_value: usize,
@@ -50,26 +50,27 @@ pub struct WorkloadMix {
     pub large_value: usize,
     /// Share of large values among plain sets.
     pub large_values: f64,
-    /// The first so many keys are hot.
+    /// Number of hot keys: the first ones.
     pub hot_keys: u64,
     /// Share of operations that go to a hot key; the others go to any key.
     pub hot: f64,
     /// Share of clients whose writes belong to a session.
     pub sessions: f64,
-    /// Share of clients that reach one node only: what they write is forwarded, unless it leads.
+    /// Share of clients that reach one node only: their writes are forwarded, unless it leads.
     pub one_node: f64,
     /// Share of operations in the middle of which a client dies; another takes its place.
     pub client_crashes: f64,
-    /// Keys asked for in one page of a list; 0: as many as the server likes.
+    /// Keys requested in one page of a list; 0: as many as the server returns.
     pub page: u32,
     /// Most operations that a client has under way at a time.
     pub in_flight: u64,
-    /// Most sessions that the cluster keeps: with fewer than there are clients, some lose theirs. `None`: enough.
+    /// Most sessions that the cluster keeps: with fewer than there are clients, some are evicted. `None`: enough for
+    /// all.
     pub max_sessions: Option<u64>,
 }
 
 impl Default for WorkloadMix {
-    /// A fair day.
+    /// The usual workload.
     fn default() -> WorkloadMix {
         let weights = [35, 13, 5, 3, 26, 13, 3, 2];
         WorkloadMix {
@@ -90,7 +91,7 @@ impl Default for WorkloadMix {
 }
 
 impl WorkloadMix {
-    /// The workload of a chaos seed: of some it is the usual one, of others it leans to one side.
+    /// The workload of a chaos seed: the usual one for some, one-sided for others.
     pub fn draw(seed: u64, keys: u64) -> WorkloadMix {
         let mut dice = Dice::new(seed, "workload mix");
         let mut mix = WorkloadMix {
@@ -108,7 +109,7 @@ impl WorkloadMix {
             mix.large_value = 60_000;
             mix.large_values = *dice.one_of(&[0.02, 0.2]);
         }
-        // Writers, readers, and the usual crowd.
+        // Balanced, mostly writes, or mostly reads.
         let (writes, reads) = *dice.one_of(&[(1, 1), (1, 1), (4, 1), (1, 4)]);
         for (doing, weight) in &mut mix.operations {
             *weight *= match doing {

@@ -1,7 +1,7 @@
-//! The world of a seed: how many nodes, how fast, what goes wrong how often. Drawn first, printed with every failure.
+//! The world of a seed: number of nodes, speeds, kinds and rates of faults. Drawn first, printed with every failure.
 //!
-//! Swarm testing: each seed leaves some faults out altogether, so that some runs are calm enough to find what storms
-//! hide. Pure: drawing a world starts nothing.
+//! Swarm testing: each seed leaves some faults out altogether, because frequent faults hide what only runs with few
+//! faults find. Pure: drawing a world starts nothing.
 
 mod kinds;
 mod mix;
@@ -25,7 +25,7 @@ pub struct Datagrams {
     pub reordering: f64,
 }
 
-/// How much nodes hold and do at a time.
+/// Bounds of what nodes hold and do at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions the cluster keeps.
@@ -38,52 +38,52 @@ pub struct Limits {
     pub requests_in_flight: usize,
 }
 
-/// What a seed drew.
+/// The world that a seed draws.
 #[derive(Debug, Clone)]
 pub struct World {
     /// How many nodes form the cluster.
     pub nodes: usize,
-    /// Of every packet.
+    /// Latency of every packet.
     pub network_latency: Range<Duration>,
-    /// Share of packets lost; TCP retries them.
+    /// Share of packets that are lost, from 0 to 1; TCP retransmits them.
     pub packet_loss: f64,
-    /// What happens to datagrams, of gossip that is.
+    /// Faults of datagrams, which gossip uses.
     pub datagrams: Datagrams,
-    /// Whether nodes tell each other their addresses as numbers, which may change, or as names, which stay.
+    /// Whether nodes advertise numeric addresses, which may change, or names, which stay.
     pub numeric_addresses: bool,
-    /// The rate of every node's clock, in thousandths of time; whoever is not listed has a true one.
+    /// The rate of every node's clock, in thousandths of true time; the clock of a node that is not listed is exact.
     pub clocks: Vec<u32>,
-    /// Of a write to disk.
+    /// Latency of a write to disk.
     pub write_latency: Range<Duration>,
-    /// Of a sync.
+    /// Latency of a sync.
     pub sync_latency: Range<Duration>,
-    /// The leader's heartbeats.
+    /// Interval of the leader's heartbeats.
     pub heartbeat: Duration,
     /// The shortest election timeout.
     pub election: Duration,
     /// A snapshot is taken after this many entries.
     pub snapshot_entries: u64,
-    /// How often nodes read again what nobody reads; `None`: never.
+    /// Interval at which nodes scrub data that is otherwise not read; `None`: never.
     pub scrub: Option<Duration>,
-    /// What nodes are bounded by.
+    /// The nodes' bounds.
     pub limits: Limits,
-    /// How many clients.
+    /// Number of clients.
     pub clients: u32,
-    /// How many keys they share.
+    /// Number of keys that the clients share.
     pub keys: u64,
-    /// Between two operations of a client.
+    /// Pause between two operations of a client.
     pub think_time: Range<Duration>,
-    /// How long a client waits for one operation.
+    /// A client's timeout for one operation.
     pub patience: Duration,
-    /// What they do.
+    /// What the clients do.
     pub workload: WorkloadMix,
-    /// How long faults rage.
+    /// How long faults are injected.
     pub faults_last: Duration,
-    /// Between the beginnings of two faults.
+    /// Time between the beginnings of two faults.
     pub fault_pause: Range<Duration>,
     /// How long one fault lasts.
     pub fault_length: Range<Duration>,
-    /// Which faults, and how likely each is.
+    /// Which faults, and the weight of each.
     pub faults: Vec<(FaultKind, u32)>,
 }
 
@@ -96,7 +96,7 @@ const fn micros(range: Range<u64>) -> Range<Duration> {
 }
 
 impl World {
-    /// A fair day: what scenarios play in.
+    /// A world without faults, in which scenarios run.
     pub fn calm(nodes: usize) -> World {
         World {
             nodes,
@@ -171,7 +171,7 @@ impl World {
         world
     }
 
-    /// Which faults, how often each, how close together: from a few in a calm sea to all of them in a storm.
+    /// Draws which faults happen, how often each and how close together: from a few to nearly all of them.
     fn draw_faults(&mut self, dice: &mut Dice) {
         while self.faults.len() < 2 {
             let share = *dice.one_of(&[0.08, 0.25, 0.5, 0.9]);
@@ -183,7 +183,7 @@ impl World {
             self.faults = single.filter_map(&mut drawn).collect();
         }
         if self.nodes == 1 {
-            // Alone it would learn little.
+            // One node alone tests little.
             self.faults.push((FaultKind::Newcomer, 8));
         }
         self.fault_pause = dice
@@ -192,7 +192,7 @@ impl World {
         self.fault_length = dice.one_of(&[millis(100..2_000), millis(500..6_000)]).clone();
     }
 
-    /// In half of all worlds what is drawn from roles, situations and faults takes a share of the strikes.
+    /// In half of all worlds encounters take a share of the injections.
     fn draw_encounters(&mut self, dice: &mut Dice) {
         if dice.chance(0.5) {
             let all: u32 = self.faults.iter().map(|(_, weight)| weight).sum();
