@@ -1,4 +1,4 @@
-//! Backups of real clusters by the real command, and new clusters made of them.
+//! Backups of real clusters by the real command, and new clusters restored from them.
 
 mod common;
 
@@ -18,19 +18,19 @@ fn mokv(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).output().unwrap()
 }
 
-/// stdout of a command that must succeed, as JSON.
+/// Returns the stdout of a command that must succeed, as JSON.
 fn json(args: &[&str]) -> Value {
     let output = mokv(&[args, &["--output=json"]].concat());
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// stderr of a command that must fail.
+/// Returns the stderr of a command that must fail.
 fn fails(args: &[&str]) -> String {
     fails_with(1, args)
 }
 
-/// The same, with this exit code.
+/// The same, for this exit code.
 fn fails_with(code: i32, args: &[&str]) -> String {
     let output = mokv(args);
     assert_eq!(output.status.code(), Some(code), "{args:?}");
@@ -60,7 +60,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
             let value = format!("{number:01000}");
             client.set(format!("before/{number}"), value, WriteOptions::default()).await.unwrap();
         }
-        // From then on digests are shown.
+        // Digests are reported from then on.
         cluster.equal_state().await;
         let load = Load::start(&cluster, "load");
         load.goes_on(50).await;
@@ -94,8 +94,8 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
             (alone.digest.as_str(), alone.keys),
             (saved["digest"].as_str().unwrap(), saved["keys"].as_u64().unwrap())
         );
-        // The second begins with nothing and joins, the third has the old cluster's data and does not. It comes last:
-        // a new node that hears of both clusters must not guess which of them it is for.
+        // The second starts empty and joins; the third has the old cluster's data and does not join. It starts last: a
+        // new node that finds both clusters must not guess which of them to join.
         cluster.nodes[1].start();
         cluster.wait_members(0, "two vote", |servers| voters_are(servers, &["node-1", "node-2"])).await;
         cluster.nodes[2].start();
@@ -121,7 +121,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
     });
 }
 
-/// The permissions of a file or directory.
+/// The permission bits of a file or directory.
 fn mode(path: impl AsRef<Path>) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -196,7 +196,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         cluster.nodes[0].start();
         let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
         assert_eq!((alone.digest, alone.keys), (before.digest, 250));
-        // What was left behind is counted, and goes when it is told to, while nobody uses the directory.
+        // The set-aside files are counted, and removed on request while no process uses the directory.
         let counted = common::http1::get(&cluster.nodes[0].metrics, "/metrics").1;
         let counted = counted.lines().find_map(|line| line.strip_prefix("mokv_left_bytes ")).unwrap();
         let remove = ["left", "--remove", "--yes", "--config-file", &config];
@@ -215,7 +215,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert!(!files.iter().any(|file| file.starts_with("left-")), "{files:?}");
         cluster.nodes[0].start();
         cluster.nodes[0].wait_status("it leads again", |status| status.role == "leader").await;
-        // The others begin with nothing.
+        // The other nodes start empty.
         cluster.start_all();
         cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
         let client = cluster.client();

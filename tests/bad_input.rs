@@ -1,7 +1,7 @@
-//! What comes from outside and is wrong: requests, bytes, files, directories, ports. Each is told clearly (what failed,
-//! on what, what to do next), nothing is lost by it, and nothing panics.
+//! Wrong input from outside: requests, bytes, files, directories, ports. Each gets a clear error (what failed, on what,
+//! what to do next), causes no loss, and causes no panic.
 //!
-//! A typo in the configuration file has its test in `cli.rs`.
+//! `cli.rs` tests a typo in the configuration file.
 
 mod common;
 
@@ -39,13 +39,13 @@ async fn assert_all_there(cluster: &Cluster, count: usize) {
     }
 }
 
-/// Runs the command of a shell to its end.
+/// Runs a shell command to its end.
 fn mokv(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
     command.args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Starts a node that must refuse; what it said in the end: the error and what to do next.
+/// Starts a node that must refuse. Returns the end of its log: the error and what to do next.
 async fn refuses_to_start(node: &mut Node) -> String {
     let before = node.log().len();
     node.start();
@@ -59,7 +59,7 @@ async fn refuses_to_start(node: &mut Node) -> String {
     refusal
 }
 
-/// The files that hold acknowledged data, byte by byte.
+/// The content of the files that hold acknowledged data.
 fn data(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -94,10 +94,10 @@ fn keys_and_values_out_of_bounds_are_refused_as_what_they_are() {
         let large = set("key", vec![b'v'; (1 << 20) + 1]).await.unwrap_err();
         assert_eq!(large.code(), Code::InvalidArgument);
         assert!(large.message().contains("1048577 bytes") && large.message().contains("max-value-bytes"));
-        // More than is even read.
+        // Larger than any request that is read.
         let huge = set("key", vec![b'v'; 5 << 20]).await.unwrap_err();
         assert!(matches!(huge.code(), Code::OutOfRange | Code::ResourceExhausted), "{huge}");
-        // What is just within the bounds goes in.
+        // Values just within the bounds are accepted.
         set(&longest, vec![b'v'; 1 << 20]).await.unwrap();
 
         let mut kv = node.connect().await.kv();
@@ -110,7 +110,7 @@ fn keys_and_values_out_of_bounds_are_refused_as_what_they_are() {
         let read = kv.get(api::GetRequest { key: longest, ..Default::default() }).await.unwrap().into_inner();
         assert_eq!((read.value.len(), read.revision), (1 << 20, 2), "what was refused took no revision");
 
-        // The same as a user's shell sees it.
+        // The same in a user's shell.
         let value_file = cluster.path("value");
         std::fs::write(&value_file, vec![b'v'; (1 << 20) + 1]).unwrap();
         let long = "k".repeat(5 << 10);
@@ -158,7 +158,7 @@ fn unlike_the_original_errors_of_different_kinds_have_different_codes() {
     });
 }
 
-/// What is thrown at the one port, and how the port has to answer before it closes.
+/// Bytes that are sent to the one port, and the answer before the node closes the connection.
 fn abuses() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let frame = |length: u32, body: &[u8]| [&[1], &length.to_le_bytes()[..], body].concat();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -188,13 +188,13 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
     run(async {
         let cluster = store_of_one(3).await;
         let rpc = cluster.nodes[0].rpc.clone();
-        // All at a time: each is waited for until the node closes it, in its own time.
+        // All concurrently: the node closes each after a time of its own.
         let abusers = abuses().into_iter().map(|(what, bytes, answer)| {
             let rpc = rpc.clone();
             mokv::rt::spawn(async move {
                 let said = mokv::rt::spawn_blocking(move || {
                     let mut stream = http1::connect(&rpc);
-                    // The node may close before it has taken everything.
+                    // The node may close before it has read everything.
                     let _ = stream.write_all(&bytes);
                     http1::read_until_closed(&mut stream)
                 });
@@ -209,12 +209,12 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
             })
         });
         let abusers: Vec<_> = abusers.collect();
-        // Meanwhile and afterwards clients are served.
+        // Clients are served meanwhile and afterwards.
         assert_all_there(&cluster, 3).await;
         for abuser in abusers {
             abuser.await.unwrap();
         }
-        // Somebody who leaves in the middle of a word.
+        // A client that disconnects in the middle of a message.
         for (_, bytes, _) in abuses() {
             let mut stream = http1::connect(&rpc);
             let _ = stream.write_all(&bytes);
@@ -226,10 +226,10 @@ fn bytes_that_are_no_protocol_are_answered_or_closed_and_the_node_goes_on_servin
     });
 }
 
-/// Asks for the members in HTTP/2 written by hand, with this `:authority`; the payload of the answer's DATA, or the code of
-/// RST_STREAM.
+/// Asks for the members in HTTP/2 written by hand, with this `:authority`. Returns the payload of the answer's DATA, or
+/// the code of RST_STREAM.
 fn members_by_hand(rpc: &str, authority: &[u8]) -> Result<Vec<u8>, u32> {
-    // Kept, as grpc-go has it.
+    // With indexing, as grpc-go does.
     let block = http2::grpc_headers(http2::KEPT, "/api.KV/GetServers", authority);
     let mut stream = http1::connect(rpc);
     let said = [
@@ -269,7 +269,7 @@ fn whatever_a_client_calls_the_node_is_no_reason_to_refuse_it() {
         }
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
         assert!(metrics.contains("mokv_connections_refused_total{kind=\"protocol\"} 0\n"), "{metrics}");
-        // What is no protocol is counted each time, and told the first time.
+        // Bytes that are no protocol are counted each time, and logged the first time.
         for number in 1..=3 {
             let mut stream = http1::connect(&node.rpc);
             stream.write_all(&[0; 64]).unwrap();
@@ -297,7 +297,7 @@ fn garbage_in_datagrams_and_on_the_metrics_port_disturbs_nobody() {
         for length in [0, 1, 7, 64, 1400, 60_000] {
             socket.send_to(&vec![0xa5; length], &node.gossip).unwrap();
         }
-        // Noise is no news. What looks like ours and is not proved is.
+        // Random datagrams are not logged. A datagram in the format of mökv that is not authenticated is.
         let forged = [&b"mkv~\x01"[..], &[0xa5; 200]].concat();
         socket.send_to(&forged, &node.gossip).unwrap();
         let metrics = node.metrics.clone();
@@ -353,7 +353,7 @@ fn unlike_the_original_a_node_without_the_clusters_key_is_kept_out() {
             let intruder = cluster.add_node();
             cluster.configure(&cluster.nodes[intruder], &[&intruder_file]);
             cluster.nodes[intruder].start();
-            // Who cannot prove anything gets no answer; the members say who knocked, and what to do.
+            // A node that cannot authenticate gets no answer; the members log its address, and what to do.
             let knocked = format!("datagrams from {} are dropped", cluster.nodes[intruder].gossip);
             wait_for("the members say who is kept out", async || {
                 let log = cluster.nodes[0].log();
@@ -432,7 +432,7 @@ fn the_data_directory_of_another_node_is_refused_by_name() {
 #[test]
 fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
     run(async {
-        // A node of a cluster of one is told to join three others, with its data still there.
+        // A node of a cluster of one is configured to join three others, with its data still there.
         let mut cluster = Cluster::prepare(3, &[]);
         let stranger = cluster.add_node();
         let stranger = &mut cluster.nodes[stranger];
@@ -458,7 +458,7 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
             })
             .await;
         }
-        // Nothing of either is lost, nothing is mixed.
+        // Neither cluster has lost data, and nothing is mixed.
         let servers = cluster.wait_members(0, "the members are told", |_| true).await;
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         let status =
@@ -469,7 +469,7 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
                 client_of_one(&cluster.nodes[node]).get("whose", ReadOptions::default()).await.unwrap();
             assert_eq!(read.entry.unwrap().value, value);
         }
-        // Doing what the message says: wiped, it joins.
+        // Following the advice in the message: wiped, it joins.
         assert_eq!(cluster.nodes[3].terminate().await.code(), Some(0));
         start_wiped(&mut cluster.nodes[3]);
         let four = ["node-1", "node-2", "node-3", "node-4"];
@@ -482,7 +482,7 @@ fn client_of_one(node: &Node) -> Client {
     Client::builder().endpoints([&node.rpc]).timeout(common::cluster::PATIENCE).build().unwrap()
 }
 
-/// Starts a node by the command that most refusals advise.
+/// Starts a node with the command that most refusals recommend.
 fn start_wiped(node: &mut Node) {
     let mut command = node.command();
     command.args(["--wipe", "--yes"]);
@@ -535,7 +535,7 @@ fn a_flipped_bit_in_the_identity_is_refused() {
         let identity = cluster.nodes[0].data_dir.join("identity");
         let kept = std::fs::read(&identity).unwrap();
         let before = data(&cluster.nodes[0].data_dir);
-        // In the magic, in the header, in the middle, at the end.
+        // In the magic number, in the header, in the middle, at the end.
         for at in [0, 9, kept.len() / 2, kept.len() - 1] {
             let mut damaged = kept.clone();
             damaged[at] ^= 0x10;
@@ -559,7 +559,7 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_refused_and_told_with_file_and_offs
         let directory = cluster.nodes[0].data_dir.clone();
         let before = data(&directory);
         let (name, log) = before.last_key_value().map(|(name, bytes)| (name.clone(), bytes.clone())).unwrap();
-        // A value in the middle: whole and durable batches lie before it and behind it.
+        // A value in the middle: complete and durable batches are before and after it.
         let value = b"value 25";
         let at =
             log.windows(value.len()).position(|window| window == value).expect("the value is in the log");
@@ -580,8 +580,8 @@ fn a_flipped_bit_in_the_middle_of_the_log_is_refused_and_told_with_file_and_offs
     });
 }
 
-/// Where the records of a segment end and the zeros that were written ahead begin. A record has a header of 24 bytes with
-/// the length of its body at 4, and begins at a multiple of 8.
+/// The offset at which the records of a segment end and its preallocated zeros begin. A record has a header of 24 bytes
+/// with the length of its body at offset 4, and begins at a multiple of 8.
 fn end_of_records(log: &[u8]) -> usize {
     let mut end = 0;
     while log[end..end + 24].iter().any(|byte| *byte != 0) {
@@ -597,7 +597,7 @@ fn a_torn_end_of_the_log_is_dropped_and_what_was_acknowledged_stays() {
         let mut cluster = store_of_one(20).await;
         cluster.nodes[0].kill();
         let (name, mut log) = data(&cluster.nodes[0].data_dir).pop_last().unwrap();
-        // As if the power had failed while the next batch was being written: half of a record.
+        // As if power had failed while the next batch was being written: half of a record.
         let end = end_of_records(&log);
         let torn = log[..40].to_vec();
         log[end..end + torn.len()].copy_from_slice(&torn);
@@ -666,12 +666,12 @@ fn every_number_that_a_setting_takes_a_node_can_run_with() {
                 }
                 _ => continue,
             };
-            // What it does is to wait for others.
+            // This setting makes the node wait for others.
             if setting.key == "bootstrap-expect" {
                 continue;
             }
             for value in [least, most] {
-                // What has to fit together with it.
+                // The settings that must be consistent with this one.
                 let mut settings = vec![format!("{}: {value}", setting.key)];
                 settings.extend(match (setting.key, value.as_str()) {
                     ("max-value-bytes", "50331648") => {

@@ -1,4 +1,4 @@
-//! The command as a user's shell sees it: real processes, their output and their exit codes, without a cluster.
+//! The command in a user's shell: real processes, their output and their exit codes, without a cluster.
 
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
@@ -17,8 +17,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An address of this machine where nobody listens: the listener keeps others from taking the port, and its
-/// connections are never answered.
+/// An address of this machine that never answers: the listener keeps others from taking the port, and its connections
+/// are never accepted.
 fn silent_endpoint() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -56,7 +56,7 @@ fn a_cluster_that_does_not_answer_exits_with_6_and_says_what_to_do() {
     }
 }
 
-/// With each of the ten thousand requests that a measurement makes it would be silent for most of an hour.
+/// If all ten thousand requests of a measurement had to time out, it would print nothing for most of an hour.
 #[test]
 fn a_measurement_ends_when_nobody_answers_and_says_why() {
     let (_listener, endpoint) = silent_endpoint();

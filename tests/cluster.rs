@@ -1,6 +1,6 @@
 //! Clusters of real processes on real sockets and real files, killed, stopped, wiped and joined while clients write.
 //!
-//! A test whose name begins with `unlike_the_original` shows right what the original Go mökv got wrong.
+//! A test whose name begins with `unlike_the_original` covers a mistake of the original Go mökv.
 
 mod common;
 
@@ -16,12 +16,12 @@ use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
 use rustix::process::Signal;
 
-/// An old id of a name makes room for a new one as soon as the configuration allows.
+/// An old id of a name is replaced by a new one as soon as the configuration allows.
 const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
 /// Snapshots, and the purges that follow them, come as often as the configuration allows.
 const MANY_SNAPSHOTS: &str = "snapshot-log-entries: 100";
 
-/// A client that begins with this node and learns of the others by itself.
+/// A client with this node as its only address; it discovers the others.
 fn client_of(endpoint: &str) -> Client {
     Client::builder().endpoints([endpoint]).timeout(common::cluster::PATIENCE).build().unwrap()
 }
@@ -55,7 +55,7 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
                 value: value.clone().into(),
                 ..api::SetRequest::default()
             };
-            // Set and get, each by one node alone: it forwards the write and confirms the read by itself.
+            // Set and get, each through one node alone: it forwards the write, and confirms the read itself.
             assert!(kv.set(request).await.unwrap().into_inner().ok);
             for other in 0..cluster.nodes.len() {
                 assert_eq!(cluster.get_from(other, &key).await.as_ref(), Ok(&value));
@@ -69,7 +69,7 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
             assert_eq!(keys, expected, "keys in order, values or not");
         }
         let leader = cluster.nodes[cluster.leader().await].name.clone();
-        // The same by hand.
+        // The same, by the command.
         for node in &cluster.nodes {
             let shell = |args: &[&str]| {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
@@ -98,7 +98,7 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
     });
 }
 
-/// A warning that comes at every healthy start teaches people to read over all others.
+/// A warning at every healthy start teaches people to ignore all others.
 #[test]
 fn a_healthy_first_start_complains_of_nothing() {
     run(async {
@@ -238,7 +238,7 @@ fn a_fourth_node_joins_by_gossip_under_load() {
     });
 }
 
-/// Nodes with different keys do not hear each other, so all of them stop in between.
+/// Nodes with different keys cannot communicate, so all of them stop in between.
 #[test]
 fn the_clusters_key_is_exchanged_while_all_nodes_are_stopped() {
     run(async {
@@ -273,7 +273,7 @@ fn unlike_the_original_a_join_is_tried_until_it_succeeds() {
         let mut cluster = Cluster::prepare(3, &[]);
         let fourth = cluster.add_node();
         cluster.nodes[fourth].start();
-        // It asks in vain, for as long as it takes: nobody is there.
+        // It tries without a time limit: no node runs there.
         let waits = |status: &mokv::client::NodeStatus| status.role != "follower" && status.leader_id == 0;
         cluster.nodes[fourth].wait_status("it waits for a cluster", waits).await;
         cluster.start_all();
@@ -288,7 +288,7 @@ fn unlike_the_original_all_three_restart_after_snapshots_with_the_same_state() {
     run(async {
         let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
         let load = Load::start(&cluster, "load");
-        // Snapshots are taken while writes go on: each is one point in time, or the digests would part.
+        // Snapshots are taken during writes: each must be of one point in time, or the digests would differ.
         load.goes_on(1000).await;
         for node in &cluster.nodes {
             let purged =
@@ -364,7 +364,7 @@ fn unlike_the_original_an_installed_snapshot_replaces_what_was_there() {
         cluster.leader().await;
         let state = cluster.equal_state().await;
         assert!(state.snapshot_index > slept_at);
-        // Its own memory, without asking anybody.
+        // From its own memory, without a read index.
         let stale = api::ListRequest {
             prefix: "doomed/".into(),
             consistency: api::Consistency::Stale.into(),
@@ -394,7 +394,7 @@ fn unlike_the_original_followers_never_answer_with_old_values() {
                 }
             }
         }
-        // A follower that hung while the others went on finds the question before it hears what it has missed.
+        // A paused follower, when it resumes, finds the request before it receives the entries that it has missed.
         for number in 100..110 {
             let sleeper = cluster.follower().await;
             let mut reader = readers[sleeper].clone();
@@ -423,13 +423,13 @@ fn unlike_the_original_a_deposed_leader_does_not_answer_with_old_values() {
         set(&client, "key", "old").await;
         let deposed = cluster.leader().await;
         let mut reader = cluster.nodes[deposed].connect().await.kv();
-        // It stops like a machine that hangs: its connections stay open, and it believes that it leads.
+        // SIGSTOP is like a machine that hangs: its connections stay open, and it still takes itself for the leader.
         cluster.nodes[deposed].signal(Signal::STOP);
         let others: Vec<String> =
             cluster.endpoints().into_iter().filter(|rpc| *rpc != cluster.nodes[deposed].rpc).collect();
         let others = Client::builder().endpoints(others).timeout(common::cluster::PATIENCE).build().unwrap();
         set(&others, "key", "new").await;
-        // The question lies in its socket when it wakes up.
+        // The request waits in its socket until it resumes.
         let question = rt::spawn(async move {
             let request = api::GetRequest { key: "key".into(), ..api::GetRequest::default() };
             reader.get(request).await
@@ -440,7 +440,7 @@ fn unlike_the_original_a_deposed_leader_does_not_answer_with_old_values() {
             Ok(read) => assert_eq!(read.into_inner().value, &b"new"[..]),
             Err(status) => assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status}"),
         }
-        // And it comes to its senses.
+        // It follows the new leader.
         cluster.leader().await;
         wait_for("the deposed leader reads the new value", async || {
             cluster.get_from(deposed, "key").await.ok().filter(|value| value == b"new")
@@ -462,7 +462,7 @@ fn unlike_the_original_a_node_that_replays_its_log_never_says_not_found() {
             cluster.nodes[node].kill();
             cluster.nodes[node].start();
             let mut kv = cluster.nodes[node].connect().await.kv();
-            // From the first moment at which it can be asked at all until it answers.
+            // From the first moment at which the node accepts a request until it answers.
             let value = wait_for("the restarted node answers", async || {
                 let mut request = Request::new(api::GetRequest {
                     key: "known".into(),
@@ -518,7 +518,7 @@ fn unlike_the_original_a_client_that_knows_one_follower_writes_and_notices_a_new
         let second = set(&client, "key", "to the new leader").await;
         assert!(second > first);
         assert_eq!(get(&client, "key").await.as_deref(), Some(&b"to the new leader"[..]));
-        // Errors are values, and tell apart what is absent from what cannot be asked.
+        // Errors are values, and distinguish an absent key from a failed request.
         assert_eq!(get(&client, "absent").await, None);
         cluster.nodes.iter_mut().filter(|node| node.is_started()).for_each(|node| node.kill());
         let hasty = client.with_timeout(Duration::from_millis(500));
@@ -546,7 +546,7 @@ fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
         let rest = page.start_after("b/2").at_revision(revision);
         let rest = list(&client, rest).await;
         assert_eq!(rest, [("b/3".to_owned(), "value of b/3".to_owned())]);
-        // The bytes of the original's empty request go on to mean everything, through any node, also from its memory.
+        // An empty request, in the original's bytes, still means all keys: through any node, and also from its memory.
         for consistency in [Consistency::Linearizable, Consistency::Stale] {
             let all = list(&client, ListOptions::default().consistency(consistency)).await;
             assert_eq!(all, everything);

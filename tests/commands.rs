@@ -1,4 +1,4 @@
-//! The commands against a store: what they print, what goes through byte by byte, and how they exit.
+//! The commands against a store: their output, byte for byte, and their exit codes.
 
 mod store;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use mokv::rt::process::block_on;
 use store::Store;
 
-/// Runs a story against an empty store.
+/// Runs a test against an empty store.
 fn with_store(story: impl FnOnce(&Shell) + Send + 'static) {
     block_on(async {
         let store = Store::start().await;
@@ -40,21 +40,21 @@ impl Shell {
         child.wait_with_output().unwrap()
     }
 
-    /// stdout of a command that must succeed.
+    /// Returns the stdout of a command that must succeed.
     fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// stdout of a command that must exit with this code.
+    /// Returns the stdout of a command that must exit with this code.
     fn ok_or(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Exit code and stderr of a command that must fail.
+    /// Returns exit code and stderr of a command that must fail.
     fn fails(&self, args: &[&str]) -> (Option<i32>, String) {
         let output = self.run(args);
         assert!(!output.status.success(), "{args:?} must fail");
@@ -345,7 +345,7 @@ fn a_prefix_is_deleted_when_that_is_meant() {
     });
 }
 
-/// A home of its own for a command, without the variables of whoever runs the tests.
+/// A command with a home directory of its own, without the environment variables of the user who runs the tests.
 fn at_home(home: &std::path::Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
     for variable in ["MOKV_ENDPOINTS", "MOKV_CONTEXT", "MOKV_CONFIG", "XDG_CONFIG_HOME"] {
@@ -385,7 +385,7 @@ fn contexts_name_clusters_for_all_commands() {
         let table = ok(&["context", "list"]);
         assert!(table.contains("*  here"), "{table}");
 
-        // A flag wins over a variable, and that over a context.
+        // A flag takes precedence over a variable, and a variable over a context.
         let asked = |command: &mut Command| {
             let said = command.output().unwrap().stderr;
             let said = String::from_utf8(said).unwrap();
@@ -514,7 +514,7 @@ fn with_json_output_errors_are_json_and_exit_as_ever() {
             said["error"]["message"].as_str().unwrap().contains("<KEY>"),
             "it says what is missing: {said}"
         );
-        // The exit code is all that is left where nothing can be said.
+        // Without a place to write messages, only the exit code is left.
         let mut mute = Command::new(env!("CARGO_BIN_EXE_mokv"));
         mute.args(["get", "--output=json"])
             .stderr(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());

@@ -1,5 +1,5 @@
-//! Data directories of real processes that are copied, so that two run under one node id: the one that the others know goes
-//! on, and the other one ends.
+//! Copied data directories: two real processes run under one node id. The one that the others are connected to goes on,
+//! and the other one ends.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::cluster::{ALL, Cluster, set, voters_are};
 use common::{http1, run};
 use mokv::client::{Consistency, NodeStatus};
 
-/// One more node, of the name of another one and on a copy of its data directory as it is now. It is not started yet.
+/// Adds a node with the name of another one, on a copy of that node's present data directory. It is not started yet.
 fn add_copy(cluster: &mut Cluster, original: usize) -> usize {
     let copy = cluster.add_node();
     cluster.nodes[copy].name = cluster.nodes[original].name.clone();
@@ -22,19 +22,20 @@ fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        // The log gives up segments meanwhile.
+        // The log may remove segments in the meantime.
         let _ = std::fs::copy(entry.path(), to.join(entry.file_name()));
     }
 }
 
-/// Waits until the process of a node has ended by itself, and asserts that it says why.
+/// Waits until the process of a node has ended by itself, and asserts that its log has these words.
 async fn ends_and_says(cluster: &mut Cluster, node: usize, words: &[&str]) {
     assert_eq!(cluster.nodes[node].ended().await.code(), Some(1));
     let said = cluster.nodes[node].log();
     assert!(words.iter().all(|word| said.contains(word)), "{words:?} in: {said}");
 }
 
-/// The others take a copy for a restart, as it has started once more: it must not say a word to them. Once both ended.
+/// The others would take a copy for a restart, as its boot counter is higher, so it must send nothing to them. In the
+/// past, both ended.
 #[test]
 fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_nothing() {
     run(async {
@@ -44,7 +45,7 @@ fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_n
         for original in [cluster.leader().await, cluster.follower().await] {
             let copy = add_copy(&mut cluster, original);
             let there = format!("still runs at {}", cluster.nodes[original].rpc);
-            // Whatever a supervisor does.
+            // Twice, as under a supervisor that restarts it.
             for _ in 0..2 {
                 cluster.nodes[copy].start();
                 ends_and_says(&mut cluster, copy, &[&there, "this one is a copy", "mokv serve --wipe"]).await;
@@ -60,7 +61,7 @@ fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_n
     });
 }
 
-/// Two copies of a node that was stopped start as often as each other, and neither is where the node was.
+/// Two copies of a stopped node have equal boot counters, and neither has the node's address.
 #[test]
 fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one() {
     run(async {
@@ -73,7 +74,7 @@ fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one
         let (moved, copy) = (add_copy(&mut cluster, old), add_copy(&mut cluster, old));
         cluster.nodes[moved].start();
         cluster.nodes[moved].wait_status("it follows", |status| status.role == "follower").await;
-        // Who leads is in contact with all others.
+        // The leader has a connection to every other node.
         cluster.client().transfer_leader(Some(&name)).await.unwrap();
         cluster.nodes[moved].wait_status("it leads", |status| status.role == "leader").await;
 
@@ -91,7 +92,7 @@ fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one
     });
 }
 
-/// Nobody can tell which one of the two is the right one.
+/// No node can decide which of the two is the right one.
 #[test]
 fn a_single_voter_that_hears_of_a_copy_ends() {
     run(async {

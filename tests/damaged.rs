@@ -1,4 +1,4 @@
-//! Real nodes whose files are damaged: with `replace-damaged` one comes back as a newcomer, without it it refuses.
+//! Real nodes whose files are damaged: with `replace-damaged` they come back as new ones, without it they refuse.
 
 mod common;
 
@@ -9,11 +9,11 @@ use common::node::Node;
 use common::run;
 use mokv::client::WriteOptions;
 
-/// So many values of this length fill a segment of the log and more.
+/// This many values of [`VALUE_BYTES`] fill more than a segment of the log.
 const VALUES: usize = 12;
 const VALUE_BYTES: usize = 512 << 10;
 
-/// Flips a bit in the middle of the oldest segment of a node's log, which is sealed; which file.
+/// Flips a bit in the middle of the oldest segment of a node's log, which is sealed. Returns its path.
 fn damage_a_cold_segment(node: &Node) -> PathBuf {
     let segments: Vec<String> = node.files().into_iter().filter(|file| file.ends_with(".wal")).collect();
     assert!(segments.len() > 1, "one segment is sealed: {segments:?}");
@@ -43,7 +43,7 @@ fn a_node_with_a_damaged_log_refuses_to_start_and_with_replace_damaged_comes_bac
         let segment = damage_a_cold_segment(&cluster.nodes[damaged]);
         let name = segment.file_name().unwrap().to_str().unwrap().to_owned();
 
-        // As ever: it says what is damaged and what to do, and touches nothing.
+        // The default: the node reports what is damaged and what to do, and changes nothing.
         let before = cluster.nodes[damaged].files();
         cluster.nodes[damaged].start();
         assert!(!cluster.nodes[damaged].ended().await.success());

@@ -1,4 +1,4 @@
-//! Members of clusters of real processes that are removed, leave or are shrunk away, and what becomes of them.
+//! Members of clusters of real processes that are removed, that leave, or that a resize removes, and what they do then.
 
 mod common;
 
@@ -11,7 +11,7 @@ use mokv::client::{Consistency, NodeStatus, Server};
 use mokv::rt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Waits until the member at `asked` knows three voters, none of them by the id of one that was removed.
+/// Waits until the member at `asked` reports three voters, none of them with the id of the removed one.
 async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> Vec<Server> {
     cluster
         .wait_members(asked, "it votes again, under a new id", |servers| {
@@ -20,7 +20,7 @@ async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> V
         .await
 }
 
-/// Whether these words are among the reasons that a node gives.
+/// Whether these words are among the reasons that a node reports.
 fn gives_reason(status: &NodeStatus, words: &str) -> bool {
     status.reasons.iter().any(|reason| reason.contains(words))
 }
@@ -51,7 +51,7 @@ fn a_member_is_replaced_by_command_and_one_that_runs_on_comes_back_as_a_newcomer
     });
 }
 
-/// `mokv members` with these arguments, which asks all nodes.
+/// Runs `mokv members` with these arguments and all nodes as addresses.
 fn members(cluster: &Cluster, arguments: &[&str]) -> Output {
     let endpoints = cluster.endpoints().join(",");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
@@ -59,7 +59,7 @@ fn members(cluster: &Cluster, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Resizes. Asked again until all members are known to keep a wanted size, so to be asked first for the size there is.
+/// Resizes. Repeated until all members support a wanted size, so the first call should ask for the present size.
 async fn resize(cluster: &Cluster, to: &str) -> String {
     let resized = wait_for("the members know of wanted sizes", async || {
         let resized = members(cluster, &["resize", "--to", to]);
@@ -69,7 +69,7 @@ async fn resize(cluster: &Cluster, to: &str) -> String {
     String::from_utf8(resized.await.stdout).unwrap()
 }
 
-/// Three seconds after a resize to three the two that were removed were voters again.
+/// In the past, the two that were removed were voters again three seconds after a resize to three.
 #[test]
 fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
     run(async {
@@ -93,7 +93,7 @@ fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
         let listed = String::from_utf8(members(&cluster, &[]).stdout).unwrap();
         assert!(listed.ends_with("(the cluster is to have 3 members)\n"), "{listed}");
         assert!(!listed.contains("node-4") && !listed.contains("node-5"), "{listed}");
-        // Long enough after they began to wait: whoever may join does so within a second or two.
+        // Long enough after they began to wait: a node that may join does so within a second or two.
         for _ in 0..20 {
             let servers = cluster.client().members(Consistency::Linearizable).await.unwrap().servers;
             assert!(voters_are(&servers, &ALL), "{servers:?}");
@@ -112,13 +112,13 @@ fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
     });
 }
 
-/// Its place closes: what an operator removes does not come back by itself, nor does another node take the place.
+/// A removal closes the place: the removed member does not come back by itself, nor does another node take the place.
 #[test]
 fn a_member_that_is_removed_stays_out_while_it_runs_and_when_it_is_started_again() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         set(&cluster.client(), "key", "value").await;
-        // Until the members know of wanted sizes nobody is kept out.
+        // Until all members support wanted sizes, no node is kept out.
         resize(&cluster, "3").await;
         let removed = cluster.follower().await;
         let name = cluster.nodes[removed].name.clone();
@@ -136,7 +136,7 @@ fn a_member_that_is_removed_stays_out_while_it_runs_and_when_it_is_started_again
     });
 }
 
-/// Asks one connection again and again, as a monitoring system does, until it ends; how often it answered.
+/// Sends requests on one connection, as a monitoring system does, until it closes. Returns the number of answers.
 async fn ask_until_closed(address: String) -> u64 {
     let mut stream = rt::net::TcpStream::connect(&address).await.unwrap();
     let question = format!("GET /livez HTTP/1.1\r\nhost: {address}\r\n\r\n");
@@ -270,7 +270,7 @@ fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
     });
 }
 
-/// What an operator asks for and what goes well needs nobody's attention.
+/// What an operator requests and what succeeds needs no warning.
 #[test]
 fn an_ordinary_course_of_resizes_removals_wipes_and_restarts_warns_of_nothing() {
     run(async {

@@ -1,4 +1,4 @@
-//! `mokv dev`: a cluster on one machine by one command, that leaves nothing running behind.
+//! `mokv dev`: a cluster on one machine by one command, which leaves no process running when it ends.
 
 #![cfg(target_os = "linux")]
 
@@ -19,14 +19,14 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 /// A running `mokv dev`. It is killed when dropped, and its nodes end with it.
 struct Dev {
     process: Child,
-    /// What it prints, line by line.
+    /// Its standard output, line by line.
     lines: std::sync::mpsc::Receiver<String>,
     said: Vec<String>,
     endpoints: Vec<String>,
 }
 
 impl Dev {
-    /// Starts it and reads the pids of its nodes. On the test's own thread.
+    /// Starts it and reads the pids of its nodes. To be called on the test's own thread.
     fn start(data_dir: &Path, ports: &PortBlock) -> (Dev, Vec<String>) {
         let base = ports.first();
         let mut process =
@@ -34,7 +34,7 @@ impl Dev {
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = std::sync::mpsc::sync_channel(1000);
         mokv::rt::spawn(mokv::rt::spawn_blocking(move || {
-            // Until it ends, or nobody listens.
+            // Until the process ends, or the receiver is dropped.
             output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
         }));
         let endpoints = (0..3).map(|i| format!("127.0.0.1:{}", base + 2 * i)).collect();
@@ -49,7 +49,7 @@ impl Dev {
         (dev, pids.to_vec())
     }
 
-    /// The next line that contains this.
+    /// Returns the next line that contains `text`.
     fn read_until(&mut self, text: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(common::LIMIT);
@@ -91,8 +91,8 @@ fn dev(data_dir: &Path, base: u16) -> Command {
     command
 }
 
-/// Waits until the process is gone, or dead and only waiting for somebody to notice. Its first thread is dead before the
-/// others are, and as long as one of them lives the ports are taken.
+/// Waits until the process is gone, or is a zombie with no other thread. Its first thread ends before the others, and
+/// the ports stay in use as long as one of them runs.
 async fn wait_until_ended(pid: &str) {
     wait_for(&format!("process {pid} ends"), async || {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return Some(()) };
@@ -102,7 +102,7 @@ async fn wait_until_ended(pid: &str) {
     .await;
 }
 
-/// Ports for a development cluster: its metrics ports lie far below the others, and may be anybody's.
+/// Ports for a development cluster: its metrics ports are far below the others, and may be in use by other programs.
 fn free_ports() -> PortBlock {
     PortBlock::take_where(|base| {
         base > 15_500
@@ -120,7 +120,7 @@ fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
         assert!(NODES.iter().any(|node| leads == format!("{node} leads.")), "{leads}");
         let command = dev.read_until(" set greeting hello");
         dev.read_until("Ctrl-C stops all nodes and keeps their data.");
-        // What it tells to type works as it stands.
+        // The command that it prints works as it is.
         let output = Command::new("sh").args(["-c", command.trim()]).output().unwrap();
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         let client = dev.client();
@@ -141,7 +141,7 @@ fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
         dev.read_until(" leads.");
         let read = dev.client().get("greeting", ReadOptions::default()).await.unwrap();
         assert_eq!(read.entry.unwrap().value, &b"hello"[..]);
-        // The other signal that asks to stop.
+        // The other signal that asks a process to stop.
         dev.signal(Signal::TERM);
         assert_eq!(dev.ended().await.code(), Some(0));
     });
@@ -179,7 +179,7 @@ fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
         assert!(told.contains("node-1.log"), "{told}");
         let (_, command) = told.split_once("Start it again: ").unwrap();
         assert!(command.contains("serve --config-file"), "{told}");
-        // The others go on, and the command brings it back.
+        // The other nodes go on, and the printed command starts the ended one again.
         let client = dev.client();
         client.set("key", "value", WriteOptions::default()).await.unwrap();
         let mut words = command.split(' ');
@@ -204,7 +204,7 @@ fn all_ports_in_use_are_named_in_one_error_before_anything_starts() {
     let data_dir = directory.path().join("data");
     let ports = free_ports();
     let base = ports.first();
-    // One of each kind, of different nodes.
+    // One port of each kind, of different nodes.
     let rpc = TcpListener::bind(("127.0.0.1", base + 2)).unwrap();
     let gossip = UdpSocket::bind(("127.0.0.1", base + 5)).unwrap();
     let metrics = TcpListener::bind(("127.0.0.1", base - 4400 + 3)).unwrap();

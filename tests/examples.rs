@@ -1,4 +1,4 @@
-//! The examples, run against a real cluster as their first lines say.
+//! The examples, run against a real cluster as their first lines describe.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use common::cluster::Cluster;
 use common::run;
 
-/// Where the examples are. Cargo builds them when it builds all tests, but not when it builds this one alone.
+/// The folder of the examples. Cargo builds them when it builds all tests, but not when it builds this one alone.
 fn build() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_mokv")).parent().unwrap();
     let profile = match beside.file_name().unwrap().to_str().unwrap() {
@@ -28,7 +28,7 @@ fn start(example: &Path, args: &[&str]) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{}: {error}", example.display()))
 }
 
-/// stdout of an example that must succeed.
+/// Returns the stdout of an example that must succeed.
 fn output(mut child: Child, stdin: &str) -> String {
     child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -44,7 +44,7 @@ fn examples_do_what_they_say() {
             ["counter", "bulk_loader", "config_reader"].map(|name| examples.join(name));
         let cluster = Cluster::start(&[]).await;
         let endpoint = cluster.nodes[0].rpc.as_str();
-        // Raised by many at the same time, the counter loses none.
+        // Many increments at the same time: the counter loses none.
         let raising: Vec<Child> = (0..10).map(|_| start(&counter, &[endpoint, "visits"])).collect();
         let mut seen: Vec<String> = raising.into_iter().map(|child| output(child, "")).collect();
         seen.sort_by_key(String::len);
@@ -56,7 +56,7 @@ fn examples_do_what_they_say() {
         assert_eq!(output(start(&loader, &[endpoint]), &lines), "1000 keys written, 0 failed\n");
 
         let looked = output(start(&reader, &[endpoint, "config/099", "2"]), "");
-        // A node that is asked first by this client may be a little behind; it says at which revision.
+        // The node that this client asks first may lag a little; its answer has the revision.
         let last = looked.lines().rfind(|line| line.starts_with("at revision")).unwrap();
         assert!(last.ends_with(':'), "{last}");
         cluster.equal_state().await;

@@ -1,5 +1,5 @@
 //! Clients that misuse HTTP/2 and gossip as fast as they can, on all nodes at once. The cluster goes on serving others,
-//! no node's memory grows without end, and what was held comes back.
+//! no node's memory grows without bound, and what was held is freed.
 
 mod common;
 
@@ -21,17 +21,17 @@ use mokv::client::ReadOptions;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-/// Rounds of an attack on each node, at least, besides the first.
+/// Fewest rounds of an attack on each node, besides the first.
 const ROUNDS: usize = 3;
-/// Writes of others meanwhile, at least.
+/// Fewest writes of others during an attack.
 const WRITES: usize = 50;
-/// What a node may hold of one round while it lasts, and what its allocator may keep of it afterwards.
+/// Most memory that a round may add to a node while it lasts, and that its allocator may keep afterwards.
 const HELD_BYTES: u64 = 96 << 20;
 const KEPT_BYTES: u64 = 24 << 20;
-/// Who says nothing and takes nothing for so long has seen enough of us.
+/// A node that neither sends nor reads for this long has stopped serving the attacker.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Where a node takes what it is sent.
+/// The addresses of a node that an attack sends to.
 struct Target {
     rpc: String,
     gossip: String,
@@ -42,8 +42,8 @@ impl Target {
         Target { rpc: node.rpc.clone(), gossip: node.gossip.clone() }
     }
 
-    /// Says all of it on a connection of its own, whatever is answered, until the node ends the connection or falls
-    /// silent. Whether the node ended it.
+    /// Sends `said` on a connection of its own, whatever the node answers, until the node closes the connection or
+    /// falls silent. Returns whether the node closed it.
     fn says(&self, said: &[u8]) -> bool {
         self.says_and_waits(said, SILENCE)
     }
@@ -52,7 +52,7 @@ impl Target {
         let mut stream = TcpStream::connect(&self.rpc).unwrap();
         stream.set_write_timeout(Some(SILENCE)).unwrap();
         stream.set_read_timeout(Some(silence)).unwrap();
-        // A node that has closed or reads no more is what is hoped for.
+        // An error is fine: the node should close the connection, or stop reading.
         let _ = stream.write_all(said);
         let mut answer = [0; 64 << 10];
         loop {
@@ -66,7 +66,7 @@ impl Target {
     }
 }
 
-/// An attack that goes on, in a thread for each node, until this is dropped.
+/// A repeated attack, in a thread for each node, until this is dropped.
 struct UnderWay {
     stop: Arc<AtomicBool>,
     rounds: Vec<Arc<AtomicUsize>>,
@@ -92,13 +92,13 @@ impl UnderWay {
         under_way
     }
 
-    /// How often the node that saw least of it was attacked.
+    /// The number of rounds on the node with the fewest.
     fn rounds(&self) -> usize {
         self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).min().unwrap()
     }
 
     /// # Panics
-    /// If an attacker did: a node did not even let it connect.
+    /// If an attacker did: it could not even connect to a node.
     fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| thread.join().expect("nodes go on accepting"));
@@ -111,15 +111,15 @@ impl Drop for UnderWay {
     }
 }
 
-/// Lets an attack run on each of three nodes until others have done their work beside it, and looks at the nodes.
+/// Runs an attack on each of three nodes while other clients do their work, and checks the nodes.
 fn withstand(rounds: usize, settings: &[&str], attack: impl Fn(&Target) + Send + Sync + 'static) {
     let attack = Arc::new(attack);
     run(async {
         let cluster = Cluster::start(settings).await;
         let client = cluster.client();
-        // For those who ask for much.
+        // For requests that ask for a large answer.
         set(&client, "large", &"v".repeat(1 << 20)).await;
-        // What the allocator keeps of one round is there after the first.
+        // The memory that the allocator keeps of one round is allocated after the first.
         let first = UnderWay::start(&cluster.nodes, &attack);
         wait_for("one round on each node", async || (first.rounds() > 0).then_some(())).await;
         first.end();
@@ -152,7 +152,7 @@ fn withstand(rounds: usize, settings: &[&str], attack: impl Fn(&Target) + Send +
     });
 }
 
-/// A request of one message, whole.
+/// A complete request of one message.
 fn request(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let data = [&[0], &length[..], message].concat();
@@ -177,7 +177,7 @@ fn requests_that_are_reset_as_soon_as_they_are_made() {
 
 #[test]
 fn header_blocks_that_never_end() {
-    // Literals that are kept nowhere, a frame of them; and frames of nothing.
+    // A frame of literals that are not indexed, and empty frames.
     let one = http2::grpc_headers(NOT_KEPT, "/api.KV/Get", b"localhost");
     let full = http2::frame(CONTINUATION, 0, 1, &one.repeat((16 << 10) / one.len()));
     let empty = http2::frame(CONTINUATION, 0, 1, &[]);
@@ -191,10 +191,10 @@ fn header_blocks_that_never_end() {
 
 #[test]
 fn small_blocks_that_unpack_to_large_ones() {
-    // RFC 7541: a field of 4,000 bytes that is kept, then one byte that means it, as often as a frame holds.
+    // RFC 7541: an indexed field of 4,000 bytes, then one byte that refers to it, as often as a frame has room.
     const NEWEST_KEPT: u8 = 0x80 | 62;
     let mut kept = vec![KEPT, 1, b'a'];
-    // A length of 4,000: all ones in the seven bits of the prefix, then the rest by sevens.
+    // A length of 4,000: all ones in the seven bits of the prefix, then the rest in groups of seven bits.
     kept.extend([0x7f, 0x80 | (3_873_u32 % 128) as u8, (3_873_u32 / 128) as u8]);
     kept.extend([b'v'; 4_000]);
     for authority in [&b"localhost"[..], b""] {
@@ -249,7 +249,7 @@ fn frames_of_garbage() {
         let mut random = SmallRng::seed_from_u64(seeds.fetch_add(1, Ordering::Relaxed) as u64);
         for _ in 0..50 {
             let mut flood = Vec::new();
-            // Of HTTP/2, and of what peers speak.
+            // Random bytes after HTTP/2's preface, or after the first byte of the peer protocol.
             flood.extend_from_slice(if random.random() { PREFACE } else { &[0x01] });
             for _ in 0..random.random_range(1..200) {
                 let mut payload = vec![0; random.random_range(0..2_000)];
@@ -271,7 +271,7 @@ fn datagrams_of_garbage() {
         for _ in 0..20_000 {
             let mut datagram = vec![0; random.random_range(0..1_500)];
             random.fill_bytes(&mut datagram);
-            // A full buffer drops it, as networks do.
+            // A full buffer drops the datagram, as networks do.
             let _ = socket.send_to(&datagram, &target.gossip);
         }
     });

@@ -1,5 +1,5 @@
-//! Clients in other languages against real clusters: the wire contract as somebody sees it who has `kv.proto` and
-//! nothing else of ours. What each proves is told in `tests/foreign/README.md`.
+//! Clients in other languages against real clusters: the wire contract as seen by a client that has only `kv.proto`.
+//! `tests/foreign/README.md` describes what each proves.
 
 #![cfg(unix)]
 
@@ -20,7 +20,7 @@ use common::run;
 use grpcurl::Grpcurl;
 use serde_json::json;
 
-/// What the Go program proves, in its words.
+/// The claims that the Go program proves, in its words.
 const GO_PROVES: [&str; 14] = [
     "three members answer and one of them leads",
     "a set takes the next revision and a get tells all of it",
@@ -38,7 +38,7 @@ const GO_PROVES: [&str; 14] = [
     "the killed node comes back, sees the last write and is read from",
 ];
 
-/// What the Python program proves, in its words.
+/// The claims that the Python program proves, in its words.
 const PYTHON_PROVES: [&str; 10] = [
     "every member is told of, and one of them leads",
     "the standard health service says SERVING of every node and service",
@@ -52,11 +52,11 @@ const PYTHON_PROVES: [&str; 10] = [
     "without a majority writes are not executed, and reads are refused unless stale",
 ];
 
-/// Leaders change when the programs ask for it, not because this machine is loaded.
+/// So that leaders change only when the programs ask for it, and not because this machine is loaded.
 const PATIENT: &str = "election-timeout: 3s";
 
-// A cluster is prepared before anything is built and started afterwards: whoever prepares has to wait for the clusters
-// of the other tests, and so nothing is built beside a cluster that runs.
+// A cluster is prepared before anything is built and started afterwards: `prepare` waits for the clusters of the other
+// tests, so that nothing is built beside a running cluster.
 
 #[test]
 fn a_client_on_grpc_go_follows_the_leader_and_loses_nothing() {
@@ -67,7 +67,7 @@ fn a_client_on_grpc_go_follows_the_leader_and_loses_nothing() {
         let mut cluster = Cluster::prepare(3, &[PATIENT]);
         let mut client = Command::new(tools::go_program().await);
         cluster.start_all();
-        // It begins with the node that it will lose.
+        // The client starts with the node that will be killed.
         client.arg(&cluster.nodes[cluster.leader().await].rpc);
         assert_eq!(program::play(client, &mut cluster).await, GO_PROVES);
         cluster.equal_state().await;
@@ -83,7 +83,7 @@ fn a_client_on_grpcio_sees_values_errors_and_a_lost_majority() {
         let mut cluster = Cluster::prepare(3, &[PATIENT]);
         let mut client = Command::new(tools::python().await);
         cluster.start_all();
-        // -B: the sources' folder stays as it is.
+        // -B: writes no bytecode into the sources' folder.
         client.arg("-B").arg(tools::sources("python").join("main.py"));
         client.arg(&cluster.nodes[cluster.follower().await].rpc);
         assert_eq!(program::play(client, &mut cluster).await, PYTHON_PROVES);
@@ -184,7 +184,7 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
     assert_eq!(servers.len(), cluster.nodes.len());
     for (i, (server, node)) in servers.iter().zip(&cluster.nodes).enumerate() {
         assert_eq!((&server["id"], &server["rpcAddr"]), (&json!(node.name), &json!(node.rpc)));
-        // What is false is left out.
+        // False values are omitted.
         assert_eq!(server.get("isLeader"), (i == leader).then_some(&json!(true)), "{answer}");
     }
     ok("GetServers tells who leads");

@@ -1,4 +1,4 @@
-//! A node on a small disk of its own, which a client fills: a tmpfs that nobody else sees.
+//! A node on a small disk of its own, which a client fills: a tmpfs that no other process sees.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -9,14 +9,14 @@ use common::cluster::{Cluster, set};
 use common::{run, wait_for};
 use mokv::client::{Error, ReadOptions, WriteOptions};
 
-/// What the disk holds, in MiB. A node keeps 32 of them for Raft.
+/// Size of the disk, in MiB. A node reserves 32 of them for Raft.
 const DISK: usize = 96;
 const VALUE_BYTES: usize = 512 << 10;
 
-/// How somebody who may not mount gets a mount namespace, and how one who may.
+/// The arguments of `unshare` for a user who may mount, and for one who may not.
 const NAMESPACES: [&[&str]; 2] = [&["-m"], &["-Urm"]];
 
-/// The arguments of `unshare` with which this machine lets one mount. `None`: it does not.
+/// The arguments of `unshare` with which a mount works on this machine. `None`: none do.
 fn namespace() -> Option<&'static [&'static str]> {
     let mounts = |arguments: &&&[&str]| {
         let script = "mount -t tmpfs none /mnt";

@@ -1,8 +1,6 @@
-//! Clients that hold what they can: connections, half requests, places. The node goes on serving others, and what was
-//! held comes back.
+//! Clients that hold resources: connections, half requests, places. The node serves others, and what was held is freed.
 //!
-//! Bytes that are no protocol, and requests that break rules, have their tests in `bad_input.rs`; what floods a node has
-//! its tests in `floods.rs`.
+//! `bad_input.rs` tests bytes that are no protocol and requests that break rules; `floods.rs` tests floods.
 
 mod common;
 
@@ -27,7 +25,7 @@ async fn store_of_one(settings: &[&str]) -> Cluster {
     cluster
 }
 
-/// The command that serves a node under a bound on open files.
+/// The command that serves a node with a limit on open files.
 fn with_descriptors(node: &Node, most: u32) -> Command {
     let mut command = Command::new("sh");
     let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
@@ -35,7 +33,7 @@ fn with_descriptors(node: &Node, most: u32) -> Command {
     command
 }
 
-/// Opens a connection, says `said`, and keeps it open.
+/// Opens a connection, sends `said`, and keeps it open.
 fn hold(address: &str, said: &[u8]) -> TcpStream {
     let mut stream = http1::connect(address);
     stream.write_all(said).unwrap();
@@ -54,7 +52,7 @@ fn connections_that_come_and_go_leave_nothing_behind() {
                 drop(hold(&node.rpc, &[0x01]));
             }
         };
-        // What the allocator keeps for so many at a time is there after the first round.
+        // The memory that the allocator keeps for this many connections is allocated after the first round.
         round();
         let before = node.resident_bytes();
         round();
@@ -84,7 +82,7 @@ fn idle_connections_do_not_end_nodes_that_may_open_few_files() {
         let idle: Vec<TcpStream> = (cluster.nodes.iter())
             .flat_map(|node| (0..IDLE).map(|_| hold(&node.rpc, b"")).collect::<Vec<_>>())
             .collect();
-        // Enough for new segments of the log, which are new files.
+        // Enough data for new segments of the log, which are new files.
         let client = cluster.client();
         let value = "v".repeat(512 << 10);
         for number in 0..24 {
@@ -131,7 +129,7 @@ fn half_a_request_holds_no_place_and_is_ended_by_its_deadline() {
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
         let refused = "method=\"Set\",code=\"RESOURCE_EXHAUSTED\"";
         assert!(!metrics.contains(refused), "a whole request was refused:\n{metrics}");
-        // Every half is answered: DEADLINE_EXCEEDED, in a HEADERS frame of its own stream.
+        // The node answers each half request: DEADLINE_EXCEEDED, in a HEADERS frame of its stream.
         let mut answered = 0;
         while answered < 200 {
             let mut header = [0; 9];
@@ -155,7 +153,7 @@ fn large_values_that_come_all_at_once_on_one_connection_are_all_taken() {
         let value = "v".repeat(1 << 20);
         let keys: Vec<String> = (0..VALUES).map(|number| format!("key-{number}")).collect();
         join_all(keys.iter().map(|key| set(&client, key, &value))).await;
-        // One that waits for the others until its deadline is tried again by the client, and comes through by luck.
+        // A write that waits for the others until its deadline would be retried by the client, and succeed by chance.
         let (_, metrics) = http1::get(&node.metrics, "/metrics");
         assert!(!metrics.contains("method=\"Set\",code=\"DEADLINE_EXCEEDED\""), "{metrics}");
     });
@@ -166,8 +164,8 @@ fn operators_are_served_when_clients_hold_all_their_connections() {
     run(async {
         let cluster = store_of_one(&["max-connections: 16"]).await;
         let node = &cluster.nodes[0];
-        // One address gets three quarters of the places. Who holds them says nothing more and is given up after a while,
-        // so that a slow machine has to try again.
+        // One address gets three quarters of the places. The connections that hold them are silent and are closed after
+        // a while, so a slow machine has to try again.
         let held = wait_for("clients have all places that they may", async || {
             let held: Vec<TcpStream> = (0..12).map(|_| hold(&node.rpc, PREFACE)).collect();
             wait_for("they are let in", async || {

@@ -1,5 +1,5 @@
-//! The simulation, a workspace with a lock file of its own, simulates what is shipped: both build the product from the same
-//! packages in the same versions.
+//! The simulation, a workspace with a lock file of its own, simulates what is shipped: both build the product from the
+//! same packages in the same versions.
 
 #[allow(dead_code)] // Others use the rest.
 #[path = "../sim/src/cargo.rs"]
@@ -28,7 +28,7 @@ fn packages(manifest: &str) -> BTreeSet<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo tree of {}: {said}", manifest.display());
     let text = String::from_utf8_lossy(&output.stdout);
-    // Without the folders of those that are no registry's: of the two stand-ins one is in a folder and one is not.
+    // Without the folders of packages from no registry: of the two stand-ins, only one is in a folder.
     text.lines().filter_map(|line| line.split(" (").next()).map(str::to_owned).collect()
 }
 

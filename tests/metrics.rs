@@ -1,4 +1,4 @@
-//! What a node says of itself to machines: metrics, probes, health, reflection, logs.
+//! What a node reports to machines: metrics, probes, health, reflection, logs.
 
 mod common;
 
@@ -30,7 +30,7 @@ async fn http_get(address: &str, path: &str) -> (u16, String) {
     mokv::rt::spawn_blocking(move || http1::get(&address, &path)).await.unwrap()
 }
 
-/// Waits until the probe for readiness answers with this status; its words.
+/// Waits until the readiness probe answers with this status. Returns the body.
 async fn readyz_says(address: &str, status: u16) -> String {
     let (_, words) = wait_for(&format!("/readyz answers {status}"), async || {
         Some(http_get(address, "/readyz").await).filter(|(said, _)| *said == status)
@@ -39,12 +39,12 @@ async fn readyz_says(address: &str, status: u16) -> String {
     words
 }
 
-/// The value of a metric without labels, or with exactly these.
+/// The value of a metric: without labels, or with exactly the labels in `name`.
 fn value_of(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// How many requests of this method were answered so.
+/// The number of requests of this method that were answered with this code.
 fn requests(metrics: &str, method: &str, code: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| {
         line.starts_with("mokv_grpc_requests_total{")
@@ -121,12 +121,12 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
         assert!(value_of(&metrics, "mokv_log_fsync_duration_seconds_count").unwrap() >= 10.0);
         let mut sets = 0.0;
         for node in &cluster.nodes {
-            // Before the client has heard who leads, a follower passes its writes on.
+            // Before the client has learned the leader, a follower forwards its writes.
             sets += requests(&http_get(&node.metrics, "/metrics").await.1, "Set", "OK").unwrap_or(0.0);
         }
         assert!(sets >= 10.0, "{sets} in all; the leader's:\n{metrics}");
         assert_eq!(requests(&metrics, "Get", "INVALID_ARGUMENT"), Some(1.0), "{metrics}");
-        // Every name stands with a help text and a type, and the text ends as OpenMetrics wants it.
+        // Every name has a help text and a type, and the text ends as OpenMetrics requires.
         let families: Vec<&str> =
             metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         for family in &families {
@@ -218,7 +218,7 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
             (health_of(&direct, "api.KV").await == Ok(not_serving)).then_some(())
         })
         .await;
-        // A read that must be fresh is refused, as something that went wrong and not as an absent key.
+        // A linearizable read fails with an error that differs from an absent key.
         let mut request = Request::new(api::GetRequest { key: "key".into(), ..Default::default() });
         request.set_timeout(Duration::from_millis(500));
         let refused = direct.kv().get(request).await.unwrap_err();
@@ -281,14 +281,14 @@ fn reflection_lists_our_services_and_unlike_the_original_raft_is_not_among_them(
 fn unlike_the_original_values_never_end_up_in_logs() {
     const MARK: &str = "t0p-s3cret-v4lue";
     run(async {
-        // Everything that can be said is said.
+        // The most detailed log level.
         let mut cluster = Cluster::start(&["log-level: trace", "snapshot-log-entries: 100"]).await;
         let client = cluster.client();
         for number in 0..150 {
             let value = format!("{MARK}-{number}");
             client.set(format!("key-{}", number % 7), value, WriteOptions::default()).await.unwrap();
         }
-        // What is refused is not told with its value either.
+        // A refused value is not logged either.
         let long = MARK.repeat(100_000);
         client.set("key", long, WriteOptions::default()).await.unwrap_err();
         let mismatch = WriteOptions::default().if_revision(1 << 40);
@@ -302,7 +302,7 @@ fn unlike_the_original_values_never_end_up_in_logs() {
             assert!(log.contains("TRACE"), "the level was set");
             let line = log.lines().find(|line| line.contains(MARK));
             assert_eq!(line, None, "{} tells a value", node.name);
-            // As bytes in a list, which is how a derived Debug would print it.
+            // As a list of bytes, as a derived Debug would print it.
             let bytes = format!("{:?}", MARK.as_bytes());
             let listed = log.lines().find(|line| line.contains(bytes.trim_matches(['[', ']'])));
             assert_eq!(listed, None, "{} tells a value as numbers", node.name);
@@ -326,13 +326,13 @@ fn unlike_the_original_the_log_level_decides_what_is_said() {
     });
 }
 
-/// Its log is a pipe, and for a while nobody empties it. With lines written by the threads that ask for them, the
-/// node would stand still as soon as the pipe is full.
+/// Its log is a pipe that is not read for a while. If lines were written by the threads that log them, the node would
+/// stop as soon as the pipe is full.
 #[test]
 fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
-        // Kept to the end: the ports are the node's for as long.
+        // Kept until the end: the node needs its ports as long.
         let mut ports = PortBlock::take();
         let mut node = Node::new(directory.path(), "unheard", &mut ports);
         node.configure(&["bootstrap: true", "log-level: trace"]);
@@ -351,7 +351,7 @@ fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
     });
 }
 
-/// Reads the log up to a line that says `words`; what comes after it.
+/// Reads the log up to a line that contains `words`. Returns the rest.
 async fn heard(mut log: Lines<BufReader<PipeReader>>, words: &'static str) -> Lines<BufReader<PipeReader>> {
     let reading = rt::spawn_blocking(move || {
         let found = log.any(|line| line.expect("its log is text").contains(words));

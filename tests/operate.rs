@@ -1,4 +1,4 @@
-//! What the documents and the chart say of the settings is what the code says.
+//! The settings in the documents and in the chart agree with the code.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ const BEGIN: &str =
     "<!-- The table of settings: made from the code, by MOKV_UPDATE=1 cargo test --test operate -->\n";
 const END: &str = "<!-- end of the table -->\n";
 
-/// Settings that the chart makes itself: of each pod's name, or because a pod is a pod.
+/// Settings that the chart sets itself: from each pod's name, or because it runs in a pod.
 const THE_CHARTS_OWN: [&str; 12] = [
     "data-dir",
     "node-name",
@@ -25,7 +25,7 @@ const THE_CHARTS_OWN: [&str; 12] = [
     "allow-insecure",
     "rejoin",
 ];
-/// What a pod must not do: it would remove itself at every restart.
+/// Forbidden in a pod: it would remove itself at every restart.
 const NOT_IN_A_POD: [&str; 1] = ["leave-on-terminate"];
 
 fn path(name: &str) -> PathBuf {
@@ -68,7 +68,7 @@ fn the_chart_takes_every_setting_that_is_not_its_own() {
     assert_eq!((expected["minimum"].as_u64(), expected["maximum"].as_u64()), (Some(least), Some(most)));
 }
 
-/// Flag and key, variable, values, default and meaning of every setting, under their headings.
+/// The table of all settings, under their headings: flag and key, variable, values, default and meaning.
 fn table() -> String {
     let mut text =
         String::from("| flag and key | variable | value | default | what it does |\n| - | - | - | - | - |\n");

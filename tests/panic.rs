@@ -1,4 +1,4 @@
-//! A panic in the depths of a node ends the whole node: it does not go on answering over a dead Raft.
+//! A panic in any task of a node ends the whole node: it does not go on answering after its Raft task has ended.
 
 mod common;
 
@@ -15,7 +15,7 @@ use mokv::raft::{LogId, Observer};
 use mokv::rt::disk::RealDisk;
 use mokv::rt::timeout;
 
-/// What must happen happens within this, on the slowest machine.
+/// A time limit that the slowest machine meets.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Panics where entries are applied, which is inside a task of Raft, at the first write of the key `fatal`.
@@ -45,7 +45,7 @@ fn a_panic_where_entries_are_applied_ends_the_node() {
         let client = Client::builder().endpoints([&endpoint]).timeout(PATIENCE).build().unwrap();
         client.set("harmless", "value", WriteOptions::default()).await.unwrap();
         let asking = client.with_timeout(Duration::from_secs(5));
-        // Whatever the client hears, it is not that the write succeeded.
+        // Whatever result the client receives, it is not success.
         asking.set("fatal", "value", WriteOptions::default()).await.unwrap_err();
         let end =
             timeout(PATIENCE, node).await.expect("the node ends").expect("and its own task in good order");
@@ -55,7 +55,7 @@ fn a_panic_where_entries_are_applied_ends_the_node() {
     });
 }
 
-/// What `mokv serve` arranges for every other panic: none of them leaves half a process behind.
+/// The panic hook of `mokv serve` covers every other panic: none leaves half a process running.
 #[test]
 fn a_panic_in_any_task_ends_the_process() {
     const INSIDE: &str = "MOKV_TEST_PANIC_INSIDE";

@@ -1,4 +1,4 @@
-//! What README shows to those who write programs, built and run as it stands there.
+//! The examples of programs in README, built and run unchanged except for addresses and paths.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::run;
 
 const README: &str = include_str!("../README.md");
 
-/// The one block of README in this language that holds these words.
+/// The first code block of README in this language that contains these words.
 fn block(language: &str, words: &str) -> &'static str {
     let begin = format!("```{language}\n");
     let mut blocks = README.split(begin.as_str()).skip(1).map(|rest| rest.split_once("```").unwrap().0);
@@ -18,7 +18,7 @@ fn block(language: &str, words: &str) -> &'static str {
     found.unwrap_or_else(|| panic!("README has no {language} with '{words}'"))
 }
 
-/// `text`, with `shown` instead of what stands there for an example.
+/// `text` with its `example` replaced by `shown`.
 fn with(text: &str, example: &str, shown: &str) -> String {
     assert!(text.contains(example), "'{example}' is not in\n{text}");
     text.replace(example, shown)

@@ -1,4 +1,4 @@
-//! A node that is not ready says why, in the same words to a probe, to an operator and to a client.
+//! A node that is not ready reports why, in the same words to a probe, to an operator and to a client.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use common::cluster::{Cluster, set};
 use common::{http1, run, wait_for};
 
-/// A command of a user, asked of these nodes.
+/// Runs a user's command against these nodes.
 fn mokv(endpoints: &str, args: &[&str]) -> Output {
     let given = ["--endpoints", endpoints, "--timeout", "5s"];
     Command::new(env!("CARGO_BIN_EXE_mokv")).args(args).args(given).output().unwrap()
@@ -17,11 +17,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Waits until `/readyz` of a node says no, and all of these words; what it says.
+/// Waits until `/readyz` of a node answers 503 with all of these words. Returns the body.
 async fn not_ready(cluster: &Cluster, node: usize, words: &[&str]) -> String {
     let what = format!("/readyz says {words:?}");
     let found = wait_for(&what, async || {
-        // It may not listen yet.
+        // The node may not listen yet.
         std::net::TcpStream::connect(&cluster.nodes[node].metrics).ok()?;
         let (status, body) = http1::get(&cluster.nodes[node].metrics, "/readyz");
         (status == 503 && words.iter().all(|word| body.contains(word))).then_some(body)
@@ -29,7 +29,7 @@ async fn not_ready(cluster: &Cluster, node: usize, words: &[&str]) -> String {
     found.await
 }
 
-/// What the status of this node and a client of it are told has all of these words.
+/// Asserts that `mokv status` of this node and a client's error contain all of these words.
 fn status_and_client_say(endpoint: &str, words: &[&str]) {
     let status = mokv(endpoint, &["status"]);
     let said = text(&status.stdout);
@@ -69,7 +69,7 @@ fn one_of_three_says_who_is_missing_and_why() {
         assert_eq!(write.status.code(), Some(6), "{said}");
         assert!(said.contains(words[0]), "also where dead nodes are asked: {said}");
         println!("mokv set: {said}");
-        // All rows have names, and stand in their order.
+        // All rows have names, and are sorted by them.
         let table = text(&mokv(&cluster.endpoints().join(","), &["status"]).stdout);
         let rows: Vec<&str> =
             table.lines().skip(1).take(3).map(|row| row.split(' ').next().unwrap()).collect();
@@ -118,7 +118,7 @@ fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
         cluster.configure(&cluster.nodes[2], &[expect, &own]);
         cluster.nodes[2].start();
         cluster.leader().await;
-        // They could not have formed a cluster without reading what it sends.
+        // They could not have formed a cluster without being able to read its messages.
         for node in &cluster.nodes[..2] {
             let reasons = node.status().await.unwrap().reasons;
             assert!(reasons.iter().all(|reason| !reason.contains("cannot be read")), "{reasons:?}");
@@ -130,7 +130,7 @@ fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
         cluster.nodes[2].start();
         let words = ["no quorum: 1 of 3 voters", "does not know this cluster's key", "'node-1'", "'node-2'"];
         println!("/readyz of the one: {}", not_ready(&cluster, 2, &words).await);
-        // The others do without it, and say what is wrong with it.
+        // The others go on without it, and report what is wrong with it.
         let told = |reasons: &[String]| {
             let reasons = reasons.join("; ");
             ["no connection with 'node-3'", "key"]

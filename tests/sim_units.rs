@@ -1,4 +1,4 @@
-//! `cargo test --features sim`: what of the simulation can be tested without simulating. Its workspace is not the product's.
+//! `cargo test --features sim`: the unit tests of the simulation's workspace, which is not the product's.
 
 #[path = "../sim/src/cargo.rs"]
 mod cargo;

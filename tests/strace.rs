@@ -1,8 +1,8 @@
-//! What reaches the disk before what is said: system calls of the real binary, recorded and judged.
+//! What is on disk before an answer is sent: system calls of the real binary, recorded and checked.
 //!
-//! `kill -9` proves nothing about fsync, since the page cache survives it. So three nodes run under strace while a client
-//! writes, and the recording has to show that no answer left before the syncs that it relies on had returned. The judge
-//! is judged too: the same recordings with their syncs taken out or moved must not pass.
+//! `kill -9` proves nothing about fsync, since the page cache survives it. So three nodes run under strace while a
+//! client writes, and the recording has to show that no answer was sent before the syncs that it relies on had
+//! returned. The check itself is tested, too: the same recordings with their syncs removed or moved must fail.
 
 mod common;
 #[path = "strace/judge.rs"]
@@ -21,7 +21,7 @@ use judge::{MARK, MARK_DIGITS, Place, Rule, Seen, Violation, judge};
 use mokv_proto::api;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Small segments and snapshots as early as may be, so that a short recording has every kind of change in it.
+/// Small segments, and snapshots as early as possible, so that a short recording has every kind of change in it.
 const SETTINGS: [&str; 5] = [
     "max-value-bytes: 8KiB",
     "max-request-bytes: 32KiB",
@@ -32,8 +32,8 @@ const SETTINGS: [&str; 5] = [
 const WRITES: usize = 360;
 const VALUE_BYTES: usize = 1500;
 
-/// Whether recordings can be made here: some containers have strace and forbid what it does. A person is told; a machine
-/// that checks changes must be able to.
+/// Whether strace works here: some containers have it but forbid tracing. A person gets a message; in continuous
+/// integration it must work.
 fn strace_is_here() -> bool {
     let mut trial = Command::new("strace");
     trial.args(["-f", "--seccomp-bpf", "-yy", "-o", "/dev/null", "true"]);
@@ -45,7 +45,7 @@ fn strace_is_here() -> bool {
         std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
         "strace is missing or may not trace, and CI is set: install it (apt-get install strace), allow ptrace"
     );
-    // Past the test harness, which would swallow it.
+    // Written past the test harness, which would capture it.
     let told = std::fs::OpenOptions::new().append(true).open("/dev/stderr");
     let note = "\n*** SKIPPED: strace is not installed or may not trace: that answers wait for fdatasync was NOT checked. \
                 Install it (apt-get install strace) and run: cargo test --test strace ***\n";
@@ -55,7 +55,7 @@ fn strace_is_here() -> bool {
     false
 }
 
-/// Nodes under one strace: a shell starts them, and they end when it does.
+/// Nodes under one strace: a shell starts them, and they end with it.
 struct Recorded(Child);
 
 impl Recorded {
@@ -83,7 +83,7 @@ impl Recorded {
         Recorded(command.spawn().unwrap())
     }
 
-    /// Ends the shell, and with it the nodes, which stop as they do on SIGTERM. Waits for the recording to be complete.
+    /// Ends the shell, and with it the nodes, which stop as on SIGTERM. Waits until the recording is complete.
     async fn stop(mut self, cluster: &Cluster, recording: &Path) -> String {
         let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
@@ -103,7 +103,7 @@ impl Recorded {
     }
 }
 
-/// Processes and threads that the recording knows.
+/// The processes and threads in the recording.
 fn tasks(text: &str) -> std::collections::BTreeSet<&str> {
     text.lines().filter_map(|line| line.split(' ').next()).collect()
 }
@@ -120,7 +120,7 @@ fn mark(number: usize) -> String {
     format!("{}{number:0width$}", std::str::from_utf8(MARK).unwrap(), width = MARK_DIGITS)
 }
 
-/// Records three nodes while a client of each writes, one write after the other.
+/// Records three nodes while a client of each writes, one write at a time.
 async fn record() -> (String, Vec<Place>) {
     let cluster = Cluster::prepare(3, &SETTINGS);
     let recording = cluster.path("recording");
@@ -140,7 +140,7 @@ async fn record() -> (String, Vec<Place>) {
             ..api::SetRequest::default()
         };
         let client = &mut clients[number % 3];
-        // Refused while the machine is busy and a leader is elected: once more, until it is in.
+        // Refused while the machine is busy and a leader is elected: retried until it succeeds.
         wait_for("a write is answered", async || client.set(request.clone()).await.ok()).await;
     }
     let directory = |node: &common::node::Node| {
@@ -163,7 +163,7 @@ fn broken(violations: &[Violation]) -> Vec<Rule> {
     rules
 }
 
-/// The recording without the lines of some calls, those that say how they ended included.
+/// The recording without the lines of some calls, including the lines on which they return.
 fn without(text: &str, is_unwanted: impl Fn(&str) -> bool) -> String {
     let mut unfinished = std::collections::BTreeSet::new();
     let kept = text.lines().filter(|line| {
@@ -202,7 +202,7 @@ fn no_answer_leaves_before_the_fdatasync_that_covers_it_on_a_quorum() {
         assert!(seen.votes >= 1, "{seen:?}");
         assert!(seen.activated_segments > 6 && seen.retired_segments > 0 && seen.snapshots > 3, "{seen:?}");
 
-        // A binary that syncs nothing, or on one node only, or too late.
+        // As of a binary that syncs nothing, or on one node only, or too late.
         let no_sync = without(&text, |line| line.contains(" fdatasync("));
         assert!(broken(&judge(&no_sync, &places).1).starts_with(&[Rule::Answer, Rule::Vote]));
         for survivor in &places {
@@ -219,7 +219,7 @@ fn no_answer_leaves_before_the_fdatasync_that_covers_it_on_a_quorum() {
             + "\n"
             + &text.lines().filter(|line| is_sync(line)).collect::<Vec<_>>().join("\n");
         assert!(broken(&judge(&late, &places).1).contains(&Rule::Answer));
-        // A binary that forgets the directory.
+        // As of a binary that does not sync the directory.
         let directories: Vec<String> =
             places.iter().map(|place| format!("<{}>", hexadecimal(place.directory.as_bytes()))).collect();
         let no_directory = without(&text, |line| {
@@ -229,9 +229,9 @@ fn no_answer_leaves_before_the_fdatasync_that_covers_it_on_a_quorum() {
     });
 }
 
-// ---- the judge, judged without strace ----
+// ---- the check, tested without strace ----
 
-/// A recording that is written down by hand, a call a line.
+/// A recording written by hand, one call per line.
 #[derive(Default, Clone)]
 struct Script(Vec<String>);
 
@@ -261,7 +261,7 @@ impl Script {
         self.call(format!("{call}(9<TCP:[n1:1->c:{port}]>, \"{text}\", {length}, 0) = {length}"))
     }
 
-    /// A client's request with this mark, and later its answer.
+    /// A client's request with this mark; its answer comes later.
     fn request(self, number: usize) -> Script {
         let body = mark(number).into_bytes();
         let frame = [&[0, 0, body.len() as u8, wire::DATA, 1, 0, 0, 0, 1], &body[..]].concat();

@@ -1,4 +1,4 @@
-//! TLS and tokens: the commands against a store behind a gate that asks for them.
+//! TLS and tokens: the commands against a store that requires them.
 
 mod store;
 
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// A certificate authority, with a directory for files in PEM.
+/// A certificate authority, with a directory for PEM files.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     files: TempDir,
@@ -46,7 +46,7 @@ impl Authority {
         Signed { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
     }
 
-    /// A server of that certificate; it asks for a client's when told so.
+    /// The server's side of TLS with this certificate. `asks_for_certificates`: it requires one of the client.
     fn server(&self, name: &str, asks_for_certificates: bool) -> TlsAcceptor {
         let Signed { certificate, key } = self.sign(name);
         let provider = Arc::new(ring::default_provider());
@@ -79,7 +79,7 @@ impl Authority {
     }
 }
 
-/// Runs a story against an empty store behind a gate; what it is given runs a command.
+/// Runs a test against an empty store with these requirements; the test receives a function that runs a command.
 fn behind(gate: PeerAdmission, story: impl FnOnce(&dyn Fn(&[&str]) -> Output) + Send + 'static) {
     block_on(async {
         let store = Store::start_behind(gate).await;
@@ -115,7 +115,7 @@ fn a_store_behind_tls_serves_those_who_know_its_authority() {
         succeeds(run(&["set", "k", "over TLS", "--tls-ca", &authority.ca()]));
         assert_eq!(succeeds(run(&["get", "k", "--tls-ca", &authority.ca()])), "over TLS");
         assert!(succeeds(run(&["list", "--tls-ca", &authority.ca()])).contains("over TLS"));
-        // Nobody else is spoken to, and plain text is not what is spoken here.
+        // The client accepts no other authority or name, and the server no plain text.
         fails(run(&["get", "k", "--tls-ca", &stranger.ca()]), 6, "invalid peer certificate");
         fails(
             run(&["get", "k", "--tls-ca", &authority.ca(), "--tls-server-name", "mokv.test"]),

@@ -1,7 +1,7 @@
 //! A rolling upgrade under load: three nodes of an earlier program become, one after the other, nodes of this one.
 //!
-//! `EARLIER_MOKV` is the path of the earlier program, which `.ci/full` builds. Where a change of formats makes the
-//! upgrade impossible, CHANGELOG has to say so, which is allowed until the first release.
+//! `EARLIER_MOKV` is the path of the earlier program, which `.ci/full` builds. If a change of formats makes the upgrade
+//! impossible, CHANGELOG has to state it, which is allowed until the first release.
 
 mod common;
 
@@ -13,13 +13,13 @@ use common::node::Node;
 use common::{assert_no_panic, run, wait_for};
 use mokv::client::ReadOptions;
 
-/// What CHANGELOG says, under what is not released, as long as earlier data cannot be used.
+/// The sentence in CHANGELOG's unreleased section, as long as earlier data cannot be used.
 const SAID: &str = "Data directories of earlier builds cannot be used";
 
-/// How a node of this program took over what the earlier one has left.
+/// How a node of this program handled the earlier program's data.
 enum Upgraded {
     Serves,
-    /// Its last words.
+    /// The end of its log.
     Refuses(String),
 }
 
@@ -73,7 +73,7 @@ fn an_earlier_cluster_becomes_one_of_this_program_node_by_node_under_load() {
                 println!("a rolling upgrade is impossible, as CHANGELOG says. The node says:\n{said}");
                 return;
             }
-            // Mixed for a while; the last time, all new.
+            // Versions are mixed for a while; the last time, all are new.
             load.goes_on(200).await;
         }
         cluster.leader().await;

@@ -1,8 +1,7 @@
-//! What the nodes applied: the one sequence of entries that all of them must agree on.
+//! The applied log: the one sequence of entries that all nodes must agree on.
 //!
-//! Every node of a simulation reports each entry it applies and each snapshot it installs. Judges of the replicated
-//! state look here; it is not the clients' evidence and never stands in for it. Knows no node: reports are plain
-//! values.
+//! Every node of a simulation reports each entry it applies and each snapshot it installs. Checkers of the replicated
+//! state read the log; it never replaces the clients' evidence. Independent of the nodes: reports are plain values.
 
 use std::collections::BTreeMap;
 
@@ -17,33 +16,33 @@ pub struct Applied {
     pub term: u64,
     /// A hash of its bytes.
     pub payload: u64,
-    /// The digest of the whole state after it.
+    /// The digest of the whole state after the entry.
     pub digest: u128,
-    /// What it changed.
+    /// The change of a key, if the entry made one.
     pub change: Option<KeyChange>,
 }
 
-/// One key's step from one revision to the next.
+/// The change of one key from one revision to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
-    /// The store's revision by it.
+    /// The store's revision that it created.
     pub revision: u64,
     /// The key.
     pub key: String,
-    /// What it holds now; `None`: it was deleted.
+    /// The key's new state; `None`: it was deleted.
     pub new: Option<KeyState>,
 }
 
-/// The merged sequence, and where it was contradicted.
+/// The merged sequence, and where reports contradict it.
 #[derive(Debug, Default)]
 pub struct AppliedLog {
-    /// By log index; who applied it first.
+    /// By log index; with the first node that applied it.
     entries: BTreeMap<u64, (String, Applied)>,
-    /// Digests of snapshots that were installed before anybody was seen to apply their position.
+    /// Digests of snapshots that were installed before any node reported to have applied their index.
     installed: BTreeMap<u64, (String, u64, u128)>,
-    /// By log index: a digest of who the members were then, and who said so first.
+    /// By log index: a digest of the members at that entry, and the first node that reported it.
     members: BTreeMap<u64, (String, u128)>,
-    /// The last position of every node's present life.
+    /// The last index of every node, since its log was last opened.
     positions: BTreeMap<String, u64>,
     snapshots_installed: u64,
     conflicts: Vec<Conflict>,
@@ -51,8 +50,7 @@ pub struct AppliedLog {
 }
 
 impl AppliedLog {
-    /// A node opens its log, also one that was removed and starts over within one process: its next report may be of
-    /// any position.
+    /// A node opens its log, after a removal also within the same process: its next report may be of any index.
     pub fn started(&mut self, node: &str) {
         self.positions.remove(node);
     }
@@ -101,7 +99,7 @@ impl AppliedLog {
         }
     }
 
-    /// A node's state of this position, applied or installed, has these members.
+    /// The members in a node's state at this index, applied or installed.
     pub fn members(&mut self, node: &str, index: u64, digest: u128) {
         let (other, known) = self.members.entry(index).or_insert_with(|| (node.to_owned(), digest));
         if *known != digest {
@@ -114,7 +112,7 @@ impl AppliedLog {
         self.members.clear();
     }
 
-    /// The last log index a node applied or installed in its present life.
+    /// The last log index that a node applied or installed since its log was last opened.
     pub fn position(&self, node: &str) -> Option<u64> {
         self.positions.get(node).copied()
     }
@@ -134,7 +132,7 @@ impl AppliedLog {
         self.snapshots_installed
     }
 
-    /// The first contradiction, once: it makes all later ones.
+    /// The first contradiction, returned once: all later ones follow from it.
     pub fn take_finding(&mut self) -> Option<Finding> {
         let first = self.conflicts.first().filter(|_| !self.reported).map(Conflict::finding);
         self.reported |= first.is_some();

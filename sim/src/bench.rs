@@ -1,10 +1,10 @@
-//! The simulation's own speed, on a world that never changes: simulated seconds, client operations and trace events
-//! per second of one core.
+//! The simulation's own speed, on a world that never changes: simulated seconds, client operations and trace events per
+//! second of one core.
 //!
-//! Everything that decides how much happens stands in this file: nodes, latencies, faults and when they strike, what
-//! clients do. None of it is drawn by `World::draw` or follows the chaos, so that numbers of different days compare.
-//! Runs are played one after the other, each in a process of its own; against another build (`--against`) the two
-//! take turns, so that whatever else the machine does hits both.
+//! Everything that decides how much happens is in this file: nodes, latencies, faults and their times, the clients'
+//! requests. None of it is drawn by `World::draw` or follows chaos, so that numbers of different days compare. Runs are
+//! played one after the other, each in a process of its own; against another build (`--against`) the two take turns, so
+//! that other load on the machine affects both.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,10 @@ use crate::scenarios::Scenario;
 use crate::scenarios::setup::formed_within;
 use crate::world::World;
 
-/// The world's name, for children.
+/// The world's name, for child processes.
 pub const NAME: &str = "bench";
 
-/// Each moves every instant; together they are one repetition.
+/// Each seed gives other times; together they are one repetition.
 const SEEDS: [u64; 4] = [1, 2, 3, 4];
 const NODES: usize = 3;
 const CLIENTS: usize = 4;
@@ -38,7 +38,7 @@ const THINK: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::fro
 const FORMING: Duration = Duration::from_secs(30);
 const LASTING: Duration = Duration::from_secs(36);
 
-/// What strikes, and when.
+/// The faults, and the second in which each is injected.
 const FAULTS: [(u64, Fault); 12] = [
     (2, Fault::KillLeader),
     (5, Fault::IsolateLeader),
@@ -68,7 +68,7 @@ enum Fault {
     Transfer,
 }
 
-/// The scenario that a child plays.
+/// The scenario that a child process plays.
 pub static SCENARIO: Scenario = Scenario {
     name: NAME,
     about: "the world in which the simulation's own speed is measured",
@@ -89,7 +89,7 @@ fn world() -> World {
         election: millis(500),
         snapshot_entries: 300,
         patience: Duration::from_secs(2),
-        // What the cluster and the clients of this file never look at.
+        // Parameters that the cluster and the clients of this file never use.
         ..World::calm(NODES)
     }
 }
@@ -121,7 +121,7 @@ async fn play_world(run: Arc<Run>) -> Result<Cluster, String> {
     Ok(cluster)
 }
 
-/// One client's day.
+/// The requests of one client, until `over`.
 async fn work(client: SimClient, mut dice: Dice, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         rt::sleep(dice.time(THINK)).await;
@@ -137,7 +137,7 @@ async fn work(client: SimClient, mut dice: Dice, over: Arc<AtomicBool>) {
     }
 }
 
-/// One fault, to its end.
+/// Injects one fault and waits until it is over.
 async fn injection(cluster: &Cluster, fault: Fault, drawn: &str) {
     let leader = cluster.last_known_leader().unwrap_or_else(|| drawn.to_owned());
     let names = cluster.names();
@@ -206,27 +206,27 @@ fn start(cluster: &Cluster, name: &str) {
 
 // ---- the parent, which measures ----
 
-/// One repetition: all seeds, one after the other.
+/// The results of one repetition: all seeds, one after the other.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Repetition {
     simulated_seconds: f64,
     operations: u64,
     trace_events: u64,
-    /// Over the traces of all seeds, in order.
+    /// Hash over the traces of all seeds, in order.
     trace_hash: u64,
     wall_seconds: f64,
-    /// User and system time of the children.
+    /// User and system time of the child processes.
     cpu_seconds: f64,
 }
 
-/// A build and what was measured of it.
+/// A build and its measurements.
 #[derive(Debug, Serialize)]
 struct Measured {
     program: PathBuf,
     repetitions: Vec<Repetition>,
 }
 
-/// A number for each repetition.
+/// A rate, computed for each repetition.
 type Rate = (&'static str, fn(&Repetition) -> f64);
 
 const RATES: [Rate; 8] = [
@@ -269,7 +269,7 @@ fn run(options: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// What is read of a child's report: another build's may differ in everything else.
+/// The parts of a child's report that are read: the rest may differ in another build.
 #[derive(Deserialize)]
 struct Told {
     verdict: String,
@@ -280,7 +280,7 @@ struct Told {
     trace_events: u64,
 }
 
-/// Plays all seeds once.
+/// Plays all seeds once with `program`.
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing: its clock is the real one.
 fn repetition(program: &Path) -> Result<Repetition, String> {
     let name = program.display();
@@ -309,7 +309,7 @@ fn repetition(program: &Path) -> Result<Repetition, String> {
     Ok(all)
 }
 
-/// User and system time of all children that have ended.
+/// User and system time, in seconds, of all child processes that have ended.
 fn cpu_of_children() -> Result<f64, String> {
     // Fields 16 and 17 of proc(5)'s stat, in ticks of 10 ms; the name before them may hold spaces.
     let stat =
@@ -350,7 +350,7 @@ fn print_table(builds: &[Measured]) {
     }
 }
 
-/// A number over all repetitions.
+/// The spread of a number over all repetitions.
 struct Spread {
     lowest: f64,
     median: f64,

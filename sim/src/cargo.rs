@@ -1,18 +1,18 @@
 //! cargo within cargo: the simulation's workspace is built by a program that cargo itself has started.
 //!
-//! Used from both sides, by tests of the product (tests/sim.rs, tests/sim_units.rs) and by the plain build of `mokv-sim`.
+//! Used by tests of the product (tests/sim.rs, tests/sim_units.rs) and by the plain build of `mokv-sim`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// What runs cargo: the one that has started this program, or whichever is on the PATH.
+/// A command for the cargo that started this program, or for the one on the PATH.
 ///
-/// What the outer cargo says about the outer package does not hold for the inner ones, and is left out.
+/// Variables that the outer cargo sets about the outer package are wrong for the inner ones, and are removed.
 pub fn cargo(verb: &str, manifest: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(verb).arg("--manifest-path").arg(manifest);
-    // People see how far it is; files hear what the program says.
+    // People want to see the progress of the build; files should hold only the program's output.
     if !std::io::stderr().is_terminal() {
         command.arg("--quiet");
     }
@@ -28,7 +28,7 @@ pub fn cargo(verb: &str, manifest: &Path) -> Command {
     command
 }
 
-/// Runs it, and ends with its exit code, or with 101 if it could not be run.
+/// Runs a command. Returns its exit code, or 101 if it could not be run.
 pub fn end_with(mut command: Command) -> ExitCode {
     match command.status() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(101)),
@@ -39,8 +39,8 @@ pub fn end_with(mut command: Command) -> ExitCode {
     }
 }
 
-/// The target folder that this program was built into: of `target/debug/deps/sim-0123` and `target/debug/mokv-sim` it is
-/// `target`.
+/// The target folder that this program was built into: `target` for `target/debug/deps/sim-0123` and for
+/// `target/debug/mokv-sim`.
 pub fn target_folder() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let profile = program.parent().map_or(Path::new("."), |folder| {

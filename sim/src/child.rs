@@ -1,4 +1,4 @@
-//! One run in a process of its own: a fresh thread, a fresh simulator, a report on standard output.
+//! One run in a process of its own: a new thread, a new simulator, a report on standard output.
 //!
 //! tokio and futures seed generators from process-wide counters, so a process that has run one seed can never run
 //! another as if it were the first.
@@ -21,7 +21,7 @@ use crate::scenarios::Scenario;
 use crate::timeline::{self, Timeline};
 use crate::world::World;
 
-/// Simulated time after which a run hangs.
+/// A run that takes longer, in simulated time, counts as hung.
 const TIME_LIMIT: Duration = Duration::from_secs(1_800);
 
 /// Plays one scenario with one seed and returns its report.
@@ -35,7 +35,7 @@ pub fn play(scenario: &'static Scenario, seed: u64, manner: Manner) -> Report {
     watch_for_panics(&run, said.clone());
     let inside = run.clone();
     let unsteady = manner.unsteady;
-    #[allow(clippy::disallowed_methods)] // The simulator wants a thread that has never simulated.
+    #[allow(clippy::disallowed_methods)] // The simulator needs a thread that has never simulated.
     std::thread::spawn(move || {
         let trace = simulate(scenario, inside, unsteady);
         let _ = said.send(Ended::AsItShould(trace));
@@ -77,20 +77,20 @@ fn words_of(payload: &dyn std::any::Any) -> String {
     owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
-/// A place in a dependency without the path to where this machine keeps them.
+/// A source location in a dependency, without the path to this machine's package cache.
 fn in_short(place: &str) -> &str {
     let dependency = place.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
     dependency.map_or(place, |(_, rest)| rest)
 }
 
-/// How the simulating thread ends.
+/// How the simulating thread ended.
 enum Ended {
     AsItShould(Trace),
     Panicked { words: String, place: String, trace: Trace },
 }
 
-/// Hears of a panic where it happens, while the simulator's clock and trace can still be read. Nothing is unwound
-/// (`panic = "abort"` in the profile): the thread stops there for good, and what it knew is told by another.
+/// Catches a panic where it happens, while the simulator's clock and trace can still be read. Nothing is unwound
+/// (`panic = "abort"` in the profile): the thread stops there for good, and another one reports what it recorded.
 fn watch_for_panics(run: &Arc<Run>, said: mpsc::Sender<Ended>) {
     let (run, reporter) = (run.clone(), std::thread::current().id());
     let print = std::panic::take_hook();
@@ -117,13 +117,13 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace
         trace::start();
         run.begin();
         if unsteady {
-            // Nothing is put on record here: that everything after it happens a little later must be enough.
+            // Nothing is recorded here: the check must notice that everything afterwards happens a little later.
             mokv::rt::sleep(Duration::from_nanos(1 + u64::from(std::process::id()))).await;
         }
         match (scenario.play)(run.clone()).await {
             Ok(cluster) => crate::liveness_phase::end(&cluster).await,
             Err(words) => {
-                // Chaos fails by itself only if its cluster never forms.
+                // Chaos itself returns an error only if its cluster never forms.
                 run.find(if scenario.name == crate::scenarios::CHAOS {
                     Finding::liveness("the cluster forms", words)
                 } else {
@@ -136,7 +136,7 @@ fn simulate(scenario: &'static Scenario, run: Arc<Run>, unsteady: bool) -> Trace
         run.take_markers();
         trace::snapshot()
     });
-    // The tasks of a whole cluster, half-way through what they do: the process's end is their end.
+    // The tasks of a whole cluster, in the middle of their work: they end with the process.
     std::mem::forget(runtime);
     trace
 }
@@ -191,7 +191,7 @@ fn outcome_word(outcome: &crate::history::Outcome) -> &'static str {
     }
 }
 
-/// Makes the network as fast and as lossy as the world says.
+/// Applies the world's latencies and loss to the network.
 pub fn set_network(world: &World) {
     NetSim::current().update_config(|config| {
         config.send_latency = world.network_latency.clone();
@@ -199,7 +199,7 @@ pub fn set_network(world: &World) {
     });
 }
 
-/// A misspelt name would switch nothing on, and what it should prove would seem proved.
+/// A misspelt name would switch no bug on, and a run without the bug would look like proof.
 #[cfg(feature = "planted")]
 fn plant(name: &str) {
     let bugs = crate::planted::all().unwrap_or_else(|words| panic!("{words}"));
@@ -219,7 +219,7 @@ fn plant(name: &str) {
     );
 }
 
-/// The nodes' own logs, in simulated time, when somebody looks.
+/// Prints the nodes' own logs, in simulated time: as `MOKV_LOG` selects, else from level info on if `verbose`.
 fn start_logging(verbose: bool) {
     use tracing_subscriber::EnvFilter;
     let default = if verbose { "mokv=info" } else { "off" };

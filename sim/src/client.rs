@@ -1,7 +1,7 @@
-//! A simulated client: the product's own client library on a host of its own, with every call put on record.
+//! A simulated client: the product's own client library on a host of its own, with every call recorded.
 //!
-//! It decides nothing about outcomes that the library did not say: certainly not executed is `Failed`, everything
-//! doubtful is `Unknown`, and what a client that died had under way has no end on record.
+//! It takes outcomes only from the library: certainly not executed is `Failed`, everything doubtful is `Unknown`, and
+//! an operation that was under way when its client crashed has no end in the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::history::{Answer, Call, KeyState, Outcome};
 use crate::run::Run;
 use crate::values;
 
-/// How much longer than it promised a call may take.
+/// How much longer than its own time limit a call may take.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A client with its record. Clones are the same client.
+/// A client and its record. Clones are the same client.
 #[derive(Clone)]
 pub struct SimClient {
     run: Arc<Run>,
@@ -31,7 +31,7 @@ pub struct SimClient {
 }
 
 impl SimClient {
-    /// A client on a new host that knows the nodes of these names.
+    /// A client on a new host, with these nodes as its addresses.
     pub fn new(cluster: &Cluster, nodes: &[String], patience: Duration, sessions: bool) -> SimClient {
         let (host, number) = cluster.add_client_host();
         let client = Client::builder()
@@ -44,17 +44,17 @@ impl SimClient {
         SimClient { run: cluster.run().clone(), cluster: cluster.clone(), host, number, client, patience }
     }
 
-    /// Its host, for cutting its links.
+    /// The name of its host, for cutting its links.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Its host dies. What is under way has no end any more, and nothing else may be asked of this client.
+    /// Its host crashes. Operations under way never end, and no other call may be made on this client.
     pub fn crash(&self) {
         self.cluster.kill_client(&self.host);
     }
 
-    /// Writes a new value; its number.
+    /// Writes a new value. Returns its number and the outcome.
     pub async fn set(&self, key: &str, if_revision: Option<u64>, size: usize) -> (u64, Outcome) {
         let value = self.run.next_value();
         let (client, name) = (self.client.clone(), key.to_owned());
@@ -66,8 +66,8 @@ impl SimClient {
         (value, outcome.await)
     }
 
-    /// Writes a new value that disks may lose again when they are put back to an older state: on record its outcome is
-    /// unknown, whatever it was. What the library said.
+    /// Writes a new value that may be lost when disks are set back to an older state: its recorded outcome is unknown,
+    /// whatever it was. Returns what the library returned.
     pub async fn set_in_vain(&self, key: &str, size: usize) -> Result<(), Error> {
         let value = self.run.next_value();
         let ticket = self.run.invoked(self.number, key, Call::Set { value, if_revision: None });
@@ -100,12 +100,12 @@ impl SimClient {
         .await
     }
 
-    /// Reads all keys of a prefix.
+    /// Reads all keys with a prefix.
     pub async fn list(&self, prefix: &str, stale: bool) -> Outcome {
         self.list_in_pages(prefix, stale, 0, Duration::ZERO).await
     }
 
-    /// Reads all keys of a prefix at one revision, so many with each request, with a pause between; 0: all with one.
+    /// Reads all keys with a prefix at one revision, with `page` keys per request (0: all) and a pause in between.
     pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64, pause: Duration) -> Outcome {
         /// Longer lists are read in fewer, larger pages.
         const MOST_PAGES: u32 = 8;
@@ -115,7 +115,7 @@ impl SimClient {
             let mut options = ListOptions::default().prefix(name).limit(page).consistency(consistency(stale));
             let mut entries: Vec<(String, KeyState)> = Vec::new();
             for number in 1..=calls {
-                // The last page has everything that is left.
+                // The last page has no limit, so that it returns all the rest.
                 options.limit = if number == calls { 0 } else { page };
                 let mut listing = client.list(options.clone()).await?;
                 let before = entries.len();
@@ -143,7 +143,7 @@ impl SimClient {
         .await
     }
 
-    /// The library itself, for what is not on record.
+    /// The library itself, for calls that are not recorded.
     ///
     /// # Panics
     /// If the client has crashed.
@@ -155,7 +155,7 @@ impl SimClient {
         self.cluster.on(&self.host, call(self.client.clone())).await
     }
 
-    /// Puts an operation on record that makes so many calls of the library.
+    /// Records an operation that makes this many calls of the library.
     async fn record(
         &self,
         key: &str,
@@ -176,7 +176,7 @@ impl SimClient {
                 self.run.find(Finding::liveness("calls return in time", words));
                 Outcome::Unknown
             }
-            // Nobody is left to hear of it.
+            // The client has crashed: nothing receives the outcome.
             None => return Outcome::Unknown,
         };
         self.run.returned(ticket, outcome.clone());
@@ -190,7 +190,7 @@ fn consistency(stale: bool) -> Consistency {
 
 fn entry(found: &KeyValue) -> KeyState {
     KeyState {
-        // A value that nobody wrote is a value that no judge can explain.
+        // No checker can explain a value that no client wrote.
         value: values::decode(&found.value).unwrap_or(u64::MAX),
         create_revision: found.create_revision,
         mod_revision: found.mod_revision,
@@ -212,7 +212,7 @@ fn outcome(result: Result<Answer, Error>, writes: bool) -> Outcome {
             | Error::NotFound(_),
         ) => Outcome::Failed,
         Err(_) if writes => Outcome::Unknown,
-        // A read that failed says nothing.
+        // A failed read gives no information.
         Err(_) => Outcome::Failed,
     }
 }

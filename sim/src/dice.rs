@@ -1,12 +1,12 @@
 //! Random numbers for the harness itself: worlds, schedules, workloads.
 //!
-//! A generator of its own, so that what the harness draws never shifts what the nodes draw: one more key in a
+//! It has its own generator, so that what the harness draws never shifts what the nodes draw: one more key in a
 //! workload leaves elections as they were.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// The product's own file, so that there is one generator; the door to the simulation is built without the product.
+/// The product's own file, so that there is one generator; the launcher is built without the product.
 #[path = "../../src/rt/splitmix.rs"]
 pub mod splitmix;
 
@@ -22,11 +22,11 @@ impl Dice {
         let purpose = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-        // Neighbouring seeds must not have neighbouring lives.
+        // Neighbouring seeds must not give similar runs.
         Dice(SplitMix::new(seed ^ purpose).split())
     }
 
-    /// Any number.
+    /// Any number, all equally likely.
     pub fn roll(&mut self) -> u64 {
         self.0.roll()
     }
@@ -45,20 +45,20 @@ impl Dice {
         Duration::from_nanos(self.within(range.start.as_nanos() as u64..range.end.as_nanos() as u64))
     }
 
-    /// True with this probability.
+    /// Returns `true` with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.0.chance(probability)
     }
 
-    /// One of them.
+    /// One of the choices, all equally likely.
     ///
     /// # Panics
-    /// If there is none.
+    /// If `choices` is empty.
     pub fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.within(0..choices.len() as u64) as usize]
     }
 
-    /// One of them, each as likely as its weight says.
+    /// One of the choices, with a probability proportional to its weight.
     ///
     /// # Panics
     /// If all weights are zero.
@@ -74,7 +74,7 @@ impl Dice {
         unreachable!("the draw lies below the sum of the weights")
     }
 
-    /// In random order.
+    /// Puts the items in random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.within(0..last as u64 + 1) as usize);

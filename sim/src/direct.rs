@@ -1,8 +1,8 @@
-//! A client without the library, as any language has one: one connection to one node, one request, nobody else to turn to,
-//! and no deadline but the one that it tells the node.
+//! A client without the library, as any language has one: one connection to one node, one request, no other node to
+//! fall back on, and no deadline but the one sent to the node.
 //!
-//! What the library hides shows here: it remembers the highest revision it has seen, asks others, and gives up by its own
-//! clock. Each is a new client, so it has seen nothing.
+//! It shows what the library hides: the library remembers the highest revision it has seen, retries other nodes, and
+//! gives up by its own clock. Each of these clients is new, so it has seen no revision.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::history::{Answer, Call, KeyState, Nanos, Outcome};
 use crate::run::Run;
 use crate::values;
 
-/// A client of one node. It can be asked once.
+/// A client of one node. It can send one request.
 pub struct Direct {
     run: Arc<Run>,
     cluster: Cluster,
@@ -41,7 +41,7 @@ pub struct Direct {
 pub struct Reply {
     /// What the client may conclude.
     pub outcome: Outcome,
-    /// The node's refusal. `None`: it granted the request, or nothing came from it at all.
+    /// The status with which the node refused. `None`: it granted the request, or the client received no answer.
     pub refusal: Option<Status>,
 }
 
@@ -52,7 +52,7 @@ impl Direct {
         Direct { run: cluster.run().clone(), cluster: cluster.clone(), host, number, node: node.to_owned() }
     }
 
-    /// Writes a new value, without a session. The node is told of `deadline`; it is waited for until `patience` is over.
+    /// Writes a new value, without a session. `deadline` is sent to the node; the client itself waits for `patience`.
     pub async fn set(self, key: &str, deadline: Duration, patience: Duration) -> Reply {
         let value = self.run.next_value();
         let call = Call::Set { value, if_revision: None };
@@ -125,7 +125,7 @@ impl Direct {
         Reply { outcome, refusal }
     }
 
-    /// What no judge can see who looks at one client's answers only.
+    /// Checks what a checker that sees only one client's answers cannot see.
     fn check(&self, asked: &Asked, is_silent: bool, outcome: &Outcome, late: impl FnOnce() -> Finding) {
         let (cluster, node) = (&self.cluster, &self.node);
         if is_silent && asked.pace.is_some() && cluster.pace(node) == asked.pace {
@@ -142,7 +142,7 @@ impl Direct {
     }
 }
 
-/// What held when a node was asked.
+/// The state of the node and of the run when the request was sent.
 struct Asked {
     invoked: Nanos,
     disk: (u64, u64),
@@ -150,7 +150,7 @@ struct Asked {
     is_doubted: bool,
 }
 
-/// Of the store, as an answer names it.
+/// The store's revision in an answer.
 fn revision_of(outcome: &Outcome) -> Option<u64> {
     match outcome {
         Outcome::Ok(Answer::Written { revision } | Answer::Read { revision, .. }) => Some(*revision),
@@ -158,7 +158,7 @@ fn revision_of(outcome: &Outcome) -> Option<u64> {
     }
 }
 
-/// What README says may be concluded from a refusal. That there is no such key is an answer.
+/// What a client may conclude from a refusal, according to README. "No such key" is an answer.
 fn concluded(status: &Status, writes: bool) -> Outcome {
     let is_certain = match Certainty::of(status) {
         Some(certainty) => certainty == Certainty::None,
@@ -177,11 +177,11 @@ fn concluded(status: &Status, writes: bool) -> Outcome {
 }
 
 enum Broken {
-    /// Nothing left.
+    /// No byte was sent.
     NotSent,
-    /// It left, or may have, and no answer came.
+    /// The request was sent, or may have been, and no answer arrived.
     Lost,
-    /// The node said no.
+    /// The node refused the request.
     Refused(Status),
 }
 

@@ -1,14 +1,14 @@
-//! What chaos lets meet: a node in a role, a situation that the cluster is in, a fault. Pure.
+//! The encounters that chaos draws: a node in a role, a situation of the cluster, and a fault. Pure.
 //!
-//! Faults that are aimed by hand hit what their author thought of. Here all three are drawn, each from a whole list, so that
-//! a sweep covers the product; the table says how often each was really met, and what never was.
+//! Faults that are aimed by hand reach only what their author thought of. Here all three are drawn from complete lists,
+//! so that a sweep covers the product; the table shows how often each encounter took place, and which never did.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use crate::dice::Dice;
 
-/// Writes an enumeration, its list and its names off one table.
+/// Generates an enumeration, its list and its names from one table.
 macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident, $word:literal;)* }) => {
         $(#[$about])*
@@ -21,7 +21,7 @@ macro_rules! words {
             /// All of them.
             pub const ALL: &[$name] = &[$($name::$variant),*];
 
-            /// As people call it.
+            /// Its name in tables.
             pub fn word(self) -> &'static str {
                 match self {
                     $($name::$variant => $word,)*
@@ -32,57 +32,57 @@ macro_rules! words {
 }
 
 words! {
-    /// What the node is that is struck.
+    /// The role of the node that receives the fault.
     Role {
         /// It leads.
         Leader, "leader";
         /// It votes and follows.
         Follower, "follower";
-        /// It learns, and is to vote soon.
+        /// It is a learner, and is to become a voter.
         Learner, "learner";
-        /// It votes, and its removal is asked for.
+        /// It is a voter, and its removal was requested.
         Leaver, "leaver";
-        /// It has just been started, and recovers.
+        /// It has just started, and is recovering.
         Starting, "starting";
-        /// Its state is doubted, its log is not.
+        /// Its state is doubted, but not its log.
         Doubted, "doubted";
     }
 }
 
 words! {
-    /// What goes on in the cluster meanwhile.
+    /// The situation of the cluster meanwhile.
     Situation {
-        /// Nothing but clients.
+        /// Only clients are active.
         Quiet, "quiet";
-        /// Nobody leads: the leader stands still.
+        /// There is no leader: the leader is paused.
         Election, "election";
-        /// Leadership is handed over.
+        /// Leadership is being transferred.
         Transfer, "transfer";
         /// A node joins.
         Joining, "joining";
-        /// A snapshot is written.
+        /// A snapshot is being written.
         Snapshot, "snapshot";
-        /// Another node restarts.
+        /// Another node is restarting.
         Restart, "restart";
-        /// Another node comes back from where it heard nothing.
+        /// Another node returns from an isolation in which it received nothing.
         Laggard, "laggard";
     }
 }
 
 words! {
-    /// What happens to the node.
+    /// The fault that is injected into the node.
     Blow {
-        /// Its process dies.
+        /// Its process is killed.
         Kill, "kill";
         /// Its machine loses power.
         PowerLoss, "power";
-        /// It stands still.
+        /// It is paused.
         Pause, "pause";
-        /// It hears nobody and nobody hears it.
+        /// Its links are cut in both directions.
         Isolation, "alone";
-        /// It hears nobody.
+        /// It receives nothing.
         Deafness, "deaf";
-        /// Nobody hears it.
+        /// Nothing that it sends arrives.
         Muteness, "mute";
         /// Its disk is slow.
         SlowDisk, "slow";
@@ -95,19 +95,19 @@ words! {
     }
 }
 
-/// One meeting.
+/// One encounter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Encounter {
-    /// Who is struck.
+    /// The role of the node.
     pub role: Role,
-    /// Meanwhile.
+    /// The situation of the cluster.
     pub situation: Situation,
-    /// By what.
+    /// The fault.
     pub blow: Blow,
 }
 
 impl Encounter {
-    /// Each as likely as every other one.
+    /// Draws an encounter, all equally likely.
     pub fn draw(dice: &mut Dice) -> Encounter {
         Encounter {
             role: *dice.one_of(Role::ALL),
@@ -116,7 +116,7 @@ impl Encounter {
         }
     }
 
-    /// All of them.
+    /// All possible encounters.
     pub fn all() -> impl Iterator<Item = Encounter> {
         Role::ALL.iter().flat_map(|&role| {
             let of_role = move |&situation: &Situation| {
@@ -126,7 +126,7 @@ impl Encounter {
         })
     }
 
-    /// The name under which it is counted when it is met, and when the same is met again in the same strike.
+    /// Its name in counts. `again`: it took place for the second time within one injection.
     pub fn name(self, again: bool) -> String {
         format!("{}{self}", if again { AGAIN } else { "" })
     }
@@ -141,17 +141,17 @@ impl fmt::Display for Encounter {
 const AGAIN: &str = "again ";
 const PAIR: &str = "pair ";
 
-/// Two blows at a time, to nodes of these roles. In either order it is the same.
+/// The name of two faults at a time, to nodes of these roles; the order does not matter.
 pub fn pair(one: (Role, Blow), other: (Role, Blow)) -> String {
     let (first, second) = (one.min(other), one.max(other));
     let words = |(role, blow): (Role, Blow)| format!("{}/{}", role.word(), blow.word());
     format!("{PAIR}{} + {}", words(first), words(second))
 }
 
-/// The roles that a node has by itself, so that it can be the second one of a pair.
+/// Roles that need no preparation, so that a node in one of them can be the second of a pair.
 pub const BESIDE: [Role; 2] = [Role::Leader, Role::Follower];
 
-/// All pairs. There is one leader at most.
+/// The names of all pairs. There is at most one leader.
 pub fn pairs() -> impl Iterator<Item = String> {
     let blows = |role: Role| Blow::ALL.iter().map(move |&blow| (role, blow));
     let mut all: Vec<String> = Vec::new();
@@ -166,7 +166,7 @@ pub fn pairs() -> impl Iterator<Item = String> {
     all.into_iter()
 }
 
-/// The table: a row for each role and situation, a column for each blow; then what was never met.
+/// The table: a row for each role and situation, a column for each fault; then the encounters that never took place.
 pub fn table(counts: &BTreeMap<String, u64>) -> String {
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
     let mut text = String::new();
@@ -189,7 +189,7 @@ pub fn table(counts: &BTreeMap<String, u64>) -> String {
     text
 }
 
-/// How many of these were met, and which never.
+/// Counts how many of these took place, and lists those that never did.
 fn never(text: &mut String, what: &str, all: &[String], counts: &BTreeMap<String, u64>) {
     let missing: Vec<&str> =
         all.iter().filter(|name| !counts.contains_key(*name)).map(|name| shortened(name)).collect();

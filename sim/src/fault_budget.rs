@@ -1,55 +1,55 @@
-//! The one member that may be missing at a time, and when it is back.
+//! The fault budget: at most one member may be missing at a time, and this determines when it is back.
 //!
-//! A cluster bears the loss of a minority's disks. The harness takes no further one before the last is replaced, or it
-//! would be the one that destroys the data.
+//! A cluster tolerates the loss of a minority's disks. The harness takes no other disk before the last one is replaced,
+//! or the harness itself would destroy the data.
 
 use crate::history::Nanos;
 
-/// What was asked of a cluster may still happen this long after nobody waits for it any more; and an answer of a node
-/// about the time before it was wiped arrives within this.
+/// A request to a cluster may still take effect this long after its caller stopped waiting; and a node's answer about
+/// the time before it was wiped arrives within this time. In nanoseconds.
 const SETTLING: Nanos = 10_000_000_000;
 
 /// With fewer voters no disk may be lost.
 const FEWEST_VOTERS: usize = 3;
 
-/// Whether a cluster bears the loss of a disk: of nodes that say that they vote, and of voters by what was applied
-/// (`applied`; the smaller half while a change is half done), there are enough.
+/// Whether a cluster tolerates the loss of a disk: enough nodes report that they vote (`voting`), and there are enough
+/// voters by what was applied (`applied`; the smaller half of a joint configuration).
 ///
-/// The nodes' word is not enough: each votes as soon as its log says so, and until a joint configuration is left the
-/// voters of before have to agree, too.
+/// The nodes' reports alone are not enough: each votes as soon as its log makes it a voter, and until a joint
+/// configuration is left, the old voters have to agree, too.
 pub fn bears_a_loss(voting: usize, applied: usize) -> bool {
     voting.min(applied) >= FEWEST_VOTERS
 }
 
-/// What a node says of itself.
+/// A node's own status report.
 #[derive(Debug, Clone, Copy)]
 pub struct SelfReport {
     /// Its id.
     pub node_id: u64,
-    /// It leads, follows or stands for election, and does not only learn.
+    /// It is a leader, follower or candidate, not a learner.
     pub votes: bool,
     /// The term it is in.
     pub term: u64,
-    /// Who leads that term; 0: it knows of nobody.
+    /// The leader of that term; 0: it has not learned of one.
     pub leader_id: u64,
-    /// The last entry of its log.
+    /// Index of the last entry in its log.
     pub last_log_index: u64,
-    /// The last entry in its state.
+    /// Index of the last entry that it applied.
     pub applied_index: u64,
 }
 
 /// A member that is being replaced or removed, or whose disk is lost: until it is a voter again with everything that
-/// was committed, nothing of the kind may happen to another.
+/// was committed, no other member may be replaced, be removed or lose its disk.
 #[derive(Debug)]
 pub struct Missing {
     name: String,
     since: Nanos,
-    /// What the leader's log and its own held when the member was first seen to follow it again.
+    /// The end of the longer of the leader's log and its own, when it was first seen to follow the leader again.
     to_reach: Option<u64>,
 }
 
 impl Missing {
-    /// From now on.
+    /// A member that is missing from now on.
     pub fn new(name: &str, now: Nanos) -> Missing {
         Missing { name: name.to_owned(), since: now, to_reach: None }
     }
@@ -59,12 +59,12 @@ impl Missing {
         self.name == name
     }
 
-    /// Whether it votes and has what the leader had, and no change of the members that anybody has applied is half done
-    /// (`is_settled`): while a joint configuration is in force, the old voters have to agree to everything, too, and one
-    /// of them is gone.
+    /// Whether the member votes and has what the leader had, and no joint configuration is in force as far as any node
+    /// has applied (`is_settled`): in a joint configuration the old voters have to agree to everything, too, and one of
+    /// them is gone.
     ///
-    /// Its own word is not enough: a removed node and one whose disk was rolled back both believe that they are
-    /// followers, but no leader speaks to them.
+    /// The member's own report is not enough: a removed node and one whose disk was rolled back both take themselves
+    /// for followers, but no leader sends to them.
     pub fn is_over(
         &mut self,
         member: SelfReport,
@@ -77,7 +77,7 @@ impl Missing {
         if now < self.since + SETTLING || !member.votes || !follows {
             return false;
         }
-        // The leader's word may be older, and lack the very entry that makes this member a voter.
+        // The leader's report may be older, and lack the very entry that makes this member a voter.
         let held = leader.last_log_index.max(member.last_log_index);
         let to_reach = *self.to_reach.get_or_insert(held);
         member.applied_index >= to_reach && is_settled
@@ -121,8 +121,8 @@ mod tests {
         assert!(missing.is_over(MEMBER, Some(further), true, LATE));
     }
 
-    /// Chaos seed 7055378: three nodes voted, in a joint configuration whose old half were two; the harness took the disk
-    /// of one of these.
+    /// Chaos seed 7055378: three nodes voted, in a joint configuration whose old half was two; the harness took the
+    /// disk of one of these.
     #[test]
     fn two_voters_that_become_three_bear_no_loss_until_they_are_three() {
         assert!(!bears_a_loss(3, 2));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     /// Chaos seed 7009248: the new n1 voted and led in a joint configuration, whose old half still counted the old n1;
-    /// the harness took n2's disk, and two of that half's three were gone.
+    /// the harness took n2's disk, so two of that half's three were gone.
     #[test]
     fn a_member_that_votes_in_half_a_change_is_not_back_yet() {
         let mut missing = Missing::new("n1", 0);

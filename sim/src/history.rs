@@ -1,8 +1,7 @@
-//! What clients asked, when, and what they heard: the evidence of most judges.
+//! The clients' requests and answers, with their times: the evidence of most checkers.
 //!
-//! An operation that failed for certain had no effect; an unknown one may take effect at any time after it was
-//! sent, or never. The two are never mixed up, and nothing here decides which it was: the workload says so from
-//! what the client library answered.
+//! A failed operation had no effect; an unknown one may take effect at any time after it was sent, or never. The two
+//! are never mixed up, and nothing here decides which it was: the client does, from what the library returned.
 
 use std::fmt;
 
@@ -12,21 +11,21 @@ pub type Nanos = u64;
 /// One operation of one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
-    /// Who asked.
+    /// The client's number.
     pub client: u32,
-    /// About which key; of a list, the prefix.
+    /// The key; for a list, the prefix.
     pub key: String,
-    /// What was asked.
+    /// The request.
     pub call: Call,
     /// When it was sent.
     pub invoked: Nanos,
-    /// When it ended; `None`: the client never heard.
+    /// When it ended; `None`: the client received no answer.
     pub returned: Option<Nanos>,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-/// What is asked. Values are numbers, each written once only.
+/// A request. Values are numbers, and each is written only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// Writes a value.
@@ -43,12 +42,12 @@ pub enum Call {
     },
     /// Reads the key.
     Get {
-        /// At once, from any node's memory.
+        /// From any node's memory, without a read index.
         stale: bool,
     },
     /// Reads all keys of a prefix.
     List {
-        /// At once, from any node's memory.
+        /// From any node's memory, without a read index.
         stale: bool,
     },
 }
@@ -64,7 +63,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// What a client was told.
+/// The answer that a client received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The value was written.
@@ -84,23 +83,23 @@ pub enum Answer {
         /// The key's mod revision; 0: absent.
         present_revision: u64,
     },
-    /// What the key held.
+    /// The key's state.
     Read {
         /// The store's revision of the read.
         revision: u64,
-        /// What it held.
+        /// The state that was read; `None`: the key did not exist.
         entry: Option<KeyState>,
     },
-    /// What the keys of the prefix held, in key order.
+    /// The states of the prefix's keys, in key order.
     Listed {
         /// The store's revision of the list.
         revision: u64,
-        /// Keys and what they held.
+        /// Keys and their states.
         entries: Vec<(String, KeyState)>,
     },
 }
 
-/// What a key held.
+/// The state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyState {
     /// The value.
@@ -120,7 +119,7 @@ impl Operation {
         writes && !matches!(self.outcome, Outcome::Failed | Outcome::Ok(Answer::ConditionFailed { .. }))
     }
 
-    /// Whether it is an unknown write.
+    /// Whether it is a write of unknown outcome.
     pub fn is_doubtful_write(&self) -> bool {
         self.outcome == Outcome::Unknown && self.may_have_written()
     }
@@ -132,7 +131,7 @@ pub struct History {
     operations: Vec<Operation>,
 }
 
-/// Names an operation under way.
+/// Identifies an operation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(usize);
 
@@ -149,10 +148,10 @@ impl History {
         Ticket(self.operations.len() - 1)
     }
 
-    /// The client hears of it.
+    /// The client's request ended.
     ///
     /// # Panics
-    /// If it ended before.
+    /// If it had ended before.
     pub fn end(&mut self, ticket: Ticket, outcome: Outcome, now: Nanos) -> &Operation {
         let operation = &mut self.operations[ticket.0];
         assert_eq!(operation.returned, None, "an operation ends once");
@@ -161,7 +160,7 @@ impl History {
         operation
     }
 
-    /// All of them.
+    /// All operations.
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }
@@ -215,7 +214,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Shows simulated time as people read it.
+/// Displays simulated time in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Seconds(pub Nanos);
 

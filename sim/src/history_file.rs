@@ -1,6 +1,6 @@
-//! A history as a file: one operation a line, in JSON, for people and for other checkers.
+//! A history as a file: one operation per line, in JSON, for people and for other checkers.
 //!
-//! The format is told in `sim/README.md`. What is read back is what was written.
+//! `sim/README.md` describes the format. Reading a written file gives the same history.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
-/// Names the file in the environment; `--history FILE` does on the command line.
+/// The environment variable that names the file; `--history FILE` does so on the command line.
 pub const VARIABLE: &str = "MOKV_HISTORY";
 
-/// Where the history of this process's run shall go, if anywhere.
+/// Where to write the history of this process's run; `None`: nowhere.
 pub fn destination() -> Option<PathBuf> {
     let mut arguments = std::env::args_os().skip_while(|argument| argument != "--history").skip(1);
     arguments.next().or_else(|| std::env::var_os(VARIABLE)).map(PathBuf::from)
@@ -23,7 +23,7 @@ pub fn destination() -> Option<PathBuf> {
 struct Line {
     client: u32,
     operation: Kind,
-    /// Of a list, the prefix.
+    /// For a list: the prefix.
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<u64>,
@@ -34,16 +34,16 @@ struct Line {
     invoked: Nanos,
     returned: Option<Nanos>,
     outcome: Status,
-    /// The store's revision that the answer names.
+    /// The store's revision in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
-    /// Of a delete: whether the key was there.
+    /// For a delete: whether the key existed.
     #[serde(skip_serializing_if = "Option::is_none")]
     existed: Option<bool>,
-    /// Of a write that its condition refused: where the key was.
+    /// For a write whose condition did not hold: the key's mod revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     present_revision: Option<u64>,
-    /// Of a get or a list: what was found.
+    /// For a get or a list: what was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     read: Option<Vec<Item>>,
 }
@@ -87,16 +87,16 @@ impl Item {
     }
 }
 
-/// The operations as lines.
+/// Returns the operations as lines.
 pub fn write(operations: &[Operation]) -> String {
     let line = |operation| serde_json::to_string(&line(operation)).expect("a line is plain data") + "\n";
     operations.iter().map(line).collect()
 }
 
-/// The operations of a file.
+/// Parses the operations of a file.
 ///
 /// # Errors
-/// In words, with the number of the line that is none.
+/// A message with the number of the line that is not an operation.
 pub fn read(text: &str) -> Result<Vec<Operation>, String> {
     let one = |(number, text): (usize, &str)| {
         let line: Line = serde_json::from_str(text).map_err(|error| format!("line {number}: {error}"))?;

@@ -1,7 +1,7 @@
-//! Results that outlive a command, as JSON lines, so that it can be broken off at any moment and gone on with.
+//! Results that outlive a command, as JSON lines, so that it can be interrupted at any moment and resumed.
 //!
-//! A journal belongs to one build of the program: results of another one say nothing about this one, so its file has
-//! the hash of the program in its name. A line that a crash cut short is as if it were not there.
+//! A journal belongs to one build of the program: results of another build do not apply to this one, so the file has
+//! the hash of the program in its name. A line that a crash cut short is ignored.
 
 #![allow(clippy::disallowed_types)] // The parent keeps it, which simulates nothing.
 
@@ -21,10 +21,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens `FOLDER/NAME.jsonl` and reads what is there, or forgets it, if `fresh`.
+    /// Opens `FOLDER/NAME.jsonl` and reads its lines, or empties it if `fresh`.
     ///
     /// # Errors
-    /// In words.
+    /// As a message for the user.
     pub fn open<T: DeserializeOwned>(
         folder: &Path,
         name: &str,
@@ -38,7 +38,7 @@ impl Journal {
         let (file, text) = text.map_err(|error| cannot(&path, &error))?;
         let mut journal = Journal { path, file };
         if !text.is_empty() && !text.ends_with('\n') {
-            // The line that a crash cut short ends here.
+            // Ends the line that a crash cut short.
             journal.write("\n")?;
         }
         let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -48,12 +48,12 @@ impl Journal {
     /// Adds a line.
     ///
     /// # Errors
-    /// In words.
+    /// As a message for the user.
     pub fn add(&mut self, line: &impl Serialize) -> Result<(), String> {
         self.write(&format!("{}\n", serde_json::to_string(line).expect("results are plain data")))
     }
 
-    /// Where it is.
+    /// The path of its file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -63,20 +63,20 @@ impl Journal {
     }
 }
 
-/// Names this build of the program.
+/// An identifier of this build of the program.
 ///
 /// # Errors
-/// In words.
+/// As a message for the user.
 pub fn build() -> Result<String, String> {
     let program = std::env::current_exe().and_then(fs::read);
     let program = program.map_err(|error| format!("cannot read this program: {error}"))?;
     Ok(format!("{:016x}", xxh3_64(&program)))
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 ///
 /// # Errors
-/// The system's.
+/// The operating system's.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,9 +1,9 @@
-//! The door to the simulated world: runs cargo again with `--cfg madsim`, which every crate has to see.
+//! The launcher of the simulation: runs cargo again with `--cfg madsim`, which every crate has to be built with.
 //!
-//! What comes through it, by `cargo test --features sim` of the product or by `cargo run` here, is built by the same command
-//! with the same profile into one target folder, gets its arguments and ends with the simulation's exit code. What the
-//! compiler has learned there (`train`) goes into the build. Whoever asks for planted bugs gets a build of the copy of the
-//! tree that has them. Knows nothing of what the simulation does.
+//! `cargo test --features sim` of the product and `cargo run` here both come through it: the same command and profile
+//! build the simulation into one target folder, and it gets their arguments and determines their exit code. The build
+//! uses the compiler's profile from there (`train`), if there is one. For planted bugs, the copy of the tree that has
+//! them is built instead. Has no knowledge of what the simulation does.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
@@ -17,36 +17,34 @@ use crate::cargo;
 #[cfg(not(madsim))]
 use crate::planted::tree;
 
-/// Set for the inner build, so that a build that did not get the flag is noticed instead of running for ever.
+/// Set for the inner build, so that an inner build without the flag is noticed instead of running for ever.
 const INSIDE: &str = "MOKV_SIM_INSIDE";
 
-/// Where the user stands, for relative paths.
+/// The user's working directory, for relative paths.
 pub const FROM: &str = "MOKV_SIM_FROM";
 
 /// The simulation's target folder.
 pub const TARGET: &str = "MOKV_SIM_TARGET";
 
-/// Which planted bug is switched on.
+/// Names the planted bug that is switched on.
 pub const PLANTED: &str = "MOKV_PLANTED";
 
-/// What only the door knows: brings the copy with the planted bugs up to date and says where it is.
+/// A command of the launcher only: updates the copy with the planted bugs and prints its path.
 #[cfg(not(madsim))]
 const PLANTED_TREE: &str = "planted-tree";
-/// The command that needs them, whatever the environment says.
+/// The command that needs the planted bugs, whatever the environment is.
 #[cfg(not(madsim))]
 const HUNT: &str = "hunt";
 
-/// rustc's flags, one after the other, with this in between. It wins over all other places for flags.
+/// rustc's flags, with [`BETWEEN_FLAGS`] between them. Overrides all other places for flags.
 const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
 const BETWEEN_FLAGS: &str = "\x1f";
 
-/// How rustc is told of what it has learned, and that it need not fit line by line: the code changes, and what was
-/// learned of the rest is still worth something.
+/// Gives rustc the profile. It need not match line by line: after a change it is still useful for the rest.
 const LEARNED: &str = "-Cprofile-use=";
 const MORE_OR_LESS: &str = "-Cllvm-args=-no-pgo-warn-mismatch";
 
-/// Goes through the door. Ends with the simulation's exit code, with 101 if cargo could not be run, or with 5 if the bugs
-/// could not be planted.
+/// Builds and runs the simulation. Returns its exit code, 101 if cargo cannot run, or 5 if bugs cannot be planted.
 #[cfg(not(madsim))]
 pub fn enter() -> ExitCode {
     if std::env::var_os(INSIDE).is_some() {
@@ -81,12 +79,12 @@ pub fn enter() -> ExitCode {
     cargo::end_with(command)
 }
 
-/// rustc's flags for a build with what was learned.
+/// rustc's flags for a build with this profile.
 pub fn learned_from(profile: &Path) -> Vec<String> {
     vec![format!("{LEARNED}{}", profile.display()), MORE_OR_LESS.to_owned()]
 }
 
-/// Which sources are built: of this tree, or of its copy with planted bugs.
+/// Which sources are built: this tree, or its copy with planted bugs.
 #[derive(Debug)]
 pub struct Build {
     /// The simulation's folder.
@@ -95,13 +93,13 @@ pub struct Build {
 }
 
 impl Build {
-    /// What this program was built from.
+    /// The sources that this program was built from.
     pub fn of_this_tree() -> Build {
         Build { sim: env!("CARGO_MANIFEST_DIR").into(), is_planted: cfg!(feature = "planted") }
     }
 
-    /// Builds the simulation into a target folder. With flags that have to do with training it is for a named target, as if
-    /// for another machine: cargo then keeps them from build scripts and macros.
+    /// Builds the simulation into a target folder. If `training` has flags, the build names its target, as if for
+    /// another machine: cargo then does not apply them to build scripts and macros.
     pub fn cargo(&self, verb: &str, target_folder: &Path, training: &[String]) -> Command {
         let mut command = cargo::cargo(verb, &self.sim.join("Cargo.toml"));
         command.args(["--package", "mokv-sim", "--profile", "sim"]);
@@ -121,7 +119,7 @@ impl Build {
     }
 }
 
-/// The flags of whoever came to the door, without those of the door.
+/// The user's flags, without those that the launcher adds.
 fn flags_of_user() -> Vec<String> {
     let flags: Vec<String> = match (std::env::var(FLAGS), std::env::var("RUSTFLAGS")) {
         (Ok(flags), _) => flags.split(BETWEEN_FLAGS).map(str::to_owned).collect(),
@@ -141,28 +139,28 @@ fn flags_of_user() -> Vec<String> {
 
 /// The compiler that cargo uses.
 pub struct Compiler {
-    /// Everything that it says of its version.
+    /// The compiler's full version text.
     version: String,
 }
 
 impl Compiler {
-    /// Asks it. `None`: there is none.
+    /// Runs the compiler for its version. `None`: there is none.
     pub fn ask() -> Option<Compiler> {
         let output = Compiler::command().arg("-vV").output().ok()?;
         Some(Compiler { version: String::from_utf8(output.stdout).ok()? })
     }
 
-    /// What runs it.
+    /// The command that runs the compiler.
     pub fn command() -> Command {
         Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")))
     }
 
-    /// What it says of itself after these words, `host:` say.
+    /// The value after these words in the version text, for example after `host:`.
     pub fn says(&self, words: &str) -> Option<&str> {
         self.version.lines().find_map(|line| line.strip_prefix(words)).map(str::trim)
     }
 
-    /// The folder for what it learns, and how the names of the files begin that this version can use.
+    /// The folder for profiles, and the prefix of the names of the files that this version can use.
     pub fn profiles(&self, target_folder: &Path) -> (PathBuf, String) {
         let mut hasher = DefaultHasher::new();
         self.version.hash(&mut hasher);
@@ -178,8 +176,9 @@ impl Compiler {
     }
 }
 
-/// One for all ways to the door: `sim` in the product's target folder. This program was built into it by a test of the product,
-/// or by `cargo run` into the simulation's own target folder, or into one that the user has chosen.
+/// One folder for every way to the launcher: `sim` in the product's target folder. This program was built into that
+/// folder by a test of the product, or by `cargo run` into the simulation's own target folder, or into one that the
+/// user has chosen.
 #[cfg(not(madsim))]
 fn target_folder() -> PathBuf {
     let sim = Path::new(env!("CARGO_MANIFEST_DIR"));

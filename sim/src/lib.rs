@@ -1,13 +1,13 @@
-//! The simulated world: clusters of whole nodes, their faults, their clients, their judges.
+//! The simulated world: clusters of whole nodes, their faults, their clients and the checkers.
 //!
-//! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums up, `child`
-//! is one run, `scenarios` and `chaos` say what happens in it, `ending` brings every run to the same end,
-//! `cluster` does things to nodes, `workload` and `client` do things through them, `run` keeps the record,
-//! `checkers` look at it, `watch` lets them look while it goes on. What is pure (`chaos::schedule`, `history`, `applied_log`,
-//! `logs`, `world`, the judges) is tested without a simulator.
+//! A run is one scenario with one seed in a process of its own. Top-down: `runner` plays runs and sums them up, `child`
+//! is one run, `scenarios` and `chaos` define what happens in it, `liveness_phase` ends every run in the same way,
+//! `cluster` acts on nodes, `workload` and `client` act through them, `run` keeps the record, `checkers` check it, and
+//! `watch` runs some of them during the run. The pure parts (`chaos::schedule`, `history`, `applied_log`, `logs`,
+//! `world`, the checkers) are tested without a simulator.
 //!
-//! Nodes are started by the product's own entry and asked through its own client; nothing here reaches into one,
-//! except the observer that hears what is applied.
+//! Nodes are started through the product's own entry point and queried through its own client. Nothing here reaches
+//! into a node, except the observer to which it reports what it applies.
 
 pub mod applied_log;
 #[cfg(madsim)]

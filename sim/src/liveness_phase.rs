@@ -1,5 +1,5 @@
-//! How every run ends: all faults are undone, the cluster must come back to life within a bound, and the judges look
-//! at what was recorded.
+//! The liveness phase, which ends every run: all faults are undone, the cluster must recover within a bound, and the
+//! checkers check what was recorded.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::cluster::{Cluster, votes};
 use crate::history::{Answer, KeyState, Outcome};
 use crate::run::Run;
 
-/// After all faults are undone: one leader, a fresh write, all nodes voters and level, within this.
+/// Within this time after all faults are undone: one leader, a new write, all nodes are voters with equal states.
 pub const LIVENESS_BOUND: Duration = Duration::from_secs(30);
 const LIVENESS: &str = "liveness after healing";
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Undoes all faults, waits for life, and judges.
+/// Undoes all faults, waits for recovery, and runs the checkers.
 pub async fn end(cluster: &Cluster) {
     let run = cluster.run().clone();
     if !run.is_broken() {
@@ -36,7 +36,7 @@ pub async fn end(cluster: &Cluster) {
     check(&run);
 }
 
-/// The judges of what was recorded.
+/// Runs the checkers over the record.
 pub fn check(run: &Run) {
     let mut findings = run.with_evidence(|operations, applied_log| {
         let mut findings = linearizability::check(operations);
@@ -49,10 +49,10 @@ pub fn check(run: &Run) {
     findings.into_iter().for_each(|finding| run.find(finding));
 }
 
-/// One leader, a fresh write that every node shows, equal states; what the store holds then.
+/// Waits for one leader, a new write that every node has applied, and equal states. Returns the store's keys then.
 ///
 /// # Errors
-/// What did not come about within [`LIVENESS_BOUND`].
+/// The condition that did not hold within [`LIVENESS_BOUND`].
 pub async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, KeyState)>, Finding> {
     let run = cluster.run();
     let deadline = rt::now() + LIVENESS_BOUND;
@@ -65,7 +65,7 @@ pub async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, 
                 let nodes = nodes.join(", ");
                 return Err(dead(format!("{nodes} have no leader after {LIVENESS_BOUND:?}")));
             }
-            // Whoever waits outside knows of no leader, and they may be more than the members.
+            // Nodes that wait to join have not learned of a leader, and there may be more of them than members.
             Err(_) => cluster.lift_size().await,
         }
     };
@@ -94,7 +94,7 @@ pub async fn revive(cluster: &Cluster, nodes: &[String]) -> Result<Vec<(String, 
             };
             return Err(dead(words));
         }
-        // They are to vote, too.
+        // Nodes that wait to join have to become voters, too.
         cluster.lift_size().await;
         rt::sleep(Duration::from_millis(100)).await;
     };

@@ -1,8 +1,8 @@
-//! What stands in the nodes' logs, what they voted and whom they elected: mirrored from their own reports.
+//! A mirror of the nodes' logs, votes and elections, built from the nodes' own reports.
 //!
-//! Every node of a simulation tells each step of its log as it takes it. This is where the steps are put together
-//! and handed to the judges of Raft's own properties, at the moment they happen. Knows no node: reports are plain
-//! values. A node is its id, not its name: a disk that was lost comes back as another node.
+//! Every node of a simulation reports each step of its log as it takes it. The steps are put together here and passed
+//! to the checkers of Raft's own properties at once. Independent of the nodes: reports are plain values. A node is
+//! identified by its id, not by its name: after its disk was lost, a host comes back as another node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,23 +15,23 @@ use crate::checkers::persistence::Persistence;
 use crate::checkers::{Finding, Findings};
 use crate::history::Nanos;
 
-/// The place of an entry.
+/// The position of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The term in which it was made.
+    /// The term in which it was proposed.
     pub term: u64,
     /// Its index.
     pub index: u64,
 }
 
-/// What a node has promised.
+/// A vote of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vote {
-    /// In which term.
+    /// Its term.
     pub term: u64,
-    /// To whom.
+    /// The candidate it was given to.
     pub candidate: u64,
-    /// A quorum has promised the same: the candidate leads.
+    /// A quorum gave the same vote: the candidate is leader.
     pub committed: bool,
 }
 
@@ -40,25 +40,25 @@ pub struct Vote {
 pub struct Found {
     /// The vote saved last.
     pub vote: Option<Vote>,
-    /// Entries up to here are gone.
+    /// Entries up to here were purged.
     pub purged: Option<Place>,
     /// The last entry, or `purged`.
     pub last: Option<Place>,
 }
 
-/// A log, told by where each of its terms begins: terms never fall along a log.
+/// A log, described by where each of its terms begins: terms never decrease along a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
     /// First index and term of each run of entries of one term.
     runs: Vec<(u64, u64)>,
     /// The next index.
     end: u64,
-    /// For the entries below this index a snapshot stands.
+    /// The entries below this index are covered by a snapshot.
     covered: u64,
 }
 
 impl Shape {
-    /// The term of the entry at `index`; `None`: it is not there, or below what is known.
+    /// The term of the entry at `index`. `None`: it is not in the log, or its term was never reported.
     pub fn term_at(&self, index: u64) -> Option<u64> {
         if index >= self.end {
             return None;
@@ -67,12 +67,12 @@ impl Shape {
         after.checked_sub(1).map(|run| self.runs[run].1)
     }
 
-    /// Whether it holds this entry, itself or by a snapshot.
+    /// Whether the log or its snapshot covers this entry.
     pub fn holds(&self, place: Place) -> bool {
         place.index < self.covered || self.term_at(place.index) == Some(place.term)
     }
 
-    /// The last entry; `None`: there is none, or a snapshot stands for it.
+    /// The last entry. `None`: there is none, or a snapshot covers it.
     pub fn last(&self) -> Option<Place> {
         let index = self.end.checked_sub(1)?;
         Some(Place { term: self.term_at(index)?, index })
@@ -80,7 +80,7 @@ impl Shape {
 
     fn push(&mut self, place: Place) {
         if place.index != self.end {
-            // A log that was empty begins anywhere.
+            // An empty log may begin at any index.
             self.runs.clear();
             self.covered = self.covered.max(place.index);
         }
@@ -104,13 +104,13 @@ impl Shape {
     }
 }
 
-/// One node's log, as its reports tell.
+/// One node's log, as reported.
 #[derive(Debug, Default)]
 struct Node {
     shape: Shape,
-    /// Payload bytes of each entry that was reported.
+    /// Payload bytes of each reported entry.
     bytes: BTreeMap<u64, u64>,
-    /// Below this index the log itself may hold entries that were never reported.
+    /// Below this index the log may hold entries that were never reported.
     unreported: u64,
     vote: Option<Vote>,
 }
@@ -131,11 +131,11 @@ impl Node {
     }
 }
 
-/// All nodes' logs, and the judges that look at them.
+/// All nodes' logs, and the checkers that check them.
 #[derive(Debug, Default)]
 pub struct Logs {
     nodes: BTreeMap<u64, Node>,
-    /// Which node runs on a host.
+    /// The node that runs on a host.
     on_host: BTreeMap<String, u64>,
     leaders: Leaders,
     matching: LogMatching,
@@ -145,18 +145,18 @@ pub struct Logs {
     members: Members,
     /// The node that ran last on a host.
     last_on_host: BTreeMap<String, u64>,
-    /// Until when whoever comes to run on a host may be the one that an operator removes.
+    /// Until when a node that starts on a host may be the one that an operator removes.
     removals: BTreeMap<String, Nanos>,
-    /// Log index and value of the newest bound.
+    /// Log index and value of the newest session limit.
     most_sessions: Option<(u64, u64)>,
-    /// Ids that an entry in some log buries, whatever becomes of it.
+    /// Node ids for which some log has a tombstone entry, committed or not.
     to_be_buried: BTreeSet<u64>,
     findings: Findings,
 }
 
 impl Logs {
-    /// Raft starts on a host under this id. `disk` names the medium; `tampered`: somebody outside changed what lies
-    /// on it, so that no promise binds the node any more.
+    /// Raft starts on a host under this id. `disk` names the medium. `tampered`: the disk was changed from outside, so
+    /// nothing that the node made durable binds it any more.
     pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64, found: Found, now: Nanos) {
         self.on_host.insert(host.to_owned(), id);
         self.last_on_host.insert(host.to_owned(), id);
@@ -203,7 +203,7 @@ impl Logs {
         }
     }
 
-    /// An entry stands at the end of a node's log.
+    /// An entry was appended to a node's log.
     pub fn appended(&mut self, host: &str, at: Place, payload: u64, bytes: u64) {
         let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
         self.findings.extend(self.ids.active(host, id));
@@ -213,7 +213,7 @@ impl Logs {
         node.bytes.insert(at.index, bytes);
     }
 
-    /// A node called everything up to here durable.
+    /// A node reported everything up to here as durable.
     pub fn acknowledged(&mut self, host: &str, last: Place) {
         let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
         // It may have been truncated in the meantime.
@@ -232,13 +232,13 @@ impl Logs {
         self.findings.extend(self.promises.truncating(host, id, end, stays));
     }
 
-    /// The entries from `end` on are gone.
+    /// The entries from `end` on were removed.
     pub fn truncated(&mut self, host: &str, end: u64) {
         let Some((_, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
         node.truncate(end);
     }
 
-    /// A snapshot stands for the entries up to here.
+    /// A snapshot now covers the entries up to here.
     pub fn purged(&mut self, host: &str, upto: u64) {
         let Some((_, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
         node.purge(upto + 1);
@@ -249,64 +249,64 @@ impl Logs {
         let Some((id, node)) = node(&self.on_host, &mut self.nodes, host) else { return };
         self.findings.extend(self.matching.applied(host, at, payload));
         self.promises.applied(id, at.index);
-        // Whoever told this node that the entry is committed led this term at most.
+        // A leader sent this node the commit index; that leader's term was at most this one.
         let known_by = node.vote.map_or(0, |vote| vote.term).max(at.term);
         self.findings.extend(self.completeness.committed(host, at, known_by));
     }
 
-    /// The voters and all members of the cluster, as an applied entry says. Two sets of voters: a change is half done.
+    /// An applied entry names the voters and all members. Two sets of voters: a joint configuration.
     pub fn members(&mut self, index: u64, voters: Vec<BTreeSet<u64>>, ids: BTreeSet<u64>) {
         self.findings.extend(self.members.changed(index, voters, &ids));
         self.findings.extend(self.ids.members(index, ids));
     }
 
-    /// The node that ran last on a host may leave the members: it was removed, or its disk is lost.
+    /// The node that ran last on a host may leave the members: an operator removed it, or its disk was lost.
     pub fn may_go(&mut self, host: &str) {
         self.last_on_host.get(host).into_iter().for_each(|id| self.members.may_go(*id));
     }
 
-    /// The host on which a node ran is gone for good: the node may leave the members, unless it is one that runs on a
-    /// host of its own, as the original of a copied disk does.
+    /// The host of a node is gone for good: the node may leave the members, unless it runs on a host of its own, as the
+    /// original of a copied disk does.
     pub fn retired(&mut self, id: u64) {
         if self.last_on_host.values().all(|its| *its != id) {
             self.members.may_go(id);
         }
     }
 
-    /// An operator asks for the removal of whoever has a host's name. Which node that is a leader looks up when it hears
-    /// of it, until then at the latest: the one that ran last, or one that comes meanwhile.
+    /// An operator requests the removal of the node with a host's name. The leader looks up which node that is when it
+    /// receives the request, at `until` at the latest: the node that ran last, or one that starts in the meantime.
     pub fn removal_asked(&mut self, host: &str, until: Nanos) {
         self.may_go(host);
         self.removals.insert(host.to_owned(), until);
     }
 
-    /// Whether no change of the members is half done, as far as any node has applied.
+    /// Whether no joint configuration is in force, as far as any node has applied.
     pub fn members_are_settled(&self) -> bool {
         self.members.are_settled()
     }
 
-    /// How many voters the cluster has as far as any node has applied; while a change is half done, its smaller half.
+    /// Number of voters as far as any node has applied; in a joint configuration, that of its smaller half.
     pub fn fewest_voters(&self) -> usize {
         self.members.smallest_set()
     }
 
-    /// An entry that buries a node id was appended to some log.
+    /// A tombstone entry for a node id was appended to some log.
     pub fn to_be_buried(&mut self, id: u64) {
         self.to_be_buried.insert(id);
     }
 
-    /// Whether an entry that buries a node id was ever appended to any log.
+    /// Whether a tombstone entry for a node id was ever appended to any log.
     pub fn is_to_be_buried(&self, id: u64) -> bool {
         self.to_be_buried.contains(&id)
     }
 
-    /// A node id was buried by an applied entry.
+    /// An applied entry wrote a tombstone for a node id.
     pub fn written(&mut self, index: u64, id: u64) {
         self.ids.written(index, id);
         self.findings.extend(self.members.written(index, id));
     }
 
-    /// A node said to somebody else that it leads.
+    /// A node reported to another process that it is the leader.
     pub fn said_to_lead(&mut self, term: u64, name: &str, id: u64, now: Nanos) {
         self.findings.extend(self.leaders.observe(term, name, id, now));
     }
@@ -316,23 +316,23 @@ impl Logs {
         self.leaders.terms()
     }
 
-    /// An applied entry bounds the number of sessions.
+    /// An applied entry limits the number of sessions.
     pub fn sessions_bounded(&mut self, index: u64, most: u64) {
         self.most_sessions = self.most_sessions.max(Some((index, most)));
     }
 
-    /// Log index and value of the newest bound that an applied entry set.
+    /// Log index and value of the newest session limit that was applied.
     pub fn most_sessions(&self) -> Option<(u64, u64)> {
         self.most_sessions
     }
 
-    /// Entries in the log of a host's node and the bytes of their payloads; `None` if some were never reported.
+    /// Number of entries in the log of a host's node, and bytes of their payloads. `None`: some were never reported.
     pub fn measure(&self, host: &str) -> Option<(u64, u64)> {
         let node = &self.nodes[self.on_host.get(host)?];
         (node.unreported == 0).then(|| (node.bytes.len() as u64, node.bytes.values().sum()))
     }
 
-    /// Whether a process runs on a host that has come so far in its start that its log is open.
+    /// Whether a process on a host has started far enough that its log is open.
     pub fn is_open(&self, host: &str) -> bool {
         self.on_host.contains_key(host)
     }
@@ -342,7 +342,7 @@ impl Logs {
         self.last_on_host.get(host).copied()
     }
 
-    /// Payload bytes that the longest log holds beyond the end of the log of the node that ran last on a host.
+    /// Payload bytes of the longest log beyond the end of the log of the node that ran last on a host.
     pub fn lacks(&self, host: &str) -> u64 {
         let node = self.last_on_host.get(host).and_then(|id| self.nodes.get(id));
         let end = node.map_or(0, |node| node.shape.end);
@@ -350,7 +350,7 @@ impl Logs {
         self.nodes.values().map(beyond).max().unwrap_or(0)
     }
 
-    /// A log of these terms, from index 0.
+    /// A log with these terms, from index 0.
     #[cfg(test)]
     pub fn shape_of(terms: &[u64]) -> Shape {
         let mut shape = Shape::default();
@@ -358,7 +358,7 @@ impl Logs {
         shape
     }
 
-    /// What was found since the last call.
+    /// Returns the findings since the last call.
     pub fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }
@@ -369,7 +369,7 @@ fn node<'a>(
     nodes: &'a mut BTreeMap<u64, Node>,
     host: &str,
 ) -> Option<(u64, &'a mut Node)> {
-    // What a process still says while it dies is of no weight.
+    // Reports of a process that is being killed do not count.
     let id = *on_host.get(host)?;
     nodes.get_mut(&id).map(|node| (id, node))
 }
@@ -378,7 +378,7 @@ fn node<'a>(
 mod tests {
     use super::*;
 
-    /// These nodes are the members, and all of them vote.
+    /// These nodes become the members, and all of them vote.
     fn applied_members<const N: usize>(logs: &mut Logs, index: u64, ids: [u64; N]) {
         let ids = BTreeSet::from(ids);
         logs.members(index, vec![ids.clone()], ids);
@@ -425,8 +425,8 @@ mod tests {
         assert_eq!(removed_after(33).len(), 1, "its original still runs");
     }
 
-    /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request that had been
-    /// sent before that id was there.
+    /// Chaos seed 7020874: n3 was removed, came back under another id, and was removed again, by a request sent before
+    /// that id existed.
     #[test]
     fn who_comes_while_its_name_is_being_removed_may_go() {
         let removed_at = |opened_at| {
@@ -444,8 +444,8 @@ mod tests {
         assert_eq!(removed_at(101).len(), 1);
     }
 
-    /// Chaos seed 7033743: a node opened a log of 552 entries after its disk had been tampered with, and the last one, the
-    /// only one that an opening reports, was truncated. The entries that came next were taken for all that it had.
+    /// Chaos seed 7033743: a node opened a log of 552 entries after its disk had been tampered with, and the last one,
+    /// the only one that an opening reports, was truncated. Entries appended later were then taken for the whole log.
     #[test]
     fn a_log_is_measured_only_when_all_its_entries_were_reported() {
         let mut logs = Logs::default();

@@ -1,8 +1,8 @@
-//! The `mokv-sim` command: the simulation, or the door to it when it was built without `--cfg madsim`.
+//! The `mokv-sim` command: the simulation itself, or its launcher when built without `--cfg madsim`.
 
 use std::process::ExitCode;
 
-/// A simulated run allocates a million times a second, and each run is a fresh process with a fresh heap.
+/// A simulated run allocates a million times a second, and each run is a new process with a new heap.
 #[cfg(madsim)]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,31 +1,31 @@
-//! The table of situations that a sweep must reach sometimes, and what each means.
+//! The table of markers that a sweep must reach at least once, and what each means.
 //!
-//! Node code marks most of them where they happen (`mokv::rt::sometimes`), the harness a few of its own
-//! (`Run::situation`). A sweep of many seeds that never reached one that chaos should reach was too tame, and fails.
-//! A marker that is missing here, or is never marked anywhere, fails a test.
+//! Node code sets most of them where they happen (`mokv::rt::sometimes`), the harness a few of its own
+//! (`Run::situation`). A sweep of many seeds that never reached a marker that chaos should reach injected too little,
+//! and fails. A marker that is missing here, or is never set anywhere, fails a test.
 
 use std::collections::BTreeMap;
 
-/// A sweep of at least so many seeds must reach every situation of [`Reach::Chaos`].
+/// A sweep of at least this many seeds must reach every marker of [`Reach::Chaos`].
 pub const SEEDS_THAT_REACH_ALL: u64 = 1_000;
 
-/// A situation.
+/// A marker.
 #[derive(Debug, Clone, Copy)]
 pub struct Marker {
-    /// What code calls it.
+    /// Its name in the code.
     pub name: &'static str,
     /// What it means.
     pub meaning: &'static str,
-    /// What has to reach it.
+    /// Which runs have to reach it.
     pub reach: Reach,
 }
 
-/// What has to reach a situation.
+/// Which runs have to reach a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// A sweep of chaos.
     Chaos,
-    /// A scenario that is aimed at it; chaos may.
+    /// A scenario aimed at it; chaos may.
     Scenario,
 }
 
@@ -37,7 +37,7 @@ const fn scenario(name: &'static str, meaning: &'static str) -> Marker {
     Marker { name, meaning, reach: Reach::Scenario }
 }
 
-/// All situations.
+/// All markers.
 pub const ALL: &[Marker] = &[
     // Disk and log.
     chaos("torn tail recovered", "a start dropped records at the end of the log that no sync had covered"),
@@ -190,7 +190,7 @@ pub const ALL: &[Marker] = &[
     ),
 ];
 
-/// What chaos should have reached and did not.
+/// The markers that chaos should have reached and did not.
 pub fn unreached(counts: &BTreeMap<String, u64>) -> Vec<&'static Marker> {
     let is_missing = |marker: &&Marker| {
         marker.reach == Reach::Chaos && counts.get(marker.name).is_none_or(|count| *count == 0)
@@ -198,7 +198,7 @@ pub fn unreached(counts: &BTreeMap<String, u64>) -> Vec<&'static Marker> {
     ALL.iter().filter(is_missing).collect()
 }
 
-/// How many of those that chaos should reach were reached, and how many there are.
+/// How many of the markers that chaos should reach were reached, and how many there are.
 pub fn coverage(counts: &BTreeMap<String, u64>) -> (usize, usize) {
     let all = ALL.iter().filter(|marker| marker.reach == Reach::Chaos).count();
     (all - unreached(counts).len(), all)

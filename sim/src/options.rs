@@ -1,17 +1,17 @@
-//! What the user wants, from arguments and environment. Arguments win.
+//! The user's options, from arguments and environment. Arguments take precedence.
 //!
-//! Without a command, scenarios are played: that is what `cargo test` goes through, and cargo's own flags for test
-//! programs are taken and ignored there. Knows no scenario: which names there are is told.
+//! Without a command, scenarios are played: `cargo test` uses this, so cargo's own flags for test programs are accepted
+//! and ignored there. Which scenarios exist is passed in.
 
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-/// The name of the chaos loop among the scenarios.
+/// The scenario name of the chaos loop.
 pub const CHAOS: &str = "chaos";
-/// What the check for determinism is called among them.
+/// The scenario name of the determinism check.
 pub const DETERMINISM: &str = "determinism";
-/// What the comparison with another checker is called among them.
+/// The scenario name of the comparison with another checker.
 pub const SECOND_OPINION: &str = "second-opinion";
 
 const ENVIRONMENT: &str = "\
@@ -90,14 +90,14 @@ pub enum Command {
     },
 }
 
-/// What one run is told besides scenario and seed.
+/// How one run is played, besides scenario and seed.
 #[derive(Debug, Clone, Default)]
 pub struct Manner {
-    /// Tell the story on standard error.
+    /// Print events on standard error.
     pub verbose: bool,
-    /// Be non-deterministic on purpose, so that the check for it can prove itself.
+    /// Be non-deterministic on purpose, to prove that the determinism check works.
     pub unsteady: bool,
-    /// Write everything that happened to this file.
+    /// Write the timeline to this file.
     pub timeline: Option<PathBuf>,
 }
 
@@ -247,7 +247,7 @@ struct OfCargo {
 }
 
 impl Play {
-    /// Whether what has this name is asked for.
+    /// Whether the scenario with this name was asked for.
     pub fn wants(&self, name: &str) -> bool {
         match &self.exactly {
             Some(exactly) => exactly == name,
@@ -281,7 +281,7 @@ impl Play {
         {
             return Err(format!("there is no scenario '{name}'; `list` shows what there is"));
         }
-        // One seed of everything says little: a seed alone means chaos.
+        // One seed of every scenario tests little: a seed alone means chaos.
         if self.seed.is_some() && self.exactly.is_none() && self.filters.is_empty() {
             self.exactly = Some(CHAOS.into());
         }
@@ -289,10 +289,10 @@ impl Play {
     }
 }
 
-/// Reads arguments (without the program's name) and environment. `is_known` tells whether there is a scenario.
+/// Reads arguments (without the program's name) and environment. `is_known` returns whether a scenario exists.
 ///
 /// # Errors
-/// With what to print, and whether that was asked for.
+/// With the text to print, and whether the user asked for it (help, version).
 pub fn read(
     arguments: impl Iterator<Item = String>,
     variable: impl Fn(&str) -> Option<String>,

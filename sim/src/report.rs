@@ -1,4 +1,4 @@
-//! What one run tells: its world, what happened in it, the verdict. Travels from a child process as one line.
+//! The report of one run: its world, what happened in it, the verdict. A child process prints it as one line.
 
 use std::collections::BTreeMap;
 
@@ -6,43 +6,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkers::{Class, Finding};
 
-/// One run of one seed.
+/// The report of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// What was played.
+    /// The scenario.
     pub scenario: String,
-    /// With which seed.
+    /// The seed.
     pub seed: u64,
-    /// The world the seed drew, for people.
+    /// A description of the world that the seed drew.
     pub world: String,
-    /// How it ended.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What judges found, in words.
+    /// The checkers' findings, in words.
     pub findings: Vec<String>,
-    /// Which judges they are of.
+    /// The checkers with findings.
     pub checkers: Vec<String>,
-    /// What happened that matters, for a failure.
+    /// For a failure: the events that matter.
     pub last_events: Vec<String>,
-    /// Simulated seconds in all.
+    /// Length of the run, in simulated seconds.
     pub simulated_seconds: f64,
-    /// Simulated seconds under faults.
+    /// Simulated seconds during which faults were injected.
     pub fault_seconds: f64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
     /// Client operations by outcome.
     pub operations: BTreeMap<String, u64>,
-    /// Situations that were reached, and how often.
+    /// How often each marker was reached.
     pub situations: BTreeMap<String, u64>,
-    /// What met what, and how often: see [`crate::encounters`].
+    /// How often each encounter took place: see [`crate::encounters`].
     #[serde(default)]
     pub encounters: BTreeMap<String, u64>,
-    /// Hash over everything that crossed the seam.
+    /// Hash of all trace events.
     pub trace_hash: u64,
-    /// How many events that was.
+    /// Number of trace events.
     pub trace_events: u64,
 }
 
-/// How a run ended, the worst first.
+/// How a run ended, from the worst to the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
     /// The program under test panicked, or the run never ended.
@@ -53,7 +53,7 @@ pub enum Verdict {
     Unsteady,
     /// A liveness property does not hold.
     NotLive,
-    /// The harness panicked, or a judge could not decide.
+    /// The harness panicked, or a checker could not decide.
     HarnessError,
     /// All properties hold.
     Passed,
@@ -72,7 +72,7 @@ impl Verdict {
         }
     }
 
-    /// As a sentence for who meets it for the first time.
+    /// As a sentence, for a reader who is new to it.
     pub fn meaning(self) -> &'static str {
         match self {
             Verdict::Crashed => "the program panicked, or the run never ended",
@@ -84,8 +84,7 @@ impl Verdict {
         }
     }
 
-    /// What the process of the runner ends with, if this is the worst that it met. 1 is never used, 2 is a command
-    /// that was not understood.
+    /// The runner's exit code if this is the worst verdict. 1 is never used, 2 is a command that was not understood.
     pub fn exit_code(self) -> u8 {
         match self {
             Verdict::Passed => 0,
@@ -107,29 +106,29 @@ impl Verdict {
         findings.iter().map(of).min().unwrap_or(Verdict::Passed)
     }
 
-    /// The verdict over a panic at a place in the source, such as `sim/src/client.rs:12:5`: the harness's own bugs
-    /// say nothing about the program under test.
+    /// The verdict over a panic at a location in the source, such as `sim/src/client.rs:12:5`: bugs of the harness are
+    /// no evidence against the program under test.
     pub fn over_panic(place: &str) -> Verdict {
         let of_harness = place.contains("sim/src/") && !place.contains(".cargo/");
         if of_harness { Verdict::HarnessError } else { Verdict::Crashed }
     }
 }
 
-/// Begins the line that carries a report.
+/// Prefix of the line that carries a report.
 const MARK: &str = "mokv-sim-report ";
 
 impl Report {
-    /// As one line.
+    /// The report as one line.
     pub fn to_line(&self) -> String {
         format!("{MARK}{}", serde_json::to_string(self).expect("a report is plain data"))
     }
 
-    /// From the output of a child process.
+    /// Finds the report in the output of a child process.
     pub fn from_output(output: &str) -> Option<Report> {
         output.lines().rev().find_map(|line| serde_json::from_str(line.strip_prefix(MARK)?).ok())
     }
 
-    /// A report of a run that left none.
+    /// The report for a child process that printed none.
     pub fn crashed(scenario: &str, seed: u64, words: String, last_events: Vec<String>) -> Report {
         Report {
             scenario: scenario.to_owned(),
@@ -150,7 +149,7 @@ impl Report {
         }
     }
 
-    /// Operations that were answered.
+    /// Number of operations that were answered.
     pub fn completed(&self) -> u64 {
         self.operations.iter().filter(|(outcome, _)| outcome.starts_with("ok")).map(|(_, count)| count).sum()
     }

@@ -1,6 +1,6 @@
-//! One run: what happened in it so far, kept where the simulation, its judges and its report can all reach it.
+//! The record of one run: what has happened so far, for the simulation, the checkers and the report.
 //!
-//! It outlives the simulation, so that a panic in there still leaves a story. Draws nothing and decides nothing.
+//! It outlives the simulation, so that a panic in there still leaves a timeline. It draws and decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,14 +19,14 @@ use crate::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
 use crate::logs::Logs;
 use crate::timeline::{self, Event, Mark, Power, Timeline, What};
 
-/// A situation reached more often in one run is no news.
+/// A marker reached more often than this in one run is no longer listed as an event.
 const OFTEN: u64 = 4;
 
-/// What happened. Cheap to share.
+/// The record. Cheap to share.
 pub struct Run {
-    /// The seed of everything.
+    /// Seeds every random number generator of the run.
     pub seed: u64,
-    /// Tell the story while it happens.
+    /// Print events on standard error as they happen.
     pub verbose: bool,
     started: OnceLock<Instant>,
     ended: AtomicU64,
@@ -51,13 +51,13 @@ struct State {
     encounters: BTreeMap<String, u64>,
     findings: Vec<(Nanos, Finding)>,
     faults: BTreeMap<String, u64>,
-    /// By number of the strike.
+    /// By number of the injection.
     underway: BTreeMap<u32, String>,
     situations: BTreeMap<String, u64>,
 }
 
 impl Run {
-    /// Nothing has happened yet.
+    /// An empty record.
     pub fn new(seed: u64, verbose: bool) -> Arc<Run> {
         Arc::new(Run {
             seed,
@@ -76,12 +76,12 @@ impl Run {
         self.state.lock().expect("a panic unwinds nothing")
     }
 
-    /// Whether what is on record can be had: not after a panic of whoever took something down, which holds on to it.
+    /// Whether the record can be locked. It cannot after a panic of code that held the lock: nothing unwinds.
     pub fn is_readable(&self) -> bool {
         self.state.try_lock().is_ok()
     }
 
-    /// Time begins. To be called inside the simulation.
+    /// Sets time zero. To be called inside the simulation.
     pub fn begin(&self) {
         self.started.set(true_now()).expect("a run begins once");
     }
@@ -106,27 +106,27 @@ impl Run {
         let _ = self.world.set(world);
     }
 
-    /// The world's description.
+    /// The description of the world; empty before [`Run::set_world`].
     pub fn world(&self) -> String {
         self.world.get().cloned().unwrap_or_default()
     }
 
-    /// Faults raged for this long.
+    /// Adds a time during which faults were injected.
     pub fn add_fault_time(&self, time: Duration) {
         self.faults_lasted.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// How long faults raged.
+    /// The total time during which faults were injected.
     pub fn fault_time(&self) -> Duration {
         Duration::from_nanos(self.faults_lasted.load(Ordering::Relaxed))
     }
 
-    /// Something happened that belongs into the story.
+    /// Records an event that belongs in the printed timeline.
     pub fn tell(&self, event: impl AsRef<str>) {
         self.record(None, What::Told, event.as_ref());
     }
 
-    /// Something happened, to a node or to nobody in particular. Events without words are not told, only drawn.
+    /// Records an event, of a node or of none. An event without words is not printed, only drawn.
     pub fn record(&self, node: Option<&str>, what: What, words: &str) {
         let event = Event { at: self.now(), node: node.map(str::to_owned), what, words: words.to_owned() };
         if !words.is_empty() {
@@ -139,7 +139,7 @@ impl Run {
         self.state().events.push(event);
     }
 
-    /// There is a host of this name, which may run a node or be a client's.
+    /// Registers a host by name. It runs a node, or belongs to a client.
     pub fn host(&self, id: NodeId, name: &str, runs_a_node: bool) {
         let mut state = self.state();
         state.hosts.insert(id, name.to_owned());
@@ -148,17 +148,17 @@ impl Run {
         }
     }
 
-    /// A node's process began, ended or stands still.
+    /// A node's process started, ended, or is paused.
     pub fn power(&self, node: &str, now: Power) {
         self.record(Some(node), What::Power { now }, "");
     }
 
-    /// A link was cut or made whole.
+    /// A link was cut or restored.
     pub fn link(&self, from: &str, to: &str, cut: bool, words: &str) {
         self.record(None, What::Link { from: from.to_owned(), to: to.to_owned(), cut }, words);
     }
 
-    /// A node says how it is.
+    /// A node reports its status. Recorded only if it has changed.
     pub fn status(&self, node: &str, role: &str, term: u64, committed: u64, applied: u64) {
         let what = What::Status { role: role.to_owned(), term, committed, applied };
         let before = self.state().statuses.insert(node.to_owned(), what.clone());
@@ -167,27 +167,27 @@ impl Run {
         }
     }
 
-    /// A fault begins, and ends when the guard is dropped.
+    /// A fault begins; it ends when the guard is dropped.
     pub fn begin_injection(self: &Arc<Self>, injection: u32, fault: &str) -> Underway {
         self.record(None, What::Begins { injection, fault: fault.to_owned() }, "");
         self.state().underway.insert(injection, fault.to_owned());
         Underway { run: self.clone(), injection }
     }
 
-    /// How many faults of this name are under way.
+    /// How many faults of this name are active.
     pub fn faults_underway(&self, fault: &str) -> usize {
         self.state().underway.values().filter(|name| *name == fault).count()
     }
 
-    /// A strike does something.
+    /// Records an action of an injection.
     pub fn injection(&self, injection: u32, words: &str) {
         self.record(None, What::Injection { injection }, words);
     }
 
-    /// Takes in the rare situations that code said it has reached. To be called where the simulation ran.
+    /// Copies the markers that code has reached into the record. To be called where the simulation ran.
     pub fn take_markers(&self) {
         let reached = rt::sometimes::reached();
-        // After a panic of whoever holds the lock there is nothing to be had.
+        // After a panic of code that holds the lock, the record cannot be read.
         let Ok(mut state) = self.state.try_lock() else { return };
         for (situation, reached) in reached {
             *state.situations.entry(situation.to_owned()).or_default() += reached.count;
@@ -203,11 +203,11 @@ impl Run {
                 state.events.push(Event { at, node, what: What::Reached { often }, words });
             }
         }
-        // In the order of time again; events of one instant stay as they came.
+        // Sorted by time; the sort is stable, so events of one instant keep their order.
         state.events.sort_by_key(|event| event.at);
     }
 
-    /// The whole run as data, with what was found besides the judges' findings.
+    /// The whole run as data. `more` is a failure beside the checkers' findings.
     pub fn timeline(&self, more: Option<String>) -> Timeline {
         let length = self.length().as_nanos() as u64;
         let state = self.state();
@@ -223,44 +223,44 @@ impl Run {
         Timeline::new(length, nodes, state.events.clone(), operations, marks)
     }
 
-    /// A fault was done to the cluster.
+    /// A fault was injected into the cluster.
     pub fn fault(&self, kind: &str, event: impl AsRef<str>) {
         *self.state().faults.entry(kind.to_owned()).or_default() += 1;
         self.tell(event);
     }
 
-    /// A strike did a fault to the cluster.
+    /// An injection injected a fault into the cluster.
     pub fn fault_of_injection(&self, injection: u32, kind: &str, words: &str) {
         *self.state().faults.entry(kind.to_owned()).or_default() += 1;
         self.injection(injection, words);
     }
 
-    /// Faults by kind.
+    /// Injected faults by kind.
     pub fn faults(&self) -> BTreeMap<String, u64> {
         self.state().faults.clone()
     }
 
-    /// A situation was reached that is worth counting.
+    /// Counts a marker that the harness reached.
     pub fn situation(&self, name: &str) {
         *self.state().situations.entry(name.to_owned()).or_default() += 1;
     }
 
-    /// Situations by name.
+    /// Counts of the markers, by name.
     pub fn situations(&self) -> BTreeMap<String, u64> {
         self.state().situations.clone()
     }
 
-    /// A role met a fault in a situation.
+    /// Counts an encounter: a node in a role met a fault in a situation of the cluster.
     pub fn encounter(&self, name: String) {
         *self.state().encounters.entry(name).or_default() += 1;
     }
 
-    /// What met what, and how often.
+    /// Counts of the encounters, by name.
     pub fn encounters(&self) -> BTreeMap<String, u64> {
         self.state().encounters.clone()
     }
 
-    /// A judge has something to say. Said twice it counts once.
+    /// Records a finding of a checker. A repeated finding counts once.
     pub fn find(&self, finding: Finding) {
         if self.state().findings.iter().any(|(_, known)| *known == finding) {
             return;
@@ -272,7 +272,7 @@ impl Run {
         self.state().findings.push((now, finding));
     }
 
-    /// Whether anything was found so far: going on would only bury it.
+    /// Whether any checker has a finding. If so, going on would only hide the evidence.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
@@ -282,7 +282,7 @@ impl Run {
         self.state().findings.iter().map(|(_, finding)| finding.clone()).collect()
     }
 
-    /// A number that no value had before.
+    /// Returns a number that no value had before.
     pub fn next_value(&self) -> u64 {
         self.next_value.fetch_add(1, Ordering::Relaxed)
     }
@@ -293,7 +293,7 @@ impl Run {
         self.state().history.begin(client, key, call, now)
     }
 
-    /// A client hears of its request.
+    /// A client's request ended.
     pub fn returned(&self, ticket: Ticket, outcome: Outcome) {
         let now = self.now();
         let shown = self.state().history.end(ticket, outcome, now).to_string();
@@ -303,18 +303,18 @@ impl Run {
         }
     }
 
-    /// How many operations were answered so far.
+    /// How many operations have been answered.
     pub fn answered(&self) -> usize {
         let answered = |operation: &&Operation| matches!(operation.outcome, Outcome::Ok(_));
         self.state().history.operations().iter().filter(answered).count()
     }
 
-    /// Looks at the history.
+    /// Reads the history.
     pub fn with_history<T>(&self, look: impl FnOnce(&[Operation]) -> T) -> T {
         look(self.state().history.operations())
     }
 
-    /// Looks at what was applied, or adds to it.
+    /// Reads the applied log, or adds to it.
     pub fn with_applied_log<T>(&self, look: impl FnOnce(&mut AppliedLog) -> T) -> T {
         let (seen, finding) = {
             let applied_log = &mut self.state().applied_log;
@@ -324,13 +324,13 @@ impl Run {
         seen
     }
 
-    /// Looks at the history and at what was applied.
+    /// Reads the history and the applied log.
     pub fn with_evidence<T>(&self, look: impl FnOnce(&[Operation], &AppliedLog) -> T) -> T {
         let state = self.state();
         look(state.history.operations(), &state.applied_log)
     }
 
-    /// Looks at the nodes' logs, or adds to them.
+    /// Reads the nodes' logs, or adds to them.
     pub fn with_logs<T>(&self, look: impl FnOnce(&mut Logs) -> T) -> T {
         let (seen, findings) = {
             let logs = &mut self.state().logs;
@@ -340,28 +340,28 @@ impl Run {
         seen
     }
 
-    /// A node answered somebody who asked only it.
+    /// A node answered a direct client, which asks only this node.
     pub fn spoke(&self, answer: Spoken) {
         self.state().spoken.push(answer);
     }
 
-    /// All answers of that kind, in the order in which they arrived.
+    /// All answers to direct clients, in order of arrival.
     pub fn spoken(&self) -> Vec<Spoken> {
         self.state().spoken.clone()
     }
 
-    /// A node ended by itself.
+    /// A node's process ended by itself.
     pub fn stopped(&self, stop: Stop) {
         self.state().stops.push(stop);
     }
 
-    /// All ends of nodes.
+    /// All processes that ended by themselves.
     pub fn stops(&self) -> Vec<Stop> {
         self.state().stops.clone()
     }
 }
 
-/// A fault under way.
+/// An active fault.
 pub struct Underway {
     run: Arc<Run>,
     injection: u32,

@@ -1,8 +1,8 @@
-//! Delta debugging (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002): the smallest part
-//! of a list that still fails, in the sense that leaving out any one element more makes it pass. Pure.
+//! Delta debugging (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002): the smallest
+//! part of a list that still fails, in the sense that it passes if any one more element is left out. Pure.
 
-/// Leaves out as many items as possible while `fails` holds of what is left. It is asked many times, and never of the
-/// whole list, which is known to fail.
+/// Leaves out as many items as possible while `fails` returns `true` for the rest. `fails` is called many times, but
+/// never for the whole list, which is known to fail.
 pub fn minimise<T: Clone>(items: Vec<T>, mut fails: impl FnMut(&[T]) -> bool) -> Vec<T> {
     let mut kept = items;
     let mut parts = 2;
@@ -32,8 +32,8 @@ pub fn minimise<T: Clone>(items: Vec<T>, mut fails: impl FnMut(&[T]) -> bool) ->
     kept
 }
 
-/// The smallest number in `1..=most` of which `fails` holds, by halves; `most` is known to fail. What fails need not fail
-/// with every larger number: then the result is one that fails, and the one below it does not.
+/// The smallest number in `1..=most` for which `fails` returns `true`, by bisection; `most` is known to fail. If
+/// `fails` is not monotonic, the result is a number that fails while the next smaller one does not.
 pub fn least(most: u64, mut fails: impl FnMut(u64) -> bool) -> u64 {
     let (mut passes, mut failing) = (0, most);
     while failing - passes > 1 {

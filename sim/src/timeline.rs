@@ -1,104 +1,104 @@
-//! The timeline of a run: what happened when, as data, for the text that a person reads and the picture that shows it.
+//! The timeline of a run: what happened when, as data, for the text that people read and the picture that shows it.
 //!
-//! An event with words belongs into the told story; one without is only drawn. Pure: knows neither cluster nor
-//! simulator, and which events matter for a failure is decided from the words of its findings alone.
+//! An event with words is printed; one without is only drawn. Pure: depends on neither cluster nor simulator, and which
+//! events matter for a failure is decided from the words of its findings alone.
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkers::Finding;
 use crate::history::{Nanos, Operation, Outcome, Seconds};
 
-/// Something happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Simulated nanoseconds since the run began.
     pub at: Nanos,
-    /// To which node, if to one.
+    /// The node that it happened to, if any.
     pub node: Option<String>,
     /// What.
     pub what: What,
-    /// For people; empty: not worth telling.
+    /// A description; empty: not worth printing.
     pub words: String,
 }
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
-    /// Words say it.
+    /// Described only by its words.
     Told,
-    /// A process began, ended or stands still.
+    /// A process started, ended, or is paused.
     Power {
-        /// What it does now.
+        /// The state of the process now.
         now: Power,
     },
-    /// A node said how it is, and it is different from before.
+    /// A node's status changed.
     Status {
         /// leader, follower, ...
         role: String,
         /// Its term.
         term: u64,
-        /// Up to where the log is committed, as far as it knows.
+        /// The commit index, as far as the node has it.
         committed: u64,
-        /// Up to where it has applied.
+        /// The index of the last applied entry.
         applied: u64,
     },
     /// A fault begins.
     Begins {
-        /// The number of the strike.
+        /// The number of the injection.
         injection: u32,
-        /// What kind of fault.
+        /// The kind of fault.
         fault: String,
     },
     /// A fault ends.
     Ends {
-        /// The number of the strike.
+        /// The number of the injection.
         injection: u32,
     },
-    /// What a strike does.
+    /// An action of an injection.
     Injection {
         /// Its number.
         injection: u32,
     },
-    /// Nothing arrives any more from one host at another, or it does again.
+    /// A link between two hosts was cut in one direction, or restored.
     Link {
-        /// From where.
+        /// The sending host.
         from: String,
-        /// To where.
+        /// The receiving host.
         to: String,
-        /// Nothing arrives.
+        /// `true`: messages no longer arrive.
         cut: bool,
     },
-    /// A snapshot took the place of a node's state.
+    /// A snapshot replaced a node's state.
     Snapshot,
-    /// Code says that it has reached a rare situation.
+    /// Code has reached a marker.
     Reached {
-        /// It is not rare in this run.
+        /// The marker is reached often in this run.
         often: bool,
     },
-    /// A judge found something.
+    /// A checker has a finding.
     Finding,
 }
 
-/// What a process does.
+/// The state of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Power {
     /// It runs.
     Up,
-    /// There is none.
+    /// There is no process.
     Down,
-    /// It stands still.
+    /// It is paused.
     Paused,
 }
 
 impl Event {
-    /// Whether it belongs into the told story.
+    /// Whether the event is printed.
     pub fn is_told(&self) -> bool {
         !self.words.is_empty() && self.what != What::Reached { often: true }
     }
 
-    /// As a line of the told story.
+    /// The event as a line of the printed timeline.
     pub fn line(&self) -> String {
         format!("{}  {}", Seconds(self.at), self.words)
     }
@@ -107,23 +107,23 @@ impl Event {
 /// A client's operation, for the picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bar {
-    /// Whose.
+    /// The client's number.
     pub client: u32,
     /// Its key, or prefix.
     pub key: String,
-    /// From when.
+    /// When it was sent.
     pub from: Nanos,
-    /// To when; `None`: never heard of again.
+    /// When it ended; `None`: the client received no answer.
     pub to: Option<Nanos>,
     /// ok, failed, unknown.
     pub outcome: String,
-    /// All of it.
+    /// The whole operation in words.
     pub words: String,
-    /// A judge names it as evidence.
+    /// A finding names it as evidence.
     pub evidence: bool,
 }
 
-/// What a judge found, and when that had happened.
+/// A checker's finding, and when what it describes happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The instant.
@@ -139,16 +139,16 @@ pub struct Timeline {
     pub length: Nanos,
     /// The nodes' names.
     pub nodes: Vec<String>,
-    /// What happened, in order.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// What clients did.
+    /// The clients' operations.
     pub bars: Vec<Bar>,
-    /// What is wrong.
+    /// The findings.
     pub marks: Vec<Mark>,
 }
 
 impl Timeline {
-    /// Puts it together.
+    /// Builds a timeline from the parts of a record.
     pub fn new(
         length: Nanos,
         nodes: Vec<String>,
@@ -181,24 +181,23 @@ fn outcome(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// When what a finding complains of had happened: when the last operation that it shows had ended. A finding that shows
-/// none is about the moment it was made at.
+/// When what a finding describes had happened: the end of the last operation that it names, or `found_at` without one.
 pub fn instant(finding: &Finding, operations: &[Operation], found_at: Nanos) -> Nanos {
     let shown = operations.iter().filter(|operation| finding.words.contains(&operation.to_string()));
     shown.map(|operation| operation.returned.unwrap_or(operation.invoked)).max().unwrap_or(found_at)
 }
 
-/// Lines about what findings name, as many as one reads.
+/// Most lines about the nodes that findings name.
 const MOST_CONCERNED: usize = 36;
-/// Lines about a key that findings name.
+/// Most lines about the keys that findings name.
 const MOST_OF_KEYS: usize = 12;
-/// Findings whose names count: later ones are mostly consequences.
+/// Only the names in this many findings count: later ones are mostly consequences.
 const FIRST_FINDINGS: usize = 5;
-/// The last lines, whatever they are about.
+/// Number of last lines that are shown, whatever they are about.
 const LAST: usize = 12;
 
-/// The events that matter for what was found, in order, with a line of dots where something was left out: those of the
-/// nodes that the findings name (of all, if they name none), the writes of the keys they name, and the very last.
+/// The events that matter for the findings, in order, with a line of dots where some are left out: those of the nodes
+/// that the findings name (of all, if they name none), the writes of the keys they name, and the very last.
 pub fn that_matter(timeline: &Timeline) -> Vec<String> {
     let marks = &timeline.marks[..timeline.marks.len().min(FIRST_FINDINGS)];
     let until = marks.iter().map(|mark| mark.at).max().unwrap_or(timeline.length);
@@ -226,7 +225,7 @@ pub fn that_matter(timeline: &Timeline) -> Vec<String> {
     let writes = |bar: &&Bar| bar.from <= until && !bar.evidence && named(&bar.key) && is_write(bar);
     let of_keys: Vec<&Bar> = timeline.bars.iter().filter(writes).collect();
     let of_keys = &of_keys[of_keys.len().saturating_sub(MOST_OF_KEYS)..];
-    // They stand between events, whose places say nothing of them.
+    // Writes are shown between events, and are not counted in gaps.
     chosen.extend(of_keys.iter().map(|bar| (bar.from, usize::MAX, bar.words.clone())));
     chosen.sort_by_key(|one| (one.0, one.1));
     with_gaps(chosen)
@@ -251,7 +250,7 @@ fn with_gaps(chosen: Vec<(Nanos, usize, String)>) -> Vec<String> {
     lines
 }
 
-/// Whether a text names something: `n1` is named in "n1's disk" and not in "n12".
+/// Whether a text contains a name as a whole word: `n1` occurs in "n1's disk" and not in "n12".
 pub fn mentions(text: &str, name: &str) -> bool {
     let is_part = |character: char| character.is_alphanumeric() || "/._-".contains(character);
     !name.is_empty()
@@ -259,7 +258,7 @@ pub fn mentions(text: &str, name: &str) -> bool {
             let before = text[..place].chars().next_back();
             let mut after = text[place + name.len()..].chars();
             let follows = after.next();
-            // A full stop at the end of a sentence belongs to no name.
+            // A full stop at the end of a sentence is not part of the name.
             let ends = follows.is_none_or(|character| {
                 !is_part(character) || (character == '.' && after.next().is_none_or(char::is_whitespace))
             });

@@ -1,8 +1,8 @@
-//! Values that say which write they come from, and that show it when a byte of them is not what was written.
+//! Values that name the write that they come from, and in which any changed byte is detected.
 
 use bytes::Bytes;
 
-/// The bytes of the value with this number: the number, then filling that follows from it.
+/// The bytes of the value with this number: the number, then padding derived from it.
 pub fn encode(number: u64, size: usize) -> Bytes {
     let words = words(number).take(size.div_ceil(WORD).max(1));
     let mut bytes: Vec<u8> = words.flat_map(u64::to_be_bytes).collect();
@@ -10,7 +10,7 @@ pub fn encode(number: u64, size: usize) -> Bytes {
     bytes.into()
 }
 
-/// The number of a value; `None`: nobody wrote these bytes.
+/// The number of a value; `None`: no client wrote these bytes.
 pub fn decode(bytes: &[u8]) -> Option<u64> {
     let number = u64::from_be_bytes(bytes.first_chunk().copied()?);
     let is_right = |(part, word): (&[u8], u64)| *part == word.to_be_bytes()[..part.len()];
@@ -19,7 +19,7 @@ pub fn decode(bytes: &[u8]) -> Option<u64> {
 
 const WORD: usize = size_of::<u64>();
 
-/// The number itself, then others that differ in every place.
+/// The number itself, then others that differ in every byte.
 fn words(number: u64) -> impl Iterator<Item = u64> {
     let filling =
         move |place: u64| number.wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);

@@ -1,7 +1,7 @@
-//! The judges that look while a run goes on: a failure stops it near its cause.
+//! The checkers that run during a run: a failure stops the run near its cause.
 //!
-//! What nodes report is judged as they report it (`logs`, `applied_log`). Here is what somebody has to look at: what lies
-//! on the disks, and what clients heard so far.
+//! The nodes' reports are checked as they arrive (`logs`, `applied_log`). This module checks what has to be polled:
+//! what is on the disks, and which answers clients have received so far.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::checkers::footprint::{self, Bounds, Footprint};
 use crate::checkers::{Class, Finding, exactly_once, linearizability, revisions};
 use crate::cluster::{Cluster, Power};
 
-/// Between two looks.
+/// Time between two checks.
 const PAUSE: Duration = Duration::from_secs(4);
 
-/// Looks for ever, or until something was found.
+/// Checks for ever, or until there is a finding.
 pub async fn watch(cluster: Cluster) {
     while !cluster.run().is_broken() {
         rt::sleep(PAUSE).await;
@@ -25,8 +25,8 @@ pub async fn watch(cluster: Cluster) {
     }
 }
 
-/// What the nodes keep. What a purge leaves behind goes file by file, with a sync for each: too much is only what is too
-/// much a while later, too.
+/// Checks what the nodes keep on disk. What a purge makes obsolete is removed file by file, with a sync for each: an
+/// excess counts only if it is still there a while later.
 pub async fn look_at_disks(cluster: &Cluster) {
     const GOING: Duration = Duration::from_secs(8);
     let before = excesses(cluster);
@@ -38,7 +38,7 @@ pub async fn look_at_disks(cluster: &Cluster) {
     now.for_each(|(_, finding)| cluster.run().find(finding));
 }
 
-/// Nodes that keep too much at this moment.
+/// The nodes that keep too much at this moment.
 fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
     let run = cluster.run();
     let mut found = BTreeMap::new();
@@ -66,14 +66,14 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
     found
 }
 
-/// What clients heard.
+/// Checks the answers that clients have received.
 fn look_at_answers(cluster: &Cluster) {
     let run = cluster.run();
     let findings = run.with_evidence(|operations, applied_log| {
         let mut findings = revisions::check(operations, applied_log);
         findings.extend(exactly_once::check(operations, applied_log));
         findings.extend(linearizability::check(operations));
-        // What is undecided now is decided at the end.
+        // What is undecided now is checked again at the end of the run.
         findings.retain(|finding| finding.class != Class::Undecided);
         findings
     });

@@ -1,9 +1,9 @@
-//! What clients do all day: sets of unique values, deletes, conditional writes, reads of both kinds, lists; on a few
-//! keys that everybody wants and on many that hardly anybody touches; one at a time or many at once. Some clients die
-//! at it, and others take their place.
+//! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds, and lists; on a few
+//! contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it, and others
+//! take their place.
 //!
-//! The doubt on a key is bounded: writes under way and writes of unknown outcome together never exceed a few, and
-//! then the key is retired and a fresh one takes its place, so that the checker never has to give up.
+//! The doubt on a key is bounded: writes under way and writes of unknown outcome together never exceed a few, and then
+//! the key is retired and a new one takes its place, so that the checker never has to give up.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,30 +19,30 @@ use crate::direct::Direct;
 use crate::history::{Answer, Outcome};
 use crate::world::Doing;
 
-/// Writes of unknown outcome on one key before it is retired, those under way included.
+/// Most writes of unknown outcome on one key before it is retired, including those under way.
 const MOST_DOUBT: u32 = 8;
-/// Keys that are wanted begin with this, so that lists have something to find.
+/// Prefix of the contended keys, so that lists have something to find.
 const WANTED: &str = "key/";
-/// Keys that are seldom touched: most deletes find none, most lists find many.
+/// Prefix of the rarely used keys: most deletes find none, most lists find many.
 const SELDOM: &str = "seldom/";
-/// How many of those there may be.
+/// Number of rarely used keys.
 const SELDOM_KEYS: u64 = 200;
-/// Share of operations on them.
+/// Share of operations on rarely used keys.
 const SELDOM_SHARE: f64 = 0.06;
-/// Share of operations that begin several at once, where the world has that.
+/// Share of operations that begin several at once, if the world has that.
 const MANY_AT_ONCE: f64 = 0.15;
-/// Share of sets with a value as long as may be, and of sets with one that is a byte too long.
+/// Share of sets whose value has the maximum length, or is one byte longer.
 const LONGEST: f64 = 0.004;
-/// A reader of a long list takes so long over a page.
+/// Pause of a reader between two pages of a long list.
 const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
-/// Between two looks of those who have no library.
+/// Time between two requests of clients without the library.
 const WITNESSES: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(2_500);
-/// How much longer they wait than they tell the node.
+/// How much longer these clients wait than the deadline that they send to the node.
 const PATIENT: Duration = Duration::from_secs(2);
-/// So long after its last request a client dies.
+/// Time from the last request of a client to its crash.
 const DYING: std::ops::Range<Duration> = Duration::ZERO..Duration::from_millis(30);
 
-/// Clients at work.
+/// The running clients.
 pub struct Workload {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -60,12 +60,12 @@ struct Shared {
 #[derive(Default)]
 struct Slot {
     generation: u32,
-    /// Writes under way and writes of unknown outcome.
+    /// Number of writes under way or of unknown outcome.
     doubt: u32,
 }
 
 impl Workload {
-    /// Sets the clients of the world to work; they know `nodes`.
+    /// Starts the clients of the world; `nodes` are their addresses.
     pub fn start(cluster: &Cluster, nodes: &[String]) -> Workload {
         let world = cluster.world();
         let shared = Arc::new(Shared {
@@ -88,7 +88,7 @@ impl Workload {
         Workload { shared, workers }
     }
 
-    /// Lets everybody finish what is under way.
+    /// Waits until all operations under way have ended.
     pub async fn stop(self) {
         *self.shared.stop.lock().expect("no code panics while it holds this lock") = true;
         for worker in self.workers {
@@ -99,7 +99,7 @@ impl Workload {
 
 impl Shared {
     fn is_over(&self) -> bool {
-        // Once something is wrong more of it only buries the evidence.
+        // After a violation, more operations would only hide the evidence.
         *self.stop.lock().expect("no code panics while it holds this lock") || self.cluster.run().is_broken()
     }
 
@@ -125,7 +125,7 @@ impl Shared {
         format!("{WANTED}{slot:02}.{}", self.keys()[slot].generation)
     }
 
-    /// A write to a key begins; false: there is too much doubt about it already.
+    /// Begins a write to a key. Returns `false` if the key has too many writes in doubt already.
     fn begin_write(&self, slot: usize) -> bool {
         let doubt = &mut self.keys()[slot].doubt;
         let admits = *doubt < MOST_DOUBT;
@@ -133,7 +133,7 @@ impl Shared {
         admits
     }
 
-    /// It ended, and nobody knows how if it is `in_doubt`.
+    /// A write ended; `in_doubt`: its outcome is unknown.
     fn end_write(&self, slot: usize, key: &str, in_doubt: bool) {
         if self.key(slot) != key {
             return;
@@ -142,17 +142,17 @@ impl Shared {
         if !in_doubt {
             slot.doubt -= 1;
         } else if slot.doubt >= MOST_DOUBT {
-            // Those that are still under way belong to the key that is given up.
+            // Writes that are still under way belong to the retired key.
             *slot = Slot { generation: slot.generation + 1, doubt: 0 };
         }
     }
 }
 
-/// One operation, decided.
+/// One operation, with all its parameters drawn.
 struct Task {
     doing: Doing,
     key: String,
-    /// Of a key that is wanted: its slot, if this is a write.
+    /// For a write to a contended key: the key's slot.
     writes: Option<usize>,
     condition: u64,
     size: usize,
@@ -163,10 +163,10 @@ struct Task {
 struct Worker {
     client: SimClient,
     dice: Dice,
-    /// Draws of their own: whether clients die must not change what the others do.
+    /// A generator of its own: whether clients crash must not change what the others do.
     crashes: Dice,
     shared: Arc<Shared>,
-    /// Mod revisions it has seen, for conditions.
+    /// The last mod revision seen of each key, for conditions.
     seen: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
@@ -178,7 +178,7 @@ impl Worker {
         while !*shared.stop.lock().expect("no code panics while it holds this lock") {
             let pause = self.dice.time(world.think_time.clone());
             rt::sleep(pause).await;
-            // Once something is wrong more of it only buries the evidence.
+            // After a violation, more operations would only hide the evidence.
             if shared.cluster.run().is_broken() {
                 return;
             }
@@ -217,7 +217,7 @@ impl Worker {
             false if is_seldom || (is_write && !shared.begin_write(slot)) => (seldom, None),
             false => (shared.key(slot), is_write.then_some(slot)),
         };
-        // A revision to ask for: mostly one that may hold.
+        // The revision for a condition: mostly one that may hold.
         let seen = self.seen.lock().expect("no code panics while it holds this lock").get(&key).copied();
         let condition = if self.dice.chance(0.15) { 0 } else { seen.unwrap_or(0) };
         let size = match () {
@@ -225,15 +225,15 @@ impl Worker {
             () if doing == Doing::Set && self.dice.chance(mix.large_values) => mix.large_value,
             () => mix.small_value,
         };
-        // What is seldom touched is a long list.
+        // A list of the rarely used keys is long.
         let page = u64::from(mix.page) * if is_seldom { 16 } else { 1 };
         let pause = if is_list && page > 0 { self.dice.time(READING) } else { Duration::ZERO };
         Task { doing, key, writes, condition, size, page, pause }
     }
 }
 
-/// Now and then somebody without the library asks one node for a write, and somebody who has seen nothing then asks the same
-/// node what it has; or only that.
+/// At random times, a client without the library sends a write to one node, and a new one, which has seen no revision,
+/// then reads from the same node; or only the read is sent.
 async fn witness(shared: Arc<Shared>) {
     let cluster = &shared.cluster;
     let mut dice = Dice::new(cluster.run().seed, "witnesses");
@@ -244,7 +244,7 @@ async fn witness(shared: Arc<Shared>) {
             return;
         }
         let here: Vec<&String> = shared.nodes.iter().filter(|node| cluster.is_here(node)).collect();
-        // What a node has not applied yet shows best at one that has trouble to keep up.
+        // Answers from before a write was applied are likeliest from a node that lags.
         let slow: Vec<&String> = here.iter().copied().filter(|node| cluster.has_slow_disk(node)).collect();
         let here = if slow.is_empty() || dice.chance(0.3) { here } else { slow };
         let Some(node) = (!here.is_empty()).then(|| *dice.one_of(&here)) else { continue };
@@ -253,7 +253,7 @@ async fn witness(shared: Arc<Shared>) {
             Direct::new(cluster, node).set(&key, deadline, deadline + PATIENT).await;
         }
         if dice.chance(0.2) {
-            // Across a restart, for example.
+            // So that a restart, for example, may lie in between.
             rt::sleep(dice.time(WITNESSES)).await;
         }
         Direct::new(cluster, node).get(&key, true, deadline, deadline + PATIENT).await;

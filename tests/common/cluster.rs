@@ -12,19 +12,19 @@ use super::node::Node;
 use super::ports::PortBlock;
 use super::wait_for;
 
-/// A call of a test's client rides through elections and restarts on a loaded machine.
+/// A call of a test's client is retried through elections and restarts on a loaded machine for this long.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The names of three nodes.
 pub const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
 
-/// What every node of a test has besides its name and its addresses: small files, and no wish for a big disk.
+/// Settings of every node in a test: small files, and little free disk space needed.
 const SETTINGS: [&str; 3] = ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
 
-/// Clusters of one test program run one after the other: several at a time make elections of each other's load.
+/// Clusters of one test program run one after the other: several at a time would cause elections by their load.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A cluster. Its processes end and its files go when it is dropped.
+/// A cluster. Dropping it ends its processes and removes its files.
 pub struct Cluster {
     // Dropped in this order: processes, files, ports, turn.
     pub nodes: Vec<Node>,
@@ -43,7 +43,7 @@ impl Cluster {
         cluster
     }
 
-    /// Nodes that will form a cluster of all of them and are not started yet.
+    /// Nodes that will form one cluster. They are not started yet.
     pub fn prepare(size: usize, settings: &[&str]) -> Cluster {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut cluster = Cluster {
@@ -75,12 +75,12 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// Writes a node's configuration file: what all have, how it joins, and these lines.
+    /// Writes a node's configuration file: the common settings, how it joins, and these lines.
     pub fn configure(&self, node: &Node, more: &[&str]) {
         let joins: Vec<&str> = self.nodes.iter().map(|node| node.gossip.as_str()).collect();
         let joins = format!("start-join-addrs: [{}]", joins.join(", "));
         let given = self.settings.iter().map(String::as_str);
-        // A test may want its own value of what all have: a key stands once in a file.
+        // A test may override a common setting: a key may occur only once in a file.
         let key = |line: &str| line.split(':').next().map(str::to_owned);
         let common = SETTINGS.into_iter().filter(|line| given.clone().all(|own| key(own) != key(line)));
         let lines: Vec<&str> =
@@ -93,7 +93,7 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| !node.is_started()).for_each(Node::start);
     }
 
-    /// The path of a file beside the nodes' own.
+    /// The path of a file beside the nodes' own files.
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
     }
@@ -103,7 +103,7 @@ impl Cluster {
         self.nodes.iter().map(|node| node.rpc.clone()).collect()
     }
 
-    /// A patient client that knows all nodes.
+    /// A client with a long time limit and all nodes as its addresses.
     pub fn client(&self) -> Client {
         Client::builder().endpoints(self.endpoints()).timeout(PATIENCE).build().unwrap()
     }
@@ -112,7 +112,7 @@ impl Cluster {
         self.nodes.iter().filter(|node| node.is_started())
     }
 
-    /// Waits until one running node leads and all others follow it; which.
+    /// Waits until one running node leads and all others follow it. Returns its index.
     pub async fn leader(&self) -> usize {
         wait_for("one node leads and the others know", async || {
             let statuses = self.statuses().await?;
@@ -126,14 +126,14 @@ impl Cluster {
         .await
     }
 
-    /// A running node that does not lead.
+    /// Returns the index of a running node that is not the leader.
     pub async fn follower(&self) -> usize {
         let leader = self.leader().await;
         let follows = |(i, node): (usize, &Node)| (i != leader && node.is_started()).then_some(i);
         self.nodes.iter().enumerate().find_map(follows).expect("more than one node runs")
     }
 
-    /// How all running nodes are; `None` if one does not answer.
+    /// The status of all running nodes; `None` if one does not answer.
     pub async fn statuses(&self) -> Option<Vec<NodeStatus>> {
         let mut statuses = Vec::new();
         for node in self.running() {
@@ -142,7 +142,7 @@ impl Cluster {
         Some(statuses)
     }
 
-    /// Waits until all running nodes have applied the same entries and show digests, and compares what they made of them.
+    /// Waits until all running nodes have applied the same entries and report digests, and compares their states.
     pub async fn equal_state(&self) -> NodeStatus {
         let same = wait_for("all nodes have applied the same", async || {
             let statuses = self.statuses().await?;
@@ -158,14 +158,14 @@ impl Cluster {
         statuses.into_iter().next().expect("a node runs")
     }
 
-    /// What one node answers by itself to a linearizable read.
+    /// A linearizable read through one node, without retries.
     pub async fn get_from(&self, node: usize, key: &str) -> Result<Vec<u8>, Code> {
         let request = api::GetRequest { key: key.to_owned(), ..api::GetRequest::default() };
         let answer = self.nodes[node].connect().await.kv().get(request).await;
         answer.map(|response| response.into_inner().value.to_vec()).map_err(|status| status.code())
     }
 
-    /// Waits until the membership, as `node` tells it, is as wanted.
+    /// Waits until the membership that `node` reports is as wanted.
     pub async fn wait_members(
         &self,
         node: usize,
@@ -181,12 +181,12 @@ impl Cluster {
     }
 }
 
-/// Writes a value; its revision.
+/// Writes a value. Returns its revision.
 pub async fn set(client: &Client, key: &str, value: &str) -> u64 {
     client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap().revision
 }
 
-/// Whether these and no others vote.
+/// Whether exactly these members vote.
 pub fn voters_are(servers: &[Server], names: &[&str]) -> bool {
     let mut voters: Vec<&str> =
         servers.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect();

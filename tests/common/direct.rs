@@ -1,4 +1,4 @@
-//! A gRPC connection to one node and no other: no routing, no retries. Tests that ask what *this* node says use it;
+//! A gRPC connection to one node and no other: no routing, no retries. For tests about the answers of *this* node;
 //! everything else goes through the client library.
 
 use std::future::Future;
@@ -15,7 +15,7 @@ use mokv::rt::task::HyperExecutor;
 use mokv_proto::api::kv_client::KvClient;
 use mokv_proto::tonic::body::Body;
 
-/// An open connection; what generated stubs send their requests over.
+/// An open connection, over which generated stubs send their requests.
 #[derive(Clone)]
 pub struct Direct(SendRequest<Body>);
 
@@ -23,7 +23,7 @@ impl Direct {
     /// Connects to `host:port`.
     ///
     /// # Errors
-    /// If nobody listens there, or it is not HTTP/2.
+    /// If no process listens there, or it does not use HTTP/2.
     pub async fn connect(address: &str) -> io::Result<Direct> {
         let stream = TcpStream::connect(address).await?;
         let handshake = Builder::new(HyperExecutor).handshake(TokioIo::new(stream)).await;
@@ -49,7 +49,7 @@ impl tower_service::Service<http::Request<Body>> for Direct {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // hyper wants to know the authority; the stubs give a path alone.
+        // hyper needs an authority; the stubs give only a path.
         let path = request.uri().path().to_owned();
         *request.uri_mut() = format!("http://node{path}").parse().expect("a path makes a URI");
         Box::pin(self.0.send_request(request))

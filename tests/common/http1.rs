@@ -5,17 +5,17 @@ use std::net::{Shutdown, TcpStream};
 
 use super::LIMIT;
 
-/// A connection on which nothing waits for ever.
+/// A connection whose reads time out after [`LIMIT`].
 pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream
 }
 
-/// Everything the other side says until it closes, an abrupt close included.
+/// Reads until the other side closes, gracefully or by a reset.
 ///
 /// # Panics
-/// If it neither speaks nor closes within [`LIMIT`].
+/// If it neither sends nor closes within [`LIMIT`].
 pub fn read_until_closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     match stream.read_to_end(&mut said) {

@@ -1,9 +1,9 @@
-//! HTTP/2 written by hand, for what no client library would say.
+//! HTTP/2 written by hand, for what no client library would send.
 
-/// What a client begins with: the preface and its settings, which are all as they were.
+/// The start of a client's connection: the preface, and a SETTINGS frame without settings.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Kinds of frames (RFC 9113, 6).
+/// Types of frames (RFC 9113, 6).
 pub const DATA: u8 = 0x0;
 pub const HEADERS: u8 = 0x1;
 pub const RST_STREAM: u8 = 0x3;
@@ -14,7 +14,7 @@ pub const CONTINUATION: u8 = 0x9;
 pub const END_STREAM: u8 = 0x1;
 pub const END_HEADERS: u8 = 0x4;
 
-/// What a client begins with that gives no stream room for an answer.
+/// The start of a client's connection that gives no stream a window for an answer.
 pub fn preface_without_windows() -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
     let settings = [&INITIAL_WINDOW_SIZE[..], &0_u32.to_be_bytes()].concat();
@@ -22,14 +22,14 @@ pub fn preface_without_windows() -> Vec<u8> {
     [magic, &frame(SETTINGS, 0, 0, &settings)].concat()
 }
 
-/// The headers of a request, on a stream of one's own.
+/// The headers of a request, on this stream.
 pub fn headers(flags: u8, stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, flags, stream, &grpc_headers(NOT_KEPT, path, b"localhost"))
 }
 
-/// HPACK's literal that is not kept (RFC 7541, 6.2.2).
+/// HPACK's literal without indexing (RFC 7541, 6.2.2).
 pub const NOT_KEPT: u8 = 0x00;
-/// HPACK's literal that is kept for later blocks (6.2.1).
+/// HPACK's literal with incremental indexing (6.2.1).
 pub const KEPT: u8 = 0x40;
 
 /// A frame.
@@ -38,7 +38,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The header block of a gRPC request, all of it literals of this kind.
+/// The header block of a gRPC request, with only literals of this kind.
 pub fn grpc_headers(literal: u8, path: &str, authority: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
     let fields: [(&[u8], &[u8]); 6] = [

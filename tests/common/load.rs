@@ -1,4 +1,4 @@
-//! Clients that write all the time and remember what they were promised.
+//! Clients that write all the time and remember which writes were acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,19 +12,19 @@ use super::cluster::{Cluster, PATIENCE};
 use super::wait_for;
 
 const WRITERS: usize = 4;
-/// Between two writes of a writer: nodes and writers share a small machine.
+/// Time between two writes of a writer: nodes and writers share a small machine.
 const PACE: Duration = Duration::from_millis(2);
 
-/// What the writers were told.
+/// The results that the writers received.
 #[derive(Default)]
 struct Journal {
     /// The newest acknowledged value of each key.
     acknowledged: BTreeMap<String, String>,
-    /// Values whose fate is unknown, by key.
+    /// Values of unknown outcome, by key.
     unknown: BTreeMap<String, Vec<String>>,
     /// Keys whose only write was certainly not executed.
     not_executed: BTreeSet<String>,
-    /// Acknowledged writes of each key that is written again and again.
+    /// Number of acknowledged writes of each key that is written repeatedly.
     turns: BTreeMap<String, u64>,
     writes: u64,
 }
@@ -47,7 +47,7 @@ impl Journal {
     }
 }
 
-/// Writers at work.
+/// Running writers.
 pub struct Load {
     prefix: String,
     journal: Arc<Mutex<Journal>>,
@@ -74,12 +74,12 @@ impl Load {
 
     /// Waits until `count` more writes are acknowledged than there are now.
     pub async fn goes_on(&self, count: u64) {
-        // Each writer may have one write under way that was begun before.
+        // Each writer may have one write under way that began before.
         let goal = self.journal().writes + count + WRITERS as u64;
         wait_for("writes go on", async || (self.journal().writes >= goal).then_some(())).await;
     }
 
-    /// Lets the writers finish what they have begun; what they were promised.
+    /// Waits until the writers have ended their writes under way. Returns what the store must hold.
     pub async fn stop(self) -> Promises {
         self.stop.send(true);
         for writer in self.writers {
@@ -106,20 +106,20 @@ async fn write(client: Client, prefix: String, journal: Arc<Mutex<Journal>>, sto
     }
 }
 
-/// What acknowledged writes promise.
+/// The guarantees of the acknowledged writes.
 pub struct Promises {
     prefix: String,
     journal: Journal,
 }
 
 impl Promises {
-    /// How many writes were acknowledged.
+    /// The number of acknowledged writes.
     pub fn writes(&self) -> u64 {
         self.journal.writes
     }
 
-    /// Compares the store with what was promised: nothing acknowledged is lost or was applied twice, nothing is there
-    /// that nobody wrote, and what was called not executed was not.
+    /// Checks the store: no acknowledged write is lost or was applied twice, it holds nothing that no client wrote, and
+    /// what was reported as not executed was not executed.
     pub async fn verify(&self, cluster: &Cluster) {
         let Promises { prefix, journal } = self;
         let client = cluster.client();

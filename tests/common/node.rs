@@ -11,9 +11,9 @@ use super::direct::Direct;
 use super::ports::PortBlock;
 use super::wait_for;
 
-/// A node answers for itself within this, or is asked again.
+/// A node must answer a status request within this, or the request is repeated.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much of a node's log is shown when a test fails.
+/// Number of lines of a node's log that are shown when a test fails.
 const SHOWN_LINES: usize = 60;
 
 /// A node: its files, its ports, and its process while it has one.
@@ -27,14 +27,14 @@ pub struct Node {
     pub metrics: String,
     pub data_dir: PathBuf,
     pub config_file: PathBuf,
-    /// What all its processes said, one after the other.
+    /// The log of all its processes, one after the other.
     pub log_file: PathBuf,
     process: Option<Child>,
     asks: Client,
 }
 
 impl Node {
-    /// A node with files in `directory` that was never started.
+    /// A node with files in `directory`, never started so far.
     pub fn new(directory: &Path, name: &str, ports: &mut PortBlock) -> Node {
         let [rpc, gossip, metrics] = [(); 3].map(|()| format!("127.0.0.1:{}", ports.next()));
         let asks = Client::builder().endpoints([&rpc]).timeout(ANSWER_TIMEOUT).build().unwrap();
@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Writes its configuration file: who it is and where, and these lines.
+    /// Writes its configuration file: its name and addresses, and these lines.
     pub fn configure(&self, settings: &[&str]) {
         let port = |address: &str| address.rsplit_once(':').expect("host:port").1.to_owned();
         let mut text = format!(
@@ -69,7 +69,7 @@ impl Node {
         std::fs::write(&self.config_file, text).unwrap();
     }
 
-    /// The command that serves it.
+    /// The command that serves this node.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
         command.args(self.arguments());
@@ -79,24 +79,24 @@ impl Node {
     /// The arguments of the command.
     pub fn arguments(&self) -> Vec<String> {
         let me = std::process::id().to_string();
-        // The test's own end, by whatever signal, is the node's end as well.
+        // The node ends when the test's process ends, by whatever signal.
         let words = ["serve", "--config-file", self.config_file.to_str().unwrap(), "--exit-with-parent", &me];
         words.map(str::to_owned).to_vec()
     }
 
-    /// Starts it. To be called on the test's own thread, whose end is the node's.
+    /// Starts it. To be called on the test's own thread: the node ends with it.
     pub fn start(&mut self) {
         let command = self.command();
         self.start_as(command);
     }
 
-    /// Starts it by a command of one's own.
+    /// Starts it with another command.
     pub fn start_as(&mut self, command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log_file).unwrap();
         self.spawn(command, log.try_clone().unwrap(), log);
     }
 
-    /// Starts it with its log going elsewhere than to its file.
+    /// Starts it with its log going to `stderr` instead of its file.
     pub fn start_saying_to(&mut self, stderr: impl Into<Stdio>) {
         let command = self.command();
         self.spawn(command, Stdio::null(), stderr);
@@ -108,7 +108,7 @@ impl Node {
         self.process = Some(command.spawn().unwrap());
     }
 
-    /// Whether it has a process that was not seen to end.
+    /// Whether it has a process whose end has not been observed.
     pub fn is_started(&self) -> bool {
         self.process.is_some()
     }
@@ -118,7 +118,7 @@ impl Node {
         self.process.as_ref().expect("the node runs").id()
     }
 
-    /// Memory that its process has in RAM, in bytes.
+    /// Resident memory of its process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let figures = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
         let pages = figures.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
@@ -152,22 +152,22 @@ impl Node {
         status
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and waits. Returns how the process ended.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         std::fs::read(&self.log_file)
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The warnings and errors that it has said so far, if its log is JSON.
+    /// The warnings and errors in its log so far, which must be JSON.
     ///
     /// # Panics
-    /// If its log is not, or says nothing else.
+    /// If its log is not JSON, or has no other lines.
     pub fn complaints(&self) -> Vec<serde_json::Value> {
         let log = self.log();
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
@@ -177,7 +177,7 @@ impl Node {
         complaints
     }
 
-    /// How it is, if it answers.
+    /// Its status; `None` if it does not answer.
     pub async fn status(&self) -> Option<NodeStatus> {
         self.asks.status(&self.rpc).await.ok()
     }
@@ -188,7 +188,7 @@ impl Node {
         wait_for(&what, async || self.status().await.filter(|status| wanted(status))).await
     }
 
-    /// A connection to it and nobody else.
+    /// A connection to this node only.
     pub async fn connect(&self) -> Direct {
         let what = format!("{} listens", self.name);
         wait_for(&what, async || Direct::connect(&self.rpc).await.ok()).await

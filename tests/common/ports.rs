@@ -1,13 +1,13 @@
-//! Ports that nobody else takes, also not between two starts of the same node.
+//! Ports that no other program takes, not even between two starts of the same node.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-/// Below what operating systems hand out by themselves, so that no outgoing connection takes one meanwhile.
+/// Below the ephemeral range of operating systems, so that no outgoing connection takes one in the meantime.
 const RANGE: std::ops::Range<u16> = 11_000..31_000;
-/// How many ports belong together, with the one that is the ticket.
+/// The ports of a block, including the first, which is its lock.
 const BLOCK: u16 = 20;
 
-/// A block of ports. Test programs that run at the same time keep out of each other's way by holding its ticket.
+/// A block of ports. Test programs that run at the same time stay apart: each holds the first port of its block.
 pub struct PortBlock {
     ticket: TcpListener,
     next: u16,
@@ -19,10 +19,10 @@ impl PortBlock {
         PortBlock::take_where(|_| true)
     }
 
-    /// Takes a block whose first port suits.
+    /// Takes a block whose first usable port satisfies `suits`.
     pub fn take_where(suits: impl Fn(u16) -> bool) -> PortBlock {
         let blocks = (RANGE.end - RANGE.start) / BLOCK;
-        // Programs that run at the same time begin to look in different places.
+        // Programs that run at the same time start searching in different places.
         let first = std::process::id() as u16 % blocks;
         let found = (0..blocks).map(|i| RANGE.start + (first + i) % blocks * BLOCK).find_map(|start| {
             let ticket = TcpListener::bind((Ipv4Addr::LOCALHOST, start)).ok()?;
@@ -32,7 +32,7 @@ impl PortBlock {
         found.expect("this machine has a block of free ports")
     }
 
-    /// Its first port, whether it was handed out or not.
+    /// Its first usable port, handed out or not.
     pub fn first(&self) -> u16 {
         self.ticket.local_addr().expect("it is bound").port() + 1
     }

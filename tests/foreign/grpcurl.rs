@@ -1,11 +1,11 @@
-//! grpcurl, which knows nothing of a server but what the server's reflection tells it.
+//! grpcurl, which learns a server's services only from the server's reflection.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// grpcurl, pointed at a node.
+/// grpcurl, run against a node.
 pub struct Grpcurl {
     pub program: PathBuf,
     pub address: String,
@@ -26,14 +26,14 @@ impl Grpcurl {
         command.arg(&self.address).args(words).output().unwrap()
     }
 
-    /// What `list` or `describe` says.
+    /// Returns the output of `list` or `describe`.
     pub fn ask(&self, words: &[&str]) -> String {
         let output = self.run(&[], words);
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// All answers to one request.
+    /// Returns all answers to one request.
     pub fn call(&self, method: &str, request: Value) -> Result<Vec<Value>, Refusal> {
         let output = self.run(&["-format-error", "-d", &request.to_string()], &[method]);
         if output.status.success() {
@@ -46,7 +46,7 @@ impl Grpcurl {
         Err(Refusal { exit_code: output.status.code(), status })
     }
 
-    /// The one answer to a request.
+    /// Returns the only answer to a request.
     pub fn answer(&self, method: &str, request: Value) -> Value {
         let answers = self.call(method, request.clone());
         let answers = answers.unwrap_or_else(|refusal| panic!("{method} {request}: {refusal:?}"));

@@ -1,7 +1,7 @@
-//! A program that proves things of a cluster and says so line by line.
+//! A program that proves claims about a cluster and reports them line by line.
 //!
-//! `ok  CLAIM` and `ok  CLAIM (DETAIL)` say that something was proved. `do  kill NAME` and `do  start NAME` ask for a
-//! node to be killed or started; the program then waits for a line on its standard input.
+//! `ok  CLAIM` and `ok  CLAIM (DETAIL)` report a proved claim. `do  kill NAME` and `do  start NAME` request that a node
+//! be killed or started; the program then waits for a line on its standard input.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -13,17 +13,17 @@ use mokv::rt;
 use super::tools::Running;
 use crate::common::cluster::Cluster;
 
-/// Far above what the programs themselves wait for anything.
+/// Far longer than the programs themselves wait for anything.
 const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 
-/// Runs a program until it ends, and does what it asks; what it has proved.
+/// Runs a program until it ends, and carries out its requests. Returns the proved claims.
 pub async fn play(mut command: Command, cluster: &mut Cluster) -> Vec<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut program = Running::start(command);
     let mut tell = program.0.stdin.take().unwrap();
     let output = BufReader::new(program.0.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1000);
-    // Until it ends, or nobody listens.
+    // Until the program ends, or the receiver is dropped.
     rt::spawn(rt::spawn_blocking(move || {
         output.lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
     }));

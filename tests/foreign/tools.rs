@@ -1,4 +1,4 @@
-//! What the programs need that is not Rust: found on this machine, or built once into the target folder.
+//! The tools that the programs in other languages need: found on this machine, or built once into the target folder.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
 const GRPCURL_VERSION: &str = "v1.9.4";
 
-/// What is downloaded and compiled for the first time has this long.
+/// Time limit for the first download and build.
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -30,7 +30,7 @@ pub fn python_is_here() -> bool {
     is_here(asks, "Python 3.10 or later with its module venv (on Debian: python3-venv)")
 }
 
-/// A person is told what is missing; a machine that checks changes must have it.
+/// A person gets a message about what is missing; in continuous integration it must be there.
 fn is_here(mut asks: Command, what: &str) -> bool {
     let answer = asks.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if answer.is_ok_and(|status| status.success()) {
@@ -45,7 +45,7 @@ fn is_here(mut asks: Command, what: &str) -> bool {
     false
 }
 
-/// Tells somebody who waits, past the test harness, which would keep it to itself.
+/// Prints past the test harness, which would capture it.
 fn say(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
 }
@@ -55,25 +55,25 @@ pub fn sources(language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign").join(language)
 }
 
-/// Where the programs end up. It outlives the test, so that the next one finds them.
+/// Where a built program is kept. It outlives the test, so that the next one finds it.
 fn built(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign").join(name)
 }
 
-/// Builds the Go program; where it is.
+/// Builds the Go program. Returns its path.
 pub async fn go_program() -> PathBuf {
     let program = built("go-client");
     let mut generate = Command::new("go");
     generate.args(["generate", "."]).current_dir(sources("go"));
     make("stubs for Go", generate).await;
     let mut build = Command::new("go");
-    // What version control says of the sources is not asked: it may not be there, or not answer.
+    // Without version control information: the tool may be missing, or fail.
     build.args(["build", "-buildvcs=false", "-o"]).arg(&program).arg(".").current_dir(sources("go"));
     make("the Go client", build).await;
     program
 }
 
-/// Installs grpcurl; where it is.
+/// Installs grpcurl. Returns its path.
 pub async fn grpcurl() -> PathBuf {
     let folder = built(&format!("grpcurl-{GRPCURL_VERSION}"));
     let program = folder.join("grpcurl");
@@ -85,12 +85,12 @@ pub async fn grpcurl() -> PathBuf {
     program
 }
 
-/// Makes a virtual environment with what the Python program requires; its interpreter.
+/// Makes a virtual environment with the Python program's requirements. Returns its interpreter.
 pub async fn python() -> PathBuf {
     let folder = built("python");
     let interpreter = folder.join("bin/python");
     let requirements = sources("python").join("requirements.txt");
-    // Another version of Python, or of anything that is required, makes another environment.
+    // Another version of Python, or of any requirement, gives another environment.
     let version = Command::new("python3").arg("--version").output().unwrap().stdout;
     let wanted = [version, std::fs::read(&requirements).unwrap()].concat();
     let made_for = folder.join("made-for");
@@ -102,14 +102,14 @@ pub async fn python() -> PathBuf {
     make("a virtual environment", create).await;
     let mut install = Command::new(&interpreter);
     install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    // Wheels or nothing: without a compiler gRPC's own failure takes long and says little.
+    // Wheels only: without a compiler, building gRPC takes long and fails with an unclear error.
     install.args(["--only-binary", ":all:", "--requirement"]).arg(requirements);
     make("libraries for Python", install).await;
     std::fs::write(made_for, wanted).unwrap();
     interpreter
 }
 
-/// Runs a command that makes something.
+/// Runs a build command.
 async fn make(what: &str, mut command: Command) {
     say(&format!("making {what}: {command:?}"));
     command.stdin(Stdio::null()).stdout(std::io::stderr());
@@ -117,7 +117,7 @@ async fn make(what: &str, mut command: Command) {
     assert!(status.success(), "{what} cannot be made: {status}");
 }
 
-/// A process. It is killed with those that it started when this is dropped.
+/// A process. Dropping this kills it and the processes that it started.
 pub struct Running(pub Child);
 
 impl Running {
@@ -140,7 +140,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Its group may be gone already. Its number is nobody else's as long as nobody has waited for it.
+        // Its group may be gone already. Its id is not reused as long as the process has not been waited for.
         if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
             let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("it has a pid");
             let _ = kill_process_group(group, Signal::KILL);

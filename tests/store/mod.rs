@@ -1,6 +1,6 @@
-//! The smallest store that speaks `api.KV` and `api.Admin`: one map in memory, in the test's own process. It shows
-//! what the commands send and print, and nothing about the node. A few keys have a meaning: what is written to `lost` is of
-//! unknown outcome, `idle` is never written, and while there is an `ill` the node is not well.
+//! The smallest store with the services `api.KV` and `api.Admin`: one map in memory, in the test's own process. It
+//! shows what the commands send and print, and nothing about the node. A few keys have a meaning: a write to `lost` has
+//! an unknown outcome, `idle` is never written, and while `ill` exists the node is not ready.
 
 // Every test program compiles this module and uses its own part of it.
 #![allow(dead_code)]
@@ -29,12 +29,12 @@ pub struct Store {
     _serving: TaskGuard<()>,
 }
 
-/// What a client has to get through before it reaches the store.
+/// What a client has to pass before it reaches the store.
 #[derive(Clone, Default)]
 pub struct PeerAdmission {
-    /// Takes TLS and nothing else.
+    /// Accepts only TLS.
     pub tls: Option<TlsAcceptor>,
-    /// Lets only requests with this token through.
+    /// Accepts only requests with this token.
     pub token: Option<&'static str>,
 }
 
@@ -44,7 +44,7 @@ impl Store {
         Store::start_behind(PeerAdmission::default()).await
     }
 
-    /// The same, behind a gate.
+    /// The same, with TLS or a token required.
     pub async fn start_behind(gate: PeerAdmission) -> Store {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -63,7 +63,7 @@ async fn accept(listener: TcpListener, gate: PeerAdmission, store: Service) {
         connections.push(spawn_guarded(async move {
             match &gate.tls {
                 None => serve(stream, gate.token, routes).await,
-                // Who makes no handshake is a stranger.
+                // A client that fails the handshake is not served.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         serve(stream, gate.token, routes).await;
@@ -90,7 +90,7 @@ where
             }
         }
     });
-    // The command ends its connections as it likes.
+    // The command may end its connections in any way.
     let _ = hyper::server::conn::http2::Builder::new(HyperExecutor)
         .serve_connection(TokioIo::new(stream), service)
         .await;

@@ -1,10 +1,12 @@
-//! The rules that a recording has to keep.
+//! The rules that a recording has to satisfy.
 //!
-//! - No answer to a write leaves a node before the entry is durable on a quorum: written, the file synced after that, and
-//!   the file's name durable.
-//! - No vote is granted before it is durable.
-//! - Every rename and unlink of a file that holds state is followed by a sync of the directory before the next one of its
-//!   kind, and a segment that got its name is not written again before.
+//! - A node sends no answer to a write before the entry is durable on a quorum: written, the file synced after that,
+//!   and
+//! the file's name durable.
+//! - A node grants no vote before the vote is durable.
+//! - Every rename and unlink of a file that holds state is followed by a sync of the directory before the next one of
+//!   its
+//! kind, and a segment that got its name is not written again before that sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +16,7 @@ use prost::Message;
 use super::trace::{self, Call};
 use super::wire::{self, DATA, END_STREAM, HEADERS};
 
-/// What the values of the recorded writes contain; a number of [`MARK_DIGITS`] digits follows.
+/// Marks the values of the recorded writes; a number of [`MARK_DIGITS`] digits follows.
 pub const MARK: &[u8] = b"recorded-write-";
 pub const MARK_DIGITS: usize = 6;
 
@@ -27,7 +29,7 @@ pub struct Place {
     pub directory: String,
 }
 
-/// A rule, and how it was broken.
+/// A violated rule, with the details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
@@ -47,7 +49,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What was looked at. A judge that saw nothing has said nothing.
+/// Counts of what was checked. A check that saw nothing proves nothing.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     pub answers: usize,
@@ -57,7 +59,7 @@ pub struct Seen {
     pub snapshots: usize,
 }
 
-/// Judges a recording of all nodes of a cluster.
+/// Checks a recording of all nodes of a cluster.
 pub fn judge(text: &str, nodes: &[Place]) -> (Seen, Vec<Violation>) {
     let calls = trace::parse(text);
     let mut judge = Judge { calls: &calls, nodes, seen: Seen::default(), violations: Vec::new() };
@@ -80,7 +82,7 @@ impl<'a> Judge<'a> {
     }
 
     fn answers(&mut self) {
-        // For each node the line after which each write is durable there.
+        // For each node and write, the line after which the write is durable there.
         let durable: Vec<BTreeMap<u64, usize>> = self.nodes.iter().map(|node| self.durable(node)).collect();
         let quorum = self.nodes.len() / 2 + 1;
         for node in self.nodes {
@@ -94,7 +96,7 @@ impl<'a> Judge<'a> {
                 }
                 let mut answered = BTreeSet::new();
                 for frame in conversation.answers().into_iter().filter(|frame| frame.kind == HEADERS) {
-                    // The first headers begin the answer; others end it. A refusal promises nothing.
+                    // The first headers begin the answer, later ones end it. An error acknowledges nothing.
                     if !answered.insert(frame.stream) || frame.flags & END_STREAM != 0 {
                         continue;
                     }
@@ -122,7 +124,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// By mark, the line on which a node had the write for good.
+    /// By mark: the line on which the write became durable on a node.
     fn durable(&self, node: &Place) -> BTreeMap<u64, usize> {
         let mut durable = BTreeMap::new();
         for write in self.log_writes(&node.directory) {
@@ -144,7 +146,7 @@ impl<'a> Judge<'a> {
         self.calls.iter().filter(is_log)
     }
 
-    /// The line on which what `write` wrote could not be lost any more.
+    /// The line from which on the bytes of `write` cannot be lost any more.
     fn durable_since(&self, write: &Call) -> Option<usize> {
         let path = write.path()?;
         let is_sync = |call: &&Call| {
@@ -156,14 +158,14 @@ impl<'a> Judge<'a> {
         if path.ends_with(".wal") {
             return Some(synced);
         }
-        // It has no name that a start would look for: that one comes next, and has to be durable too.
+        // A start would not look for the file under this name: the rename comes next, and has to be durable, too.
         let named = self.after(synced).find(|call| {
             call.name.starts_with("rename") && call.result == 0 && call.path_argument(0) == Some(path)
         })?;
         self.directory_synced_after(named.end, parent(path))
     }
 
-    /// Calls that were entered after a line.
+    /// The calls that were entered after a line.
     fn after(&self, line: usize) -> impl Iterator<Item = &'a Call> {
         let first = self.calls.partition_point(|call| call.begin <= line);
         self.calls[first..].iter()
@@ -237,10 +239,10 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// A change of the directory that a start relies on.
+/// A change in the directory that a start relies on.
 struct Change<'a> {
     kind: Kind,
-    /// The path that it is about.
+    /// The path of the file.
     name: String,
     call: &'a Call,
 }
@@ -255,11 +257,11 @@ enum Kind {
 }
 
 impl Kind {
-    /// Whether a change of this kind must be durable before one of the `next` kind begins. Several tasks work side by
-    /// side: segments are retired while another one becomes active.
+    /// Whether a change of this kind must be durable before one of kind `next` begins. Several tasks work concurrently:
+    /// segments are retired while another one becomes active.
     fn precedes(self, next: Kind) -> bool {
         match self {
-            // Superfluous snapshots may go together.
+            // Superfluous snapshots may be removed together.
             Kind::RemoveSnapshot => next == Kind::PublishSnapshot,
             Kind::PublishSnapshot => matches!(next, Kind::PublishSnapshot | Kind::RemoveSnapshot),
             same => same == next,
@@ -287,7 +289,7 @@ impl<'a> Change<'a> {
             () if to.ends_with(".snap") => (Kind::PublishSnapshot, to),
             () if from.ends_with(".snap") => (Kind::RemoveSnapshot, from),
             () if to.ends_with("/identity") => (Kind::Identity, to),
-            // Files that are only being prepared hold nothing.
+            // Files that are still being prepared hold no state.
             () => return None,
         };
         Some(Change { kind, name: name.to_owned(), call })

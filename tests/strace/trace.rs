@@ -1,11 +1,11 @@
-//! What strace wrote down, as calls with a beginning and an end.
+//! strace's recording, parsed into calls with a beginning and an end.
 //!
-//! One strace follows all nodes, so the lines of its file are in one order: a call that is entered on a later line than
-//! another one returned on began after that one, in whatever process.
+//! One strace follows all nodes, so the lines of its file are in one order: a call entered on a later line than the one
+//! on which another call returned began after that call, in whatever process.
 
 use std::collections::BTreeMap;
 
-/// What the calls are asked for. Everything else runs at full speed.
+/// The calls that are traced. Everything else runs at full speed.
 pub const CALLS: &str = "trace=pwrite64,pwritev,fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat,\
                          recvfrom,recvmsg,read,readv,sendto,sendmsg,write,writev";
 
@@ -18,17 +18,17 @@ pub struct Call {
     /// The line on which it returned.
     pub end: usize,
     pub result: i64,
-    /// What its first argument stands for.
+    /// The file or connection of its first argument.
     pub target: Target,
-    /// Its strings, one after the other: what was read or written, or paths.
+    /// Its strings, one after the other: bytes read or written, or paths.
     pub strings: Vec<Vec<u8>>,
 }
 
-/// What a file descriptor stands for.
+/// What a file descriptor refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Path(String),
-    /// A TCP connection, `host:port` of this process first.
+    /// A TCP connection; `host:port` of this process first.
     Connection(Connection),
     Other,
 }
@@ -48,12 +48,12 @@ impl Call {
         }
     }
 
-    /// The path in its string `number`, if it has one.
+    /// The path in its string with this index, if it has one.
     pub fn path_argument(&self, number: usize) -> Option<&str> {
         std::str::from_utf8(self.strings.get(number)?).ok()
     }
 
-    /// The bytes that really went through: a socket may take less than it was offered.
+    /// The bytes that were really transferred: a socket may take fewer than it was given.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.strings.concat();
         bytes.truncate(usize::try_from(self.result).unwrap_or(0));
@@ -61,7 +61,7 @@ impl Call {
     }
 }
 
-/// Reads strace's file. Lines that are no calls (signals, ends of processes) are passed over.
+/// Parses strace's file. Lines that are no calls (signals, ends of processes) are skipped.
 pub fn parse(text: &str) -> Vec<Call> {
     let mut unfinished: BTreeMap<&str, (usize, String)> = BTreeMap::new();
     let mut calls = Vec::new();
@@ -105,7 +105,7 @@ fn target(arguments: &str) -> Target {
     path.filter(|path| path.starts_with('/')).map_or(Target::Other, Target::Path)
 }
 
-/// Everything between quotation marks. With `-xx` there is nothing in a string but `\x..`.
+/// Returns everything between quotation marks. With `-xx`, a string contains only `\x..`.
 fn strings(arguments: &str) -> Vec<Vec<u8>> {
     arguments.split('"').skip(1).step_by(2).map(unescape).collect()
 }

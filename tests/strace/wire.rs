@@ -1,4 +1,4 @@
-//! What went over a node's connections, put together again from the calls: HTTP/2 frames of clients, frames of peers.
+//! The traffic on a node's connections, reassembled from the calls: HTTP/2 frames of clients, frames of peers.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 #[derive(Default)]
 struct Stream {
     bytes: Vec<u8>,
-    /// From which byte on which call carried them: the line to go by.
+    /// Pairs of an offset and the line of the call that carried the bytes from there on.
     carried: Vec<(usize, usize)>,
 }
 
@@ -41,7 +41,7 @@ pub struct Conversation {
 
 /// An HTTP/2 frame.
 pub struct Frame<'a> {
-    /// For what was sent: the line on which its first byte left.
+    /// For a sent frame: the line of the call that sent its first byte.
     pub line: usize,
     pub kind: u8,
     pub flags: u8,
@@ -51,10 +51,10 @@ pub struct Frame<'a> {
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
-/// Flag: nothing follows on this stream. An answer that is all headers is an error.
+/// Flag: the last frame of its stream. An answer that has only headers is an error.
 pub const END_STREAM: u8 = 1;
 
-/// The conversations that the listener at `address` had, in the order of their first bytes.
+/// The conversations of the listener at `address`, in the order of their first bytes.
 pub fn conversations(calls: &[Call], address: &str) -> BTreeMap<Connection, Conversation> {
     let mut found: BTreeMap<Connection, Conversation> = BTreeMap::new();
     for call in calls.iter().filter(|call| call.result > 0) {
@@ -66,7 +66,7 @@ pub fn conversations(calls: &[Call], address: &str) -> BTreeMap<Connection, Conv
         if RECEIVES.contains(&call.name.as_str()) {
             conversation.received.add(&call.bytes(), call.end);
         } else if SENDS.contains(&call.name.as_str()) {
-            // It may have left as soon as the call was entered.
+            // It may have been sent as soon as the call was entered.
             conversation.sent.add(&call.bytes(), call.begin);
         }
     }
@@ -82,20 +82,19 @@ impl Conversation {
         self.received.bytes.first() == Some(&1)
     }
 
-    /// What the client sent.
+    /// The frames that the client sent.
     pub fn requests(&self) -> Vec<Frame<'_>> {
         http2(&self.received, PREFACE)
     }
 
-    /// What the node sent.
+    /// The frames that the node sent.
     pub fn answers(&self) -> Vec<Frame<'_>> {
         http2(&self.sent, 0)
     }
 
-    /// Real votes (no pre-votes) that this node granted on this connection: for whom, and the line on which the answer
-    /// left.
+    /// The votes (no pre-votes) that this node granted on this connection, and the lines that sent the answers.
     pub fn granted_votes(&self) -> Vec<(raft::VoteState, usize)> {
-        // The hello: the byte and two frames in, two frames out.
+        // The handshake is skipped: the byte and two frames in, two frames out.
         let asked: BTreeMap<u64, raft::VoteState> = frames(&self.received, 1)
             .skip(2)
             .filter_map(|(_, frame)| raft::Request::decode(frame).ok())

@@ -1,9 +1,9 @@
-//! What one node answers never goes back, whoever asks: an answer that was sent after another one had arrived shows at
-//! least as much of the store.
+//! The answers of one node never go back, whichever client asks: an answer to a request sent after an earlier answer
+//! had arrived shows at least as much of the store.
 //!
-//! README promises it to clients that have seen nothing: a write returns when the node that was asked has applied it, and a
-//! node that starts answers nothing before it has back what it had. The library hides both, because it remembers what it
-//! has seen. A disk that is lost, or that somebody outside changed, begins anew.
+//! README guarantees this to clients that have seen nothing: a write returns when the node that received it has applied
+//! it, and a node that starts answers nothing before it has recovered its earlier state. The library hides both,
+//! because it remembers the highest revision it has seen. A disk that is lost or changed from outside begins anew.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ const JUDGE: &str = "the answers of one node never go back";
 const DOUBTED: &str = "who is doubted answers nobody";
 const LATE: &str = "a caller's deadline is kept";
 
-/// A node answered at a revision.
+/// An answer of a node at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spoken {
-    /// Which node.
+    /// The node.
     pub node: String,
-    /// Which of its disks it had; another one is another node.
+    /// The disk it had then; with another disk it counts as another node.
     pub disk: (u64, u64),
-    /// When it was asked.
+    /// When the request was sent.
     pub invoked: Nanos,
-    /// When the answer was there.
+    /// When the answer arrived.
     pub returned: Nanos,
     /// The revision of the store in the answer.
     pub revision: u64,
 }
 
-/// Judges answers in the order in which they arrived.
+/// Checks answers, which are in the order of their arrival.
 pub fn check(answers: &[Spoken]) -> Vec<Finding> {
     let goes_back = |later: &Spoken| {
         let earlier = answers.iter().filter(|earlier| {
@@ -51,12 +51,12 @@ pub fn check(answers: &[Spoken]) -> Vec<Finding> {
     answers.iter().find_map(goes_back).into_iter().collect()
 }
 
-/// A node whose state is doubted answered.
+/// The finding that a node answered although its state is doubted.
 pub fn doubted(node: &str, answer: &str) -> Finding {
     Finding::violation(DOUBTED, format!("{node}'s state is doubted, and it answered {answer}"))
 }
 
-/// A node that runs as it should left a caller without an answer who had told it a deadline.
+/// The finding that a node without faults did not answer a request by the deadline sent with it.
 pub fn late(node: &str, key: &str, deadline: Duration, waited: Duration) -> Finding {
     let words = format!(
         "{node} was asked about {key} with a deadline of {deadline:?}, and said nothing within {waited:?}"

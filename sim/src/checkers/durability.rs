@@ -1,6 +1,6 @@
 //! Durability: at the end the store holds every acknowledged write that no later one replaced, and nothing that failed.
 //!
-//! Looks at answers and at what was read last, not at the log: a write that all nodes lost together is lost too.
+//! Checks answers and the last read, not the log: a write that all nodes lost together is lost, too.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::history::{Answer, Call, KeyState, Operation, Outcome};
 
 const NAME: &str = "durability of acknowledged writes";
 
-/// Judges the last linearizable list of everything, made after all clients had stopped.
+/// Checks the last linearizable list of all keys, made after all clients had stopped.
 pub fn check(operations: &[Operation], last: &[(String, KeyState)]) -> Findings {
     let mut findings = Findings::new();
     let writers: BTreeMap<(&str, u64), &Operation> = operations
@@ -51,7 +51,7 @@ pub fn check(operations: &[Operation], last: &[(String, KeyState)]) -> Findings 
     findings
 }
 
-/// Of every key the acknowledged change with the highest revision.
+/// The acknowledged change with the highest revision, by key.
 fn newest_acknowledged(operations: &[Operation]) -> BTreeMap<&str, (u64, &Operation)> {
     let mut newest: BTreeMap<&str, (u64, &Operation)> = BTreeMap::new();
     for operation in operations {
@@ -68,7 +68,7 @@ fn newest_acknowledged(operations: &[Operation]) -> BTreeMap<&str, (u64, &Operat
     newest
 }
 
-/// Whether a delete of unknown outcome can have taken away what `revision` wrote, or something later.
+/// Whether a delete of unknown outcome may have removed what `revision` wrote, or a later write.
 fn may_be_deleted(operations: &[Operation], key: &str, revision: u64) -> bool {
     operations.iter().any(|operation| {
         let fits = match operation.call {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::checkers::testing::{delete, ended, entry, in_doubt, operation, set};
 
-    /// The value and the revision that the key holds at the end.
+    /// Whether the checker passes if the key has this value and revision at the end.
     fn holds(operations: &[Operation], last: Option<(u64, u64)>) -> bool {
         let last = last.map(|(value, mod_revision)| ("k".into(), KeyState { mod_revision, ..entry(value) }));
         check(operations, &last.into_iter().collect::<Vec<_>>()).is_empty()

@@ -1,5 +1,5 @@
 //! Election safety: a term has at most one leader (Ongaro, "Consensus: bridging theory and practice", 2014, section
-//! 3.4), as the nodes themselves report it when they win and as they tell whoever asks.
+//! 3.4), by the nodes' own reports when they win and by their answers to others.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use crate::history::{Nanos, Seconds};
 
 const NAME: &str = "election safety";
 
-/// Who led which term.
+/// The leader of each term.
 #[derive(Debug, Default)]
 pub struct Leaders {
     by_term: BTreeMap<u64, (String, u64, Nanos)>,
 }
 
 impl Leaders {
-    /// A node won an election, or said that it leads.
+    /// A node won an election, or reported that it is the leader.
     pub fn observe(&mut self, term: u64, name: &str, node_id: u64, now: Nanos) -> Option<Finding> {
         let first = self.by_term.entry(term).or_insert_with(|| (name.to_owned(), node_id, now));
         (first.1 != node_id).then(|| {

@@ -1,8 +1,8 @@
-//! Exactly-once: an acknowledged write happened once, a failed one never, an unknown one at most once.
+//! Exactly-once: an acknowledged write was applied once, a failed one never, an unknown one at most once.
 //!
-//! Every value is written by one operation only, and every application of it would make a revision of its own. So
-//! what clients saw is enough to convict: a value of two revisions, one that failed, one that nobody wrote. What the
-//! nodes applied then says the same of writes that no client looked at.
+//! Every value is written by only one operation, and every application of it would create a revision. So what clients
+//! saw can prove a violation: a value with two revisions, a value of a failed write, a value that no client wrote. The
+//! applied log then covers the writes that no client read.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use crate::history::{Answer, Call, KeyState, Operation, Outcome};
 
 const NAME: &str = "exactly-once";
 
-/// Judges the clients' writes against what clients saw and what nodes applied.
+/// Checks the clients' writes against the clients' answers and the applied log.
 pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     let mut findings = seen(operations);
-    // The same story once more would help nobody.
+    // The applied log would only repeat the same findings.
     if findings.is_empty() {
         findings = applied(operations, applied_log);
     }
     findings
 }
 
-/// What clients were told, put together.
+/// Checks the combined answers of all clients.
 fn seen(operations: &[Operation]) -> Findings {
     let mut writers: BTreeMap<u64, &Operation> = BTreeMap::new();
     for operation in operations {
@@ -62,7 +62,7 @@ fn seen(operations: &[Operation]) -> Findings {
     findings
 }
 
-/// What an operation read.
+/// The keys and states that an operation read.
 fn entries(operation: &Operation) -> Vec<(&str, KeyState)> {
     match &operation.outcome {
         Outcome::Ok(Answer::Read { entry: Some(entry), .. }) => vec![(operation.key.as_str(), *entry)],
@@ -73,7 +73,7 @@ fn entries(operation: &Operation) -> Vec<(&str, KeyState)> {
     }
 }
 
-/// What the nodes applied.
+/// Checks the applied log.
 fn applied(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     let mut places: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
     for (index, change) in applied_log.changes() {
@@ -116,7 +116,7 @@ mod tests {
     use crate::applied_log::{Applied, KeyChange};
     use crate::checkers::testing::{ended, entry, get, in_doubt, list, on, set, stale};
 
-    /// A ledger in which the entries at index 1, 2, ... wrote these values with these revisions.
+    /// An applied log whose entries at index 1, 2, ... wrote these values at these revisions.
     fn applied(written: &[(u64, u64)]) -> AppliedLog {
         let mut applied_log = AppliedLog::default();
         for (index, (value, revision)) in (1..).zip(written) {

@@ -1,63 +1,62 @@
-//! Bounded memory and files: what a node keeps on its disk and in its log follows from its configuration, however long
-//! it runs and whatever befalls it.
+//! Bounded memory and files: what a node keeps on its disk and in its log is bounded by its configuration, however long
+//! it runs and whatever faults it meets.
 //!
-//! The bounds are those that the product promises: two snapshots, the log behind the older of them, spare segments
-//! ready ahead, a bounded table of sessions, and tasks that last as long as a peer, a connection or a request. Each has a
-//! margin for what is under way, and no margin grows with time.
+//! The bounds are those that the product guarantees: two snapshots, the log behind the older of them, spare segments
+//! prepared in advance, a bounded table of sessions, and tasks that last as long as a peer, a connection or a request.
+//! Each has a margin for what is under way, and no margin grows with time.
 
 use super::{Finding, Findings};
 
 const NAME: &str = "bounded memory and files";
 
-/// Snapshots that are kept, and one that takes its place beside them.
+/// Snapshots that are kept, and a new one before the oldest is removed.
 const SNAPSHOTS: usize = 3;
-/// Snapshots being written or received at a time: one of the node's own, one that comes from a peer, one that is whole and
-/// being installed.
+/// Snapshots being written or received at a time: one of its own, one from a peer, one being installed.
 const UNFINISHED_SNAPSHOTS: usize = 3;
-/// Spare segments: prepared ahead, recycled, being prepared, and recovery's copy.
+/// Spare segments: prepared in advance, recycled, being prepared, and the copy that recovery makes.
 const SPARES: usize = 2 + 4 + 2;
-/// The identity and the file that is about to replace it.
+/// The identity file, and the new one that is about to replace it.
 const IDENTITIES: usize = 2;
-/// Entries that come while a snapshot is being written on a slow disk, and what openraft purges only in batches.
+/// Entries that arrive while a snapshot is written to a slow disk, and those that openraft purges only in batches.
 const ENTRIES_UNDER_WAY: u64 = 4_000;
-/// What a record costs besides its payload, at most.
+/// Most bytes of a record besides its payload.
 const RECORD_BYTES: u64 = 96;
 /// The active segment, one that is being retired, and two that truncated entries and votes may fill.
 const EXTRA_SEGMENTS: u64 = 4;
-/// Tasks of a node: its own, Raft's, and what its clients have under way.
+/// Tasks of a node: its own, Raft's, and those of its clients' requests.
 const OWN_TASKS: u64 = 100;
-/// Tasks for each other node: both sides' connections, and what Raft does for it.
+/// Tasks for each other node: connections in both directions, and Raft's tasks for it.
 const TASKS_OF_A_PEER: u64 = 20;
 
-/// What the configuration allows.
+/// The bounds that the configuration sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// A snapshot is taken after this many entries.
+    /// Number of entries after which a snapshot is taken.
     pub snapshot_entries: u64,
-    /// Size of a segment.
+    /// Size of a segment, in bytes.
     pub segment_bytes: u64,
-    /// Most sessions, as the cluster's settings say.
+    /// Most sessions, by the cluster's settings.
     pub sessions: u64,
-    /// Other nodes.
+    /// Number of other nodes.
     pub peers: u64,
 }
 
 /// What a node holds at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Footprint {
-    /// Whose.
+    /// The node.
     pub node: String,
-    /// Names and lengths of its files.
+    /// Names of its files, and their lengths in bytes.
     pub files: Vec<(String, u64)>,
-    /// Entries in its log and the bytes of their payloads; `None`: nobody measured them.
+    /// Number of entries in its log and bytes of their payloads; `None`: not measured.
     pub log: Option<(u64, u64)>,
-    /// Sessions in its state.
+    /// Number of sessions in its state.
     pub sessions: u64,
-    /// Tasks on its host.
+    /// Number of tasks on its host.
     pub tasks: u64,
 }
 
-/// Judges one node at one moment.
+/// Checks one node at one moment.
 pub fn check(footprint: &Footprint, bounds: Bounds) -> Findings {
     let mut excesses: Vec<String> = Vec::new();
     let mut most = |what: &str, found: u64, bound: u64| {
@@ -82,9 +81,9 @@ pub fn check(footprint: &Footprint, bounds: Bounds) -> Findings {
     most("sessions", footprint.sessions, bounds.sessions);
     most("tasks", footprint.tasks, OWN_TASKS + bounds.peers * TASKS_OF_A_PEER);
     if let Some((entries, bytes)) = footprint.log {
-        // Two snapshots are kept, the log behind the older one, and a third is under way.
+        // Two snapshots are kept with the log behind the older one, and a third is under way.
         most("entries in the log", entries, 3 * bounds.snapshot_entries + ENTRIES_UNDER_WAY);
-        // Of two segments that follow each other, one is at least half full: what was full did not fit another batch.
+        // Of two consecutive segments at least one is half full: one is closed only if the next batch does not fit.
         let records = bytes + entries * RECORD_BYTES;
         most("segments", count(Class::Segment), 2 * records.div_ceil(bounds.segment_bytes) + EXTRA_SEGMENTS);
     }
@@ -98,7 +97,7 @@ pub fn check(footprint: &Footprint, bounds: Bounds) -> Findings {
     vec![Finding::violation(NAME, words)]
 }
 
-/// What a file is, by its name.
+/// The class of a file, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Segment,
@@ -106,7 +105,7 @@ enum Class {
     Snapshot,
     Unfinished,
     Identity,
-    /// What a node kept of its former life: on purpose, until a person removes it.
+    /// What a node set aside of an earlier incarnation: kept on purpose, until a person removes it.
     SetAside,
 }
 

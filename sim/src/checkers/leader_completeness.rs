@@ -1,8 +1,8 @@
-//! Leader completeness: what was committed by the leader of a term stands in the log of every later leader (Ongaro
-//! 2014, section 3.6.3, figure 3.2).
+//! Leader completeness: what the leader of a term committed is in the log of every later leader (Ongaro 2014, section
+//! 3.6.3, figure 3.2).
 //!
-//! Committed is what any node applied; by whose term at the latest, the node's own vote tells. A leader's log is
-//! taken as it was when it was elected. Either may be learned first.
+//! An entry is committed if any node applied it; the applying node's own vote bounds the term by which it was
+//! committed. A leader's log is taken as it was when it was elected. Either may be reported first.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::logs::{Place, Shape};
 
 const NAME: &str = "leader completeness";
 
-/// What was committed, and what leaders were elected with.
+/// The committed entries, and the logs of leaders when they were elected.
 #[derive(Debug, Default)]
 pub struct LeaderCompleteness {
-    /// By index: the entry's term, the term by which it was committed at the latest, and who applied it.
+    /// By index: the entry's term, the term by which it was committed at the latest, and the node that applied it.
     committed: BTreeMap<u64, (u64, u64, String)>,
     leaders: BTreeMap<u64, (String, Shape)>,
 }
@@ -41,7 +41,7 @@ impl LeaderCompleteness {
             return None;
         }
         known.1 = known_by;
-        // Leaders of later terms were compared before.
+        // Leaders of terms later than `was` were compared before.
         let mut later = self.leaders.range(known_by + 1..was.saturating_add(1));
         let (term, (leader, _)) = later.find(|(_, (_, log))| !log.holds(at))?;
         Some(lacks(leader, *term, at, &applied_by))
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::logs::{Found, Logs};
 
-    /// A log of these terms, as a node's reports make it.
+    /// A log with these terms, built from a node's reports.
     fn log(terms: &[u64]) -> Shape {
         Logs::shape_of(terms)
     }
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(checker.committed("n1", at(1, 0), 1), None);
         assert_eq!(checker.elected(2, "n2", log(&[1])), None);
         assert_eq!(checker.committed("n3", at(1, 0), 2), None);
-        // Figure 3.7: an entry of term 2 that term 4 commits need not have been in the log of term 3.
+        // Figure 3.7: an entry of term 2 that term 4 commits may be missing in the log of term 3.
         assert_eq!(checker.elected(3, "n3", log(&[1])), None);
         assert_eq!(checker.elected(4, "n1", log(&[1, 2])), None);
         assert_eq!(checker.committed("n1", at(2, 1), 4), None);

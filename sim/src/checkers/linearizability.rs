@@ -1,12 +1,10 @@
-//! Linearizability of each key: there is one order of its operations that respects real time and explains every
-//! answer.
+//! Linearizability of each key: there is one order of its operations that respects real time and explains every answer.
 //!
-//! The algorithm of Wing and Gong ("Testing and verifying concurrent objects", 1993) with Lowe's compression
-//! ("Testing for linearizability", 2017): a depth-first search over orders that never visits the same set of
-//! operations with the same state twice. Linearizability is local, so keys are checked alone; a linearizable list
-//! counts as a read of every key. Operations with unknown outcome stay open to the end and may take effect or
-//! not. Time is not looked at: the search is bounded by its steps, and giving up is no verdict. Visited states are
-//! remembered by a hash of 128 bits.
+//! The algorithm of Wing and Gong ("Testing and verifying concurrent objects", 1993) with Lowe's compression ("Testing
+//! for linearizability", 2017): a depth-first search over orders that never visits the same set of operations with the
+//! same state twice. Linearizability is local, so keys are checked alone; a linearizable list counts as a read of every
+//! key. Operations with unknown outcome stay open to the end and may take effect or not. The search is bounded by its
+//! number of states, not by time, and giving up is no verdict. Visited states are remembered by a hash of 128 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +15,18 @@ use crate::history::{Answer, Call, Nanos, Operation, Outcome};
 
 const NAME: &str = "linearizability";
 
-/// States visited for one key before the judge gives up. The workload bounds the unknown operations of a key, so
+/// Most states visited for one key before the checker gives up. The workload bounds the unknown operations of a key, so
 /// that histories stay far below it.
 pub const MOST_STATES: usize = 3_000_000;
 
-/// Judges all keys of a history.
+/// Checks all keys of a history.
 pub fn check(operations: &[Operation]) -> Findings {
     let mut steps: BTreeMap<&str, Vec<Step<'_>>> = BTreeMap::new();
     let lists: Vec<&Operation> =
         operations.iter().filter(|operation| matches!(operation.call, Call::List { stale: false })).collect();
     for (index, operation) in operations.iter().enumerate() {
         if let Outcome::Ok(Answer::Listed { entries, .. }) = &operation.outcome {
-            // Also what only a list has seen must have come from somewhere.
+            // A key that only a list has returned is checked, too.
             for (key, _) in entries {
                 steps.entry(key).or_default();
             }
@@ -43,7 +41,7 @@ pub fn check(operations: &[Operation]) -> Findings {
         let Outcome::Ok(Answer::Listed { entries, .. }) = &list.outcome else { continue };
         let found: BTreeMap<&str, u64> =
             entries.iter().map(|(key, entry)| (key.as_str(), entry.value)).collect();
-        // Invocations are in order, so the list's own place is found by its time.
+        // Invocations are in order, so the list's own index is found by its time.
         let index = operations.partition_point(|operation| operation.invoked < list.invoked);
         for (key, steps) in steps.range_mut(list.key.as_str()..) {
             if key.starts_with(&list.key) {
@@ -74,7 +72,7 @@ pub fn check(operations: &[Operation]) -> Findings {
     findings
 }
 
-/// What an operation does to its key and what that says of the state before it.
+/// The effect of an operation on its key, and what its answer implies about the state before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Set { value: u64, condition: Option<u64> },
@@ -84,7 +82,7 @@ enum Effect {
 }
 
 impl Effect {
-    /// `None`: the operation says nothing.
+    /// `None`: the operation implies nothing.
     fn of(operation: &Operation) -> Option<Effect> {
         match (&operation.call, &operation.outcome) {
             (_, Outcome::Failed) => None,
@@ -108,7 +106,7 @@ impl Effect {
         }
     }
 
-    /// The state after it, if it fits the state before it.
+    /// Returns the state after the operation, or `None` if its answer does not fit `state`.
     fn apply(self, state: State, revisions: &Revisions) -> Option<State> {
         let met = |condition: Option<u64>| condition.is_none_or(|at| revisions.fit(state, at).is_some());
         match self {
@@ -125,17 +123,17 @@ impl Effect {
     }
 }
 
-/// What the key holds.
+/// The state of the key; `None`: absent.
 type State = Option<Held>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
     value: u64,
-    /// Of a write whose revision no answer and no read told: the one that a refusal named; 0: none did yet.
+    /// For a write whose revision no answer and no read revealed: the revision in a failed condition; 0: none so far.
     told: u64,
 }
 
-/// Which revision wrote a value, as far as any answer told.
+/// The revision that wrote each value, as far as answers reveal it.
 struct Revisions {
     of_value: BTreeMap<u64, u64>,
     taken: BTreeSet<u64>,
@@ -151,7 +149,7 @@ impl Revisions {
                 known.insert(value, *revision);
             }
         }
-        // Who wrote it knows best.
+        // The answer to the write itself takes precedence.
         for operation in operations {
             match &operation.outcome {
                 Outcome::Ok(Answer::Read { entry: Some(entry), .. }) => {
@@ -168,8 +166,9 @@ impl Revisions {
         Revisions { taken: known.values().copied().collect(), of_value: known }
     }
 
-    /// The state if a key in it may be at `revision`. Of a write that was never answered nobody may have been told the
-    /// revision, though a refusal named it; then it can be any that is no other write's, and stays what it is.
+    /// Returns the state if a key in it may be at `revision`. The revision of an unanswered write may be unknown,
+    /// although a failed condition named it. It can then be any that belongs to no other write, and stays the same from
+    /// then on.
     fn fit(&self, state: State, revision: u64) -> Option<State> {
         let Some(held) = state else { return (revision == 0).then_some(None) };
         let is_possible = match self.of_value.get(&held.value) {
@@ -188,7 +187,7 @@ struct Step<'a> {
     invoked: Nanos,
     /// `None`: unknown, open to the end.
     returned: Option<Nanos>,
-    /// Its place in the history.
+    /// Its index in the history.
     index: usize,
     operation: &'a Operation,
 }
@@ -208,7 +207,7 @@ impl std::fmt::Display for Step<'_> {
 
 enum Verdict {
     Linearizable,
-    /// The longest order that was found, and the operation whose answer then had to be explained.
+    /// The longest order that was found, and the next operation, whose answer does not fit.
     Broken {
         ordered: Vec<usize>,
         stuck: usize,
@@ -216,7 +215,7 @@ enum Verdict {
     GaveUp,
 }
 
-/// A place in the list of events: 0 is the list's head.
+/// An index in the list of events: 0 is the list's head.
 #[derive(Debug, Clone, Copy)]
 struct Event {
     step: usize,
@@ -225,7 +224,7 @@ struct Event {
     after: usize,
 }
 
-/// Calls and returns in order of time, as a doubly linked list from which operations can be lifted.
+/// Calls and returns in order of time, as a doubly linked list from which operations can be removed and put back.
 struct Events {
     list: Vec<Event>,
     call_of: Vec<usize>,
@@ -243,7 +242,7 @@ impl Events {
                 order.push((returned, true, index));
             }
         }
-        // At one instant calls come first: operations that touch in time are concurrent.
+        // At one instant, calls sort first: operations that touch in time are concurrent.
         order.sort();
         let mut events = Events {
             list: vec![Event { step: NOWHERE, is_return: false, before: NOWHERE, after: NOWHERE }],
@@ -267,7 +266,7 @@ impl Events {
         self.list[0].after
     }
 
-    /// A step that may come next and whose answer fits without changing anything.
+    /// A step that may come next and whose answer fits without changing the state.
     fn forced(&self, steps: &[Step<'_>], state: State, revisions: &Revisions) -> Option<usize> {
         let mut place = self.first();
         while place != NOWHERE && !self.list[place].is_return {
@@ -312,9 +311,9 @@ impl Events {
     }
 }
 
-/// Looks first where an order is likely to be found, because orders without number are not: an order in which what nobody
-/// saw never took effect, and what is known to have made a revision came in the order of revisions, is as good as any
-/// other.
+/// Searches first where an order is likely to be found, because the number of all orders is huge: in orders in which
+/// writes that no client read never took effect, and writes with a known revision come in the order of revisions. Any
+/// order that fits is proof enough.
 fn decide(steps: &[Step<'_>], revisions: &Revisions) -> Verdict {
     let read = |step: &Step<'_>| if let Effect::Read(value) = step.effect { value } else { None };
     let seen: BTreeSet<u64> = steps.iter().filter_map(read).collect();
@@ -332,7 +331,7 @@ fn decide(steps: &[Step<'_>], revisions: &Revisions) -> Verdict {
     search(steps, revisions, &vec![None; steps.len()], MOST_STATES)
 }
 
-/// The places of those writes that are known to have made a revision, in the order of revisions.
+/// The ranks of the writes that are known to have created a revision, in the order of revisions.
 fn ranks(steps: &[Step<'_>], revisions: &Revisions) -> Vec<Option<usize>> {
     let revision = |step: &Step<'_>| match (step.effect, &step.operation.outcome) {
         (Effect::Set { value, .. }, _) => revisions.of_value.get(&value).copied(),
@@ -348,11 +347,11 @@ fn ranks(steps: &[Step<'_>], revisions: &Revisions) -> Vec<Option<usize>> {
     ranks
 }
 
-/// Searches among the orders in which steps that have a rank come in the order of their ranks.
+/// Searches among the orders in which steps with a rank come in the order of their ranks.
 fn search(steps: &[Step<'_>], revisions: &Revisions, ranks: &[Option<usize>], most_states: usize) -> Verdict {
     let mut events = Events::new(steps);
     let mut open_returns = steps.iter().filter(|step| step.returned.is_some()).count();
-    // Of the operations that are placed: each adds and removes the same bits.
+    // A hash of the set of placed operations: placing and removing one toggles the same bits.
     let mut placed = 0u128;
     let mut seen: BTreeSet<u128> = BTreeSet::new();
     let mut order: Vec<Placed> = Vec::new();
@@ -362,7 +361,7 @@ fn search(steps: &[Step<'_>], revisions: &Revisions, ranks: &[Option<usize>], mo
     let mut place = events.first();
     let mut is_new = true;
     while open_returns > 0 {
-        // What changes nothing and fits here need not be tried anywhere else.
+        // A step that fits here and changes nothing need not be tried anywhere else.
         let forced = is_new.then(|| events.forced(steps, state, revisions)).flatten();
         is_new = false;
         if let Some(step) = forced {
@@ -394,7 +393,7 @@ fn search(steps: &[Step<'_>], revisions: &Revisions, ranks: &[Option<usize>], mo
                 }
                 place = if forced.is_some() { NOWHERE } else { after };
             }
-            // A return whose operation is not placed yet, or no operation is left to try: go back one step.
+            // The return of an operation that is not placed yet, or no operation left to try: go back one step.
             _ => {
                 if order.len() >= best.0.len() {
                     let stuck = here.map_or(NOWHERE, |event| event.step);
@@ -419,7 +418,7 @@ fn search(steps: &[Step<'_>], revisions: &Revisions, ranks: &[Option<usize>], mo
 struct Placed {
     step: usize,
     before: State,
-    /// Nothing else is to be tried in its place.
+    /// No other step is to be tried in its place.
     is_forced: bool,
 }
 
@@ -432,7 +431,7 @@ fn hash_of_state(state: State) -> u128 {
     xxh3_128(&((u128::from(value) << 64) | u128::from(told)).to_be_bytes())
 }
 
-/// The last operations that could be ordered, the one that could not, and what else was going on.
+/// The last operations that could be ordered, the one that could not, and those concurrent with it.
 fn evidence(steps: &[Step<'_>], ordered: &[usize], stuck: usize) -> String {
     const SHOWN: usize = 6;
     let mut text = String::from("  in this order the answers fit:\n");

@@ -1,8 +1,8 @@
-//! Log matching: two logs that hold an entry of the same index and term are equal up to it; and a leader only adds
+//! Log matching: two logs that hold an entry of the same index and term are equal up to it; and a leader only appends
 //! to its own log (Ongaro 2014, section 3.5, figure 3.2: Log Matching, Leader Append-Only).
 //!
-//! By induction it is enough that an index and a term belong to one payload and to one entry before it, over all logs
-//! that there ever were. What is applied has to be what stood there.
+//! By induction it is enough that an index and a term determine the payload and the entry before, over all logs that
+//! ever existed. An applied entry must be one that was in a log.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::logs::Place;
 
 const NAME: &str = "log matching";
 
-/// Every entry that stood in any log.
+/// Every entry that was in any log.
 #[derive(Debug, Default)]
 pub struct LogMatching {
     entries: BTreeMap<(u64, u64), Entry>,
@@ -20,14 +20,14 @@ pub struct LogMatching {
 #[derive(Debug)]
 struct Entry {
     payload: u64,
-    /// The term of the entry before it; `None`: no log that held both has told.
+    /// The term of the entry before; `None`: no log that held both has been reported.
     previous: Option<u64>,
-    /// In whose log it was first.
+    /// The node whose log held it first.
     first: String,
 }
 
 impl LogMatching {
-    /// An entry was added to a log whose last entry was of the term `previous`, if that is known.
+    /// An entry was appended to a log. `previous`: the term of the entry before, if it is known.
     pub fn appended(
         &mut self,
         node: &str,
@@ -71,7 +71,7 @@ impl LogMatching {
         Some(Finding::violation(NAME, words))
     }
 
-    /// A node that leads `leads`, if it leads, removes entries from `end` on.
+    /// A node removes the entries from `end` on. `leads`: the term in which it is leader, if it is one.
     pub fn truncating(&self, node: &str, leads: Option<u64>, end: u64) -> Option<Finding> {
         let term = leads?;
         let words =

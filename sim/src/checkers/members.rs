@@ -1,8 +1,8 @@
-//! Nobody goes without a cause: a voter leaves the members only if an operator removed it or its disk was lost, however
+//! No removal without a cause: a voter leaves the members only if an operator removed it or its disk was lost, however
 //! long it was silent.
 //!
-//! Suspicion is no cause: a cluster that buries whom it does not hear shrinks until one more failure is too many. And one
-//! voter stays that is not to go, whoever is asked to remove whom at the same time.
+//! Suspicion is no cause: a cluster that removes every node it cannot reach shrinks until one more failure is too many.
+//! And at least one voter without a tombstone stays, whichever removals are requested at the same time.
 
 use std::collections::BTreeSet;
 
@@ -11,20 +11,20 @@ use super::Finding;
 const NAME: &str = "nobody goes without a cause";
 const LAST: &str = "the last voter stays";
 
-/// The members, as applied entries say, and who may go.
+/// The members, by applied entries, and the ids that may be removed.
 #[derive(Debug, Default)]
 pub struct Members {
-    /// Log index of the newest entry about them.
+    /// Log index of the newest entry about the members.
     index: Option<u64>,
-    /// One set; two while a change is half done.
+    /// One set; two in a joint configuration.
     voters: Vec<BTreeSet<u64>>,
     may_go: BTreeSet<u64>,
-    /// Ids that an applied entry bars for good.
+    /// Ids for which an applied entry wrote a tombstone.
     written: BTreeSet<u64>,
 }
 
 impl Members {
-    /// There is a cause for this id to go.
+    /// This id has a cause to be removed.
     pub fn may_go(&mut self, id: u64) {
         self.may_go.insert(id);
     }
@@ -48,7 +48,7 @@ impl Members {
         Some(Finding::violation(NAME, words))
     }
 
-    /// An applied entry bars an id for good. Nodes apply the same entries at different times: the first to do so counts.
+    /// An applied entry wrote a tombstone for an id. Nodes apply it at different times: the first report counts.
     pub fn written(&mut self, index: u64, id: u64) -> Option<Finding> {
         if self.written.insert(id) { self.last_stays(index) } else { None }
     }
@@ -62,12 +62,12 @@ impl Members {
         Some(Finding::violation(LAST, words))
     }
 
-    /// Whether the newest change is whole: one set of voters.
+    /// Whether the newest configuration is not joint: one set of voters.
     pub fn are_settled(&self) -> bool {
         self.voters.len() <= 1
     }
 
-    /// How many voters its smallest set has: while a change is half done, both sets have to agree to everything.
+    /// The number of voters in its smallest set: in a joint configuration, both sets have to agree to everything.
     pub fn smallest_set(&self) -> usize {
         self.voters.iter().map(BTreeSet::len).min().unwrap_or(0)
     }

@@ -1,7 +1,7 @@
-//! The judges: each looks at one property, knows one source of evidence, and says in words what was violated.
+//! The checkers: each checks one property, reads one source of evidence, and describes a violation in words.
 //!
-//! A judge that cannot decide says so as [`Class::Undecided`], which fails the run as an error of the harness: it
-//! is never a pass. Judges are pure; what they look at was recorded by the world.
+//! A checker that cannot decide returns [`Class::Undecided`], which fails the run as an error of the harness: it is
+//! never a pass. Checkers are pure; they check what was recorded.
 
 pub mod direct;
 pub mod durability;
@@ -23,25 +23,25 @@ pub mod testing;
 
 use std::fmt;
 
-/// What a judge has to say against a run.
+/// A finding of a checker about a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it means.
+    /// The severity.
     pub class: Class,
-    /// Which judge says so: the name of the property.
+    /// The checker: the name of its property.
     pub checker: &'static str,
     /// What happened, in words, with the evidence.
     pub words: String,
 }
 
-/// What a finding means. Runs end with different exit codes for each.
+/// The classes of findings. Each gives a run another exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Something bad happened that no later event makes good.
+    /// Something bad happened that no later event can repair.
     Safety,
-    /// Something good did not happen although nothing stood in its way any more.
+    /// Something good did not happen although nothing prevented it any more.
     Liveness,
-    /// The judge could not decide: the harness has to be made better.
+    /// The checker could not decide: the harness has to be improved.
     Undecided,
 }
 
@@ -56,12 +56,12 @@ impl Finding {
         Finding { class: Class::Liveness, checker, words: words.into() }
     }
 
-    /// The judge gave up, and why.
+    /// The checker gave up; `words` gives the reason.
     pub fn gave_up(checker: &'static str, words: impl Into<String>) -> Finding {
         Finding { class: Class::Undecided, checker, words: words.into() }
     }
 
-    /// Whose finding it is.
+    /// The name of the checker.
     pub fn checker(&self) -> &'static str {
         self.checker
     }
@@ -78,5 +78,5 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a judge says of a run; no findings: it holds.
+/// A checker's findings about a run; empty if its property holds.
 pub type Findings = Vec<Finding>;

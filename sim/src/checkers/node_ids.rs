@@ -1,8 +1,8 @@
-//! Node ids are unique: an id belongs to one disk for ever, acts in one process at a time, and once it is buried and
-//! has left the members it never returns.
+//! Node ids are unique: an id belongs to one disk for ever, acts in one process at a time, and never returns once it
+//! has a tombstone and has left the members.
 //!
-//! What a vote, an acknowledgement or a tombstone of a node is worth rests on this. A disk that somebody copied may
-//! well open; it must not act while the first one does.
+//! The meaning of a node's vote, acknowledgement or tombstone depends on this. A copied disk may be opened; its process
+//! must not act while the original's does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,20 +10,20 @@ use super::Finding;
 
 const NAME: &str = "node ids are unique";
 
-/// Who used which id.
+/// The disks, processes and tombstones of node ids.
 #[derive(Debug, Default)]
 pub struct NodeIds {
-    /// The disk on which an id was first seen, and those that it was copied to.
+    /// The disk on which an id was first seen, and the disks that it was copied to.
     disks: BTreeMap<u64, Vec<String>>,
-    /// The host whose process acts under an id.
+    /// The host of the process that acts under an id.
     acting: BTreeMap<u64, String>,
-    /// Ids and the log index that buried them.
+    /// Ids with a tombstone, and the log index that wrote it.
     written: BTreeMap<u64, u64>,
     members: (u64, BTreeSet<u64>),
 }
 
 impl NodeIds {
-    /// A process opens its data. `tampered`: the disk is not as the node left it.
+    /// A process opens its data. `tampered`: the disk was changed from outside.
     pub fn opened(&mut self, host: &str, disk: &str, tampered: bool, id: u64) -> Option<Finding> {
         let disks = self.disks.entry(id).or_default();
         if disks.iter().any(|known| known == disk) {
@@ -37,7 +37,7 @@ impl NodeIds {
         Some(Finding::violation(NAME, words))
     }
 
-    /// The process under this id takes part: it votes, leads, or takes entries into its log.
+    /// The process under this id takes part: it votes, leads, or appends entries to its log.
     pub fn active(&mut self, host: &str, id: u64) -> Option<Finding> {
         match self.acting.get(&id) {
             Some(first) if first == host => None,
@@ -59,7 +59,7 @@ impl NodeIds {
         }
     }
 
-    /// An applied entry buries an id.
+    /// An applied entry writes a tombstone for an id.
     pub fn written(&mut self, index: u64, id: u64) {
         self.written.entry(id).or_insert(index);
     }

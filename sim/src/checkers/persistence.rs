@@ -1,8 +1,8 @@
-//! Promises are kept: a node votes for one candidate a term, and what it called durable, vote or entry, it still has
-//! after every crash (Ongaro 2014, section 3.8: `currentTerm`, `votedFor` and `log[]` are persistent state).
+//! Persistence: a node votes for one candidate a term, and every vote and entry that it reported as durable survives
+//! every crash (Ongaro 2014, section 3.8: `currentTerm`, `votedFor` and `log[]` are persistent state).
 //!
-//! Closer to the cause than any lost write: the first restart after the lie tells. A disk that somebody outside
-//! changed binds nobody.
+//! Closer to the cause than any lost write: the first restart after a false report shows it. A disk that was changed
+//! from outside is excluded.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ const KEPT: &str = "what was called durable is kept";
 const ONE_VOTE: &str = "one vote a term";
 const COMMITTED: &str = "committed entries stay";
 
-/// What each node, by its id, has promised.
+/// What each node made durable, by node id.
 #[derive(Debug, Default)]
 pub struct Persistence(BTreeMap<u64, Persisted>);
 
 #[derive(Debug, Default)]
 struct Persisted {
-    /// The last vote for a candidate that nobody had elected yet.
+    /// The last vote that was not committed: no quorum had given the same.
     candidate: Option<Vote>,
     vote: Option<Vote>,
     acknowledged: Option<Place>,
-    /// Below this index everything was applied.
+    /// Everything below this index was applied.
     applied: u64,
 }
 
 impl Persistence {
-    /// A vote became durable: it may be answered.
+    /// A vote became durable, so it may be answered.
     pub fn voted(&mut self, node: &str, id: u64, vote: Vote) -> Option<Finding> {
         let promise = self.0.entry(id).or_default();
         promise.vote = Some(vote);
@@ -43,7 +43,7 @@ impl Persistence {
         Some(Finding::violation(ONE_VOTE, words))
     }
 
-    /// Everything up to here was called durable.
+    /// A node reported everything up to here as durable.
     pub fn acknowledged(&mut self, id: u64, last: Place) {
         let acknowledged = &mut self.0.entry(id).or_default().acknowledged;
         if acknowledged.is_none_or(|known| known.index <= last.index) {
@@ -57,7 +57,7 @@ impl Persistence {
         *applied = (*applied).max(index + 1);
     }
 
-    /// A node removes the entries from `end` on, and `stays` is then its last: the leader has others in their place.
+    /// A node removes the entries from `end` on, because the leader's differ. `stays` is its last entry afterwards.
     pub fn truncating(&mut self, node: &str, id: u64, end: u64, stays: Option<Place>) -> Option<Finding> {
         let promise = self.0.entry(id).or_default();
         if promise.acknowledged.is_some_and(|last| last.index >= end) {
@@ -72,12 +72,12 @@ impl Persistence {
         })
     }
 
-    /// Somebody outside changed what lies on the node's disk.
+    /// The node's disk was changed from outside.
     pub fn release(&mut self, id: u64) {
         self.0.remove(&id);
     }
 
-    /// What a node found when it started has to hold what it promised; `log` is what its log was.
+    /// Checks that a node found at its start what it had made durable. `log` is its log before the start.
     pub fn kept(&mut self, node: &str, id: u64, log: &Shape, found: Found) -> Vec<Finding> {
         let promise = self.0.entry(id).or_default();
         let mut findings = Vec::new();
@@ -112,7 +112,7 @@ impl Persistence {
     }
 }
 
-/// A later vote never lies below an earlier one.
+/// A sort key: a later vote never sorts before an earlier one.
 fn order(vote: Vote) -> (u64, bool) {
     (vote.term, vote.committed)
 }

@@ -1,4 +1,4 @@
-//! Equal replicas: when nothing is under way any more, all nodes hold the same state at the same position.
+//! Equal replicas: once nothing is under way any more, all nodes hold the same state at the same log index.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use super::{Finding, Findings};
 
 const NAME: &str = "equal replicas";
 
-/// What a node says of its state.
+/// A node's report of its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
-    /// Who says it.
+    /// The node.
     pub name: String,
     /// The last log index it applied.
     pub applied: u64,
@@ -17,13 +17,13 @@ pub struct Replica {
     pub revision: u64,
     /// The digest of its state.
     pub digest: String,
-    /// It says itself that digests differ.
+    /// The node itself reports that digests differ.
     pub alarm: bool,
-    /// It takes part in elections.
+    /// It is a voter.
     pub votes: bool,
 }
 
-/// Judges what all nodes say.
+/// Checks the reports of all nodes.
 pub fn check(replicas: &[Replica]) -> Findings {
     let mut findings = Findings::new();
     for replica in replicas.iter().filter(|replica| replica.alarm) {
@@ -43,7 +43,7 @@ pub fn check(replicas: &[Replica]) -> Findings {
     findings
 }
 
-/// Whether all of them vote and are at the same place.
+/// Whether all of them are voters and have applied the same index.
 pub fn are_level(replicas: &[Replica]) -> bool {
     replicas.iter().all(|replica| replica.votes)
         && replicas

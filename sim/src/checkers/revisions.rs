@@ -1,11 +1,11 @@
-//! Revision order: the revisions in answers are one history of the whole store, and real time agrees with it.
+//! Revision order: the revisions in answers form one history of the whole store, and real time agrees with it.
 //!
-//! Stronger than linearizability of each key, and cheap: every answer names the revision it belongs to, so the
-//! order need not be searched for. Three things must hold. A linearizable operation never has a lower revision than
-//! one that was answered before it was sent. What a read or a list found is what the store held at its revision, stale
-//! or not: no change that any client was told of lies between, and the log agrees. The revisions that one client sees
-//! never go back, stale reads included (Terry et al., "Session guarantees for weakly consistent replicated data", 1994:
-//! monotonic reads, read your writes).
+//! Stronger than linearizability of each key, and cheap: every answer has the revision it belongs to, so the order need
+//! not be searched for. Three things must hold. A linearizable operation never has a lower revision than one that was
+//! answered before it was sent. A read or list, stale or not, returns what the store held at its revision: no change
+//! that any client has seen lies between, and the applied log agrees. The revisions that one client sees never go back,
+//! stale reads included (Terry et al., "Session guarantees for weakly consistent replicated data", 1994: monotonic
+//! reads, read your writes).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -18,12 +18,12 @@ const ORDER: &str = "revision order";
 const CONTENT: &str = "reads show one revision";
 const SESSION: &str = "one client's reads never go back";
 
-/// Judges all answers that carry a revision.
+/// Checks all answers that have a revision.
 pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     let mut findings = Findings::new();
     real_time_order(operations, &mut findings);
     told(operations, &mut findings);
-    // The log knows more, and would only say the same once more.
+    // The applied log has more detail, but would only repeat the same findings.
     if findings.is_empty() {
         content(operations, &Past::of(applied_log), &mut findings);
     }
@@ -31,7 +31,7 @@ pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     findings
 }
 
-/// The revision an answer belongs to, and whether the operation made it.
+/// The revision of an answer, and whether the operation created that revision.
 fn revision_of(operation: &Operation) -> Option<(u64, bool)> {
     match &operation.outcome {
         Outcome::Ok(Answer::Written { revision }) => Some((*revision, true)),
@@ -48,7 +48,7 @@ fn is_stale(operation: &Operation) -> bool {
 }
 
 fn real_time_order(operations: &[Operation], findings: &mut Findings) {
-    // The highest revision among answers given so far, as a sweep over time.
+    // The highest revision among the answers given so far, as a sweep over time.
     let answered: Vec<(&Operation, u64, bool)> = operations
         .iter()
         .filter(|operation| !is_stale(operation))
@@ -83,10 +83,10 @@ fn real_time_order(operations: &[Operation], findings: &mut Findings) {
     }
 }
 
-/// What any client was told of a key: revisions and what they wrote there; `None`: they deleted.
+/// What answers of any client reveal of a key: revisions and the values written at them; `None`: a delete.
 type Told<'a> = BTreeMap<&'a str, BTreeMap<u64, Option<u64>>>;
 
-/// Reads against what clients were told, by whomever.
+/// Checks reads against the answers of all clients.
 fn told(operations: &[Operation], findings: &mut Findings) {
     let mut told = Told::new();
     let mut may_be_deleted: BTreeSet<&str> = BTreeSet::new();
@@ -148,7 +148,7 @@ fn told(operations: &[Operation], findings: &mut Findings) {
     }
 }
 
-/// What every key held at every revision.
+/// The state of every key at every revision.
 struct Past(BTreeMap<String, Vec<(u64, Option<KeyState>)>>);
 
 impl Past {
@@ -206,7 +206,7 @@ fn content(operations: &[Operation], past: &Past, findings: &mut Findings) {
 }
 
 fn monotonic_reads(operations: &[Operation], findings: &mut Findings) {
-    // A client may have several operations under way: only those that follow each other are compared.
+    // A client may have several operations under way: only operations that do not overlap are compared.
     let mut by_client: BTreeMap<u32, Vec<(&Operation, u64)>> = BTreeMap::new();
     for operation in operations {
         if let Some((revision, _)) = revision_of(operation) {
@@ -271,7 +271,7 @@ mod tests {
         assert!(complaints(&[set(0, 5, 2), by(2, old(10)), by(2, old(20))]).is_empty());
         assert_eq!(complaints(&[set(0, 5, 2), old(10)]), [SESSION]);
         assert!(complaints(&[set(0, 50, 2), old(10)]).is_empty(), "the write was under way");
-        // What returned first and what is highest need not be the same.
+        // The highest revision is not in the answer that returned first.
         let mut many: Vec<Operation> = (0..200).map(|at| stale(get(at, at + 1, 1))).collect();
         many[50] = stale(get(50, 51, 2));
         many[51] = stale(get(51, 900, 3));

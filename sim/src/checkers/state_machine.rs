@@ -6,45 +6,45 @@ use crate::applied_log::Applied;
 
 const NAME: &str = "state-machine safety";
 
-/// A contradiction between nodes, or of a node with itself.
+/// A contradiction between two nodes, or within the reports of one.
 #[derive(Debug, Clone)]
 pub enum Conflict {
     /// Two nodes applied different entries, or had different states after the same one.
     KeyState {
-        /// Who was first and who differs.
+        /// The first node and the one that differs.
         nodes: (String, String),
-        /// Where.
+        /// The log index.
         index: u64,
-        /// What each applied.
+        /// The entries that they applied.
         both: Box<(Applied, Applied)>,
     },
-    /// A snapshot's state is not that of its position.
+    /// A snapshot's state differs from the state at its index.
     Snapshot {
-        /// Who applied and who installed.
+        /// The node that applied and the node that installed.
         nodes: (String, String),
-        /// Where.
+        /// The log index.
         index: u64,
     },
-    /// The members in a node's state are not those of its position.
+    /// The members in a node's state differ from those at its index.
     Members {
-        /// Who was first and who differs.
+        /// The first node and the one that differs.
         nodes: (String, String),
-        /// Where.
+        /// The log index.
         index: u64,
     },
     /// A node skipped entries or applied one again.
     Order {
-        /// Who.
+        /// The node.
         node: String,
-        /// The entry before.
+        /// The index of the entry before.
         last: u64,
-        /// The entry that came.
+        /// The index of the entry that followed.
         index: u64,
     },
 }
 
 impl Conflict {
-    /// In words.
+    /// The contradiction as a finding.
     pub fn finding(&self) -> Finding {
         let words = match self {
             Conflict::KeyState { nodes: (first, second), index, both } => {

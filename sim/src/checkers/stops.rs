@@ -1,6 +1,6 @@
-//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to. And no life after
-//! its log's end: what it showed after a failed write or sync could be lost (Rebello et al., "Can applications recover
-//! from fsync failures?", 2020).
+//! No stop without a cause: a node that ends by itself, or refuses to start, was given a reason to. And no process goes
+//! on after its log failed: what it answers after a failed write or sync could be lost (Rebello et al., "Can
+//! applications recover from fsync failures?", 2020).
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ const NO_ZOMBIES: &str = "no life after the log's end";
 /// A node's process ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
-    /// Whose.
+    /// The node.
     pub node: String,
     /// When.
     pub at: Nanos,
-    /// What it said.
+    /// The reason that it gave.
     pub reason: String,
-    /// What had been done to it that explains the end.
+    /// The injected fault that explains the end; `None`: no fault does.
     pub cause: Option<String>,
 }
 
-/// Judges all ends of nodes.
+/// Checks all ends of processes.
 pub fn check(stops: &[Stop]) -> Findings {
     stops
         .iter()
@@ -35,7 +35,7 @@ pub fn check(stops: &[Stop]) -> Findings {
         .collect()
 }
 
-/// A node has run on for this time since a write or a sync of its log failed.
+/// The finding that a node still runs this long after a write or a sync of its log failed.
 pub fn lives_on(node: &str, time: Duration) -> Finding {
     Finding::violation(NO_ZOMBIES, format!("{node} runs {time:?} after a write or a sync of its log failed"))
 }

@@ -1,4 +1,4 @@
-//! Operations for the tests of judges. A value is its own revision, and value 0 stands for absence.
+//! Operations for the tests of checkers. A value is its own revision, and value 0 means absent.
 
 use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
@@ -7,7 +7,7 @@ pub fn operation(invoked: Nanos, returned: Nanos, call: Call, outcome: Outcome) 
     Operation { client: 1, key: "k".into(), call, invoked, returned: Some(returned), outcome }
 }
 
-/// What a key holds that this value was written to.
+/// The state of a key with this value.
 pub fn entry(value: u64) -> KeyState {
     KeyState { value, create_revision: 1, mod_revision: value, version: 1 }
 }
@@ -18,7 +18,7 @@ pub fn set(invoked: Nanos, returned: Nanos, value: u64) -> Operation {
     operation(invoked, returned, call, Outcome::Ok(Answer::Written { revision: value }))
 }
 
-/// Writes a value if the key is at a revision; `present`: refused, because it was at this one.
+/// Writes a value if the key is at a revision. `present`: the condition did not hold, and the key was at this revision.
 pub fn set_if(invoked: Nanos, returned: Nanos, value: u64, at: u64, present: Option<u64>) -> Operation {
     let answer = match present {
         Some(present_revision) => Answer::ConditionFailed { present_revision },
@@ -47,22 +47,22 @@ pub fn list(invoked: Nanos, returned: Nanos, revision: u64, found: &[(&str, u64)
     Operation { key: String::new(), ..list }
 }
 
-/// The same, with nobody knowing how it ended.
+/// The same operation with an unknown outcome.
 pub fn in_doubt(operation: Operation) -> Operation {
     ended(operation, Outcome::Unknown)
 }
 
-/// The same with another outcome.
+/// The same operation with another outcome.
 pub fn ended(operation: Operation, outcome: Outcome) -> Operation {
     Operation { outcome, ..operation }
 }
 
-/// The same, of another client.
+/// The same operation of another client.
 pub fn by(client: u32, operation: Operation) -> Operation {
     Operation { client, ..operation }
 }
 
-/// The same on another key.
+/// The same operation on another key.
 pub fn on(key: &str, operation: Operation) -> Operation {
     Operation { key: key.into(), ..operation }
 }

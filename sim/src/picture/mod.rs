@@ -1,7 +1,7 @@
-//! A run as one page of HTML that needs nothing else: lanes of nodes, bands of faults, bars of operations.
+//! A run as one self-contained page of HTML: lanes of nodes, bands of faults, bars of operations.
 //!
-//! The page is a template with a script and the run's data in it as JSON. It fetches nothing, so it can be attached to
-//! a message and opened years later. Pure.
+//! The page is a template with a script, and the run's data as JSON. It loads nothing, so it can be attached to a
+//! message and opened years later. Pure.
 
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub fn page(report: &Report, timeline: &Timeline, command: &str) -> String {
         timeline,
     };
     let json = serde_json::to_string(&data).expect("a timeline is plain data");
-    // Whatever a key or a message contains, it cannot end the script that it stands in.
+    // Whatever a key or a message contains, it cannot close the script element.
     let json = json.replace('<', "\\u003c");
     let title = format!("mökv: {} seed {}", report.scenario, report.seed);
     TEMPLATE.replacen("@TITLE@", &title, 1).replacen("@DATA@", &json, 1)

@@ -1,9 +1,9 @@
-//! A planted bug: one file of `planted/`, a header that tells of it and the patch that brings it about.
+//! A planted bug: one file of `planted/`, with a header that describes it and the patch that adds it.
 //!
-//! The header's fields are `area`, `breaks` (what it does wrong and what comes of it), `origin` (the rule that it breaks, or
-//! the system that had it), `rare` (`yes`: it shows only after an aimed or rare sequence of events) and perhaps `story` (the
-//! scenario that is aimed at it; without one chaos finds it). A field goes on in lines that are indented. The patch puts the
-//! mistake where the rule is enforced, behind the question whether it is switched on:
+//! The header's fields are `area`, `breaks` (what it does wrong and what comes of it), `origin` (the rule that it
+//! breaks, or the system that had it), `rare` (`yes`: it shows only after an aimed or rare sequence of events) and,
+//! optionally, `story` (the scenario that is aimed at it; without one chaos finds it). A field continues in indented
+//! lines. The patch puts the mistake where the rule is enforced, and makes it depend on the switch:
 //! `crate::planted::is("its-name")`.
 
 use std::collections::BTreeMap;
@@ -12,9 +12,9 @@ use std::path::Path;
 /// A planted bug.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bug {
-    /// What its file, its question and `MOKV_PLANTED` call it.
+    /// Its name: of its file, in the call of the switch, and in `MOKV_PLANTED`.
     pub name: String,
-    /// The part of the node, or of its client, that it sits in.
+    /// The part of the node, or of its client, that it is in.
     pub area: String,
     /// What it does wrong and what comes of it.
     pub breaks: String,
@@ -28,14 +28,14 @@ pub struct Bug {
     pub patch: String,
 }
 
-/// How a question begins.
+/// The beginning of a call of the switch.
 const QUESTION: &str = "crate::planted::is(\"";
 
 impl Bug {
-    /// Reads the text of its file.
+    /// Parses the text of a bug's file.
     ///
     /// # Errors
-    /// In words, if it is not what the head of this page says.
+    /// A message for the user, if the text does not have the format described at the head of this module.
     pub fn parse(name: &str, text: &str) -> Result<Bug, String> {
         let wrong = |what: &str| format!("planted bug {name}: {what}");
         let begins = text.find("\n--- ").ok_or_else(|| wrong("there is no patch in its file"))?;
@@ -60,7 +60,7 @@ impl Bug {
         Ok(bug)
     }
 
-    /// A question that names another bug, or none, would be a bug that nobody can switch on or off.
+    /// A bug whose switch has another bug's name, or that has no switch, could not be switched on or off.
     fn asks_for_itself(&self) -> Result<(), String> {
         let added = self.patch.lines().filter_map(|line| line.strip_prefix('+'));
         let mut names = added
@@ -77,7 +77,7 @@ impl Bug {
     }
 }
 
-/// The fields of a header, or the line that is none.
+/// The fields of a header. The error is the line that is not a field.
 fn fields(header: &str) -> Result<BTreeMap<String, String>, &str> {
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in header.lines().filter(|line| !line.trim().is_empty()) {
@@ -95,10 +95,10 @@ fn fields(header: &str) -> Result<BTreeMap<String, String>, &str> {
     Ok(fields.into_iter().collect())
 }
 
-/// All bugs of a folder, by name: the order in which they are applied.
+/// Reads all bugs of a folder, sorted by name: the order in which they are applied.
 ///
 /// # Errors
-/// In words, if the folder cannot be read or a file is none of a bug.
+/// A message for the user, if the folder cannot be read or a file is not a bug.
 pub fn read_all(folder: &Path) -> Result<Vec<Bug>, String> {
     let failed = |error| format!("cannot read {}: {error}", folder.display());
     let mut bugs = Vec::new();

@@ -1,6 +1,6 @@
-//! A fair day: the worlds and clients of chaos, and nothing goes wrong.
+//! The calm world: the worlds and clients of chaos, without faults.
 //!
-//! Every planted bug must get through it unnoticed; a bug that does not is found by any user within a minute.
+//! No planted bug may be caught in it: such a bug would be found by any user within a minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::scenarios::setup::formed_within;
 use crate::workload::Workload;
 use crate::world::World;
 
-/// What the calm is called on the command line.
+/// The name of the calm world on the command line.
 pub const NAME: &str = "calm";
-/// How long the cluster has to form.
+/// How long the cluster may take to form.
 const FORMING: Duration = Duration::from_secs(30);
 /// How long clients work: long enough for snapshots and purges.
 const WORKING: Duration = Duration::from_secs(30);
 
-/// The calm as a scenario. It stands beside the others: a pass of it says little.
+/// The calm world as a scenario. Not in the list of the others: a pass proves little.
 pub const SCENARIO: Scenario = Scenario {
     name: NAME,
     about: "the clients of a drawn world at work while nothing goes wrong",
@@ -29,10 +29,10 @@ pub const SCENARIO: Scenario = Scenario {
     play: |run| Box::pin(play(run)),
 };
 
-/// Lets the clients of the seed's world work undisturbed.
+/// Lets the clients of the seed's world work without faults.
 ///
 /// # Errors
-/// In words, if the cluster does not even form.
+/// A message for the user, if the cluster never forms.
 pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { packet_loss: 0.0, faults: Vec::new(), ..World::draw(run.seed) };
     let (cluster, _) = formed_within(&run, &world, FORMING).await?;

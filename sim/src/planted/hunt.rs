@@ -1,7 +1,7 @@
-//! The hunt: chaos, or the story that is aimed at it, with one planted bug at a time, seed after seed, until a judge speaks
-//! or the range is over.
+//! The hunt: chaos, or the scenario that is aimed at the bug, with one planted bug at a time, seed after seed, until a
+//! checker has a finding or the range is over.
 //!
-//! A catch is a crash or a violated property. A judge that gave up is none, and neither is a bug of the harness.
+//! A catch is a crash or a violated property. A checker that gave up is none, and neither is a bug of the harness.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,10 +19,10 @@ use crate::runner::children::{How, Job, at_a_time, play};
 use crate::runner::folders;
 use crate::scenarios;
 
-/// Between the first seeds of two ranges.
+/// Distance between the first seeds of two ranges.
 const RANGES_APART: u64 = 1_000_000;
 
-/// Hunts, and shows what came of it. Fails if a bug was not caught, or was noticed where it should not be.
+/// Runs a hunt and prints its results. Fails if a bug was not caught, or was caught in the calm world.
 pub fn hunt(options: &Hunt) -> ExitCode {
     if !cfg!(feature = "planted") {
         eprintln!("this build has no planted bugs; next: cargo run --manifest-path sim/Cargo.toml -- hunt");
@@ -94,7 +94,7 @@ fn job(scenario: &'static str, seed: u64, planted: Option<&'static str>) -> Job 
     Job { planted, ..Job::new(scenario, seed) }
 }
 
-/// Plays on in a range where it was left, until the bug is caught or the range is over.
+/// Continues a range where it was interrupted, until the bug is caught or the range is over.
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
 fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max: u64) -> Hunted {
     let started = Instant::now();
@@ -110,7 +110,7 @@ fn hunt_one(bug: &'static Bug, first_seed: u64, known: Option<Hunted>, seeds_max
             catches.borrow_mut().insert(job.seed, catch);
         }
     });
-    // Seeds that ran beside the first catch do not count.
+    // Seeds that were played at the same time as the first catch do not count.
     let caught = catches.into_inner().into_values().next();
     Hunted {
         bug: bug.name.clone(),
@@ -134,7 +134,7 @@ fn tell(hunted: &Hunted) {
     }
 }
 
-/// What of a report is a catch.
+/// The catch in a report, if there is one.
 fn catch(seed: u64, report: &Report) -> Option<Catch> {
     if !matches!(report.verdict, Verdict::Crashed | Verdict::Violated | Verdict::NotLive) {
         return None;
@@ -149,7 +149,7 @@ fn catch(seed: u64, report: &Report) -> Option<Catch> {
     Some(Catch { seed, checker: checker.into(), words: words.into() })
 }
 
-/// Plays the calm world with each bug.
+/// Plays the calm world with each bug. Returns `true` if none is caught there.
 fn check(bugs: &[&'static Bug]) -> bool {
     let planted = std::iter::once(None).chain(bugs.iter().map(|bug| Some(&*bug.name)));
     let seeds = 1..calm::SCENARIO.seeds + 1;

@@ -1,8 +1,8 @@
-//! Proof that the alarm rings: every planted bug of the nodes is hunted by chaos until it is caught.
+//! Proof that the checkers find bugs: chaos plays every planted bug of the nodes until it is caught.
 //!
-//! A bug is a file of `sim/planted` (`bug`), and all of them are applied to a copy of the tree (`tree`), so that the product
-//! has none. A bug counts only if the calm world does not notice it: what shows on a fair day needs no chaos. `hunt` plays,
-//! `record` keeps the results in a file, so that a hunt may be broken off and taken up again, `table` shows them.
+//! A bug is a file of `sim/planted` (`bug`), and all of them are applied to a copy of the tree (`tree`), so that the
+//! product has none. A bug counts only if the calm world does not catch it: what shows there needs no chaos. `hunt`
+//! plays, `record` keeps the results in a file, so that a hunt can be interrupted and resumed, `table` prints them.
 
 pub mod bug;
 #[cfg(madsim)]
@@ -21,13 +21,13 @@ use bug::Bug;
 #[cfg(madsim)]
 pub use hunt::hunt;
 
-/// Where the bugs are, from the simulation's folder.
+/// The folder of the bugs, relative to the simulation's folder.
 const FOLDER: &str = "planted";
 
 /// All bugs of the tree that this program was built from.
 ///
 /// # Errors
-/// In words, if they cannot be read.
+/// A message for the user, if they cannot be read.
 pub fn all() -> Result<&'static [Bug], String> {
     static ALL: OnceLock<Result<Vec<Bug>, String>> = OnceLock::new();
     let all = ALL.get_or_init(|| bug::read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER)));

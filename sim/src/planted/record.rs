@@ -1,4 +1,4 @@
-//! What hunts have found: kept at once, read again when a hunt is taken up.
+//! The results of hunts: written at once, and read again when a hunt is resumed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,60 +7,60 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
 
-/// What came of a bug in one range of seeds.
+/// The result for a bug in one range of seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hunted {
-    /// Which bug.
+    /// The name of the bug.
     pub bug: String,
     /// The first seed of the range.
     pub first_seed: u64,
-    /// Seeds played, without a gap, the one that caught it included.
+    /// Seeds played, without a gap, including the one that caught it.
     pub seeds: u64,
-    /// Real time that took.
+    /// Real time that this took.
     pub wall_seconds: f64,
     /// `None`: not caught so far.
     pub caught: Option<Catch>,
 }
 
-/// How a bug showed.
+/// How a bug was caught.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Catch {
-    /// With which seed.
+    /// The seed.
     pub seed: u64,
-    /// Whose finding it was.
+    /// The checker with the finding.
     pub checker: String,
-    /// In words.
+    /// The finding, in words.
     pub words: String,
 }
 
-/// The journal, and what is in it.
+/// The journal and its contents.
 pub struct Record {
     journal: Journal,
     hunted: BTreeMap<(String, u64), Hunted>,
 }
 
 impl Record {
-    /// Reads what is there, or forgets it, if `fresh`.
+    /// Opens the journal of a hunt and reads its results, or empties it if `fresh`.
     ///
     /// # Errors
-    /// In words.
+    /// As a message for the user.
     pub fn open(folder: &Path, name: &str, fresh: bool) -> Result<Record, String> {
         let (journal, known) = Journal::open(folder, name, fresh)?;
-        // The last line about a range says all that is known of it.
+        // The last line about a range is the complete result.
         let hunted =
             known.into_iter().map(|line: Hunted| ((line.bug.clone(), line.first_seed), line)).collect();
         Ok(Record { journal, hunted })
     }
 
-    /// What is known of a bug in the range that begins at a seed.
+    /// The result for a bug in the range that begins at a seed; `None`: there is none yet.
     pub fn of(&self, bug: &str, first_seed: u64) -> Option<&Hunted> {
         self.hunted.get(&(bug.to_owned(), first_seed))
     }
 
-    /// Keeps a result.
+    /// Writes a result.
     ///
     /// # Errors
-    /// In words.
+    /// As a message for the user.
     pub fn add(&mut self, hunted: Hunted) -> Result<(), String> {
         self.journal.add(&hunted)?;
         self.hunted.insert((hunted.bug.clone(), hunted.first_seed), hunted);

@@ -1,23 +1,23 @@
-//! The table of a hunt: which bug took how many seeds, and who caught it.
+//! The table of a hunt: how many seeds each bug took, and which checker caught it.
 
 use std::collections::BTreeSet;
 
 use super::record::Hunted;
 
-/// A bug, and what came of it in each range.
+/// A bug, and its result in each range.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// Its name.
     pub bug: &'static str,
-    /// Where it sits.
+    /// The part of the product that it is in.
     pub area: &'static str,
     /// Whether it needs a rare sequence of events.
     pub rare: bool,
-    /// The ranges.
+    /// Its results, one for each range.
     pub ranges: Vec<Hunted>,
 }
 
-/// Prints a row for each bug.
+/// Prints one row for each bug.
 pub fn print(rows: &[Row]) {
     println!(
         "\n{:<32} {:<10} {:<5} {:>7} {:>7} {:>8}  caught by",
@@ -43,14 +43,14 @@ pub fn is_caught(ranges: &[Hunted]) -> bool {
     ranges.iter().all(|range| range.caught.is_some())
 }
 
-/// Seeds needed, the median over the ranges and the worst; a range without a catch is worse than any number.
+/// The seeds needed: median over the ranges, and worst. A range without a catch is worse than any number.
 fn seeds(ranges: &[Hunted]) -> (String, String) {
     let mut needed: Vec<(bool, u64)> =
         ranges.iter().map(|range| (range.caught.is_none(), range.seeds)).collect();
     needed.sort_unstable();
     let shown = |(missed, seeds): (bool, u64)| if missed { format!(">{seeds}") } else { seeds.to_string() };
     match needed.last() {
-        // Of an even number the worse of the two in the middle.
+        // If their number is even, the worse of the two in the middle.
         Some(worst) => (shown(needed[needed.len() / 2]), shown(*worst)),
         None => ("-".into(), "-".into()),
     }

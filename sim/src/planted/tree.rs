@@ -1,7 +1,8 @@
-//! The copy of the whole tree that the planted bugs are applied to: the product itself asks for none.
+//! The copy of the whole tree that the planted bugs are applied to: the product itself has no trace of them.
 //!
-//! It lies at a fixed path, and a file is written only if its content changes: what was compiled of it before is not compiled
-//! again. All patches are applied one after the other, so that one build has all bugs; `MOKV_PLANTED` switches one of them on.
+//! The copy has a fixed path, and a file is written only if its content changes, so that its unchanged parts are not
+//! compiled again. All patches are applied one after the other, so that one build has all bugs; `MOKV_PLANTED` switches
+//! one of them on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,17 +13,17 @@ use diffy::patch_set::{FileOperation, ParseOptions, PatchSet};
 use super::FOLDER;
 use super::bug::{Bug, read_all};
 
-/// What of the tree is not copied: built files, history.
+/// The parts of the tree that are not copied: built files, history.
 const LEFT_OUT: [&str; 3] = ["target", ".git", "mokv-data"];
-/// Asks whether a bug is switched on; a module of the product in the copy.
+/// The switch that bugs depend on; a module of the product in the copy.
 const SWITCH: &str = include_str!("../../planted/switch.rs");
 const SWITCH_AT: &str = "src/planted.rs";
 const ROOMS: &str = "src/lib.rs";
 
-/// Brings the copy of the tree round `sim`, the simulation's folder, up to date; the simulation's folder in the copy.
+/// Updates the copy of the tree around `sim`, the simulation's folder. Returns the simulation's folder in the copy.
 ///
 /// # Errors
-/// In words, if a bug no longer applies, or a file cannot be read or written.
+/// A message for the user, if a bug no longer applies, or a file cannot be read or written.
 pub fn prepare(sim: &Path, copy: &Path) -> Result<PathBuf, String> {
     let root = sim.parent().ok_or_else(|| format!("{} has no parent", sim.display()))?;
     let mut files = BTreeMap::new();
@@ -58,7 +59,7 @@ fn keep_mode(original: &Path, copy: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot change the mode of {}: {error}", copy.display()))
 }
 
-/// All files of a folder, by their path from `root`.
+/// Collects all files of a folder, by their path relative to `root`.
 fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> Result<(), String> {
     let path = root.join(folder);
     let failed = |error| format!("cannot read {}: {error}", path.display());
@@ -80,7 +81,7 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -
     Ok(())
 }
 
-/// Applies all bugs, one after the other, and adds the switch that they ask.
+/// Applies all bugs, one after the other, and adds the switch that they depend on.
 fn plant(files: &mut BTreeMap<PathBuf, Vec<u8>>, bugs: &[Bug]) -> Result<(), String> {
     for bug in bugs {
         for (name, changed) in changes(bug, files)? {
@@ -93,7 +94,7 @@ fn plant(files: &mut BTreeMap<PathBuf, Vec<u8>>, bugs: &[Bug]) -> Result<(), Str
     Ok(())
 }
 
-/// The files that a bug changes, as they are with it.
+/// The files that a bug changes, with their new content.
 fn changes(bug: &Bug, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Vec<(PathBuf, String)>, String> {
     let stale = |file: &str, why: String| {
         format!(

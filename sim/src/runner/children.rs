@@ -1,4 +1,4 @@
-//! Child processes: at most a few at a time, each with one run, none for ever.
+//! Child processes: a limited number at a time, each with one run and a time limit.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,30 +10,30 @@ use crate::launcher;
 use crate::report::Report;
 use crate::timeline::Timeline;
 
-/// A run that takes longer hangs.
+/// A run that takes longer, in real time, counts as hung.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// One run to do.
+/// One run to play.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Which scenario.
+    /// The scenario.
     pub scenario: &'static str,
-    /// Which seed.
+    /// The seed.
     pub seed: u64,
-    /// What is left out of the run, as `MOKV_REDUCE` says it; empty: nothing.
+    /// What is left out of the run, in the syntax of `MOKV_REDUCE`; empty: nothing.
     pub reduction: String,
-    /// With which planted bug, if not with the one that the environment names.
+    /// The planted bug; `None`: the one that the environment names, if any.
     pub planted: Option<&'static str>,
 }
 
 impl Job {
-    /// A run that leaves out what the environment says.
+    /// A run with the reduction from the environment.
     pub fn new(scenario: &'static str, seed: u64) -> Job {
         let reduction = std::env::var(reduction::VARIABLE).unwrap_or_default();
         Job { scenario, seed, reduction, planted: None }
     }
 
-    /// What plays exactly this run again, from the top of the repository.
+    /// The command that plays exactly this run again, from the top of the repository.
     pub fn command(&self) -> String {
         let of_environment = std::env::var(launcher::PLANTED).ok();
         let planted = self.planted.or(of_environment.as_deref());
@@ -49,11 +49,11 @@ impl Job {
     }
 }
 
-/// A run that is over.
+/// The result of a run.
 pub struct Outcome {
-    /// What it said, or what is said for it.
+    /// The child's report, or one made in its place.
     pub report: Report,
-    /// Real time it took.
+    /// Real time that the run took.
     pub wall: Duration,
 }
 
@@ -64,12 +64,12 @@ struct Running {
     started: Instant,
 }
 
-/// Runs at a time, unless somebody says otherwise: one for each core.
+/// The default number of runs at a time: one for each core.
 pub fn at_a_time() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Plays all jobs; `done` hears of each as it ends, with how many are over.
+/// Plays all jobs. Calls `done` as each ends, with the number of those that have ended.
 pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, Outcome)) {
     let (mut waiting, mut over) = (jobs.into_iter(), 0);
     let how = if verbose { How::Aloud } else { How::Quietly };
@@ -87,17 +87,17 @@ pub fn play_all(jobs: Vec<Job>, verbose: bool, mut done: impl FnMut(usize, Job, 
 /// How a run is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How<'a> {
-    /// For its report alone.
+    /// Only its report is read.
     Quietly,
-    /// It tells its story on standard error.
+    /// It prints events on standard error.
     Aloud,
     /// It is made non-deterministic on purpose.
     Unsteadily,
-    /// It writes everything that happened to this file.
+    /// It writes its timeline to this file.
     WithTimeline(&'a Path),
 }
 
-/// Plays what `next` says until it has nothing more and all is done, so many at a time; `done` hears of each as it ends.
+/// Plays the jobs that `next` returns, `at_a_time` at once, until all have ended. Calls `done` as each ends.
 pub fn play(
     at_a_time: usize,
     how: How<'_>,
@@ -127,7 +127,7 @@ pub fn play(
     }
 }
 
-/// Plays one job alone.
+/// Plays one job.
 pub fn play_one(job: Job, how: How<'_>) -> Outcome {
     let mut running = start(job, how);
     while !has_ended(&mut running) {
@@ -136,7 +136,7 @@ pub fn play_one(job: Job, how: How<'_>) -> Outcome {
     collect(running).1
 }
 
-/// Plays one job alone and returns everything that happened, too. `None`: the process left nothing behind.
+/// Plays one job and returns its timeline, too. `None`: the process wrote none.
 pub fn play_for_timeline(job: Job) -> (Outcome, Option<Timeline>) {
     let file = std::env::temp_dir().join(format!("mokv-sim-{}-{}.json", std::process::id(), job.seed));
     let outcome = play_one(job, How::WithTimeline(&file));
@@ -150,12 +150,12 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-/// What plays one run of `program`, this build of the simulation or another, in a process of its own.
+/// The command that plays one run of `program`, this build of the simulation or another, in a process of its own.
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.
 pub fn command(program: &Path, scenario: &str, seed: u64) -> Command {
     let mut command = Command::new(program);
     command.args(["--child", scenario, &seed.to_string()]).stdin(Stdio::null());
-    // A run is over in a second: memory that it gave back in between would only be faulted in and cleared again.
+    // A run is over in a second: memory returned to the system in between would only be faulted in and cleared again.
     command.env("MIMALLOC_PURGE_DELAY", "-1");
     command
 }
@@ -190,7 +190,7 @@ fn start(job: Job, how: How<'_>) -> Running {
     command.stderr(if how == How::Aloud { Stdio::inherit() } else { Stdio::piped() });
     let mut child = command.spawn().expect("a process can be started");
     let (mut stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Both ends are drained, so that no child waits for its parent to read.
+    // Both pipes are drained, so that no child waits for its parent to read.
     let output = std::thread::spawn(move || {
         let errors = std::thread::spawn(move || stderr.map(read).unwrap_or_default());
         (stdout.take().map(read).unwrap_or_default(), errors.join().unwrap_or_default())

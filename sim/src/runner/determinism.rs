@@ -1,29 +1,29 @@
-//! The determinism check: a seed that was played is played again in another process and must leave the same trace
-//!; and a run that is made unsteady on purpose must not.
+//! The determinism check: a seed is played again in another process and must leave the same trace; a run that is made
+//! non-deterministic on purpose must not.
 
 use super::children::{self, How, Job};
 
-/// What it is called on the command line.
+/// The name of the check on the command line.
 pub use crate::options::DETERMINISM as NAME;
-/// What it is about.
+/// A description of the check.
 pub const ABOUT: &str = "the same seed leaves the same trace in two processes, and an unsteady run does not";
 
-/// Runs that are played again.
+/// How many runs are played again.
 const REPEATED: usize = 5;
 
-/// A check and whether it holds.
+/// A check and its result.
 pub struct Check {
     /// What was checked.
     pub name: String,
-    /// What is wrong; `None`: it holds.
+    /// The reason of the failure; `None`: the check passed.
     pub failure: Option<String>,
 }
 
-/// Checks a share of the runs that were played, evenly chosen: job, hash, number of events.
+/// Checks a share of the runs that were played, evenly spaced: job, trace hash, number of trace events.
 pub fn check(played: &[(Job, u64, u64)]) -> Vec<Check> {
     let mut fresh = Vec::new();
     let played = if played.is_empty() {
-        // Nothing was played: two chaos seeds for the first time.
+        // No run was played: two chaos seeds are played for the first time.
         fresh.extend((1..3).map(|seed| {
             let job = Job::new(crate::scenarios::CHAOS, seed);
             let report = children::play_one(job.clone(), How::Quietly).report;

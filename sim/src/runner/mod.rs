@@ -139,7 +139,7 @@ fn print_failure(job: &Job, report: &Report, verbose: bool) {
     println!("play it again: {}\n", job.command());
 }
 
-/// A line that moves on a terminal, and a line now and then elsewhere.
+/// Progress: a moving line on a terminal, else a line at an interval.
 struct Progress {
     total: usize,
     moves: bool,

@@ -1,4 +1,4 @@
-//! Runs as pages of HTML: plays a run once more and lets it say everything.
+//! Runs as pages of HTML: plays a run once more and records its timeline.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use crate::picture;
 use crate::report::Verdict;
 use crate::scenarios;
 
-/// The command `report`. Ends with the run's own exit code.
+/// The command `report`. Returns the run's own exit code.
 pub fn report(options: &Picture) -> ExitCode {
     let scenario = scenarios::find(&options.run.scenario).expect("the options know the scenarios");
     let job = Job::new(scenario.name, options.run.seed);
@@ -30,7 +30,7 @@ pub fn report(options: &Picture) -> ExitCode {
     }
 }
 
-/// Writes the page of a run that has just failed into a folder, and says where it is.
+/// Writes the page of a run that has just failed into a folder, and prints its path.
 pub fn write_into(folder: &Path, job: &Job) {
     let file = folders::of_user(folder).join(file_name(job));
     match write(&file, job) {

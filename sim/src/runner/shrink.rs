@@ -1,7 +1,7 @@
 //! The command `shrink`: leaves out of a failing chaos run whatever it can while the same failure stays.
 //!
-//! First time, for that spares the most; then faults, by delta debugging; then clients and keys; then time again. Every
-//! attempt is a whole run in a process of its own, and the one that is printed at last has been played.
+//! First time, because that saves the most; then faults, by delta debugging; then clients and keys; then time again.
+//! Every attempt is a whole run in a process of its own, and the run that is printed at the end has been played.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -17,10 +17,10 @@ use crate::report::{Report, Verdict};
 use crate::shrink::{least, minimise};
 use crate::world::World;
 
-/// Times are shrunk in steps of this.
+/// Granularity to which times are shrunk.
 const STEP: Duration = Duration::from_millis(250);
 
-/// Shrinks a run. Ends with the exit code of the failure, or with 2 if there is none.
+/// Shrinks a run. Returns the exit code of the failure, or 2 if there is none.
 pub fn shrink(run: &One) -> ExitCode {
     if run.scenario != CHAOS {
         eprintln!("only {CHAOS} has a schedule that can be shrunk; '{}' is one story", run.scenario);
@@ -51,7 +51,7 @@ fn play(seed: u64, reduction: &Reduction) -> Report {
     children::play_one(job, How::Quietly).report
 }
 
-/// What makes two failures the same: the judge that complained first, or the place of the panic.
+/// What identifies a failure: the first checker with a finding, or the location of the panic.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
     verdict: Verdict,
@@ -59,7 +59,7 @@ struct Failure {
 }
 
 impl Failure {
-    /// `None`: it passed.
+    /// `None`: the run passed.
     fn of(report: &Report) -> Option<Failure> {
         let words = match report.findings.first() {
             Some(panic) if panic.starts_with("panicked at ") => {
@@ -70,7 +70,7 @@ impl Failure {
         (report.verdict != Verdict::Passed).then_some(Failure { verdict: report.verdict, words })
     }
 
-    /// Whether a run failed in this way, among others.
+    /// Whether a run failed in this way, perhaps among others.
     fn is_in(&self, report: &Report) -> bool {
         report.verdict == self.verdict
             && (Failure::of(report).as_ref() == Some(self) || report.checkers.contains(&self.words))
@@ -80,7 +80,7 @@ impl Failure {
 struct Attempts {
     seed: u64,
     failure: Failure,
-    /// The smallest run that fails so far, and what it said.
+    /// The smallest failing run so far; `report` is its report.
     best: Reduction,
     report: Report,
     played: u64,
@@ -120,7 +120,7 @@ impl Attempts {
             self.fails(&reduction, "keys")
         });
         self.shrink_time(&world);
-        // Strikes that come after the end need not be named.
+        // Injections after the end of the run need not be listed.
         let numbers: BTreeSet<u32> = schedule::draw(&world, self.seed)
             .iter()
             .filter(|injection| self.best.until.is_none_or(|until| injection.after < until))
@@ -138,7 +138,7 @@ impl Attempts {
         });
     }
 
-    /// Plays a smaller run; if it fails in the same way it is the best from now on.
+    /// Plays a smaller run. If it fails in the same way, it becomes the best so far. Returns whether it does.
     fn fails(&mut self, reduction: &Reduction, what: &str) -> bool {
         let injections = self.injections().len();
         self.progress.set_message(format!(
@@ -154,7 +154,7 @@ impl Attempts {
         fails
     }
 
-    /// The strikes that are left.
+    /// The injections that are left.
     fn injections(&self) -> Vec<Planned> {
         let mut world = World::draw(self.seed);
         self.best.shrink(&mut world);

@@ -1,4 +1,4 @@
-//! What all runs together covered, as a table, and the lines by which people and machines tell pass from fail.
+//! What all runs together covered, as a table, and the lines that separate pass from fail for people and programs.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use super::determinism::Check;
 use crate::markers;
 use crate::report::{Report, Verdict};
 
-/// Runs added up.
+/// The sums over all runs.
 #[derive(Default)]
 pub struct Summary {
     rows: Vec<Row>,
@@ -74,7 +74,7 @@ impl Summary {
         self.fault_seconds += report.fault_seconds;
     }
 
-    /// Adds checks that are no runs.
+    /// Adds checks that are not runs.
     pub fn add_checks(&mut self, checks: Vec<Check>) {
         for check in checks {
             match check.failure {
@@ -95,7 +95,7 @@ impl Summary {
         self.worst = Some(self.worst.map_or(verdict, |worst| worst.min(verdict)));
     }
 
-    /// The runs that passed: job, trace hash, number of events.
+    /// The runs that passed: job, trace hash, number of trace events.
     pub fn hashes(&self) -> &[(Job, u64, u64)] {
         &self.hashes
     }
@@ -135,7 +135,7 @@ impl Summary {
         println!("\n{} passed, {} failed", self.passed, self.failures.len());
     }
 
-    /// The worst verdict's: see [`Verdict::exit_code`].
+    /// The worst verdict's exit code: see [`Verdict::exit_code`].
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.worst.map_or(0, Verdict::exit_code))
     }

@@ -1,6 +1,6 @@
-//! The command `sweep`: many chaos seeds on all cores, kept as they end, so that it can be broken off and gone on with.
+//! The command `sweep`: many chaos seeds on all cores. It keeps results as runs end, and can be resumed.
 //!
-//! A share of all seeds is played again in another process, always.
+//! A share of all seeds is always played again in another process.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // The parent simulates nothing.
 
@@ -23,14 +23,14 @@ use crate::report::Verdict;
 use crate::sweep::record::{Line, Record};
 use crate::sweep::totals::Totals;
 
-/// How often a line is written where there is no terminal.
+/// Interval between lines where there is no terminal.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
-/// What is said of a seed that is not deterministic.
+/// The reason given for a seed that is not deterministic.
 const TWO_TRACES: &str = "two traces";
-/// Failures told in full; all of them are in the file.
+/// Most failures that are printed in full; all of them are in the file.
 const MOST_TOLD: usize = 10;
 
-/// Sweeps. Ends with the worst verdict's exit code.
+/// Runs a sweep. Returns the worst verdict's exit code.
 pub fn sweep(options: &Sweep) -> ExitCode {
     match State::open(options) {
         Ok(state) => RefCell::new(state).run(options),
@@ -41,11 +41,11 @@ pub fn sweep(options: &Sweep) -> ExitCode {
     }
 }
 
-/// What is known of the seeds so far, in memory and on disk.
+/// The results so far, in memory and on disk.
 struct State {
     totals: Totals,
     journal: Journal,
-    /// Seeds to be played again.
+    /// Seeds that are still to be played again.
     again: VecDeque<u64>,
     told: usize,
 }
@@ -80,7 +80,7 @@ impl State {
         }
     }
 
-    /// Failures of all ranges of seeds that this program has swept are in one file.
+    /// Appends a failure to the file with the failures of all seed ranges that this program has swept.
     fn keep_failure(&self, failure: &str) {
         let path = self.journal.path().with_extension("failures");
         let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -94,7 +94,7 @@ fn is_checked(options: &Sweep, seed: u64) -> bool {
     seed.is_multiple_of(options.check_every)
 }
 
-/// Names the build and what changes its runs, so that results of different programs are never added up.
+/// Identifies the build and what changes its runs, so that results of different programs are never added up.
 fn name_of_this_program() -> Result<String, String> {
     let mut name = format!("{CHAOS}-{}", journal::build()?);
     if let Ok(planted) = std::env::var(launcher::PLANTED) {
@@ -135,7 +135,7 @@ impl Run for RefCell<State> {
 }
 
 impl State {
-    /// A run is over: the first of its seed, or the one that it is compared with.
+    /// A run has ended: the first of its seed, or the second, which is compared with the first.
     fn hear(&mut self, options: &Sweep, job: &Job, outcome: &Outcome, progress: &Progress) {
         let report = &outcome.report;
         if let Some(trace) = self.totals.trace(job.seed) {
@@ -198,12 +198,12 @@ impl State {
     }
 }
 
-/// One line for a failure: verdict, command, judges.
+/// A failure as one line: verdict, command, checkers.
 fn failure(verdict: Verdict, seed: u64, checkers: &str) -> String {
     format!("{:<9} {}  # {checkers}", verdict.word(), Job::new(CHAOS, seed).command())
 }
 
-/// A bar on a terminal, a line now and then elsewhere.
+/// Progress: a bar on a terminal, else a line at an interval.
 struct Progress {
     bar: ProgressBar,
     moves: bool,

@@ -1,9 +1,8 @@
-//! Lets the compiler watch the simulation work, so that it builds a faster one: profile-guided optimisation, as rustc's
-//! own book describes it.
+//! The command `train`: profile-guided optimisation of the simulation, as rustc's own book describes it.
 //!
-//! A build with counters plays the world of `bench` and some chaos. What was counted goes into the simulation's target
-//! folder, where the door finds it: from then on every command is built with it. The program does the same as before,
-//! event by event; only the layout of its code differs.
+//! A build with counters plays the world of `bench` and some chaos. The profile goes into the simulation's target
+//! folder, where the launcher finds it: from then on every command is built with it. The program does the same as
+//! before, event by event; only the layout of its code differs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +13,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::launcher::{self, Build, Compiler};
 use crate::options::Train;
 
-/// What is worth being fast at.
+/// The commands that are profiled, because they should be fast.
 const LESSONS: [&[&str]; 2] = [&["bench", "--repeat", "3"], &["chaos", "--seeds", "24"]];
 
-/// A simulator calls much through pointers: this many targets of calls for each place, or counting says that it ran out.
+/// A simulator calls much through pointers: this many counters of call targets per call site, or the profiler runs out.
 const ROOM_FOR_VALUES: &str = "-Cllvm-args=-vp-counters-per-site=8";
 
-/// The command.
+/// Runs the command.
 pub fn train(options: &Train) -> ExitCode {
     let done = match std::env::var_os(launcher::TARGET) {
         Some(target) if options.forget => forget(Path::new(&target)),
@@ -49,7 +48,7 @@ fn forget(target: &Path) -> Result<String, String> {
 fn learn(target: &Path) -> Result<String, String> {
     let compiler = compiler()?;
     let tools = tools(&compiler);
-    // Before minutes go by.
+    // Checked first, before minutes of building.
     if !tools.iter().any(|tool| Command::new(tool).args(["merge", "--help"]).output().is_ok()) {
         return Err(missing_tool(&compiler, "there is none"));
     }
@@ -71,7 +70,7 @@ fn learn(target: &Path) -> Result<String, String> {
     let (folder, beginning) = compiler.profiles(target);
     let learned = fs::read(&profile).map_err(failed)?;
     remove_all(&folder, &beginning)?;
-    // A name for each content: cargo does not look into it.
+    // A name for each content: cargo does not notice a change within the file.
     let file = folder.join(format!("{beginning}{:016x}.profdata", xxh3_64(&learned)));
     fs::create_dir_all(&folder).and_then(|()| fs::write(&file, learned)).map_err(failed)?;
     fs::remove_dir_all(&training)
@@ -104,8 +103,8 @@ fn major_of_llvm(compiler: &Compiler) -> &str {
     compiler.says("LLVM version:").and_then(|version| version.split('.').next()).unwrap_or_default()
 }
 
-/// Where llvm-profdata may be: beside the compiler (rustup), under the name or in the folder of its version
-/// (distributions), or as whatever has its plain name.
+/// Where llvm-profdata may be: beside the compiler (rustup), under its versioned name or in the folder of its version
+/// (distributions), or under its plain name on the PATH.
 fn tools(compiler: &Compiler) -> Vec<PathBuf> {
     let libraries = Compiler::command().args(["--print", "target-libdir"]).output();
     let libraries = libraries.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
@@ -119,8 +118,8 @@ fn tools(compiler: &Compiler) -> Vec<PathBuf> {
     beside.into_iter().chain(of_distributions.map(PathBuf::from)).collect()
 }
 
-/// The first tool that understands the counts makes a profile of them. What never ran stays in it: a function that is
-/// missing there would not be known to be cold.
+/// Merges the counts into a profile with the first tool that can read them. Functions that never ran stay in it: a
+/// function that is missing in the profile would not be treated as cold.
 fn merge(compiler: &Compiler, tools: &[PathBuf], counts: &Path, profile: &Path) -> Result<(), String> {
     let mut said = String::new();
     for tool in tools {

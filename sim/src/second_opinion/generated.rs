@@ -1,18 +1,18 @@
-//! Histories that an honest store makes: one copy, every operation applied at one instant between call and return.
+//! Histories of a correct store: one copy, every operation applied at one instant between call and return.
 
 use std::collections::BTreeMap;
 
 use crate::dice::Dice;
 use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
-/// Of a hundred operations: sets, conditional sets, deletes, conditional deletes, lists; the others are gets.
+/// In percent: sets, conditional sets, deletes, conditional deletes, lists; the others are gets.
 const SETS: u64 = 30;
 const SETS_IF: u64 = 45;
 const DELETES: u64 = 53;
 const DELETES_IF: u64 = 58;
 const LISTS: u64 = 62;
 
-/// The history of so many operations on so many keys.
+/// A history with this many operations and keys.
 pub fn history(seed: u64, length: u64, keys: u64) -> Vec<Operation> {
     let mut dice = Dice::new(seed, "honest store");
     let mut planned: Vec<(Nanos, Nanos, Nanos, u64)> = (1..=length)
@@ -45,7 +45,7 @@ pub fn history(seed: u64, length: u64, keys: u64) -> Vec<Operation> {
             let key = if matches!(call, Call::List { .. }) { "k".to_owned() } else { key };
             let writes = matches!(call, Call::Set { .. } | Call::Delete { .. });
             let outcome = match dice.within(0..100) {
-                // Not executed, and the client was told so.
+                // Not executed, and the client received that answer.
                 0..3 => Outcome::Failed,
                 // Not executed, or executed and the answer lost.
                 3..5 if writes => Outcome::Unknown,

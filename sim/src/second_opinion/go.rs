@@ -1,4 +1,4 @@
-//! Records histories, lets both checkers judge, and compares.
+//! Records histories, runs both checkers on them, and compares.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,27 +11,27 @@ use crate::launcher;
 use crate::runner::children;
 use crate::{history_file, scenarios};
 
-/// What it is called on the command line.
+/// The name of the check on the command line.
 pub use crate::options::SECOND_OPINION as NAME;
-/// What it is about.
+/// A description of the check.
 pub const ABOUT: &str = "the linearizability checker and porcupine agree on good and on broken histories";
 
 /// Chaos seeds whose histories are recorded.
 const RECORDED: std::ops::RangeInclusive<u64> = 1..=6;
-/// Of each verdict there have to be so many.
+/// Fewest histories of each verdict.
 const FEWEST: usize = 50;
 
-/// What came of it.
+/// The result of the comparison.
 pub enum Opinion {
-    /// They agree, on this many.
+    /// The checkers agree on all histories; with their numbers.
     Agrees(String),
-    /// They do not, or one of them has none.
+    /// They do not, or one of them gave no verdict.
     Differs(String),
-    /// There is no Go here.
+    /// Go is not installed.
     Missing(String),
 }
 
-/// Compares the two.
+/// Compares the two checkers.
 pub fn check() -> Opinion {
     if !has_go() {
         let words = "there is no Go here to build porcupine with; install Go 1.18 or later".to_owned();
@@ -84,12 +84,12 @@ fn compare(folder: &Path) -> Result<String, String> {
     }
 }
 
-/// Plays a chaos seed in a process of its own; what its clients saw.
+/// Plays a chaos seed in a process of its own. Returns the history of its clients.
 fn record(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
     let path: PathBuf = folder.join(format!("{seed}.history"));
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut child = children::command(&program, scenarios::CHAOS, seed);
-    // What is planted would be found here, too, and by the wrong test.
+    // A planted bug would be found here, too, and by the wrong test.
     child
         .env(history_file::VARIABLE, &path)
         .env_remove(launcher::PLANTED)
@@ -100,7 +100,7 @@ fn record(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
     history_file::read(&text).map_err(|error| format!("chaos seed {seed}: {error}"))
 }
 
-/// What porcupine says of every history in a folder.
+/// Porcupine's verdict on every history in a folder, by name.
 fn porcupine(folder: &Path) -> Result<BTreeMap<String, String>, String> {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("porcupine");
     let output = Command::new("go").args(["run", "."]).arg(folder).current_dir(module).output();

@@ -1,8 +1,8 @@
-//! Who judges the judge: the linearizability checker and porcupine, an independent one, have to agree.
+//! The check of the checker: the linearizability checker and porcupine, an independent one, have to agree.
 //!
-//! On histories that chaos recorded, on generated ones, and on both with lies told about them (see [`mutations`]).
-//! The other checker is a small Go program with a model of its own, in `sim/checker-check`; where Go is missing this
-//! says so, and counts as a failure in continuous integration.
+//! On histories that chaos recorded, on generated ones, and on both with mutations (see [`mutations`]). The other
+//! checker is a small Go program with a model of its own, in `sim/porcupine`; where Go is missing this is reported, and
+//! counts as a failure in continuous integration.
 
 pub mod generated;
 #[cfg(madsim)]
@@ -15,7 +15,7 @@ pub use go::{ABOUT, NAME, Opinion, check};
 use crate::dice::Dice;
 use crate::history::Operation;
 
-/// A history and where it comes from.
+/// A history and its origin.
 pub struct Case {
     /// Unique among all.
     pub name: String,
@@ -23,13 +23,13 @@ pub struct Case {
     pub operations: Vec<Operation>,
 }
 
-/// Generated histories that are judged as they are, and with one to three lies each.
+/// Generated histories that are checked as they are, and those with one to three mutations each.
 const GENERATED: u64 = 60;
 const GENERATED_WITH_LIES: u64 = 120;
-/// Each recorded history is judged as it is, and so often with a lie.
+/// Each recorded history is checked as it is, and this many times with a mutation.
 const LIES_ABOUT_RECORDED: u64 = 14;
 
-/// All that has to be judged, given what was recorded: seeds and histories.
+/// All histories to be checked. `recorded`: seeds and their recorded histories.
 pub fn cases(recorded: &[(u64, Vec<Operation>)]) -> Vec<Case> {
     let mut cases = Vec::new();
     for seed in 0..GENERATED + GENERATED_WITH_LIES {

@@ -1,10 +1,9 @@
-//! Histories with lies in them: one answer, or one time, is not what it was. Some lies do no harm, and a checker has to
-//! know that too.
+//! Mutated histories: one answer, or one time, is changed. Some changes do no harm, which a checker must find, too.
 
 use crate::dice::Dice;
 use crate::history::{Answer, Call, KeyState, Operation, Outcome};
 
-/// The names of the lies, in the order of their draws.
+/// The names of the mutations, in the order of their numbers.
 pub const LIES: [&str; 9] = [
     "an older value is read",
     "a key that is there is read as absent",
@@ -17,7 +16,7 @@ pub const LIES: [&str; 9] = [
     "an answer is lost",
 ];
 
-/// Tells one lie about a history; which one. `None`: there is nothing to lie about.
+/// Applies one mutation to a history. Returns its name; `None`: the history has no operation that it fits.
 pub fn lie(operations: &mut Vec<Operation>, dice: &mut Dice) -> Option<&'static str> {
     let kind = dice.within(0..LIES.len() as u64) as usize;
     let done = match kind {
@@ -40,7 +39,7 @@ fn pick(operations: &[Operation], dice: &mut Dice, fits: impl Fn(&Operation) -> 
     (!fitting.is_empty()).then(|| *dice.one_of(&fitting))
 }
 
-/// What a linearizable get found.
+/// The state that a linearizable get returned.
 fn found(operation: &Operation) -> Option<KeyState> {
     match (operation.call, &operation.outcome) {
         (Call::Get { stale: false }, Outcome::Ok(Answer::Read { entry, .. })) => *entry,

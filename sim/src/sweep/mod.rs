@@ -1,4 +1,4 @@
-//! What a sweep over many seeds keeps: `record` is one line for each run, `totals` is what they add up to. Pure.
+//! The results of a sweep over many seeds: `record` is one line for each run, `totals` adds them up. Pure.
 
 pub mod record;
 pub mod totals;

@@ -1,4 +1,4 @@
-//! What a sweep keeps of its runs: the lines of its journal.
+//! The lines of a sweep's journal, which keeps the results of its runs.
 
 use std::collections::BTreeMap;
 
@@ -14,44 +14,44 @@ pub enum Line {
     Run(Record),
     /// A seed was played once more, in another process.
     Again {
-        /// Which.
+        /// The seed.
         seed: u64,
-        /// It left the same trace.
+        /// Whether it left the same trace.
         same: bool,
     },
 }
 
-/// A run, as compact as it can be counted from.
+/// The result of a run, with only what [`Totals`](super::totals::Totals) needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which seed.
+    /// The seed.
     pub seed: u64,
-    /// How it ended.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Which judges complained.
+    /// The checkers with findings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkers: Vec<String>,
-    /// Simulated seconds.
+    /// Length of the run, in simulated seconds.
     pub simulated: f64,
-    /// Of them under faults.
+    /// Simulated seconds during which faults were injected.
     pub faulty: f64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
     /// Client operations by outcome.
     pub operations: BTreeMap<String, u64>,
-    /// Situations, and how often each was reached.
+    /// How often each marker was reached.
     pub situations: BTreeMap<String, u64>,
-    /// What met what, and how often.
+    /// How often each encounter took place.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub encounters: BTreeMap<String, u64>,
-    /// The trace.
+    /// Hash of the trace, and number of its events.
     pub trace: (u64, u64),
-    /// Real seconds.
+    /// Real seconds that the run took.
     pub wall: f64,
 }
 
 impl Record {
-    /// Of a run that is over.
+    /// The record of a run that is over; `wall` in real seconds.
     pub fn of(report: &Report, wall: f64) -> Record {
         let rounded = |seconds: f64| (seconds * 1e3).round() / 1e3;
         Record {

@@ -1,7 +1,7 @@
-//! What the runs of a sweep add up to: sums, distributions, what was reached, what went wrong.
+//! The totals of a sweep: sums, distributions, markers that were reached, failures.
 //!
-//! A seed counts only if it passed, faults were let loose for [`FEWEST_FAULT_SECONDS`] and at least one found something to
-//! strike, and [`FEWEST_OPERATIONS`] were completed: a run in which nothing could go wrong says nothing.
+//! A seed counts only if it passed, faults were injected for [`FEWEST_FAULT_SECONDS`], at least one of them took
+//! effect, and [`FEWEST_OPERATIONS`] were completed: a run in which nothing could go wrong proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,14 +11,14 @@ use crate::encounters;
 use crate::markers::{self, SEEDS_THAT_REACH_ALL};
 use crate::report::Verdict;
 
-/// Simulated seconds of faults below which a seed does not count.
+/// Simulated seconds with faults below which a seed does not count.
 pub const FEWEST_FAULT_SECONDS: f64 = 30.0;
 /// Completed operations below which a seed does not count.
 pub const FEWEST_OPERATIONS: u64 = 200;
-/// The exit code of a sweep that passed and never reached some situation.
+/// The exit code of a sweep that passed and never reached some marker.
 pub const UNREACHED: u8 = 8;
 
-/// Runs added up.
+/// The sums over all runs.
 #[derive(Debug, Default)]
 pub struct Totals {
     runs: BTreeMap<u64, Numbers>,
@@ -33,7 +33,7 @@ pub struct Totals {
     wall: f64,
 }
 
-/// What distributions are made from.
+/// The numbers of one run that distributions are made from.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
     simulated: f64,
@@ -64,7 +64,7 @@ impl Numbers {
 }
 
 impl Totals {
-    /// Adds a line of the state.
+    /// Adds a line of the journal.
     pub fn add(&mut self, line: &Line) {
         match line {
             Line::Run(record) => self.add_run(record),
@@ -114,32 +114,32 @@ impl Totals {
         self.runs.contains_key(&seed)
     }
 
-    /// Whether this seed was played once more.
+    /// Whether this seed was played again.
     pub fn is_checked(&self, seed: u64) -> bool {
         self.checked.contains_key(&seed)
     }
 
-    /// The trace that a seed left.
+    /// The trace hash and number of events of a seed.
     pub fn trace(&self, seed: u64) -> Option<(u64, u64)> {
         self.runs.get(&seed).map(|numbers| numbers.trace)
     }
 
-    /// Seeds that failed, and how.
+    /// Seeds that failed, with verdict and checkers.
     pub fn failures(&self) -> impl Iterator<Item = (u64, Verdict, &[String])> {
         self.failures.iter().map(|(seed, (verdict, checkers))| (*seed, *verdict, checkers.as_slice()))
     }
 
-    /// Seeds that left two traces.
+    /// Seeds whose two runs left different traces.
     pub fn unsteady(&self) -> impl Iterator<Item = u64> {
         self.checked.iter().filter(|(_, same)| !**same).map(|(seed, _)| *seed)
     }
 
-    /// Seeds that count.
+    /// Number of seeds that count.
     pub fn counted(&self) -> u64 {
         (self.runs.len() - self.failures.len() - self.uncounted.len()) as u64
     }
 
-    /// In one line, while it goes on.
+    /// One line about the progress.
     pub fn progress(&self) -> String {
         let hours = self.sum(|numbers| numbers.simulated) / 3_600.0;
         let (reached, all) = markers::coverage(&self.situations);
@@ -155,12 +155,12 @@ impl Totals {
         self.runs.values().map(of).sum()
     }
 
-    /// Whether situations that must be reached were not, in a sweep that is long enough to say so.
+    /// Whether the sweep is long enough to reach every marker that it must, and some were not reached.
     pub fn is_too_tame(&self) -> bool {
         self.counted() >= SEEDS_THAT_REACH_ALL && !markers::unreached(&self.situations).is_empty()
     }
 
-    /// The worst verdict's exit code; [`UNREACHED`] if all is well but too tame.
+    /// The worst verdict's exit code; [`UNREACHED`] if all passed but some marker was not reached.
     pub fn exit_code(&self) -> u8 {
         match self.worst {
             Some(worst) => worst.exit_code(),
@@ -169,7 +169,7 @@ impl Totals {
         }
     }
 
-    /// All of it as text.
+    /// The totals as text.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let _ = writeln!(

@@ -1,4 +1,4 @@
-//! Good histories pass, broken ones do not, and on small random ones the judge agrees with trying all orders.
+//! Good histories pass, broken ones do not, and on small random ones the checker agrees with an exhaustive search.
 
 use super::*;
 use crate::checkers::testing::{delete, get, in_doubt, list, on, set, set_if};
