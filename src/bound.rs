@@ -1,7 +1,7 @@
-//! How many of something there may be at a time: calls, streams, connections, bytes.
+//! Bounds on how many of something exist at a time: calls, streams, connections, bytes.
 //!
-//! Taking and giving back are one atomic step each, on a path that every request takes; no lock, no queue. Who finds
-//! nothing left and may wait looks again a moment later.
+//! Taking and giving back are one atomic step each, because every request does both; no lock, no queue. A caller that
+//! finds nothing free and may wait polls.
 
 mod arrivals;
 
@@ -13,10 +13,10 @@ pub use arrivals::{Arrival, Arrivals};
 
 use crate::rt;
 
-/// Who waits for something to be given back looks again after this.
+/// The interval at which a caller polls that waits for units to be given back.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A bound on how many there are at a time. Clones of the `Arc` share it.
+/// A bound on units taken at a time. Clones of the `Arc` share it.
 #[derive(Debug)]
 pub struct Bound {
     most: usize,
@@ -24,39 +24,39 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Nothing is taken yet, and never more than `most` will be by [`Bound::take`].
+    /// A bound of which nothing is taken. [`Bound::take`] never exceeds `most`.
     pub fn new(most: usize) -> Arc<Bound> {
         Arc::new(Bound { most, taken: AtomicUsize::new(0) })
     }
 
-    /// One place, if any is left.
+    /// Takes one unit; `None` if none is free.
     pub fn take(self: &Arc<Self>) -> Option<Held> {
         let one_more = |taken: usize| (taken < self.most).then_some(taken + 1);
         let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         taken.is_ok().then(|| Held { bound: self.clone(), units: 1 })
     }
 
-    /// Nothing yet, to [`Held::add`] to.
+    /// Takes nothing yet; [`Held::add`] takes more.
     pub fn none(self: &Arc<Self>) -> Held {
         Held { bound: self.clone(), units: 0 }
     }
 
-    /// Whether anything is left.
+    /// Whether any unit is free.
     pub fn has_room(&self) -> bool {
         self.taken() < self.most
     }
 
-    /// How much is left.
+    /// Number of free units.
     pub fn free(&self) -> usize {
         self.most.saturating_sub(self.taken())
     }
 
-    /// How much is taken.
+    /// Number of units taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
 
-    /// Resolves when nothing is taken.
+    /// Resolves when no unit is taken.
     pub async fn all_given_back(&self) {
         while self.taken() > 0 {
             rt::sleep(LOOK_AGAIN).await;
@@ -64,7 +64,7 @@ impl Bound {
     }
 }
 
-/// What somebody has taken of a [`Bound`]; given back when dropped.
+/// Units taken of a [`Bound`]; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     bound: Arc<Bound>,
@@ -72,13 +72,14 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes more, beyond the bound if need be: for what is there already. Ask [`Bound::has_room`] before it comes.
+    /// Takes more units, beyond the bound if necessary: for what exists already. Check [`Bound::has_room`] before it
+    /// arrives.
     pub fn add(&mut self, units: usize) {
         self.bound.taken.fetch_add(units, Ordering::AcqRel);
         self.units += units;
     }
 
-    /// Gives back what exceeds `units`.
+    /// Gives back all units that exceed `units`.
     pub fn keep(&mut self, units: usize) {
         let surplus = self.units.saturating_sub(units);
         self.bound.taken.fetch_sub(surplus, Ordering::AcqRel);

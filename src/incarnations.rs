@@ -1,59 +1,60 @@
-//! The lives of a data directory.
+//! The incarnations of a data directory, by which a rolled-back or copied directory is detected.
 //!
-//! Every start is one. It has a number, the boot counter, and an incarnation, which is drawn at random; both are durable
-//! before anybody hears of them. A directory that is rolled back or copied lives some of them again, and however often it
-//! is started, its past is not the one that others have met: by that they tell it from the directory that they know.
+//! Every start on a data directory is an incarnation. It has a number, the boot counter, and an id, drawn at random;
+//! both are durable before they are sent to any node. A directory that is rolled back or copied reuses boot counters
+//! with other ids. However often it is started, its history differs from the one that peers have recorded: that is how
+//! they distinguish it from the directory that they know.
 
-/// So many earlier incarnations a directory keeps and tells.
+/// How many earlier incarnations a directory stores and sends.
 pub const REMEMBERED: usize = 64;
 
-/// One start.
+/// One start on a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incarnation {
-    /// How many starts there were, this one included.
+    /// Number of starts, including this one.
     pub boot: u64,
-    /// Drawn at this start.
+    /// Drawn at random at this start.
     pub id: u64,
 }
 
-/// What is known of another directory.
+/// What is recorded of another directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Incarnations {
-    /// The highest boot counter that anybody told of.
+    /// The highest boot counter that any node reported.
     pub heard: u64,
-    /// The latest life that came by itself.
+    /// The latest incarnation that presented itself.
     pub met: Option<Incarnation>,
 }
 
-/// Why a life does not go on from what is known.
+/// Why an incarnation does not continue the recorded history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objection {
-    /// There was a later one, with this boot counter.
+    /// There was a later incarnation, with this boot counter.
     Outlived(u64),
-    /// In its past, at this boot counter, it is not the one that was met.
+    /// At this boot counter its history has another incarnation than the one met.
     Forked(u64),
-    /// The one with this boot counter that was met is another one: at least one of the two is a copy.
+    /// Another incarnation with the same boot counter was met: at least one of the two directories is a copy.
     Twin,
 }
 
 impl Incarnations {
-    /// Only heard of, with this boot counter.
+    /// Known from reports only, with this boot counter.
     pub fn heard_of(boot: u64) -> Incarnations {
         Incarnations { heard: boot, met: None }
     }
 
-    /// Hears of a life. Whether that is news.
+    /// Records that a node reported this boot counter. Returns `true` if it is higher than the one recorded.
     pub fn hear_of(&mut self, boot: u64) -> bool {
         let is_news = self.heard < boot;
         self.heard = self.heard.max(boot);
         is_news
     }
 
-    /// Meets a life, with the incarnations of those before it, the latest first, as far as it knows them. Whether that is
-    /// news.
+    /// Records an incarnation that presents itself. `past` holds the ids of the incarnations before it, the latest
+    /// first, as far as the directory has stored them. Returns `true` if the record changed.
     ///
     /// # Errors
-    /// If it does not go on from what is known.
+    /// If it does not continue the recorded history.
     pub fn meet(&mut self, incarnation: Incarnation, past: &[u64]) -> Result<bool, Objection> {
         if incarnation.boot < self.heard {
             return Err(Objection::Outlived(self.heard));
@@ -77,7 +78,7 @@ impl Incarnations {
         Ok(is_news)
     }
 
-    /// Whether it was heard of a life that has not come by.
+    /// Whether the latest reported incarnation has not presented itself yet.
     pub fn is_unmet(&self) -> bool {
         self.met.is_none_or(|met| met.boot < self.heard)
     }
@@ -89,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory: its life, and its past.
+    /// A directory: its current incarnation, and the ids of the earlier ones.
     #[derive(Debug, Clone)]
     struct Directory(Incarnation, Vec<u64>);
 
@@ -106,8 +107,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever has met a life that a rolled-back directory has forgotten never lets it in, however often that one
-        /// starts; and a directory that goes on is always let in, whichever of its lives were met or only heard of.
+        /// A node that has met an incarnation which a rolled-back directory has lost never admits that directory,
+        /// however often it is started; a directory that was not rolled back is always admitted, whichever of its
+        /// incarnations were met or only reported.
         #[test]
         fn a_rolled_back_directory_stays_out_and_one_that_goes_on_does_not(
             before in 0_u64..20,
@@ -149,7 +151,7 @@ mod tests {
         assert_eq!(incarnations.meet(Incarnation { boot: 5, id: 2 }, &[]), Err(Objection::Twin));
         assert_eq!(incarnations.meet(Incarnation { boot: 7, id: 3 }, &[9, 2]), Err(Objection::Forked(5)));
         assert_eq!(incarnations.meet(Incarnation { boot: 7, id: 3 }, &[9, 1]), Ok(true));
-        // Its memory does not reach so far: it may be the same.
+        // Its stored history does not reach back so far: it may be the same directory.
         assert_eq!(incarnations.meet(Incarnation { boot: 99, id: 4 }, &[5]), Ok(true));
     }
 }

@@ -1,27 +1,28 @@
 //! mökv, a distributed key-value store whose worst day can be replayed.
 //!
-//! The rooms of the house, from the street to the cellar; dependencies point down this list and never back.
+//! The modules, from the outside inwards; dependencies point down this list and never back.
 //!
-//! All but the client library and what it stands on is behind the feature `server`, which is on by default:
+//! Everything except the client library and its dependencies is behind the feature `server`, which is on by default:
 //! `mokv = { version = "..", default-features = false }` is the client alone, with a third of the dependencies.
 //!
-//! - [`cli`]: the command line, one file a subcommand.
+//! - [`cli`]: the command line, one file per subcommand.
 //! - [`config`]: flags, environment and YAML become plain values, checked once.
-//! - [`node`]: a node's life: recover, join, serve, stop.
-//! - [`mux`]: one port; the first bytes of a connection decide where it goes.
+//! - [`node`]: what a node does from start to stop: recover, join, serve, stop.
+//! - [`mux`]: one port; the first bytes of a connection decide which handler gets it.
 //! - [`grpc`]: requests in, statuses out.
-//! - [`client`]: the only way into a node, for people, programs and simulated clients.
-//! - [`bound`]: how many of something there may be at a time.
+//! - [`client`]: the only interface to a node, for users, programs and simulated clients.
+//! - [`bound`]: bounds on how many of something exist at a time.
 //! - [`metrics`]: what a node counts.
-//! - [`membership`]: who a node is, whom it finds by gossip, and what the leader makes of it.
+//! - [`membership`]: a node's identity, the nodes it finds by gossip, and how the leader makes members of them.
 //! - [`raft`]: openraft's adapters, peers, reads.
-//! - [`incarnations`]: by what a data directory is told from an earlier state of itself, pure.
+//! - [`positions`]: detects a member whose disk has lost what it acknowledged, pure.
+//! - [`incarnations`]: detects a data directory that was rolled back or copied, pure.
 //! - [`map`]: the replicated state, pure.
-//! - [`node_id`]: the one way in which a node id is shown.
+//! - [`node_id`]: the one format in which a node id is displayed.
 //! - [`storage`]: the write-ahead log and snapshot files.
-//! - [`rt`]: the seam between the real world and the simulated one.
+//! - [`rt`]: the boundary between the real and the simulated environment.
 
-// The map above is of the whole house.
+// The list above names all modules, also those that exist with `server` only.
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "server")]

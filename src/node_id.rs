@@ -1,11 +1,11 @@
-//! A node id as people see it, everywhere: in messages, logs, tables and JSON.
+//! The form in which a node id is displayed everywhere: in messages, logs, tables and JSON.
 //!
-//! Sixteen hexadecimal digits: as a number it would lose digits in JSON, and nobody compares two numbers of nineteen.
-//! For showing alone; code passes ids around as the numbers that they are.
+//! Sixteen hexadecimal digits: as a number an id would lose digits in JSON, and people cannot compare numbers of
+//! nineteen digits. For display only; code passes ids around as plain numbers.
 
 use std::fmt;
 
-/// Shows a node id.
+/// Displays a node id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeId(pub u64);
 
@@ -15,7 +15,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A node by its name, as far as that is known, and its id.
+/// Displays a node by its id and, if known, its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Named<'a>(pub Option<&'a str>, pub u64);
 

@@ -1,15 +1,14 @@
-//! How far each member has acknowledged its leaders' logs, and who has gone back behind its word.
+//! How far each member has acknowledged its leaders' logs, and which members have gone back behind an acknowledgement.
 //!
-//! A leader tells with its appends how far each member's log is durable, by what that member has answered. Every member
-//! remembers it, and so tells a member whose data directory was put back to an older state from one that merely
-//! started again. A vote counts as well: who forgets that it granted one could grant another in the same term. A member has
-//! *gone back* if and only if one of its starts after the acknowledgement found an older vote term than the
-//! acknowledgement's, or the same term and a lower last index: what a later leader makes a member truncate is truncated
-//! after the vote for that leader is durable, and then the term is higher.
+//! A leader sends with its appends how far each member's log is durable, according to that member's responses. Every
+//! member records it and can thus distinguish a member whose data directory was restored to an older state from one
+//! that merely restarted. Votes count as well: a member that loses a granted vote could grant another one in the same
+//! term. A member has *gone back* if and only if one of its starts after the acknowledgement found an older vote term
+//! than the acknowledgement's, or the same term and a lower last index: when a later leader makes a member truncate its
+//! log, the vote for that leader is durable before the truncation, and so the term is higher.
 //!
-//! Invariants: of each member the highest acknowledgement by (term, index) is kept; an acknowledgement says nothing about
-//! the start in which it was made, only about later ones; nothing is concluded from what was not heard. Nothing here does
-//! IO.
+//! Invariants: of each member the highest acknowledgement by (term, index) is kept; an acknowledgement is compared only
+//! with starts after the one in which it was made; missing information proves nothing. No IO here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,12 +17,12 @@ use bytes::Bytes;
 use mokv_proto::raft as wire;
 use prost::Message;
 
-/// How far a node's durable state reaches: first by the term of its vote, then by its last log index.
+/// How far a node's durable state reaches, compared first by the term of its vote, then by its last log index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reach {
     /// The term of the vote.
     pub term: u64,
-    /// The last entry of the log, or of the newest snapshot; `None`: there is none.
+    /// Index of the last entry of the log, or of the newest snapshot; `None` if there is neither.
     pub index: Option<u64>,
 }
 
@@ -39,19 +38,19 @@ impl fmt::Display for Reach {
 /// What a start of a node found on its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
-    /// Which start: the boot counter.
+    /// The boot counter of the start.
     pub boot: u64,
-    /// What it found.
+    /// How far the durable state reached.
     pub found: Reach,
 }
 
-/// What a member gave its word for.
+/// What a member has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledgement {
-    /// In which of its starts.
+    /// The boot counter of the start in which it acknowledged.
     pub boot: u64,
-    /// The log up to here is durable, and so is a vote of this term or a later one; without an index that vote is all that
-    /// it gave.
+    /// The log is durable up to here, and so is a vote of this term or a later one. Without an index only the vote was
+    /// acknowledged.
     pub upto: Reach,
 }
 
@@ -79,38 +78,38 @@ impl fmt::Display for GoneBack {
     }
 }
 
-/// A member that is to be refused.
+/// A member that must be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// The reason.
     pub gone_back: GoneBack,
-    /// It was not refused for this before.
+    /// `true` if it was not refused for this start before.
     pub is_news: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     acknowledgement: Acknowledgement,
-    /// The version of all positions with which this became known.
+    /// The [`Positions::version`] with which this became known.
     since: u64,
 }
 
-/// What a node knows of all members.
+/// The acknowledgements of all members that a node has received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Positions {
     members: BTreeMap<u64, Known>,
-    /// Grows with everything that is heard.
+    /// Rises with every new acknowledgement.
     version: u64,
-    /// The version that was given out last to be made durable.
+    /// The version last returned to be made durable.
     saved: u64,
     refused: BTreeMap<u64, GoneBack>,
 }
 
 impl Positions {
-    /// What was made durable by an earlier start.
+    /// Decodes what an earlier start made durable.
     ///
     /// # Errors
-    /// If the bytes are none of [`Positions::unsaved`].
+    /// If the bytes are not a record as encoded by [`Positions::unsaved`].
     pub fn decode(bytes: &Bytes) -> Result<Positions, prost::DecodeError> {
         let message = wire::Acknowledgements::decode(bytes.clone())?;
         let mut positions = Positions::default();
@@ -121,9 +120,9 @@ impl Positions {
         Ok(positions)
     }
 
-    /// Remembers what a member has acknowledged, if that is more than what is known. Whether it is.
+    /// Records what a member has acknowledged, if it is more than what is recorded. Returns `true` if it is.
     pub fn remember(&mut self, node_id: u64, acknowledgement: Acknowledgement) -> bool {
-        // Of equals the first one says more: it holds for more starts.
+        // Of equal ones the first is worth more: it applies to more starts.
         if self.members.get(&node_id).is_some_and(|known| known.acknowledgement.upto >= acknowledgement.upto)
         {
             return false;
@@ -133,35 +132,35 @@ impl Positions {
         true
     }
 
-    /// Hears from another node what a member has acknowledged. Whether that is more than what is known.
+    /// Records an acknowledgement that another node has sent, as [`Positions::remember`] does.
     pub fn hear(&mut self, told: wire::Acknowledgement) -> bool {
         let upto = Reach { term: told.term, index: told.index };
         self.remember(told.node_id, Acknowledgement { boot: told.boot, upto })
     }
 
-    /// Forgets all others.
+    /// Discards all nodes that are not members.
     pub fn retain(&mut self, is_member: impl Fn(u64) -> bool) {
         self.members.retain(|id, _| is_member(*id));
         self.refused.retain(|id, _| is_member(*id));
     }
 
-    /// How many members are known.
+    /// Number of members recorded.
     pub fn members(&self) -> usize {
         self.members.len()
     }
 
-    /// Stands for all that is known now.
+    /// Identifies the present state of the record; see [`Positions::news`].
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// What became known after `version`, for a peer that knows its own position.
+    /// What was recorded after `version`, for a peer; without its own acknowledgement, which it has itself.
     pub fn news(&self, version: u64, peer: u64) -> Vec<wire::Acknowledgement> {
         let is_news = |(id, known): &(&u64, &Known)| known.since > version && **id != peer;
         self.members.iter().filter(is_news).map(|(id, known)| to_wire(*id, known.acknowledgement)).collect()
     }
 
-    /// All that is known, if it is more than what was given out before.
+    /// The encoded record, if it has changed since the last call; `None` otherwise.
     pub fn unsaved(&mut self) -> Option<Bytes> {
         if self.saved == self.version {
             return None;
@@ -171,10 +170,10 @@ impl Positions {
         Some(wire::Acknowledgements { members }.encode_to_vec().into())
     }
 
-    /// Judges a member by its starts, and remembers whether it is refused.
+    /// Checks a member's starts against its acknowledgement, and records whether it is refused.
     ///
     /// # Errors
-    /// If it has gone back.
+    /// If the member has gone back.
     pub fn check(&mut self, node_id: u64, starts: &[Start]) -> Result<(), Refused> {
         let Some(gone_back) = self.objection(node_id, starts) else {
             self.refused.remove(&node_id);
@@ -191,13 +190,13 @@ impl Positions {
         Some(GoneBack { acknowledged, start })
     }
 
-    /// The members that were refused when they were last judged.
+    /// The members that were refused at their last check.
     pub fn refused(&self) -> &BTreeMap<u64, GoneBack> {
         &self.refused
     }
 }
 
-/// What one peer has been told of all positions.
+/// Which part of the record one peer has received.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
     boot: u64,
@@ -205,13 +204,13 @@ pub struct Told {
 }
 
 impl Told {
-    /// It knows all up to this version.
+    /// The peer has received everything up to this version.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// It has taken what was new up to `version`, in its start `boot`. One that has started again may have forgotten what
-    /// it had not yet made durable, and is told everything.
+    /// The peer, in its start `boot`, has received what was new up to `version`. A peer that has restarted may have
+    /// lost what it had not yet made durable, so everything is sent again.
     pub fn heard(&mut self, boot: u64, version: u64) {
         self.version = if boot == self.boot { self.version.max(version) } else { 0 };
         self.boot = boot;
@@ -254,7 +253,7 @@ mod tests {
         Start { boot, found: reach(term, index) }
     }
 
-    /// A node as its disk has it: a vote's term and the terms of the log's entries, durable and not yet durable.
+    /// A node's disk: a vote's term and the terms of the log's entries, durable and not yet durable.
     #[derive(Debug, Clone, Default)]
     struct Node {
         vote: u64,
@@ -279,25 +278,25 @@ mod tests {
             self.durable.append(&mut self.pending);
         }
 
-        /// What it tells the leader of its term, once what it was sent is durable.
+        /// What it sends to the leader of its term, once what it received is durable.
         fn acknowledgement(&self) -> Option<Acknowledgement> {
             let index = (self.durable.len() as u64).checked_sub(1)?;
             Some(Acknowledgement { boot: self.boot, upto: reach(self.vote, index) })
         }
     }
 
-    /// What can happen to it.
+    /// What can happen to a node.
     #[derive(Debug, Clone)]
     enum Step {
-        /// The leader of its term sends so many entries.
+        /// The leader of its term sends this many entries.
         Append(u64),
         Sync,
-        /// Its leader hears its word.
+        /// Its leader receives its acknowledgement.
         Acknowledge,
-        /// Another leader is elected, so many terms later, and may have heard its vote. It makes it truncate to this part of
-        /// its log.
+        /// Another leader is elected, this many terms later, and may have received its vote. The leader makes it
+        /// truncate its log to this part.
         Elect(u64, bool, prop::sample::Index),
-        /// It dies and starts again; what was not synced stays or goes.
+        /// It crashes and restarts; what was not synced is kept or lost.
         Restart(bool),
     }
 
@@ -339,8 +338,9 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody is refused who merely restarts, loses what it had not acknowledged, or was made to truncate by a later
-        /// leader. Whoever is put back behind its word is refused from then on, however often it starts and votes.
+        /// A member is not refused if it merely restarts, loses what it had not acknowledged, or was made to truncate
+        /// by a later leader. A member restored to a state behind its acknowledgement is refused from then on, however
+        /// often it starts and votes.
         #[test]
         fn exactly_those_are_refused_that_go_back_behind_their_word(
             before in steps(),
@@ -354,7 +354,7 @@ mod tests {
                 prop_assert_eq!(positions.check(1, &node.starts), Ok(()));
             }
             let mut back = node.clone();
-            // Within one life: of a later one its peers tell by the incarnations.
+            // Within one incarnation: peers detect a later one by the incarnations.
             for step in after.iter().filter(|step| !matches!(step, Step::Restart(_))) {
                 take(step, &mut node, &mut positions);
             }
@@ -363,7 +363,7 @@ mod tests {
             let found = back.starts.last().unwrap().found;
             let has_gone_back = word.is_some_and(|word| found < word.upto);
             for step in &again {
-                // Its leaders are others, and nobody tells of it.
+                // Its leaders are others, and none of them reports on it.
                 match step {
                     Step::Acknowledge => {}
                     Step::Elect(terms, _, to) => take(&Step::Elect(*terms, false, *to), &mut back, &mut positions),

@@ -1,14 +1,14 @@
-//! A bound under which the new one is let in and the oldest gives way.
+//! A bound under which a new arrival is always admitted and the oldest one loses its place.
 //!
-//! For what is short when it is meant well: a connection that has not said yet what it is. Whoever floods such places
-//! drives out its own.
+//! For what is short in normal use: a connection that has not sent its first bytes yet. A client that floods the places
+//! displaces its own connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
-/// Places of which a new one is always let in: the one that came first gives way.
+/// A fixed number of places. A new arrival always gets one; if none is free, the oldest arrival loses its place.
 pub struct Arrivals {
     most: usize,
     here: Mutex<Here>,
@@ -21,19 +21,19 @@ struct Here {
 }
 
 impl Arrivals {
-    /// Nobody has come yet.
+    /// `most` places, none of them taken.
     pub fn new(most: usize) -> Arc<Arrivals> {
         Arc::new(Arrivals { most, here: Mutex::default() })
     }
 
-    /// A place, perhaps that of the one who came first. The second is true if somebody had to give way.
+    /// Takes a place. The second value is `true` if the oldest arrival lost its place for it.
     pub fn enter(self: &Arc<Self>) -> (Arrival, bool) {
         let (leave, gives_way) = oneshot::channel();
         let mut here = self.here();
         here.next += 1;
         let number = here.next;
         here.leave.insert(number, leave);
-        // Its sender is dropped, which it hears.
+        // Dropping the sender notifies the oldest arrival.
         let somebody_left = here.leave.len() > self.most && here.leave.pop_first().is_some();
         (Arrival { arrivals: self.clone(), number, gives_way }, somebody_left)
     }
@@ -43,7 +43,7 @@ impl Arrivals {
     }
 }
 
-/// A place among [`Arrivals`], for as long as it lives.
+/// A place among [`Arrivals`], held until this is dropped.
 pub struct Arrival {
     arrivals: Arc<Arrivals>,
     number: u64,
@@ -51,9 +51,9 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Resolves when another has taken its place.
+    /// Resolves when this arrival has lost its place.
     pub async fn gives_way(&mut self) {
-        // Nothing is ever sent.
+        // Nothing is ever sent: the sender is dropped.
         let _ = (&mut self.gives_way).await;
     }
 }

@@ -1,65 +1,64 @@
-//! What applying a command answers.
+//! The answer to an applied command.
 //!
-//! An answer is small, holds no key and no value, and is the same on every node. A session remembers its
-//! answers, a forward carries them back, a snapshot keeps them: [`log::Answer`] is the form they have in
-//! bytes.
+//! An answer is small, holds no key and no value, and is the same on every node. Sessions remember answers, forwarding
+//! nodes carry them back and snapshots keep them: [`log::Answer`] is the encoded form.
 
 use mokv_proto::log::{self, answer::Outcome};
 
 /// The answer to one applied command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The value was written and the store is at `revision` by it.
+    /// The value was written; the store is now at `revision`.
     Written {
         /// The revision that the write made.
         revision: u64,
     },
-    /// The key is not there any more.
+    /// The key does not exist any more.
     Deleted {
-        /// The store's revision after the delete; an absent key took none.
+        /// The store's revision after the delete; deleting an absent key does not advance it.
         revision: u64,
-        /// Whether there was a key to delete.
+        /// Whether the key existed.
         existed: bool,
     },
-    /// `if_revision` named another revision; nothing was written.
+    /// `if_revision` did not match; nothing was written.
     ConditionFailed {
-        /// The key's mod revision; 0: it does not exist.
+        /// The key's mod revision; 0 if the key does not exist.
         present_revision: u64,
     },
-    /// A session begins.
+    /// A session was opened.
     SessionOpened {
         /// Its id: the log index of the entry that opened it.
         session: u64,
     },
-    /// The session is over.
+    /// The session is closed.
     SessionClosed {
-        /// False if it was closed or evicted before, or never opened.
+        /// `false` if it was closed or evicted before, or never opened.
         existed: bool,
     },
     /// The write names a session that is unknown, closed or evicted; nothing was written.
     SessionExpired,
-    /// The write's sequence lies below its session's window or beyond it; nothing was written.
+    /// The write's sequence number is outside its session's window; nothing was written.
     OutOfWindow {
-        /// The lowest sequence in the window.
+        /// The lowest sequence number in the window.
         lowest: u64,
     },
-    /// The write would grow the store past its replicated bound; nothing was written.
+    /// The write would grow the store beyond its replicated bound; nothing was written.
     StoreFull {
         /// The bound, in bytes of keys and values.
         max_store_bytes: u64,
     },
-    /// The replicated settings as they are now.
+    /// The replicated settings after the change.
     Configured {
-        /// Most sessions kept at a time.
+        /// Maximum number of sessions.
         max_sessions: u64,
-        /// Most bytes of keys and values; 0: no bound.
+        /// Maximum size of keys and values together, in bytes; 0: no bound.
         max_store_bytes: u64,
     },
-    /// Applied, and there is nothing to say about it.
+    /// Applied; the command has no result.
     Done,
 }
 
-/// The bytes hold an answer of a kind that this version does not know.
+/// The bytes hold an answer of a kind that this version cannot decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an answer is of a kind this version of mokv does not know; upgrade this node to its peers' version")]
 pub struct UnknownAnswer;

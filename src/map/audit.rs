@@ -1,9 +1,10 @@
-//! Summing a state up anew, from nothing, to compare it with the sums that are carried along.
+//! Recomputes the digest and size of a map from its contents and compares them with those maintained incrementally.
 //!
-//! What a map carries along it knows from what was applied; what it holds lies in memory, where bits flip. The two agree
-//! for as long as nobody but [`Map::apply`](super::Map::apply) has changed anything. O(keys), so it is done step by step; the
-//! caller decides what happens between two steps. The revision, the settings and the cluster version are carried and held
-//! in one place, so a bit that flips in them is not noticed here, but when digests of several nodes are compared.
+//! A map updates its digest and size with each command applied; its contents lie in memory, where bits flip. The two
+//! agree as long as only [`Map::apply`](super::Map::apply) changes anything. Recomputing costs O(keys), so it is done
+//! in steps; the caller decides what happens between two steps. The revision, the settings and the cluster version are
+//! maintained and stored in one place, so a bit flip in them is not found here, but only when the digests of several
+//! nodes are compared.
 
 use std::fmt;
 
@@ -14,13 +15,13 @@ use prost::Message;
 use super::digest::{Digest, Item};
 use super::{Answer, Entry, Map, snapshot};
 
-/// What an item costs beside its bytes, in bytes' worth of work.
+/// Work for an item in addition to its bytes, expressed in bytes.
 const ITEM_COST: u64 = 64;
 
-/// A sum under way over one map.
+/// A recomputation in progress over one map.
 pub struct Audit<'a> {
     map: &'a Map,
-    /// Each item, the bytes of keys and values that it adds, and whether it fits to its surroundings.
+    /// The items, each with the bytes of keys and values that it adds and whether it is consistent with the rest.
     items: Box<dyn Iterator<Item = Part> + Send + 'a>,
     digest: Digest,
     bytes: u64,
@@ -33,16 +34,16 @@ struct Part {
     misfit: Option<&'static str>,
 }
 
-/// What is held is not what was applied.
+/// The contents are not what was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsound {
-    /// The digests differ. They tell what the difference is, and so are not shown.
+    /// The digests differ. They are not shown, because they would reveal the difference in content.
     Digest,
-    /// Keys and values have another length than was counted.
+    /// Keys and values have another total length than was counted.
     Bytes {
-        /// What was carried along.
+        /// The length maintained incrementally, in bytes.
         carried: u64,
-        /// What is there.
+        /// The recomputed length, in bytes.
         summed: u64,
     },
     /// Two parts of the state contradict each other.
@@ -96,7 +97,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Sums up items worth about so many bytes; false after the last one.
+    /// Adds items worth about `bytes` bytes of work. Returns `false` after the last item.
     pub fn step(&mut self, bytes: u64) -> bool {
         let mut left = bytes;
         while left > 0 {
@@ -109,10 +110,10 @@ impl<'a> Audit<'a> {
         true
     }
 
-    /// What the sums come to, after the last step.
+    /// Compares the sums; to be called after the last step.
     ///
     /// # Errors
-    /// If the map holds something else than was applied to it.
+    /// If the map's contents differ from what was applied.
     pub fn verdict(&self) -> Result<(), Unsound> {
         let (carried, summed) =
             (self.map.digest(), self.digest.total(Digest::default(), self.map.standing()));
@@ -126,7 +127,8 @@ impl<'a> Audit<'a> {
     }
 }
 
-/// The digest of a map by its blocks, without the map: a snapshot is checked in the space of one block.
+/// The digest of a map, computed from its snapshot blocks without building the map: checking takes the memory of one
+/// block.
 #[derive(Debug, Default)]
 pub struct BlockSum {
     digest: Digest,
@@ -136,7 +138,7 @@ impl BlockSum {
     /// Adds a block.
     ///
     /// # Errors
-    /// In words, if it is none.
+    /// The reason, if the bytes are not a valid block.
     pub fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "a block cannot be decoded")?;
         if let Some(state) = block.state {
@@ -161,7 +163,7 @@ impl BlockSum {
         Ok(())
     }
 
-    /// The digest of the map whose blocks these were.
+    /// The digest of the map whose blocks were added.
     pub fn digest(self) -> u128 {
         self.digest.total(Digest::default(), [])
     }

@@ -1,10 +1,9 @@
-//! What a log entry says: one type byte, then a protobuf message (`proto/mokv/internal/log.proto`).
+//! The encoding of a log entry: one type byte, then a protobuf message (`proto/mokv/internal/log.proto`).
 //!
-//! Two nodes that read the same entry differently would grow apart for ever, so reading is strict: an unknown
-//! type, a broken payload, and also a payload with a field this version does not know are refused, and the
-//! node stops *before* it applies. New semantics get a new type byte, sent only once the cluster version
-//! allows it. The bytes are stored and forwarded verbatim; nothing here ever writes an entry anew that it has
-//! read.
+//! Two nodes that decode the same entry differently would diverge for ever, so decoding is strict: a node rejects an
+//! unknown type, a malformed payload, and a payload with a field that this version does not know, and stops *before* it
+//! applies the entry. New semantics get a new type byte, which is sent only once the cluster version allows it. The
+//! bytes are stored and forwarded verbatim; an entry that was read is never encoded again.
 
 use super::DigestKey;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -12,60 +11,61 @@ use mokv_proto::log;
 use prost::Message;
 use std::fmt;
 
-/// The meaning of one log entry.
+/// One decoded log entry.
 #[derive(Clone, PartialEq)]
 pub enum Command {
-    /// Raft's own: a new leader's first entry. Changes nothing here.
+    /// Raft's own: a new leader's first entry. Does not change the map.
     Blank,
-    /// Raft's own: who belongs to the cluster. Changes nothing here.
+    /// Raft's own: the members of the cluster. Does not change the map.
     Membership(log::Membership),
     /// Writes a value.
     Set(log::Set),
     /// Deletes a key.
     Delete(log::Delete),
-    /// Opens a session, whose id will be this entry's log index.
+    /// Opens a session; its id is this entry's log index.
     OpenSession,
-    /// Ends a session and forgets its answers.
+    /// Closes a session and discards its answers.
     CloseSession {
-        /// Its id.
+        /// The session's id.
         session: u64,
     },
-    /// Changes the replicated settings; what is `None` stays.
+    /// Changes the replicated settings; `None` leaves a setting unchanged.
     Configure {
-        /// Most sessions kept at a time; at least 1, and 0 is taken for 1.
+        /// Maximum number of sessions, at least 1; 0 is taken as 1.
         max_sessions: Option<u64>,
-        /// Most bytes of keys and values; 0: no bound.
+        /// Maximum size of keys and values together, in bytes; 0: no bound.
         max_store_bytes: Option<u64>,
     },
-    /// Bars a removed node id from ever coming back.
+    /// Excludes a removed node id for ever.
     Tombstone {
         /// The Raft node id.
         node_id: u64,
-        /// The name the node had, for people.
+        /// The node's name, for display only.
         name: String,
     },
-    /// Every member supports this version; entries that need it may follow.
+    /// Every member supports this version; entries that require it may follow.
     ClusterVersion(u32),
-    /// So many voters the cluster is to have; 0: as many as come. From [`Command::WANTED_SIZE_VERSION`] on.
+    /// The number of voters that the cluster is to have; 0: as many as join. Valid from
+    /// [`Command::WANTED_SIZE_VERSION`] on.
     WantedSize(u32),
-    /// By this key the digests that are shown are made; the first one that is applied stays. From
+    /// The key with which displayed digests are computed; the first one applied stays. Valid from
     /// [`Command::DIGEST_KEY_VERSION`] on.
     DigestKey(DigestKey),
 }
 
-/// A log entry that this version must not guess about.
+/// A log entry that this version cannot decode and must not guess at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownCommand {
     /// The entry has no bytes at all.
     #[error("cannot apply a log entry: it is empty; restore this node from its peers")]
     Empty,
-    /// The type byte is not one of ours.
+    /// The type byte is unknown to this version.
     #[error(
         "cannot apply a log entry: its type {0} is unknown to this version of mokv; \
          upgrade this node to its peers' version"
     )]
     Type(u8),
-    /// The payload is broken, or holds what this version does not know.
+    /// The payload is malformed, or has fields that this version does not know.
     #[error(
         "cannot apply a log entry of type {0}: this version of mokv does not understand its \
          payload; upgrade this node to its peers' version, or restore it from them"
@@ -91,7 +91,7 @@ impl Command {
     /// The first cluster version whose members all know [`Command::DigestKey`].
     pub const DIGEST_KEY_VERSION: u32 = 3;
 
-    /// The bytes of the entry.
+    /// The encoded entry.
     pub fn encode(&self) -> Bytes {
         match self {
             Command::Blank => Bytes::from_static(&[BLANK]),
@@ -119,26 +119,26 @@ impl Command {
         }
     }
 
-    /// Whether an entry is one of Raft's own, which a node has to understand before it is applied.
+    /// Whether an entry is one of Raft's own, which a node must decode before the entry is applied.
     pub fn is_rafts_own(bytes: &Bytes) -> bool {
         matches!(bytes.first(), Some(&(BLANK | MEMBERSHIP)))
     }
 
-    /// Whether an entry bars a node id: only who leads decides on that, by the state that it leads with.
+    /// Whether an entry is a tombstone: only the present leader decides on one, by the state with which it leads.
     pub fn is_a_tombstone(bytes: &Bytes) -> bool {
         bytes.first() == Some(&TOMBSTONE)
     }
 
-    /// Whether an entry brings a client's value, the one kind that a cluster without room refuses.
+    /// Whether an entry carries a client's value, the one kind that a cluster without free space rejects.
     pub fn carries_a_value(bytes: &Bytes) -> bool {
         bytes.first() == Some(&SET)
     }
 
-    /// Reads an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer
-    /// alive that its entry lies in, so that buffer should hold one entry.
+    /// Decodes an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer of its
+    /// entry in memory, so that buffer should hold one entry only.
     ///
     /// # Errors
-    /// [`UnknownCommand`] for whatever [`encode`](Command::encode) of this version would not write.
+    /// [`UnknownCommand`] for everything that [`encode`](Command::encode) of this version would not write.
     pub fn decode(bytes: &Bytes) -> Result<Command, UnknownCommand> {
         let &type_byte = bytes.first().ok_or(UnknownCommand::Empty)?;
         let payload = bytes.slice(1..);
@@ -192,15 +192,15 @@ fn entry(type_byte: u8, payload: &impl Message) -> Bytes {
 fn message<M: Message + Default>(type_byte: u8, payload: Bytes) -> Result<M, UnknownCommand> {
     let length = payload.len();
     let message = M::decode(payload).map_err(|_| UnknownCommand::Payload(type_byte))?;
-    // Protobuf skips fields it does not know. Skipping means applying something else than the writer meant,
-    // and shows in the length: what was understood would take fewer bytes.
+    // Protobuf skips unknown fields. A node that skips one would apply something other than what the writer meant. The
+    // length shows it: the fields that were decoded take fewer bytes.
     if message.encoded_len() != length {
         return Err(UnknownCommand::Payload(type_byte));
     }
     Ok(message)
 }
 
-// Written by hand, because neither values nor keys of digests appear in messages or logs.
+// Written by hand, because values and digest keys must not appear in messages or logs.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

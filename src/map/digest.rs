@@ -1,29 +1,27 @@
-//! A number that says whether two replicas are equal.
+//! A digest of the state, equal on replicas that are equal.
 //!
-//! The digest is the sum, modulo 2^128, of one hash for each item of the state: each entry, each session,
-//! each remembered answer, each tombstone, and the counters and settings together. A change subtracts the
-//! item that was and adds the item that is, so it costs the same in a store of ten keys and of ten million;
-//! and since addition forgets order, a map that was restored has the digest of the map that lived through it
-//! all.
+//! The digest is the sum, modulo 2^128, of one hash per item of the state: each entry, each session, each remembered
+//! answer, each tombstone, and the counters and settings together. A change subtracts the hash of the old item and adds
+//! that of the new one, so its cost does not depend on the number of keys; and since addition is commutative, a
+//! restored map has the same digest as a map that applied every command.
 //!
-//! Why a sum is enough: the hashes behave like random numbers that know nothing of each other, so two states
-//! that differ by an accident (a lost entry, a command applied twice or in another order) differ by a sum of
-//! random numbers, and that is zero once in 2^128. A sum rather than an exclusive or, because there an item
-//! counted twice would vanish. Why it is not more: xxh3 is no cryptographic hash, and even for one that is,
-//! whoever may choose the items finds a second set with the same sum (Wagner's generalized birthday attack).
-//! The digest finds broken replicas; it proves nothing about a replica that lies.
+//! Why a sum is enough: the hashes behave like independent random numbers, so the digests of two states that differ by
+//! an accident (a lost entry, a command applied twice or in another order) differ by a sum of random numbers, which is
+//! zero with probability 2^-128. It is a sum and not an exclusive or, in which an item counted twice would cancel out.
+//! Why it is not more: xxh3 is no cryptographic hash, and even with one, an attacker who may choose the items finds a
+//! second set with the same sum (Wagner's generalized birthday attack). The digest finds faulty replicas; it proves
+//! nothing about a malicious one.
 //!
-//! What it does not see by itself: the sum is carried along and not taken anew, so a bit that flips in memory shows
-//! only when the items are summed up from nothing ([`Audit`](super::Audit)): in the background, before each snapshot, and
-//! when a snapshot is read.
+//! What it does not find by itself: the sum is maintained incrementally, so a bit flip in memory shows only when the
+//! items are summed up anew ([`Audit`](super::Audit)): in the background, before each snapshot, and when a snapshot is
+//! read.
 //!
-//! The numbers are compared between nodes and stored in snapshots: what is hashed, and how, is part of the
-//! format.
+//! The numbers are compared between nodes and stored in snapshots, so what is hashed, and how, is part of the format.
 //!
-//! What is shown: whoever sees the sum before and after a write knows the hash of what was written, and tries values until
-//! one fits. So the sum stays between nodes and in snapshots, which hold the values anyway, and people and clients see
-//! an HMAC of it ([`DigestKey::show`]), by a key that the cluster has drawn for itself and keeps in its state. Equal states
-//! of one cluster show equal numbers, also after the state was restored from a backup, which holds the key.
+//! What is displayed: an observer of the sum before and after a write can compute the hash of what was written, and try
+//! values until one fits. So the sum stays between nodes and in snapshots, which hold the values anyway. Users and
+//! clients see an HMAC of it ([`DigestKey::show`]), with a key that the cluster has drawn at random and keeps in its
+//! state. Equal states of one cluster display equal numbers, also after a restore from a backup, which holds the key.
 
 use super::{Answer, Entry, Settings};
 use hmac::{Hmac, KeyInit, Mac};
@@ -31,26 +29,26 @@ use sha2::Sha256;
 use std::fmt;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The key of the digests that are shown: a secret of the members of a cluster, for whoever has it can try values
-/// against them.
+/// The key of the displayed digests. A secret of the cluster's members: with the key an observer can try values against
+/// the digests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DigestKey([u8; DigestKey::BYTES]);
 
 impl DigestKey {
-    /// Its length.
+    /// Its length in bytes.
     pub const BYTES: usize = 32;
 
-    /// The key of these bytes, which nobody can guess.
+    /// The key of these bytes, which must be unpredictable.
     pub fn new(bytes: [u8; DigestKey::BYTES]) -> DigestKey {
         DigestKey(bytes)
     }
 
-    /// For entries of the log, snapshots and nobody else.
+    /// For log entries and snapshots only.
     pub(super) fn bytes(&self) -> &[u8; DigestKey::BYTES] {
         &self.0
     }
 
-    /// What is shown of a [digest](super::Map::digest): the first half of its HMAC-SHA256 (RFC 2104).
+    /// The displayed form of a [digest](super::Map::digest): the first half of its HMAC-SHA256 (RFC 2104).
     pub fn show(&self, digest: u128) -> ShownDigest {
         let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         let code = mac.chain_update(digest.to_be_bytes()).finalize().into_bytes();
@@ -58,14 +56,14 @@ impl DigestKey {
     }
 }
 
-// Written by hand, because the key never appears in messages or logs.
+// Written by hand, because the key must not appear in messages or logs.
 impl fmt::Debug for DigestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DigestKey")
     }
 }
 
-/// What people and clients see of a digest: 32 hexadecimal digits, equal for equal states of one cluster.
+/// The displayed form of a digest: 32 hexadecimal digits, equal for equal states of one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShownDigest(u128);
 
@@ -88,7 +86,7 @@ impl Digest {
         self.0 = self.0.wrapping_sub(item.0);
     }
 
-    /// Both sums and a few items more, as the number to compare.
+    /// The sum of both digests and some further items.
     pub(super) fn total(self, other: Digest, items: impl IntoIterator<Item = Item>) -> u128 {
         let sum = self.0.wrapping_add(other.0);
         items.into_iter().fold(sum, |sum, item| sum.wrapping_add(item.0))
@@ -97,8 +95,8 @@ impl Digest {
 
 /// The hash of one item of the state.
 ///
-/// An item is encoded as a row of numbers of 16 bytes: first what kind of item it is, then its fields, a byte
-/// string by its own hash. Rows of one kind have one length, so no two items are encoded alike.
+/// An item is encoded as a row of 16-byte numbers: first the kind of item, then its fields; a byte string is
+/// represented by its own hash. Rows of one kind have one length, so no two items have the same encoding.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item(u128);
 
@@ -111,7 +109,7 @@ const WANTED_SIZE: u128 = 6;
 const DIGEST_KEY: u128 = 7;
 
 impl Item {
-    /// All that stands in no row: counters, settings, the key of the digests that are shown.
+    /// The items that exist once: counters, settings, the key of the displayed digests.
     pub(super) fn standing(
         revision: u64,
         settings: &Settings,
@@ -124,7 +122,7 @@ impl Item {
     }
 
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
-        // The wanted size is an item of its own, because it is younger.
+        // The wanted size is a separate item, because it was added in a later version.
         let Settings { max_sessions, max_store_bytes, wanted_size: _ } = *settings;
         Item::hash([
             STATE,
@@ -135,12 +133,12 @@ impl Item {
         ])
     }
 
-    /// There is none while no size is wanted: the digest is then what versions that know of none compute.
+    /// `None` while no size is set: the digest is then the one that versions without this setting compute.
     pub(super) fn wanted_size(voters: u32) -> Option<Item> {
         (voters != 0).then(|| Item::hash([WANTED_SIZE, voters.into()]))
     }
 
-    /// There is none while there is no key, as with [`Item::wanted_size`].
+    /// `None` while there is no key, as with [`Item::wanted_size`].
     pub(super) fn digest_key(key: Option<&DigestKey>) -> Option<Item> {
         key.map(|key| Item::hash([DIGEST_KEY, xxh3_128(key.bytes())]))
     }
@@ -190,7 +188,7 @@ impl Item {
 mod tests {
     use super::*;
 
-    /// Nodes of different versions compare these numbers, so they never change.
+    /// Nodes of different versions compare these numbers, so they must never change.
     #[test]
     fn the_numbers_are_for_ever() {
         assert_eq!(xxh3_128(b""), 0x99aa06d3014798d86001c324468d497f, "the vector of the xxHash authors");
@@ -223,7 +221,7 @@ mod tests {
         assert_eq!(items.map(|item| item.0), golden);
     }
 
-    /// Nodes of different versions show these numbers to one person. Computed by Python's hmac.
+    /// Nodes of different versions display these numbers to one user. Computed by Python's hmac.
     #[test]
     fn what_is_shown_is_for_ever() {
         let shown = DigestKey::new([7; 32]).show(0x1597af91002a0ece86dd586a2e616c79);

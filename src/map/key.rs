@@ -1,8 +1,8 @@
-//! A key as the tree holds it: bytes, ordered as bytes, short ones inline.
+//! A key as the tree stores it: bytes, ordered bytewise, short ones inline.
 //!
-//! Comparing keys is what a search in the tree spends its time on, and most keys are short: up to
-//! [`Key::INLINE_BYTES`] lie in the tree's node itself, where a comparison follows no pointer. Never UTF-8,
-//! never a limit on the length: those are rules of the front doors.
+//! A search in the tree spends its time on comparing keys, and most keys are short: keys of up to [`Key::INLINE_BYTES`]
+//! bytes lie in the tree's node itself, where a comparison follows no pointer. A key need not be UTF-8 and has no
+//! maximum length here: those are rules of the client interfaces.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -15,9 +15,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Key(Place);
 
-// The length is kept plus one: the zero that a `NonZeroU8` never has marks the other variant, and a key of 39
-// bytes takes 40. Long keys are copies, not slices of a log entry, or an old key would keep an old value in
-// memory.
+// The length is stored plus one: zero, which a `NonZeroU8` cannot hold, marks the other variant, and a key of 39 bytes
+// takes 40. Long keys are copies, not slices of a log entry: otherwise an old key would keep an old value in memory.
 #[derive(Clone)]
 enum Place {
     Inline { length_plus_one: NonZeroU8, bytes: [u8; Key::INLINE_BYTES] },
@@ -27,7 +26,7 @@ enum Place {
 const _: () = assert!(size_of::<Key>() == Key::INLINE_BYTES + 1, "a node of the tree holds 40 bytes a key");
 
 impl Key {
-    /// The longest key, in bytes, that needs no memory of its own.
+    /// Maximum length, in bytes, of a key that is stored inline.
     pub const INLINE_BYTES: usize = 39;
 
     /// The bytes of the key.

@@ -1,18 +1,17 @@
 //! The state machine: every node applies the same entries to it and holds the same map.
 //!
-//! Data in, data out: [`Map::apply`] takes a log index and a [`Command`] and yields the answer and the change
-//! it made. Beside keys and values the state has what decides answers: the store's revision, the sessions
-//! with their first answers, the replicated settings, the tombstones of removed nodes, the cluster
-//! version and the key of the digests that are shown. All of it is in the [digest](Map::digest) and in the [snapshot](Map::blocks).
+//! Pure: [`Map::apply`] takes a log index and a [`Command`] and returns the answer and the change that it made. Beside
+//! keys and values the state holds everything that decides answers: the store's revision, the sessions with their first
+//! answers, the replicated settings, the tombstones of removed nodes, the cluster version and the key of the displayed
+//! digests. The [digest](Map::digest) and the [snapshot](Map::blocks) cover all of it.
 //!
-//! What holds at all times:
-//! - Equal entries make equal maps: no decision depends on anything but the entry and the state. A node that
-//!   refuses a request by a flag of its own does so before the request becomes an entry.
-//! - Each write that changes the store takes the next revision, and nothing else does.
-//! - A write of a session changes the store once, however many entries repeat it.
+//! Invariants:
+//! - Equal entries make equal maps: a decision depends on nothing but the entry and the state. A node that rejects a
+//!   request because of a flag of its own does so before the request becomes an entry.
+//! - Each write that changes the store takes the next revision; nothing else does.
+//! - A session's write changes the store once, however many entries repeat it.
 //!
-//! There is no IO here, no clock, no task, no randomness, and no Raft: terms, votes and members are not its
-//! business.
+//! No IO, clock, task, randomness or Raft here: terms, votes and members are handled elsewhere.
 
 mod answer;
 mod audit;
@@ -41,25 +40,25 @@ use sessions::Sessions;
 use std::fmt;
 use std::ops::{Bound, RangeInclusive};
 
-/// The replicated state. Cloning it is O(1): the copy shares what later writes do not touch.
+/// The replicated state. Cloning is O(1): the clone shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
 pub struct Map {
     entries: OrdMap<Key, Entry>,
-    /// Keys and values together, in bytes.
+    /// Size of keys and values together.
     bytes: u64,
-    /// Of the last write that changed the store.
+    /// The revision of the last write that changed the store.
     revision: u64,
     sessions: Sessions,
     settings: Settings,
-    /// Node id to the name it had.
+    /// Node id to the node's last name.
     tombstones: OrdMap<u64, String>,
     cluster_version: u32,
     digest_key: Option<DigestKey>,
-    /// Of `entries` and `tombstones`; the rest is added when it is asked for.
+    /// Of `entries` and `tombstones`; the other items are added on demand.
     digest: Digest,
 }
 
-/// What a key holds.
+/// The value and the revisions of a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The value.
@@ -68,43 +67,44 @@ pub struct Entry {
     pub create_revision: u64,
     /// The revision that wrote this value.
     pub mod_revision: u64,
-    /// How often the key was written since it was created, from 1.
+    /// Number of writes since the key was created, from 1.
     pub version: u64,
 }
 
-/// What [`Settings::max_sessions`] may be set to. An entry of the log that says something else is older than this bound.
+/// The values that [`Settings::max_sessions`] may be set to. A log entry with another value is older than this bound.
 pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
 
-/// What all nodes have to agree on, and is therefore changed by log entries alone.
+/// Settings on which all nodes must agree; only log entries change them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Most sessions kept at a time, at least 1.
+    /// Maximum number of sessions, at least 1.
     pub max_sessions: u64,
-    /// Most bytes of keys and values; 0: no bound. The store may be over it after the bound was lowered.
+    /// Maximum size of keys and values together, in bytes; 0: no bound. The store may exceed a bound that was lowered.
     pub max_store_bytes: u64,
-    /// So many voters the cluster is to have; 0: as many as come. Decides no answer, but who is admitted.
+    /// The number of voters that the cluster is to have; 0: as many as join. Affects which nodes are admitted, but no
+    /// answer.
     pub wanted_size: u32,
 }
 
-/// What applying a command did.
+/// The result of applying a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
-    /// What to tell whoever sent the command.
+    /// The answer to the sender of the command.
     pub answer: Answer,
-    /// What changed in the store; no command changes more than one key.
+    /// The change in the store; no command changes more than one key.
     pub change: Option<Change>,
 }
 
-/// One key's step from one revision to the next.
+/// The change of one key by one revision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The store's revision by this change.
+    /// The store's revision after this change.
     pub revision: u64,
     /// The key.
     pub key: Key,
-    /// What it held before; `None`: it did not exist.
+    /// The entry before; `None` if the key did not exist.
     pub old: Option<Entry>,
-    /// What it holds now; `None`: it was deleted.
+    /// The entry now; `None` if the key was deleted.
     pub new: Option<Entry>,
 }
 
@@ -134,16 +134,16 @@ impl Map {
     /// The cluster version before any entry has raised it.
     pub const FIRST_CLUSTER_VERSION: u32 = 1;
 
-    /// The empty map, from which every node starts.
+    /// The empty map, with which every node starts.
     pub fn new() -> Map {
         Map::default()
     }
 
-    /// Applies the entry at a log index. The index becomes the id of a session that the entry opens, and is
-    /// the time by which sessions are old or young.
+    /// Applies the entry at a log index. The index becomes the id of a session that the entry opens, and is the time by
+    /// which the age of sessions is measured.
     ///
     /// # Panics
-    /// If the index shows that an entry is applied for the second time.
+    /// If the index shows that the entry was applied before.
     pub fn apply(&mut self, index: u64, command: &Command) -> Applied {
         let answer = match command {
             Command::Blank | Command::Membership(_) => Answer::Done,
@@ -166,7 +166,7 @@ impl Map {
                 Answer::Done
             }
             Command::ClusterVersion(version) => {
-                // It only rises: a late proposal of an older leader must not undo what entries rely on.
+                // Never lowered: a late proposal of an older leader must not undo what other entries rely on.
                 self.cluster_version = self.cluster_version.max(*version);
                 Answer::Done
             }
@@ -175,7 +175,7 @@ impl Map {
                 Answer::Done
             }
             Command::DigestKey(key) => {
-                // Two leaders may each have drawn one.
+                // Two leaders may each have proposed one; the first stays.
                 self.digest_key.get_or_insert(*key);
                 Answer::Done
             }
@@ -183,8 +183,8 @@ impl Map {
         Applied::unchanged(answer)
     }
 
-    /// Applies a write unless its session has settled it. The session is asked first, before any condition or
-    /// bound: a repeated write gets its first answer even where today's would be another.
+    /// Applies a write unless its session has an answer to it. The session is checked before any condition or bound: a
+    /// repeated write gets its first answer, even where the answer would differ today.
     fn once(
         &mut self,
         index: u64,
@@ -209,7 +209,7 @@ impl Map {
             Some(old) => self.bytes - old.value.len() as u64 + set.value.len() as u64,
             None => self.bytes + (set.key.len() + set.value.len()) as u64,
         };
-        // A write that does not grow the store is fine even above a bound that was lowered.
+        // A write that does not grow the store is allowed even above a bound that was lowered.
         let Settings { max_store_bytes, .. } = self.settings;
         if max_store_bytes != 0 && bytes > max_store_bytes && bytes > self.bytes {
             return Applied::unchanged(Answer::StoreFull { max_store_bytes });
@@ -248,7 +248,7 @@ impl Map {
 
     fn configure(&mut self, max_sessions: Option<u64>, max_store_bytes: Option<u64>) -> Answer {
         if let Some(max_sessions) = max_sessions {
-            // At least one, or a session would be evicted by its own opening.
+            // At least one: otherwise opening a session would evict it.
             self.settings.max_sessions = max_sessions.max(1);
             self.sessions.evict_beyond(self.settings.max_sessions);
         }
@@ -259,7 +259,7 @@ impl Map {
         Answer::Configured { max_sessions, max_store_bytes }
     }
 
-    /// Bars a node id; the name of its first burial stays.
+    /// Excludes a node id; the name of its first tombstone stays.
     fn tombstone(&mut self, node_id: u64, name: &str) {
         if !self.tombstones.contains_key(&node_id) {
             self.digest.add(Item::tombstone(node_id, name));
@@ -267,7 +267,7 @@ impl Map {
         }
     }
 
-    // The two doors to `entries`, which keep bytes and digest true.
+    // All insertions and removals go through these two functions, which keep `bytes` and `digest` consistent.
 
     fn insert(&mut self, key: &Key, new: Entry) -> Option<Entry> {
         self.digest.add(Item::entry(key, &new));
@@ -285,12 +285,13 @@ impl Map {
         Some((key, old))
     }
 
-    /// What a key holds.
+    /// The entry of a key; `None` if the key does not exist.
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.entries.get(key)
     }
 
-    /// Keys that begin with `prefix` and come after `start_after`, in byte order. Empty: all, from the first.
+    /// The keys that begin with `prefix` and come after `start_after`, in byte order. An empty argument does not
+    /// restrict.
     pub fn range<'a>(
         &'a self,
         prefix: &'a [u8],
@@ -306,27 +307,27 @@ impl Map {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// The store's revision: how many writes have changed it.
+    /// The store's revision: the number of writes that have changed it.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// How many keys there are.
+    /// Number of keys.
     pub fn keys(&self) -> u64 {
         self.entries.len() as u64
     }
 
-    /// Keys and values together, in bytes.
+    /// Size of keys and values together, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many sessions are open.
+    /// Number of open sessions.
     pub fn sessions(&self) -> u64 {
         self.sessions.len()
     }
 
-    /// How many writes of one session may be unanswered at a time.
+    /// Maximum number of unanswered writes of one session.
     pub fn session_window(&self) -> u64 {
         sessions::WINDOW
     }
@@ -336,7 +337,7 @@ impl Map {
         self.settings
     }
 
-    /// Ids and names of removed nodes, by rising id.
+    /// Ids and names of removed nodes, in ascending order of id.
     pub fn tombstones(&self) -> impl Iterator<Item = (u64, &str)> {
         self.tombstones.iter().map(|(node_id, name)| (*node_id, name.as_str()))
     }
@@ -346,18 +347,18 @@ impl Map {
         self.tombstones.contains_key(&node_id)
     }
 
-    /// What every member of the cluster supports.
+    /// The version that every member of the cluster supports.
     pub fn cluster_version(&self) -> u32 {
         self.cluster_version
     }
 
-    /// The key by which digests are shown. `None`: the cluster has none yet.
+    /// The key with which digests are displayed; `None` if the cluster has none yet.
     pub fn digest_key(&self) -> Option<DigestKey> {
         self.digest_key
     }
 
-    /// One number for the whole state, equal on replicas that are equal. O(1). It tells what was written: for nodes and
-    /// snapshots only.
+    /// The digest of the whole state, equal on replicas that are equal. O(1). It reveals what was written: for nodes
+    /// and snapshots only.
     pub fn digest(&self) -> u128 {
         self.digest.total(self.sessions.digest(), self.standing())
     }
@@ -366,18 +367,18 @@ impl Map {
         Item::standing(self.revision, &self.settings, self.cluster_version, self.digest_key.as_ref())
     }
 
-    /// What people and clients see of [`Map::digest`]. `None`: the cluster has no key for it yet.
+    /// The displayed form of [`Map::digest`]; `None` if the cluster has no key yet.
     pub fn shown_digest(&self) -> Option<ShownDigest> {
         self.digest_key.map(|key| key.show(self.digest()))
     }
 
-    /// Sums the state up anew, to compare it with what is carried along.
+    /// Starts to recompute the digest and the size, to compare them with those maintained incrementally.
     pub fn audit(&self) -> Audit<'_> {
         Audit::of(self)
     }
 
-    /// Damages the state as failing memory does: one bit of a key's value is another one, and nobody is told. False if there
-    /// is no such key, or its value is empty. For tests and the simulation; nothing else may call it.
+    /// Damages the state as failing memory does: flips one bit of a key's value and updates no digest. Returns `false`
+    /// if the key does not exist or its value is empty. For tests and the simulation; nothing else may call it.
     #[cfg(any(test, feature = "sim"))]
     pub fn flip_bit(&mut self, key: &[u8], bit: usize) -> bool {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.value.is_empty()) else {
@@ -390,13 +391,13 @@ impl Map {
         true
     }
 
-    /// The state in encoded blocks, for a snapshot. [`Restore`] takes them back, in this order.
+    /// The state as encoded snapshot blocks. [`Restore`] takes them back in this order.
     pub fn blocks(&self) -> impl Iterator<Item = Bytes> {
         snapshot::blocks(self)
     }
 }
 
-/// The refusal, if the condition of a write does not hold.
+/// The rejection, if the condition of a write does not hold.
 fn condition_fails(if_revision: Option<u64>, present: Option<&Entry>) -> Option<Answer> {
     let present_revision = present.map_or(0, |entry| entry.mod_revision);
     (if_revision? != present_revision).then_some(Answer::ConditionFailed { present_revision })
@@ -408,7 +409,7 @@ impl Applied {
     }
 }
 
-// Written by hand, because a map is too long for any message.
+// Written by hand, because a map is too large for any message.
 impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Map")
@@ -423,7 +424,7 @@ impl fmt::Debug for Map {
     }
 }
 
-// Written by hand, because values never appear in messages or logs.
+// Written by hand, because values must not appear in messages or logs.
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")

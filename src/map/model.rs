@@ -1,5 +1,4 @@
-//! The map against a model so plain that it can be believed: sorted maps, lists, and everything computed
-//! anew.
+//! The map compared with a model that is simple enough to be trusted: sorted maps, lists, and everything computed anew.
 
 use super::digest::{Digest, Item};
 use super::{Answer, Command, DigestKey, Entry, Map, Restore, Settings};
@@ -39,7 +38,7 @@ impl Model {
         self.entries.get(key).map_or(0, |entry| entry.mod_revision)
     }
 
-    /// Everything that counts, hashed from nothing.
+    /// The digest of the whole state, computed from nothing.
     fn digest(&self) -> u128 {
         let mut items = Vec::new();
         items.extend(self.entries.iter().map(|(key, entry)| Item::entry(key, entry)));
@@ -159,8 +158,7 @@ impl Model {
     }
 }
 
-/// One step of a random life. Sessions and revisions are named by how they stand to the state, so that they
-/// hit.
+/// One step of a random run. Sessions and revisions are chosen relative to the state, so that they often match.
 #[derive(Debug, Clone)]
 enum Step {
     Set { key: Vec<u8>, value: Vec<u8>, condition: Condition, session: Option<Write> },
@@ -192,7 +190,7 @@ struct Write {
 
 impl Step {
     fn command(&self, model: &Model, opened: &[u64]) -> Option<Command> {
-        // The sessions opened last, dead or alive; with none yet, one that never was.
+        // The sessions opened last, closed or not; if there are not enough, an id that was never opened.
         let nth = |nth: usize| opened.iter().rev().nth(nth).copied().unwrap_or(u64::MAX);
         let session = |write: Option<Write>| {
             write.map(|Write { nth: number, sequence, lowest_unanswered }| SessionWrite {
@@ -234,7 +232,7 @@ impl Step {
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
-    // Short ones that collide and share prefixes, and a few too long for a node of the tree.
+    // Short keys that collide and share prefixes, and a few too long to be stored inline.
     prop_oneof![4 => vec(b'a'..=b'c', 1..3), 1 => vec(b'a'..=b'b', 1..2).prop_map(|key| key.repeat(45))]
 }
 
@@ -309,7 +307,7 @@ proptest! {
                 opened.push(session);
             }
 
-            // The change is exactly the difference, and there is one exactly when the revision moved.
+            // The change is exactly the difference, and there is a change exactly when the revision rose.
             let mut after = before;
             if let Some(change) = &applied.change {
                 prop_assert_eq!(change.revision, revision_before + 1);
@@ -347,7 +345,7 @@ proptest! {
             map.tombstones().map(|(id, name)| (id, name.to_owned())).collect::<BTreeMap<_, _>>(),
             model.tombstones
         );
-        // What was cloned on the way has not moved since.
+        // The clones taken on the way have not changed since.
         for (clone, blocks) in kept {
             prop_assert_eq!(clone.blocks().collect::<Vec<_>>(), blocks);
         }

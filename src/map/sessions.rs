@@ -1,10 +1,10 @@
-//! The table of sessions: who has already been answered what, so that a write sent twice is applied once.
+//! The session table: the answers given to each session, so that a write sent twice is applied once.
 //!
-//! A session numbers its writes and tells with each the lowest number it still awaits an answer for. The
-//! table keeps the answers from there on, [`WINDOW`] of them at most, and forgets what lies below. Too many
-//! sessions: the one whose last use lies furthest back in the log goes, which every node finds to be the same
-//! one, because "when" is a log index. Never a clock, never a timeout: a session that nobody closes lives
-//! until it is evicted.
+//! A session numbers its writes and sends with each one the lowest number for which it still awaits an answer. The
+//! table keeps the answers from that number on, at most [`WINDOW`] of them, and discards those below. When there are
+//! too many sessions, the one whose last use lies furthest back in the log is evicted; every node evicts the same one,
+//! because "last use" is a log index. There is no clock and no timeout: a session that is not closed stays until it is
+//! evicted.
 
 use super::Answer;
 use super::digest::{Digest, Item};
@@ -13,29 +13,28 @@ use mokv_proto::log::SessionWrite;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many writes of one session may be unanswered at a time. It decides what `apply` answers and is
-/// therefore a constant, not a setting: it bounds a session's answers to 32 KiB of memory.
+/// Maximum number of unanswered writes of one session. It affects what `apply` answers and is therefore a constant, not
+/// a setting: it bounds a session's answers to 32 KiB of memory.
 pub(super) const WINDOW: u64 = 1024;
 
-/// All sessions, by id and by their last use. Clones in O(1).
+/// All sessions, by id and by last use. Cloning is O(1).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sessions {
-    // Behind an `Arc`, so that a write after a clone copies one session's answers, not those of a whole tree
-    // node.
+    // Behind an `Arc`, so that a write after a clone copies the answers of one session, not those of a whole tree node.
     by_id: OrdMap<u64, Arc<Session>>,
-    // `last_applied` to id: the first is the next to be evicted.
+    // `last_applied` to id: the first one is evicted next.
     by_last_applied: OrdMap<u64, u64>,
     digest: Digest,
 }
 
-/// One session's standing.
+/// The state of one session.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Session {
     /// Log index of the last entry that named this session.
     pub(super) last_applied: u64,
-    /// The first sequence of the window.
+    /// The first sequence number of the window.
     pub(super) lowest_unanswered: u64,
-    /// Sequence and first answer, by rising sequence, all within the window.
+    /// Sequence number and first answer, in ascending order of sequence number, all within the window.
     pub(super) answers: VecDeque<(u64, Answer)>,
 }
 
@@ -49,7 +48,7 @@ impl Session {
         self.answers.drain(..below).for_each(|(sequence, answer)| forgotten(sequence, answer));
     }
 
-    /// Whether a write with this sequence may be applied at all.
+    /// Whether a write with this sequence number may be applied.
     pub(super) fn window_contains(&self, sequence: u64) -> bool {
         sequence.checked_sub(self.lowest_unanswered).is_some_and(|offset| offset < WINDOW)
     }
@@ -72,7 +71,7 @@ impl Sessions {
         self.by_id.iter().map(|(id, session)| (*id, &**session))
     }
 
-    /// Whether this session would be found by its last use.
+    /// Whether the order of last use lists this session.
     pub(super) fn is_listed(&self, id: u64, last_applied: u64) -> bool {
         self.by_last_applied.get(&last_applied) == Some(&id)
     }
@@ -92,10 +91,10 @@ impl Sessions {
         self.digest
     }
 
-    /// Begins a session whose id is the log index of the entry that asks for it.
+    /// Opens a session whose id is the log index of the entry that requests it.
     ///
     /// # Panics
-    /// If this index was applied before: indexes are how sessions are told apart.
+    /// If this index was applied before: sessions are distinguished by their index.
     pub(super) fn open(&mut self, index: u64, max_sessions: u64) {
         let session = Session {
             last_applied: index,
@@ -106,7 +105,7 @@ impl Sessions {
         self.evict_beyond(max_sessions);
     }
 
-    /// Ends a session; false if there is none of this id.
+    /// Closes a session. Returns `false` if no session has this id.
     pub(super) fn close(&mut self, id: u64) -> bool {
         let Some(session) = self.by_id.remove(&id) else { return false };
         self.by_last_applied.remove(&session.last_applied);
@@ -117,7 +116,7 @@ impl Sessions {
         true
     }
 
-    /// Closes the sessions whose last use is the oldest, until at most `max_sessions` are left.
+    /// Closes the least recently used sessions until at most `max_sessions` are left.
     pub(super) fn evict_beyond(&mut self, max_sessions: u64) {
         while self.len() > max_sessions {
             let (_, id) = *self.by_last_applied.get_min().expect("every session has a last use");
@@ -125,12 +124,12 @@ impl Sessions {
         }
     }
 
-    /// What a session's write is answered without being applied: the first answer again if it had one, a
-    /// refusal if the session or the sequence is out. `None`: apply it, and [`remember`](Sessions::remember)
-    /// the answer.
-    ///
+    /// The answer to a session's write that must not be applied: the first answer if it had one, a rejection if the
+    /// The answer to a session's write that must not be applied: the first answer if it had one, a rejection if the
+    /// session or the sequence number is not valid. `None`: the caller applies the write and passes the answer to
+    /// [`remember`](Sessions::remember).
     /// # Panics
-    /// If `index` is not above the session's last: entries are applied once and in order.
+    /// If `index` is not above the session's last one: entries are applied once and in order.
     pub(super) fn settled(&mut self, index: u64, write: &SessionWrite) -> Option<Answer> {
         let id = write.session;
         let Some(session) = self.by_id.get_mut(&id) else { return Some(Answer::SessionExpired) };
@@ -152,7 +151,7 @@ impl Sessions {
         session.position(write.sequence).ok().map(|at| session.answers[at].1)
     }
 
-    /// Keeps the first answer to a write that [`settled`](Sessions::settled) just let pass.
+    /// Stores the first answer to a write for which [`settled`](Sessions::settled) just returned `None`.
     pub(super) fn remember(&mut self, write: &SessionWrite, answer: Answer) {
         let session = self.by_id.get_mut(&write.session).expect("the session was just looked up");
         let session = Arc::make_mut(session);
@@ -161,8 +160,8 @@ impl Sessions {
         self.digest.add(Item::answer(write.session, write.sequence, answer));
     }
 
-    /// Adds a session as it stood; false, and nothing is added, if its id or its last use is another
-    /// session's.
+    /// Adds a session in the given state. Returns `false` and adds nothing if another session has its id or its last
+    /// use.
     pub(super) fn insert(&mut self, id: u64, session: Session) -> bool {
         if self.by_id.contains_key(&id) || self.by_last_applied.contains_key(&session.last_applied) {
             return false;

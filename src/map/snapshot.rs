@@ -1,9 +1,9 @@
-//! The whole state as a row of blocks, and back.
+//! The whole state as a sequence of blocks, and back.
 //!
-//! Blocks come in one order: the counters and settings, the entries by rising key, the sessions by rising id.
-//! A map has one row of blocks, whatever it lived through. Restoring trusts none of it: the order is checked
-//! block by block, and the digest, summed up anew from what was read, must be the one the snapshot's header
-//! promises. No files here, and no checksums of bytes: those are the storage's.
+//! The order of blocks is fixed: the counters and settings, the entries by ascending key, the sessions by ascending id.
+//! A map has exactly one sequence of blocks, whatever its history. Restoring checks everything: the order, block by
+//! block, and the digest, recomputed from what was read, against the one in the snapshot's header. No files here, and
+//! no checksums of bytes: those are part of the storage.
 
 use super::sessions::Session;
 use super::{Answer, DigestKey, Entry, Key, Map, Settings};
@@ -12,7 +12,7 @@ use mokv_proto::log;
 use prost::Message;
 use std::collections::VecDeque;
 
-/// No block is larger, in bytes, unless it holds a single item that is.
+/// Maximum size of a block, in bytes; a block may exceed it only with a single item.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
@@ -79,7 +79,7 @@ fn batches<T: Message>(
     })
 }
 
-/// A map on its way back out of its blocks.
+/// A map that is being restored from its blocks.
 #[derive(Debug, Default)]
 pub struct Restore {
     map: Map,
@@ -98,24 +98,24 @@ enum Stage {
 /// The blocks are not those of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// A block cannot follow what came before it.
+    /// A block is malformed or cannot follow the previous ones.
     #[error(
         "cannot restore a snapshot: block {block} {reason}; \
          use an older snapshot or restore this node from its peers"
     )]
     Block {
-        /// Which one, from 0.
+        /// The block's number, from 0.
         block: u64,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The first block never came.
+    /// There was no block.
     #[error(
         "cannot restore a snapshot: it is empty; use an older snapshot or restore this node from its peers"
     )]
     Empty,
-    /// Every block is well formed, but they are not those that were written.
-    // The two digests tell what the difference is, and so are not shown.
+    /// Every block is well formed, but the content is not what was written.
+    // The two digests are not shown, because they would reveal the difference in content.
     #[error(
         "cannot restore a snapshot: the digest of its content is not the one in its header; \
          use an older snapshot or restore this node from its peers"
@@ -123,7 +123,7 @@ pub enum RestoreError {
     Digest,
 }
 
-/// The replicated settings that a state holds.
+/// The replicated settings in a state block.
 pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     Settings {
         max_sessions: state.max_sessions,
@@ -132,7 +132,7 @@ pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     }
 }
 
-/// The key of the digests that are shown, if a state holds one.
+/// The key of the displayed digests; `None` if the state block holds none.
 pub(super) fn digest_key(state: &log::SnapshotState) -> Result<Option<DigestKey>, &'static str> {
     match state.digest_key.as_ref() {
         [] => Ok(None),
@@ -141,7 +141,7 @@ pub(super) fn digest_key(state: &log::SnapshotState) -> Result<Option<DigestKey>
 }
 
 impl Restore {
-    /// Nothing restored yet.
+    /// A restore without any block yet.
     pub fn new() -> Restore {
         Restore::default()
     }
@@ -149,7 +149,7 @@ impl Restore {
     /// Takes the next block.
     ///
     /// # Errors
-    /// [`RestoreError::Block`] if it is malformed or cannot come here. The restore is of no use after that.
+    /// [`RestoreError::Block`] if it is malformed or out of order. The restore is unusable after that.
     pub fn add_block(&mut self, block: &Bytes) -> Result<(), RestoreError> {
         let added = self.add(block);
         added.map_err(|reason| RestoreError::Block { block: self.blocks, reason })?;
@@ -157,7 +157,7 @@ impl Restore {
         Ok(())
     }
 
-    /// The map, after the last block.
+    /// The restored map; to be called after the last block.
     ///
     /// # Errors
     /// [`RestoreError`] if blocks are missing or are not those of the map with this digest.
@@ -172,8 +172,8 @@ impl Restore {
     }
 
     fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
-        // Out of a plain slice, not out of `Bytes`: a value that shared the block's memory would keep all of
-        // it alive.
+        // Decoded from a plain slice, not from `Bytes`: a value that shared the block's memory would keep all of it in
+        // memory.
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "cannot be decoded")?;
         match (block.state, block.entries.is_empty(), block.sessions.is_empty()) {
             (Some(state), true, true) => self.add_state(state),
@@ -254,7 +254,7 @@ mod tests {
         })
     }
 
-    /// Values of several blocks, sessions of two, and something of everything else.
+    /// Values of several blocks, sessions of two, and at least one of every other item.
     fn large_map() -> Map {
         let mut map = Map::new();
         let mut index = 0;
@@ -391,7 +391,8 @@ mod tests {
             prop_assert!(restore(&blocks, map.digest()).is_err());
         }
 
-        // A flipped bit that changes nothing (a field nobody reads) may pass; another map never does.
+        // A bit flip that changes nothing (in a field that is not read) may pass; one that makes another map never
+        // does.
         #[test]
         fn an_altered_block_never_makes_another_map(
             block in 0..3usize,

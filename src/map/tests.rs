@@ -1,8 +1,8 @@
-//! The rules, one story each.
+//! The rules of the map, one test each.
 
 use super::*;
 
-/// A map with a log: entries get the next index, and tests speak in keys and values.
+/// A map with a log: entries get the next index, and tests use keys and values.
 #[derive(Default)]
 struct Incarnation {
     map: Map,
@@ -30,7 +30,7 @@ impl Incarnation {
         }
     }
 
-    /// A set of value `value` to key "k" as the session's write number `sequence`.
+    /// Sets key "k" to `value` as the session's write number `sequence`.
     fn send(&mut self, session: u64, sequence: u64, lowest_unanswered: u64, value: &str) -> Answer {
         self.apply(set("k", value).of(session, sequence, lowest_unanswered))
     }
@@ -183,7 +183,7 @@ fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
     life.send(session, 1, 1, "one");
     life.send(session, 2, 1, "two");
     assert_eq!(life.send(session, 3, 3, "three"), Answer::Written { revision: 3 });
-    // A late copy of an old entry tells an old lowest; the window does not move back for it.
+    // A late copy of an old entry carries an old lowest number; the window does not move back for it.
     assert_eq!(life.send(session, 2, 1, "two"), Answer::OutOfWindow { lowest: 3 });
     assert_eq!(life.send(session, 0, 0, "zero"), Answer::OutOfWindow { lowest: 3 });
     assert_eq!(life.value("k"), Some(&b"three"[..]));
@@ -219,7 +219,7 @@ fn of_too_many_sessions_the_least_recently_applied_goes() {
     let mut life = Incarnation::default();
     life.configure(Some(2), None);
     let (first, second) = (life.open(), life.open());
-    life.send(first, 1, 1, "v"); // Used again: now the second is the oldest.
+    life.send(first, 1, 1, "v"); // Used again: the second is now the least recently used.
     let third = life.open();
     assert_eq!(life.send(second, 1, 1, "lost"), Answer::SessionExpired);
     assert_eq!(life.send(first, 1, 1, "v"), Answer::Written { revision: 1 });
@@ -287,8 +287,8 @@ fn the_first_digest_key_stays() {
     assert_eq!(life.map.revision(), 0, "none of these is a write");
 }
 
-/// The sums before and after a write differ by what anybody can compute who guesses the value. What is shown differs by
-/// nothing of that kind: of two clusters in which the same happens each shows numbers of its own.
+/// The sums before and after a write differ by a number that an observer can compute who guesses the value. The
+/// displayed digests do not: two clusters that apply the same commands display different numbers.
 #[test]
 fn what_is_shown_of_a_digest_tells_equal_states_and_nothing_else() {
     let keyed = |byte| {

@@ -1,8 +1,8 @@
-//! Clocks of simulated nodes that disagree: each may run fast or slow, and may leap ahead as that of a virtual
-//! machine does that was suspended.
+//! Clocks of simulated nodes that disagree: each may run fast or slow, and may jump ahead as the clock of a virtual
+//! machine does after a suspension.
 //!
-//! The simulator has one clock for all, so what a node sees of it is bent here, for the whole of [`super::time`]:
-//! what a node measures and what it waits for follow its own clock. The harness's own times are the true ones.
+//! The simulator has one clock for all nodes. This module transforms it per node, for the whole of [`super::time`]:
+//! what a node measures and how long it waits follow its own clock. The harness uses the true time.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub(super) use world::{now, truth};
 
 const TRUE_RATE: u32 = 1_000;
 
-/// A node's clock since it was last set: so much of its own time has passed at so much of the true one.
+/// A node's clock since it was last changed: the local and the true time of that change, and the rate since then.
 #[derive(Clone, Copy)]
 struct Clock {
     truth: Instant,
@@ -51,22 +51,22 @@ mod world {
 
     thread_local!(static CLOCKS: RefCell<BTreeMap<NodeId, Clock>> = const { RefCell::new(BTreeMap::new()) });
 
-    /// The true time, wherever it is asked for.
+    /// The true time, on any node.
     #[allow(clippy::disallowed_methods)] // It is the simulator's clock.
     pub fn true_now() -> Instant {
         Instant::now()
     }
 
-    /// From now on a node's clock runs at this rate; 1,000: as fast as time.
+    /// Sets the rate of a node's clock, in thousandths of the true rate.
     ///
     /// # Panics
-    /// If the clock would stand still.
+    /// If the rate is zero.
     pub fn set_rate(node: NodeId, per_mille: u32) {
         assert!(per_mille > 0, "a clock that stands still is no clock");
         set(node, |clock| clock.per_mille = per_mille);
     }
 
-    /// A node's clock leaps ahead: so much time has passed and nobody in the node had a chance to notice.
+    /// Makes a node's clock jump ahead: this much time has passed while no code of the node could run.
     pub fn leap(node: NodeId, by: Duration) {
         set(node, |clock| clock.local += by);
     }
@@ -81,7 +81,7 @@ mod world {
                 per_mille: before.map_or(TRUE_RATE, |clock| clock.per_mille),
             };
             change(&mut clock);
-            // Most clocks are right, and are looked at all the time.
+            // Most clocks are right, and clocks are read all the time.
             if clock.per_mille == TRUE_RATE && clock.local == truth {
                 clocks.remove(&node);
             } else {
@@ -96,13 +96,13 @@ mod world {
         })
     }
 
-    /// What the present node's clock shows.
+    /// The time on the present node's clock.
     pub fn now() -> Instant {
         let truth = true_now();
         here().map_or(truth, |clock| clock.local(truth))
     }
 
-    /// When the present node's clock will show `local`.
+    /// The true time at which the present node's clock will show `local`.
     pub fn truth(local: Instant) -> Instant {
         here().map_or(local, |clock| clock.truth(local))
     }

@@ -1,8 +1,8 @@
-//! The seam between worlds: time, tasks, TCP, UDP, disk, randomness.
+//! The boundary to the environment: time, tasks, TCP, UDP, disk, randomness.
 //!
-//! In production these are tokio, the kernel's sockets and files, and the operating system's randomness; in
-//! simulation (`--cfg madsim`) they are a seeded world. Node code above this module never asks which: this
-//! is the only place in `src` where `cfg(madsim)` stands.
+//! In production these are tokio, the kernel's sockets and files, and the operating system's randomness; in simulation
+//! (`--cfg madsim`) they are a simulated environment driven by a seed. Node code above this module is the same in both:
+//! this is the only place in `src` with `cfg(madsim)`.
 
 #[cfg(any(madsim, test))]
 pub mod clock;

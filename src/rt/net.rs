@@ -1,8 +1,8 @@
 //! TCP, UDP and name resolution.
 //!
-//! The simulator's TCP differs from a kernel's in ways that would teach the node wrong habits: empty flushes send
-//! packets, connections over a cut link are refused at once, ends of streams leak through partitions. The wrappers
-//! here make both worlds behave alike.
+//! The simulator's TCP differs from a kernel's in ways that would make tests of a node misleading: empty flushes send
+//! packets, connections over a cut link are refused at once, ends of streams pass through partitions. The wrappers here
+//! make both behave alike.
 
 #[cfg(madsim)]
 pub mod link_faults;
@@ -18,7 +18,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Asks the system once for the addresses of `host:port`, in its order of preference. Not bounded in time.
+/// Looks up the addresses of `host:port` once, in the system's order of preference. Not bounded in time.
 async fn lookup(host_port: &str) -> io::Result<Vec<SocketAddr>> {
     world::wait_for_name_server().await;
     let mut addresses = Vec::new();
@@ -49,31 +49,31 @@ impl TcpListener {
         tokio::net::TcpListener::bind(address).await.map(TcpListener)
     }
 
-    /// The next connection and where it comes from.
+    /// The next connection and the peer's address.
     ///
     /// # Errors
-    /// If the kernel has no more file descriptors, among others: try again a little later.
+    /// If the kernel has no more file descriptors, among others: the caller tries again a little later.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.0.accept().await?;
         Ok((TcpStream::new(stream)?, peer))
     }
 
-    /// Where it listens.
+    /// The local address.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not report it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
 }
 
-/// A TCP connection with its first bytes readable ahead.
+/// A TCP connection whose next bytes can be read ahead.
 pub struct TcpStream {
     stream: tokio::net::TcpStream,
-    /// Read ahead by [`TcpStream::peek`], not yet by anybody else.
+    /// Bytes read ahead by [`TcpStream::peek`] and not yet delivered.
     peeked: Vec<u8>,
-    /// Bytes were written since the last flush. The simulator sends a packet at every flush, even an empty one,
-    /// and two HTTP/2 peers would answer each other's for ever.
+    /// Whether bytes were written since the last flush. The simulator sends a packet at every flush, even an empty one,
+    /// and two HTTP/2 peers would answer each other's packets for ever.
     dirty: bool,
     link: world::Link,
 }
@@ -85,16 +85,16 @@ impl TcpStream {
         Ok(TcpStream { stream, peeked: Vec::new(), dirty: false, link })
     }
 
-    /// Connects to `host:port` once. Who connects again and again keeps a [`Resolver`]. No bound in time: give it a
+    /// Connects to `host:port` once. A caller that connects repeatedly keeps a [`Resolver`]. Not bounded in time: use a
     /// timeout.
     ///
     /// # Errors
-    /// If the name does not resolve or no address answers; the last address's error.
+    /// If the name does not resolve, or no address answers; then the last address's error.
     pub async fn connect(host_port: &str) -> io::Result<TcpStream> {
         Resolver::default().connect(host_port).await
     }
 
-    /// Waits for the next `count` bytes, or fewer at the end of the stream, and leaves them to be read.
+    /// Waits for the next `count` bytes, or fewer at the end of the stream. They can still be read afterwards.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -110,10 +110,10 @@ impl TcpStream {
         Ok(&self.peeked)
     }
 
-    /// The other end.
+    /// The peer's address.
     ///
     /// # Errors
-    /// If the connection is gone.
+    /// If the connection is closed.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.stream.peer_addr()
     }
@@ -139,7 +139,7 @@ impl AsyncRead for TcpStream {
         ready!(this.link.poll_readable(cx))?;
         let result = ready!(this.link.poll_read(&mut this.stream, cx, buf));
         if result.is_ok() && buf.filled().len() == before {
-            // A partition holds back the end of the stream like everything else.
+            // A partition delays the end of the stream like everything else.
             ready!(this.link.poll_end(cx));
         }
         this.link.record_read(&buf.filled()[before..]);
@@ -162,7 +162,7 @@ impl AsyncWrite for TcpStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if cfg!(madsim) {
-            // One slice at a time, so that the trace sees the bytes.
+            // One slice at a time, so that the bytes are recorded in the trace.
             let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
             return self.poll_write(cx, first);
         }
@@ -181,7 +181,7 @@ impl AsyncWrite for TcpStream {
         let result = ready!(Pin::new(&mut self.stream).poll_flush(cx));
         self.dirty = false;
         match result {
-            // A reset does not travel over a cut link either: the sender only learns by its own timeouts.
+            // A reset does not pass over a cut link either: the sender detects the failure only by its own timeouts.
             Err(_) if self.link.is_cut_outwards() => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }
@@ -201,7 +201,7 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds `address`.
+    /// Binds to `address`.
     ///
     /// # Errors
     /// If the address is in use or not of this machine.
@@ -210,10 +210,10 @@ impl UdpSocket {
         Ok(UdpSocket { socket, overtaken: world::Overtaken::default() })
     }
 
-    /// Where it is bound.
+    /// The local address.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not report it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
@@ -221,14 +221,14 @@ impl UdpSocket {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// If the kernel refuses it; a datagram that gets lost is no error.
+    /// If the kernel rejects it; a datagram that gets lost is no error.
     #[allow(clippy::let_unit_value, clippy::unit_arg)] // The simulator's send_to returns nothing.
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         world::record_datagram("udp-send", to, datagram);
         world::send_to(&self.socket, &self.overtaken, datagram, to).await
     }
 
-    /// Receives one datagram into `buffer`: its length and where it comes from.
+    /// Receives one datagram into `buffer`. Returns its length and the sender's address.
     ///
     /// # Errors
     /// If the socket fails.
@@ -243,7 +243,7 @@ impl UdpSocket {
 mod world {
     use super::*;
 
-    /// Nothing to add to a kernel's connection.
+    /// A kernel's connection needs no additions.
     pub(super) struct Link;
 
     impl Link {
@@ -281,14 +281,14 @@ mod world {
         pub(super) fn record_write(&self, _bytes: &[u8]) {}
     }
 
-    /// The system asks by itself.
+    /// The system's resolver takes its own time.
     pub(super) async fn wait_for_name_server() {}
 
     pub(super) async fn connect(address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
         tokio::net::TcpStream::connect(address).await
     }
 
-    /// A kernel does by itself what has to be simulated.
+    /// Empty: the network reorders datagrams by itself.
     #[derive(Default)]
     pub(super) struct Overtaken(());
 
@@ -317,18 +317,18 @@ mod world {
     use std::time::Duration;
 
     const POLL_CUT: Duration = Duration::from_millis(20);
-    /// Read at a time from a slow link, and how much of it may be under way.
+    /// Bytes read at a time from a slow link, and the maximum number of such chunks in transit.
     const CHUNK_BYTES: usize = 16 << 10;
     const MOST_CHUNKS: usize = 64;
 
-    /// The two ends of a simulated connection.
+    /// The addresses of a simulated connection, and its link faults.
     pub(super) struct Link {
         me: SocketAddr,
         peer: SocketAddr,
         held: Option<Sleep>,
-        /// Resets between the two ends before this connection was made.
+        /// Number of resets between the two hosts before this connection was made.
         resets: u64,
-        /// What is still on its way over a slow link, and when it arrives. The last may be the end.
+        /// The chunks in transit over a slow link, with their time of arrival. The last may be the end of the stream.
         late: VecDeque<(Instant, io::Result<Vec<u8>>)>,
         alarm: Option<Sleep>,
         has_ended: bool,
@@ -342,7 +342,7 @@ mod world {
             Ok(Link { me, peer, held: None, resets, late, alarm: None, has_ended: false })
         }
 
-        /// Whether the connection was reset.
+        /// An error if the connection was reset.
         pub(super) fn check(&self) -> io::Result<()> {
             if link_faults::resets(self.me.ip(), self.peer.ip()) == self.resets {
                 return Ok(());
@@ -353,7 +353,7 @@ mod world {
 
         pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             self.check()?;
-            // While an end of stream is held back the stream is not read again.
+            // While an end of stream is delayed the stream is not read again.
             if self.held.is_some() { self.poll_end(cx).map(Ok) } else { Poll::Ready(Ok(())) }
         }
 
@@ -366,7 +366,7 @@ mod world {
             let delay = link_faults::delay(self.peer.ip(), self.me.ip());
             if delay.is_zero() && self.late.is_empty() && !self.has_ended {
                 let result = ready!(Pin::new(stream).poll_read(cx, buf));
-                // Nothing that a reset connection still carried is delivered.
+                // A reset connection delivers nothing that was still in transit.
                 return Poll::Ready(self.check().and(result));
             }
             while !self.has_ended && self.late.len() < MOST_CHUNKS {
@@ -448,7 +448,7 @@ mod world {
             trace::record("tcp-connect", &endpoint(address));
             let me = super::partition::own_address();
             match result {
-                // A kernel hears nothing over a cut link and goes on asking.
+                // A kernel receives no answer over a cut link and keeps trying.
                 Err(_) if me.is_some_and(|me| is_cut(me, address.ip()) || is_cut(address.ip(), me)) => {
                     sleep(POLL_CUT).await;
                 }
@@ -457,7 +457,7 @@ mod world {
         }
     }
 
-    /// A datagram that waits for the next one to overtake it.
+    /// A datagram that is sent only after the next one.
     #[derive(Default)]
     pub(super) struct Overtaken(Mutex<Option<(Vec<u8>, SocketAddr)>>);
 
@@ -481,7 +481,7 @@ mod world {
             Fate::Once => 1,
             Fate::Twice => 2,
         };
-        // The simulator knows whether anybody listens and says so; a datagram would just be lost.
+        // The simulator returns an error if no socket listens; a real datagram would just be lost.
         for _ in 0..times {
             let _ = socket.send_to(to, datagram).await;
         }
@@ -496,8 +496,7 @@ mod world {
     }
 }
 
-/// Which simulated links are cut, told by the simulation beside the simulator's own knowledge, which it does not
-/// give away.
+/// The cut links of the simulation. The harness sets them here as well as in the simulator, which does not expose them.
 #[cfg(madsim)]
 pub mod partition {
     use madsim::task::NodeId;
@@ -513,12 +512,12 @@ pub mod partition {
 
     thread_local!(static STATE: RefCell<State> = RefCell::default());
 
-    /// Names the address of a simulated host.
+    /// Sets the address of a simulated host.
     pub fn set_address(node: NodeId, address: IpAddr) {
         STATE.with_borrow_mut(|state| state.addresses.insert(node, address));
     }
 
-    /// Cuts or heals one direction of a link.
+    /// Cuts or restores one direction of a link.
     pub fn set_cut(from: IpAddr, to: IpAddr, cut: bool) {
         STATE.with_borrow_mut(|state| {
             if cut {
@@ -529,7 +528,7 @@ pub mod partition {
         });
     }
 
-    /// Whether nothing arrives from `from` at `to`.
+    /// Whether packets from `from` to `to` are dropped.
     pub fn is_cut(from: IpAddr, to: IpAddr) -> bool {
         STATE.with_borrow(|state| state.cut.contains(&(from, to)))
     }

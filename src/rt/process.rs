@@ -1,79 +1,80 @@
-//! The process: its runtime and the signals that ask it to stop.
+//! The process: its runtime and the signals that request it to stop.
 //!
-//! In simulation a process is a node of the simulated world, and the signal is the one the world sends.
+//! In simulation a process is a simulated node, and the simulator sends the signal.
 
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-/// A process that ends by a panic has so long to say why.
+/// How long a process that ends by a panic may take to report it.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs `future` to its end on the calling thread, with worker threads for the tasks it starts.
 ///
 /// # Errors
-/// If the operating system gives no threads.
+/// If the operating system provides no threads.
 pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
     world::block_on(future)
 }
 
-/// As [`block_on`], for a process that ends then: waits for nobody else. The operating system's look-up of a name
-/// cannot be called off, and takes as long as a silent name server lets it, while the command's own time is over.
+/// As [`block_on`], for a process that ends afterwards: does not wait for other threads. The operating system's lookup
+/// of a name cannot be cancelled and takes as long as a silent name server lets it, while the command's own time is
+/// over.
 ///
 /// # Errors
-/// If the operating system gives no threads.
+/// If the operating system provides no threads.
 pub fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
     world::block_on_and_leave(future)
 }
 
-/// Hears requests to stop: SIGINT (Ctrl-C) and SIGTERM. While it lives, neither ends the process by itself.
+/// Receives requests to stop: SIGINT (Ctrl-C) and SIGTERM. While it exists, neither signal ends the process by itself.
 pub struct StopSignals(world::Signals);
 
 impl StopSignals {
     /// Starts to listen.
     ///
     /// # Errors
-    /// If the operating system does not let it.
+    /// If the operating system does not allow it.
     pub fn listen() -> io::Result<StopSignals> {
         world::Signals::listen().map(StopSignals)
     }
 
-    /// The next signal. Dropping the future loses none.
+    /// Waits for the next signal. Dropping the future loses none.
     pub async fn next(&mut self) {
         self.0.next().await;
     }
 }
 
-/// From now on the loss of the terminal (SIGHUP) does not end this process.
+/// Makes the process ignore the loss of its terminal (SIGHUP).
 ///
 /// # Errors
-/// If the operating system does not let it.
+/// If the operating system does not allow it.
 pub fn outlive_terminal() -> io::Result<()> {
     world::outlive_terminal()
 }
 
-/// Asks the kernel to end this process by SIGTERM when the process `parent`, which started it, ends in whatever
-/// way. False if `parent` has ended already.
+/// Requests the kernel to send SIGTERM to this process when the process `parent`, which started it, ends for any
+/// reason. Returns `false` if `parent` has already ended.
 ///
-/// On systems other than Linux only the check is made, and a parent that is killed leaves the process behind.
+/// On systems other than Linux only the check is made, and this process survives a parent that is killed.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub fn end_with_parent(parent: u32) -> io::Result<bool> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    // Checked after the kernel was asked: a parent that ended before it no longer is our parent.
+    // Checked after the request: a parent that ended before it is no longer our parent.
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
     Ok(now == Some(parent))
 }
 
-/// How much of this process lies in RAM, in bytes; `None` where the kernel does not tell, and in simulation.
+/// Resident memory of this process, in bytes; `None` where the kernel does not report it, and in simulation.
 pub fn resident_bytes() -> Option<u64> {
     world::resident_bytes()
 }
 
-/// Raises the bound on files that this process may have open to what it may raise it to. Returns the bound; `None`:
-/// there is none, or the world has no such thing.
+/// Raises the limit on open files to the highest that this process may set. Returns the limit; `None` if there is none,
+/// and in simulation.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -81,11 +82,11 @@ pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
     world::raise_descriptor_limit()
 }
 
-/// From now on a panic anywhere ends the process: a node that has met its own bug in one task must not go on with the
-/// others. The kernel cleans up, and the log's recovery trusts nothing that was not synced.
+/// Makes a panic anywhere end the process: a node that has met its own bug in one task must not continue with the
+/// others. The kernel cleans up, and the log's recovery relies on nothing that was not synced.
 ///
-/// `last_words` is called before the panic is reported on stderr. Neither holds up the end for long: stderr may be a
-/// pipe that nobody empties.
+/// `last_words` is called before the panic is reported on stderr. Neither delays the end for long: stderr may be a pipe
+/// that is not read.
 pub fn end_on_panic(last_words: impl Fn() + Send + Sync + 'static) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -120,11 +121,11 @@ mod world {
     }
 
     pub(super) fn outlive_terminal() -> io::Result<()> {
-        // The handler stays for as long as the process does, listened to or not.
+        // The handler stays until the process ends, whether a listener exists or not.
         signal(SignalKind::hangup()).map(drop)
     }
 
-    /// The second figure of `/proc/self/statm` (proc(5)), which counts pages.
+    /// The second field of `/proc/self/statm` (proc(5)), in pages.
     pub(super) fn resident_bytes() -> Option<u64> {
         let figures = std::fs::read_to_string("/proc/self/statm").ok()?;
         let pages: u64 = figures.split_whitespace().nth(1)?.parse().ok()?;
@@ -141,7 +142,7 @@ mod world {
         Ok(limit.current)
     }
 
-    #[allow(clippy::disallowed_methods)] // The end of a process is the kernel's business, not the runtime's.
+    #[allow(clippy::disallowed_methods)] // The process must end even if the runtime does not run.
     pub(super) fn abort_after(patience: Duration) {
         std::thread::spawn(move || {
             std::thread::sleep(patience);
@@ -182,7 +183,7 @@ mod world {
         Ok(madsim::runtime::Runtime::new().block_on(future))
     }
 
-    /// In simulation nothing takes time that is not simulated.
+    /// In simulation no lookup takes real time.
     pub(super) fn block_on_and_leave<F: Future>(future: F) -> io::Result<F::Output> {
         block_on(future)
     }
@@ -200,7 +201,7 @@ mod world {
         Ok(None)
     }
 
-    /// Simulated processes share one real one, whose stderr is read.
+    /// Simulated processes share one real process, whose stderr is read.
     pub(super) fn abort_after(_patience: Duration) {}
 
     pub(super) struct Signals;
@@ -211,7 +212,7 @@ mod world {
         }
 
         pub(super) async fn next(&mut self) {
-            // Fails never: the simulated kernel always delivers.
+            // Never fails: the simulated kernel always delivers.
             let _ = tokio::signal::ctrl_c().await;
         }
     }

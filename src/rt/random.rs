@@ -1,9 +1,8 @@
-//! Randomness. In simulation every draw comes from the seed, is handed out in a fixed order and is part of the
-//! trace.
+//! Randomness. In simulation every draw comes from the seed, in a fixed order, and is part of the trace.
 
 use std::convert::Infallible;
 
-/// A generator for one use; cheap to make, never kept across awaits.
+/// A generator for one use: cheap to make, not to be kept across awaits.
 pub fn rng() -> Rng {
     Rng::new()
 }
@@ -36,7 +35,7 @@ pub fn below(bound: u64) -> u64 {
 mod world {
     pub(super) type Source = rand::rngs::ThreadRng;
 
-    #[allow(clippy::disallowed_methods)] // The one place that asks the operating system.
+    #[allow(clippy::disallowed_methods)] // The one place that uses the operating system's randomness.
     pub(super) fn source() -> Source {
         rand::rng()
     }

@@ -1,12 +1,12 @@
-//! Situations that must be reached sometimes: rare branches whose absence from a long simulation means that the
-//! simulation is too tame.
+//! Markers: rare branches that a long simulation must reach at least once. If it never reaches one, its faults are too
+//! mild.
 //!
-//! Code marks one by a call where it happens: `rt::sometimes("torn tail recovered")`. In production that is nothing
-//! at all. In simulation it is counted for each run, and the harness, which has a table of all of them
-//! (`sim/src/markers.rs`), names those that a whole sweep never reached, and lets faults lie in wait at them. It decides
-//! nothing and changes nothing.
+//! Code sets a marker by a call: `rt::sometimes("torn tail recovered")`. In production the call does nothing. In
+//! simulation it is counted for each run. The harness has a table of all markers (`sim/src/markers.rs`), reports those
+//! that no run of a sweep reached, and can inject faults when one is reached. The call itself decides nothing and
+//! changes nothing.
 
-/// This situation was reached.
+/// Records that this marker was reached.
 #[cfg(not(madsim))]
 #[inline(always)]
 pub const fn sometimes(_situation: &'static str) {}
@@ -24,24 +24,24 @@ mod simulated {
     use crate::rt::clock::true_now;
     use crate::rt::{Instant, trace};
 
-    /// Places kept of each situation; more are only counted.
+    /// Places stored for each marker; further ones are only counted.
     const MOST_PLACES: usize = 40;
 
-    /// A situation and how often it was reached.
+    /// How often a marker was reached, and where.
     #[derive(Debug, Clone, Default)]
     pub struct Reached {
-        /// How often.
+        /// Number of times.
         pub count: u64,
-        /// The first times.
+        /// The first of them.
         pub places: Vec<Place>,
     }
 
-    /// Where and when a situation was reached.
+    /// When and on which host a marker was reached.
     #[derive(Debug, Clone, Copy)]
     pub struct Place {
         /// Simulated time.
         pub at: Instant,
-        /// The simulated host.
+        /// The simulated host that reached it.
         pub host: NodeId,
     }
 
@@ -54,10 +54,10 @@ mod simulated {
         static WATCHERS_SET: Cell<u64> = const { Cell::new(0) };
     }
 
-    /// A watcher that watches until this is dropped.
+    /// A watcher, active until this is dropped.
     pub struct Watch(u64);
 
-    /// Tells a watcher of every situation at the moment it is reached, in the midst of the code that reaches it.
+    /// Calls `watcher` at the moment any marker is reached, from within the code that reaches it.
     #[must_use = "it watches until the result is dropped"]
     pub fn watch(watcher: impl FnMut(&'static str, NodeId) + 'static) -> Watch {
         let number = WATCHERS_SET.get();
@@ -68,15 +68,15 @@ mod simulated {
 
     impl Drop for Watch {
         fn drop(&mut self) {
-            // Nobody watches at the end of a thread.
+            // At the end of a thread the watchers may be gone.
             let _ = WATCHERS.try_with(|watchers| watchers.borrow_mut().remove(&self.0));
         }
     }
 
-    /// This situation was reached.
+    /// Records that this marker was reached.
     pub fn sometimes(situation: &'static str) {
         trace::record("sometimes", situation.as_bytes());
-        // A watcher may reach situations itself; of those the others do not hear.
+        // A watcher may reach markers itself; the other watchers are not called for those.
         let mut watchers = WATCHERS.take();
         watchers.values_mut().for_each(|watcher| watcher(situation, madsim::plugin::node()));
         WATCHERS.with_borrow_mut(|all| all.append(&mut watchers));
@@ -89,7 +89,7 @@ mod simulated {
         });
     }
 
-    /// What this thread's simulation has reached so far.
+    /// The markers that this thread's simulation has reached so far.
     pub fn reached() -> BTreeMap<&'static str, Reached> {
         REACHED.with_borrow(Clone::clone)
     }

@@ -1,13 +1,13 @@
-//! A small random generator that stays what it is for ever: equal seeds give equal draws in every version of mökv.
+//! A small random generator that never changes: equal seeds give equal draws in every version of mökv.
 //!
-//! For what is simulated or tested, never for secrets, ids or timeouts of a node: those draw from `rt::random`.
+//! For simulation and tests only. Secrets, ids and timeouts of a node are drawn from `rt::random`.
 
 /// The generator (splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]
 pub struct SplitMix(u64);
 
 impl SplitMix {
-    /// With this seed.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> SplitMix {
         SplitMix(seed)
     }
@@ -21,7 +21,7 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// Another generator that goes its own way.
+    /// An independent generator, seeded by the next draw.
     pub fn split(&mut self) -> SplitMix {
         SplitMix(self.roll())
     }
@@ -31,7 +31,7 @@ impl SplitMix {
         if most == u64::MAX { self.roll() } else { self.roll() % (most + 1) }
     }
 
-    /// True with this probability; what is impossible costs no draw.
+    /// `true` with this probability; probability 0 costs no draw.
     pub fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && ((self.roll() >> 11) as f64 / (1u64 << 53) as f64) < probability
     }

@@ -14,14 +14,14 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    // The simulator moves a future three times before it runs: of a boxed one only the pointer. tokio boxes large
-    // ones itself.
+    // The simulator moves a future three times before it runs; of a boxed one it moves only the pointer. tokio boxes
+    // large futures itself.
     #[cfg(madsim)]
     let future = Box::pin(future);
     tokio::spawn(future)
 }
 
-/// Starts a task that ends when the guard is dropped.
+/// Starts a task that is aborted when the guard is dropped.
 pub fn spawn_guarded<F>(future: F) -> TaskGuard<F::Output>
 where
     F: Future + Send + 'static,
@@ -48,8 +48,8 @@ impl<T> Future for TaskGuard<T> {
     }
 }
 
-/// Runs `work`, which may block or compute for long, where it does not hold up tasks. In simulation it runs in
-/// line: threads would not be deterministic.
+/// Runs `work`, which may block or compute for long, on a thread where it delays no tasks. In simulation it runs
+/// inline: threads would not be deterministic.
 pub async fn spawn_blocking<F, T>(work: F) -> io::Result<T>
 where
     F: FnOnce() -> T + Send + 'static,

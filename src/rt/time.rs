@@ -8,22 +8,22 @@ use std::time::Duration;
 
 pub use std::time::Instant;
 
-/// The monotonic clock. Simulated time in simulation, as the present node's own clock shows it.
+/// The monotonic clock. In simulation the simulated time, as shown by the present node's own clock.
 pub fn now() -> Instant {
     world::now()
 }
 
-/// Nobody waits longer than this, some thirty years. What is asked to take longer ends then: the clock ends somewhere,
-/// and an addition beyond its end panics.
+/// The longest wait, some thirty years. A longer one ends after this time: the clock's range is finite, and an addition
+/// beyond its end panics.
 pub const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// The time `duration` from now. The only way to a deadline from a length of time that a user, a program or a peer
-/// chose: never panics, however long it is.
+/// The time `duration` from now. Every deadline that follows from a duration chosen by a user, a program or a peer must
+/// be computed by this function or [`later`]: they never panic, however long the duration.
 pub fn after(duration: Duration) -> Instant {
     later(now(), duration)
 }
 
-/// The time `duration` after `since`, as [`after`]; `since` is an instant of this clock.
+/// The time `duration` after `since`, bounded as in [`after`]; `since` is an instant of this clock.
 pub fn later(since: Instant, duration: Duration) -> Instant {
     since + duration.min(LONGEST)
 }
@@ -34,15 +34,15 @@ pub fn sleep(duration: Duration) -> Sleep {
 }
 
 /// Waits until `deadline`.
-#[allow(clippy::useless_conversion)] // tokio has an instant of its own, the simulator has not.
+#[allow(clippy::useless_conversion)] // tokio has its own instant type, the simulator has not.
 pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { inner: Box::pin(tokio::time::sleep_until(world::truth(deadline).into())), deadline, armed: None }
 }
 
-/// A sleep that can be named, moved and polled by anybody.
+/// A sleep that can be named, moved and polled by any task.
 ///
-/// The simulator registers a timer at every poll and cannot take it back, so a poll by the waker that is
-/// armed already does nothing.
+/// The simulator registers a timer at every poll and cannot remove it, so a poll with the waker that is already
+/// registered does nothing.
 #[must_use = "futures do nothing unless polled"]
 pub struct Sleep {
     inner: Pin<Box<tokio::time::Sleep>>,
@@ -51,7 +51,7 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// When it ends.
+    /// The time at which it ends.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -65,7 +65,7 @@ impl Future for Sleep {
             if !cfg!(madsim) || now() >= self.deadline {
                 return Poll::Ready(());
             }
-            // The node's clock became slower meanwhile.
+            // The node's clock was slowed down meanwhile.
             *self = sleep_until(self.deadline);
         }
         if cfg!(madsim) {
@@ -80,17 +80,17 @@ impl Future for Sleep {
 
 impl hyper::rt::Sleep for Sleep {}
 
-/// A deadline passed.
+/// The deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("deadline has elapsed")]
 pub struct Elapsed;
 
-/// Lets `future` run for at most `duration`.
+/// Runs `future` for at most `duration`.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     timeout_at(after(duration), future)
 }
 
-/// Lets `future` run until `deadline`.
+/// Runs `future` until `deadline`.
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, deadline, sleep: None }
 }
@@ -113,7 +113,7 @@ mod world {
 use super::clock as world;
 
 pin_project_lite::pin_project! {
-    /// The future of [`timeout`]; it has a name, unlike the simulator's.
+    /// The future of [`timeout`]; unlike the simulator's it is a named type.
     #[must_use = "futures do nothing unless polled"]
     pub struct Timeout<F> {
         #[pin]
@@ -137,7 +137,7 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
-/// A deadline that is put off again and again: one timer that looks again when it goes off, not one each time.
+/// A deadline that is extended again and again, with a single timer that checks the deadline when it fires.
 pub struct InactivityTimer {
     most: Duration,
     since: Instant,
@@ -145,17 +145,17 @@ pub struct InactivityTimer {
 }
 
 impl InactivityTimer {
-    /// From now on at most so long without [`InactivityTimer::reset`].
+    /// A timer that expires `most` after the last [`InactivityTimer::reset`], or after this call.
     pub fn new(most: Duration) -> InactivityTimer {
         InactivityTimer { most, since: now(), sleep: None }
     }
 
-    /// From now on as long again.
+    /// Extends the deadline to `most` from now.
     pub fn reset(&mut self) {
         self.since = now();
     }
 
-    /// Waits until it has run out. May be dropped and called again.
+    /// Waits until the timer has expired. May be dropped and called again.
     pub async fn expired(&mut self) {
         loop {
             let deadline = later(self.since, self.most);
@@ -168,7 +168,7 @@ impl InactivityTimer {
     }
 }
 
-/// What may be said only now and then, so that a flood of causes is no flood of log lines.
+/// Limits how often something is logged, so that a flood of causes does not become a flood of log lines.
 #[derive(Debug, Default)]
 pub struct Seldom(Mutex<Option<Said>>);
 
@@ -179,10 +179,11 @@ struct Said {
 }
 
 impl Seldom {
-    /// It is said at most once in this time.
+    /// The shortest time between two log lines.
     pub const INTERVAL: Duration = Duration::from_secs(60);
 
-    /// Whether to say it now, and how often it was not said since the last time.
+    /// `Some` if it may be logged now, with the number of times it was suppressed since the last line; otherwise
+    /// `None`.
     pub fn now(&self) -> Option<u64> {
         let mut said = self.0.lock().expect("no code panics while it holds this lock");
         match &mut *said {
@@ -197,7 +198,7 @@ impl Seldom {
     }
 }
 
-/// hyper's timer over this clock.
+/// hyper's timer, by this clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HyperTimer;
 
@@ -239,7 +240,7 @@ mod tests {
                 for duration in [Duration::new(seconds, nanos), Duration::MAX] {
                     assert!(after(duration) >= now().min(after(LONGEST / 2)));
                     assert_eq!(timeout(duration, ready.clone()).await, Ok(()));
-                    // Looked at once: the timer is made, and takes what it was given.
+                    // Polled once: the timer is created and accepts the duration.
                     let _ = futures_util::poll!(sleep(duration.max(SOON)));
                     let _ = futures_util::poll!(std::pin::pin!(InactivityTimer::new(duration).expired()));
                 }
@@ -262,7 +263,7 @@ mod tests {
         block_on(async {
             let mut inactivity = InactivityTimer::new(SOON);
             for _ in 0..3 {
-                // Given up half-way, most likely: what was waited for came.
+                // Usually dropped half-way: the awaited event came.
                 let _ = timeout(SOON / 2, inactivity.expired()).await;
                 inactivity.reset();
             }

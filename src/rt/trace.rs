@@ -1,4 +1,5 @@
-//! The trace of a simulated run: one hash over everything that crossed the seam, in order and with its time.
+//! The trace of a simulated run: one hash over everything that crossed the boundary of [`rt`](super), in order and with
+//! its time.
 //!
 //! Two runs of the same seed must end with the same hash; the determinism check compares them across processes.
 //! In production recording does nothing.
@@ -8,7 +9,7 @@
 #[inline(always)]
 pub fn record(_kind: &'static str, _bytes: &[u8]) {}
 
-/// Adds an event to the trace that concerns something with a name or an address.
+/// Adds an event that belongs to a name or an address to the trace.
 #[cfg(not(madsim))]
 #[inline(always)]
 pub fn record_of(_kind: &'static str, _whose: &[u8], _bytes: &[u8]) {}
@@ -22,12 +23,12 @@ mod simulated {
 
     use xxhash_rust::xxh3::xxh3_64;
 
-    /// What has been recorded so far.
+    /// The events recorded so far.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Trace {
         /// FNV-1a over times, lengths and hashes of all events.
         pub hash: u64,
-        /// How many events there were.
+        /// Number of events.
         pub events: u64,
     }
 
@@ -44,7 +45,8 @@ mod simulated {
         RefCell::new(State { trace: Trace { hash: FNV_OFFSET, events: 0 }, start: None, dump: false })
     });
 
-    /// Begins a new trace. With `MOKV_TRACE` set every event is also printed, for finding where two runs part.
+    /// Begins a new trace. With `MOKV_TRACE` set every event is also printed, to find the first difference between two
+    /// runs.
     pub fn start() {
         STATE.with_borrow_mut(|state| {
             state.trace = Trace { hash: FNV_OFFSET, events: 0 };
@@ -63,7 +65,7 @@ mod simulated {
         record_of(kind, &[], bytes);
     }
 
-    /// Adds an event to the trace that concerns something with a name or an address.
+    /// Adds an event that belongs to a name or an address to the trace.
     pub fn record_of(kind: &'static str, whose: &[u8], bytes: &[u8]) {
         STATE.with_borrow_mut(|state| {
             let Some(start) = state.start else { return };

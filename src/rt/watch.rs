@@ -1,8 +1,8 @@
 //! A watch channel that wakes its receivers in the order in which they began to wait.
 //!
-//! tokio's own spreads its waiters over buckets in an order drawn from an unseeded generator, which a simulation
-//! cannot replay. Whoever gives up waiting is forgotten, and a wait that is polled again, which a connection's is with
-//! every request, takes no lock.
+//! tokio's own channel distributes its waiters over buckets in an order drawn from an unseeded generator, which a
+//! simulation cannot replay. A dropped wait leaves nothing in the channel. A wait that is polled again takes no lock; a
+//! connection polls its wait with every request.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -38,13 +38,13 @@ struct State {
     senders: usize,
     receivers: usize,
     next_ticket: u64,
-    /// Who waits, by tickets given out in the order in which they began.
+    /// The waiters by ticket; tickets are numbered in the order in which the waits began.
     waiting: BTreeMap<u64, Waker>,
 }
 
 struct Shared<T> {
     value: RwLock<T>,
-    /// Raised whenever waiters are woken: while it stands still, a waiter has nothing to look for under the lock.
+    /// Incremented whenever waiters are woken: while it is unchanged, a waiter need not take the lock.
     news: AtomicU64,
     state: Mutex<State>,
 }
@@ -64,7 +64,7 @@ impl<T> Shared<T> {
         self.value.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Changes the state as `change` says; if that says so, wakes all who wait.
+    /// Changes the state; if `change` returns `true`, wakes all waiters.
     fn update(&self, change: impl FnOnce(&mut State) -> bool) {
         let woken = {
             let mut state = self.state();
@@ -85,7 +85,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// The value, borrowed: whoever writes it waits meanwhile.
+/// The borrowed value; writers wait until it is dropped.
 pub struct Ref<'a, T> {
     value: RwLockReadGuard<'a, T>,
     _borrowed: Borrowed,
@@ -99,8 +99,9 @@ impl<T> Deref for Ref<'_, T> {
     }
 }
 
-/// Stands for one value that this thread has borrowed. A second borrow of the same one would wait for a writer that waits for
-/// the first, which is seldom there when it is tried: builds with debug assertions refuse it always.
+/// Marks one value as borrowed by this thread. A second borrow of the same value would wait for a writer that waits for
+/// the first one. Such a writer is rarely there in a test, so builds with debug assertions always reject a second
+/// borrow.
 struct Borrowed {
     #[cfg(debug_assertions)]
     value: usize,
@@ -113,7 +114,7 @@ thread_local! {
 
 impl Borrowed {
     /// # Panics
-    /// With debug assertions, if this thread has borrowed it already.
+    /// With debug assertions, if this thread has already borrowed it.
     #[cfg(debug_assertions)]
     fn here<T>(shared: &Shared<T>) -> Borrowed {
         let value = std::ptr::from_ref(&shared.value).addr();
@@ -133,7 +134,7 @@ impl Borrowed {
 #[cfg(debug_assertions)]
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        // A thread that ends may have let go of its list already.
+        // The list may already be gone when a thread ends.
         let _ = BORROWED.try_with(|borrowed| borrowed.borrow_mut().retain(|other| *other != self.value));
     }
 }
@@ -142,13 +143,13 @@ impl Drop for Borrowed {
 pub struct Sender<T>(Arc<Shared<T>>);
 
 impl<T> Sender<T> {
-    /// Replaces the value; receivers need not exist.
+    /// Replaces the value; works without receivers too.
     pub fn send(&self, value: T) {
         *self.0.write() = value;
         self.0.changed();
     }
 
-    /// Changes the value in place; receivers are woken if `change` says true.
+    /// Changes the value in place. Wakes receivers if `change` returns `true`, and returns its result.
     pub fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {
         let modified = change(&mut self.0.write());
         if modified {
@@ -157,7 +158,7 @@ impl<T> Sender<T> {
         modified
     }
 
-    /// The value now.
+    /// The present value.
     pub fn borrow(&self) -> Ref<'_, T> {
         self.0.read()
     }
@@ -169,7 +170,7 @@ impl<T> Sender<T> {
         Receiver { shared: self.0.clone(), seen: state.version }
     }
 
-    /// Whether nobody listens.
+    /// Whether there is no receiver.
     pub fn is_closed(&self) -> bool {
         self.0.state().receivers == 0
     }
@@ -198,13 +199,13 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The value now; it does not count as seen. Keep it for a moment, and borrow it no second time meanwhile: the second
-    /// one waits for a writer that waits for the first.
+    /// The present value, not counted as seen. Hold it only briefly and do not borrow it a second time meanwhile: the
+    /// second borrow would wait for a writer that waits for the first.
     pub fn borrow(&self) -> Ref<'_, T> {
         self.shared.read()
     }
 
-    /// The value now, counted as seen.
+    /// The present value, counted as seen.
     pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
         self.seen = self.shared.state().version;
         self.shared.read()
@@ -213,7 +214,7 @@ impl<T> Receiver<T> {
     /// Waits for a value not seen yet, and counts it as seen.
     ///
     /// # Errors
-    /// [`Closed`] when all senders are gone and nothing unseen is left.
+    /// [`Closed`] if all senders are gone and there is no unseen value.
     pub async fn changed(&mut self) -> Result<(), Closed> {
         let waiter = Waiter { shared: &self.shared, seen: self.seen, place: None };
         self.seen = waiter.await?;
@@ -223,7 +224,7 @@ impl<T> Receiver<T> {
     /// Waits until the value satisfies `condition`.
     ///
     /// # Errors
-    /// [`Closed`] when all senders are gone before it does.
+    /// [`Closed`] if all senders are gone before it does.
     pub async fn wait_for(&mut self, mut condition: impl FnMut(&T) -> bool) -> Result<(), Closed> {
         loop {
             if condition(&self.borrow_and_update()) {
@@ -234,18 +235,19 @@ impl<T> Receiver<T> {
     }
 }
 
-/// One wait for a version other than `seen`. It is forgotten when it is dropped, and being polled again costs no lock.
+/// One wait for a version other than `seen`. Dropping it removes it from the channel, and polling it again takes no
+/// lock.
 struct Waiter<'a, T> {
     shared: &'a Shared<T>,
     seen: u64,
     place: Option<Place>,
 }
 
-/// Where a waiter stands.
+/// A waiter's registration.
 struct Place {
     ticket: u64,
     waker: Waker,
-    /// [`Shared::news`] when it was taken.
+    /// [`Shared::news`] at the time of the registration.
     news: u64,
 }
 
@@ -317,7 +319,7 @@ mod tests {
         assert_eq!(receiver.changed().await, Err(Closed));
     }
 
-    /// `/readyz` borrowed what gossip sees and asked others, who borrowed it again: a node stood still for ever.
+    /// `/readyz` borrowed the gossip's value and called a function that borrowed it again: the node hung for ever.
     #[test]
     #[cfg_attr(debug_assertions, should_panic(expected = "borrowed twice"))]
     fn nobody_borrows_a_value_twice_at_once() {
@@ -345,7 +347,7 @@ mod tests {
         assert_eq!(receiver.shared.state().waiting.len(), 0);
     }
 
-    /// A connection polls its wait for the node's end with every request.
+    /// A connection polls its wait for the node's shutdown with every request.
     #[tokio::test]
     async fn being_polled_again_takes_no_lock_and_another_waker_is_kept() {
         let (sender, receiver) = channel(0);

@@ -1,51 +1,51 @@
-//! What can go wrong with what is stored, told so that an operator knows what to do.
+//! Errors of stored data, with text that states what an operator must do.
 
 use std::io;
 
 use crate::node_id::NodeId;
 
-/// What to do about a log that cannot be trusted any more.
+/// The remedy for a log that cannot be trusted any more.
 const REMEDY: &str = "restore this node from its peers with 'mokv serve --wipe'";
 
-/// An error of the log or of the snapshots. Cheap to clone: one failure is told to everybody who waits.
+/// An error of the log or of the snapshots. Cheap to clone: one failure is reported to all waiting callers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
-    /// A call of the disk failed.
+    /// A disk operation failed.
     #[error("cannot {operation} '{file}': {message}; check the disk, then start this node again")]
     Io {
-        /// What was tried.
+        /// The attempted operation.
         operation: &'static str,
-        /// On which file; `.` is the data directory.
+        /// The file's name; `.` is the data directory.
         file: String,
-        /// Its kind.
+        /// The kind of the error.
         kind: io::ErrorKind,
-        /// What the disk said.
+        /// The disk's error message.
         message: String,
     },
-    /// There is no space left.
+    /// The disk is full.
     #[error("cannot {operation} '{file}': the disk is full; free space in the data directory's file system")]
     Full {
-        /// What was tried.
+        /// The attempted operation.
         operation: &'static str,
-        /// For which file.
+        /// The file's name.
         file: String,
     },
-    /// Bytes are not what was written: data that was acknowledged may be gone.
+    /// Bytes differ from what was written: data that was acknowledged may be lost.
     #[error("'{file}' is corrupt at offset {offset} ({reason}); {REMEDY}")]
     Corrupt {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// Where in it, in bytes.
+        /// Offset in the file, in bytes.
         offset: u64,
-        /// What gave it away.
+        /// How it was detected.
         reason: &'static str,
     },
-    /// A file of the log is missing from among the others.
+    /// A file of the log is missing, although others exist.
     #[error("'{file}' is missing ({reason}); {REMEDY}")]
     Missing {
-        /// Which file.
+        /// The file's name.
         file: String,
-        /// How that is known.
+        /// How it was detected.
         reason: &'static str,
     },
     /// The log was written by another node, or for another cluster.
@@ -55,7 +55,7 @@ pub enum StorageError {
         NodeId(*.found_node), NodeId(*.node)
     )]
     Foreign {
-        /// Which file.
+        /// The file's name.
         file: String,
         /// The node id in it.
         found_node: u64,
@@ -66,16 +66,16 @@ pub enum StorageError {
         /// This node's cluster id, hexadecimal.
         cluster: String,
     },
-    /// The file was written by another version of this program.
+    /// The file has a format version that this program cannot read.
     #[error(
         "'{file}' has format version {found}, and this program reads version {known}; use the version of mokv that wrote it"
     )]
     Version {
-        /// Which file.
+        /// The file's name.
         file: String,
         /// Its format version.
         found: u32,
-        /// The one that this program reads.
+        /// The version that this program reads.
         known: u32,
     },
     /// An earlier write or sync failed, so nothing may be acknowledged any more.
@@ -87,7 +87,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// What is wrong, without what to do about it: that is another thing where the file is no node's.
+    /// The error without the remedy, for a file that belongs to no node: there the remedy does not apply.
     pub fn finding(&self) -> String {
         match self {
             StorageError::Io { operation, file, message, .. } => {
@@ -101,7 +101,7 @@ impl StorageError {
         }
     }
 
-    /// Tells what was tried on which file; for `map_err`.
+    /// Adds the operation and the file to an `io::Error`; for `map_err`.
     pub(crate) fn io(
         operation: &'static str,
         file: impl Into<String>,
@@ -115,7 +115,7 @@ impl StorageError {
         }
     }
 
-    /// What everybody hears after this error stopped the log.
+    /// The error returned to all callers after this error has stopped the log.
     pub(super) fn stopped(self) -> StorageError {
         match self {
             already @ (StorageError::Stopped(_) | StorageError::Closed) => already,
@@ -123,7 +123,7 @@ impl StorageError {
         }
     }
 
-    /// Whether it is only space that is missing.
+    /// Whether the only cause is a lack of space.
     pub fn is_full(&self) -> bool {
         matches!(self, StorageError::Full { .. })
     }

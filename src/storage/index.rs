@@ -1,7 +1,7 @@
-//! Where every entry of the log lies, and the newest of them in memory.
+//! The location of every log entry, and the newest entries in memory.
 //!
-//! Invariants: indexes are consecutive; an entry that is not on disk yet is always cached; the cache is a suffix of
-//! the log. Nothing here does IO.
+//! Invariants: indexes are consecutive; an entry that is not on disk yet is always cached; the cache is a suffix of the
+//! log. No IO here.
 
 use std::collections::VecDeque;
 
@@ -9,39 +9,39 @@ use bytes::Bytes;
 
 use super::{LogEntry, Position};
 
-/// An entry's place on disk.
+/// An entry's location on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Location {
     pub segment: u64,
     pub offset: u32,
-    /// Length of the payload.
+    /// Length of the payload in bytes.
     pub length: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     term: u64,
-    /// Zero: not on disk yet, and `offset` is the ticket that its write will name.
+    /// Zero: not on disk yet, and `offset` holds the entry's ticket instead.
     segment: u64,
     offset: u32,
     length: u32,
 }
 
-/// An entry as [`EntryIndex::plan`] finds it.
+/// An entry as returned by [`EntryIndex::plan`].
 #[derive(Debug, Clone)]
 pub(super) enum Found {
     Cached(LogEntry),
     OnDisk(Position, Location),
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct EntryIndex {
     purged: Option<Position>,
-    /// The position before the first slot. It differs from `purged` only during recovery, while entries of segments
-    /// that are gone are waiting for the purge that allowed it.
+    /// The position before the first slot. It differs from `purged` only during recovery, before the replay reaches the
+    /// purge that allowed the removal of earlier segments.
     base: Option<Position>,
-    /// Index of the first slot, if there is one.
+    /// Index of the first slot's entry, if there is one.
     first: u64,
     slots: VecDeque<Slot>,
     cache: VecDeque<Bytes>,
@@ -59,7 +59,7 @@ impl EntryIndex {
         self.purged
     }
 
-    /// Whether every entry behind the purge mark is there.
+    /// Whether every entry after the purge mark is there.
     pub fn is_whole(&self) -> bool {
         self.base.is_none_or(|base| self.purged.is_some_and(|purged| base.index <= purged.index))
     }
@@ -75,12 +75,12 @@ impl EntryIndex {
         self.cached_bytes
     }
 
-    /// Whether an entry of this index may come next. An empty log begins anywhere.
+    /// Whether an entry of this index may come next. An empty log can begin at any index.
     pub fn continues_at(&self, index: u64) -> bool {
         self.last().is_none_or(|last| index.checked_sub(1) == Some(last.index))
     }
 
-    /// The position of an entry that is there, or the purge mark's.
+    /// The position of an entry that is in the log, or of the purge mark.
     pub fn position_at(&self, index: u64) -> Option<Position> {
         if let Some(purged) = self.purged
             && purged.index == index
@@ -99,7 +99,7 @@ impl EntryIndex {
         self.place(index).map(|place| &self.slots[place])
     }
 
-    /// Adds an entry that is not on disk yet; the ticket names it to [`EntryIndex::written`].
+    /// Adds an entry that is not on disk yet. Returns its ticket for [`EntryIndex::written`].
     pub fn append(&mut self, entry: &LogEntry) -> u32 {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let length = u32::try_from(entry.payload.len()).expect("an entry is bounded");
@@ -130,7 +130,7 @@ impl EntryIndex {
         self.cache.push_back(entry.payload.clone());
     }
 
-    /// The entry with this ticket is on disk now. It may be gone from the log already.
+    /// Records the location of the entry with this ticket, which is on disk now. The entry may no longer be in the log.
     pub fn written(&mut self, index: u64, ticket: u32, segment: u64, offset: u32) {
         if let Some(place) = self.place(index) {
             let slot = &mut self.slots[place];
@@ -140,7 +140,7 @@ impl EntryIndex {
         }
     }
 
-    /// Lets go of the oldest payloads beyond the limit, but of none that the disk does not have.
+    /// Evicts the oldest payloads beyond the limit, but none that is not on disk.
     pub fn evict(&mut self) {
         while self.cached_bytes > self.cache_limit && !self.cache.is_empty() {
             if self.slots[self.slots.len() - self.cache.len()].segment == 0 {
@@ -156,7 +156,7 @@ impl EntryIndex {
         }
     }
 
-    /// Forgets the entries behind `last`.
+    /// Removes the entries after `last`.
     pub fn truncate_after(&mut self, last: Option<Position>) {
         while let Some(end) = self.last()
             && !self.slots.is_empty()
@@ -168,12 +168,12 @@ impl EntryIndex {
             }
         }
         if self.slots.is_empty() {
-            // In recovery, the entries cut off may be among those whose segments are gone.
+            // During recovery, the entries cut off may belong to segments that no longer exist.
             self.base = last;
         }
     }
 
-    /// Forgets the entries up to `upto`; false if they were purged already.
+    /// Removes the entries up to `upto`. Returns `false` if they were purged before.
     pub fn purge(&mut self, upto: Position) -> bool {
         if self.purged.is_some_and(|purged| purged.index >= upto.index) {
             return false;
@@ -192,7 +192,7 @@ impl EntryIndex {
         true
     }
 
-    /// The bytes of the entries behind `index`; `None`: the first of them is not there any more.
+    /// Payload bytes of the entries after `index`; `None` if the first of them is no longer there.
     pub fn bytes_after(&self, index: u64) -> Option<u64> {
         if self.last().is_none_or(|last| last.index <= index) {
             return Some(0);
@@ -201,14 +201,14 @@ impl EntryIndex {
         Some(self.slots.range(place..).map(|slot| u64::from(slot.length)).sum())
     }
 
-    /// The last entry that lies in this segment or an earlier one, if there is one.
+    /// Index of the last entry in this segment or an earlier one, if there is one.
     pub fn last_in(&self, segment: u64) -> Option<u64> {
-        // Whoever is not on disk yet comes last.
+        // Entries that are not on disk yet come last.
         let count = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment <= segment);
         count.checked_sub(1).map(|place| self.first + place as u64)
     }
 
-    /// The entries of `start..end` that are there, until their payloads reach `max_bytes`, but at least one.
+    /// The entries of `start..end` that are in the log, until their payloads reach `max_bytes`, but at least one.
     pub fn plan(&self, start: u64, end: u64, max_bytes: u64) -> Vec<Found> {
         let mut found = Vec::new();
         let mut bytes = 0;
@@ -234,7 +234,7 @@ impl EntryIndex {
         found
     }
 
-    /// Whether the entry still lies there.
+    /// Whether the entry is still at this location.
     pub fn lies_at(&self, position: Position, location: Location) -> bool {
         self.slot(position.index).is_some_and(|slot| {
             (slot.term, slot.segment, slot.offset) == (position.term, location.segment, location.offset)

@@ -1,7 +1,7 @@
-//! The handle of the log: what callers ask, answered from memory where possible and queued for the writer where not.
+//! The handle of the log: reads are answered from memory where possible, changes are queued for the writer.
 //!
-//! Every change is visible to readers at once and durable when its callback or its future says so. All changes go
-//! through one queue in the order in which they were asked for. Nothing here writes.
+//! Every change is visible to readers at once, and durable when its callback is called or its future resolves. All
+//! changes go through one queue, in the order of their calls. Nothing here writes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -20,36 +20,36 @@ use super::{LogEntry, Owner, Position, recovery, segment, writer};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, watch};
 
-/// The largest segment: offsets in a segment are 32 bits, and a batch may reach beyond its end.
+/// The largest segment, in bytes: offsets in a segment are 32 bits, and a batch may reach beyond its end.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
-/// How the log uses disk and memory.
+/// The log's use of disk and memory.
 #[derive(Debug, Clone)]
 pub struct LogConfig {
-    /// Size of a segment. More means fewer rotations and a longer start (the last segment is rewritten), and more
+    /// Size of a segment. A larger one means fewer rotations, a longer start (the last segment is rewritten), and more
     /// space held by entries that are purged already.
     pub segment_bytes: u64,
-    /// Payloads of the newest entries kept in memory, for followers that are not far behind.
+    /// Payload bytes of the newest entries kept in memory, for followers that lag only a little.
     pub cache_bytes: u64,
     /// Requests are added to a batch until its payloads reach this, or half a segment.
     pub max_batch_bytes: u64,
     /// [`Log::ready`] waits while more payload than this is queued.
     pub max_queued_bytes: u64,
-    /// After this much idle time an empty batch marks the last one as durable.
+    /// After this idle time an empty batch marks the last batch as durable.
     pub idle_mark_delay: Duration,
-    /// Segments prepared ahead, at least one. While they are there, Raft can write though the disk is full.
+    /// Segments prepared ahead, at least one. As long as there is one, Raft can write even if the disk is full.
     pub spare_segments: usize,
-    /// Purged segments kept for further use, beyond those prepared ahead.
+    /// Purged segments kept for reuse, beyond those prepared ahead.
     pub recycled_segments: usize,
-    /// [`Log::has_room`] says no while the file system has less space left than this.
+    /// [`Log::has_room`] returns `false` while the file system has less free space than this.
     pub reserve_bytes: u64,
-    /// How often the free space is looked at, and preparing a segment is tried again after the disk was full.
+    /// The interval at which the free space is checked, and preparing a segment is retried after the disk was full.
     pub space_check_interval: Duration,
 }
 
 impl LogConfig {
-    /// The bytes of a batch, at most: it fits into a segment that was prepared, with the checkpoint that begins it, and
-    /// needs no more space though the disk be full. Only an entry that is larger by itself exceeds it.
+    /// Maximum size of a batch: together with the checkpoint that begins a segment it fits into a prepared segment, and
+    /// so needs no more space even if the disk is full. Only a single entry that is larger exceeds it.
     pub(super) fn batch_bytes(&self) -> u64 {
         self.max_batch_bytes.min(self.segment_bytes / 2)
     }
@@ -71,45 +71,45 @@ impl Default for LogConfig {
     }
 }
 
-/// What the log knows besides its entries.
+/// The state of the log besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogState {
-    /// The vote saved last.
+    /// The last saved vote.
     pub vote: Option<Bytes>,
-    /// The committed position saved last; after a restart perhaps an earlier one.
+    /// The last saved committed position; after a restart possibly an earlier one.
     pub committed: Option<Position>,
-    /// Entries up to here are gone.
+    /// Entries up to here have been removed.
     pub purged: Option<Position>,
-    /// The last entry, or `purged` if there is none behind it.
+    /// The last entry, or `purged` if there is none after it.
     pub last: Option<Position>,
-    /// How far members have acknowledged, as saved last; after a restart perhaps as saved before.
+    /// The last saved acknowledgements of members, opaque here; after a restart possibly earlier ones.
     pub acknowledged: Option<Bytes>,
 }
 
-/// Told when a request is durable, or never will be.
+/// Called when a request is durable, or never will be.
 pub(super) type Callback = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
-/// A change on its way to the writer.
+/// A change for the writer.
 pub(super) enum LogChange {
-    /// Entries, each with its ticket.
+    /// Entries, each with its ticket in the index.
     Append(Vec<(LogEntry, u32)>),
     Vote(Bytes),
     Truncate(Option<Position>),
     Purge(Position),
-    /// Everything before is to be durable and marked, and the writer to end.
+    /// Makes everything before it durable and marked, then ends the writer.
     Close,
 }
 
 pub(super) struct Request {
     pub change: LogChange,
-    /// Payload bytes, for the bounds of batch and queue.
+    /// Payload bytes, counted for the bounds of batch and queue.
     pub bytes: u64,
     pub callback: Callback,
 }
 
 impl Request {
-    /// Takes the first entries away if there are several, with their bytes: as many as `room` has place for, at least
-    /// one. The last one stays.
+    /// Removes and returns the first entries and their size, if there are several: as many as fit into `room`, at least
+    /// one. The last entry stays.
     pub fn first_entries(&mut self, room: u64) -> (Vec<(LogEntry, u32)>, u64) {
         let LogChange::Append(entries) = &mut self.change else { return (Vec::new(), 0) };
         let most = entries.len().saturating_sub(1);
@@ -126,14 +126,14 @@ impl Request {
     }
 }
 
-/// What the handle and the tasks behind it share.
+/// State shared by the handle and the tasks.
 pub(super) struct Shared {
     state: Mutex<Inner>,
     pub config: LogConfig,
     pub failure: watch::Sender<Option<StorageError>>,
-    /// Changes after every batch.
+    /// Sent after every batch.
     pub progress: watch::Sender<()>,
-    /// Changes with `spares` and `space`.
+    /// Sent when `spares` or `space` changes.
     pub spares_changed: watch::Sender<()>,
 }
 
@@ -143,13 +143,13 @@ pub(super) struct Inner {
     vote: Option<Bytes>,
     pub committed: Option<Position>,
     pub acknowledged: Option<Bytes>,
-    /// The last entry that became durable since the log was opened. It may have been truncated since.
+    /// The last entry made durable since the log was opened. It may have been truncated since.
     pub durable: Option<Position>,
     pub queue: VecDeque<Request>,
     pub queued_bytes: u64,
-    /// Set once: nothing is accepted any more.
+    /// Set once; nothing is accepted afterwards.
     pub ended: Option<StorageError>,
-    /// Segments with state, open for reading, each with the salt of its checksums.
+    /// Segments that hold state, open for reading, each with the salt of its checksums.
     pub segments: BTreeMap<u64, (FileRef, u64)>,
     /// Segments prepared ahead.
     pub spares: VecDeque<Spare>,
@@ -162,8 +162,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A write or a sync failed. Never retried: after a failed sync the kernel calls the pages clean, and the next
-    /// sync succeeds without them.
+    /// Stops the log after a failed write or sync. Never retried: after a failed sync the kernel marks the pages as
+    /// clean, and the next sync succeeds without them.
     pub fn poison(&self, error: StorageError, callbacks: impl IntoIterator<Item = Callback>) {
         let stopped = error.clone().stopped();
         let queued = {
@@ -183,7 +183,8 @@ impl Shared {
     }
 }
 
-/// The write-ahead log. Cheap to clone; all clones are the same log. It stops when it is closed or all are dropped.
+/// The write-ahead log. Cheap to clone; all clones are the same log. It stops when it is closed or all clones are
+/// dropped.
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
@@ -202,7 +203,7 @@ impl Log {
         segment::live_number(name).is_some()
     }
 
-    /// Whether `disk` holds a log, of whomever.
+    /// Whether `disk` holds a log, of any owner.
     ///
     /// # Errors
     /// If the directory cannot be read.
@@ -211,8 +212,8 @@ impl Log {
         Ok(names.iter().any(|name| Log::is_log_file(name)))
     }
 
-    /// Cuts what was prepared in a segment and never written. The segment lies under another `name` than its own and no log
-    /// has it open. What is no segment, or is damaged, stays as it is.
+    /// Truncates the prepared but unwritten end of a segment. The segment is stored under another name (`name`) and is
+    /// not open in any log. A file that is no segment, or is damaged, stays unchanged.
     ///
     /// # Errors
     /// If the disk fails.
@@ -229,11 +230,11 @@ impl Log {
         Ok(())
     }
 
-    /// Opens the log on `disk`, or makes an empty one. All that is found is durable when this returns.
+    /// Opens the log on `disk`, or creates an empty one. Everything found is durable when this returns.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] and [`StorageError::Missing`] if acknowledged data may be gone,
-    /// [`StorageError::Foreign`] if it is not `owner`'s, and what the disk says.
+    /// [`StorageError::Corrupt`] and [`StorageError::Missing`] if acknowledged data may be lost,
+    /// [`StorageError::Foreign`] if the log is not `owner`'s; otherwise the disk's error.
     pub async fn open(disk: DiskRef, config: LogConfig, owner: Owner) -> Result<Log, StorageError> {
         assert!(config.segment_bytes <= MAX_SEGMENT_BYTES, "offsets in a segment are 32 bits");
         let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
@@ -268,7 +269,7 @@ impl Log {
         &self.shared
     }
 
-    /// What the log knows besides its entries, the newest changes included.
+    /// The state of the log besides its entries, including the newest changes.
     pub fn state(&self) -> LogState {
         let state = self.shared.state();
         LogState {
@@ -280,32 +281,32 @@ impl Log {
         }
     }
 
-    /// The last entry that became durable since the log was opened. It may have been truncated since.
+    /// The last entry made durable since the log was opened. It may have been truncated since.
     pub fn durable(&self) -> Option<Position> {
         self.shared.state().durable
     }
 
-    /// The position of an entry that is there, or of the purge mark.
+    /// The position of an entry that is in the log, or of the purge mark.
     pub fn position_at(&self, index: u64) -> Option<Position> {
         self.shared.state().index.position_at(index)
     }
 
-    /// Entries up to here are gone.
+    /// Entries up to here have been removed.
     pub fn purged(&self) -> Option<Position> {
         self.shared.state().index.purged()
     }
 
-    /// Appends entries. They can be read when this returns; `durable` is called when they are durable, or never
-    /// will be, from a task of the log: it must not block.
+    /// Appends entries. They can be read when this returns. `durable` is called when they are durable, or never will
+    /// be; it is called from a task of the log and must not block.
     ///
-    /// The caller waits for [`Log::ready`] before, which bounds what is queued. Entries that fill more than a batch are
-    /// written with several, and a crash may leave only the first of them.
+    /// The caller waits for [`Log::ready`] first, which bounds the queue. Entries that fill more than a batch are
+    /// written in several batches, and a crash may keep only the first of them.
     ///
     /// # Errors
-    /// [`StorageError::Stopped`] or [`StorageError::Closed`]; `durable` hears it too.
+    /// [`StorageError::Stopped`] or [`StorageError::Closed`]; `durable` receives it too.
     ///
     /// # Panics
-    /// If the indexes are not consecutive, or do not continue the log. An empty log begins anywhere.
+    /// If the indexes are not consecutive, or do not continue the log. An empty log can begin at any index.
     pub fn append(
         &self,
         entries: Vec<LogEntry>,
@@ -341,8 +342,8 @@ impl Log {
         }
     }
 
-    /// Saves the vote. It is durable when this returns, and so is the proof that it is (no damage to the end of the
-    /// log makes recovery forget it silently).
+    /// Saves the vote. When this returns, the vote and its mark are durable: damage to the end of the log cannot make
+    /// recovery drop the vote silently.
     ///
     /// # Errors
     /// [`StorageError::Stopped`] or [`StorageError::Closed`]; whether the vote is durable is then unknown.
@@ -354,18 +355,18 @@ impl Log {
         .await
     }
 
-    /// Notes what is committed. It becomes durable with the next batch, never by a write of its own.
+    /// Records the committed position. It becomes durable with the next batch, never by a write of its own.
     pub fn save_committed(&self, committed: Position) {
         self.shared.state().committed = Some(committed);
     }
 
-    /// Notes how far members have acknowledged, opaque here. It becomes durable with the next batch, never by a write of
-    /// its own.
+    /// Records the acknowledgements of members, opaque here. They become durable with the next batch, never by a write
+    /// of their own.
     pub fn save_acknowledged(&self, acknowledged: Bytes) {
         self.shared.state().acknowledged = Some(acknowledged);
     }
 
-    /// Removes the entries behind index `last` (`None`: all that are not purged). Durable when this returns.
+    /// Removes the entries after index `last` (`None`: all that are not purged). Durable when this returns.
     ///
     /// # Errors
     /// [`StorageError::Stopped`] or [`StorageError::Closed`].
@@ -374,7 +375,7 @@ impl Log {
             let (end, purged) = (state.index.last(), state.index.purged());
             let last = match last {
                 Some(last) if end.is_none_or(|end| last >= end.index) => end,
-                // Before the first entry there is only what was purged.
+                // Before the first entry there are only purged ones.
                 Some(last) => state.index.position_at(last).or(purged),
                 None => purged,
             };
@@ -384,8 +385,8 @@ impl Log {
         .await
     }
 
-    /// Removes the entries up to `upto`, which may lie behind the last entry: the log then is empty and continues
-    /// there. Readers see it at once; files follow later. Durable when this returns.
+    /// Removes the entries up to `upto`, which may be after the last entry: the log is then empty and continues there.
+    /// Readers see it at once; the files are removed later. Durable when this returns.
     ///
     /// # Errors
     /// [`StorageError::Stopped`] or [`StorageError::Closed`].
@@ -397,11 +398,11 @@ impl Log {
         .await
     }
 
-    /// The entries of `range` that are there, in order, until their payloads reach `max_bytes`; at least one if
+    /// The entries of `range` that are in the log, in order, until their payloads reach `max_bytes`; at least one if
     /// there is any.
     ///
     /// # Errors
-    /// If the disk cannot be read, or [`StorageError::Corrupt`] if it does not return what was written.
+    /// If the disk cannot be read; [`StorageError::Corrupt`] if it does not return what was written.
     pub async fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<LogEntry>, StorageError> {
         let plan = self.shared.state().index.plan(range.start, range.end, max_bytes);
         let mut entries = Vec::with_capacity(plan.len());
@@ -414,7 +415,7 @@ impl Log {
                 }
                 Found::OnDisk(position, location) => (position, location),
             };
-            // Neighbours on disk come with one read.
+            // Neighbouring entries are read from disk in one call.
             let mut run = vec![(position, location)];
             while let Some(Found::OnDisk(position, location)) = plan.peek() {
                 let (_, before) = run[run.len() - 1];
@@ -426,14 +427,14 @@ impl Log {
             }
             match self.read_run(&run).await? {
                 Some(mut read) => entries.append(&mut read),
-                // Purged or cut off meanwhile: what was read so far is still an answer.
+                // Purged or truncated meanwhile: the entries read so far are still a valid result.
                 None => break,
             }
         }
         Ok(entries)
     }
 
-    /// Reads entries that lie close to each other in one segment; `None` if one was removed meanwhile.
+    /// Reads entries that lie close together in one segment; `None` if one was removed meanwhile.
     async fn read_run(&self, run: &[(Position, Location)]) -> Result<Option<Vec<LogEntry>>, StorageError> {
         let (first, last) = (run[0].1, run[run.len() - 1].1);
         let name = segment::live_name(first.segment);
@@ -442,7 +443,7 @@ impl Log {
         };
         let length = u64::from(last.offset - first.offset) + record::entry_bytes(last.length as usize);
         let read = file.read_at(first.offset.into(), length as usize).await;
-        // A purged segment may be in use for something else by now.
+        // The file of a purged segment may have been reused by now.
         if !self.shared.state().index.lies_at(run[0].0, first) {
             return Ok(None);
         }
@@ -466,28 +467,28 @@ impl Log {
         Ok(Some(entries))
     }
 
-    /// Set once, when a write or a sync failed: nothing is durable any more and the node must stop.
+    /// Set once, when a write or a sync failed: nothing becomes durable any more and the node must stop.
     pub fn failure(&self) -> watch::Receiver<Option<StorageError>> {
         self.shared.failure.subscribe()
     }
 
-    /// The bytes of the entries behind `index`; `None`: the first of them was purged.
+    /// Payload bytes of the entries after `index`; `None` if the first of them was purged.
     pub fn bytes_after(&self, index: u64) -> Option<u64> {
         self.shared.state().index.bytes_after(index)
     }
 
-    /// Whether client writes may be admitted: segments are prepared ahead and the file system has its reserve. Raft's
-    /// own writes go on while it says no, into the segments prepared before.
+    /// Whether client writes may be admitted: segments are prepared ahead and the file system has its reserve. While it
+    /// returns `false`, Raft's own writes go on, into the segments prepared before.
     pub fn has_room(&self) -> bool {
         self.shared.state().space == Space::Enough
     }
 
-    /// How much a snapshot may take without taking what Raft itself needs next: the segments prepared ahead are there, and
-    /// room for one more stays free if there is any.
+    /// The space that a snapshot may take, in bytes, without taking what Raft itself needs next: besides the segments
+    /// prepared ahead, space for one more stays free if there is any.
     pub fn room_for_snapshot(&self) -> u64 {
         let state = self.shared.state();
         match state.space {
-            // Too little for a segment, whatever is done with it.
+            // Too little for a segment in any case.
             Space::Full(_) => state.metrics.free_bytes,
             Space::Low | Space::Enough => {
                 state.metrics.free_bytes.saturating_sub(self.shared.config.segment_bytes)
@@ -495,18 +496,18 @@ impl Log {
         }
     }
 
-    /// The space of all segments but the active one: what would be free if everything in them were purged.
+    /// The size of all segments except the active one, in bytes: the space that purging all their entries would free.
     pub fn sealed_bytes(&self) -> u64 {
         let sealed = self.shared.state().segments.len().saturating_sub(1);
         sealed as u64 * self.shared.config.segment_bytes
     }
 
-    /// Size of a segment.
+    /// Size of a segment, in bytes.
     pub fn segment_bytes(&self) -> u64 {
         self.shared.config.segment_bytes
     }
 
-    /// What it counted so far.
+    /// The log's counters and present state.
     pub fn metrics(&self) -> LogMetrics {
         let state = self.shared.state();
         LogMetrics {
@@ -518,7 +519,7 @@ impl Log {
         }
     }
 
-    /// Makes everything durable, marks it so, and stops. Later changes are refused; reading goes on.
+    /// Makes everything durable and marked, and stops. Later changes are rejected; reading still works.
     ///
     /// # Errors
     /// [`StorageError::Stopped`] if the log had failed, [`StorageError::Closed`] if it was closed before.
@@ -534,11 +535,11 @@ impl Log {
         let (done, result) = oneshot::channel();
         let callback = Box::new(move |result| drop(done.send(result)));
         self.submit(bytes, callback, change)?;
-        // The writer is gone only when its runtime is.
+        // The writer ends without an answer only when its runtime ends.
         result.await.unwrap_or(Err(StorageError::Closed))
     }
 
-    /// Makes a change in memory and queues it, in one step, so that both happen in the same order.
+    /// Makes a change in memory and queues it, under one lock, so that both happen in the same order.
     fn submit(
         &self,
         bytes: u64,
@@ -558,7 +559,7 @@ impl Log {
         state.queued_bytes += bytes;
         state.queue.push_back(Request { change, bytes, callback });
         drop(state);
-        // A full doorbell has rung already.
+        // If the channel is full, the writer has a wake-up pending.
         let _ = self.doorbell.try_send(());
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! What the log counts about itself.
+//! The log's counters.
 
 use std::time::Duration;
 
-/// Upper bounds of the buckets of a [`LatencyHistogram`]; one more bucket holds what is slower.
+/// Upper bounds of the buckets of a [`LatencyHistogram`]; one more bucket holds longer times.
 pub const LATENCY_BOUNDS: [Duration; 14] = [
     Duration::from_micros(50),
     Duration::from_micros(100),
@@ -20,12 +20,12 @@ pub const LATENCY_BOUNDS: [Duration; 14] = [
     Duration::from_micros(3_276_800),
 ];
 
-/// How long something took, by buckets.
+/// A histogram of durations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LatencyHistogram {
-    /// How many fell into each bucket; not cumulative.
+    /// Number of observations in each bucket; not cumulative.
     pub buckets: [u64; LATENCY_BOUNDS.len() + 1],
-    /// All of them together.
+    /// The sum of all observations.
     pub sum: Duration,
 }
 
@@ -36,36 +36,36 @@ impl LatencyHistogram {
         self.sum += took;
     }
 
-    /// How many there were.
+    /// Number of observations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 }
 
-/// Counters since the log was opened, and how it stands.
+/// Counters since the log was opened, and its present state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogMetrics {
     /// Batches made durable.
     pub batches: u64,
-    /// Of those, empty ones that only mark the batch before as durable.
+    /// Of those, empty batches that only mark the previous batch as durable.
     pub marks: u64,
     /// Entries made durable.
     pub entries: u64,
     /// Bytes written to segments.
     pub bytes_written: u64,
-    /// Segments that became active.
+    /// Segments that became the active one.
     pub rotations: u64,
-    /// How long a batch's write and sync took.
+    /// Time that the write and sync of a batch took.
     pub write_and_sync: LatencyHistogram,
-    /// Segments on disk that hold state.
+    /// Segments on disk that hold state, including the active one.
     pub segments: u64,
-    /// Segments that are ready to be used next.
+    /// Segments prepared for use.
     pub spares: u64,
-    /// Bytes of payloads that wait to be written.
+    /// Payload bytes that wait to be written.
     pub queued_bytes: u64,
-    /// Bytes of payloads in memory.
+    /// Payload bytes in memory.
     pub cached_bytes: u64,
-    /// Free space in the file system, in bytes, when last looked at.
+    /// Free space in the file system, in bytes, at the last check.
     pub free_bytes: u64,
 }
 

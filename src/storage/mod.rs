@@ -1,20 +1,20 @@
 //! Durable storage: a write-ahead log and snapshot files over a [`Disk`](crate::rt::disk::Disk).
 //!
-//! The log is one stream of records (entries, votes, truncations, purges) in numbered segments. One batch is one
-//! write and one fdatasync on a thread of the log's own. What keeps data safe, and where it is enforced:
+//! The log is one stream of records (entries, votes, truncations, purges) in numbered segments. One batch is one write
+//! and one fdatasync, on the log's own thread. The rules that keep data safe, and where they are enforced:
 //!
-//! - a failed write or sync stops the log for good, nothing is ever retried: `Writer::poison`;
+//! - a failed write or sync stops the log for good, nothing is ever retried: `Shared::poison`;
 //! - recovery relies on nothing that was not synced: `recovery::make_durable`;
-//! - nothing is unlinked before a later segment's durable checkpoint makes it superfluous: `Writer::retire`;
-//! - no byte of a batch is written before the batch before it is durable: `Writer::write_batch`, so
-//!   a valid record proves that all batches before its own were durable (the "durable mark" of a batch is its
-//!   successor): `Contents::refuse_damage_before_valid_records`;
-//! - a vote is answered only when its mark is durable too: `Writer::settle`.
+//! - no segment is unlinked before a later segment's durable checkpoint makes it superfluous: `Writer::retire`;
+//! - no byte of a batch is written before the previous batch is durable: `Writer::write_batch`. So a valid record
+//!   proves that all batches before its own were durable (the "durable mark" of a batch is its successor):
+//!   `Contents::refuse_damage_before_valid_records`;
+//! - a vote is acknowledged only when its mark is durable too: `Writer::settle`.
 //!
 //! **One batch of doubt**: damage to the very last batch looks like a torn write and is dropped, though the batch may
-//! have been acknowledged. After a short idle time an empty batch closes that window; votes never have it.
+//! have been acknowledged. After a short idle time an empty batch closes that window; votes are never exposed to it.
 //!
-//! This module knows nothing of Raft or of the map: payloads, votes and snapshot blocks are opaque bytes.
+//! This module is independent of Raft and of the map: payloads, votes and snapshot blocks are opaque bytes.
 
 mod error;
 mod index;
@@ -41,34 +41,34 @@ pub use snapshot::{
     SnapshotWriter, Snapshots,
 };
 
-/// The place of an entry in the log.
+/// The position of an entry in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The term in which it was made.
+    /// The term in which the entry was created.
     pub term: u64,
-    /// Its index.
+    /// Its log index.
     pub index: u64,
 }
 
-/// A log entry. The payload is stored verbatim.
+/// A log entry. The payload is stored unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// The term in which it was made.
+    /// The term in which it was created.
     pub term: u64,
-    /// Its index; consecutive.
+    /// Its log index; indexes are consecutive.
     pub index: u64,
     /// Opaque bytes, less than 1 GiB.
     pub payload: Bytes,
 }
 
 impl LogEntry {
-    /// Its place in the log.
+    /// Its position in the log.
     pub fn position(&self) -> Position {
         Position { term: self.term, index: self.index }
     }
 }
 
-/// Whose log it is: every segment repeats it, so that a copied or mixed-up directory is noticed.
+/// The owner of a log: every segment repeats it, so that a copied or mixed-up directory is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The Raft node id.

@@ -1,15 +1,15 @@
-//! How the log frames a record, and what records there are.
+//! The log's records and their framing.
 //!
-//! A record lies at a multiple of 8 bytes:
+//! A record begins at a multiple of 8 bytes:
 //!
 //! ```text
 //! crc32c u32 | body length u32 | sequence u64 | place in batch u32 | kind u8 | flags u8 | 0 u16 | body | zeros to 8
 //! ```
 //!
-//! all little endian. The checksum covers everything behind it and is seeded by the segment's number and salt and
-//! by the sequence, so that neither a leftover of another segment nor a client's value that looks like a record
-//! ever verifies. `sequence` counts all records of the log and is never reused after being durable; a batch is
-//! named by the sequence of its first record, and the last of its records says so. Nothing here does IO.
+//! all little endian. The checksum covers everything after it. It is seeded by the segment's number and salt and by the
+//! sequence number, so that neither leftover bytes of another segment nor a client's value that looks like a record can
+//! ever verify. `sequence` numbers all records of the log and is never reused after it was durable; a batch is
+//! identified by the sequence number of its first record, and its last record has a flag. No IO here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -25,12 +25,12 @@ pub(super) const HEADER_BYTES: usize = 24;
 pub(super) const ALIGNMENT: usize = 8;
 const LAST_OF_BATCH: u8 = 1;
 
-/// What makes the checksums of a segment its own.
+/// The values that make the checksums of a segment unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seed {
     /// The segment's number.
     pub segment: u64,
-    /// Drawn when the segment became active. Zero for the checkpoint, which carries it.
+    /// Drawn at random when the segment became active. Zero for the checkpoint, which contains the salt.
     pub salt: u64,
 }
 
@@ -44,7 +44,7 @@ impl Seed {
     }
 }
 
-/// What a record says.
+/// The decoded content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Body {
     Checkpoint(Box<Checkpoint>),
@@ -54,18 +54,18 @@ pub(super) enum Body {
         payload: Bytes,
     },
     Vote(Bytes),
-    /// Entries behind this position are gone.
+    /// Removes the entries after this position.
     Truncate(Option<Position>),
-    /// Entries up to this position are gone.
+    /// Removes the entries up to this position.
     Purge(Position),
     Committed(Position),
-    /// How far members have acknowledged.
+    /// The acknowledgements of members, opaque here.
     Acknowledged(Bytes),
-    /// Nothing but proof that all before it is durable.
+    /// No content; proves that everything before it is durable.
     Mark,
 }
 
-/// The state of the log before its segment, so that earlier segments can be done without.
+/// The state of the log before its segment, so that earlier segments can be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub segment: u64,
@@ -74,7 +74,7 @@ pub(super) struct Checkpoint {
     pub state: State,
 }
 
-/// What the log knows besides its entries, as of some record.
+/// The state of the log besides its entries, as of some record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub vote: Option<Bytes>,
@@ -85,7 +85,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Follows one record.
+    /// Applies one record.
     pub fn apply(&mut self, body: &Body) {
         match body {
             Body::Checkpoint(checkpoint) => *self = checkpoint.state.clone(),
@@ -114,12 +114,12 @@ const COMMITTED: u8 = 6;
 const MARK: u8 = 7;
 const ACKNOWLEDGED: u8 = 8;
 
-/// The room an entry takes in a segment.
+/// The bytes an entry takes in a segment.
 pub(super) fn entry_bytes(payload: usize) -> u64 {
     padded(HEADER_BYTES + 16 + payload) as u64
 }
 
-/// The room any record but an entry takes at most, given the length of the opaque bytes that it carries.
+/// The maximum of bytes that any other record takes, given the length of the opaque bytes that it carries.
 pub(super) fn small_record_bytes(opaque: usize) -> u64 {
     padded(HEADER_BYTES + 256 + opaque) as u64
 }
@@ -128,7 +128,7 @@ fn padded(length: usize) -> usize {
     length.next_multiple_of(ALIGNMENT)
 }
 
-/// Where a record stands in the stream of records.
+/// A record's place in the stream of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub sequence: u64,
@@ -137,7 +137,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The batch's name: the sequence of its first record.
+    /// The batch's identifier: the sequence number of its first record.
     pub fn batch(self) -> u64 {
         self.sequence - u64::from(self.in_batch)
     }
@@ -224,13 +224,13 @@ fn put_position(buffer: &mut BytesMut, position: Option<Position>) {
     buffer.put_u64_le(index);
 }
 
-/// A record whose checksum holds.
+/// A record whose checksum is valid.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub place: Place,
     pub body: Bytes,
     kind: u8,
-    /// All of it, padding included.
+    /// The size of the whole record, including padding.
     pub size: usize,
 }
 
@@ -242,18 +242,19 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
 
-/// How long the record at `offset` says that it is; `None`: the bytes end before it says so. Nothing is checked.
+/// The size of the record at `offset` according to its header; `None` if the bytes end before that. Nothing is
+/// verified.
 pub(super) fn size_at(bytes: &[u8], offset: usize) -> Option<usize> {
     let header = bytes.get(offset..offset.checked_add(HEADER_BYTES)?)?;
     Some(padded(HEADER_BYTES + u32_at(header, 4) as usize))
 }
 
-/// The record at `offset`, if there is one whose checksum holds.
+/// The record at `offset`, if there is one with a valid checksum.
 pub(super) fn decode(bytes: &Bytes, offset: usize, seed: Seed) -> Option<Record> {
     decode_from(bytes, offset, seed, 0)
 }
 
-/// As [`decode`], but only if its sequence is at least `lowest`: leftovers are not worth a checksum.
+/// As [`decode`], but only if its sequence number is at least `lowest`: leftovers are not worth computing a checksum.
 pub(super) fn decode_from(bytes: &Bytes, offset: usize, seed: Seed, lowest: u64) -> Option<Record> {
     let header = bytes.get(offset..offset.checked_add(HEADER_BYTES)?)?;
     let length = u32_at(header, 4) as usize;
@@ -263,7 +264,7 @@ pub(super) fn decode_from(bytes: &Bytes, offset: usize, seed: Seed, lowest: u64)
         last_of_batch: header[21] & LAST_OF_BATCH != 0,
     };
     let kind = header[20];
-    // A checkpoint is not salted, so it counts nowhere but at the beginning, where no client's bytes can be.
+    // A checkpoint is not salted, so it is valid only at the beginning, where no client's bytes can be.
     let sane = (CHECKPOINT..=ACKNOWLEDGED).contains(&kind)
         && (kind != CHECKPOINT || offset == 0)
         && place.sequence >= lowest
@@ -281,17 +282,17 @@ pub(super) fn decode_from(bytes: &Bytes, offset: usize, seed: Seed, lowest: u64)
     Some(Record { place, body, kind, size })
 }
 
-/// Why bytes whose checksum holds still make no sense.
+/// Why bytes with a valid checksum cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Nonsense {
-    /// The record is none of ours.
+    /// No version of this program wrote the record.
     Malformed,
-    /// A later version of this program wrote it.
+    /// Another version of this program wrote it.
     Version(u32),
 }
 
 impl Record {
-    /// What it says.
+    /// The record's content.
     pub fn parse(&self) -> Result<Body, Nonsense> {
         let mut rest = self.body.clone();
         let body = match self.kind {
@@ -304,7 +305,7 @@ impl Record {
                     payload: std::mem::take(&mut rest),
                 }
             }
-            // A copy: it must not keep all of a segment in memory.
+            // A copy: a slice would keep the whole segment in memory.
             VOTE => Body::Vote(Bytes::copy_from_slice(&std::mem::take(&mut rest))),
             TRUNCATE => Body::Truncate(take_position(&mut rest).ok_or(Nonsense::Malformed)?),
             PURGE => Body::Purge(take_position(&mut rest).flatten().ok_or(Nonsense::Malformed)?),
@@ -349,7 +350,7 @@ fn take_u64(rest: &mut Bytes) -> Option<u64> {
     take(rest, 8).map(|bytes| u64_at(&bytes, 0))
 }
 
-/// A copy: it must not keep all of a segment in memory.
+/// Returns a copy: a slice would keep the whole segment in memory.
 fn take_opaque(rest: &mut Bytes) -> Option<Option<Bytes>> {
     let present = take(rest, 1)?[0] == 1;
     let length = u32_at(&take(rest, 4)?, 0) as usize;

@@ -1,7 +1,7 @@
-//! What a start finds on disk, and how it becomes something to rely on.
+//! Recovery: reads the log from disk at a start and makes all of it durable.
 //!
-//! Reading stops at nothing but the torn end of the last segment. Afterwards nothing is left that only the page
-//! cache knows: a record that was readable but not durable would be counted by Raft and could still vanish.
+//! Reading tolerates nothing but the torn end of the last segment. Afterwards nothing is left that exists only in the
+//! page cache: Raft would count a record that is readable but not durable, and it could still be lost.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ use super::{LogEntry, Owner};
 use crate::rt;
 use crate::rt::disk::{DiskRef, FileRef};
 
-/// How much one write of a longer copy takes.
+/// Bytes written at a time when a segment is copied.
 const STEP_BYTES: usize = 1 << 20;
 
-/// The log as it was found.
+/// The recovered log.
 pub(super) struct Recovered {
     pub state: State,
     pub index: EntryIndex,
-    /// Segments open for reading, each with its salt.
+    /// Segments open for reading, each with the salt of its checksums.
     pub segments: BTreeMap<u64, (FileRef, u64)>,
     pub tail: Tail,
 }
@@ -32,7 +32,7 @@ pub(super) struct Recovered {
 /// Reads the log of `owner` and makes all of it durable.
 ///
 /// # Errors
-/// If acknowledged data may be missing or damaged, if it is not `owner`'s log, or if the disk fails.
+/// If acknowledged data may be missing or damaged, if the log is not `owner`'s, or if the disk fails.
 pub(super) async fn recover(
     disk: &DiskRef,
     config: &LogConfig,
@@ -82,12 +82,12 @@ async fn read_all(file: &FileRef, name: &str) -> Result<Bytes, StorageError> {
     file.read_at(0, length).await.map_err(StorageError::io("read", name))
 }
 
-/// Recovery relies on nothing that was not synced.
+/// Makes everything durable, so that recovery relies on nothing that was not synced.
 ///
-/// The page cache may hold records that no sync covered (after a kill), or pages that look clean and never reached
-/// the platter (after a failed sync). All batches but the last were durable before the next was begun, so it is
-/// the end that is in doubt: the last segment is written anew into another file, which takes its name once it
-/// is durable. A process thus appends only to files that it wrote itself, and the torn end is gone as well.
+/// The page cache may hold records that no sync covered (after a kill), or pages that look clean and were never written
+/// (after a failed sync). All batches but the last were durable before the next one was begun, so only the end is in
+/// doubt: the last segment is rewritten into another file, which gets its name once it is durable. A process thus
+/// appends only to files that it wrote itself, and the torn end is removed as well.
 async fn make_durable(
     disk: &DiskRef,
     config: &LogConfig,
@@ -102,7 +102,8 @@ async fn make_durable(
     let capacity = config.segment_bytes.max(content.len() as u64);
     let file = disk.create(&copy).await.map_err(StorageError::io("create", &copy))?;
     if let Err(error) = fill(&file, &copy, content, capacity).await {
-        // On a disk that is too full for it, what was begun takes the last space. A start removes it otherwise.
+        // On a disk too full for the copy, its beginning would take the last space; otherwise it would stay until the
+        // next start.
         let _ = disk.remove(&copy).await;
         return Err(error);
     }
@@ -115,7 +116,7 @@ async fn make_durable(
     Ok(())
 }
 
-/// Writes all of a segment of this capacity durably.
+/// Durably writes a segment of this capacity.
 async fn fill(file: &FileRef, name: &str, content: Bytes, capacity: u64) -> Result<(), StorageError> {
     file.preallocate(capacity).await.map_err(StorageError::io("preallocate", name))?;
     for (step, chunk) in content.chunks(STEP_BYTES).enumerate() {
@@ -126,7 +127,7 @@ async fn fill(file: &FileRef, name: &str, content: Bytes, capacity: u64) -> Resu
     file.sync().await.map_err(StorageError::io("sync", name))
 }
 
-/// Follows the records of all segments in order.
+/// Applies the records of all segments in order.
 struct Replay {
     owner: Owner,
     cache_bytes: u64,
@@ -157,7 +158,7 @@ impl Replay {
             self.state = contents.checkpoint.state.clone();
             self.index = EntryIndex::new(self.state.purged, self.state.last, self.cache_bytes);
         } else {
-            // Batches before a rotation were durable before it, so nothing of them may be missing.
+            // Batches before a rotation were durable before it, so none of their records may be missing.
             if contents.first_sequence != self.tail.next_sequence {
                 let file = segment::live_name(number - 1);
                 let reason = "batches are missing that were durable before the next segment began";

@@ -1,9 +1,9 @@
-//! Reading sealed segments again: whether what was durable once still is what was written.
+//! Reads sealed segments again, to check whether durable data is still what was written.
 //!
-//! Finds what the next start would find, while there is still something to be done about it. The bytes come from the files
-//! that the log has open anyway, piece by piece; no lock is held while a piece is read, and the writer is not involved. A
-//! segment that is given up meanwhile may be in use for something else, and says nothing any more. What the operating
-//! system still has in its cache is read from there, not from the medium. Nothing here writes.
+//! It finds what the next start would find, while it can still be repaired. The bytes are read from the files that the
+//! log already has open, piece by piece; no lock is held while a piece is read, and the writer is not involved. The
+//! file of a segment that is retired meanwhile may be reused, so its result is ignored. What the operating system has
+//! in its cache is read from there, not from the disk. Nothing here writes.
 
 use std::time::Duration;
 
@@ -16,25 +16,25 @@ use super::segment;
 use crate::rt;
 use crate::rt::disk::FileRef;
 
-/// How much is read at a time, unless a record is longer.
+/// Bytes read at a time, unless a record is longer.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// How fast files are read in the background.
+/// The rate at which files are read in the background.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// At most so many; not zero.
+    /// The maximum; not zero.
     pub bytes_per_second: u64,
 }
 
 impl Pace {
-    /// Lets everything else go first, for the time that so many bytes may take.
+    /// Sleeps for the time that reading this many bytes may take, so that other work goes first.
     pub async fn give_way(self, bytes: u64) {
         rt::sleep(Duration::from_micros(bytes * 1_000_000 / self.bytes_per_second)).await;
     }
 }
 
 impl Log {
-    /// The segments that are not written any more, oldest first.
+    /// The numbers of the segments that are not written any more, oldest first.
     pub fn sealed(&self) -> Vec<u64> {
         let state = self.shared().state();
         let mut numbers: Vec<u64> = state.segments.keys().copied().collect();
@@ -48,16 +48,16 @@ impl Log {
         self.shared().state().segments.contains_key(&number)
     }
 
-    /// The last entry that lies in this segment or an earlier one; `None`: they hold none that counts.
+    /// Index of the last entry in this segment or an earlier one; `None` if they hold no entry of the log.
     pub fn last_index_in(&self, number: u64) -> Option<u64> {
         self.shared().state().index.last_in(number)
     }
 
-    /// Reads a sealed segment from its beginning to where the next one goes on, and checks every record. Well if it is given
-    /// up meanwhile.
+    /// Reads a sealed segment from its beginning to where the next one continues, and checks every record. Returns `Ok`
+    /// if the segment is retired meanwhile.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] where the first record is not what was written, and what the disk says.
+    /// [`StorageError::Corrupt`] at the first record that is not what was written; otherwise the disk's error.
     pub async fn check_sealed(&self, number: u64, pace: Pace) -> Result<(), StorageError> {
         let found = self.check_segment(number, pace).await;
         if self.has_segment(number) { found } else { Ok(()) }
@@ -69,7 +69,8 @@ impl Log {
             (state.segments.get(&number).cloned(), state.segments.get(&(number + 1)).cloned())
         };
         let (Some((file, salt)), Some((next, _))) = (here, next) else { return Ok(()) };
-        // Batches before a rotation were durable before it, so where this one ends the next one says.
+        // Batches before a rotation were durable before it, so the next segment's first sequence number is where this
+        // one ends.
         let end = Pieces::new(next, number + 1, pace).await?.first_sequence().await?;
         let mut pieces = Pieces::new(file, number, pace).await?;
         let mut sequence = pieces.first_sequence().await?;
@@ -87,14 +88,14 @@ impl Log {
     }
 }
 
-/// A segment, read piece by piece.
+/// A segment that is read piece by piece.
 struct Pieces {
     file: FileRef,
     number: u64,
     length: u64,
     pace: Pace,
     piece: Bytes,
-    /// Where the piece begins.
+    /// Offset of the piece in the file.
     begin: u64,
 }
 
@@ -104,7 +105,7 @@ impl Pieces {
         Ok(Pieces { file, number, length, pace, piece: Bytes::new(), begin: 0 })
     }
 
-    /// The sequence of the checkpoint that it begins with.
+    /// The sequence number of the checkpoint with which it begins.
     async fn first_sequence(&mut self) -> Result<u64, StorageError> {
         match self.record(0, 0).await? {
             Some(checkpoint) => Ok(checkpoint.place.sequence),
@@ -112,7 +113,7 @@ impl Pieces {
         }
     }
 
-    /// The record at `offset`, if there is one whose checksum holds.
+    /// The record at `offset`, if there is one with a valid checksum.
     async fn record(&mut self, offset: u64, salt: u64) -> Result<Option<Record>, StorageError> {
         if !self.holds(offset, record::HEADER_BYTES) {
             self.read(offset, record::HEADER_BYTES).await?;
@@ -137,7 +138,8 @@ impl Pieces {
     }
 
     async fn read(&mut self, offset: u64, at_least: usize) -> Result<(), StorageError> {
-        // Only at its beginning a segment has a checkpoint: elsewhere a piece begins before the record that is wanted.
+        // `decode` accepts a checkpoint at offset 0 of its bytes. A segment has one only at its beginning, so every
+        // other piece begins before the requested record.
         let begin = offset.saturating_sub(record::ALIGNMENT as u64);
         let bytes = PIECE_BYTES.max(at_least + record::ALIGNMENT);
         let read = self.file.read_at(begin, bytes).await;

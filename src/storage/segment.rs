@@ -1,15 +1,14 @@
-//! The files of the log: their names, and what one of them holds.
+//! The files of the log: their names and contents.
 //!
-//! A file with a live name begins with a durable checkpoint and a whole first batch: it got its name only after
-//! both were synced. Whatever else lies in the directory under one of our names was being prepared and holds
-//! no state.
+//! A file with a live name begins with a durable checkpoint and a complete first batch: it got its name only after both
+//! were synced. Any other file of the log was being prepared and holds no state.
 
 use bytes::Bytes;
 
 use super::error::StorageError;
 use super::record::{self, Body, Checkpoint, Nonsense, Record, Seed};
 
-/// Name of segment `number` once it holds state.
+/// Name of segment `number` when it holds state.
 pub(super) fn live_name(number: u64) -> String {
     format!("log-{number:016x}.wal")
 }
@@ -19,49 +18,49 @@ pub(super) fn spare_name(number: u64) -> String {
     format!("log-spare-{number:016x}.tmp")
 }
 
-/// Name of the copy that recovery makes of the last segment.
+/// Name of recovery's copy of the last segment.
 pub(super) fn copy_name(number: u64) -> String {
     format!("log-copy-{number:016x}.tmp")
 }
 
-/// The segment a live name stands for.
+/// The segment number in a live name; `None` for any other name.
 pub(super) fn live_number(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("log-")?.strip_suffix(".wal")?;
     u64::from_str_radix(digits, 16).ok().filter(|number| live_name(*number) == name)
 }
 
-/// Whether a file of this name was being prepared by the log.
+/// Whether a file of this name was being prepared and holds no state.
 pub(super) fn is_stateless(name: &str) -> bool {
     (name.starts_with("log-spare-") || name.starts_with("log-copy-")) && name.ends_with(".tmp")
 }
 
-/// One record of a segment and where it lies.
+/// A record of a segment and its offset.
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     pub offset: u64,
     pub body: Body,
 }
 
-/// A segment as it was read from disk.
+/// The contents of a segment.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// Its first record.
     pub checkpoint: Box<Checkpoint>,
-    /// Sequence of the checkpoint.
+    /// Sequence number of the checkpoint.
     pub first_sequence: u64,
-    /// Sequence of the record after the last whole batch.
+    /// Sequence number of the record after the last complete batch.
     pub next_sequence: u64,
-    /// Where the last whole batch ends.
+    /// Offset of the end of the last complete batch.
     pub end: u64,
-    /// All records of whole batches but the checkpoint.
+    /// All records of complete batches except the checkpoint.
     pub records: Vec<Placed>,
 }
 
 impl Contents {
-    /// Reads all whole batches of segment `number` from its bytes, up to the first that is not whole.
+    /// Reads all complete batches of segment `number` from its bytes, up to the first incomplete one.
     ///
     /// # Errors
-    /// If it does not begin with a checkpoint and a whole batch, or holds what no version ever wrote.
+    /// If it does not begin with a checkpoint and a complete batch, or holds what no version ever wrote.
     pub fn parse(number: u64, bytes: &Bytes) -> Result<Contents, StorageError> {
         let corrupt = |offset: usize, reason| StorageError::Corrupt {
             file: live_name(number),
@@ -104,8 +103,8 @@ impl Contents {
         Ok(Contents { checkpoint, first_sequence, next_sequence, end: end as u64, records })
     }
 
-    /// No byte of a batch is written before the batch before it is durable. So a record of a *later* batch
-    /// behind the first damaged one proves that the damaged one had been durable: it is not torn, it is corrupt.
+    /// No byte of a batch is written before the previous batch is durable. So a record of a *later* batch after the
+    /// first damaged one proves that the damaged one had been durable: it is corrupt, not torn.
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] in that case.
@@ -150,7 +149,7 @@ mod tests {
 
     const NUMBER: u64 = 3;
 
-    /// A segment with one batch of a checkpoint and a vote, then batches of the given numbers of entries.
+    /// A segment with one batch of a checkpoint and a vote, then one batch for each given number of entries.
     fn segment(batches: &[usize]) -> (BytesMut, Vec<usize>) {
         let mut buffer = BytesMut::new();
         let mut ends = Vec::new();

@@ -1,8 +1,8 @@
-//! Snapshot files: written beside, synced, renamed, the directory synced; two are kept.
+//! Snapshot files: written under a temporary name, synced, renamed, the directory synced; two are kept.
 //!
-//! A file with a live name is whole and was durable before it got the name. What it holds is opaque: a header,
-//! blocks, each with its checksum. "Newest" is by log position, never by a file's time. Building one never touches
-//! the log, and running out of space while building is an error of the snapshot alone.
+//! A file with a live name is complete and was durable before it got the name. Its content is opaque: a header and
+//! blocks, each with its checksum. "Newest" is by log position, never by a file's time. Creating a snapshot never
+//! changes the log, and a lack of space for it is an error of the snapshot alone.
 
 mod encode;
 mod format;
@@ -24,24 +24,24 @@ pub use encode::SnapshotEncoder;
 pub use read::SnapshotReader;
 pub use write::{ReceivedSnapshot, SnapshotReceiver, SnapshotWriter};
 
-/// How many snapshots are kept: when the newest turns out to be damaged, the one before and the log behind it serve.
+/// Number of snapshots kept: if the newest turns out to be damaged, the previous one and the log after it are used.
 const KEPT: usize = 2;
 
-/// A whole snapshot on disk.
+/// A complete snapshot on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotInfo {
-    /// The last log entry it includes.
+    /// The last log entry that it includes.
     pub position: Position,
-    /// Length of its file.
+    /// Length of its file in bytes.
     pub bytes: u64,
 }
 
-/// A file that bears a snapshot's name and is none.
+/// A file with a snapshot's name that is not a valid snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedSnapshot {
-    /// The position its name claims.
+    /// The position in its name.
     pub position: Position,
-    /// What is wrong with it.
+    /// How it is damaged.
     pub error: StorageError,
 }
 
@@ -50,21 +50,21 @@ pub struct DamagedSnapshot {
 pub struct Snapshots {
     disk: DiskRef,
     state: Arc<Mutex<State>>,
-    /// Names of files that were begun and dropped, for the task that removes them.
+    /// Names of unfinished files whose writer was dropped, for the task that removes them.
     dropped: mpsc::UnboundedSender<String>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whole ones, newest first.
+    /// Complete snapshots, newest first.
     whole: Vec<SnapshotInfo>,
     damaged: Vec<DamagedSnapshot>,
-    /// Numbers files that are being written.
+    /// Part of the names of files that are being written.
     next_temporary: u64,
 }
 
 impl State {
-    /// Forgets whole snapshots that are more than are kept; which they were.
+    /// Removes the complete snapshots beyond those to keep from the list, and returns their positions.
     fn superfluous(&mut self) -> Vec<Position> {
         let kept = self.whole.len().min(KEPT);
         self.whole.split_off(kept).into_iter().map(|info| info.position).collect()
@@ -88,8 +88,8 @@ fn is_temporary(name: &str) -> bool {
 
 impl Snapshots {
     /// Finds the snapshots on `disk`, newest first, and checks every byte of them. Damaged ones are skipped; see
-    /// [`Snapshots::damaged`]. Unfinished ones are removed: those of earlier processes now, those of this one as soon as
-    /// they are dropped, by a task that ends with the last handle.
+    /// [`Snapshots::damaged`]. Unfinished ones are removed: those of earlier processes now, those of this process as
+    /// soon as they are dropped, by a task that ends with the last handle.
     ///
     /// # Errors
     /// If the directory cannot be read, cleaned or synced.
@@ -99,9 +99,10 @@ impl Snapshots {
             rt::sometimes("unfinished snapshot swept up");
             remove_if_there(&*disk, name).await?;
         }
-        // A name that only the page cache knows could vanish after the log was purged because of it.
+        // A name that is only in the page cache could be lost after the log was purged because of it.
         disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
-        // Another life in this process may still let go of drafts on this disk: their names must not come again.
+        // Another incarnation in this process may still drop drafts on this disk, so their names must not be used
+        // again.
         let mut state = State { next_temporary: random::random_u64(), ..State::default() };
         for position in names.iter().filter_map(|name| live_position(name)) {
             match SnapshotReader::check(&disk, &live_name(position), position).await {
@@ -118,10 +119,11 @@ impl Snapshots {
         {
             rt::sometimes("fallback to an older snapshot");
         }
-        // A crash may have come between a new snapshot and the end of an old one: many crashes must not pile them up.
+        // A crash may have come between a new snapshot and the removal of an old one: repeated crashes must not
+        // accumulate files.
         let superfluous = state.superfluous();
         let whole = state.whole.clone();
-        // As many as there are transfers under way, at most.
+        // Holds at most as many names as there are transfers in progress.
         let (dropped, names) = mpsc::unbounded_channel();
         rt::spawn(remove_dropped(Arc::downgrade(&disk), names));
         let snapshots = Snapshots { disk, state: Arc::new(Mutex::new(state)), dropped };
@@ -133,23 +135,23 @@ impl Snapshots {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whole snapshots, newest first.
+    /// Complete snapshots, newest first.
     pub fn list(&self) -> Vec<SnapshotInfo> {
         self.state().whole.clone()
     }
 
-    /// The newest whole snapshot.
+    /// The newest complete snapshot.
     pub fn newest(&self) -> Option<SnapshotInfo> {
         self.state().whole.first().cloned()
     }
 
-    /// Those that were skipped. They are removed when the next snapshot is published.
+    /// The damaged snapshots, which are skipped. They are removed when the next snapshot is published.
     pub fn damaged(&self) -> Vec<DamagedSnapshot> {
         self.state().damaged.clone()
     }
 
-    /// A kept snapshot has turned out to be damaged: it is offered to nobody any more, and goes when the next one is
-    /// published. Not so the last one: whoever is given it checks it, and there is no other.
+    /// Marks a kept snapshot as damaged: it is not used any more, and is removed when the next one is published. The
+    /// last one stays in use: there is no other, and its readers check it.
     pub fn condemn(&self, position: Position, error: StorageError) {
         let mut state = self.state();
         let is_kept = state.whole.iter().any(|info| info.position == position);
@@ -159,7 +161,7 @@ impl Snapshots {
         }
     }
 
-    /// Whether a file of this position's name is there, damaged or not.
+    /// Whether a file for this position exists, damaged or not.
     pub fn has(&self, position: Position) -> bool {
         let state = self.state();
         let damaged = state.damaged.iter().map(|damaged| damaged.position);
@@ -172,11 +174,11 @@ impl Snapshots {
         format!("snapshot-{:016x}-{:016x}-{:016x}.tmp", position.term, position.index, state.next_temporary)
     }
 
-    /// Begins a snapshot of the state after `position`. `expected_bytes` is an estimate of all blocks together:
-    /// that much space is reserved first.
+    /// Begins a snapshot of the state after `position`. `expected_bytes` is an estimate of the size of all blocks: that
+    /// much space is reserved first.
     ///
     /// # Errors
-    /// [`StorageError::Full`] if there is no room for it: try again later.
+    /// [`StorageError::Full`] if there is not enough space: try again later.
     pub async fn create(
         &self,
         position: Position,
@@ -189,7 +191,7 @@ impl Snapshots {
     /// Begins to receive a snapshot of `total_bytes` from a peer.
     ///
     /// # Errors
-    /// [`StorageError::Full`] if there is no room for it.
+    /// [`StorageError::Full`] if there is not enough space.
     pub async fn receive(
         &self,
         position: Position,
@@ -198,21 +200,21 @@ impl Snapshots {
         SnapshotReceiver::create(self.clone(), position, total_bytes).await
     }
 
-    /// Opens a snapshot for reading. It stays readable while it is open, even when a newer one replaces it.
+    /// Opens a snapshot for reading. It stays readable while it is open, even if a newer one replaces it.
     ///
     /// # Errors
-    /// If it is gone, or its header is damaged.
+    /// If it no longer exists, or its header is damaged.
     pub async fn reader(&self, info: &SnapshotInfo) -> Result<SnapshotReader, StorageError> {
         SnapshotReader::open(&self.disk, &live_name(info.position), info.position).await
     }
 
-    /// Gives a whole and synced file its live name, which is durable once it is published.
+    /// Gives a complete and synced file its live name, which [`Snapshots::publish`] makes durable.
     async fn take_live_name(&self, temporary: &str, position: Position) -> Result<(), StorageError> {
         let renamed = self.disk.rename(temporary, &live_name(position)).await;
         renamed.map_err(StorageError::io("rename", temporary))
     }
 
-    /// Makes a live name durable, and lets older snapshots go.
+    /// Makes a live name durable, and removes older snapshots.
     async fn publish(&self, info: SnapshotInfo) -> Result<(), StorageError> {
         self.sync_dir().await?;
         let superfluous: Vec<Position> = {
@@ -250,7 +252,8 @@ async fn remove_if_there(disk: &dyn Disk, name: &str) -> Result<(), StorageError
     }
 }
 
-/// Removes files that were begun and dropped. Does not keep the disk: with the last handle the process lets go of it.
+/// Removes unfinished files whose writer was dropped. Holds the disk weakly, so that it is released with the last
+/// handle.
 async fn remove_dropped(disk: Weak<dyn Disk>, mut names: mpsc::UnboundedReceiver<String>) {
     while let Some(name) = names.recv().await {
         let Some(disk) = disk.upgrade() else { return };

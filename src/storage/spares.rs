@@ -1,9 +1,9 @@
-//! Segments prepared ahead, and the files of segments that nobody needs any more.
+//! Segments prepared ahead, and the files of retired segments.
 //!
-//! A task of its own fills new files with zeros, so that a commit overwrites blocks that exist, and turns
-//! retired segments into spares again. It also watches the free space: writes are refused at admission while
-//! there is still room for Raft's own, and what is kept beyond the segments prepared ahead is given up. Those prepared
-//! ahead are Raft's own reserve and never are. A spare has no live name and no state.
+//! A separate task fills new files with zeros, so that a commit overwrites allocated blocks, and turns retired segments
+//! into spares. It also monitors the free space: client writes are rejected while there is still space for Raft's own
+//! writes, and spares beyond those prepared ahead are removed. Those prepared ahead are Raft's reserve and are never
+//! removed. A spare has no live name and no state.
 
 use std::io;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::sleep;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 
-/// A file of the size of a segment, ready to become one.
+/// A file of the size of a segment, ready to become the active one.
 pub(super) struct Spare {
     pub name: String,
-    /// Open for reading, not on the log's own thread.
+    /// Open for reading, on another thread than the log's own.
     pub file: FileRef,
     pub capacity: u64,
 }
 
-/// A segment that is not needed any more.
+/// A segment that the log no longer needs.
 pub(super) struct Retired {
     pub number: u64,
     pub file: FileRef,
@@ -35,13 +35,13 @@ pub(super) struct Retired {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Space {
     Enough,
-    /// Less than the reserve is left.
+    /// Less than the reserve is free.
     Low,
     /// The next segment could not be prepared.
     Full(StorageError),
 }
 
-/// The writer's end of the task.
+/// The writer's handle of the task.
 pub(super) struct Spares {
     shared: Arc<Shared>,
     retired: mpsc::UnboundedSender<Retired>,
@@ -50,17 +50,17 @@ pub(super) struct Spares {
 
 /// Starts the task.
 pub(super) fn start(shared: Arc<Shared>, disk: DiskRef) -> Spares {
-    // As many as there are segments on disk, at most.
+    // Holds at most as many as there are segments on disk.
     let (retired, receiver) = mpsc::unbounded_channel();
     let keeper = Keeper { shared: shared.clone(), disk, next_name: 1 };
     Spares { shared, retired, task: spawn_guarded(keeper.run(receiver)) }
 }
 
 impl Spares {
-    /// The next spare, awaited if it is being prepared.
+    /// Returns the next spare; waits for it if it is being prepared.
     ///
     /// # Errors
-    /// If there is none and the disk is full, or the log has failed.
+    /// If there is none and the disk is full, or if the log has failed.
     pub async fn take(&mut self) -> Result<Spare, StorageError> {
         let mut changed = self.shared.spares_changed.subscribe();
         loop {
@@ -82,16 +82,16 @@ impl Spares {
         }
     }
 
-    /// Ends the task; when this returns it holds the disk no longer.
+    /// Ends the task; when this returns the task no longer holds the disk.
     pub async fn stop(self) {
         drop(self.retired);
-        // It ends by itself, or with the runtime.
+        // The task ends by itself, or with the runtime.
         let _ = self.task.await;
     }
 
-    /// Hands over a segment whose name may go.
+    /// Passes a segment to the task that may lose its live name.
     pub fn retire(&self, segment: Retired) {
-        // The task is gone only after a failure; the file is then found again by recovery.
+        // The task ends early only after a failure; recovery then finds the file again.
         let _ = self.retired.send(segment);
     }
 }
@@ -110,7 +110,7 @@ impl Keeper {
         }
     }
 
-    /// Until the writer is gone.
+    /// Runs until the writer is dropped.
     async fn keep(&mut self, mut retired: mpsc::UnboundedReceiver<Retired>) -> Result<(), StorageError> {
         loop {
             while let Ok(segment) = retired.try_recv() {
@@ -119,7 +119,7 @@ impl Keeper {
             let full = self.prepare_missing().await?;
             self.publish_space(full, self.free_bytes().await?);
             if self.is_short() && self.give_up_superfluous().await? {
-                // Enough by now, perhaps.
+                // There may be enough space now.
                 continue;
             }
             tokio::select! {
@@ -134,7 +134,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until a spare was taken. While the disk is full there is nothing to do about it but to look again later.
+    /// Waits until a spare was taken. While the disk is full, only the next space check can help.
     async fn spare_is_missing(&self) {
         let mut changed = self.shared.spares_changed.subscribe();
         loop {
@@ -176,7 +176,7 @@ impl Keeper {
         self.shared.state().space != Space::Enough
     }
 
-    /// Removes spares beyond those that are to be prepared ahead; whether there were any.
+    /// Removes spares beyond the number to be prepared ahead. Returns whether there were any.
     async fn give_up_superfluous(&self) -> Result<bool, StorageError> {
         let superfluous: Vec<Spare> = {
             let mut state = self.shared.state();
@@ -189,19 +189,19 @@ impl Keeper {
         Ok(!superfluous.is_empty())
     }
 
-    /// Prepares what is missing; the error if the disk is too full for it.
+    /// Prepares the missing spares. Returns the error if there is not enough space for one.
     async fn prepare_missing(&mut self) -> Result<Option<StorageError>, StorageError> {
         while self.spare_count() < self.wanted() {
             let name = self.new_name();
-            // An attempt that is bound to fail would fill the disk for a moment, in which others find it full: a snapshot
-            // that would free space, or the identity.
+            // A hopeless attempt would fill the disk for a moment, in which others find it full: a snapshot that would
+            // free space, or the identity.
             if self.free_bytes().await? < self.shared.config.segment_bytes {
                 return Ok(Some(StorageError::Full { operation: "preallocate", file: name }));
             }
             match self.prepare(&name).await {
                 Ok(spare) => self.add(spare),
                 Err(error) if error.is_full() => {
-                    // What was begun takes space that the log may need more.
+                    // The log may need the space of the unfinished file more.
                     self.remove_if_there(&name).await?;
                     return Ok(Some(error));
                 }
@@ -241,7 +241,7 @@ impl Keeper {
         }
     }
 
-    /// Takes the live name from a segment. The directory is synced each time: were several removals pending, a power
+    /// Removes a segment's live name. The directory is synced each time: if several removals were pending, a power
     /// failure could keep a later one alone, and the log would seem to have a hole.
     async fn recycle(&mut self, Retired { number, file }: Retired) -> Result<(), StorageError> {
         let live = segment::live_name(number);

@@ -1,8 +1,8 @@
-//! The writer: one task that turns everything queued into one batch, one write, one fdatasync.
+//! The writer: one task that turns all queued requests into one batch, one write, one fdatasync.
 //!
-//! While a batch is on its way the next one gathers. Invariants: batches are written strictly one after the other;
-//! a callback says Ok only after the sync that covers its request; after any failure no callback says Ok again.
-//! It never reads, and it never unlinks.
+//! While a batch is being written, requests for the next one are queued. Invariants: batches are written strictly one
+//! after the other; a callback receives `Ok` only after the sync that covers its request; after any failure no callback
+//! receives `Ok`. The writer never reads and never unlinks.
 
 use std::sync::Arc;
 
@@ -21,24 +21,24 @@ use crate::rt::{self, now, random, spawn, timeout};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sealed {
     pub number: u64,
-    /// The highest index of any entry in it.
+    /// The highest index of an entry in it.
     pub highest: Option<u64>,
 }
 
-/// Where writing goes on.
+/// The state needed to continue writing.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// The active segment; zero: there is none yet.
+    /// The active segment; zero if there is none yet.
     pub number: u64,
     pub salt: u64,
-    /// Where its last batch ends.
+    /// Offset of the end of its last batch.
     pub end: u64,
-    /// How long it is meant to become.
+    /// The intended size of its file, in bytes.
     pub capacity: u64,
-    /// The highest index of any entry in it.
+    /// The highest index of an entry in it.
     pub highest: Option<u64>,
     pub next_sequence: u64,
-    /// What the log says so far.
+    /// The state after all records so far.
     pub state: State,
     /// Earlier segments, oldest first.
     pub sealed: Vec<Sealed>,
@@ -51,19 +51,19 @@ struct Writer {
     spares: Spares,
     owner: Owner,
     tail: Tail,
-    /// The active segment, on the log's own thread.
+    /// The active segment, open on the log's own thread.
     file: Option<FileRef>,
     buffer: BytesMut,
-    /// Requests that are durable and wait for the next batch to prove it.
+    /// Callbacks of requests that are durable and wait for the next batch to prove it.
     unproven: Vec<Callback>,
-    /// The last batch has something to lose.
+    /// The last batch holds data and is not yet marked as durable.
     unmarked: bool,
     abandoned: bool,
-    /// Told when the writer has ended.
+    /// Called when the writer has ended.
     closing: Vec<Callback>,
 }
 
-/// What a batch writes.
+/// The records of a batch.
 #[derive(Default)]
 struct Records {
     bodies: Vec<Body>,
@@ -72,7 +72,7 @@ struct Records {
 }
 
 impl Records {
-    /// Where the last entry stands in the log.
+    /// Position of the last entry.
     fn last_entry(&self) -> Option<Position> {
         let entry = |body: &Body| match body {
             Body::LogEntry { term, index, .. } => Some(Position { term: *term, index: *index }),
@@ -81,7 +81,7 @@ impl Records {
         self.bodies.iter().rev().find_map(entry)
     }
 
-    /// The bytes they take in a segment, at most.
+    /// The maximum of bytes they take in a segment.
     fn room(&self) -> u64 {
         let room = |body: &Body| match body {
             Body::LogEntry { payload, .. } => record::entry_bytes(payload.len()),
@@ -92,20 +92,20 @@ impl Records {
     }
 }
 
-/// A batch of requests, taken apart.
+/// A batch of requests, split into records and callbacks.
 #[derive(Default)]
 struct Batch {
     records: Records,
     callbacks: Vec<Callback>,
     /// Callbacks that must wait for the mark.
     want_mark: Vec<Callback>,
-    /// Payload bytes by the queue's count.
+    /// Payload bytes as counted for the queue.
     bytes: u64,
     purges: bool,
-    /// What is committed, if nothing that was asked for before is still in the queue: a majority may have committed what
-    /// this log has yet to write, or to truncate.
+    /// The committed position, if no earlier request is still queued: a majority may have committed what this log has
+    /// yet to write, or to truncate.
     committed: Option<Position>,
-    /// How far members have acknowledged.
+    /// The acknowledgements of members.
     acknowledged: Option<Bytes>,
 }
 
@@ -114,7 +114,7 @@ impl Batch {
         self.records.bodies.is_empty() && self.callbacks.is_empty() && self.want_mark.is_empty()
     }
 
-    /// Adds an entry to what is written, by the ticket that the index knows it by.
+    /// Adds an entry and its ticket in the index to the records.
     fn add(&mut self, (entry, ticket): (LogEntry, u32)) {
         self.records.entries.push((entry.index, ticket));
         let LogEntry { term, index, payload } = entry;
@@ -122,15 +122,15 @@ impl Batch {
     }
 }
 
-/// What woke the writer.
+/// Why the writer woke up.
 enum Wake {
     Ring,
     Idle,
-    /// All handles are gone.
+    /// All handles were dropped.
     Abandoned,
 }
 
-/// Starts the task. A log that is new is made durable before this returns.
+/// Starts the task. A new log is durable before this returns.
 ///
 /// # Errors
 /// If the disk fails.
@@ -161,7 +161,7 @@ pub(super) async fn start(
     } else {
         let name = segment::live_name(writer.tail.number);
         writer.file = Some(writer.disk.open(&name).await.map_err(StorageError::io("open", &name))?);
-        // What was purged just before the last stop.
+        // Segments whose entries were purged just before the last stop.
         writer.retire();
     }
     spawn(writer.run());
@@ -194,7 +194,7 @@ impl Writer {
         self.end().await;
     }
 
-    /// Lets go of everything, so that the disk can be opened anew, and says so.
+    /// Releases everything, so that the disk can be opened again, and calls the waiting callbacks.
     async fn end(self) {
         let Writer { shared, disk, spares, file, unproven, closing, .. } = self;
         drop((disk, file));
@@ -218,8 +218,8 @@ impl Writer {
         if ring.is_some() { Wake::Ring } else { Wake::Abandoned }
     }
 
-    /// Takes requests from the queue, as many as fit into a batch but at least one, or the first entries of one that is
-    /// larger than a batch.
+    /// Takes requests from the queue: as many as fit into a batch but at least one, or the first entries of a request
+    /// that is larger than a batch.
     fn take_batch(&mut self) -> Batch {
         let limit = self.shared.config.batch_bytes();
         let mut batch = Batch::default();
@@ -264,11 +264,10 @@ impl Writer {
         batch
     }
 
-    /// This is the only place that writes, and it returns only after the sync. No byte of the next batch
-    /// is written before.
+    /// The only place that writes. It returns only after the sync, and no byte of the next batch is written before.
     async fn write_batch(&mut self, mut batch: Batch) -> Result<(), StorageError> {
         self.unmarked = !batch.records.bodies.is_empty();
-        // The committed mark rides along, never alone, and so does what members have acknowledged.
+        // The committed position and the acknowledgements are added to a batch that is written anyway.
         if let Some(committed) = batch.committed.filter(|_| batch.committed != self.tail.state.committed) {
             batch.records.bodies.push(Body::Committed(committed));
         }
@@ -315,8 +314,8 @@ impl Writer {
         Ok(offsets)
     }
 
-    /// Begins a new segment with a checkpoint and a batch in one write. It gets its live name only when both
-    /// are durable, so a live name always stands for a whole checkpoint.
+    /// Begins a new segment with a checkpoint and a batch in one write. It gets its live name only when both are
+    /// durable, so a file with a live name always has a complete checkpoint.
     async fn rotate(&mut self, records: &Records) -> Result<Vec<u32>, StorageError> {
         let Spare { name, file: readable, capacity } = self.spares.take().await?;
         if self.tail.number > 0 {
@@ -352,7 +351,8 @@ impl Writer {
         Ok(offsets)
     }
 
-    /// The bytes of a batch and the offsets of its entries in the segment; the state follows along.
+    /// Encodes a batch and applies it to the tail's state. Returns the bytes and the offsets of the entries in the
+    /// segment.
     fn encode(&mut self, checkpoint: Option<Checkpoint>, records: &Records) -> (Bytes, Vec<u32>) {
         let seed = Seed { segment: self.tail.number, salt: self.tail.salt };
         let count = records.bodies.len() + usize::from(checkpoint.is_some());
@@ -384,7 +384,7 @@ impl Writer {
         (self.buffer.split().freeze(), offsets)
     }
 
-    /// Lets readers find the batch on disk.
+    /// Makes the batch's entries readable from disk, and updates metrics.
     fn publish(&mut self, batch: &Batch, offsets: &[u32], took: std::time::Duration) {
         let mut state = self.shared.state();
         for ((index, ticket), offset) in batch.records.entries.iter().zip(offsets) {
@@ -406,8 +406,8 @@ impl Writer {
         }
     }
 
-    /// Answers the requests of a durable batch. This batch is also the proof that the one before it was
-    /// durable, so votes of that one are answered now, and votes of this one after the next.
+    /// Calls the callbacks of a durable batch. This batch also proves that the previous one was durable, so votes of
+    /// that one are acknowledged now, and votes of this one after the next.
     fn settle(&mut self, batch: Batch) {
         let proven = std::mem::replace(&mut self.unproven, batch.want_mark);
         for callback in proven.into_iter().chain(batch.callbacks) {
@@ -415,8 +415,8 @@ impl Writer {
         }
     }
 
-    /// Lets go of the oldest segments whose entries are all purged, durably so. Every segment but the active
-    /// one has a later one, whose durable checkpoint repeats the vote and all else that it held.
+    /// Retires the oldest segments whose entries are all durably purged. Every segment but the active one has a later
+    /// one, whose durable checkpoint repeats the vote and all other state that it held.
     fn retire(&mut self) {
         let Some(purged) = self.tail.state.purged else { return };
         let superfluous = |sealed: &&Sealed| sealed.highest.is_none_or(|highest| highest <= purged.index);

@@ -1,10 +1,10 @@
-//! The disk: one flat directory of files, and everything that can go wrong with it.
+//! The disk: one flat directory of files, with all its possible failures.
 //!
-//! All durable state of a node goes through these two traits, so the log, the snapshots and the identity run
-//! unchanged on real files ([`RealDisk`]) and on a simulated disk ([`SimDisk`]) that loses, tears and refuses
-//! writes. They promise what a POSIX file system promises and no more: a write is durable only after a sync of
-//! its file, a name only after a sync of the directory, a failed sync leaves nothing to rely on. Nothing here
-//! retries, caches or knows a file format.
+//! All durable state of a node goes through these two traits, so the log, the snapshots and the identity run unchanged
+//! on real files ([`RealDisk`]) and on a simulated disk ([`SimDisk`]) that loses, tears and rejects writes. The traits
+//! guarantee what a POSIX file system guarantees and no more: a write is durable only after a sync of its file, a name
+//! only after a sync of the directory, and after a failed sync nothing is certain. Nothing here retries, caches or
+//! depends on a file format.
 
 #[cfg(not(madsim))]
 mod real;
@@ -22,21 +22,21 @@ use bytes::Bytes;
 pub use real::{FileLock, RealDisk, waiting_for_descriptors};
 pub use simulated::{Counts, DiskCall, Fault, FaultRates, Hook, Image, Latency, Operation, SimDisk};
 
-/// Nobody locks a file in simulation.
+/// In simulation no file is locked.
 #[cfg(madsim)]
 #[derive(Debug)]
 pub struct FileLock;
 
-/// How many files cannot be opened now for want of a descriptor: none, a simulated process has as many as it likes.
+/// Number of files that cannot be opened for want of a descriptor: always 0, a simulated process has no limit.
 #[cfg(madsim)]
 pub fn waiting_for_descriptors() -> usize {
     0
 }
 
-/// A disk that anybody may hold.
+/// A shared disk.
 pub type DiskRef = Arc<dyn Disk>;
 
-/// An open file that anybody may hold.
+/// A shared open file.
 pub type FileRef = Arc<dyn File>;
 
 /// One flat directory of files. Names are plain: no separators, not `.` or `..`.
@@ -66,8 +66,8 @@ pub trait Disk: Send + Sync + Debug {
     /// If the directory cannot be read.
     async fn exists(&self, name: &str) -> io::Result<bool>;
 
-    /// Gives a file another name, in place of whatever had that name. Atomic, durable only after
-    /// [`Disk::sync_dir`]. Open handles stay valid.
+    /// Renames a file and replaces any file that had the new name. Atomic, durable only after [`Disk::sync_dir`]. Open
+    /// handles stay valid.
     ///
     /// # Errors
     /// `NotFound` if there is no such file.
@@ -85,39 +85,39 @@ pub trait Disk: Send + Sync + Debug {
     /// If the directory cannot be synced; which names survive is then unknown.
     async fn sync_dir(&self) -> io::Result<()>;
 
-    /// Bytes that this process may still allocate.
+    /// The space that this process may still allocate, in bytes.
     ///
     /// # Errors
-    /// If the file system does not say.
+    /// If the file system does not report it.
     async fn free_bytes(&self) -> io::Result<u64>;
 
-    /// The same directory, served by a thread of its own, so that nobody else's work delays it.
+    /// The same directory, served by a separate thread, so that other work does not delay it.
     ///
     /// # Errors
     /// If the thread cannot be started.
     fn on_own_thread(&self) -> io::Result<DiskRef>;
 }
 
-/// An open file. Works on after its name is changed or removed.
+/// An open file. It stays usable after its name is changed or removed.
 #[async_trait]
-#[allow(clippy::len_without_is_empty)] // Nobody asks.
+#[allow(clippy::len_without_is_empty)] // No caller needs it.
 pub trait File: Send + Sync + Debug {
     /// Its length in bytes.
     ///
     /// # Errors
-    /// If the file system does not say.
+    /// If the file system does not report it.
     async fn len(&self) -> io::Result<u64>;
 
-    /// Up to `length` bytes at `offset`; fewer only where the file ends.
+    /// Reads up to `length` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// If the medium cannot be read.
+    /// If the disk cannot be read.
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes>;
 
     /// Writes all of `bytes` at `offset`, growing the file as needed. Not durable before [`File::sync`].
     ///
     /// # Errors
-    /// Any part of the bytes may have been written then.
+    /// Any part of the bytes may have been written nevertheless.
     async fn write_at(&self, offset: u64, bytes: Bytes) -> io::Result<()>;
 
     /// [`File::write_at`] and [`File::sync`] in one step.
@@ -129,33 +129,33 @@ pub trait File: Send + Sync + Debug {
     /// Makes the content and the length durable (fdatasync).
     ///
     /// # Errors
-    /// What was not durable before may be lost though later syncs succeed: never retry.
+    /// What was not durable before may be lost even if later syncs succeed: never retry.
     async fn sync(&self) -> io::Result<()>;
 
-    /// Cuts the file, or grows it by zeros that take no space. Not durable before [`File::sync`].
+    /// Truncates the file, or extends it by zeros that take no space. Not durable before [`File::sync`].
     ///
     /// # Errors
-    /// If the file system refuses.
+    /// If the file system rejects it.
     async fn set_len(&self, length: u64) -> io::Result<()>;
 
-    /// Reserves space for `length` bytes where the file system can, so that writing them does not find the
-    /// disk full. The content does not change; the length grows to `length`.
+    /// Reserves space for `length` bytes where the file system supports it, so that writing them does not find the disk
+    /// full. The content does not change; the length grows to `length`.
     ///
     /// # Errors
-    /// `StorageFull` if there is no room.
+    /// `StorageFull` if there is not enough space.
     async fn reserve(&self, length: u64) -> io::Result<()>;
 
-    /// Fills an empty file with `length` zero bytes and syncs it. Later overwriting them costs no allocation.
+    /// Fills an empty file with `length` zero bytes and syncs it. Overwriting them later costs no allocation.
     ///
     /// # Errors
-    /// `StorageFull` if there is no room.
+    /// `StorageFull` if there is not enough space.
     async fn preallocate(&self, length: u64) -> io::Result<()>;
 }
 
-/// A file for reading that is no part of a data directory: one that a user gives a command.
+/// Opens a file for reading that is not part of a data directory: one that a user gives to a command.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn open_file(path: &Path) -> io::Result<FileRef> {
     #[cfg(not(madsim))]
     return real::open_file(path);
@@ -163,10 +163,10 @@ pub fn open_file(path: &Path) -> io::Result<FileRef> {
     return Err(outside(path));
 }
 
-/// A file for writing that is no part of a data directory, for this user alone to read; whatever was in it is gone.
+/// Opens a file for writing that is not part of a data directory, readable by this user only; its content is discarded.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn create_file(path: &Path) -> io::Result<FileRef> {
     #[cfg(not(madsim))]
     return real::create_file(path);
@@ -174,10 +174,10 @@ pub fn create_file(path: &Path) -> io::Result<FileRef> {
     return Err(outside(path));
 }
 
-/// Writes a file that is no part of a data directory, for this user alone to read; whatever was in it is gone.
+/// Writes a file that is not part of a data directory, readable by this user only; its old content is replaced.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     #[cfg(not(madsim))]
     return real::write_private(path, bytes);
@@ -188,11 +188,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
 }
 
-/// Who besides this process's user may read a file or look into a directory, in words; `None`: nobody, or whom its owner
-/// chose.
+/// Which users besides this process's user may read a file or list a directory, as text; `None` if none may, or only
+/// users that its owner chose.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
     #[cfg(not(madsim))]
     return real::who_else_may_read(path);
@@ -200,10 +200,10 @@ pub fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
     return Err(outside(path));
 }
 
-/// Gives a file another name in the same directory, replacing what had it. Durable when it returns.
+/// Renames a file within its directory and replaces any file that had the new name. Durable when it returns.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(not(madsim))]
     return real::rename_durably(from, to);
@@ -211,11 +211,11 @@ pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     return [from, to].into_iter().try_for_each(|path| Err(outside(path)));
 }
 
-/// Locks a file that is no part of a data directory, made if need be: until what this returns is dropped, or the process
-/// ends, whoever else locks it waits. Blocks as long as somebody else has it.
+/// Locks a file that is not part of a data directory, and creates it if necessary. Blocks while another process has the
+/// lock. The lock is held until the returned value is dropped or the process ends.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there all files lie on a disk.
+/// The file system's error. In simulation always: there all files are on a simulated disk.
 pub fn lock_file(path: &Path) -> io::Result<FileLock> {
     #[cfg(not(madsim))]
     return real::lock_file(path);
@@ -223,10 +223,10 @@ pub fn lock_file(path: &Path) -> io::Result<FileLock> {
     return Err(outside(path));
 }
 
-/// Whether another process has the data directory at `path` open; nothing in it is changed.
+/// Whether another process has the data directory at `path` open; changes nothing in it.
 ///
 /// # Errors
-/// Whatever the file system says. In simulation always: there a node is given its disk.
+/// The file system's error. In simulation always: there a node receives its disk from the harness.
 pub fn is_in_use(path: &Path) -> io::Result<bool> {
     #[cfg(not(madsim))]
     return real::is_in_use(path);
@@ -234,11 +234,11 @@ pub fn is_in_use(path: &Path) -> io::Result<bool> {
     return Err(outside(path));
 }
 
-/// Opens a directory of this machine, made durably if need be, for this process alone.
+/// Opens a directory of this machine, created durably if necessary, for this process alone.
 ///
 /// # Errors
-/// `WouldBlock` if another process has it open, and whatever the file system says. In simulation always: there a
-/// node is given its disk.
+/// `WouldBlock` if another process has it open; otherwise the file system's error. In simulation always: there a node
+/// receives its disk from the harness.
 pub fn open_directory(path: &Path) -> io::Result<DiskRef> {
     #[cfg(not(madsim))]
     return Ok(Arc::new(RealDisk::open(path)?));

@@ -1,7 +1,7 @@
-//! Real files: blocking calls on threads of their own, never on those that run tasks.
+//! Real files: blocking calls on separate threads, never on those that run tasks.
 //!
-//! One process at a time holds the directory, by a lock on the file `LOCK`. A job runs to its end even when
-//! nobody waits for it any more, so a dropped future never leaves a half-done call behind a later one.
+//! One process at a time holds the directory, by a lock on the file `LOCK`. A job runs to its end even if its caller no
+//! longer waits for it, so a dropped future never leaves a half-done call to interfere with a later one.
 
 #![allow(clippy::disallowed_types)] // The one place that opens real files.
 
@@ -23,12 +23,12 @@ use crate::rt::sleep;
 use crate::rt::time::Seldom;
 
 const LOCK: &str = "LOCK";
-/// How much one job of a long operation writes before other jobs get their turn.
+/// How much one job of a long operation writes before other jobs get their turn, in bytes.
 const STEP_BYTES: u64 = 1 << 20;
-/// What the kernel caches as one piece if it is written as one piece.
+/// The kernel caches what one call writes as one piece; this is the smallest piece, in bytes.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// Keys and values are for nobody else to read, whatever the umask.
+/// No other user may read keys and values, whatever the umask.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -45,17 +45,17 @@ pub struct RealDisk {
 struct Directory {
     path: PathBuf,
     handle: StdFile,
-    /// Held locked as long as any handle lives; the kernel lets go of it when the process ends.
+    /// Locked while any handle exists; the kernel releases the lock when the process ends.
     _lock: StdFile,
 }
 
 impl RealDisk {
-    /// Opens the directory at `path`, created durably if need be, for this process alone.
+    /// Opens the directory at `path`, created durably if necessary, for this process alone.
     ///
     /// Blocks briefly: call it at start.
     ///
     /// # Errors
-    /// `WouldBlock` if another process has it open, and whatever the file system says.
+    /// `WouldBlock` if another process has it open; otherwise the file system's error.
     pub fn open(path: impl AsRef<Path>) -> io::Result<RealDisk> {
         let existed = path.as_ref().is_dir();
         if !existed {
@@ -63,14 +63,14 @@ impl RealDisk {
                 std::fs::create_dir_all(parent)?;
             }
             match std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
-                // Somebody else was quicker; the lock tells who has it.
+                // Another process created it first; the lock decides which one holds it.
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
         }
         let path = path.as_ref().canonicalize()?;
         if !existed {
-            // The names of the directories must survive as well, or everything in them is gone.
+            // The names of the directories must be durable as well, or everything in them is lost.
             path.ancestors().skip(1).try_for_each(sync_directory)?;
         }
         let mut options = OpenOptions::new();
@@ -138,7 +138,7 @@ pub(super) fn lock_file(path: &Path) -> io::Result<FileLock> {
 
 /// See [`super::is_in_use`].
 pub(super) fn is_in_use(path: &Path) -> io::Result<bool> {
-    // Who never had it open has no lock in it.
+    // A directory that was never open has no lock file.
     let lock = match OpenOptions::new().write(true).open(path.join(LOCK)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         lock => lock?,
@@ -153,7 +153,7 @@ pub(super) fn is_in_use(path: &Path) -> io::Result<bool> {
 fn create_private(path: &Path) -> io::Result<StdFile> {
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(path)?;
     let metadata = file.metadata()?;
-    // One that was there before keeps its mode.
+    // A file that existed before keeps its mode.
     if metadata.is_file() && metadata.mode() & 0o777 != FILE_MODE {
         file.set_permissions(std::fs::Permissions::from_mode(FILE_MODE))?;
     }
@@ -163,7 +163,8 @@ fn create_private(path: &Path) -> io::Result<StdFile> {
 /// See [`super::who_else_may_read`].
 pub(super) fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
     let metadata = std::fs::metadata(path)?;
-    // The group of what another user owns was chosen for this process: so come the volumes and secrets of Kubernetes.
+    // If another user owns it, its group was chosen for this process: that is how Kubernetes mounts volumes and
+    // secrets.
     let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
     Ok(match metadata.mode() {
         mode if mode & 0o007 != 0 && is_own => Some("every user of this machine"),
@@ -187,18 +188,18 @@ pub(super) fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
 fn sync_directory(path: &Path) -> io::Result<()> {
     match StdFile::open(path) {
         Ok(directory) => directory.sync_all(),
-        // A directory above that may not be read is not ours: it was there before.
+        // A parent directory that may not be read existed before, so it needs no sync.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Files that wait for a descriptor, of the whole process.
+/// Number of files in the whole process that wait for a descriptor.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
-/// When the log was told of one.
+/// Limits the log lines about them.
 static TOLD: LazyLock<Seldom> = LazyLock::new(Seldom::default);
 
-/// One of [`WAITING`].
+/// One file counted in [`WAITING`].
 struct Waiting;
 
 impl Waiting {
@@ -214,13 +215,13 @@ impl Drop for Waiting {
     }
 }
 
-/// How many files cannot be opened now because this process, or the system, has no descriptor left.
+/// Number of files that cannot be opened now because this process, or the system, has no descriptor left.
 pub fn waiting_for_descriptors() -> usize {
     WAITING.load(Ordering::Relaxed)
 }
 
-/// Does `open` again for as long as the process, or the system, has no descriptor left: nothing has happened to the
-/// file then, and one comes back as soon as some connection ends.
+/// Repeats `open` while the process, or the system, has no descriptor left: the file is unchanged then, and a
+/// descriptor becomes free as soon as a connection ends.
 async fn with_descriptors<T, F: Future<Output = io::Result<T>>>(
     name: &str,
     mut open: impl FnMut() -> F,
@@ -383,7 +384,7 @@ impl File for RealFile {
                 return Ok(());
             }
             match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length) {
-                // Then a full disk shows while writing.
+                // A full disk is then found only while writing.
                 Err(rustix::io::Errno::OPNOTSUPP) if length > file.metadata()?.len() => file.set_len(length),
                 Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
                 result => Ok(result?),
@@ -393,9 +394,9 @@ impl File for RealFile {
     }
 
     async fn preallocate(&self, length: u64) -> io::Result<()> {
-        // Written zeros: blocks that are merely allocated cost a journal commit at their first sync. Page by page: the
-        // kernel caches what one call writes in folios as large as the call, and later writes a folio back as a
-        // whole, so that a batch of a kilobyte would cost a megabyte of disk traffic.
+        // Zeros are written, because blocks that are merely allocated cost a journal commit at their first sync. Page
+        // by page, because the kernel caches the bytes of one call in folios as large as the call and later writes a
+        // folio back as a whole: a batch of a kilobyte would cost a megabyte of disk traffic.
         let mut offset = 0;
         while offset < length {
             let end = length.min(offset + STEP_BYTES);
@@ -411,7 +412,7 @@ impl File for RealFile {
     }
 }
 
-/// A thread that does one job after the other, and ends when nobody can send jobs any more.
+/// A thread that runs one job after the other and ends when no sender is left.
 #[derive(Debug, Clone)]
 struct Jobs(mpsc::Sender<Job>);
 
@@ -430,7 +431,7 @@ impl Jobs {
     ) -> io::Result<T> {
         let gone = || io::Error::other("the disk thread has ended");
         let (done, result) = oneshot::channel();
-        // Nobody may wait for the result any more; the job is done all the same.
+        // The caller may have stopped waiting for the result; the job is done nevertheless.
         let job = Box::new(move || drop(done.send(work())));
         self.0.send(job).map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
@@ -476,14 +477,14 @@ mod tests {
         assert!(super::is_in_use(directory.path()).unwrap());
         own.create("still-works").await.unwrap();
         drop(own);
-        // The lock goes with the last handle; the thread may hold it for the blink of its last job.
+        // The lock is released with the last handle; the thread may hold it briefly while it ends its last job.
         while RealDisk::open(directory.path()).is_err() {
             tokio::task::yield_now().await;
         }
         assert!(!super::is_in_use(&directory.path().join("nobody")).unwrap());
     }
 
-    /// The limit is the whole process's, so the shortage is made up here.
+    /// The limit applies to the whole process, so the shortage is simulated here.
     #[tokio::test]
     async fn an_open_that_finds_no_descriptor_is_tried_again_and_any_other_failure_is_final() {
         let mut attempts = 0;

@@ -1,8 +1,8 @@
-//! Bad weather on simulated links: some are slow, connections are reset, datagrams get lost, doubled or overtaken, and
-//! the name server takes its time.
+//! Link faults of the simulated network: slow links, reset connections, datagrams that are lost, duplicated or
+//! reordered, and a slow name server.
 //!
-//! The simulator knows one latency for all links and reliable connections only; what is missing is added here, between
-//! it and the nodes. What is cut altogether is told to [`super::partition`].
+//! The simulator has one latency for all links and only reliable connections; what is missing is added here, between it
+//! and the nodes. Links that are cut altogether are kept in [`super::partition`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use crate::rt::splitmix::SplitMix;
 
-/// Probabilities, each from 0 to 1, of what may happen to a datagram.
+/// Probabilities, each from 0 to 1, of faults of a datagram.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DatagramRates {
     /// It is lost.
     pub loss: f64,
     /// It arrives twice.
     pub duplication: f64,
-    /// It leaves only after the next one.
+    /// It is sent only after the next one.
     pub reordering: f64,
 }
 
@@ -32,9 +32,9 @@ pub(super) enum Fate {
 }
 
 struct State {
-    /// On top of the simulator's latency, by direction.
+    /// In addition to the simulator's latency, by direction.
     delays: BTreeMap<(IpAddr, IpAddr), Duration>,
-    /// How often the connections between two hosts were reset, the smaller address first.
+    /// Number of resets of the connections between two hosts, the smaller address first.
     resets: BTreeMap<(IpAddr, IpAddr), u64>,
     datagrams: DatagramRates,
     /// How long every lookup of a name takes.
@@ -50,12 +50,12 @@ thread_local!(static STATE: RefCell<State> = RefCell::new(State {
     dice: SplitMix::new(0),
 }));
 
-/// Seeds what is drawn here.
+/// Seeds the random draws of this module.
 pub fn seed(seed: u64) {
     STATE.with_borrow_mut(|state| state.dice = SplitMix::new(seed));
 }
 
-/// Makes connections slower in one direction, by so much; zero: as fast as all others.
+/// Delays connections in one direction; zero: as fast as all others.
 pub fn set_delay(from: IpAddr, to: IpAddr, delay: Duration) {
     STATE.with_borrow_mut(|state| {
         state.delays.insert((from, to), delay);
@@ -63,22 +63,22 @@ pub fn set_delay(from: IpAddr, to: IpAddr, delay: Duration) {
     });
 }
 
-/// All connections are as fast as the simulator makes them.
+/// Removes all delays of connections.
 pub fn clear_delays() {
     STATE.with_borrow_mut(|state| state.delays.clear());
 }
 
-/// Resets all connections between two hosts, in both directions. They hear of it when they use them next.
+/// Resets all connections between two hosts, in both directions. A host detects it at the next use of a connection.
 pub fn reset(one: IpAddr, other: IpAddr) {
     STATE.with_borrow_mut(|state| *state.resets.entry(pair(one, other)).or_default() += 1);
 }
 
-/// What may happen to datagrams from now on.
+/// Sets the faults of datagrams from now on.
 pub fn set_datagrams(rates: DatagramRates) {
     STATE.with_borrow_mut(|state| state.datagrams = rates);
 }
 
-/// How long every lookup of a name takes from now on.
+/// Sets how long every lookup of a name takes from now on.
 pub fn set_name_server_delay(delay: Duration) {
     STATE.with_borrow_mut(|state| state.name_server = delay);
 }

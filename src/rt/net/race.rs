@@ -1,8 +1,9 @@
-//! Several addresses of one name, raced (RFC 8305, "Happy Eyeballs"): a silent one costs a moment, not the connection.
+//! Connects to several addresses of one name in parallel (RFC 8305, "Happy Eyeballs"): a silent address costs a short
+//! delay, not the connection.
 //!
-//! Addresses are tried in the order in which the resolver gave them (RFC 6724), families taking turns; the next one
-//! starts when the one before has failed or has been silent for a moment. The first connection wins and the other
-//! attempts are dropped. Knows nothing of names.
+//! Addresses are tried in the order in which the resolver returned them (RFC 6724), with the families alternating; the
+//! next one starts when the one before has failed or has been silent for a short time. The first connection wins and
+//! the other attempts are dropped. Names are resolved elsewhere.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,15 +18,15 @@ use crate::rt::sleep;
 
 /// The "Connection Attempt Delay" that RFC 8305 recommends.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// All addresses have been tried after so long, however many: those who dial wait for one second.
+/// All addresses are tried within this time, however many: callers that connect wait for one second.
 const ALL_TRIED_WITHIN: Duration = Duration::from_millis(750);
-/// RFC 8305 allows no shorter delay.
+/// The shortest delay that RFC 8305 allows.
 const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 
-/// Connects to whichever of the addresses answers first. No bound in time.
+/// Connects to the address that answers first. Not bounded in time.
 ///
 /// # Errors
-/// That of the address that failed last, if all did.
+/// That of the address that failed last, if all failed.
 ///
 /// # Panics
 /// If there is no address.
@@ -55,7 +56,7 @@ where
     }
 }
 
-/// The addresses, families taking turns, that of the first address first.
+/// The addresses with families alternating, the family of the first address first.
 fn take_turns(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (one, other): (VecDeque<_>, VecDeque<_>) =
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
     use crate::rt::timeout;
 
-    /// Those who dial wait no longer.
+    /// Callers that connect wait no longer.
     const LIMIT: Duration = Duration::from_secs(1);
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {

@@ -1,10 +1,10 @@
-//! Looks names up on the side, and keeps what was found.
+//! Looks up names in the background and caches the results.
 //!
-//! A name server that is silent makes the system's lookup take many seconds, longer than anybody who wants a connection
-//! waits. So each lookup is a task of its own that outlives whoever asked for it: its answer, however late, is kept and
-//! used by the next who asks. There is at most one lookup of a name at a time, and their number in all is bounded,
-//! because each may hold a thread. A name is looked up anew whenever it is asked for: nodes move. Chooses among no
-//! addresses: that is the [race](super::race).
+//! A silent name server makes the system's lookup take many seconds, longer than any caller waits for a connection. So
+//! each lookup is a separate task that outlives its caller: its result, however late, is cached and used by the next
+//! caller. There is at most one lookup of a name at a time, and the total number is bounded, because each may hold a
+//! thread. A name is looked up anew at every request: nodes move. Choosing among the addresses is the task of the
+//! [race](super::race).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,19 +21,19 @@ use super::TcpStream;
 use super::race::race;
 use crate::rt::{spawn, timeout, watch};
 
-/// What was found before is used after a new lookup has taken so long: most name servers answer sooner, and this leaves
-/// most of any limit on connecting to the connection itself.
+/// The cached addresses are used after a new lookup has taken this long: most name servers answer sooner, and this
+/// leaves most of any limit on connecting to the connection itself.
 const PREFER_NEW_FOR: Duration = Duration::from_millis(250);
-/// Lookups under way at a time: each may hold a thread of the pool that reads and writes files too.
+/// Maximum number of lookups at a time: each may hold a thread of the pool that also reads and writes files.
 const MAX_LOOKUPS: usize = 32;
-/// Names that are remembered: far more than a cluster has nodes.
+/// Maximum number of cached names: far more than a cluster has nodes.
 const MAX_NAMES: usize = 1024;
 
 type Answer = Result<Vec<SocketAddr>, Failed>;
 type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 type Ask = Box<dyn Fn(String) -> Lookup + Send + Sync>;
 
-/// An error that can be told to all who wait for the same lookup.
+/// An error that can be returned to all callers that wait for the same lookup.
 #[derive(Debug, Clone)]
 struct Failed {
     kind: io::ErrorKind,
@@ -46,7 +46,7 @@ impl From<Failed> for io::Error {
     }
 }
 
-/// The names that one process has asked for. Clones share what they know.
+/// The names that one process has requested. Clones share the cache.
 #[derive(Clone)]
 pub struct Resolver(Arc<Shared>);
 
@@ -58,9 +58,9 @@ struct Shared {
 
 #[derive(Default)]
 struct Name {
-    /// What the last lookup that succeeded has found.
+    /// The addresses found by the last lookup that succeeded.
     kept: Option<Vec<SocketAddr>>,
-    /// The lookup under way.
+    /// The lookup in progress.
     under_way: Option<watch::Receiver<Option<Answer>>>,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// A resolver that asks `lookup` for `host:port` instead of the system.
+    /// A resolver that calls `lookup` for `host:port` instead of the system.
     pub fn asking<F>(lookup: impl Fn(String) -> F + Send + Sync + 'static) -> Resolver
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
@@ -89,12 +89,12 @@ impl Resolver {
         }))
     }
 
-    /// The addresses of `host:port` by a lookup that begins now or is under way; while it takes long, those that an
-    /// earlier one has found. Without any, waits for as long as the lookup takes: give it a timeout. The lookup goes on
-    /// when this is dropped.
+    /// The addresses of `host:port` by a lookup that starts now or is in progress. If it takes long, returns those
+    /// that an earlier one found. Without any, waits until the lookup ends: use a timeout. The lookup continues when
+    /// this future is dropped.
     ///
     /// # Errors
-    /// If the text has no port or the name does not resolve now.
+    /// If the text has no port, or the name does not resolve now.
     pub async fn resolve(&self, host_port: &str) -> io::Result<Vec<SocketAddr>> {
         if let Ok(address) = host_port.parse() {
             return Ok(vec![address]);
@@ -102,7 +102,7 @@ impl Resolver {
         let (mut answer, kept) = self.look_up(host_port);
         let seen = match &kept {
             None => answer.wait_for(Option::is_some).await.is_ok(),
-            // Late or never: what was found before.
+            // Late or failed: the addresses found before.
             Some(_) => {
                 timeout(PREFER_NEW_FOR, answer.wait_for(Option::is_some)).await.is_ok_and(|seen| seen.is_ok())
             }
@@ -116,11 +116,11 @@ impl Resolver {
     }
 
     /// Connects to `host:port`: all its addresses are tried, a little after one another, and the first that answers is
-    /// taken. A name that does not resolve now is looked for where it was before; who is reached there is for the
-    /// caller to check. No bound in time: give it a timeout.
+    /// used. If the name does not resolve now, the addresses found before are tried; the caller must check which node
+    /// it has reached. Not bounded in time: use a timeout.
     ///
     /// # Errors
-    /// If the name does not resolve or no address answers; the last address's error.
+    /// If the name does not resolve, or no address answers; then the last address's error.
     pub async fn connect(&self, host_port: &str) -> io::Result<TcpStream> {
         let addresses = match self.resolve(host_port).await {
             Ok(addresses) => addresses,
@@ -129,7 +129,7 @@ impl Resolver {
         race(addresses, super::connect_to).await
     }
 
-    /// Whether a first answer for `host:port` is still awaited.
+    /// Whether the first lookup of `host:port` is still in progress.
     pub fn awaits(&self, host_port: &str) -> bool {
         let names = self.0.names();
         names.get(host_port).is_some_and(|name| name.kept.is_none() && name.under_way.is_some())
@@ -139,11 +139,11 @@ impl Resolver {
         self.0.names().get(host_port)?.kept.clone()
     }
 
-    /// The lookup under way, begun if there is none, and what was found before.
+    /// The lookup in progress, started if there is none, and the addresses found before.
     fn look_up(&self, host_port: &str) -> (watch::Receiver<Option<Answer>>, Option<Vec<SocketAddr>>) {
         let mut names = self.0.names();
         if names.len() >= MAX_NAMES && !names.contains_key(host_port) {
-            // Whoever still needs a forgotten name asks for it again.
+            // A removed name that is still needed is looked up again.
             names.retain(|_, name| name.under_way.is_some());
         }
         let name = names.entry(host_port.to_owned()).or_default();
@@ -164,7 +164,7 @@ impl Resolver {
     }
 }
 
-/// A lookup; it is no more under way when this is dropped, with its task or with the runtime.
+/// A lookup; it is no longer in progress when this is dropped, with its task or with the runtime.
 struct UnderWay {
     shared: Arc<Shared>,
     host_port: String,

@@ -4,18 +4,18 @@ use super::*;
 use crate::rt::net::TcpListener;
 use crate::rt::{now, sleep};
 
-/// Only a broken build waits so long.
+/// Reached only if the code is broken.
 const GENEROUS: Duration = Duration::from_secs(60);
-/// Longer than anybody who dials waits.
+/// Longer than any caller that connects waits.
 const SLOW: Duration = Duration::from_secs(2);
-/// Those who dial wait no longer.
+/// Callers that connect wait no longer.
 const LIMIT: Duration = Duration::from_secs(1);
 
 fn address(last: u8) -> SocketAddr {
     ([10, 0, 0, last], 1).into()
 }
 
-/// The system's answers, one after the other, each with how long it takes.
+/// The system's answers, one after the other, each with the time that it takes.
 fn answering(answers: Vec<(Duration, Option<SocketAddr>)>) -> (Resolver, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -68,8 +68,8 @@ async fn a_quick_answer_takes_the_place_of_what_was_found_before_at_once() {
     assert_eq!(resolver.resolve("a:1").await.unwrap(), [address(2)]);
 }
 
-/// A name that is gone is silent, which matters while a cluster is formed; who only connects, and checks whom it reaches,
-/// tries where it was.
+/// A name that no longer resolves is reported as an error, which matters while a cluster is formed. A caller that only
+/// connects, and checks which node it reaches, uses the earlier addresses.
 #[tokio::test]
 async fn a_name_that_does_not_resolve_any_more_is_told_but_still_connected_to() {
     let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -116,12 +116,12 @@ async fn an_address_is_no_name() {
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 }
 
-/// A listener whose queue is full: the kernel drops what else knocks there, as a machine that is gone would.
+/// A listener whose queue is full: the kernel drops further connections, as a machine that is gone would.
 fn silent_listener() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
     let listener = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut queued = Vec::new();
-    // The queue is as long as the system's bound, and a connection that is dropped is not noticed at once.
+    // The queue's length is the system's limit, and a dropped connection is detected only after a delay.
     while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
         queued.push(stream);
     }

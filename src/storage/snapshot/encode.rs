@@ -1,43 +1,43 @@
-//! A snapshot's bytes, frame after frame. Does no IO.
+//! Encodes a snapshot, frame by frame. No IO here.
 
 use bytes::Bytes;
 
 use super::format::{self, Footer, Kind, MAX_BODY_BYTES};
 use crate::storage::Position;
 
-/// Frames a snapshot: the header when it is made, then the blocks, then the end.
+/// Encodes the frames of a snapshot: first the header, then the blocks, then the footer.
 #[derive(Debug)]
 pub struct SnapshotEncoder {
     offset: u64,
     frames: u32,
-    /// Of all bytes so far.
+    /// CRC32C of all bytes so far.
     checksum: u32,
 }
 
 impl SnapshotEncoder {
-    /// Begins a snapshot of the state after `position`; the bytes it begins with.
+    /// Begins a snapshot of the state after `position`. Returns the encoder and the snapshot's first bytes.
     pub fn new(position: Position, header: &[u8]) -> (SnapshotEncoder, Bytes) {
         let mut encoder = SnapshotEncoder { offset: 0, frames: 0, checksum: 0 };
         let bytes = encoder.frame(Kind::Header, &format::encode_header(position, header));
         (encoder, bytes)
     }
 
-    /// The bytes of the next block.
+    /// The encoded next block.
     ///
     /// # Panics
-    /// If it is longer than 256 MiB.
+    /// If the block is longer than 256 MiB.
     pub fn block(&mut self, block: &[u8]) -> Bytes {
         self.frame(Kind::Block, block)
     }
 
-    /// The bytes that every snapshot ends with.
+    /// The encoded footer, which ends a snapshot.
     pub fn end(&mut self) -> Bytes {
         let blocks = u64::from(self.frames) - 1;
         let footer = Footer { blocks, offset: self.offset, checksum: self.checksum };
         self.frame(Kind::Footer, &footer.encode())
     }
 
-    /// How many bytes there were so far.
+    /// Number of bytes so far.
     pub fn bytes(&self) -> u64 {
         self.offset
     }

@@ -1,4 +1,4 @@
-//! How a snapshot file is framed.
+//! The frames of a snapshot file.
 //!
 //! Frames follow each other without gaps: one header, any number of blocks, one footer.
 //!
@@ -6,8 +6,8 @@
 //! crc32c u32 | body length u32 | number u32 | kind u8 | 0 u8 u16 | body
 //! ```
 //!
-//! all little endian. A frame's checksum covers everything behind it. The footer counts the blocks and repeats the
-//! checksum of the whole file before it. Nothing here does IO.
+//! all little endian. A frame's checksum covers everything after it. The footer holds the number of blocks and the
+//! checksum of the whole file before it. No IO here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -18,10 +18,10 @@ const MAGIC: &[u8; 8] = b"mokvsnap";
 
 /// Bytes before a frame's body.
 pub(super) const FRAME_BYTES: usize = 16;
-/// A block's bytes are bounded, so that a damaged length never asks for much memory.
+/// Maximum size of a body, so that a damaged length never causes a large allocation.
 pub(super) const MAX_BODY_BYTES: usize = 256 << 20;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Header,
@@ -43,18 +43,18 @@ impl Kind {
     }
 }
 
-/// The beginning of a frame.
+/// The decoded beginning of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame {
     pub kind: Kind,
-    /// Counts frames from 0.
+    /// The frame's number, from 0.
     pub number: u32,
-    /// Of the body.
+    /// Length of the body in bytes.
     pub length: usize,
     checksum: u32,
 }
 
-/// Frames `body`.
+/// Encodes a frame with this body.
 pub(super) fn encode(kind: Kind, number: u32, body: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(FRAME_BYTES + body.len());
     frame.put_u32_le(0);
@@ -77,7 +77,7 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 }
 
 impl Frame {
-    /// The frame that begins with these [`FRAME_BYTES`]; nothing is checked but that it can be read.
+    /// Decodes the first [`FRAME_BYTES`] of a frame; `None` if they are malformed. The checksum is not verified.
     pub fn parse(bytes: &[u8]) -> Option<Frame> {
         let bytes = bytes.get(..FRAME_BYTES)?;
         let length = u32_at(bytes, 4) as usize;
@@ -90,7 +90,7 @@ impl Frame {
         })
     }
 
-    /// Whether these are the bytes of the whole frame, as they were written.
+    /// Whether these are the bytes of the complete frame, as they were written.
     pub fn holds(&self, whole: &[u8]) -> bool {
         whole.len() == FRAME_BYTES + self.length && crc32c::crc32c(&whole[4..]) == self.checksum
     }
@@ -116,11 +116,11 @@ pub(super) fn parse_header(body: &Bytes) -> Option<(u32, Position, Bytes)> {
     Some((u32_at(body, 8), position, body.slice(28..)))
 }
 
-/// What the footer says about all before it.
+/// The footer's data on everything before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footer {
     pub blocks: u64,
-    /// Where the footer begins.
+    /// Offset of the footer in the file.
     pub offset: u64,
     /// CRC32C of all bytes before the footer.
     pub checksum: u32,

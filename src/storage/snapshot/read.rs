@@ -1,4 +1,4 @@
-//! Reading a snapshot: block by block for loading it, raw chunks for sending it. Every block is checked.
+//! Reads a snapshot: block by block for loading it, in raw chunks for sending it. Every block is checked.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::format::{self, FORMAT_VERSION, FRAME_BYTES, Footer, Frame, Kind};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::storage::{Position, StorageError};
 
-/// A snapshot open for reading. It outlives its name.
+/// A snapshot open for reading. It stays readable after its name is removed.
 #[derive(Debug)]
 pub struct SnapshotReader {
     file: FileRef,
@@ -15,7 +15,7 @@ pub struct SnapshotReader {
     header: Bytes,
     offset: u64,
     next_frame: u32,
-    /// Of all bytes so far.
+    /// CRC32C of all bytes so far.
     checksum: u32,
     finished: bool,
 }
@@ -31,7 +31,7 @@ impl SnapshotReader {
         SnapshotReader::of_file(file, name.to_owned(), position).await
     }
 
-    /// As [`SnapshotReader::open`], of a file that is open already.
+    /// As [`SnapshotReader::open`], for a file that is already open.
     pub(super) async fn of_file(
         file: FileRef,
         name: String,
@@ -44,10 +44,10 @@ impl SnapshotReader {
         }
     }
 
-    /// A file that holds a snapshot of whatever position, wherever it lies; the position.
+    /// Reads a file that holds a snapshot of any position, in any directory. Returns the position too.
     ///
     /// # Errors
-    /// If it cannot be read, a newer build wrote it, or it does not begin as a snapshot does.
+    /// If it cannot be read, has a newer format version, or does not begin with a snapshot's header.
     pub async fn of_any(file: FileRef, name: String) -> Result<(SnapshotReader, Position), StorageError> {
         let length = file.len().await.map_err(StorageError::io("look at", &name))?;
         let header = Bytes::new();
@@ -71,7 +71,7 @@ impl SnapshotReader {
         Ok((reader, found))
     }
 
-    /// Checks every byte of a file; its length.
+    /// Checks every byte of a file. Returns its length.
     pub(super) async fn check(disk: &DiskRef, name: &str, position: Position) -> Result<u64, StorageError> {
         let mut reader = SnapshotReader::open(disk, name, position).await?;
         while reader.next_block().await?.is_some() {}
@@ -88,11 +88,11 @@ impl SnapshotReader {
         self.length
     }
 
-    /// The next block; `None` after the last one, when the whole file has proved to be what was written.
+    /// The next block; `None` after the last one, when the whole file has been verified.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] if a block or the end is not what was written; what was read before may then be
-    /// incomplete and must be thrown away.
+    /// [`StorageError::Corrupt`] if a block or the footer is not what was written; the blocks read before may then be
+    /// incomplete and must be discarded.
     pub async fn next_block(&mut self) -> Result<Option<Bytes>, StorageError> {
         if self.finished {
             return Ok(None);
@@ -116,7 +116,7 @@ impl SnapshotReader {
         }
     }
 
-    /// Raw bytes of the file, for sending it on; fewer than `length` only at its end. What arrives is checked there.
+    /// Raw bytes of the file, to be sent to a peer; fewer than `length` only at its end. The receiver checks them.
     ///
     /// # Errors
     /// If the disk cannot be read.
@@ -141,7 +141,7 @@ impl SnapshotReader {
         Ok((frame.kind, whole.slice(FRAME_BYTES..)))
     }
 
-    /// What to say of a file that is not what was written.
+    /// The error for a file that is not what was written.
     pub(crate) fn corrupt(&self, offset: u64, reason: &'static str) -> StorageError {
         StorageError::Corrupt { file: self.name.clone(), offset, reason }
     }

@@ -1,7 +1,7 @@
-//! Writing a snapshot, from this node's state or from a peer's bytes.
+//! Writes a snapshot, from this node's state or from a peer's bytes.
 //!
-//! Nothing bears a live name before all of it is synced. A writer that is dropped leaves nothing: its temporary file is
-//! removed at once, or by the next start if the process ends first.
+//! No file gets a live name before all of it is synced. A dropped writer leaves no file: its temporary file is removed
+//! at once, or by the next start if the process ends first.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -19,8 +19,8 @@ struct Draft {
     file: FileRef,
 }
 
-/// The name of a file that is begun and not finished. Dropping it cannot wait for the disk, so it hands the name over to
-/// the task that removes such files.
+/// The name of an unfinished file. Dropping it cannot wait for the disk, so the name is passed to the task that removes
+/// such files.
 #[derive(Debug)]
 struct TemporaryName {
     name: String,
@@ -29,7 +29,7 @@ struct TemporaryName {
 }
 
 impl TemporaryName {
-    /// The file has its live name or is gone.
+    /// The file has its live name or has been removed.
     fn settle(&mut self) {
         self.is_settled = true;
     }
@@ -38,7 +38,7 @@ impl TemporaryName {
 impl Drop for TemporaryName {
     fn drop(&mut self) {
         if !self.is_settled {
-            // Without the task the process is about to end, and the next start removes the file.
+            // If the task is gone, the process is about to end, and the next start removes the file.
             let _ = self.dropped.send(std::mem::take(&mut self.name));
         }
     }
@@ -46,7 +46,7 @@ impl Drop for TemporaryName {
 
 impl Draft {
     async fn create(snapshots: Snapshots, position: Position, bytes: u64) -> Result<Draft, StorageError> {
-        // Named before it is created: whoever gives up in between does not know whether the file is there.
+        // Named before it is created: if the caller is dropped in between, the file may or may not exist.
         let name = TemporaryName {
             name: snapshots.temporary_name(position),
             dropped: snapshots.dropped.clone(),
@@ -64,7 +64,7 @@ impl Draft {
         &self.name.name
     }
 
-    /// Passes a result on; after a failure what was written only takes space that others need.
+    /// Passes a result on; after a failure removes the file, which only takes space that others need.
     async fn or_discard<T>(
         &mut self,
         result: std::io::Result<T>,
@@ -81,7 +81,7 @@ impl Draft {
     }
 
     async fn discard(&mut self) {
-        // If it cannot be removed now, whoever drops it lets it be tried again.
+        // If it cannot be removed now, it is removed after the drop.
         if self.snapshots.disk.remove(self.name()).await.is_ok() {
             self.name.settle();
         }
@@ -92,7 +92,7 @@ impl Draft {
         self.or_discard(written, "write").await
     }
 
-    /// Cuts what was reserved too much and makes the content durable.
+    /// Truncates unused reserved space and makes the content durable.
     async fn sync(&mut self, length: u64) -> Result<(), StorageError> {
         let cut = self.file.set_len(length).await;
         self.or_discard(cut, "cut").await?;
@@ -133,16 +133,16 @@ impl SnapshotWriter {
     /// Adds a block of at most 256 MiB.
     ///
     /// # Errors
-    /// [`StorageError::Full`] or what else the disk says; the snapshot is given up then.
+    /// [`StorageError::Full`] or another error of the disk; the snapshot is then discarded.
     pub async fn add_block(&mut self, block: Bytes) -> Result<(), StorageError> {
         let offset = self.encoder.bytes();
         self.draft.write(offset, self.encoder.block(&block)).await
     }
 
-    /// Makes it durable, gives it its name, and lets the third-newest go.
+    /// Makes it durable, gives it its live name, and removes the third-newest snapshot.
     ///
     /// # Errors
-    /// As [`SnapshotWriter::add_block`]; earlier snapshots are as they were.
+    /// As [`SnapshotWriter::add_block`]; earlier snapshots are unchanged.
     pub async fn finish(mut self) -> Result<SnapshotInfo, StorageError> {
         let offset = self.encoder.bytes();
         self.draft.write(offset, self.encoder.end()).await?;
@@ -151,7 +151,7 @@ impl SnapshotWriter {
         self.draft.publish(bytes).await
     }
 
-    /// Gives it up and frees its space.
+    /// Discards it and frees its space.
     pub async fn abandon(mut self) {
         self.draft.discard().await;
     }
@@ -174,10 +174,10 @@ impl SnapshotReceiver {
         Ok(SnapshotReceiver { draft, total_bytes })
     }
 
-    /// Writes a chunk of the file at its place; in any order, again if need be.
+    /// Writes a chunk of the file at its offset; chunks may come in any order and repeatedly.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] if it lies outside of the announced length, and what the disk says.
+    /// [`StorageError::Corrupt`] if it is outside of the announced length; otherwise the disk's error.
     pub async fn write_chunk(&mut self, offset: u64, chunk: Bytes) -> Result<(), StorageError> {
         if offset.checked_add(chunk.len() as u64).is_none_or(|end| end > self.total_bytes) {
             let reason = "a chunk lies outside of the announced length";
@@ -189,7 +189,7 @@ impl SnapshotReceiver {
     /// Makes the file durable and checks every byte of it.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] if a chunk is missing or damaged, and what the disk says.
+    /// [`StorageError::Corrupt`] if a chunk is missing or damaged; otherwise the disk's error.
     pub async fn verify(mut self) -> Result<ReceivedSnapshot, StorageError> {
         self.draft.sync(self.total_bytes).await?;
         let checked =
@@ -206,16 +206,16 @@ impl SnapshotReceiver {
         }
     }
 
-    /// Gives it up and frees its space.
+    /// Discards it and frees its space.
     pub async fn abandon(mut self) {
         self.draft.discard().await;
     }
 }
 
-/// A received snapshot that is durable and whole, but bears no live name yet.
+/// A received snapshot that is durable and complete, but has no live name yet.
 ///
 /// The caller builds the new state from [`ReceivedSnapshot::reader`], truncates the log durably if it conflicts, and
-/// only then publishes: after a crash in between the old snapshot and the old log still fit each other.
+/// only then publishes: after a crash in between the old snapshot and the old log are still consistent.
 #[derive(Debug)]
 pub struct ReceivedSnapshot {
     draft: Draft,
@@ -223,12 +223,12 @@ pub struct ReceivedSnapshot {
 }
 
 impl ReceivedSnapshot {
-    /// What it will be listed as.
+    /// Its description in the list of snapshots once it is published.
     pub fn info(&self) -> &SnapshotInfo {
         &self.info
     }
 
-    /// Reads it.
+    /// Opens it for reading.
     ///
     /// # Errors
     /// If the disk cannot be read.
@@ -237,7 +237,7 @@ impl ReceivedSnapshot {
             .await
     }
 
-    /// Gives it its name, durably, and lets the third-newest go.
+    /// Gives it its live name, durably, and removes the third-newest snapshot.
     ///
     /// # Errors
     /// If the disk fails.
@@ -245,7 +245,7 @@ impl ReceivedSnapshot {
         self.draft.publish(self.info.bytes).await
     }
 
-    /// Gives it up and frees its space.
+    /// Discards it and frees its space.
     pub async fn abandon(mut self) {
         self.draft.discard().await;
     }

@@ -1,4 +1,4 @@
-//! An accident at every single call of the disk, one after the other.
+//! A fault at every single call of the disk, one after the other.
 
 use super::crashes::History;
 use super::model::{Model, Operation, submit};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ACCIDENTS: [Fault; 5] =
     [Fault::KillBefore, Fault::KillAfter, Fault::PowerLossBefore, Fault::PowerLossAfter, Fault::Error];
 
-/// Lets `fault` happen at the `nth` call from now on; says whether it did.
+/// Injects `fault` at the `nth` call from now on. The returned flag is set when it happens.
 fn aim(disk: &SimDisk, nth: u64, fault: Fault) -> Arc<AtomicBool> {
     let hit = Arc::new(AtomicBool::new(false));
     let (target, note) = (disk.counts().calls + nth, hit.clone());
@@ -27,7 +27,7 @@ fn aim(disk: &SimDisk, nth: u64, fault: Fault) -> Arc<AtomicBool> {
     hit
 }
 
-/// What ends the process for good, if the accident did not: every other time with a power loss on top.
+/// Ends the process if the fault did not; every other time with a power loss.
 fn end(disk: &SimDisk, nth: u64) {
     disk.on_call(None);
     if nth.is_multiple_of(2) { disk.kill() } else { disk.power_loss() }
@@ -96,7 +96,7 @@ async fn an_accident_at_any_call_of_recovery_loses_nothing() {
             let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
             let mut history = History::from(Model::default());
             tell(&log, &mut history).await;
-            // Something is under way when the process dies.
+            // An operation is in progress when the process is killed.
             submit(&log, Operation::Vote(vote(7)), history.states.len(), &history.acknowledged);
             let mut next = history.states[history.states.len() - 1].clone();
             next.apply(&Operation::Vote(vote(7)));
@@ -110,7 +110,7 @@ async fn an_accident_at_any_call_of_recovery_loses_nothing() {
             if let Ok(log) = &opened
                 && let Ok(recovered) = Model::of(log).await
             {
-                // From here on Raft counts on it, whatever happens next.
+                // From here on Raft relies on what was recovered, whatever happens next.
                 history.check(&recovered, nth, &mut Default::default());
                 history = History::from(recovered);
             }
@@ -126,7 +126,8 @@ async fn an_accident_at_any_call_of_recovery_loses_nothing() {
     }
 }
 
-/// Installs the snapshot of (2, 30) over a log of term 1 up to 20, in the order that keeps log and snapshots fitting each other.
+/// Installs the snapshot of (2, 30) over a log of term 1 up to 20, in the order that keeps log and snapshots
+/// consistent.
 async fn install(log: &Log, snapshots: &Snapshots, bytes: &Bytes) -> Result<(), StorageError> {
     let mut receiver = snapshots.receive(at(2, 30), bytes.len() as u64).await?;
     for (place, chunk) in bytes.chunks(64).enumerate() {

@@ -1,4 +1,4 @@
-//! What a caller sees when nothing goes wrong, or little.
+//! The behaviour that a caller sees without faults, or with minor ones.
 
 use bytes::Bytes;
 
@@ -190,7 +190,7 @@ async fn purged_segments_are_used_again_and_the_disk_does_not_grow() {
         if index > 5 {
             log.purge(at(1, index - 5)).await.unwrap();
         }
-        // Two or three live ones, two spares, two recycled ones, and what is being retired.
+        // Two or three live ones, two spares, two recycled ones, and those that are being retired.
         assert!(disk.files().len() <= 11, "{:?}", disk.files());
     }
     assert!(log.metrics().rotations > 70);
@@ -216,7 +216,7 @@ async fn a_full_disk_is_told_before_it_hurts_and_votes_go_on() {
         append(&log, vec![entry(1, index, 500)]).await;
         idle().await;
     }
-    // Admission is closed; what Raft itself has to write still fits.
+    // Client writes are not admitted; Raft's own writes still fit.
     log.save_vote(vote(3)).await.unwrap();
     append(&log, vec![entry(2, index + 1, 100)]).await;
     disk.set_capacity(None);
@@ -238,7 +238,7 @@ async fn a_disk_that_is_nearly_full_gets_back_what_is_kept_beyond_the_segments_p
     log.purge(at(1, 20)).await.unwrap();
     idle().await;
     assert_eq!(log.metrics().spares, 4, "two to be used next, two that were purged");
-    // What is given up does not make enough.
+    // Removing the superfluous spares does not free enough.
     let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
     disk.set_capacity(Some(used + 1_000));
     let given_up = async {
@@ -248,7 +248,7 @@ async fn a_disk_that_is_nearly_full_gets_back_what_is_kept_beyond_the_segments_p
     };
     rt::timeout(PATIENCE, given_up).await.expect("two spares are superfluous");
     assert!(!log.has_room());
-    // Neither does the log keep for later use what is purged now.
+    // Segments purged now are not kept for reuse either.
     let freed = log.sealed_bytes();
     log.purge(at(1, 39)).await.unwrap();
     let room = async {
@@ -300,14 +300,14 @@ async fn the_reserve_closes_admission_while_segments_are_still_ready() {
 #[tokio::test]
 async fn on_a_full_disk_what_is_queued_still_fits_into_the_segments_that_are_ready() {
     let disk = SimDisk::new(1);
-    // A batch may be larger than a segment by its own bound.
+    // By `max_batch_bytes` a batch may be larger than a segment.
     let log =
         Log::open(disk.mount(), LogConfig { max_batch_bytes: 1 << 20, ..small() }, OWNER).await.unwrap();
     append(&log, vec![entry(1, 1, 500)]).await;
     idle().await;
     assert_eq!(log.metrics().spares, 2);
     disk.set_capacity(Some(4096 * 3));
-    // More than the active segment and one of the two that are ready.
+    // More than the active segment and one of the two prepared ones can hold.
     let entries: Vec<_> = (2..=12).map(|index| entry(1, index, 800)).collect();
     append(&log, entries.clone()).await;
     assert!(log.failure().borrow().is_none());
@@ -420,7 +420,7 @@ async fn a_closed_log_lets_go_of_the_directory() {
     log.close().await.unwrap();
     drop(disk);
     assert_eq!(read_all(&log).await, [entry(1, 1, 10)], "reading goes on");
-    // Only a thread's last job may still hold it for a moment.
+    // Only a thread's last job may still hold it briefly.
     while crate::rt::disk::RealDisk::open(directory.path()).is_err() {
         yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! The log against the model under random accidents: what was acknowledged survives all of them.
+//! The log compared with the model under random faults: what was acknowledged survives all of them.
 
 use super::model::{Dice, Model, submit};
 use super::{Acknowledged, OWNER, small};
@@ -7,7 +7,7 @@ use crate::rt::task::yield_now;
 use crate::storage::{Log, LogConfig, StorageError};
 use std::time::Duration;
 
-/// How a life of the log is to end.
+/// The fault that ends an incarnation of the log.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Accident {
     /// At this call of the disk.
@@ -16,7 +16,7 @@ enum Accident {
     InputOutput,
     /// The disk is full, then a restart of the process.
     Full,
-    /// None: the log is closed.
+    /// No fault: the log is closed.
     Closed,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Seen {
     failed: u64,
 }
 
-/// Every state the log went through since it was last known, the last acknowledged among them.
+/// Every state of the log since its state was last known, including the last acknowledged one.
 pub(super) struct History {
     pub states: Vec<Model>,
     pub acknowledged: Acknowledged,
@@ -72,7 +72,7 @@ impl History {
         History { states: vec![state], acknowledged: Acknowledged::default() }
     }
 
-    /// The recovered state must be one that was reached, and none before the last acknowledged one.
+    /// The recovered state must be one of these states, and not earlier than the last acknowledged one.
     pub fn check(&self, recovered: &Model, seed: u64, seen: &mut Seen) {
         let acknowledged = self.acknowledged.get();
         let found = self.states[acknowledged..].iter().any(|state| state == recovered);
@@ -129,7 +129,7 @@ async fn life(
             let operation = present.draw(dice);
             let after = present.after(&operation, config.batch_bytes());
             if !after.iter().all(|state| state.holds(committed)) {
-                // Nobody takes back what is committed.
+                // What is committed is never truncated.
                 continue;
             }
             let accepted = failure.borrow().is_none();
@@ -183,7 +183,7 @@ fn run(seeds: std::ops::Range<u64>) -> Seen {
                 let accident = draw_accident(&mut dice);
                 arrange(&disk, accident, &mut dice);
                 life(&disk, &config, accident, &mut history, &mut dice, seed, &mut seen).await;
-                // However the life ended, the process is gone, or power failed as well.
+                // However the incarnation ended, now the process is killed or power fails.
                 arrange(&disk, Accident::Closed, &mut dice);
                 if dice.below(2) == 0 { disk.kill() } else { disk.power_loss() }
             }

@@ -1,4 +1,4 @@
-//! Bits that flip where they lie: never silent, but for the one batch of doubt.
+//! Bit flips on the disk: always detected, except in the one batch of doubt.
 
 use super::model::{Dice, Model, Operation};
 use super::{OWNER, small};
@@ -21,7 +21,7 @@ struct Seen {
     doubted: u32,
 }
 
-/// Writes a log, flips one bit of one of its files, and starts again.
+/// Writes a log, flips one bit of one of its files, and restarts.
 async fn flip_one(seed: u64, closed: bool, seen: &mut Seen) {
     let mut dice = Dice(seed);
     let disk = SimDisk::new(seed);
@@ -42,7 +42,7 @@ async fn flip_one(seed: u64, closed: bool, seen: &mut Seen) {
     disk.power_loss();
     let files: Vec<_> = disk.files().into_iter().filter(|(name, _)| name.ends_with(".wal")).collect();
     let (name, length) = &files[dice.below(files.len() as u64) as usize];
-    // Most of a segment is empty; its beginning is worth more.
+    // Most of a segment is empty, so half of the flips are near its beginning.
     let bound = if dice.below(2) == 0 { *length } else { (*length).min(600) };
     disk.flip(name, dice.below(bound), dice.below(8) as u8);
     let recovered = match Log::open(disk.mount(), config, OWNER).await {

@@ -1,4 +1,4 @@
-//! The log and the snapshots against simulated accidents, and the same behaviour on real files.
+//! Tests of the log and the snapshots under simulated faults, and of the same behaviour on real files.
 
 mod aimed;
 mod basics;
@@ -17,7 +17,7 @@ use super::{Log, LogConfig, LogEntry, Owner, Position};
 
 const OWNER: Owner = Owner { node_id: 0xabcd, cluster_id: [7; 16] };
 
-/// Small segments, so that everything happens often; no mark is ever written for want of work.
+/// Small segments, so that everything happens often. No mark is written merely because the log is idle.
 fn small() -> LogConfig {
     LogConfig {
         segment_bytes: 4096,
@@ -40,7 +40,7 @@ fn entry(term: u64, index: u64, length: usize) -> LogEntry {
     LogEntry { term, index, payload: payload.into() }
 }
 
-/// Appends and waits until it is durable.
+/// Appends entries and waits until they are durable.
 async fn append(log: &Log, entries: Vec<LogEntry>) {
     let (done, durable) = tokio::sync::oneshot::channel();
     log.append(entries, move |result| drop(done.send(result))).unwrap();
@@ -55,12 +55,12 @@ fn vote(number: u8) -> Bytes {
     Bytes::from(vec![number; 20])
 }
 
-/// Waits until the log has stopped, of whatever.
+/// Waits until the log has stopped, for any reason.
 async fn stopped(log: &Log) {
     log.failure().wait_for(|failure| failure.is_some()).await.unwrap();
 }
 
-/// A counter that grows when a callback says Ok.
+/// The highest number of an operation whose callback received `Ok`.
 #[derive(Clone, Default)]
 struct Acknowledged(Arc<std::sync::atomic::AtomicUsize>);
 

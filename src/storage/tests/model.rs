@@ -1,4 +1,4 @@
-//! What a log should hold, in the plainest way, and random operations on it.
+//! A simple model of a log's content, and random operations on it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,7 +49,7 @@ impl Model {
         }
     }
 
-    /// Whether a position is in it, or was purged.
+    /// Whether an entry at this position is in the log, or was purged.
     pub fn holds(&self, position: Option<Position>) -> bool {
         position.is_none_or(|position| {
             self.purged.is_some_and(|purged| purged.index >= position.index)
@@ -57,8 +57,8 @@ impl Model {
         })
     }
 
-    /// The states through which an operation leads, in order: an append that is larger than a batch is written with
-    /// several, and any of its entries may be the last one that a crash leaves.
+    /// The states through which an operation leads, in order. An append that is larger than a batch is written in
+    /// several batches, and a crash may leave any of its entries as the last one.
     pub fn after(&self, operation: &Operation, batch_bytes: u64) -> Vec<Model> {
         let mut states = Vec::new();
         if let Operation::Append(entries) = operation {
@@ -77,7 +77,7 @@ impl Model {
         self
     }
 
-    /// What the log says it holds.
+    /// The present content of a log.
     pub async fn of(log: &Log) -> Result<Model, StorageError> {
         let state = log.state();
         let entries = log.read(0..u64::MAX, u64::MAX).await?;
@@ -86,7 +86,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Something that could be done next.
+    /// Draws an operation that is possible next.
     pub fn draw(&self, dice: &mut Dice) -> Operation {
         let last = self.last();
         let next = last.map_or_else(|| dice.below(9), |last| last.index + 1);
@@ -112,7 +112,7 @@ impl Model {
     }
 }
 
-/// Asks the log for it now, in this order, and notes later that it became durable.
+/// Submits the operation to the log now, to keep the order, and records later that it became durable.
 pub fn submit(log: &Log, operation: Operation, number: usize, acknowledged: &Acknowledged) {
     let (log, acknowledged) = (log.clone(), acknowledged.clone());
     let note = move |result: Result<(), StorageError>| {
@@ -134,7 +134,7 @@ pub fn submit(log: &Log, operation: Operation, number: usize, acknowledged: &Ack
     }
 }
 
-/// Seeded numbers (splitmix64).
+/// Random numbers from a seed (splitmix64).
 pub struct Dice(pub u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! Sealed segments and kept snapshots that are read again while the log is in use.
+//! Reading sealed segments and kept snapshots again while the log is in use.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::storage::{Log, Pace, Snapshots, StorageError};
 
 const PACE: Pace = Pace { bytes_per_second: 1 << 30 };
 
-/// A log of some segments, a vote and entries of many lengths in them.
+/// A log of several segments with a vote and entries of many lengths.
 async fn several_segments(disk: &SimDisk) -> Log {
     let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
     for index in 1..=40 {
@@ -31,7 +31,7 @@ async fn every_flipped_bit_of_a_sealed_segment_is_found_and_the_rest_is_sound() 
     let log = several_segments(&disk).await;
     for number in log.sealed() {
         log.check_sealed(number, PACE).await.unwrap();
-        // Whatever lies behind the last batch is nobody's.
+        // The bytes after the last batch are not used.
         let bytes = disk.contents(&name(number)).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
         for offset in (0..used).step_by(13) {

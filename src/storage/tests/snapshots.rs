@@ -1,4 +1,4 @@
-//! Snapshot files: whole or not there, newest by position, two of them.
+//! Snapshot files: complete or absent, ordered by position, two of them kept.
 
 use super::at;
 use crate::rt::disk::{Fault, Operation, SimDisk};
@@ -23,7 +23,7 @@ async fn write(snapshots: &Snapshots, position: Position) -> Result<SnapshotInfo
     writer.finish().await
 }
 
-/// Header and blocks, every byte of them checked.
+/// Reads header and blocks, and checks every byte of them.
 async fn load(snapshots: &Snapshots, info: &SnapshotInfo) -> Result<(Bytes, Vec<Bytes>), StorageError> {
     let mut reader = snapshots.reader(info).await?;
     let mut blocks = Vec::new();
@@ -63,7 +63,7 @@ async fn two_are_kept_the_newest_by_position_first() {
     assert_eq!((disk.files().len(), snapshots.damaged().len()), (2, 0));
 }
 
-/// Each crash comes when a new snapshot has its name and no old one is gone yet (chaos seed 100077).
+/// Each crash comes when a new snapshot has its name and no old one is removed yet (chaos seed 100077).
 #[tokio::test]
 async fn crashes_do_not_pile_snapshots_up() {
     let disk = SimDisk::new(1);
@@ -95,7 +95,7 @@ async fn any_flipped_bit_is_noticed_and_the_older_snapshot_serves() {
         assert_eq!(snapshots.list(), std::slice::from_ref(&older), "offset {offset}");
         assert_eq!(snapshots.damaged()[0].position, at(1, 9));
     }
-    // It goes when the next one is there.
+    // It is removed when the next snapshot is published.
     let snapshots = open(&disk).await;
     write(&snapshots, at(1, 12)).await.unwrap();
     assert_eq!(disk.files().len(), 2);
@@ -185,7 +185,7 @@ async fn a_transfer_with_a_hole_a_flaw_or_another_position_is_refused() {
     assert_eq!(disk.files(), []);
 }
 
-/// Nothing is left of transfers whose connections break, nor of snapshots that nobody finishes.
+/// Transfers whose connections break and snapshots that are not finished leave no file.
 #[tokio::test]
 async fn what_is_begun_and_dropped_is_removed_at_once() {
     let disk = SimDisk::new(1);
@@ -201,7 +201,7 @@ async fn what_is_begun_and_dropped_is_removed_at_once() {
         drop((receiver, writer));
         settled(&disk, &kept).await;
     }
-    // What was received whole and is not installed, and what has no file yet.
+    // A snapshot that was completely received but not installed, and one whose file does not exist yet.
     let bytes = raw(&snapshots, &info).await;
     let mut receiver = snapshots.receive(at(1, 1), info.bytes).await.unwrap();
     receiver.write_chunk(0, bytes).await.unwrap();
@@ -220,7 +220,7 @@ async fn what_is_begun_and_dropped_is_removed_at_once() {
             break;
         }
     }
-    // What is published is nobody's to remove.
+    // A published snapshot is not removed by a dropped writer.
     write(&snapshots, at(1, 3)).await.unwrap();
     for_all_tasks().await;
     assert_eq!((disk.files().len(), snapshots.list().len()), (2, 2));
@@ -237,7 +237,7 @@ async fn what_a_dead_process_had_begun_is_removed_by_the_next() {
     disk.kill();
     let next = open(&disk).await;
     assert_eq!(disk.files(), []);
-    // One life in a process may end after the next has begun: what it lets go of is not the other's.
+    // An incarnation in a process may end after the next has begun: the files that it drops are not those of the next.
     let receiver = next.receive(at(1, 2), 5_000).await.unwrap();
     let kept = disk.files();
     drop((receivers, snapshots));
@@ -282,7 +282,7 @@ async fn a_file_that_cannot_be_removed_is_tried_again() {
     assert_eq!(disk.files(), []);
 }
 
-/// As long as tasks that have something to do need for a few calls of the disk.
+/// Yields often enough for the other tasks to make a few calls to the disk.
 async fn for_all_tasks() {
     for _ in 0..20 {
         crate::rt::task::yield_now().await;

@@ -1,9 +1,9 @@
-//! What can be told to go wrong on a simulated disk, and what it tells about itself.
+//! The faults of a simulated disk, and the counters that it reports.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// What a call asks of the disk.
+/// The kind of a call to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)] // Named after the methods of `Disk` and `File`.
 pub enum Operation {
@@ -25,54 +25,54 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether the call leaves the disk other than it was.
+    /// Whether the call may change the disk.
     pub fn changes(self) -> bool {
         use Operation::*;
         matches!(self, Create | Rename | Remove | SyncDir | Write | Sync | SetLen | Reserve | Preallocate)
     }
 }
 
-/// One call, before it is carried out. `write_and_sync` is two: a write and a sync.
+/// One call, before it is executed. `write_and_sync` is two calls: a write and a sync.
 #[derive(Debug, Clone)]
 pub struct DiskCall {
-    /// Counts the calls of this disk from 1.
+    /// The number of the call on this disk, from 1.
     pub number: u64,
-    /// What is asked.
+    /// The requested operation.
     pub operation: Operation,
     /// The file's name (of a rename: the new one); empty for the directory's own calls.
     pub name: String,
-    /// Where in the file.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// How many bytes.
+    /// Number of bytes.
     pub length: u64,
 }
 
-/// What a [`Hook`] makes of a call.
+/// The decision of a [`Hook`] on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: random faults may still hit it.
+    /// No fault from the hook: random faults may still occur.
     None,
-    /// It fails with EIO, as a random fault would make it fail.
+    /// The call fails with EIO, as by a random fault.
     Error,
-    /// It fails for want of space.
+    /// The call fails because the disk is full.
     Full,
-    /// The process dies just before it.
+    /// The process is killed just before the call.
     KillBefore,
-    /// The process dies just after it was carried out.
+    /// The process is killed just after the call was executed.
     KillAfter,
-    /// Power fails just before it.
+    /// Power fails just before the call.
     PowerLossBefore,
-    /// Power fails just after it was carried out.
+    /// Power fails just after the call was executed.
     PowerLossAfter,
 }
 
-/// Sees every call before it is carried out, for faults that are aimed.
+/// Called before every call is executed, to inject faults at chosen points.
 pub type Hook = Box<dyn FnMut(&DiskCall) -> Fault + Send>;
 
 /// Probabilities, each from 0 to 1, that a call fails with EIO.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FaultRates {
-    /// Of writes, which then leave a part of their bytes behind, of creations, renames and the like.
+    /// Of creations, renames and the like, and of writes, which then write a part of their bytes.
     pub write: f64,
     /// Of syncs of files and of the directory.
     pub sync: f64,
@@ -80,7 +80,7 @@ pub struct FaultRates {
     pub read: f64,
 }
 
-/// How long calls take; half before and half after their effect. An empty range takes no time.
+/// How long calls take; half of it before and half after their effect. An empty range takes no time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latency {
     /// Reads.
@@ -102,7 +102,7 @@ impl Latency {
     }
 }
 
-/// What a disk has been asked so far, and what is at stake if power failed now.
+/// Counters of the calls so far, and of what would be lost if power failed now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// All calls.
@@ -113,16 +113,16 @@ pub struct Counts {
     pub syncs: u64,
     /// Bytes written.
     pub bytes_written: u64,
-    /// Changes of files that no sync has covered yet, those under way included.
+    /// Changes of files that no sync has covered yet, including writes in progress.
     pub unsynced_writes: u64,
     /// Changes of names that no sync of the directory has covered yet.
     pub unsynced_names: u64,
-    /// EIO answers given.
+    /// Calls that failed with EIO.
     pub errors: u64,
-    /// Times the process died.
+    /// Times the process was killed.
     pub kills: u64,
     /// Times power failed.
     pub power_losses: u64,
-    /// Times somebody outside changed what lies on it: flipped bits, restored images.
+    /// Times the content was changed from outside: flipped bits, restored images.
     pub tampered: u64,
 }

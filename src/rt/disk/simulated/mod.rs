@@ -1,10 +1,10 @@
-//! A disk that lies in wait: everything a real one does to data, drawn from a seed.
+//! A simulated disk: every fault that a real disk inflicts on data, drawn from a seed.
 //!
-//! [`SimDisk`] is the device, held by the simulation; [`SimDisk::mount`] gives a process its view of it, which
-//! is dead once the process was killed or power failed. Three accidents are told apart: [`SimDisk::kill`] (the
-//! page cache survives), [`SimDisk::power_loss`] (it does not) and a failed sync (the cache shows what the
-//! platter never got). It needs no runtime unless a [`Latency`] is set: calls then yield once and are done.
-//! Equal seeds and equal calls give equal faults. It simulates no file system's own bugs.
+//! [`SimDisk`] is the device, held by the simulation; [`SimDisk::mount`] gives a process its view of it, whose calls
+//! fail once the process was killed or power failed. Three faults are distinguished: [`SimDisk::kill`] (the page cache
+//! survives), [`SimDisk::power_loss`] (it does not) and a failed sync (the cache shows what was never made durable). It
+//! needs no runtime unless a [`Latency`] is set: calls then yield once and are done. Equal seeds and equal calls give
+//! equal faults. Bugs of file systems are not simulated.
 
 mod faults;
 mod mount;
@@ -32,12 +32,12 @@ pub struct Image(Platter);
 
 struct State {
     platter: Platter,
-    /// Of its own, so that a disk's faults depend on its seed alone.
+    /// Its own generator, so that a disk's faults depend on its seed alone.
     dice: SplitMix,
-    /// Rises with every death of the process, so that its handles are known to be dead.
+    /// Rises with every crash of the process, so that handles of an earlier process can be rejected.
     life: u64,
     rates: FaultRates,
-    /// Fails the n-th call of an operation from now on.
+    /// Fails the n-th call of an operation from now on with EIO.
     fail_next: Vec<(Operation, u64)>,
     capacity: Option<u64>,
     latency: Option<Latency>,
@@ -52,7 +52,7 @@ impl std::fmt::Debug for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk of no particular size, without faults.
+    /// An empty disk of unlimited size, without faults.
     pub fn new(seed: u64) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
             platter: Platter::default(),
@@ -76,44 +76,45 @@ impl SimDisk {
         Arc::new(Mounted::new(self.clone()))
     }
 
-    /// The process dies: its handles are dead, what it wrote stays readable (and may still be lost when power
-    /// fails), of a write under way any beginning is there.
+    /// Kills the process: its handles fail from now on. What it wrote stays readable, and may still be lost when power
+    /// fails; of a write in progress a random prefix is there.
     pub fn kill(&self) {
         self.state().kill();
     }
 
-    /// Power fails: of what was not synced any part is lost, sector by sector and name by name.
+    /// Power fails: of what was not synced a random part is lost, sector by sector and name by name.
     pub fn power_loss(&self) {
         self.state().lose_power();
     }
 
-    /// Random EIO from now on.
+    /// Sets the rates of random EIO from now on.
     pub fn set_rates(&self, rates: FaultRates) {
         self.state().rates = rates;
     }
 
-    /// Lets the `nth` call of this operation from now on fail with EIO; 1 is the next.
+    /// Makes the `nth` call of this operation from now on fail with EIO; 1 is the next.
     pub fn fail_nth(&self, operation: Operation, nth: u64) {
         assert!(nth > 0, "calls are counted from 1");
         self.state().fail_next.push((operation, nth));
     }
 
-    /// Bounds the bytes in files; `None`: as much as one likes.
+    /// Bounds the total size of the files, in bytes; `None`: no bound.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
     }
 
-    /// Makes calls take time (needs a runtime); `None`: no time at all.
+    /// Makes calls take time, which needs a runtime; `None`: no time at all.
     pub fn set_latency(&self, latency: Option<Latency>) {
         self.state().latency = latency;
     }
 
-    /// Shows every call to `hook` from now on; `None`: to nobody. The hook may ask the disk, but not replace itself.
+    /// Calls `hook` before every call from now on; `None` removes it. The hook may use the disk, but not replace
+    /// itself.
     pub fn on_call(&self, hook: Option<Hook>) {
         self.state().hook = hook;
     }
 
-    /// Flips a bit of a file where it lies, unseen by anybody. False if there is no such file or byte.
+    /// Flips a bit of a file on the device, without a call. Returns `false` if the file or the byte does not exist.
     pub fn flip(&self, name: &str, offset: u64, bit: u8) -> bool {
         let mut state = self.state();
         let Ok(inode) = state.platter.find(name) else { return false };
@@ -124,33 +125,33 @@ impl SimDisk {
         hit
     }
 
-    /// What a file holds as the page cache shows it, unseen by anybody; `None`: there is no such file.
+    /// The content of a file as the page cache shows it, read without a call; `None` if the file does not exist.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
         let inode = state.platter.find(name).ok()?;
         Some(state.platter.inodes[&inode].cached.clone())
     }
 
-    /// An empty disk again; the process that used it is dead.
+    /// Empties the disk; the process that used it is killed.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.kill();
         state.platter = Platter::default();
     }
 
-    /// What the page cache shows now, all of it durable.
+    /// The present content of the page cache, all of it durable.
     pub fn image(&self) -> Image {
         Image(self.state().platter.image())
     }
 
-    /// Puts the files of `image` in place of those of this disk; the process that used it is dead.
+    /// Replaces the files of this disk by those of `image`; the process that used it is killed.
     pub fn restore(&self, image: &Image) {
         self.state().counts.tampered += 1;
         self.leave(image);
     }
 
-    /// Makes the files what a process of the product has made of them elsewhere, on a copy; the process that used this disk is
-    /// dead. As [`SimDisk::restore`], but nobody has tampered with the files.
+    /// Replaces the files by what a mökv process has made of them elsewhere, on a copy; the process that used this disk
+    /// is killed. As [`SimDisk::restore`], but it does not count as tampering.
     pub fn leave(&self, image: &Image) {
         let mut state = self.state();
         state.kill();
@@ -164,7 +165,7 @@ impl SimDisk {
         state.platter.names.iter().map(|(name, inode)| (name.clone(), length(inode))).collect()
     }
 
-    /// What it was asked so far, and what a power failure would put at stake now.
+    /// The counters of the calls so far, and of what a power failure would put at risk now.
     pub fn counts(&self) -> Counts {
         let state = self.state();
         Counts {
@@ -190,7 +191,7 @@ impl State {
         trace::record("disk", b"power loss");
     }
 
-    /// Whether the call fails by an order or by chance.
+    /// Whether the call fails, by [`SimDisk::fail_nth`] or at random.
     fn fails(&mut self, operation: Operation) -> bool {
         let mut ordered = false;
         for (which, left) in &mut self.fail_next {

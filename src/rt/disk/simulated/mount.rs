@@ -1,4 +1,4 @@
-//! A process's calls of a simulated disk: each is counted, shown to the hook, delayed, failed or carried out, traced.
+//! A process's calls to a simulated disk: each is counted, passed to the hook, delayed, failed or executed, and traced.
 
 use std::future::Future;
 use std::io;
@@ -24,14 +24,14 @@ fn eio(operation: Operation) -> io::Error {
     io::Error::other(format!("input/output error (simulated) in {operation:?}"))
 }
 
-/// The disk as one process sees it, until that process dies.
+/// The disk as one process sees it, until that process is killed.
 #[derive(Debug, Clone)]
 pub(super) struct Mounted {
     disk: SimDisk,
     life: u64,
 }
 
-/// A call's subject.
+/// What a call refers to.
 #[derive(Clone, Copy)]
 enum Subject<'a> {
     Directory,
@@ -50,9 +50,9 @@ impl Mounted {
         if state.life == self.life { Ok(state) } else { Err(dead()) }
     }
 
-    /// Every call goes through here: counted, shown to the hook, failed by order or by chance, delayed, traced.
+    /// Every call goes through here: counted, passed to the hook, failed by request or at random, delayed, traced.
     ///
-    /// `effect` is what the call does; `broken` is what it leaves behind when it fails with EIO.
+    /// `effect` is what the call does; `broken` is its effect when it fails with EIO.
     async fn call<T>(
         &self,
         operation: Operation,
@@ -89,7 +89,7 @@ impl Mounted {
         event[10..].copy_from_slice(&length.to_le_bytes());
         trace::record_of("disk", call.name.as_bytes(), &event);
         self.pause(delay).await;
-        // The answer of a call that outlived its process reaches nobody.
+        // The result of a call that outlived its process is not delivered.
         drop(self.alive()?);
         result
     }
@@ -100,7 +100,7 @@ impl Mounted {
         effect: impl FnOnce(&mut State) -> io::Result<T>,
         broken: impl FnOnce(&mut State),
     ) -> io::Result<T> {
-        // The hook runs unlocked: it may look at the disk.
+        // The hook runs without the lock: it may use the disk.
         let mut hook = self.alive()?.hook.take();
         let fault = hook.as_mut().map_or(Fault::None, |hook| hook(call));
         let mut state = self.disk.state();
@@ -160,7 +160,7 @@ fn outcome<T>(result: &io::Result<T>) -> u8 {
     }
 }
 
-/// Lets other tasks run once, in any runtime or none.
+/// Lets other tasks run once, in any runtime or without one.
 #[derive(Debug, Default)]
 struct YieldOnce(bool);
 
@@ -220,7 +220,7 @@ impl Disk for Mounted {
             state.platter.sync_dir();
             Ok(())
         };
-        // Names go through the file system's journal: after a failed sync they are still pending, not forgotten.
+        // Names go through the file system's journal: after a failed sync they are still pending, not lost.
         self.call(Operation::SyncDir, Subject::Directory, (0, 0), effect, |_| {}).await
     }
 
@@ -281,7 +281,7 @@ impl Handle {
     }
 }
 
-/// A write that was asked for: if the process dies before it is done, any beginning of it may be there.
+/// A write that was requested: if the process is killed before it is done, a prefix of it may be there.
 struct UnderWay<'a> {
     mounted: &'a Mounted,
     ticket: u64,
@@ -300,7 +300,7 @@ impl<'a> UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        // A write whose caller went away never happened; one that was carried out is forgotten already.
+        // A write that its caller dropped is never executed; one that was executed is no longer registered.
         if let Ok(mut state) = self.mounted.alive() {
             self.end(&mut state);
         }
@@ -325,7 +325,7 @@ impl File for Handle {
     }
 
     async fn write_at(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
-        // A copy of its own: the caller may reuse the buffer once the call has returned.
+        // A separate copy: the caller may reuse the buffer once the call has returned.
         let bytes = Bytes::copy_from_slice(&bytes);
         let length = bytes.len() as u64;
         let under_way = UnderWay::begin(&self.mounted, (self.inode, offset, bytes.clone()))?;

@@ -1,9 +1,9 @@
-//! What a simulated disk holds: for every file what is durable, what only the page cache knows, and the changes
+//! The content of a simulated disk: for every file what is durable, what only the page cache holds, and the changes
 //! between the two.
 //!
-//! A sync moves pending changes to the durable side. A failed sync drops them, though the cache goes on
-//! showing them: that is how Linux behaves (fsyncgate). A power loss keeps any part of them, sector by
-//! sector, and the cache begins again from what is durable.
+//! A sync makes pending changes durable. A failed sync drops them, though the cache still shows them: that is how Linux
+//! behaves (fsyncgate). A power loss keeps a random part of them, sector by sector, and the cache starts again from
+//! what is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::rt::splitmix::SplitMix;
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -67,9 +67,9 @@ pub(super) struct Platter {
     durable_names: BTreeMap<String, u64>,
     pending_names: Vec<NameChange>,
     pub inodes: BTreeMap<u64, Inode>,
-    /// Open handles by inode: an unlinked file lives as long as somebody has it open.
+    /// Number of open handles by inode: an unlinked file exists as long as a handle is open.
     pub handles: BTreeMap<u64, u64>,
-    /// Writes asked for and not yet carried out: a dying process leaves any part of them behind.
+    /// Writes requested and not yet executed: when the process is killed, a random prefix of each is applied.
     in_flight: BTreeMap<u64, (u64, u64, Bytes)>,
     next_ticket: u64,
     next_inode: u64,
@@ -102,7 +102,7 @@ impl Inode {
         }
     }
 
-    /// The error was reported once; from now on the pages count as clean, whatever reached the platter.
+    /// The error is reported once; from now on the pages count as clean, whether they reached the platter or not.
     pub fn fail_sync(&mut self, dice: &mut SplitMix) {
         let shown = self.cached.clone();
         self.lose_power(if dice.chance(0.5) { Loss::Everything } else { Loss::AnySectors }, dice);
@@ -147,14 +147,14 @@ impl Inode {
     }
 }
 
-/// What a power failure takes of what was not synced.
+/// What a power failure does to changes that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loss {
     Nothing,
     Everything,
-    /// A prefix survives, its last write torn at a sector.
+    /// A prefix survives; its last write is torn at a sector boundary.
     ATail,
-    /// Every sector survives or not, on its own.
+    /// Each sector survives or not, independently.
     AnySectors,
 }
 
@@ -203,7 +203,7 @@ impl Platter {
         self.forget_unreachable();
     }
 
-    /// Drops files that neither a name nor a handle can reach, not even after a power failure.
+    /// Removes files that no name and no handle can reach, not even after a power failure.
     fn forget_unreachable(&mut self) {
         let mut reachable: BTreeSet<u64> =
             self.names.values().chain(self.durable_names.values()).copied().collect();
@@ -225,19 +225,20 @@ impl Platter {
         self.pending_names.len() as u64
     }
 
-    /// Notes a write (file, offset, bytes) before it is carried out.
+    /// Registers a write (inode, offset, bytes) before it is executed. Returns its ticket.
     pub fn begin_write(&mut self, write: (u64, u64, Bytes)) -> u64 {
         self.next_ticket += 1;
         self.in_flight.insert(self.next_ticket, write);
         self.next_ticket
     }
 
-    /// The write was carried out, or never will be.
+    /// Removes a write that was executed or never will be.
     pub fn end_write(&mut self, ticket: u64) {
         self.in_flight.remove(&ticket);
     }
 
-    /// The process died: what it wrote stays in the page cache, of what it was writing any beginning.
+    /// The process was killed: what it wrote stays in the page cache; of each write in progress a random prefix is
+    /// applied.
     pub fn kill(&mut self, dice: &mut SplitMix) {
         for (_, (inode, offset, bytes)) in std::mem::take(&mut self.in_flight) {
             let written = dice.up_to(bytes.len() as u64) as usize;
@@ -251,7 +252,7 @@ impl Platter {
         self.forget_unreachable();
     }
 
-    /// Power failed: only what was synced is sure to be there again.
+    /// Power failed: only what was synced is certain to survive.
     pub fn lose_power(&mut self, dice: &mut SplitMix) {
         self.kill(dice);
         let loss = Loss::draw(dice);
@@ -274,7 +275,7 @@ impl Platter {
         self.forget_unreachable();
     }
 
-    /// Everything as the page cache shows it, as if it had been copied to a fresh disk and synced.
+    /// A copy of everything that the page cache shows, as if it had been copied to a new disk and synced.
     pub fn image(&self) -> Platter {
         let mut copy = Platter { next_inode: self.next_inode, ..Platter::default() };
         for (name, inode) in &self.names {
