@@ -26,14 +26,14 @@
 #![cfg_attr(not(feature = "server"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod bound;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
-pub mod grpc;
 #[cfg(feature = "server")]
 pub mod incarnations;
 #[cfg(feature = "server")]
@@ -52,5 +52,7 @@ pub mod positions;
 #[cfg(feature = "server")]
 pub mod raft;
 pub mod rt;
+#[cfg(feature = "server")]
+pub mod service;
 #[cfg(feature = "server")]
 pub mod storage;

@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
+use crate::api;
 use crate::bound::{Arrivals, Bound};
-use crate::grpc;
 use crate::metrics::{Metrics, Turned};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{self, PeerAdmission, server};
 use crate::rt::net::{TcpListener, TcpStream};
 use crate::rt::time::Seldom;
 use crate::rt::{self, timeout, watch};
+use crate::service::Phase;
 
 use places::{Clients, Room};
 
@@ -31,17 +32,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 const WRONG_PROTOCOL: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This port speaks gRPC (HTTP/2) and Raft. Metrics and health over HTTP/1 are on the metrics port.\n";
-
-/// How far a node's life has come, for its connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Everybody is served.
-    Serving,
-    /// Clients finish what they asked for and are turned away; peers are served, or nothing would finish.
-    Draining,
-    /// All connections end.
-    Stopped,
-}
 
 /// Where Raft peers go, once this node is part of a cluster.
 pub struct PeerRoute {
@@ -57,7 +47,7 @@ pub struct Routes {
     /// For peers; `None` while the node belongs to no cluster.
     pub peers: watch::Receiver<Option<Arc<PeerRoute>>>,
     /// For clients.
-    pub services: grpc::Services,
+    pub services: api::Services,
     /// How far the node's life has come.
     pub phase: watch::Receiver<Phase>,
     /// Where those are counted that find no place.
@@ -180,7 +170,7 @@ async fn route(
                 places.turn_away(Turned::Client, from, why);
                 return Ok(());
             };
-            grpc::serve_connection(stream, routes.services, place.kind(), routes.phase).await
+            api::serve_connection(stream, routes.services, place.kind(), routes.phase).await
         }
         Protocol::Http1 => {
             stream.write_all(WRONG_PROTOCOL.as_bytes()).await?;

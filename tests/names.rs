@@ -18,7 +18,9 @@ fn read(path: &Path, paths: &mut BTreeSet<String>, text: &mut String) {
     }
     paths.insert(path.to_string_lossy().into_owned());
     match fs::read_dir(path) {
-        Ok(entries) => entries.for_each(|entry| read(&entry.expect("it was just listed").path(), paths, text)),
+        Ok(entries) => {
+            entries.for_each(|entry| read(&entry.expect("it was just listed").path(), paths, text))
+        }
         Err(_) => text.push_str(&String::from_utf8_lossy(&fs::read(path).expect("it was just listed"))),
     }
 }
@@ -74,7 +76,10 @@ fn every_name_in_backticks_exists() {
         let names = names(&content);
         assert!(names.len() > 20, "{document} names {names:?} only");
         gone.extend(
-            names.into_iter().filter(|name| !exists(name, &paths, &text)).map(|name| format!("{document}: `{name}`")),
+            names
+                .into_iter()
+                .filter(|name| !exists(name, &paths, &text))
+                .map(|name| format!("{document}: `{name}`")),
         );
     }
     assert!(gone.is_empty(), "these do not exist (any more):\n{}", gone.join("\n"));

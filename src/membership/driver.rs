@@ -9,22 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mokv_proto::status;
 use openraft::ChangeMembers;
-use tonic::Status;
 
 use super::formation;
 use super::gossip::{Gossip, View};
 use super::reconcile::{
-    Decision, MembershipChange, Progress, RaftView, Refused, check_removal, decide, ids_named,
+    Decision, MembershipChange, NotAdmitted, Progress, RaftView, check_removal, decide, ids_named,
 };
 use crate::config::NodeConfig;
-use crate::grpc::{Operator, Place};
 use crate::map::Command;
 use crate::node_id::NodeId;
 use crate::raft::{Consensus, LogId, Member, ProposeError};
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, timeout};
+use crate::service::{Operator, Place, Refused};
 
 pub use super::reconcile::Policy;
 
@@ -94,10 +92,12 @@ impl Driver {
                         match reason {
                             // An operator asked for it, or it is temporary; a newcomer whose namesake is alive logs it
                             // itself.
-                            Refused::Removed | Refused::NotWanted { .. } | Refused::NameInUse { .. } => {
+                            NotAdmitted::Removed
+                            | NotAdmitted::NotWanted { .. }
+                            | NotAdmitted::NameInUse { .. } => {
                                 tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
                             }
-                            Refused::NameTwice { .. } | Refused::Version { .. } => {
+                            NotAdmitted::NameTwice { .. } | NotAdmitted::Version { .. } => {
                                 tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
                             }
                         }
@@ -223,9 +223,9 @@ impl Driver {
         decide(raft, seen, &self.policy)
     }
 
-    fn look_as_leader(&self) -> Result<RaftView, Status> {
+    fn look_as_leader(&self) -> Result<RaftView, Refused> {
         let (raft, _) =
-            self.look().ok_or_else(|| status::not_executed("only the leader removes members", None))?;
+            self.look().ok_or_else(|| Refused::not_executed("only the leader removes members"))?;
         Ok(raft)
     }
 
@@ -318,10 +318,10 @@ fn mark(change: &MembershipChange) {
 
 #[async_trait]
 impl Operator for Driver {
-    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Status> {
+    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Refused> {
         let one_at_a_time = self.removing.lock().await;
         let settled = self.settle().await;
-        let term = settled.map_err(|error| status::not_executed(error.to_string(), None))?;
+        let term = settled.map_err(|error| Refused::not_executed(error.to_string()))?;
         let mut raft = self.look_as_leader()?;
         // A new leader has not received an answer of every node yet.
         let patience = self.policy.reachable_within;
@@ -330,14 +330,14 @@ impl Operator for Driver {
             raft = self.look_as_leader()?;
         }
         let named = ids_named(&raft, name);
-        let &id = named.last().ok_or_else(|| Status::not_found(format!("no member is called '{name}'")))?;
+        let &id = named.last().ok_or_else(|| Refused::NoSuchMember(name.to_owned()))?;
         // If the place closes, the learners that were to take it are removed as well.
         let going: Vec<u64> =
             named.into_iter().filter(|named| *named == id || place == Place::Closes).collect();
         let remaining = check_removal(&raft, &self.policy, &going)
-            .map_err(|reason| Status::failed_precondition(format!("cannot remove '{name}': {reason}")))?;
+            .map_err(|reason| Refused::Precondition(format!("cannot remove '{name}': {reason}")))?;
         let unknown = |error: ProposeError| {
-            status::unknown(format!("whether '{name}' will be removed is not known: {error}"))
+            Refused::unknown(format!("whether '{name}' will be removed is not known: {error}"))
         };
         // Written before the removal, or the node would come back at once under a new id.
         if place == Place::Closes && raft.wanted_size.is_none_or(|wanted| wanted > remaining) {
@@ -367,7 +367,7 @@ impl Operator for Driver {
             }
         };
         let late =
-            |_| status::unknown(format!("'{name}' is marked as removed and will go, but has not gone yet"));
+            |_| Refused::unknown(format!("'{name}' is marked as removed and will go, but has not gone yet"));
         timeout(REMOVAL_TIMEOUT, gone).await.map_err(late)?;
         Ok(id)
     }

@@ -180,7 +180,7 @@ impl fmt::Display for MembershipChange {
 
 /// Why a node that asks to join is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum NotAdmitted {
     /// Its id was removed.
     Removed,
     /// Its name belongs to another node, which is not gone, or not for long enough.
@@ -211,13 +211,13 @@ pub enum Refused {
     },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for NotAdmitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::Removed => f.write_str(
+            NotAdmitted::Removed => f.write_str(
                 "its id was removed from the cluster; it has to start over with an empty data directory",
             ),
-            Refused::NameInUse { by, silence } => {
+            NotAdmitted::NameInUse { by, silence } => {
                 write!(f, "name in use by {}", Named(None, *by))?;
                 if let Some(silence) = silence {
                     write!(f, ", silent for {} s", silence.as_secs())?;
@@ -226,14 +226,14 @@ impl fmt::Display for Refused {
                     "; give it another node-name, or wait until the other one has been gone for long enough",
                 )
             }
-            Refused::NameTwice { other } => {
+            NotAdmitted::NameTwice { other } => {
                 write!(f, "{} joins under the same name; give it another node-name", Named(None, *other))
             }
-            Refused::Version { supports, uses } => write!(
+            NotAdmitted::Version { supports, uses } => write!(
                 f,
                 "it supports cluster version {supports} and the cluster uses {uses}; start a newer version of mokv on it"
             ),
-            Refused::NotWanted { wanted, voters } => {
+            NotAdmitted::NotWanted { wanted, voters } => {
                 let members = |count: u32| if count == 1 { "member" } else { "members" };
                 write!(f, "the cluster is to have {wanted} {}", members(*wanted))?;
                 if voters != wanted {
@@ -251,7 +251,7 @@ pub struct Decision {
     /// At most one change.
     pub change: Option<MembershipChange>,
     /// Nodes that ask to join and are not admitted, by id.
-    pub refused: BTreeMap<u64, Refused>,
+    pub refused: BTreeMap<u64, NotAdmitted>,
 }
 
 /// Why a member cannot be removed now.
@@ -430,17 +430,17 @@ impl Reconciler<'_> {
         Some(MembershipChange::AddLearner { id: claim.node_id, member: member_of(claim) })
     }
 
-    fn refused(&self) -> BTreeMap<u64, Refused> {
+    fn refused(&self) -> BTreeMap<u64, NotAdmitted> {
         self.newcomers().filter_map(|claim| Some((claim.node_id, self.objection_to(claim)?))).collect()
     }
 
-    fn objection_to(&self, claim: &Claim) -> Option<Refused> {
+    fn objection_to(&self, claim: &Claim) -> Option<NotAdmitted> {
         let id = claim.node_id;
         if self.is_tombstoned(id) {
-            return Some(Refused::Removed);
+            return Some(NotAdmitted::Removed);
         }
         if claim.supports < self.raft.cluster_version {
-            return Some(Refused::Version { supports: claim.supports, uses: self.raft.cluster_version });
+            return Some(NotAdmitted::Version { supports: claim.supports, uses: self.raft.cluster_version });
         }
         let mut namesakes = self.raft.nodes.iter().filter(|(_, member)| member.name == claim.name);
         let in_the_way = namesakes.find(|(id, _)| {
@@ -450,7 +450,7 @@ impl Reconciler<'_> {
         });
         if let Some((&by, _)) = in_the_way {
             let silence = self.raft.progress.get(&by).map(|progress| progress.silence);
-            return Some(Refused::NameInUse { by, silence });
+            return Some(NotAdmitted::NameInUse { by, silence });
         }
         // A place that is no longer wanted is removed with the voter that had it.
         let succeeds = (self.voter_named(&claim.name))
@@ -461,14 +461,14 @@ impl Reconciler<'_> {
         {
             // A learner that will vote has a place already.
             let voters = u32::try_from(self.voters().len() + self.expected().count()).unwrap_or(u32::MAX);
-            return Some(Refused::NotWanted { wanted, voters });
+            return Some(NotAdmitted::NotWanted { wanted, voters });
         }
         let first = self
             .newcomers()
             .filter(|other| other.name == claim.name && !self.is_tombstoned(other.node_id))
             .map(|other| other.node_id)
             .min();
-        first.filter(|first| *first != id).map(|other| Refused::NameTwice { other })
+        first.filter(|first| *first != id).map(|other| NotAdmitted::NameTwice { other })
     }
 
     // ---- other changes ----

@@ -196,7 +196,7 @@ fn e5_a_lost_disk_comes_back_under_its_name_and_takes_its_old_place() {
     // The old disk is back.
     arrive(&mut view, "c", 3);
     let decision = decide(&raft, &view, &policy());
-    assert_eq!((decision.change, decision.refused.get(&3)), (None, Some(&Refused::Removed)));
+    assert_eq!((decision.change, decision.refused.get(&3)), (None, Some(&NotAdmitted::Removed)));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn e5_nobody_replaces_the_leader_itself() {
     let (mut raft, mut view) = cluster(3);
     arrive(&mut view, "a", 11);
     view.remove(&1);
-    assert!(matches!(decide(&raft, &view, &policy()).refused[&11], Refused::NameInUse { by: 1, .. }));
+    assert!(matches!(decide(&raft, &view, &policy()).refused[&11], NotAdmitted::NameInUse { by: 1, .. }));
     assert_eq!(converge(&mut raft, &view), []);
 }
 
@@ -272,7 +272,7 @@ fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
     silence(&mut raft, &mut view, 3, 31 * SECOND);
     assert_eq!(decide(&raft, &view, &policy()).change, None, "nobody has come in its place");
     arrive(&mut view, "c", 33);
-    assert!(matches!(decide(&raft, &view, &policy()).refused[&33], Refused::NameInUse { by: 3, .. }));
+    assert!(matches!(decide(&raft, &view, &policy()).refused[&33], NotAdmitted::NameInUse { by: 3, .. }));
     assert_eq!(
         converge(&mut raft, &view),
         [
@@ -290,7 +290,7 @@ fn e6_a_tombstoned_voter_is_removed_and_never_admitted_again() {
     check_removal(&raft, &policy(), &[3]).unwrap();
     raft.tombstones.insert(3);
     assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 3 }]);
-    assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(3, Refused::Removed)]));
+    assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(3, NotAdmitted::Removed)]));
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn c2_the_version_rises_when_all_support_it_and_then_the_old_are_refused() {
     view.get_mut(&3).unwrap().claim.supports = 2;
     assert_eq!(converge(&mut raft, &view), [MembershipChange::RaiseVersion { version: 2 }]);
     arrive(&mut view, "d", 4);
-    assert_eq!(decide(&raft, &view, &policy()).refused[&4], Refused::Version { supports: 1, uses: 2 });
+    assert_eq!(decide(&raft, &view, &policy()).refused[&4], NotAdmitted::Version { supports: 1, uses: 2 });
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn of_two_newcomers_with_one_name_one_is_admitted() {
     arrive(&mut view, "d", 4);
     let decision = decide(&raft, &view, &policy());
     assert_eq!(decision.change, Some(MembershipChange::AddLearner { id: 4, member: member("d") }));
-    assert_eq!(decision.refused, BTreeMap::from([(5, Refused::NameTwice { other: 4 })]));
+    assert_eq!(decision.refused, BTreeMap::from([(5, NotAdmitted::NameTwice { other: 4 })]));
 }
 
 // ---- the wanted number of voters ----
@@ -430,7 +430,7 @@ fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
         assert_eq!(converge(&mut raft, &view), []);
     }
     let refused = decide(&raft, &view, &policy()).refused;
-    let reason = Refused::NotWanted { wanted: 3, voters: 3 };
+    let reason = NotAdmitted::NotWanted { wanted: 3, voters: 3 };
     assert_eq!(refused, BTreeMap::from([(14, reason.clone()), (15, reason.clone())]));
     assert_eq!(
         reason.to_string(),
@@ -484,11 +484,11 @@ fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there()
     raft.tombstones.insert(4);
     assert_eq!(
         decide(&raft, &view, &policy()).refused[&10],
-        Refused::NotWanted { wanted: 3, voters: 4 },
+        NotAdmitted::NotWanted { wanted: 3, voters: 4 },
         "a place that closes is nobody's to take, however long its voter cannot be removed"
     );
     assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 4 }]);
-    assert_eq!(decide(&raft, &view, &policy()).refused[&10], Refused::NotWanted { wanted: 3, voters: 3 });
+    assert_eq!(decide(&raft, &view, &policy()).refused[&10], NotAdmitted::NotWanted { wanted: 3, voters: 3 });
 }
 
 #[test]

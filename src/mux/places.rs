@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::bound::{Bound, Held};
+use crate::service::ConnectionKind;
 
 /// Connections that have not said what they are.
 const MAX_ARRIVALS: usize = 1024;
@@ -83,21 +84,12 @@ struct Taken {
 }
 
 impl Taken {
-    fn of(&mut self, kind: Kind) -> &mut BTreeMap<IpAddr, usize> {
+    fn of(&mut self, kind: ConnectionKind) -> &mut BTreeMap<IpAddr, usize> {
         match kind {
-            Kind::Client => &mut self.by_address,
-            Kind::Operator => &mut self.operators_by_address,
+            ConnectionKind::Client => &mut self.by_address,
+            ConnectionKind::Operator => &mut self.operators_by_address,
         }
     }
-}
-
-/// What a client's connection may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Everything.
-    Client,
-    /// What operators and probes need: it came when all places of clients were taken.
-    Operator,
 }
 
 impl Clients {
@@ -119,9 +111,9 @@ impl Clients {
         let share = self.most - self.most / 4;
         let (kind, held) = if taken.all < self.most && of_one(&taken.by_address) < share {
             taken.all += 1;
-            (Kind::Client, None)
+            (ConnectionKind::Client, None)
         } else if of_one(&taken.operators_by_address) < self.operators_of_one {
-            (Kind::Operator, Some(self.operators.take()?))
+            (ConnectionKind::Operator, Some(self.operators.take()?))
         } else {
             return None;
         };
@@ -137,14 +129,14 @@ impl Clients {
 /// A client's place, for as long as it lives.
 pub struct Place {
     clients: Arc<Clients>,
-    kind: Kind,
+    kind: ConnectionKind,
     address: IpAddr,
     _held: Option<Held>,
 }
 
 impl Place {
     /// What it may be used for.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ConnectionKind {
         self.kind
     }
 }
@@ -152,7 +144,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.clients.taken();
-        taken.all -= usize::from(self.kind == Kind::Client);
+        taken.all -= usize::from(self.kind == ConnectionKind::Client);
         let here = taken.of(self.kind);
         let count = here.get_mut(&self.address).expect("counted when the place was taken");
         *count -= 1;
@@ -199,12 +191,12 @@ mod tests {
         let clients = Clients::new(&room);
         let [near, far]: [IpAddr; 2] = [[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
         let of_near: Vec<_> = (0..8).map(|_| clients.enter(near).unwrap()).collect();
-        assert_eq!(of_near.iter().filter(|place| place.kind() == Kind::Client).count(), 6);
+        assert_eq!(of_near.iter().filter(|place| place.kind() == ConnectionKind::Client).count(), 6);
         assert!(clients.enter(near).is_none(), "it has its share of everything");
         let of_far: Vec<_> = (0..4).map(|_| clients.enter(far).unwrap().kind()).collect();
-        assert_eq!(of_far, [Kind::Client; 4], "each was given back at once");
+        assert_eq!(of_far, [ConnectionKind::Client; 4], "each was given back at once");
         drop(of_near);
-        assert_eq!(clients.enter(near).unwrap().kind(), Kind::Client);
+        assert_eq!(clients.enter(near).unwrap().kind(), ConnectionKind::Client);
         assert_eq!(clients.taken().by_address.len(), 0);
     }
 

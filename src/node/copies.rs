@@ -25,13 +25,13 @@ use mokv_proto::raft::{Channel, Digests, request, response};
 
 use super::{End, NodeError, finish};
 use crate::client::Client;
-use crate::grpc::Context;
 use crate::membership::{Identity, OtherSelf};
 use crate::node_id::Named;
 use crate::raft::Consensus;
 use crate::raft::peers::Contact;
 use crate::rt::time::Seldom;
 use crate::rt::{self, watch};
+use crate::service::Context;
 
 /// The time in which the process that is asked must answer, or it counts as silent.
 const ANSWER: Duration = Duration::from_secs(1);

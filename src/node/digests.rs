@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use mokv_proto::raft::{self as wire, Channel, request, response};
 
-use crate::grpc::Context;
 use crate::raft::Consensus;
 use crate::rt::time::Seldom;
 use crate::rt::{self, timeout};
+use crate::service::Context;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -9,7 +9,6 @@ use tonic_health::server::HealthReporter;
 
 use super::lifecycle::namesake;
 use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
-use crate::grpc::{Context, Diagnosis};
 use crate::membership::formation::Waiting;
 use crate::membership::{ClusterId, Gossip, OtherSelf, View, gossip};
 use crate::metrics::http::Health;
@@ -17,6 +16,7 @@ use crate::node_id::Named;
 use crate::raft::Consensus;
 use crate::raft::peers::AddressBook;
 use crate::rt::{self, Instant, disk, watch};
+use crate::service::{Context, Diagnosis};
 
 /// The services whose health is reported; the empty name stands for the whole node.
 const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];

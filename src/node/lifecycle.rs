@@ -13,7 +13,6 @@ use super::replacing::{self, Claimed};
 use super::scrub::Scrub;
 use super::{End, NodeError, Options, digests, finish, incarnations, initial, intent, log_config, removal};
 use crate::config::NodeConfig;
-use crate::grpc::{self, Serving};
 use crate::membership::driver::{self, Driver};
 use crate::membership::formation::Waiting;
 use crate::membership::identity::IdentityError;
@@ -29,6 +28,7 @@ use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
 use crate::rt::task::spawn_guarded;
 use crate::rt::{self, Instant, watch};
+use crate::service::{Context, Serving};
 use crate::storage::{Log, Owner, Snapshots};
 
 /// A node whose data is damaged at start asks for at most this long whether it may start over, and then stops; each
@@ -45,7 +45,7 @@ pub(super) struct Lifecycle {
     pub identity: Arc<Mutex<Option<Identity>>>,
     pub gossip: Arc<Gossip>,
     pub resolver: Resolver,
-    pub context: Arc<grpc::Context>,
+    pub context: Arc<Context>,
     /// What the formation of the cluster waits for.
     pub waits: watch::Sender<Option<Waiting>>,
     pub peers: watch::Sender<Option<Arc<PeerRoute>>>,

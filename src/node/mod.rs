@@ -27,9 +27,9 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 
+use crate::api;
 use crate::client::Client;
 use crate::config::{NodeConfig, StorageConfig};
-use crate::grpc::{self, AskedToLeave};
 use crate::map::Command;
 use crate::membership::claim::FORMAT;
 use crate::membership::datagram::Key;
@@ -38,7 +38,7 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, Gossip, GossipConfig, Identity, Intent, Pace, State};
 use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
-use crate::mux::{self, Phase, Routes};
+use crate::mux::{self, Routes};
 use crate::node_id::{Named, NodeId};
 use crate::raft::{Consensus, Observer};
 use crate::rt::disk::DiskRef;
@@ -46,6 +46,7 @@ use crate::rt::net::{Resolver, TcpListener};
 use crate::rt::process;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
+use crate::service::{AskedToLeave, Context, Diagnosis, Phase};
 use crate::storage::{Log, LogConfig, StorageError};
 
 use lifecycle::Lifecycle;
@@ -244,7 +245,7 @@ struct Node {
     config: NodeConfig,
     identity: Arc<Mutex<Option<Identity>>>,
     gossip: Arc<Gossip>,
-    context: Arc<grpc::Context>,
+    context: Arc<Context>,
     /// Raft and its log, once they are started.
     running: watch::Receiver<Option<(Consensus, Log)>>,
     phase: watch::Sender<Phase>,
@@ -291,9 +292,9 @@ impl Node {
         let resolver = Resolver::default();
         let gossip = Arc::new(start_gossip(&config, &identity, options.supports, resolver.clone()).await?);
         let sampler = Arc::new(NodeSampler::new(gossip.view(), left.bytes));
-        let metrics = Metrics::new(sampler.clone(), grpc::methods());
+        let metrics = Metrics::new(sampler.clone(), api::methods());
         let (leave, leave_requests) = mpsc::channel(1);
-        let context = grpc::Context::new(
+        let context = Context::new(
             config.node_name.clone(),
             identity.node_id(),
             identity.boot(),
@@ -310,7 +311,7 @@ impl Node {
         let (waits, waits_seen) = watch::channel(identity.cluster_id().is_none().then(looks));
         let max_lag = config.ready_max_lag;
         let readiness = Arc::new(health::Readiness::new(context.clone(), max_lag, &gossip, waits_seen));
-        let diagnosis: Arc<dyn grpc::Diagnosis> = readiness.clone();
+        let diagnosis: Arc<dyn Diagnosis> = readiness.clone();
         context.explained_by(Arc::downgrade(&diagnosis));
         sampler.look_at(&readiness);
         if identity.quarantined() {
@@ -322,7 +323,7 @@ impl Node {
         if mode == StartMode::Outside {
             context.stay_outside();
         }
-        let (services, reporter) = grpc::Services::new(context.clone());
+        let (services, reporter) = api::Services::new(context.clone());
         health::begin(&reporter).await;
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (peers, peers_seen) = watch::channel(None);
@@ -386,7 +387,7 @@ impl Node {
             hand_over(&serving.consensus).await;
         }
         self.phase.send(Phase::Draining);
-        if self.context.drain(self.config.limits.drain_timeout).await.is_err() {
+        if self.context.admission.drain(self.config.limits.drain_timeout).await.is_err() {
             tracing::warn!(
                 "requests were still under way after {:?} and are broken off",
                 self.config.limits.drain_timeout
@@ -468,7 +469,7 @@ impl Node {
     /// Stops everything that uses this node's data; returns its identity, or `None` if it was taken already.
     async fn end_life(self) -> Result<Option<Identity>, NodeError> {
         self.phase.send(Phase::Draining);
-        let _ = self.context.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
+        let _ = self.context.admission.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;
         self.gossip.end();
         Ok(self.identity.lock().await.take())

@@ -14,10 +14,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mokv_proto::raft::{Admission, AdmissionAnswer, Channel, request, response};
 
-use crate::grpc::Context;
 use crate::membership::{State, View};
 use crate::raft::Consensus;
 use crate::rt::{self, watch};
+use crate::service::Context;
 
 /// The pause between two rounds of questions, and the time in which a member has to answer.
 const PAUSE: Duration = Duration::from_secs(2);

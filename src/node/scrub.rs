@@ -22,10 +22,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::grpc::Context;
 use crate::metrics::Damaged;
 use crate::raft::{Consensus, audit, space};
 use crate::rt::{self, sleep, timeout};
+use crate::service::Context;
 use crate::storage::{Log, Pace, Position, Snapshots, StorageError};
 
 /// A tenth of a slow disk's throughput.

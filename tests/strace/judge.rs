@@ -1,12 +1,10 @@
 //! The rules that a recording has to satisfy.
 //!
 //! - A node sends no answer to a write before the entry is durable on a quorum: written, the file synced after that,
-//!   and
-//! the file's name durable.
+//!   and the file's name durable.
 //! - A node grants no vote before the vote is durable.
 //! - Every rename and unlink of a file that holds state is followed by a sync of the directory before the next one of
-//!   its
-//! kind, and a segment that got its name is not written again before that sync.
+//!   its kind, and a segment that got its name is not written again before that sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -7,21 +7,20 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use tonic::Status;
 
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant};
 
 /// `S` until a moment, then one error.
-pub(super) struct Timed<S> {
+pub(super) struct Timed<S, E> {
     inner: Arc<Mutex<Option<S>>>,
-    late: Option<Status>,
+    late: Option<E>,
     _timer: TaskGuard<()>,
 }
 
-impl<S: Send + 'static> Timed<S> {
+impl<S: Send + 'static, E> Timed<S, E> {
     /// `stream`, which is dropped at `until` whether anybody asks it or not; who asks then is told `late`.
-    pub(super) fn new(stream: S, until: Instant, late: Status) -> Timed<S> {
+    pub(super) fn new(stream: S, until: Instant, late: E) -> Timed<S, E> {
         let inner = Arc::new(Mutex::new(Some(stream)));
         let timed = inner.clone();
         let timer = spawn_guarded(async move {
@@ -33,8 +32,8 @@ impl<S: Send + 'static> Timed<S> {
     }
 }
 
-impl<T, S: Stream<Item = Result<T, Status>> + Unpin> Stream for Timed<S> {
-    type Item = Result<T, Status>;
+impl<T, E: Unpin, S: Stream<Item = Result<T, E>> + Unpin> Stream for Timed<S, E> {
+    type Item = Result<T, E>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -57,15 +56,15 @@ mod tests {
     async fn what_a_stream_holds_is_let_go_of_though_nobody_asks_it() {
         let state = Arc::new(());
         let held = state.clone();
-        let endless = stream::repeat_with(move || Ok::<_, Status>(held.clone()));
+        let endless = stream::repeat_with(move || Ok::<_, &str>(held.clone()));
         let until = rt::now() + Duration::from_millis(50);
-        let mut timed = Timed::new(endless, until, Status::deadline_exceeded("late"));
+        let mut timed = Timed::new(endless, until, "late");
         drop(timed.next().await.unwrap().unwrap());
         assert_eq!(Arc::strong_count(&state), 2);
         while Arc::strong_count(&state) > 1 {
             rt::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(timed.next().await.unwrap().unwrap_err().message(), "late");
+        assert_eq!(timed.next().await.unwrap().unwrap_err(), "late");
         assert!(timed.next().await.is_none());
     }
 }

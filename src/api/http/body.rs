@@ -44,7 +44,7 @@ impl Room {
 }
 
 /// Bytes counted in two bounds: of a connection, and of all.
-pub(super) struct HeldBytes([Held; 2]);
+pub(in crate::api) struct HeldBytes([Held; 2]);
 
 impl HeldBytes {
     fn none(bounds: &[Arc<Bound>; 2]) -> HeldBytes {
@@ -65,7 +65,7 @@ impl HeldBytes {
 ///
 /// # Errors
 /// If the client breaks it off, or its connection has its share of all bytes.
-pub(super) async fn receive<B>(
+pub(in crate::api) async fn receive<B>(
     mut incoming: B,
     most_bytes: usize,
     bounds: [Arc<Bound>; 2],
@@ -106,7 +106,7 @@ fn has_share([of_connection, of_all]: &[Arc<Bound>; 2]) -> bool {
 }
 
 /// An answer on its way.
-pub(super) struct Answer {
+pub(in crate::api) struct Answer {
     body: Body,
     room: Room,
     held: HeldBytes,
@@ -117,7 +117,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, call: Call, place: Option<Held>, bounds: [Arc<Bound>; 2]) -> Answer {
+    pub(in crate::api) fn new(
+        body: Body,
+        call: Call,
+        place: Option<Held>,
+        bounds: [Arc<Bound>; 2],
+    ) -> Answer {
         let held = HeldBytes::none(&bounds);
         Answer { body, room: Room { bounds, pause: None }, held, sent: 0, _call: call, _place: place }
     }

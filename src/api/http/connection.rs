@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 
-use super::Services;
 use super::authority::AuthorityFilter;
+use crate::api::Services;
 use crate::bound::Bound;
-use crate::mux::{Phase, places::Kind};
 use crate::rt::net::TcpStream;
 use crate::rt::{self, Instant, watch};
+use crate::service::{ConnectionKind, Phase};
 
 /// A client that is gone without a word is noticed after the two together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,9 +35,9 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
 /// What the calls of one connection share.
-pub(super) struct Connection {
+pub(in crate::api) struct Connection {
     /// What it may be used for.
-    pub kind: Kind,
+    pub kind: ConnectionKind,
     /// Bytes of requests on it, until they are answered. Counted; how many it may hold depends on the others.
     pub received: Arc<Bound>,
     /// Bytes of answers on it that are not taken.
@@ -62,7 +62,7 @@ enum Overdue {
 }
 
 impl Connection {
-    fn new(kind: Kind, most_unread: usize) -> Arc<Connection> {
+    fn new(kind: ConnectionKind, most_unread: usize) -> Arc<Connection> {
         let calls = Calls { next: 0, under_way: BTreeMap::new(), has_asked: false, idle_since: rt::now() };
         Arc::new(Connection {
             kind,
@@ -109,7 +109,7 @@ impl Connection {
 }
 
 /// A call under way, until its answer was taken.
-pub(super) struct Call {
+pub(in crate::api) struct Call {
     connection: Arc<Connection>,
     number: u64,
 }
@@ -129,7 +129,7 @@ impl Drop for Call {
 pub async fn serve_connection(
     stream: TcpStream,
     services: Services,
-    kind: Kind,
+    kind: ConnectionKind,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let mut server = hyper::server::conn::http2::Builder::new(rt::task::HyperExecutor);
@@ -143,7 +143,7 @@ pub async fn serve_connection(
         .max_concurrent_streams(MAX_STREAMS);
     let context = services.context.clone();
     let _counted = context.metrics.connection();
-    let _connected = context.connected();
+    let _connected = context.admission.connected();
     let calls = Connection::new(kind, 2 * context.limits.max_request_bytes);
     let service = {
         let calls = calls.clone();
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn who_asks_nothing_is_ended_soon_and_who_has_asked_later() {
-        let connection = Connection::new(Kind::Client, 1);
+        let connection = Connection::new(ConnectionKind::Client, 1);
         let began = connection.calls().idle_since;
         let late = |after| connection.look(began + after, IDLE);
         assert!(late(FIRST_REQUEST_TIMEOUT / 2).is_ok());
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_nobody_takes_ends_its_connection_and_one_under_way_does_not() {
-        let connection = Connection::new(Kind::Client, 1);
+        let connection = Connection::new(ConnectionKind::Client, 1);
         let now = rt::now();
         let _stream = connection.begin(now + 2 * IDLE);
         assert!(connection.look(now + IDLE, IDLE).is_ok(), "it is not idle");

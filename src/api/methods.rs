@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::context::Admission;
 use crate::metrics::MethodName;
+use crate::service::{
+    Backup, Class, CloseSession, Configure, Delete, Get, Leave, List, MAX_BACKUP_TIME, Members, OpenSession,
+    Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, TransferLeader,
+};
 
-/// A backup takes at most this long, or its client does not want it.
-pub(super) const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
 /// Streams of health and reflection stay open for as long as the client likes.
 const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -19,7 +20,7 @@ const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) struct Method {
     pub name: MethodName,
     /// Among whose requests it is counted.
-    pub admission: Admission,
+    pub class: Class,
     /// How long its answer may last, if that is a stream; others end by the call's deadline.
     pub stream: Option<Longest>,
     /// Whether its requests are a stream, too.
@@ -35,42 +36,37 @@ pub(super) enum Longest {
     Constant(Duration),
 }
 
-const fn unary(service: &'static str, method: &'static str, admission: Admission) -> Method {
-    Method { name: MethodName { service, method }, admission, stream: None, takes_stream: false }
+const fn unary(service: &'static str, method: &'static str, class: Class) -> Method {
+    Method { name: MethodName { service, method }, class, stream: None, takes_stream: false }
 }
 
-const fn streams(
-    service: &'static str,
-    method: &'static str,
-    admission: Admission,
-    longest: Longest,
-) -> Method {
-    Method { stream: Some(longest), ..unary(service, method, admission) }
+const fn streams(service: &'static str, method: &'static str, class: Class, longest: Longest) -> Method {
+    Method { stream: Some(longest), ..unary(service, method, class) }
 }
 
 static METHODS: [Method; 17] = [
-    unary("api.KV", "Get", Admission::Client),
-    unary("api.KV", "Set", Admission::Client),
-    unary("api.KV", "Delete", Admission::Client),
-    streams("api.KV", "List", Admission::Client, Longest::ListTime),
-    unary("api.KV", "GetServers", Admission::Client),
-    unary("api.KV", "OpenSession", Admission::Client),
-    unary("api.KV", "CloseSession", Admission::Client),
-    unary("api.Admin", "Status", Admission::Operator),
-    unary("api.Admin", "TransferLeader", Admission::Operator),
-    unary("api.Admin", "RemoveMember", Admission::Operator),
-    unary("api.Admin", "Leave", Admission::Operator),
-    unary("api.Admin", "Snapshot", Admission::Operator),
-    streams("api.Admin", "Backup", Admission::Operator, Longest::Constant(MAX_BACKUP_TIME)),
-    unary("api.Admin", "Configure", Admission::Operator),
-    unary("grpc.health.v1.Health", "Check", Admission::Always),
-    streams("grpc.health.v1.Health", "Watch", Admission::Always, Longest::Constant(MAX_WATCH_TIME)),
+    unary("api.KV", "Get", Get::CLASS),
+    unary("api.KV", "Set", Set::CLASS),
+    unary("api.KV", "Delete", Delete::CLASS),
+    streams("api.KV", "List", List::CLASS, Longest::ListTime),
+    unary("api.KV", "GetServers", Members::CLASS),
+    unary("api.KV", "OpenSession", OpenSession::CLASS),
+    unary("api.KV", "CloseSession", CloseSession::CLASS),
+    unary("api.Admin", "Status", NodeStatus::CLASS),
+    unary("api.Admin", "TransferLeader", TransferLeader::CLASS),
+    unary("api.Admin", "RemoveMember", RemoveMember::CLASS),
+    unary("api.Admin", "Leave", Leave::CLASS),
+    unary("api.Admin", "Snapshot", TakeSnapshot::CLASS),
+    streams("api.Admin", "Backup", Backup::CLASS, Longest::Constant(MAX_BACKUP_TIME)),
+    unary("api.Admin", "Configure", Configure::CLASS),
+    unary("grpc.health.v1.Health", "Check", Class::Exempt),
+    streams("grpc.health.v1.Health", "Watch", Class::Exempt, Longest::Constant(MAX_WATCH_TIME)),
     Method {
         takes_stream: true,
         ..streams(
             "grpc.reflection.v1.ServerReflection",
             "ServerReflectionInfo",
-            Admission::Always,
+            Class::Exempt,
             Longest::Constant(MAX_WATCH_TIME),
         )
     },

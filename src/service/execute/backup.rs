@@ -3,23 +3,25 @@
 //! Holds a clone of the map (O(1)) and never more than a few blocks of bytes. A client that takes nothing for long is
 //! given up, so that nobody keeps an old state alive for ever.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use mokv_proto::api;
 use tokio::sync::mpsc;
-use tonic::Status;
 
-use super::{admin::shown, methods::MAX_BACKUP_TIME, timed::Timed};
-use crate::map::Map;
+use crate::map::{Map, ShownDigest};
 use crate::raft::state_machine::{estimated_bytes, header};
 use crate::raft::types::SnapshotMeta;
 use crate::raft::wire::position;
-use crate::rt;
 use crate::rt::task::spawn_guarded;
+use crate::rt::{self, Instant};
+use crate::service::timed::Timed;
+use crate::service::{Backup, Class, Operation, Refused, Service};
 use crate::storage::SnapshotEncoder;
 
+/// A backup takes at most this long, or its client does not want it.
+pub const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
 /// Blocks that wait for the client.
 const AHEAD: usize = 2;
 /// A client that takes nothing for so long is given up.
@@ -27,18 +29,49 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Most bytes in one message: gRPC clients take 4 MiB unless told otherwise.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// The bytes of a backup, in order. After an error nothing follows.
+pub type BackupChunks = Pin<Box<dyn Stream<Item = Result<Bytes, Refused>> + Send>>;
+
+/// A backup that begins.
+pub struct BackupStart {
+    /// The store's revision.
+    pub revision: u64,
+    /// How many keys there are.
+    pub keys: u64,
+    /// Of the whole state; `None`: the cluster has no key for digests yet.
+    pub digest: Option<ShownDigest>,
+    /// The log index of the last entry in it; 0: none.
+    pub index: u64,
+    /// About so many bytes come.
+    pub expected_bytes: u64,
+    /// The bytes.
+    pub chunks: BackupChunks,
+}
+
+impl Operation for Backup {
+    type Reply = BackupStart;
+    const CLASS: Class = Class::Operator;
+
+    async fn execute(self, service: &Service, deadline: Instant) -> Result<BackupStart, Refused> {
+        let serving = service.context.serving()?;
+        // It holds every write that was answered before it was asked for.
+        let confirmed = serving.consensus.read_barrier(deadline).await;
+        confirmed.map_err(|error| service.context.read_failed(error))?;
+        let (map, meta) = serving.consensus.store().read().frozen();
+        Ok(start(map, &meta))
+    }
+}
+
 /// The backup of a state.
-pub(super) fn stream(
-    map: Map,
-    meta: &SnapshotMeta,
-) -> impl Stream<Item = Result<api::BackupChunk, Status>> + Send + use<> {
+fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
     let at = meta.last_log_id.map(position).unwrap_or_default();
-    let info = api::BackupInfo {
+    let mut start = BackupStart {
         revision: map.revision(),
         keys: map.keys(),
-        digest: shown(map.shown_digest()),
+        digest: map.shown_digest(),
         index: at.index,
         expected_bytes: estimated_bytes(&map),
+        chunks: Box::pin(stream::empty()),
     };
     let header = header(meta, map.digest());
     let (chunks, taken) = mpsc::channel(AHEAD);
@@ -46,7 +79,6 @@ pub(super) fn stream(
         let mut chunks = Chunks(chunks);
         // Whoever does not want the rest has gone away.
         let _: Result<(), Gone> = async {
-            chunks.send(api::BackupChunk { info: Some(info), data: Bytes::new() }).await?;
             let (mut encoder, beginning) = SnapshotEncoder::new(at, &header);
             chunks.send_bytes(beginning).await?;
             for block in map.blocks() {
@@ -62,25 +94,25 @@ pub(super) fn stream(
         let chunk = taken.recv().await?;
         Some((Ok(chunk), (taken, sending)))
     });
-    let late = Status::deadline_exceeded("the backup took longer than a node allows (one hour)");
-    Timed::new(Box::pin(chunks), rt::now() + MAX_BACKUP_TIME, late)
+    let late = Refused::Late("the backup took longer than a node allows (one hour)".into());
+    start.chunks = Box::pin(Timed::new(Box::pin(chunks), rt::now() + MAX_BACKUP_TIME, late));
+    start
 }
 
 /// The client has gone away, or takes nothing.
 struct Gone;
 
-struct Chunks(mpsc::Sender<api::BackupChunk>);
+struct Chunks(mpsc::Sender<Bytes>);
 
 impl Chunks {
     async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), Gone> {
         while !bytes.is_empty() {
-            let data = bytes.split_to(bytes.len().min(CHUNK_BYTES));
-            self.send(api::BackupChunk { info: None, data }).await?;
+            self.send(bytes.split_to(bytes.len().min(CHUNK_BYTES))).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, chunk: api::BackupChunk) -> Result<(), Gone> {
+    async fn send(&mut self, chunk: Bytes) -> Result<(), Gone> {
         match rt::timeout(PATIENCE, self.0.send(chunk)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),

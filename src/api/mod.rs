@@ -1,42 +1,34 @@
-//! gRPC: requests in, statuses out.
+//! The APIs: bytes in, requests of the core out; its replies and refusals back in the codes and texts of each API.
 //!
-//! tonic's generated services on hyper's HTTP/2, over whatever connection the mux hands in, the same in both worlds.
-//! This room translates; what a request means is decided in [`crate::raft`] and [`crate::map`].
+//! tonic's generated services on hyper's HTTP/2, over the connection that the mux hands in, the same in both worlds.
+//! Only translates: what every request has in common is done in [`crate::service`], what one means is decided in
+//! [`crate::raft`] and [`crate::map`].
 
-mod admin;
-mod authority;
-mod backup;
-mod body;
-mod connection;
-mod context;
-mod kv;
-mod list;
+mod http;
 mod methods;
+mod native;
 mod reflection;
-mod timed;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use mokv_proto::api::{admin_server::AdminServer, kv_server::KvServer};
-use mokv_proto::status;
 use mokv_proto::tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_service::Service;
 
-use body::Answer;
-use connection::Connection;
-pub use connection::serve_connection;
-use context::Admission;
-pub use context::{AskedToLeave, Context, Diagnosis, Operator, Place, Serving};
+use http::body::{self, Answer};
+use http::connection::Connection;
+pub use http::connection::serve_connection;
 pub use methods::names as methods;
 use methods::{Longest, Method};
+use native::status;
 
-use crate::mux::places::Kind;
 use crate::rt::{self, Instant};
+use crate::service::{Caller, Context, Service as Core};
 
 /// Until when a request's client waits for its answer.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +38,8 @@ pub struct Deadline(pub Instant);
 #[derive(Clone)]
 pub struct Services {
     context: Arc<Context>,
-    kv: KvServer<kv::Kv>,
-    admin: AdminServer<admin::Admin>,
+    kv: KvServer<native::kv::Kv>,
+    admin: AdminServer<native::admin::Admin>,
     health: HealthServer<HealthService>,
     reflection: reflection::Service,
 }
@@ -56,10 +48,10 @@ impl Services {
     /// The services of a node, and where its health is told.
     pub fn new(context: Arc<Context>) -> (Services, HealthReporter) {
         let reporter = HealthReporter::new();
-        let limit = context.limits.max_request_bytes;
+        let (limit, core) = (context.limits.max_request_bytes, Core::new(context.clone()));
         let services = Services {
-            kv: KvServer::new(kv::Kv::new(context.clone())).max_decoding_message_size(limit),
-            admin: AdminServer::new(admin::Admin::new(context.clone())),
+            kv: KvServer::new(native::kv::Kv::new(core.clone())).max_decoding_message_size(limit),
+            admin: AdminServer::new(native::admin::Admin::new(core)),
             health: HealthServer::new(HealthService::from_health_reporter(reporter.clone())),
             reflection: reflection::service(),
             context,
@@ -69,9 +61,9 @@ impl Services {
 
     async fn call(
         mut self,
-        request: http::Request<Incoming>,
+        request: ::http::Request<Incoming>,
         connection: &Arc<Connection>,
-    ) -> http::Response<Answer> {
+    ) -> ::http::Response<Answer> {
         let started = rt::now();
         let context = self.context.clone();
         let (parts, incoming) = request.into_parts();
@@ -89,18 +81,15 @@ impl Services {
         let mut held_by_answer = None;
         let answered = async {
             let (_, method) = found?;
-            if connection.kind == Kind::Operator && method.admission == Admission::Client {
-                return Err(status::overloaded(
-                    "clients hold all connections they may (max-connections); this one serves api.Admin and health only",
-                ));
-            }
+            let caller = Caller { connection: connection.kind };
+            context.admission.may_call(caller, method.class).map_err(status)?;
             if method.stream.is_some() {
-                held_by_answer = Some(context.admit_stream()?);
+                held_by_answer = Some(context.admission.admit_stream().map_err(status)?);
             }
             let (body, _held) = if method.takes_stream {
                 (Body::new(incoming), None)
             } else {
-                let bounds = [connection.received.clone(), context.received(method.admission)];
+                let bounds = [connection.received.clone(), context.admission.received(method.class)];
                 let whole = body::receive(incoming, context.limits.max_request_bytes, bounds);
                 let (body, held) = rt::time::timeout_at(deadline, whole).await.map_err(|_| {
                     Status::deadline_exceeded("the request did not come whole before its deadline")
@@ -108,10 +97,9 @@ impl Services {
                 // Until it is answered.
                 (body, Some(held))
             };
-            let mut request = http::Request::from_parts(parts, body);
+            let mut request = ::http::Request::from_parts(parts, body);
             request.extensions_mut().insert(Deadline(deadline));
-            // Only now that all of it is there.
-            let _place = context.admit(method.admission)?;
+            request.extensions_mut().insert(caller);
             Ok(match method.name.service {
                 "api.KV" => infallible(self.kv.call(request).await),
                 "api.Admin" => infallible(self.admin.call(request).await),
@@ -121,7 +109,7 @@ impl Services {
         };
         let response = answered.await.unwrap_or_else(|status: Status| status.into_http());
         context.metrics.observe_request(place, code_of(&response), rt::now() - started);
-        let bounds = [connection.unread.clone(), context.unread.clone()];
+        let bounds = [connection.unread.clone(), context.admission.unread()];
         response.map(|body| Answer::new(body, call, held_by_answer, bounds))
     }
 }
@@ -134,12 +122,12 @@ fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
 }
 
 /// An error without a body says its code in the headers; what has a body is a success so far.
-fn code_of(response: &http::Response<Body>) -> Code {
+fn code_of(response: &::http::Response<Body>) -> Code {
     (response.headers().get("grpc-status")).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 /// The client's deadline, relative, from the header that gRPC defines for it.
-fn grpc_timeout(headers: &http::HeaderMap) -> Option<Duration> {
+fn grpc_timeout(headers: &::http::HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     // The specification allows eight digits.
@@ -164,8 +152,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn timeout_of(text: &str) -> Option<Duration> {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("grpc-timeout", http::HeaderValue::from_str(text).ok()?);
+        let mut headers = ::http::HeaderMap::new();
+        headers.insert("grpc-timeout", ::http::HeaderValue::from_str(text).ok()?);
         grpc_timeout(&headers)
     }
 

@@ -1,17 +1,17 @@
 //! Listing keys: one revision a stream, bounded in bytes and time, page by page if the client likes.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use mokv_proto::api;
-use tonic::Status;
 
-use super::kv::to_response;
-use super::timed::Timed;
-use crate::map::Map;
+use crate::map::{Entry, Map};
 use crate::rt::{self, Instant};
+use crate::service::timed::Timed;
+use crate::service::{List, Refused};
 
 /// Keys looked up at a time.
 const STEP: usize = 128;
@@ -20,71 +20,79 @@ const RETAINED_FOR: Duration = Duration::from_secs(30);
 /// Revisions retained at a time; each keeps what was overwritten since.
 const MAX_RETAINED: usize = 16;
 
+/// A key of a listing.
+#[derive(Debug)]
+pub struct ListedKey {
+    /// The key.
+    pub key: Vec<u8>,
+    /// What it holds; its value is empty if keys only were asked for.
+    pub entry: Entry,
+}
+
+/// The keys of a listing, a few looked up at a time. After an error nothing follows.
+pub type Keys = Pin<Box<dyn Stream<Item = Result<ListedKey, Refused>> + Send>>;
+
 /// One stream of keys.
 pub(super) struct Listing {
     map: Map,
-    request: api::ListRequest,
+    request: List,
     start_after: Vec<u8>,
     keys_left: u64,
     bytes_left: u64,
 }
 
 impl Listing {
-    pub(super) fn new(map: Map, request: api::ListRequest, max_bytes: u64) -> Listing {
-        let start_after = request.start_after.as_bytes().to_vec();
-        let keys_left = if request.limit == 0 { u64::MAX } else { request.limit };
+    pub(super) fn new(map: Map, request: List, max_bytes: u64) -> Listing {
+        let start_after = request.start_after.to_vec();
+        let keys_left = request.limit.unwrap_or(u64::MAX);
         Listing { map, request, start_after, keys_left, bytes_left: max_bytes }
     }
 
     /// The answer, until `until`.
-    pub(super) fn stream(
-        self,
-        until: Instant,
-    ) -> impl Stream<Item = Result<api::GetResponse, Status>> + Send {
-        let late = Status::deadline_exceeded(
-            "the listing took longer than this node allows (max-list-time); page through it with a limit",
+    pub(super) fn stream(self, until: Instant) -> Keys {
+        let late = Refused::Late(
+            "the listing took longer than this node allows (max-list-time); page through it with a limit"
+                .into(),
         );
         let keys = stream::unfold(Some(self), |listing| async move {
             let mut listing = listing?;
             match listing.step() {
                 Ok(keys) if keys.is_empty() => None,
                 Ok(keys) => Some((stream::iter(keys.into_iter().map(Ok).collect::<Vec<_>>()), Some(listing))),
-                Err(status) => Some((stream::iter(vec![Err(status)]), None)),
+                Err(refused) => Some((stream::iter(vec![Err(refused)]), None)),
             }
         })
         .flatten();
-        Timed::new(Box::pin(keys), until, late)
+        Box::pin(Timed::new(Box::pin(keys), until, late))
     }
 
     /// The next few keys; none at the end.
-    fn step(&mut self) -> Result<Vec<api::GetResponse>, Status> {
-        let revision = self.map.revision();
+    fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);
-        for (key, entry) in self.map.range(self.request.prefix.as_bytes(), &self.start_after).take(count) {
-            let bytes =
-                (key.as_bytes().len() + if self.request.keys_only { 0 } else { entry.value.len() }) as u64;
+        for (key, entry) in self.map.range(&self.request.prefix, &self.start_after).take(count) {
+            let value = if self.request.keys_only { Bytes::new() } else { entry.value.clone() };
+            let bytes = (key.as_bytes().len() + value.len()) as u64;
             if bytes > self.bytes_left {
-                return Err(Status::resource_exhausted(
-                    "the listing is larger than this node allows (max-list-bytes); page through it with a limit",
+                return Err(Refused::NoRoom(
+                    "the listing is larger than this node allows (max-list-bytes); page through it with a limit"
+                        .into(),
                 ));
             }
             self.bytes_left -= bytes;
-            // Keys that came through this service are UTF-8; others are shown as well as they can be.
-            let name = String::from_utf8_lossy(key.as_bytes()).into_owned();
-            keys.push((key.as_bytes().to_vec(), to_response(name, entry, revision, self.request.keys_only)));
+            keys.push(ListedKey { key: key.as_bytes().to_vec(), entry: Entry { value, ..*entry } });
         }
-        if let Some((last, _)) = keys.last() {
-            self.start_after.clone_from(last);
+        if let Some(last) = keys.last() {
+            self.start_after.clone_from(&last.key);
         }
         self.keys_left -= keys.len() as u64;
-        Ok(keys.into_iter().map(|(_, response)| response).collect())
+        Ok(keys)
     }
 }
 
 /// Maps of revisions that pages were read at.
 #[derive(Default)]
-pub(super) struct Retained {
+pub struct Retained {
     maps: Mutex<VecDeque<(Instant, Map)>>,
 }
 

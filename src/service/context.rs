@@ -1,50 +1,21 @@
-//! What every service of a node needs.
+//! What the services of a node share: who it is, whether it serves, and why not.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use mokv_proto::status;
 use openraft::ServerState;
 use tokio::sync::{mpsc, oneshot};
-use tonic::Status;
 
-use crate::bound::{Bound, Held};
+use super::admission::Admission;
+use super::outcome::Refused;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::positions::GoneBack;
 use crate::raft::peers::AddressBook;
 use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
-use crate::rt;
-use crate::rt::time::{Elapsed, timeout_at};
 use crate::storage::{Log, Snapshots};
-
-/// An answer that is ready leaves within this, or nobody is there to take it.
-const LAST_BYTES: Duration = Duration::from_secs(1);
-
-/// Operators' requests at a time: they are people, and a few programs.
-const MAX_OPERATOR_CALLS: usize = 64;
-/// Answers that are streams, of all services: each holds a state of the store or waits for news.
-const MAX_ANSWER_STREAMS: usize = 1024;
-/// Bytes of clients' requests, until they are answered.
-const MAX_REQUEST_BYTES: usize = 256 << 20;
-/// Bytes of all other requests, which are short.
-const MAX_OPERATOR_BYTES: usize = 32 << 20;
-/// Bytes of answers that are not taken.
-const MAX_UNREAD_BYTES: usize = 256 << 20;
-
-/// Among whose requests a request is counted: while clients have all places of theirs, operators are still served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// Those of `max-in-flight-requests`.
-    Client,
-    /// Those of operators.
-    Operator,
-    /// Nobody's: answered even when all places are taken, and while the node drains.
-    Always,
-}
 
 /// What becomes of the place of a member that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +30,7 @@ pub enum Place {
 #[async_trait]
 pub trait Operator: Send + Sync + 'static {
     /// Takes a member out of the cluster for good; the leader's work.
-    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Status>;
+    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Refused>;
 }
 
 /// Asks a node to leave its cluster for good and to end; hears whether it has left.
@@ -102,19 +73,12 @@ pub struct Context {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who is served at a time.
+    pub admission: Admission,
     leave: mpsc::Sender<AskedToLeave>,
-    clients: Arc<Bound>,
-    operators: Arc<Bound>,
-    streams: Arc<Bound>,
-    received: Arc<Bound>,
-    received_by_operators: Arc<Bound>,
-    /// Bytes of all answers that are not taken.
-    pub(super) unread: Arc<Bound>,
-    connections: Arc<Bound>,
     raft: OnceLock<(Consensus, Arc<dyn AddressBook>)>,
     serving: OnceLock<Serving>,
     diagnosis: OnceLock<Weak<dyn Diagnosis>>,
-    draining: AtomicBool,
     outside: AtomicBool,
     quarantined: AtomicBool,
     contradiction: OnceLock<Contradiction>,
@@ -135,8 +99,8 @@ impl Context {
         metrics: Arc<Metrics>,
         leave: mpsc::Sender<AskedToLeave>,
     ) -> Arc<Context> {
-        let clients = Bound::new(limits.max_in_flight_requests);
         Arc::new(Context {
+            admission: Admission::new(&limits),
             name,
             node_id,
             boot,
@@ -144,18 +108,9 @@ impl Context {
             limits,
             metrics,
             leave,
-            clients,
-            operators: Bound::new(MAX_OPERATOR_CALLS),
-            streams: Bound::new(MAX_ANSWER_STREAMS),
-            received: Bound::new(MAX_REQUEST_BYTES),
-            received_by_operators: Bound::new(MAX_OPERATOR_BYTES),
-            unread: Bound::new(MAX_UNREAD_BYTES),
-            // Counted, and bounded by those who accept them.
-            connections: Bound::new(usize::MAX),
             raft: OnceLock::new(),
             serving: OnceLock::new(),
             diagnosis: OnceLock::new(),
-            draining: AtomicBool::new(false),
             outside: AtomicBool::new(false),
             quarantined: AtomicBool::new(false),
             contradiction: OnceLock::new(),
@@ -211,7 +166,10 @@ impl Context {
     }
 
     /// The node's inner life, if it may answer clients.
-    pub fn serving(&self) -> Result<&Serving, Status> {
+    ///
+    /// # Errors
+    /// [`Refused::NotExecuted`], with the reasons.
+    pub fn serving(&self) -> Result<&Serving, Refused> {
         let serving = self.serving.get().filter(|_| !self.is_quarantined());
         serving.ok_or_else(|| {
             let reasons = self.reasons();
@@ -219,7 +177,7 @@ impl Context {
                 true => "this node is about to serve".to_owned(),
                 false => reasons.join("; "),
             };
-            status::not_executed(words, None)
+            Refused::not_executed(words)
         })
     }
 
@@ -229,56 +187,6 @@ impl Context {
         // Whoever asks while the node leaves already waits for the same end.
         let _ = self.leave.send(tell).await;
         told.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
-    }
-
-    /// A place for one request that is there whole, or the answer that all are taken.
-    pub(super) fn admit(&self, admission: Admission) -> Result<Option<Held>, Status> {
-        let (bound, what) = match admission {
-            Admission::Always => return Ok(None),
-            Admission::Client => (&self.clients, "too many requests are under way on this node"),
-            Admission::Operator => {
-                (&self.operators, "too many operators' requests are under way on this node")
-            }
-        };
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(status::not_executed("this node is stopping; ask another one", None));
-        }
-        bound.take().map(Some).ok_or_else(|| status::overloaded(format!("{what}; try again later")))
-    }
-
-    /// Bytes of all requests that are admitted so, until they are answered.
-    pub(super) fn received(&self, admission: Admission) -> Arc<Bound> {
-        match admission {
-            Admission::Client => self.received.clone(),
-            Admission::Operator | Admission::Always => self.received_by_operators.clone(),
-        }
-    }
-
-    /// A place for an answer that is a stream, until it ends.
-    pub(super) fn admit_stream(&self) -> Result<Held, Status> {
-        let full = || status::overloaded("too many streams are open on this node; try again later");
-        self.streams.take().ok_or_else(full)
-    }
-
-    /// Held by a client's connection for as long as it has something to say.
-    pub(super) fn connected(&self) -> Option<Held> {
-        self.connections.take()
-    }
-
-    /// Takes no more requests, and waits until those under way are answered and the answers have left. Connections
-    /// have to be told to end before.
-    ///
-    /// # Errors
-    /// If that takes longer than `within`.
-    pub async fn drain(&self, within: Duration) -> Result<(), Elapsed> {
-        self.draining.store(true, Ordering::Relaxed);
-        let until = rt::now() + within;
-        timeout_at(until, self.clients.all_given_back()).await?;
-        timeout_at(until, self.operators.all_given_back()).await?;
-        // Whoever does not take its answer now has gone away.
-        let until = until.min(rt::now() + LAST_BYTES);
-        let _ = timeout_at(until, self.connections.all_given_back()).await;
-        Ok(())
     }
 
     /// What this node is now, in one word of [`crate::metrics::ROLES`].
@@ -332,6 +240,13 @@ impl Context {
     /// The members that this node refuses, because they have gone back behind what they had acknowledged.
     pub fn gone_back(&self) -> BTreeMap<u64, GoneBack> {
         self.consensus().map(|consensus| consensus.peers().positions().refused().clone()).unwrap_or_default()
+    }
+
+    /// A member's name. Empty: no member has this id, or this node does not take part in Raft yet.
+    pub(super) fn member_name(&self, node_id: u64) -> String {
+        let membership = self.consensus().map(Consensus::membership);
+        let member = membership.and_then(|members| members.membership().get_node(&node_id).cloned());
+        member.map(|member| member.name).unwrap_or_default()
     }
 
     /// Serve nothing any more.
@@ -396,31 +311,25 @@ impl Serving {
 
 impl Context {
     /// Why a read was not answered, for its client.
-    pub(super) fn read_failed(&self, error: ReadIndexError) -> Status {
-        let words = self.with_reasons(format!("no leader confirmed this read: {error}"));
-        status::not_executed(words, self.leader_address(None).as_deref())
+    pub(super) fn read_failed(&self, error: ReadIndexError) -> Refused {
+        let reason = self.with_reasons(format!("no leader confirmed this read: {error}"));
+        Refused::NotExecuted { reason, leader: self.leader_address(None) }
     }
 
     /// Why a command was not answered, for its client.
-    pub fn propose_failed(&self, error: ProposeError, deadline_passed: bool) -> Status {
+    pub(super) fn propose_failed(&self, error: ProposeError, deadline_passed: bool) -> Refused {
         match error {
-            ProposeError::NotLeader(leader) => {
-                let words = self.with_reasons("this node is not the leader".into());
-                status::not_executed(words, self.leader_address(leader).as_deref())
-            }
+            ProposeError::NotLeader(leader) => Refused::NotExecuted {
+                reason: self.with_reasons("this node is not the leader".into()),
+                leader: self.leader_address(leader),
+            },
             ProposeError::NotExecuted(reason) => {
-                status::not_executed(self.with_reasons(reason), self.leader_address(None).as_deref())
+                Refused::NotExecuted { reason: self.with_reasons(reason), leader: self.leader_address(None) }
             }
-            ProposeError::Full(reason) => Status::resource_exhausted(reason),
-            ProposeError::Unknown(reason) if deadline_passed => {
-                let words = self.with_reasons(reason);
-                let mut status = Status::deadline_exceeded(format!("{words}; it may still be executed"));
-                status
-                    .metadata_mut()
-                    .insert(status::HEADER_OUTCOME, tonic::metadata::MetadataValue::from_static("unknown"));
-                status
+            ProposeError::Full(reason) => Refused::NoRoom(reason),
+            ProposeError::Unknown(reason) => {
+                Refused::Unknown { reason: self.with_reasons(reason), is_late: deadline_passed }
             }
-            ProposeError::Unknown(reason) => status::unknown(self.with_reasons(reason)),
         }
     }
 

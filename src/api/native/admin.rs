@@ -1,0 +1,202 @@
+//! The service `api.Admin`: its messages as requests of the core, and back.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use mokv_proto::api::{self, admin_server};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{status, terms};
+use crate::map::ShownDigest;
+use crate::service::{
+    self, Backup, Configure, Contradicted, Leave, Place, RemoveMember, Service, TakeSnapshot, TransferLeader,
+    WentBack,
+};
+
+/// What operators do.
+pub struct Admin {
+    service: Service,
+}
+
+impl Admin {
+    /// The service of a node.
+    pub fn new(service: Service) -> Admin {
+        Admin { service }
+    }
+}
+
+#[async_trait]
+impl admin_server::Admin for Admin {
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let node = self.service.call(caller, service::Status, deadline).await.map_err(status)?;
+        let mut response = api::StatusResponse {
+            node_id: node.node_id,
+            version: env!("CARGO_PKG_VERSION").into(),
+            boot_counter: node.boot,
+            rpc_addr: node.rpc_addr,
+            digest_alarm: node.digest_alarm,
+            role: node.role.into(),
+            contradiction: node.contradiction.map(contradiction),
+            gone_back: node.gone_back.into_iter().map(gone_back).collect(),
+            name: node.name,
+            reasons: node.reasons,
+            ..Default::default()
+        };
+        let Some(raft) = node.raft else { return Ok(Response::new(response)) };
+        response.cluster_id = hex(&raft.cluster_id.0);
+        response.term = raft.term;
+        let Some(state) = raft.recovered else { return Ok(Response::new(response)) };
+        response.leader_id = state.leader_id;
+        response.leader_name = state.leader_name;
+        response.last_log_index = state.last_log_index;
+        response.committed_index = state.committed_index;
+        response.snapshot_index = state.snapshot_index;
+        response.purged_index = state.purged_index;
+        response.applied_index = state.applied_index;
+        response.revision = state.revision;
+        response.keys = state.keys;
+        response.bytes = state.bytes;
+        response.sessions = state.sessions;
+        response.wanted_size = state.wanted_size;
+        response.digest = shown(state.digest);
+        response.digests = (state.digests.into_iter())
+            .map(|(index, digest)| api::DigestAt { index, digest: digest.to_string() })
+            .collect();
+        Ok(Response::new(response))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<api::TransferLeaderRequest>,
+    ) -> Result<Response<api::TransferLeaderResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let to = Some(request.into_inner().to).filter(|name| !name.is_empty());
+        let leader = self.service.call(caller, TransferLeader { to }, deadline).await.map_err(status)?;
+        Ok(Response::new(api::TransferLeaderResponse { leader }))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<api::RemoveMemberRequest>,
+    ) -> Result<Response<api::RemoveMemberResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let api::RemoveMemberRequest { name, place_stays_open } = request.into_inner();
+        let place = if place_stays_open { Place::StaysOpen } else { Place::Closes };
+        let remove = RemoveMember { name, place };
+        let node_id = self.service.call(caller, remove, deadline).await.map_err(status)?;
+        Ok(Response::new(api::RemoveMemberResponse { node_id }))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<api::LeaveRequest>,
+    ) -> Result<Response<api::LeaveResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        self.service.call(caller, Leave, deadline).await.map_err(status)?;
+        Ok(Response::new(api::LeaveResponse {}))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<api::SnapshotRequest>,
+    ) -> Result<Response<api::SnapshotResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let index = self.service.call(caller, TakeSnapshot, deadline).await.map_err(status)?;
+        Ok(Response::new(api::SnapshotResponse { index }))
+    }
+
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<api::BackupChunk, Status>> + Send>>;
+
+    async fn backup(
+        &self,
+        request: Request<api::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let (caller, deadline) = terms(&request);
+        let backup = self.service.call(caller, Backup, deadline).await.map_err(status)?;
+        let info = api::BackupInfo {
+            revision: backup.revision,
+            keys: backup.keys,
+            digest: shown(backup.digest),
+            index: backup.index,
+            expected_bytes: backup.expected_bytes,
+        };
+        let info = api::BackupChunk { info: Some(info), data: Bytes::new() };
+        let chunks = backup.chunks.map(|chunk| match chunk {
+            Ok(data) => Ok(api::BackupChunk { info: None, data }),
+            Err(refused) => Err(status(refused)),
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(info)]).chain(chunks))))
+    }
+
+    async fn configure(
+        &self,
+        request: Request<api::ConfigureRequest>,
+    ) -> Result<Response<api::ConfigureResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let configure = match request.into_inner() {
+            api::ConfigureRequest { wanted_size: None, max_sessions, max_store_bytes } => {
+                Configure::Bounds { max_sessions, max_store_bytes }
+            }
+            api::ConfigureRequest {
+                wanted_size: Some(wanted_size),
+                max_sessions: None,
+                max_store_bytes: None,
+            } => Configure::WantedSize(wanted_size),
+            _ => return Err(Status::invalid_argument("the wanted size is changed by itself")),
+        };
+        let settings = self.service.call(caller, configure, deadline).await.map_err(status)?;
+        Ok(Response::new(api::ConfigureResponse {
+            max_sessions: settings.max_sessions,
+            max_store_bytes: settings.max_store_bytes,
+            wanted_size: settings.wanted_size,
+        }))
+    }
+}
+
+fn contradiction(found: Contradicted) -> api::Contradiction {
+    let Contradicted {
+        term,
+        index,
+        leader_entry_term,
+        leader_entry_index,
+        leader_id,
+        leader_name,
+        leader_term,
+    } = found;
+    api::Contradiction {
+        term,
+        index,
+        leader_entry_term,
+        leader_entry_index,
+        leader_id,
+        leader_name,
+        leader_term,
+    }
+}
+
+fn gone_back(found: WentBack) -> api::GoneBack {
+    api::GoneBack {
+        node_id: found.node_id,
+        name: found.name,
+        acknowledged_term: found.acknowledged_term,
+        acknowledged_index: found.acknowledged_index,
+        acknowledged_boot: found.acknowledged_boot,
+        found_term: found.found_term,
+        found_index: found.found_index,
+        found_boot: found.found_boot,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Empty: the cluster has no key for its digests yet.
+fn shown(digest: Option<ShownDigest>) -> String {
+    digest.map(|digest| digest.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,156 @@
+//! The service `api.KV`: its messages as requests of the core, and back.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use mokv_proto::api::{self, Consistency, kv_server};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{status, terms};
+use crate::map::Entry;
+use crate::service::{
+    CloseSession, Delete, Freshness, Get, List, ListAt, ListedKey, Members, OpenSession, Service, Set,
+    WriteName,
+};
+
+/// Keys and values for clients.
+pub struct Kv {
+    service: Service,
+}
+
+impl Kv {
+    /// The service of a node.
+    pub fn new(service: Service) -> Kv {
+        Kv { service }
+    }
+}
+
+fn freshness(consistency: Consistency, min_revision: u64) -> Freshness {
+    match consistency {
+        Consistency::Linearizable => Freshness::Linearizable,
+        Consistency::Stale => Freshness::Stale { min_revision },
+    }
+}
+
+fn write_name(session: Option<api::SessionWrite>) -> Option<WriteName> {
+    session.map(|api::SessionWrite { session, sequence, lowest_unanswered }| WriteName {
+        session,
+        sequence,
+        lowest_unanswered,
+    })
+}
+
+fn bytes(text: String) -> Bytes {
+    text.into_bytes().into()
+}
+
+/// Keys that came through this service are UTF-8; others are shown as well as they can be.
+fn text(key: Vec<u8>) -> String {
+    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+fn to_response(key: Vec<u8>, entry: Entry, revision: u64) -> api::GetResponse {
+    let Entry { value, create_revision, mod_revision, version } = entry;
+    api::GetResponse { key: text(key), value, revision, create_revision, mod_revision, version }
+}
+
+#[async_trait]
+impl kv_server::Kv for Kv {
+    async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let request = request.into_inner();
+        let freshness = freshness(request.consistency(), request.min_revision);
+        let get = Get { key: bytes(request.key), freshness };
+        let got = self.service.call(caller, get, deadline).await.map_err(status)?;
+        Ok(Response::new(to_response(got.key.into(), got.entry, got.revision)))
+    }
+
+    async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let api::SetRequest { key, value, if_revision, session } = request.into_inner();
+        let set = Set { key: bytes(key), value, if_revision, name: write_name(session) };
+        let revision = self.service.call(caller, set, deadline).await.map_err(status)?;
+        Ok(Response::new(api::SetResponse { ok: true, revision }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<api::DeleteRequest>,
+    ) -> Result<Response<api::DeleteResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let api::DeleteRequest { key, if_revision, session } = request.into_inner();
+        let delete = Delete { key: bytes(key), if_revision, name: write_name(session) };
+        let deleted = self.service.call(caller, delete, deadline).await.map_err(status)?;
+        Ok(Response::new(api::DeleteResponse {
+            ok: true,
+            revision: deleted.revision,
+            existed: deleted.existed,
+        }))
+    }
+
+    type ListStream = Pin<Box<dyn Stream<Item = Result<api::GetResponse, Status>> + Send>>;
+
+    async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let (caller, deadline) = terms(&request);
+        let request = request.into_inner();
+        let at = match request.at_revision {
+            0 => ListAt::Present(freshness(request.consistency(), request.min_revision)),
+            revision => ListAt::Revision(revision),
+        };
+        let list = List {
+            prefix: bytes(request.prefix),
+            start_after: bytes(request.start_after),
+            limit: (request.limit > 0).then_some(request.limit),
+            at,
+            keys_only: request.keys_only,
+        };
+        let listed = self.service.call(caller, list, deadline).await.map_err(status)?;
+        let revision = listed.revision;
+        let keys = listed.keys.map(move |key| match key {
+            Ok(ListedKey { key, entry }) => Ok(to_response(key, entry, revision)),
+            Err(refused) => Err(status(refused)),
+        });
+        let mut response = Response::new(Box::pin(keys) as Self::ListStream);
+        mokv_proto::status::set_revision(response.metadata_mut(), revision);
+        Ok(response)
+    }
+
+    async fn get_servers(
+        &self,
+        request: Request<api::GetServersRequest>,
+    ) -> Result<Response<api::GetServersResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let members = Members { linearizable: request.get_ref().linearizable };
+        let list = self.service.call(caller, members, deadline).await.map_err(status)?;
+        let servers = (list.members.into_iter())
+            .map(|member| api::Server {
+                id: member.name,
+                rpc_addr: member.rpc_addr,
+                is_leader: member.is_leader,
+                node_id: member.node_id,
+                is_learner: member.is_learner,
+            })
+            .collect();
+        Ok(Response::new(api::GetServersResponse { servers, wanted_size: list.wanted_size }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<api::OpenSessionRequest>,
+    ) -> Result<Response<api::OpenSessionResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let opened = self.service.call(caller, OpenSession, deadline).await.map_err(status)?;
+        Ok(Response::new(api::OpenSessionResponse { session: opened.session, window: opened.window }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<api::CloseSessionRequest>,
+    ) -> Result<Response<api::CloseSessionResponse>, Status> {
+        let (caller, deadline) = terms(&request);
+        let close = CloseSession { session: request.into_inner().session };
+        let existed = self.service.call(caller, close, deadline).await.map_err(status)?;
+        Ok(Response::new(api::CloseSessionResponse { ok: existed }))
+    }
+}

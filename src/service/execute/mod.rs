@@ -1,0 +1,45 @@
+//! How each request is executed.
+
+mod backup;
+mod cluster;
+mod list;
+mod read;
+mod sessions;
+mod write;
+
+pub use backup::{BackupChunks, BackupStart, MAX_BACKUP_TIME};
+pub use list::{Keys, ListedKey, Retained};
+
+use super::{Refused, Service};
+use crate::config::MAX_KEY_BYTES;
+use crate::map::{Answer, Command};
+use crate::raft::Committed;
+use crate::rt::{self, Instant};
+
+impl Service {
+    /// Has a command committed and applied, by whichever node leads.
+    async fn propose(&self, command: Command, deadline: Instant) -> Result<Committed, Refused> {
+        let serving = self.context.serving()?;
+        let committed = serving.consensus.propose(command.encode(), deadline).await;
+        committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<(), Refused> {
+    match key.len() {
+        0 => Err(Refused::EmptyKey),
+        bytes if bytes > MAX_KEY_BYTES => Err(Refused::LongKey { bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// What the store refused.
+fn refused(answer: Answer) -> Refused {
+    match answer {
+        Answer::ConditionFailed { present_revision } => Refused::ConditionFailed { present_revision },
+        Answer::SessionExpired => Refused::SessionExpired,
+        Answer::OutOfWindow { lowest } => Refused::OutOfWindow { lowest },
+        Answer::StoreFull { max_store_bytes } => Refused::StoreFull { max_store_bytes },
+        other => Refused::Bug(format!("the store gave an answer to another command: {other:?}")),
+    }
+}
