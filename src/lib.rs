@@ -9,7 +9,8 @@
 //! - [`config`]: flags, environment and YAML become plain values, checked once.
 //! - [`node`]: what a node does from start to stop: recover, join, serve, stop.
 //! - [`mux`]: one port; the first bytes of a connection decide which handler gets it.
-//! - [`grpc`]: requests in, statuses out.
+//! - [`api`]: translates each API: bytes into requests of the core, replies and refusals back.
+//! - [`service`]: the core of every API: admission, execution, and what is certain about an outcome.
 //! - [`client`]: the only interface to a node, for users, programs and simulated clients.
 //! - [`bound`]: bounds on how many of something exist at a time.
 //! - [`metrics`]: what a node counts.
