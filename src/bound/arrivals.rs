@@ -4,9 +4,11 @@
 //! displaces its own connections.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
+
+use crate::rt::lock::{Mutex, MutexGuard};
 
 /// A fixed number of places. A new arrival always gets one; if none is free, the oldest arrival loses its place.
 pub struct Arrivals {
@@ -39,7 +41,7 @@ impl Arrivals {
     }
 
     fn here(&self) -> MutexGuard<'_, Here> {
-        self.here.lock().expect("no code panics while it holds this lock")
+        self.here.lock()
     }
 }
 

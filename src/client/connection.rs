@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use mokv_proto::tonic::{Status, body::Body};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::retry::Backoff;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::net::Resolver;
 use crate::rt::task::HyperExecutor;
 use crate::rt::time::HyperTimer;
@@ -159,11 +160,11 @@ impl Endpoint {
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().expect("no code panics while it holds this lock")
+        self.link.lock()
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().expect("no code panics while it holds this lock")
+        self.health.lock()
     }
 }
 

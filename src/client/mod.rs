@@ -40,8 +40,8 @@ mod tests;
 mod tls;
 mod topology;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use backup::Backup;
@@ -79,6 +79,7 @@ pub use tls::Tls;
 use topology::Topology;
 
 use crate::rt;
+use crate::rt::lock::Mutex;
 use crate::rt::net::Resolver;
 
 /// How recent the result of a read must be.

@@ -4,7 +4,7 @@
 //! no longer usable is closed when its last write has returned, and forgotten whether or not closing succeeds: the
 //! cluster evicts unused sessions.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mokv_proto::api;
@@ -14,6 +14,7 @@ use super::call::Deadline;
 use super::error::{Error, Why};
 use super::retry::Resend;
 use super::session::{Begin, Ticket, WriteSession};
+use crate::rt::lock::MutexGuard;
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
@@ -147,6 +148,6 @@ impl Inner {
     }
 
     fn sessions(&self) -> MutexGuard<'_, SessionSlot> {
-        self.sessions.lock().expect("no code panics while it holds this lock")
+        self.sessions.lock()
     }
 }

@@ -5,10 +5,12 @@
 //! answer kept for it is never taken for another write's. The caller opens and closes sessions over the wire.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use mokv_proto::api::SessionWrite;
 use tokio::sync::oneshot;
+
+use crate::rt::lock::{Mutex, MutexGuard};
 
 /// The unanswered sequences of a session. Pure.
 #[derive(Debug)]
@@ -170,7 +172,7 @@ impl WriteSession {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds this lock")
+        self.state.lock()
     }
 }
 

@@ -5,13 +5,14 @@
 //! Does no IO.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use mokv_proto::api::Server;
 
 use super::connection::{Endpoint, Transport};
 use super::picker::{self, Node, Purpose, Role};
 use crate::rt;
+use crate::rt::lock::{Mutex, MutexGuard};
 
 /// Shared by all tasks of a client.
 pub(super) struct Topology {
@@ -127,7 +128,7 @@ impl Topology {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds this lock")
+        self.state.lock()
     }
 }
 

@@ -5,7 +5,7 @@
 //! still the one that the decision was based on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use crate::config::NodeConfig;
 use crate::map::Command;
 use crate::node_id::NodeId;
 use crate::raft::{Consensus, LogId, Member, ProposeError};
+use crate::rt::lock::Mutex;
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant, timeout};
 use crate::service::{Operator, Place, Refused};
@@ -147,8 +148,8 @@ impl Driver {
     fn look(&self) -> Option<(RaftView, Option<LogId>)> {
         // Tombstones and settings are part of the state: a leader whose state is doubted changes nothing.
         if !self.consensus.is_leader() || self.consensus.is_doubted() {
-            *self.leading.lock().expect("no code panics while it holds this lock") = None;
-            self.advanced.lock().expect("no code panics while it holds this lock").clear();
+            *self.leading.lock() = None;
+            self.advanced.lock().clear();
             return None;
         }
         let metrics = self.consensus.metrics();
@@ -158,7 +159,7 @@ impl Driver {
             rt::sometimes("leader without a quorum");
         }
         let since = {
-            let mut leading = self.leading.lock().expect("no code panics while it holds this lock");
+            let mut leading = self.leading.lock();
             match *leading {
                 Some((term, since)) if term == metrics.current_term => since,
                 _ => leading.insert((metrics.current_term, rt::now())).1,
@@ -174,7 +175,7 @@ impl Driver {
         let answered = metrics.heartbeat.clone().unwrap_or_default();
         let membership = metrics.membership_config.membership();
         let last_log_index = metrics.last_log_index.unwrap_or(0);
-        let mut advanced = self.advanced.lock().expect("no code panics while it holds this lock");
+        let mut advanced = self.advanced.lock();
         advanced.retain(|id, _| membership.get_node(id).is_some());
         let progress = (membership.nodes())
             .filter(|(id, _)| **id != metrics.id)

@@ -10,9 +10,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crate::bound::{Bound, Held};
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::service::ConnectionKind;
 
 /// Connections that have not said what they are.
@@ -122,7 +123,7 @@ impl Clients {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().expect("no code panics while it holds this lock")
+        self.taken.lock()
     }
 }
 

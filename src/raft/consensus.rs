@@ -4,7 +4,7 @@
 //! may have been are different errors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use super::wire::{decode_vote, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
 use crate::node_id::Named;
+use crate::rt::lock::Mutex;
 use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
 
@@ -139,12 +140,12 @@ impl Consensus {
 
     /// Replaces the set of nodes that are not admitted, each with the reason that it receives when it asks.
     pub fn refuse(&self, refused: BTreeMap<u64, String>) {
-        *self.refused.lock().expect("no code panics while it holds this lock") = refused;
+        *self.refused.lock() = refused;
     }
 
     /// Returns why this node does not admit `node_id`; empty if it has no objection, or does not lead.
     pub fn refusal(&self, node_id: u64) -> String {
-        let refused = self.refused.lock().expect("no code panics while it holds this lock");
+        let refused = self.refused.lock();
         refused.get(&node_id).cloned().unwrap_or_default()
     }
 
@@ -208,13 +209,13 @@ impl Consensus {
     }
 
     fn leader_heard(&self) -> Option<(Instant, u64)> {
-        *self.leader_heard.lock().expect("no code panics while it holds this lock")
+        *self.leader_heard.lock()
     }
 
     /// Records that the leader of this node's term sent an append, and its commit index.
     pub(super) fn leader_spoke(&self, committed: u64) {
         let heard = Some((rt::now(), committed));
-        *self.leader_heard.lock().expect("no code panics while it holds this lock") = heard;
+        *self.leader_heard.lock() = heard;
     }
 
     /// Records how far members have acknowledged, as the leader of this node's term reports it.

@@ -1,7 +1,7 @@
 //! Handles the requests of peers.
 
 use std::future::ready;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -21,6 +21,7 @@ use super::wire::*;
 use super::{reads, types::LogId};
 use crate::map::Command;
 use crate::rt;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::storage::{SnapshotReceiver, Snapshots};
 
 /// Handles the requests of peers.
@@ -287,7 +288,7 @@ async fn begin_snapshot(
 
 impl Incoming {
     fn latest(&self) -> MutexGuard<'_, Weak<Transfer>> {
-        self.latest.lock().expect("no code panics while it holds this lock")
+        self.latest.lock()
     }
 
     fn is_latest(&self, transfer: &Arc<Transfer>) -> bool {

@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -18,6 +18,7 @@ use super::wire::{
     Malformed, decode_vote, encode_vote, entry_from_storage, entry_to_storage, log_id_at, position,
 };
 use crate::rt;
+use crate::rt::lock::Mutex;
 use crate::storage::{Log, Snapshots, StorageError};
 
 /// Entries sent with one append, unless one alone is larger.
@@ -62,7 +63,7 @@ impl LogStore {
     }
 
     fn purged(&self) -> Option<LogId> {
-        *self.purged.lock().expect("no code panics while it holds this lock")
+        *self.purged.lock()
     }
 
     async fn read(&self, start: u64, end: u64, max_bytes: u64) -> io::Result<Vec<RaftEntry>> {
@@ -170,7 +171,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         {
-            let mut purged = self.purged.lock().expect("no code panics while it holds this lock");
+            let mut purged = self.purged.lock();
             *purged = (*purged).max(Some(upto));
         }
         let jumped_a_gap = self.log.state().last.is_none_or(|last| last.index < upto.index);

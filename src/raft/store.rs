@@ -1,7 +1,7 @@
 //! The node's copy of the replicated state: reads use it, and callers wait here until an entry is applied.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use openraft::EntryPayload;
 use tokio::sync::oneshot;
@@ -12,6 +12,7 @@ use super::types::{LogId, RaftEntry, Reply, SnapshotMeta, StoredMembership};
 use super::wire::{entry_to_storage, membership_to_wire};
 use crate::map::{Answer, Applied, Command, Map, UnknownCommand, Unsound};
 use crate::metrics::Metrics;
+use crate::rt::lock::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::rt::{self, watch};
 
 /// Digests are recorded at log indexes that are multiples of this.
@@ -107,17 +108,17 @@ impl Store {
 
     /// Locks the state for reading. Hold the lock briefly: applying waits for it.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().expect("applying does not panic half-way")
+        self.state.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().expect("applying does not panic half-way")
+        self.state.write()
     }
 
     /// Waits until the entry at `index` is applied.
     pub async fn wait_applied(&self, index: u64) {
         let done = {
-            let mut waiting = self.waiting.lock().expect("no code panics while it holds this lock");
+            let mut waiting = self.waiting.lock();
             if waiting.applied >= index {
                 return;
             }
@@ -168,7 +169,7 @@ impl Store {
 
     /// Recorded digests, oldest first.
     pub fn digests(&self) -> Vec<(u64, u128)> {
-        self.digests.lock().expect("no code panics while it holds this lock").iter().copied().collect()
+        self.digests.lock().iter().copied().collect()
     }
 
     /// Applies one committed entry.
@@ -190,7 +191,7 @@ impl Store {
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
         drop(state);
         if let Some(digest) = digest {
-            let mut digests = self.digests.lock().expect("no code panics while it holds this lock");
+            let mut digests = self.digests.lock();
             digests.push_back((entry.log_id.index, digest));
             if digests.len() > DIGESTS_KEPT {
                 digests.pop_front();
@@ -210,14 +211,14 @@ impl Store {
         }
         // The recorded digests are those of the replaced state, which may be the reason for the snapshot: they no
         // longer represent this node.
-        self.digests.lock().expect("no code panics while it holds this lock").clear();
+        self.digests.lock().clear();
         *self.write() = state;
         self.advance(at.map_or(0, |at| at.index), revision);
     }
 
     fn advance(&self, index: u64, revision: u64) {
         let ready = {
-            let mut waiting = self.waiting.lock().expect("no code panics while it holds this lock");
+            let mut waiting = self.waiting.lock();
             waiting.applied = index;
             let later = waiting.by_index.split_off(&(index + 1));
             std::mem::replace(&mut waiting.by_index, later)

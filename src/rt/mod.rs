@@ -8,6 +8,7 @@
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod disk;
+pub mod lock;
 pub mod net;
 #[cfg(feature = "server")]
 pub mod process;

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 pub use std::time::Instant;
+
+use super::lock::Mutex;
 
 /// The monotonic clock. In simulation the simulated time, as shown by the present node's own clock.
 pub fn now() -> Instant {
@@ -185,7 +186,7 @@ impl Seldom {
     /// `Some` if it may be logged now, with the number of times it was suppressed since the last line; otherwise
     /// `None`.
     pub fn now(&self) -> Option<u64> {
-        let mut said = self.0.lock().expect("no code panics while it holds this lock");
+        let mut said = self.0.lock();
         match &mut *said {
             Some(said) if now().saturating_duration_since(said.at) < Self::INTERVAL => {
                 said.kept_quiet += 1;

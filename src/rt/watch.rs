@@ -9,8 +9,10 @@ use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Waker};
+
+use crate::rt::lock::{Mutex, MutexGuard};
 
 /// All senders are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +52,8 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds this lock")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     fn read(&self) -> Ref<'_, T> {
@@ -394,7 +396,7 @@ mod tests {
                 let (mut receiver, order) = (receiver.clone(), order.clone());
                 crate::rt::spawn(async move {
                     receiver.changed().await.unwrap();
-                    order.lock().unwrap().push(number);
+                    order.lock().push(number);
                 })
             })
             .collect();
@@ -405,6 +407,6 @@ mod tests {
         for waiter in waiters {
             waiter.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+        assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use openraft::ServerState;
@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::positions::GoneBack;
 use crate::raft::peers::AddressBook;
 use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
+use crate::rt::lock::Mutex;
 use crate::storage::{Log, Snapshots};
 
 /// What becomes of the place of a member that is removed.
@@ -256,12 +257,12 @@ impl Context {
 
     /// Why the leader does not admit this node, if it said so.
     pub fn not_admitted(&self) -> Option<String> {
-        self.not_admitted.lock().expect("no code panics while it holds this lock").clone()
+        self.not_admitted.lock().clone()
     }
 
     /// Says why the leader does not admit this node, or that nothing is known against it. The log tells it once.
     pub fn set_not_admitted(&self, reason: Option<String>) {
-        let mut known = self.not_admitted.lock().expect("no code panics while it holds this lock");
+        let mut known = self.not_admitted.lock();
         if let (Some(reason), None) = (&reason, &*known) {
             tracing::info!("the cluster does not admit this node: {reason}");
         }
@@ -270,13 +271,13 @@ impl Context {
 
     /// What is damaged on this node, in words.
     pub fn damage(&self) -> Vec<String> {
-        let damage = self.damage.lock().expect("no code panics while it holds this lock");
+        let damage = self.damage.lock();
         damage.values().cloned().collect()
     }
 
     /// Notes that `what` is damaged, in `words`, or (`None`) no more. Whether it was known to be damaged before.
     pub fn set_damage(&self, what: &str, words: Option<String>) -> bool {
-        let mut damage = self.damage.lock().expect("no code panics while it holds this lock");
+        let mut damage = self.damage.lock();
         match words {
             Some(words) => damage.insert(what.to_owned(), words),
             None => damage.remove(what),

@@ -3,11 +3,12 @@
 //! A client that takes nothing is not asked again: only a timer of the node's own notices, and lets go of the state.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
 
+use crate::rt::lock::Mutex;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant};
 
@@ -25,7 +26,7 @@ impl<S: Send + 'static, E> Timed<S, E> {
         let timed = inner.clone();
         let timer = spawn_guarded(async move {
             rt::sleep_until(until).await;
-            let dropped = timed.lock().expect("no stream of ours panics").take();
+            let dropped = timed.lock().take();
             drop(dropped);
         });
         Timed { inner, late: Some(late), _timer: timer }
@@ -37,7 +38,7 @@ impl<T, E: Unpin, S: Stream<Item = Result<T, E>> + Unpin> Stream for Timed<S, E>
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        match &mut *this.inner.lock().expect("no stream of ours panics") {
+        match &mut *this.inner.lock() {
             Some(stream) => Pin::new(stream).poll_next(cx),
             None => Poll::Ready(this.late.take().map(Err)),
         }

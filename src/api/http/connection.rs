@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::authority::AuthorityFilter;
 use crate::api::Services;
 use crate::bound::Bound;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::net::TcpStream;
 use crate::rt::{self, Instant, watch};
 use crate::service::{ConnectionKind, Phase};
@@ -104,7 +105,7 @@ impl Connection {
     }
 
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().expect("no code panics while it holds this lock")
+        self.calls.lock()
     }
 }
 

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
@@ -23,6 +22,7 @@ use crate::config::ClusterKey;
 use crate::incarnations::{Incarnation, Incarnations, Objection};
 use crate::node_id::{Named, NodeId};
 use crate::positions::{GoneBack, Positions, Start};
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::{self, watch};
 
 /// The version of the handshake and of the frames.
@@ -181,7 +181,7 @@ impl PeerAdmission {
 
     /// The records of how far members have acknowledged.
     pub fn positions(&self) -> MutexGuard<'_, Positions> {
-        self.positions.lock().expect("no code panics while it holds this lock")
+        self.positions.lock()
     }
 
     /// Records a node's boot counter that another source reports. Ignored for a node that has gone back: its right data

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -20,6 +20,7 @@ use super::handshake::{HandshakeError, LocalNode, PeerAdmission, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
 use crate::positions::{self, Acknowledgement, Positions};
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::net::{Resolver, TcpStream};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, timeout, watch};
@@ -133,7 +134,7 @@ impl Peers {
 
     /// The link to a peer for a channel. Does not dial.
     pub fn link(&self, target: u64, channel: Channel) -> Arc<Link> {
-        let mut links = self.links.lock().expect("no code panics while it holds this lock");
+        let mut links = self.links.lock();
         (links.entry((target, channel.into())))
             .or_insert_with(|| {
                 Arc::new(Link {
@@ -186,13 +187,13 @@ impl Peers {
 
     /// Records the condition that a peer reported to this node as the leader of `term`.
     pub fn report(&self, node_id: u64, term: u64, condition: FollowerState) {
-        let mut reports = self.reports.lock().expect("no code panics while it holds this lock");
+        let mut reports = self.reports.lock();
         reports.insert(node_id, Report { term, heard: rt::now(), condition });
     }
 
     /// Whether a peer has reported that its state is doubted.
     pub fn is_doubted(&self, node_id: u64) -> bool {
-        let reports = self.reports.lock().expect("no code panics while it holds this lock");
+        let reports = self.reports.lock();
         reports.get(&node_id).is_some_and(|report| report.condition.is_doubted)
     }
 
@@ -210,7 +211,7 @@ impl Peers {
         patience: Duration,
         counts: impl Fn(u64) -> bool,
     ) -> Option<u64> {
-        let reports = self.reports.lock().expect("no code panics while it holds this lock");
+        let reports = self.reports.lock();
         let is_valid = |report: &Report| {
             report.condition.disk_full
                 && report.term == term
@@ -226,7 +227,7 @@ impl Peers {
             let upto = positions::Reach { term, index: Some(index) };
             self.positions().remember(follower, Acknowledgement { boot, upto });
         }
-        let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
+        let mut acknowledged = self.acknowledged.lock();
         let known = acknowledged.entry(follower).or_default();
         if (known.term, known.index) < (term, index) {
             let denied = known.denied && known.term == term;
@@ -246,7 +247,7 @@ impl Peers {
     /// Returns `Some` if a follower that does not hold the entry at `index` acknowledged it in this very term: its disk
     /// has lost synced data.
     pub fn denies(&self, follower: u64, term: u64, index: u64) -> Option<Denied> {
-        let mut acknowledged = self.acknowledged.lock().expect("no code panics while it holds this lock");
+        let mut acknowledged = self.acknowledged.lock();
         let known =
             acknowledged.get_mut(&follower).filter(|known| known.term == term && index <= known.index)?;
         Some(Denied { is_news: !std::mem::replace(&mut known.denied, true) })
@@ -254,15 +255,12 @@ impl Peers {
 
     /// Drops what is kept for nodes that are no longer members.
     pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
-        let mut links = self.links.lock().expect("no code panics while it holds this lock");
+        let mut links = self.links.lock();
         links.retain(|(target, _), _| is_member(*target));
         lock(&self.acquaintance.written).retain(|id, _| is_member(*id));
         self.acquaintance.reach.retain(&is_member);
-        self.reports.lock().expect("no code panics while it holds this lock").retain(|id, _| is_member(*id));
-        self.acknowledged
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .retain(|id, _| is_member(*id));
+        self.reports.lock().retain(|id, _| is_member(*id));
+        self.acknowledged.lock().retain(|id, _| is_member(*id));
         let local = self.local().node_id;
         self.positions().retain(|id| id == local || is_member(id));
     }
@@ -480,7 +478,7 @@ impl Connection {
 }
 
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().expect("no code panics while it holds this lock")
+    state.lock()
 }
 
 /// Closes the connection for new requests and fails those that wait.

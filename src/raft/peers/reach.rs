@@ -4,10 +4,10 @@
 //! minute, and when it is reachable again. Decides nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::node_id::Named;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant};
 
@@ -66,7 +66,7 @@ impl Attempts {
 
 impl Reach {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Attempts>> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.0.lock()
     }
 
     /// Records that a connection to a peer was made.

@@ -12,13 +12,14 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::TcpStream;
 use super::race::race;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::{spawn, timeout, watch};
 
 /// The cached addresses are used after a new lookup has taken this long: most name servers answer sooner, and this
@@ -192,7 +193,7 @@ impl Drop for UnderWay {
 
 impl Shared {
     fn names(&self) -> MutexGuard<'_, BTreeMap<String, Name>> {
-        self.names.lock().expect("no code panics while it holds this lock")
+        self.names.lock()
     }
 }
 

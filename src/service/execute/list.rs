@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
 use crate::map::{Entry, Map};
+use crate::rt::lock::Mutex;
 use crate::rt::{self, Instant};
 use crate::service::timed::Timed;
 use crate::service::{List, Refused};
@@ -102,13 +103,13 @@ impl Retained {
         if current.revision() == revision {
             return Some(current);
         }
-        let maps = self.maps.lock().expect("no code panics while it holds this lock");
+        let maps = self.maps.lock();
         maps.iter().map(|(_, map)| map).find(|map| map.revision() == revision).cloned()
     }
 
     /// Retains a map for a while.
     pub(super) fn keep(self: &Arc<Self>, map: Map) {
-        let mut maps = self.maps.lock().expect("no code panics while it holds this lock");
+        let mut maps = self.maps.lock();
         if maps.iter().any(|(_, kept)| kept.revision() == map.revision()) {
             return;
         }
@@ -129,7 +130,7 @@ impl Retained {
 
     /// Lets go of what was retained for long enough; when the next one will have been.
     fn expire(&self) -> Option<Instant> {
-        let mut maps = self.maps.lock().expect("no code panics while it holds this lock");
+        let mut maps = self.maps.lock();
         while maps.front().is_some_and(|(until, _)| *until <= rt::now()) {
             maps.pop_front();
         }

@@ -13,9 +13,10 @@ mod platter;
 mod tests;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::DiskRef;
+use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::splitmix::SplitMix;
 use crate::rt::trace;
 pub use faults::{Counts, DiskCall, Fault, FaultRates, Hook, Latency, Operation};
@@ -68,7 +69,7 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.0.lock()
     }
 
     /// A process's view of the disk, until the next [`SimDisk::kill`] or [`SimDisk::power_loss`].
