@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 use mokv_proto::api::{self, admin_server};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{status, terms};
+use super::{call, status};
 use crate::map::ShownDigest;
 use crate::service::{
     self, Backup, Configure, Contradicted, Leave, Place, RemoveMember, Service, TakeSnapshot, TransferLeader,
@@ -32,8 +32,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::StatusRequest>,
     ) -> Result<Response<api::StatusResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let node = self.service.call(caller, service::Status, deadline).await.map_err(status)?;
+        let node = call(&self.service, request, |_| service::Status).await?;
         let mut response = api::StatusResponse {
             node_id: node.node_id,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -74,9 +73,10 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::TransferLeaderRequest>,
     ) -> Result<Response<api::TransferLeaderResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let to = Some(request.into_inner().to).filter(|name| !name.is_empty());
-        let leader = self.service.call(caller, TransferLeader { to }, deadline).await.map_err(status)?;
+        let transfer = |request: api::TransferLeaderRequest| TransferLeader {
+            to: Some(request.to).filter(|name| !name.is_empty()),
+        };
+        let leader = call(&self.service, request, transfer).await?;
         Ok(Response::new(api::TransferLeaderResponse { leader }))
     }
 
@@ -84,11 +84,11 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::RemoveMemberRequest>,
     ) -> Result<Response<api::RemoveMemberResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let api::RemoveMemberRequest { name, place_stays_open } = request.into_inner();
-        let place = if place_stays_open { Place::StaysOpen } else { Place::Closes };
-        let remove = RemoveMember { name, place };
-        let node_id = self.service.call(caller, remove, deadline).await.map_err(status)?;
+        let remove = |api::RemoveMemberRequest { name, place_stays_open }| RemoveMember {
+            name,
+            place: if place_stays_open { Place::StaysOpen } else { Place::Closes },
+        };
+        let node_id = call(&self.service, request, remove).await?;
         Ok(Response::new(api::RemoveMemberResponse { node_id }))
     }
 
@@ -96,8 +96,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::LeaveRequest>,
     ) -> Result<Response<api::LeaveResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        self.service.call(caller, Leave, deadline).await.map_err(status)?;
+        call(&self.service, request, |_| Leave).await?;
         Ok(Response::new(api::LeaveResponse {}))
     }
 
@@ -105,8 +104,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::SnapshotRequest>,
     ) -> Result<Response<api::SnapshotResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let index = self.service.call(caller, TakeSnapshot, deadline).await.map_err(status)?;
+        let index = call(&self.service, request, |_| TakeSnapshot).await?;
         Ok(Response::new(api::SnapshotResponse { index }))
     }
 
@@ -116,8 +114,7 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        let (caller, deadline) = terms(&request);
-        let backup = self.service.call(caller, Backup, deadline).await.map_err(status)?;
+        let backup = call(&self.service, request, |_| Backup).await?;
         let info = api::BackupInfo {
             revision: backup.revision,
             keys: backup.keys,
@@ -137,19 +134,16 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<api::ConfigureRequest>,
     ) -> Result<Response<api::ConfigureResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let configure = match request.into_inner() {
-            api::ConfigureRequest { wanted_size: None, max_sessions, max_store_bytes } => {
-                Configure::Bounds { max_sessions, max_store_bytes }
-            }
-            api::ConfigureRequest {
-                wanted_size: Some(wanted_size),
-                max_sessions: None,
-                max_store_bytes: None,
-            } => Configure::WantedSize(wanted_size),
-            _ => return Err(Status::invalid_argument("the wanted size is changed by itself")),
-        };
-        let settings = self.service.call(caller, configure, deadline).await.map_err(status)?;
+        let asked = request.get_ref();
+        if asked.wanted_size.is_some() && (asked.max_sessions.is_some() || asked.max_store_bytes.is_some()) {
+            return Err(Status::invalid_argument("the wanted size is changed by itself"));
+        }
+        let configure =
+            |api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size }| match wanted_size {
+                Some(wanted_size) => Configure::WantedSize(wanted_size),
+                None => Configure::Bounds { max_sessions, max_store_bytes },
+            };
+        let settings = call(&self.service, request, configure).await?;
         Ok(Response::new(api::ConfigureResponse {
             max_sessions: settings.max_sessions,
             max_store_bytes: settings.max_store_bytes,

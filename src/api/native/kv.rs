@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 use mokv_proto::api::{self, Consistency, kv_server};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{status, terms};
+use super::{call, status};
 use crate::map::Entry;
 use crate::service::{
     CloseSession, Delete, Freshness, Get, List, ListAt, ListedKey, Members, OpenSession, Service, Set,
@@ -58,19 +58,22 @@ fn to_response(key: Vec<u8>, entry: Entry, revision: u64) -> api::GetResponse {
 #[async_trait]
 impl kv_server::Kv for Kv {
     async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let request = request.into_inner();
-        let freshness = freshness(request.consistency(), request.min_revision);
-        let get = Get { key: bytes(request.key), freshness };
-        let got = self.service.call(caller, get, deadline).await.map_err(status)?;
+        let got = call(&self.service, request, |request| Get {
+            freshness: freshness(request.consistency(), request.min_revision),
+            key: bytes(request.key),
+        })
+        .await?;
         Ok(Response::new(to_response(got.key.into(), got.entry, got.revision)))
     }
 
     async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let api::SetRequest { key, value, if_revision, session } = request.into_inner();
-        let set = Set { key: bytes(key), value, if_revision, name: write_name(session) };
-        let revision = self.service.call(caller, set, deadline).await.map_err(status)?;
+        let set = |api::SetRequest { key, value, if_revision, session }| Set {
+            key: bytes(key),
+            value,
+            if_revision,
+            name: write_name(session),
+        };
+        let revision = call(&self.service, request, set).await?;
         Ok(Response::new(api::SetResponse { ok: true, revision }))
     }
 
@@ -78,10 +81,12 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<api::DeleteRequest>,
     ) -> Result<Response<api::DeleteResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let api::DeleteRequest { key, if_revision, session } = request.into_inner();
-        let delete = Delete { key: bytes(key), if_revision, name: write_name(session) };
-        let deleted = self.service.call(caller, delete, deadline).await.map_err(status)?;
+        let delete = |api::DeleteRequest { key, if_revision, session }| Delete {
+            key: bytes(key),
+            if_revision,
+            name: write_name(session),
+        };
+        let deleted = call(&self.service, request, delete).await?;
         Ok(Response::new(api::DeleteResponse {
             ok: true,
             revision: deleted.revision,
@@ -92,20 +97,17 @@ impl kv_server::Kv for Kv {
     type ListStream = Pin<Box<dyn Stream<Item = Result<api::GetResponse, Status>> + Send>>;
 
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let (caller, deadline) = terms(&request);
-        let request = request.into_inner();
-        let at = match request.at_revision {
-            0 => ListAt::Present(freshness(request.consistency(), request.min_revision)),
-            revision => ListAt::Revision(revision),
-        };
-        let list = List {
+        let list = |request: api::ListRequest| List {
+            at: match request.at_revision {
+                0 => ListAt::Present(freshness(request.consistency(), request.min_revision)),
+                revision => ListAt::Revision(revision),
+            },
             prefix: bytes(request.prefix),
             start_after: bytes(request.start_after),
             limit: (request.limit > 0).then_some(request.limit),
-            at,
             keys_only: request.keys_only,
         };
-        let listed = self.service.call(caller, list, deadline).await.map_err(status)?;
+        let listed = call(&self.service, request, list).await?;
         let revision = listed.revision;
         let keys = listed.keys.map(move |key| match key {
             Ok(ListedKey { key, entry }) => Ok(to_response(key, entry, revision)),
@@ -120,9 +122,8 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<api::GetServersRequest>,
     ) -> Result<Response<api::GetServersResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let members = Members { linearizable: request.get_ref().linearizable };
-        let list = self.service.call(caller, members, deadline).await.map_err(status)?;
+        let members = |request: api::GetServersRequest| Members { linearizable: request.linearizable };
+        let list = call(&self.service, request, members).await?;
         let servers = (list.members.into_iter())
             .map(|member| api::Server {
                 id: member.name,
@@ -139,8 +140,7 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<api::OpenSessionRequest>,
     ) -> Result<Response<api::OpenSessionResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let opened = self.service.call(caller, OpenSession, deadline).await.map_err(status)?;
+        let opened = call(&self.service, request, |_| OpenSession).await?;
         Ok(Response::new(api::OpenSessionResponse { session: opened.session, window: opened.window }))
     }
 
@@ -148,9 +148,8 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<api::CloseSessionRequest>,
     ) -> Result<Response<api::CloseSessionResponse>, Status> {
-        let (caller, deadline) = terms(&request);
-        let close = CloseSession { session: request.into_inner().session };
-        let existed = self.service.call(caller, close, deadline).await.map_err(status)?;
+        let close = |request: api::CloseSessionRequest| CloseSession { session: request.session };
+        let existed = call(&self.service, request, close).await?;
         Ok(Response::new(api::CloseSessionResponse { ok: existed }))
     }
 }
