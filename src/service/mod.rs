@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 pub use admission::{Admission, Class, ConnectionKind, Phase};
 pub use context::{AskedToLeave, Context, Diagnosis, Operator, Place, Serving};
-pub use execute::{BackupChunks, BackupStart, Keys, ListedKey, MAX_BACKUP_TIME, Retained};
+use execute::Retained;
+pub use execute::{BackupChunks, BackupStart, Keys, ListedKey, MAX_BACKUP_TIME};
 pub use outcome::{Certainty, Refused};
 pub use request::*;
 
@@ -56,11 +57,6 @@ impl Service {
     /// The core of a node.
     pub fn new(context: Arc<Context>) -> Service {
         Service { context, retained: Arc::default() }
-    }
-
-    /// What the node shares with its services.
-    pub fn context(&self) -> &Arc<Context> {
-        &self.context
     }
 
     /// Executes a request, which is all there, and answers by `deadline`.

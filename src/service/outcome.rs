@@ -76,7 +76,7 @@ pub enum Refused {
     // ---- unknown ----
     /// It may have been executed, or may yet be.
     Unknown {
-        /// Why nobody can tell, in words.
+        /// Why the outcome is not known, in words.
         reason: String,
         /// The deadline has passed.
         is_late: bool,

@@ -65,14 +65,8 @@ impl Operation for Backup {
 /// The backup of a state.
 fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
     let at = meta.last_log_id.map(position).unwrap_or_default();
-    let mut start = BackupStart {
-        revision: map.revision(),
-        keys: map.keys(),
-        digest: map.shown_digest(),
-        index: at.index,
-        expected_bytes: estimated_bytes(&map),
-        chunks: Box::pin(stream::empty()),
-    };
+    let (revision, keys, digest) = (map.revision(), map.keys(), map.shown_digest());
+    let expected_bytes = estimated_bytes(&map);
     let header = header(meta, map.digest());
     let (chunks, taken) = mpsc::channel(AHEAD);
     let sending = spawn_guarded(async move {
@@ -95,8 +89,8 @@ fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
         Some((Ok(chunk), (taken, sending)))
     });
     let late = Refused::Late("the backup took longer than a node allows (one hour)".into());
-    start.chunks = Box::pin(Timed::new(Box::pin(chunks), rt::now() + MAX_BACKUP_TIME, late));
-    start
+    let chunks = Box::pin(Timed::new(Box::pin(chunks), rt::now() + MAX_BACKUP_TIME, late));
+    BackupStart { revision, keys, digest, index: at.index, expected_bytes, chunks }
 }
 
 /// The client has gone away, or takes nothing.

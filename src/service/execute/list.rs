@@ -93,7 +93,7 @@ impl Listing {
 
 /// Maps of revisions that pages were read at.
 #[derive(Default)]
-pub struct Retained {
+pub(in crate::service) struct Retained {
     maps: Mutex<VecDeque<(Instant, Map)>>,
 }
 

@@ -8,7 +8,8 @@ mod sessions;
 mod write;
 
 pub use backup::{BackupChunks, BackupStart, MAX_BACKUP_TIME};
-pub use list::{Keys, ListedKey, Retained};
+pub(super) use list::Retained;
+pub use list::{Keys, ListedKey};
 
 use super::{Refused, Service};
 use crate::config::MAX_KEY_BYTES;
