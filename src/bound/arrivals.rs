@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 
 /// A fixed number of places. A new arrival always gets one; if none is free, the oldest arrival loses its place.
 pub struct Arrivals {
@@ -31,17 +31,13 @@ impl Arrivals {
     /// Takes a place. The second value is `true` if the oldest arrival lost its place for it.
     pub fn enter(self: &Arc<Self>) -> (Arrival, bool) {
         let (leave, gives_way) = oneshot::channel();
-        let mut here = self.here();
+        let mut here = self.here.lock();
         here.next += 1;
         let number = here.next;
         here.leave.insert(number, leave);
         // Dropping the sender notifies the oldest arrival.
         let somebody_left = here.leave.len() > self.most && here.leave.pop_first().is_some();
         (Arrival { arrivals: self.clone(), number, gives_way }, somebody_left)
-    }
-
-    fn here(&self) -> MutexGuard<'_, Here> {
-        self.here.lock()
     }
 }
 
@@ -62,7 +58,7 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.arrivals.here().leave.remove(&self.number);
+        self.arrivals.here.lock().leave.remove(&self.number);
     }
 }
 
@@ -80,6 +76,6 @@ mod tests {
         assert!(somebody);
         first.gives_way().await;
         drop((first, second));
-        assert_eq!(arrivals.here().leave.len(), 1);
+        assert_eq!(arrivals.here.lock().leave.len(), 1);
     }
 }

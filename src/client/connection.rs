@@ -20,7 +20,7 @@ use mokv_proto::tonic::{Status, body::Body};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::retry::Backoff;
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 use crate::rt::net::Resolver;
 use crate::rt::task::HyperExecutor;
 use crate::rt::time::HyperTimer;
@@ -74,7 +74,7 @@ impl Endpoint {
     /// # Errors
     /// An error message if the attempt fails; nothing was sent.
     pub(super) async fn channel(self: &Arc<Self>) -> Result<Channel, String> {
-        let mut connecting = match &mut *self.link() {
+        let mut connecting = match &mut *self.link.lock() {
             Link::Ready(channel) if !channel.sender.is_closed() => return Ok(channel.clone()),
             Link::Connecting(connecting) => connecting.clone(),
             link => {
@@ -89,7 +89,7 @@ impl Endpoint {
         let result = connecting.borrow().clone();
         result.unwrap_or_else(|| {
             // The runtime dropped the task.
-            *self.link() = Link::Idle;
+            *self.link.lock() = Link::Idle;
             Err("the attempt to connect was abandoned".to_owned())
         })
     }
@@ -102,13 +102,13 @@ impl Endpoint {
             }
             Err(rt::time::Elapsed) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
         };
-        *self.link() = result.clone().map_or(Link::Idle, Link::Ready);
+        *self.link.lock() = result.clone().map_or(Link::Idle, Link::Ready);
         done.send(Some(result));
     }
 
     /// Counts a call as in flight until the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.health().in_flight += 1;
+        self.health.lock().in_flight += 1;
         InFlight(self.clone())
     }
 
@@ -116,7 +116,7 @@ impl Endpoint {
     pub(super) fn answered(&self, since: Instant) {
         let now = rt::now();
         let took = now.duration_since(since);
-        let mut health = self.health();
+        let mut health = self.health.lock();
         health.failures = 0;
         health.set_aside_until = None;
         health.last_answer = Some(now);
@@ -127,7 +127,7 @@ impl Endpoint {
     /// Records that the node cannot serve now: it is asked last for a short time.
     pub(super) fn unfit(&self) {
         let now = rt::now();
-        let mut health = self.health();
+        let mut health = self.health.lock();
         health.last_answer = Some(now);
         let until = now + Backoff::NODE.after(1, random::random_u64());
         health.set_aside_until = health.set_aside_until.max(Some(until));
@@ -135,7 +135,7 @@ impl Endpoint {
 
     /// Records a failure: the node is asked last for a time that grows with every consecutive failure.
     pub(super) fn failed(&self) {
-        let mut health = self.health();
+        let mut health = self.health.lock();
         health.failures = health.failures.saturating_add(1);
         let wait = Backoff::NODE.after(health.failures, random::random_u64());
         health.set_aside_until = Some(rt::now() + wait);
@@ -145,8 +145,8 @@ impl Endpoint {
     /// again: after a partition it may recover late or never.
     pub(super) fn timed_out(&self, since: Instant) {
         self.failed();
-        if self.health().last_answer.is_none_or(|answer| answer < since) {
-            let mut link = self.link();
+        if self.health.lock().last_answer.is_none_or(|answer| answer < since) {
+            let mut link = self.link.lock();
             if matches!(*link, Link::Ready(_)) {
                 *link = Link::Idle;
             }
@@ -155,16 +155,8 @@ impl Endpoint {
 
     /// Returns until when the node is set aside, its calls in flight, and its recent latency.
     pub(super) fn condition(&self, now: Instant) -> (Option<Instant>, u32, Option<Duration>) {
-        let health = self.health();
+        let health = self.health.lock();
         (health.set_aside_until, health.in_flight, health.recent_latency(now))
-    }
-
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock()
-    }
-
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock()
     }
 }
 
@@ -179,7 +171,7 @@ pub(super) struct InFlight(Arc<Endpoint>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.health().in_flight -= 1;
+        self.0.health.lock().in_flight -= 1;
     }
 }
 

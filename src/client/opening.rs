@@ -14,7 +14,6 @@ use super::call::Deadline;
 use super::error::{Error, Why};
 use super::retry::Resend;
 use super::session::{Begin, Ticket, WriteSession};
-use crate::rt::lock::MutexGuard;
 use crate::rt::time::timeout_at;
 use crate::rt::{self, watch};
 
@@ -79,7 +78,7 @@ impl Inner {
     }
 
     fn step(self: &Arc<Self>, deadline: Deadline) -> Step {
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         if let Some(session) = &sessions.current {
             return Step::Begin(session.clone());
         }
@@ -101,7 +100,7 @@ impl Inner {
         let request = api::OpenSessionRequest {};
         // A session opened twice by a repeated request does no harm: it is never used and is evicted.
         let result = self.command(&request, Resend::Safe, deadline).await;
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         sessions.opening = None;
         let result = result.map(|reply| {
             sessions.current = Some(WriteSession::new(reply.session, reply.window));
@@ -112,7 +111,7 @@ impl Inner {
 
     /// Drops `session`, which the cluster has evicted.
     pub(super) fn forget_session(&self, session: &Arc<WriteSession>) {
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         if sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             sessions.current = None;
         }
@@ -120,7 +119,7 @@ impl Inner {
 
     /// The session accepts no more writes: the next write opens another, and this one is closed when it is drained.
     fn retire(self: &Arc<Self>, session: &Arc<WriteSession>) {
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         if !sessions.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             return; // Another write has retired it already.
         }
@@ -138,16 +137,12 @@ impl Inner {
 
     /// Closes the current session.
     pub(super) async fn close_session(&self, deadline: Deadline) -> Result<(), Error> {
-        let current = self.sessions().current.take();
+        let current = self.sessions.lock().current.take();
         let Some(session) = current else { return Ok(()) };
         let request = api::CloseSessionRequest { session: session.id() };
         match self.command(&request, Resend::Safe, deadline).await {
             Ok(_) | Err(Error::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, SessionSlot> {
-        self.sessions.lock()
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mokv_proto::api::SessionWrite;
 use tokio::sync::oneshot;
 
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 
 /// The unanswered sequences of a session. Pure.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl WriteSession {
 
     /// Names a write.
     pub(super) fn begin(self: &Arc<Self>) -> Begin {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let room = if state.waiting.is_empty() { state.window.begin() } else { Room::Full };
         match room {
             Room::Sequence(sequence) => {
@@ -120,7 +120,7 @@ impl WriteSession {
     /// Resolves when no write is in flight; writes given up do not count.
     pub(super) fn drained(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.window.is_drained() {
             let _ = sender.send(());
         } else {
@@ -130,7 +130,7 @@ impl WriteSession {
     }
 
     fn end(self: &Arc<Self>, sequence: u64, in_doubt: bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.window.end(sequence, in_doubt);
         if state.window.is_drained()
             && let Some(drained) = state.drained.take()
@@ -144,7 +144,7 @@ impl WriteSession {
     /// Gives room to the waiting writes.
     fn admit(self: &Arc<Self>) {
         loop {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             // Their callers gave up waiting.
             while state.waiting.front().is_some_and(oneshot::Sender::is_closed) {
                 state.waiting.pop_front();
@@ -170,10 +170,6 @@ impl WriteSession {
             }
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
 }
 
 /// The name of one write. Dropping it ends the write: as given up if it is in doubt, otherwise as answered or never
@@ -196,7 +192,7 @@ impl Ticket {
         SessionWrite {
             session: self.session.id,
             sequence: self.sequence,
-            lowest_unanswered: self.session.state().window.lowest_unanswered(),
+            lowest_unanswered: self.session.state.lock().window.lowest_unanswered(),
         }
     }
 }

@@ -12,7 +12,7 @@ use mokv_proto::api::Server;
 use super::connection::{Endpoint, Transport};
 use super::picker::{self, Node, Purpose, Role};
 use crate::rt;
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 
 /// Shared by all tasks of a client.
 pub(super) struct Topology {
@@ -48,13 +48,13 @@ impl Topology {
             rotation: 0,
         };
         let topology = Topology { state: Mutex::new(state) };
-        topology.state().settle();
+        topology.state.lock().settle();
         topology
     }
 
     /// Returns the endpoint to ask next, none of `tried`; `None` when all have been tried.
     pub(super) fn pick(&self, purpose: Purpose, tried: &BTreeSet<String>) -> Option<Arc<Endpoint>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if tried.is_empty() {
             state.rotation = state.rotation.wrapping_add(1);
         }
@@ -78,14 +78,14 @@ impl Topology {
 
     /// Returns the endpoint of `address`, a new one if the address is not known.
     pub(super) fn endpoint(&self, address: &str) -> Arc<Endpoint> {
-        let state = self.state();
+        let state = self.state.lock();
         let known = state.endpoints.get(address).cloned();
         known.unwrap_or_else(|| Arc::new(Endpoint::new(address.to_owned(), state.transport.clone())))
     }
 
     /// Taken before a request, passed to [`Topology::learn`] with its answer.
     pub(super) fn as_of(&self) -> AsOf {
-        AsOf(self.state().leader_news)
+        AsOf(self.state.lock().leader_news)
     }
 
     /// Stores a list of members that was requested at `as_of`.
@@ -93,7 +93,7 @@ impl Topology {
         if members.is_empty() {
             return; // A node that is still forming its cluster lists no members.
         }
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.members = members.iter().filter(|member| !member.rpc_addr.is_empty()).cloned().collect();
         if as_of.0 == state.leader_news {
             let leader = state.members.iter().find(|member| member.is_leader);
@@ -104,7 +104,7 @@ impl Topology {
 
     /// Stores the leader's address, which a node reported.
     pub(super) fn learn_leader(&self, address: &str) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.leader_news += 1;
         if state.leader.as_deref() != Some(address) {
             state.leader = Some(address.to_owned());
@@ -114,7 +114,7 @@ impl Topology {
 
     /// Drops the node at `address` as leader, because a write to it failed.
     pub(super) fn doubt_leader(&self, address: &str) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.leader.as_deref() == Some(address) {
             state.leader_news += 1;
             state.leader = None;
@@ -124,11 +124,7 @@ impl Topology {
 
     /// Whether a leader is known.
     pub(super) fn knows_leader(&self) -> bool {
-        self.state().leader.is_some()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        self.state.lock().leader.is_some()
     }
 }
 
@@ -166,7 +162,7 @@ mod tests {
     }
 
     fn known(topology: &Topology) -> Vec<String> {
-        topology.state().endpoints.keys().cloned().collect()
+        topology.state.lock().endpoints.keys().cloned().collect()
     }
 
     fn first_for_write(topology: &Topology) -> String {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::bound::{Bound, Held};
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 use crate::service::ConnectionKind;
 
 /// Connections that have not said what they are.
@@ -107,7 +107,7 @@ impl Clients {
     /// A place for a connection from `address`, if there is any for it.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = network(address);
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         let of_one = |taken: &BTreeMap<_, usize>| taken.get(&address).copied().unwrap_or(0);
         let share = self.most - self.most / 4;
         let (kind, held) = if taken.all < self.most && of_one(&taken.by_address) < share {
@@ -120,10 +120,6 @@ impl Clients {
         };
         *taken.of(kind).entry(address).or_default() += 1;
         Some(Place { clients: self.clone(), kind, address, _held: held })
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock()
     }
 }
 
@@ -144,7 +140,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.clients.taken();
+        let mut taken = self.clients.taken.lock();
         taken.all -= usize::from(self.kind == ConnectionKind::Client);
         let here = taken.of(self.kind);
         let count = here.get_mut(&self.address).expect("counted when the place was taken");
@@ -198,7 +194,7 @@ mod tests {
         assert_eq!(of_far, [ConnectionKind::Client; 4], "each was given back at once");
         drop(of_near);
         assert_eq!(clients.enter(near).unwrap().kind(), ConnectionKind::Client);
-        assert_eq!(clients.taken().by_address.len(), 0);
+        assert_eq!(clients.taken.lock().by_address.len(), 0);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::wire::*;
 use super::{reads, types::LogId};
 use crate::map::Command;
 use crate::rt;
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 use crate::storage::{SnapshotReceiver, Snapshots};
 
 /// Handles the requests of peers.
@@ -287,16 +287,12 @@ async fn begin_snapshot(
 }
 
 impl Incoming {
-    fn latest(&self) -> MutexGuard<'_, Weak<Transfer>> {
-        self.latest.lock()
-    }
-
     fn is_latest(&self, transfer: &Arc<Transfer>) -> bool {
-        self.latest().as_ptr() == Arc::as_ptr(transfer)
+        self.latest.lock().as_ptr() == Arc::as_ptr(transfer)
     }
 
     async fn give_up_the_one_before(&self, next: &Arc<Transfer>) {
-        let before = std::mem::replace(&mut *self.latest(), Arc::downgrade(next)).upgrade();
+        let before = std::mem::replace(&mut *self.latest.lock(), Arc::downgrade(next)).upgrade();
         // This connection's own transfer is no longer the latest if another connection began one after it.
         for transfer in before.iter().chain([next]) {
             let begun = transfer.lock().await.take();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Waker};
 
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 
 /// All senders are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,10 +52,6 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     fn read(&self) -> Ref<'_, T> {
         let borrowed = Borrowed::here(self);
         Ref { value: self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()), _borrowed: borrowed }
@@ -69,7 +65,7 @@ impl<T> Shared<T> {
     /// Changes the state; if `change` returns `true`, wakes all waiters.
     fn update(&self, change: impl FnOnce(&mut State) -> bool) {
         let woken = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if !change(&mut state) {
                 return;
             }
@@ -167,20 +163,20 @@ impl<T> Sender<T> {
 
     /// A receiver that has seen the present value.
     pub fn subscribe(&self) -> Receiver<T> {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         state.receivers += 1;
         Receiver { shared: self.0.clone(), seen: state.version }
     }
 
     /// Whether there is no receiver.
     pub fn is_closed(&self) -> bool {
-        self.0.state().receivers == 0
+        self.0.state.lock().receivers == 0
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.0.state().senders += 1;
+        self.0.state.lock().senders += 1;
         Sender(self.0.clone())
     }
 }
@@ -209,7 +205,7 @@ impl<T> Receiver<T> {
 
     /// The present value, counted as seen.
     pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
-        self.seen = self.shared.state().version;
+        self.seen = self.shared.state.lock().version;
         self.shared.read()
     }
 
@@ -264,7 +260,7 @@ impl<T> Future for Waiter<'_, T> {
         {
             return Poll::Pending;
         }
-        let mut state = shared.state();
+        let mut state = shared.state.lock();
         if state.version != self.seen {
             return Poll::Ready(Ok(state.version));
         }
@@ -288,21 +284,21 @@ impl<T> Future for Waiter<'_, T> {
 impl<T> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
         if let Some(place) = &self.place {
-            self.shared.state().waiting.remove(&place.ticket);
+            self.shared.state.lock().waiting.remove(&place.ticket);
         }
     }
 }
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
-        self.shared.state().receivers += 1;
+        self.shared.state.lock().receivers += 1;
         Receiver { shared: self.shared.clone(), seen: self.seen }
     }
 }
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.shared.state().receivers -= 1;
+        self.shared.state.lock().receivers -= 1;
     }
 }
 
@@ -339,14 +335,14 @@ mod tests {
             let gave_up = crate::rt::timeout(std::time::Duration::ZERO, receiver.changed()).await;
             assert!(gave_up.is_err(), "nothing was sent");
         }
-        assert_eq!(receiver.shared.state().waiting.len(), 0);
+        assert_eq!(receiver.shared.state.lock().waiting.len(), 0);
         let mut waits = receiver.clone();
         let woken = crate::rt::spawn(async move { waits.changed().await });
         crate::rt::task::yield_now().await;
-        assert_eq!(receiver.shared.state().waiting.len(), 1);
+        assert_eq!(receiver.shared.state.lock().waiting.len(), 1);
         sender.send(1);
         woken.await.unwrap().unwrap();
-        assert_eq!(receiver.shared.state().waiting.len(), 0);
+        assert_eq!(receiver.shared.state.lock().waiting.len(), 0);
     }
 
     /// A connection polls its wait for the node's shutdown with every request.
@@ -362,11 +358,11 @@ mod tests {
         };
         assert!(poll(waiting.as_mut(), &first).is_pending());
         {
-            let _held = receiver.shared.state();
+            let _held = receiver.shared.state.lock();
             assert!(poll(waiting.as_mut(), &first).is_pending(), "it would wait here for ever");
         }
         assert!(poll(waiting.as_mut(), &second).is_pending());
-        assert_eq!(receiver.shared.state().waiting.len(), 1);
+        assert_eq!(receiver.shared.state.lock().waiting.len(), 1);
         sender.send(1);
         assert_eq!((first.times(), second.times()), (0, 1));
         assert_eq!(poll(waiting.as_mut(), &second), Poll::Ready(Ok(())));

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::authority::AuthorityFilter;
 use crate::api::Services;
 use crate::bound::Bound;
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 use crate::rt::net::TcpStream;
 use crate::rt::{self, Instant, watch};
 use crate::service::{ConnectionKind, Phase};
@@ -75,7 +75,7 @@ impl Connection {
 
     /// A call begins that should be over by `until`.
     pub fn begin(self: &Arc<Self>, until: Instant) -> Call {
-        let mut calls = self.calls();
+        let mut calls = self.calls.lock();
         calls.has_asked = true;
         calls.next += 1;
         let number = calls.next;
@@ -85,7 +85,7 @@ impl Connection {
 
     /// Why this connection is to be ended now, or when to look again.
     fn look(&self, now: Instant, idle_timeout: Duration) -> Result<Instant, Overdue> {
-        let calls = self.calls();
+        let calls = self.calls.lock();
         let (due, why) = match calls.under_way.values().min() {
             Some(until) => (*until + UNREAD_TIMEOUT, Overdue::Unread),
             None if calls.has_asked => (calls.idle_since + idle_timeout, Overdue::Idle),
@@ -103,10 +103,6 @@ impl Connection {
             }
         }
     }
-
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock()
-    }
 }
 
 /// A call under way, until its answer was taken.
@@ -117,7 +113,7 @@ pub(in crate::api) struct Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut calls = self.connection.calls();
+        let mut calls = self.connection.calls.lock();
         calls.under_way.remove(&self.number);
         calls.idle_since = rt::now();
     }
@@ -199,12 +195,12 @@ mod tests {
     #[test]
     fn who_asks_nothing_is_ended_soon_and_who_has_asked_later() {
         let connection = Connection::new(ConnectionKind::Client, 1);
-        let began = connection.calls().idle_since;
+        let began = connection.calls.lock().idle_since;
         let late = |after| connection.look(began + after, IDLE);
         assert!(late(FIRST_REQUEST_TIMEOUT / 2).is_ok());
         assert_eq!(late(FIRST_REQUEST_TIMEOUT), Err(Overdue::Idle));
         drop(connection.begin(began));
-        let ended = connection.calls().idle_since;
+        let ended = connection.calls.lock().idle_since;
         assert!(connection.look(ended + FIRST_REQUEST_TIMEOUT, IDLE).is_ok());
         assert_eq!(connection.look(ended + IDLE, IDLE), Err(Overdue::Idle));
     }

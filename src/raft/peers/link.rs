@@ -153,7 +153,7 @@ impl Peers {
     /// Records a peer's name and address by Raft's membership. The first votes precede the first applied entry, and may
     /// precede gossip: there is no other source of the address then.
     pub fn introduce(&self, target: u64, name: &str, address: &str) {
-        lock(&self.acquaintance.written).insert(target, (name.to_owned(), address.to_owned()));
+        self.acquaintance.written.lock().insert(target, (name.to_owned(), address.to_owned()));
     }
 
     /// The result of the last attempt to reach a peer. [`Contact::Reached`] only while a connection to it exists.
@@ -170,9 +170,9 @@ impl Peers {
     }
 
     fn is_connected(&self, target: u64) -> bool {
-        let links = lock(&self.links);
+        let links = self.links.lock();
         let mut of_target = links.range((target, i32::MIN)..=(target, i32::MAX));
-        of_target.any(|(_, link)| matches!(&*lock(&link.line), Line::Up(line) if !line.is_closed()))
+        of_target.any(|(_, link)| matches!(&*link.line.lock(), Line::Up(line) if !line.is_closed()))
     }
 
     /// The identity of this process.
@@ -257,7 +257,7 @@ impl Peers {
     pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
         let mut links = self.links.lock();
         links.retain(|(target, _), _| is_member(*target));
-        lock(&self.acquaintance.written).retain(|id, _| is_member(*id));
+        self.acquaintance.written.lock().retain(|id, _| is_member(*id));
         self.acquaintance.reach.retain(&is_member);
         self.reports.lock().retain(|id, _| is_member(*id));
         self.acknowledged.lock().retain(|id, _| is_member(*id));
@@ -313,7 +313,7 @@ impl Link {
 
     async fn connection(self: &Arc<Self>) -> Dialed {
         let mut dialed = {
-            let mut line = lock(&self.line);
+            let mut line = self.line.lock();
             match &*line {
                 Line::Up(connection) if !connection.is_closed() => return Ok(connection.clone()),
                 Line::Dialing(dialed) => dialed.clone(),
@@ -326,7 +326,7 @@ impl Link {
                     let link = self.clone();
                     rt::spawn(async move {
                         let outcome = link.dial(is_again).await;
-                        *lock(&link.line) = outcome.clone().map_or(Line::Down, Line::Up);
+                        *link.line.lock() = outcome.clone().map_or(Line::Down, Line::Up);
                         tell.send(Some(outcome));
                     });
                     dialed
@@ -335,7 +335,7 @@ impl Link {
         };
         if dialed.wait_for(Option::is_some).await.is_err() {
             // The dialing task has panicked; the next caller starts a new attempt.
-            *lock(&self.line) = Line::Down;
+            *self.line.lock() = Line::Down;
         }
         let outcome = dialed.borrow().clone();
         outcome.unwrap_or_else(|| Err(CallError::NotSent("dialing was interrupted".into())))
@@ -344,13 +344,13 @@ impl Link {
     /// The addresses to dial, in this order; every attempt looks them up anew.
     fn addresses(&self) -> Vec<String> {
         let mut addresses = self.book.addresses(self.target);
-        let written = lock(&self.acquaintance.written).get(&self.target).map(|(_, address)| address.clone());
+        let written = self.acquaintance.written.lock().get(&self.target).map(|(_, address)| address.clone());
         addresses.extend(written.filter(|written| !addresses.contains(written)));
         addresses
     }
 
     fn name(&self) -> Option<String> {
-        let written = lock(&self.acquaintance.written).get(&self.target).map(|(name, _)| name.clone());
+        let written = self.acquaintance.written.lock().get(&self.target).map(|(name, _)| name.clone());
         written.or_else(|| self.book.member_name(self.target))
     }
 
@@ -443,7 +443,7 @@ impl Connection {
     }
 
     fn is_closed(&self) -> bool {
-        lock(&self.state).broken.is_some()
+        self.state.lock().broken.is_some()
     }
 
     async fn start(
@@ -454,7 +454,7 @@ impl Connection {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if let Some(reason) = &state.broken {
                 return Err(CallError::NotSent(reason.clone()));
             }
@@ -462,14 +462,14 @@ impl Connection {
         }
         // From here the writer sends it, even if the caller gives up. The permits guarantee that there is room.
         if self.outgoing.try_send(raft::Request { id, body: Some(body) }).is_err() {
-            lock(&self.state).waiting.remove(&id);
+            self.state.lock().waiting.remove(&id);
             return Err(CallError::NotSent("the connection broke".into()));
         }
         Ok(async move {
             match answered.await {
                 Ok(body) => Ok(body),
                 Err(_) => {
-                    let broken = lock(&self.state).broken.clone();
+                    let broken = self.state.lock().broken.clone();
                     Err(CallError::Unanswered(broken.unwrap_or_else(|| "the connection broke".into())))
                 }
             }
@@ -477,13 +477,9 @@ impl Connection {
     }
 }
 
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock()
-}
-
 /// Closes the connection for new requests and fails those that wait.
 fn break_off(state: &Mutex<State>, reason: &str) {
-    let mut state = lock(state);
+    let mut state = state.lock();
     state.broken.get_or_insert_with(|| reason.to_string());
     state.waiting.clear();
 }
@@ -523,7 +519,7 @@ async fn read_answers(
             answer = reader.next::<raft::Response>() => {
                 let Some(answer) = answer? else { return Ok(()) };
                 (heard, asked) = (rt::now(), false);
-                let waiting = lock(state).waiting.remove(&answer.id);
+                let waiting = state.lock().waiting.remove(&answer.id);
                 if let (Some((waiting, _permit)), Some(body)) = (waiting, answer.body) {
                     // The caller may have stopped waiting.
                     let _ = waiting.send(body);
@@ -531,7 +527,7 @@ async fn read_answers(
             }
             () = &mut check => {
                 let silent = rt::now() - heard;
-                if lock(state).waiting.is_empty() {
+                if state.lock().waiting.is_empty() {
                     (heard, asked) = (rt::now(), false);
                 } else if silent >= SILENCE && asked {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {silent:?}")));
@@ -665,7 +661,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let stream = TcpStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        *lock(&link.line) = Line::Up(Arc::new(Connection::start_tasks(stream)));
+        *link.line.lock() = Line::Up(Arc::new(Connection::start_tasks(stream)));
         peers.acquaintance.reach.reached(Named(None, 2));
         assert_eq!(peers.contact(2), Contact::Reached);
         drop(accepted);

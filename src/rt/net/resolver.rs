@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::TcpStream;
 use super::race::race;
-use crate::rt::lock::{Mutex, MutexGuard};
+use crate::rt::lock::Mutex;
 use crate::rt::{spawn, timeout, watch};
 
 /// The cached addresses are used after a new lookup has taken this long: most name servers answer sooner, and this
@@ -73,7 +73,7 @@ impl Default for Resolver {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.names().keys()).finish()
+        f.debug_set().entries(self.0.names.lock().keys()).finish()
     }
 }
 
@@ -132,17 +132,17 @@ impl Resolver {
 
     /// Whether the first lookup of `host:port` is still in progress.
     pub fn awaits(&self, host_port: &str) -> bool {
-        let names = self.0.names();
+        let names = self.0.names.lock();
         names.get(host_port).is_some_and(|name| name.kept.is_none() && name.under_way.is_some())
     }
 
     fn kept(&self, host_port: &str) -> Option<Vec<SocketAddr>> {
-        self.0.names().get(host_port)?.kept.clone()
+        self.0.names.lock().get(host_port)?.kept.clone()
     }
 
     /// The lookup in progress, started if there is none, and the addresses found before.
     fn look_up(&self, host_port: &str) -> (watch::Receiver<Option<Answer>>, Option<Vec<SocketAddr>>) {
-        let mut names = self.0.names();
+        let mut names = self.0.names.lock();
         if names.len() >= MAX_NAMES && !names.contains_key(host_port) {
             // A removed name that is still needed is looked up again.
             names.retain(|_, name| name.under_way.is_some());
@@ -176,7 +176,7 @@ impl UnderWay {
         let _place = self.shared.places.acquire().await.expect("the semaphore is never closed");
         let found = (self.shared.ask)(self.host_port.clone()).await;
         let found = found.map_err(|error| Failed { kind: error.kind(), words: error.to_string() })?;
-        if let Some(name) = self.shared.names().get_mut(&self.host_port) {
+        if let Some(name) = self.shared.names.lock().get_mut(&self.host_port) {
             name.kept = Some(found.clone());
         }
         Ok(found)
@@ -185,17 +185,13 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(name) = self.shared.names().get_mut(&self.host_port) {
+        if let Some(name) = self.shared.names.lock().get_mut(&self.host_port) {
             name.under_way = None;
         }
     }
 }
 
-impl Shared {
-    fn names(&self) -> MutexGuard<'_, BTreeMap<String, Name>> {
-        self.names.lock()
-    }
-}
+impl Shared {}
 
 #[cfg(test)]
 #[path = "resolver_tests.rs"]

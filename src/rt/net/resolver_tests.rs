@@ -105,7 +105,7 @@ async fn the_names_remembered_are_bounded() {
     for number in 0..MAX_NAMES * 2 {
         resolver.resolve(&format!("name-{number}:1")).await.unwrap();
     }
-    let remembered = resolver.0.names().len();
+    let remembered = resolver.0.names.lock().len();
     assert!(remembered <= MAX_NAMES, "{remembered}");
 }
 
