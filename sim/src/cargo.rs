@@ -28,6 +28,14 @@ pub fn cargo(verb: &str, manifest: &Path) -> Command {
     command
 }
 
+/// Runs cargo in the simulation's workspace for a test of the product, whose folder is `root`, with the test's arguments.
+pub fn in_simulation(root: &str, verb: &str) -> ExitCode {
+    let mut command = cargo(verb, &Path::new(root).join("sim/Cargo.toml"));
+    command.arg("--target-dir").arg(target_folder().join("sim"));
+    command.arg("--").args(std::env::args_os().skip(1));
+    end_with(command)
+}
+
 /// Runs a command. Returns its exit code, or 101 if it could not be run.
 pub fn end_with(mut command: Command) -> ExitCode {
     match command.status() {
