@@ -82,49 +82,40 @@ impl Driver {
             if self.is_removed() {
                 return;
             }
-            if let Some((raft, expected)) = self.look() {
-                // The view may be outdated once the change is made: no lock is held meanwhile.
-                let seen: View = view.borrow_and_update().clone();
-                let Decision { change, refused: now } = self.decide(&raft, &seen);
-                for (id, reason) in &now {
-                    let name = seen.get(id).map_or("", |peer| peer.claim.name.as_str());
-                    if refused.get(id).map(std::mem::discriminant) != Some(std::mem::discriminant(reason)) {
-                        rt::sometimes("newcomer not admitted yet");
-                        match reason {
-                            // An operator asked for it, or it is temporary; a newcomer whose namesake is alive logs it
-                            // itself.
-                            NotAdmitted::Removed
-                            | NotAdmitted::NotWanted { .. }
-                            | NotAdmitted::NameInUse { .. } => {
-                                tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
-                            }
-                            NotAdmitted::NameTwice { .. } | NotAdmitted::Version { .. } => {
-                                tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
-                            }
-                        }
+            match self.look() {
+                Some((raft, expected)) => {
+                    // The view may be outdated once the change is made: no lock is held meanwhile.
+                    let seen: View = view.borrow_and_update().clone();
+                    let decision = self.decide(&raft, &seen);
+                    report_refusals(&seen, &refused, &decision.refused);
+                    refused = decision.refused;
+                    let reasons = refused.iter().map(|(id, reason)| (*id, reason.to_string()));
+                    self.consensus.refuse(reasons.collect());
+                    if let Some(change) = decision.change {
+                        self.try_to(change, &raft, expected, &failing).await;
                     }
                 }
-                let told = now.iter().map(|(id, reason)| (*id, reason.to_string())).collect();
-                self.consensus.refuse(told);
-                refused = now;
-                if let Some(change) = change {
-                    tracing::info!("changing the cluster: {change}");
-                    if let Err(reason) = self.carry_out(&raft, change, expected).await {
-                        rt::sometimes("membership change did not go through");
-                        if let Some(more) = failing.now() {
-                            tracing::warn!(
-                                more,
-                                "the change did not go through and is tried again: {reason}"
-                            );
-                        }
-                    }
-                }
-            } else {
-                self.consensus.refuse(BTreeMap::new());
+                None => self.consensus.refuse(BTreeMap::new()),
             }
             // Decides again after a while, or as soon as gossip's view changes.
             let _ = timeout(INTERVAL, view.changed()).await;
             rt::sleep(INTERVAL / 5).await;
+        }
+    }
+
+    async fn try_to(
+        &self,
+        change: MembershipChange,
+        raft: &RaftView,
+        expected: Option<LogId>,
+        failing: &Seldom,
+    ) {
+        tracing::info!("changing the cluster: {change}");
+        if let Err(reason) = self.carry_out(raft, change, expected).await {
+            rt::sometimes("membership change did not go through");
+            if let Some(more) = failing.now() {
+                tracing::warn!(more, "the change did not go through and is tried again: {reason}");
+            }
         }
     }
 
@@ -314,6 +305,26 @@ fn mark(change: &MembershipChange) {
         MembershipChange::HandOver { .. }
         | MembershipChange::Tombstone { .. }
         | MembershipChange::RaiseVersion { .. } => {}
+    }
+}
+
+/// Reports the nodes that are refused now and were not before, or for another reason.
+fn report_refusals(view: &View, before: &BTreeMap<u64, NotAdmitted>, now: &BTreeMap<u64, NotAdmitted>) {
+    for (id, reason) in now {
+        if before.get(id).map(std::mem::discriminant) == Some(std::mem::discriminant(reason)) {
+            continue;
+        }
+        rt::sometimes("newcomer not admitted yet");
+        let name = view.get(id).map_or("", |peer| peer.claim.name.as_str());
+        match reason {
+            // An operator asked for it, or it is temporary; a newcomer whose namesake is alive logs it itself.
+            NotAdmitted::Removed | NotAdmitted::NotWanted { .. } | NotAdmitted::NameInUse { .. } => {
+                tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+            }
+            NotAdmitted::NameTwice { .. } | NotAdmitted::Version { .. } => {
+                tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::scrub::Scrub;
 use super::{End, NodeError, Options, digests, finish, incarnations, initial, intent, log_config, removal};
 use crate::config::NodeConfig;
 use crate::membership::driver::{self, Driver};
-use crate::membership::formation::Waiting;
+use crate::membership::formation::{self, Waiting};
 use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::metrics::Damaged;
@@ -26,7 +26,7 @@ use crate::raft::wire::{Malformed, decode_vote};
 use crate::raft::{self, Consensus, Contradiction, Member, Store, doubt, space};
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
-use crate::rt::task::spawn_guarded;
+use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant, watch};
 use crate::service::{Context, Serving};
 use crate::storage::{Log, Owner, Snapshots};
@@ -243,17 +243,7 @@ impl Lifecycle {
         snapshots: Snapshots,
     ) -> Result<(Consensus, Arc<MemberAddresses>, Arc<PeerAdmission>), NodeError> {
         let store = Store::new(self.options.observer.clone(), self.context.metrics.clone());
-        let positions = match &log.state().acknowledged {
-            Some(acknowledged) => {
-                Positions::decode(acknowledged).map_err(|error| {
-                    NodeError::Failed(format!(
-                        "the log holds a record of what members have acknowledged that cannot be read ({error}); use the \
-                         version of mokv that wrote it"
-                    ))
-                })?
-            }
-            None => Positions::default(),
-        };
+        let positions = recorded_positions(&log)?;
         let found = found(&log, &snapshots).map_err(|error| NodeError::Failed(error.to_string()))?;
         let (me, incarnations, contradiction) = {
             let mut identity = self.identity.lock().await;
@@ -283,12 +273,7 @@ impl Lifecycle {
             raft::start(node_id, &timing, log.clone(), snapshots.clone(), peers, store).await.map_err(
                 |reason| NodeError::Failed(format!("cannot start Raft on this node's data: {reason}")),
             )?;
-        let is_joint = consensus.raft().with_raft_state(|state| {
-            state.membership_state.effective().membership().get_joint_config().len() > 1
-        });
-        if let Ok(true) = is_joint.await {
-            rt::sometimes("joint configuration crashed through");
-        }
+        note_joint_configuration(&consensus).await;
         if self.context.is_quarantined() {
             consensus.doubt();
         }
@@ -301,6 +286,7 @@ impl Lifecycle {
         Ok((consensus, book, admission))
     }
 
+    /// Serves until this node must not go on.
     async fn serve(
         &self,
         formed: Formed,
@@ -311,63 +297,32 @@ impl Lifecycle {
     ) -> Result<End, NodeError> {
         let cluster_id = formed.cluster_id();
         if let Formed::Initialise { members, .. } = formed {
-            let members: BTreeMap<u64, Member> = (members.into_iter())
-                .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))
-                .collect();
-            // Rejected if it was done before, by this node or by replicated entries.
-            if let Err(error) = consensus.raft().initialize(members).await {
-                tracing::debug!("not initialised: {error}");
-            }
+            initialise(&consensus, members).await;
         }
         // Started before recovery, which waits for a leader: this node may be the only one that can be elected.
-        let keep_from_leading = || spawn_guarded(doubt::keep_from_leading(consensus.clone()));
-        let _not_leading = consensus.is_doubted().then(keep_from_leading);
-        let patience = self.config.replace_silence;
-        let namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
-        let raft = consensus.raft();
-        raft.wait_for_recovery(None).await.map_err(|error| NodeError::Failed(error.to_string()))?;
-        drop(namesakes);
+        let _not_leading = consensus.is_doubted().then(|| keep_from_leading(&consensus));
+        self.recover(&consensus).await?;
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
-        let making_room_on = snapshots.clone();
-        let scrub = Scrub {
-            consensus: consensus.clone(),
-            log: log.clone(),
-            snapshots: snapshots.clone(),
-            context: self.context.clone(),
-            interval: self.config.storage.scrub_interval,
-        };
         self.context.start_serving(Serving {
             consensus: consensus.clone(),
             book,
-            log,
-            snapshots,
+            log: log.clone(),
+            snapshots: snapshots.clone(),
             operator: driver.clone(),
         });
         tracing::info!(
             applied = consensus.store().read().applied.map_or(0, |id| id.index),
             "recovered; this node serves"
         );
-        let _making_room = spawn_guarded(space::make_room_for_ever(consensus.clone(), making_room_on));
-        let _scrubbing = spawn_guarded(scrub.scrub_for_ever());
-        let bounds = initial::Bounds {
-            max_sessions: self.config.initial_max_sessions,
-            max_store_bytes: self.config.initial_max_store_bytes,
-        };
-        let _configuring = spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds));
-        let _drawing_a_key = spawn_guarded(initial::draw_a_digest_key(consensus.clone()));
+        let _upkeep = self.start_upkeep(&consensus, log, snapshots);
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),
             why = self.doubtful(&consensus) => {
-                // The state is not served from here on; made durable so that a restart does not forget it.
-                self.context.quarantine();
-                consensus.doubt();
-                let mut identity = self.identity.lock().await;
-                identity.as_mut().expect("taken only at the end of this life").quarantine().await?;
-                drop(identity);
-                let _not_leading = keep_from_leading();
+                self.quarantine(&consensus).await?;
+                let _not_leading = keep_from_leading(&consensus);
                 tracing::error!(
                     "{why}: this node serves nothing and does not lead any more; restore it with 'mokv serve --wipe'"
                 );
@@ -375,6 +330,43 @@ impl Lifecycle {
                 Ok(End::Removed)
             }
         }
+    }
+
+    /// Waits until this node has applied what was committed before its start.
+    async fn recover(&self, consensus: &Consensus) -> Result<(), NodeError> {
+        let patience = self.config.replace_silence;
+        let _namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
+        let recovered = consensus.raft().wait_for_recovery(None).await;
+        recovered.map(|_| ()).map_err(|error| NodeError::Failed(error.to_string()))
+    }
+
+    /// Starts what keeps a serving node in order: free space, sound files, and the first settings of a new cluster.
+    fn start_upkeep(&self, consensus: &Consensus, log: Log, snapshots: Snapshots) -> [TaskGuard<()>; 4] {
+        let scrub = Scrub {
+            consensus: consensus.clone(),
+            log,
+            snapshots: snapshots.clone(),
+            context: self.context.clone(),
+            interval: self.config.storage.scrub_interval,
+        };
+        let bounds = initial::Bounds {
+            max_sessions: self.config.initial_max_sessions,
+            max_store_bytes: self.config.initial_max_store_bytes,
+        };
+        [
+            spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots)),
+            spawn_guarded(scrub.scrub_for_ever()),
+            spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds)),
+            spawn_guarded(initial::draw_a_digest_key(consensus.clone())),
+        ]
+    }
+
+    /// The state is not served from here on; this is durable, so that a restart does not forget it.
+    async fn quarantine(&self, consensus: &Consensus) -> Result<(), NodeError> {
+        self.context.quarantine();
+        consensus.doubt();
+        let mut identity = self.identity.lock().await;
+        Ok(identity.as_mut().expect("taken only at the end of this life").quarantine().await?)
     }
 
     /// Returns the reason once this node's state is doubted: a majority has another state, or a memory fault has
@@ -421,6 +413,21 @@ impl Lifecycle {
     }
 }
 
+/// Makes the founding members of a cluster its first membership. Rejected if that was done before, by this node or by
+/// replicated entries.
+async fn initialise(consensus: &Consensus, founders: BTreeMap<u64, formation::Member>) {
+    let members: BTreeMap<u64, Member> = (founders.into_iter())
+        .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))
+        .collect();
+    if let Err(error) = consensus.raft().initialize(members).await {
+        tracing::debug!("not initialised: {error}");
+    }
+}
+
+fn keep_from_leading(consensus: &Consensus) -> TaskGuard<()> {
+    spawn_guarded(doubt::keep_from_leading(consensus.clone()))
+}
+
 /// How far log and snapshots reach, before Raft appends to them.
 fn found(log: &Log, snapshots: &Snapshots) -> Result<Reach, Malformed> {
     let state = log.state();
@@ -428,6 +435,26 @@ fn found(log: &Log, snapshots: &Snapshots) -> Result<Reach, Malformed> {
     let snapshot = snapshots.newest().map(|snapshot| snapshot.position);
     let ends = [state.last, snapshot].into_iter().flatten().map(|position| position.index);
     Ok(Reach { term: vote.map_or(0, |vote| vote.leader_id.term), index: ends.max() })
+}
+
+/// How far members have acknowledged, by the records in the log.
+fn recorded_positions(log: &Log) -> Result<Positions, NodeError> {
+    let Some(recorded) = &log.state().acknowledged else { return Ok(Positions::default()) };
+    Positions::decode(recorded).map_err(|error| {
+        NodeError::Failed(format!(
+            "the log holds a record of what members have acknowledged that cannot be read ({error}); use the version of \
+             mokv that wrote it"
+        ))
+    })
+}
+
+async fn note_joint_configuration(consensus: &Consensus) {
+    let is_joint = consensus.raft().with_raft_state(|state| {
+        state.membership_state.effective().membership().get_joint_config().len() > 1
+    });
+    if let Ok(true) = is_joint.await {
+        rt::sometimes("joint configuration crashed through");
+    }
 }
 
 /// Ends the node if this task ends without a reason, which only a panic can cause.

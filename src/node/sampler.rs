@@ -6,7 +6,9 @@ use super::health::Readiness;
 use crate::membership::{Liveness, View};
 use crate::metrics::http::Health;
 use crate::metrics::{Sample, Sampler};
+use crate::raft::LogId;
 use crate::rt::{process, watch};
+use crate::service::Serving;
 
 /// Samples a node for its metrics.
 pub struct NodeSampler {
@@ -32,96 +34,106 @@ impl NodeSampler {
 impl Sampler for NodeSampler {
     fn sample(&self) -> Sample {
         let mut sample = Sample { role: "recovering", ..Sample::default() };
-        let alive = self.view.borrow().values().filter(|peer| peer.liveness == Liveness::Alive).count();
-        let known = self.view.borrow().len();
-        sample.gauges.push(("gossip_members", "Nodes of the cluster known by gossip", known as f64));
-        sample.gauges.push(("gossip_members_alive", "Of those, nodes that answer", alive as f64));
-        let help = "Bytes that earlier nodes of this data directory left; 'mokv left --remove' deletes them";
-        sample.gauges.push(("left_bytes", help, self.left_bytes as f64));
-        if let Some(bytes) = process::resident_bytes() {
-            sample.gauges.push((
-                "resident_memory_bytes",
-                "Memory of the process that is in RAM",
-                bytes as f64,
-            ));
-        }
+        self.sample_process(&mut sample);
         let Some(readiness) = self.readiness.get().and_then(Weak::upgrade) else { return sample };
-        let context = &readiness.context;
-        sample.gauges.push((
-            "ready",
-            "1 when the node is ready, as /readyz says",
-            f64::from(readiness.ready().is_ok()),
-        ));
-        sample.gauges.push(("boot_count", "How often this data directory was started", context.boot as f64));
-        sample.gauges.push((
-            "digest_alarm",
-            "1 when states of the cluster's nodes differ",
-            f64::from(context.digest_alarm()),
-        ));
-        sample.gauges.push((
-            "quarantined",
-            "1 when a majority has another state",
-            f64::from(context.is_quarantined()),
-        ));
-        sample.gauges.push((
-            "members_gone_back",
-            "Members that this node refuses, because they started with less than they had acknowledged",
-            context.gone_back().len() as f64,
-        ));
-        sample.role = context.role();
-        let Some(serving) = context.recovered() else { return sample };
-        if let Some(lag) = serving.consensus.lag() {
-            let help = "Entries still to apply of what the leader has committed; absent without a leader";
-            sample.gauges.push(("leader_lag_entries", help, lag as f64));
+        sample_node(&readiness, &mut sample);
+        if let Some(serving) = readiness.context.recovered() {
+            sample_raft(serving, &mut sample);
+            sample_store(serving, &mut sample);
+            sample_storage(serving, &mut sample);
         }
-        if let Some(newest) = serving.snapshots.newest() {
-            sample.gauges.push(("snapshot_bytes", "Length of the newest snapshot", newest.bytes as f64));
-        }
-        let raft = serving.consensus.metrics();
-        let index = |id: Option<crate::raft::LogId>| id.map_or(0.0, |id| id.index as f64);
-        let voters = raft.membership_config.voter_ids().count();
-        let members = raft.membership_config.nodes().count();
-        sample.gauges.extend([
-            ("raft_term", "The current term", raft.current_term as f64),
-            ("raft_has_leader", "1 when a leader is known", f64::from(serving.consensus.leader().is_some())),
-            ("raft_last_log_index", "The last entry in the log", raft.last_log_index.unwrap_or(0) as f64),
-            ("raft_committed_index", "The last entry known to be committed", index(raft.local_committed)),
-            ("raft_applied_index", "The last entry applied to the map", index(raft.last_applied)),
-            ("raft_snapshot_index", "The last entry in the newest snapshot", index(raft.snapshot)),
-            ("raft_purged_index", "The last entry purged from the log", index(raft.purged)),
-            ("raft_voters", "Members that vote", voters as f64),
-            ("raft_members", "Members, voting or learning", members as f64),
-        ]);
-        {
-            let state = serving.consensus.store().read();
-            let bounds = state.map.settings();
-            sample.gauges.extend([
-                ("store_revision", "The store's revision", state.map.revision() as f64),
-                ("store_keys", "Keys in the store", state.map.keys() as f64),
-                ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
-                ("store_max_bytes", "Its bound, 0 for none", bounds.max_store_bytes as f64),
-                ("store_sessions", "Open sessions", state.map.sessions() as f64),
-                ("store_max_sessions", "Their bound", bounds.max_sessions as f64),
-            ]);
-        }
-        let log = serving.log.metrics();
-        sample.gauges.extend([
-            ("log_segments", "Segments of the log", log.segments as f64),
-            ("log_queued_bytes", "Bytes that wait to be written", log.queued_bytes as f64),
-            ("log_cached_bytes", "Bytes of recent entries in memory", log.cached_bytes as f64),
-            ("disk_free_bytes", "Free space in the data directory's file system", log.free_bytes as f64),
-        ]);
-        sample.counters.extend([
-            ("log_batches", "Batches made durable", log.batches),
-            ("log_entries", "Entries made durable", log.entries),
-            ("log_written_bytes", "Bytes written to the log", log.bytes_written),
-            ("log_rotations", "Segments that became active", log.rotations),
-        ]);
-        sample.histograms.push((
-            "log_fsync_duration_seconds",
-            "Time to write and sync a batch",
-            log.write_and_sync,
-        ));
         sample
     }
+}
+
+impl NodeSampler {
+    /// What is known before the node has found its cluster.
+    fn sample_process(&self, sample: &mut Sample) {
+        let alive = self.view.borrow().values().filter(|peer| peer.liveness == Liveness::Alive).count();
+        let known = self.view.borrow().len();
+        let left = "Bytes that earlier nodes of this data directory left; 'mokv left --remove' deletes them";
+        sample.gauges.extend([
+            ("gossip_members", "Nodes of the cluster known by gossip", known as f64),
+            ("gossip_members_alive", "Of those, nodes that answer", alive as f64),
+            ("left_bytes", left, self.left_bytes as f64),
+        ]);
+        if let Some(bytes) = process::resident_bytes() {
+            let help = "Memory of the process that is in RAM";
+            sample.gauges.push(("resident_memory_bytes", help, bytes as f64));
+        }
+    }
+}
+
+fn sample_node(readiness: &Readiness, sample: &mut Sample) {
+    let context = &readiness.context;
+    let is_ready = readiness.ready().is_ok();
+    let gone_back =
+        "Members that this node refuses, because they started with less than they had acknowledged";
+    sample.gauges.extend([
+        ("ready", "1 when the node is ready, as /readyz says", f64::from(is_ready)),
+        ("boot_count", "How often this data directory was started", context.boot as f64),
+        ("digest_alarm", "1 when states of the cluster's nodes differ", f64::from(context.digest_alarm())),
+        ("quarantined", "1 when a majority has another state", f64::from(context.is_quarantined())),
+        ("members_gone_back", gone_back, context.gone_back().len() as f64),
+    ]);
+    sample.role = context.role();
+}
+
+fn sample_raft(serving: &Serving, sample: &mut Sample) {
+    if let Some(lag) = serving.consensus.lag() {
+        let help = "Entries still to apply of what the leader has committed; absent without a leader";
+        sample.gauges.push(("leader_lag_entries", help, lag as f64));
+    }
+    let raft = serving.consensus.metrics();
+    let index = |id: Option<LogId>| id.map_or(0.0, |id| id.index as f64);
+    let voters = raft.membership_config.voter_ids().count();
+    let members = raft.membership_config.nodes().count();
+    sample.gauges.extend([
+        ("raft_term", "The current term", raft.current_term as f64),
+        ("raft_has_leader", "1 when a leader is known", f64::from(serving.consensus.leader().is_some())),
+        ("raft_last_log_index", "The last entry in the log", raft.last_log_index.unwrap_or(0) as f64),
+        ("raft_committed_index", "The last entry known to be committed", index(raft.local_committed)),
+        ("raft_applied_index", "The last entry applied to the map", index(raft.last_applied)),
+        ("raft_snapshot_index", "The last entry in the newest snapshot", index(raft.snapshot)),
+        ("raft_purged_index", "The last entry purged from the log", index(raft.purged)),
+        ("raft_voters", "Members that vote", voters as f64),
+        ("raft_members", "Members, voting or learning", members as f64),
+    ]);
+}
+
+fn sample_store(serving: &Serving, sample: &mut Sample) {
+    let state = serving.consensus.store().read();
+    let bounds = state.map.settings();
+    sample.gauges.extend([
+        ("store_revision", "The store's revision", state.map.revision() as f64),
+        ("store_keys", "Keys in the store", state.map.keys() as f64),
+        ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
+        ("store_max_bytes", "Its bound, 0 for none", bounds.max_store_bytes as f64),
+        ("store_sessions", "Open sessions", state.map.sessions() as f64),
+        ("store_max_sessions", "Their bound", bounds.max_sessions as f64),
+    ]);
+}
+
+fn sample_storage(serving: &Serving, sample: &mut Sample) {
+    if let Some(newest) = serving.snapshots.newest() {
+        sample.gauges.push(("snapshot_bytes", "Length of the newest snapshot", newest.bytes as f64));
+    }
+    let log = serving.log.metrics();
+    sample.gauges.extend([
+        ("log_segments", "Segments of the log", log.segments as f64),
+        ("log_queued_bytes", "Bytes that wait to be written", log.queued_bytes as f64),
+        ("log_cached_bytes", "Bytes of recent entries in memory", log.cached_bytes as f64),
+        ("disk_free_bytes", "Free space in the data directory's file system", log.free_bytes as f64),
+    ]);
+    sample.counters.extend([
+        ("log_batches", "Batches made durable", log.batches),
+        ("log_entries", "Entries made durable", log.entries),
+        ("log_written_bytes", "Bytes written to the log", log.bytes_written),
+        ("log_rotations", "Segments that became active", log.rotations),
+    ]);
+    sample.histograms.push((
+        "log_fsync_duration_seconds",
+        "Time to write and sync a batch",
+        log.write_and_sync,
+    ));
 }

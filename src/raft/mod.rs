@@ -17,6 +17,7 @@ pub mod peers;
 pub mod reads;
 pub mod replacing;
 pub mod runtime;
+mod snapshot_upload;
 pub mod space;
 pub mod state_machine;
 pub mod store;

@@ -15,8 +15,9 @@ use mokv_proto::raft::{self, Channel, Exclusion, request, response};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::admission::{LocalNode, PeerAdmission};
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::handshake::{HandshakeError, LocalNode, PeerAdmission, dial};
+use super::handshake::{HandshakeError, dial};
 use super::reach::{Contact, Reach};
 use crate::node_id::Named;
 use crate::positions::{self, Acknowledgement, Positions};
@@ -570,18 +571,8 @@ mod tests {
     }
 
     fn peers_resolving(address: String, resolver: Resolver) -> Arc<Peers> {
-        let local = LocalNode {
-            cluster_id: [7; 16],
-            node_id: 1,
-            name: "n1".into(),
-            boot: 1,
-            incarnation: 1,
-            past: Vec::new(),
-            starts: Vec::new(),
-            supports: 1,
-            key: None,
-        };
-        let admission = PeerAdmission::new(local, BTreeMap::new(), Positions::default(), |_| false);
+        let admission =
+            PeerAdmission::new(LocalNode::example(1, None), BTreeMap::new(), Positions::default(), |_| false);
         Peers::new(Arc::new(admission), Arc::new(OnePlace(address)), resolver)
     }
 

@@ -13,8 +13,9 @@ use futures_util::{FutureExt, StreamExt};
 use mokv_proto::raft::{self, Channel, request, response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::admission::PeerAdmission;
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::handshake::{Dialer, HandshakeError, PeerAdmission, answer};
+use super::handshake::{Dialer, HandshakeError, answer};
 use crate::rt::net::TcpStream;
 use crate::rt::timeout;
 
@@ -47,7 +48,7 @@ pub async fn meet(stream: &mut TcpStream, admission: &PeerAdmission) -> Result<D
         stream.read_u8().await?;
         answer(stream, admission).await
     });
-    peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the hello took too long"))?
+    peer.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))?
 }
 
 /// Serves the requests of `peer`, after its handshake, until the connection ends.
