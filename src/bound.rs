@@ -82,7 +82,8 @@ impl Held {
     /// Gives back all units that exceed `units`.
     pub fn keep(&mut self, units: usize) {
         let surplus = self.units.saturating_sub(units);
-        self.bound.taken.fetch_sub(surplus, Ordering::AcqRel);
+        let taken = self.bound.taken.fetch_sub(surplus, Ordering::AcqRel);
+        assert!(taken >= surplus, "more is given back than was taken");
         self.units -= surplus;
     }
 }

@@ -117,6 +117,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let saved = self.read_vote().await?;
+        // A vote that is taken back can elect two leaders in one term.
+        assert!(
+            saved.as_ref().is_none_or(|saved| vote >= saved),
+            "the vote {vote} does not follow {saved:?}"
+        );
         self.log.save_vote(encode_vote(vote)).await.map_err(io::Error::other)?;
         self.tell(|observer| observer.voted(vote));
         Ok(())
@@ -124,6 +130,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(committed) = committed {
+            let saved = self.log.state().committed.map(|saved| saved.index);
+            assert!(saved <= Some(committed.index), "committed {committed} after index {saved:?}");
             // Written with the next batch: a lost mark only means that a few entries are applied a little later.
             self.log.save_committed(position(committed));
         }
@@ -140,6 +148,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
+        // Terms never decrease along the log (Raft thesis, 3.5); that no index is left out is checked by the log.
+        let last = self.log.state().last.map(|last| last.term);
+        let terms = last.into_iter().chain(entries.iter().map(|entry| entry.term));
+        assert!(terms.is_sorted(), "an entry has an earlier term than the one before it");
         // This bounds the memory for entries that wait to be written.
         self.log.ready().await.map_err(io::Error::other)?;
         self.tell(|observer| {
@@ -163,6 +175,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if self.log.state().last.is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
             rt::sometimes("log conflict truncated");
         }
+        let committed = self.log.state().committed;
+        assert!(
+            committed.map(|committed| committed.index) <= last.map(|last| last.index),
+            "truncating after {last:?} what is committed up to {committed:?}"
+        );
         self.tell(|observer| observer.truncating(last));
         self.log.truncate_after(last.map(|id| id.index)).await.map_err(io::Error::other)?;
         self.tell(|observer| observer.truncated(last));
@@ -191,5 +208,59 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::raft::types::log_id;
+    use crate::rt::disk::SimDisk;
+    use crate::storage::{LogConfig, Owner};
+
+    /// A log of three entries, the first two of which are committed.
+    async fn store() -> LogStore {
+        let disk = SimDisk::new(1).mount();
+        let owner = Owner { node_id: 1, cluster_id: [1; 16] };
+        let log = Log::open(disk.clone(), LogConfig::default(), owner).await.unwrap();
+        let mut store = LogStore::new(log, Snapshots::open(disk).await.unwrap().0, None, None);
+        store.append((1..=3).map(|index| blank(2, index)), IOFlushed::noop()).await.unwrap();
+        store.save_committed(Some(log_id(2, 2))).await.unwrap();
+        store
+    }
+
+    fn blank(term: u64, index: u64) -> RaftEntry {
+        RaftEntry { log_id: log_id(term, index), payload: EntryPayload::Blank }
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what is committed")]
+    async fn a_committed_entry_is_never_truncated() {
+        let mut store = store().await;
+        store.truncate_after(Some(log_id(2, 2))).await.unwrap();
+        store.truncate_after(Some(log_id(2, 1))).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "does not follow")]
+    async fn a_vote_is_never_taken_back() {
+        let mut store = store().await;
+        store.save_vote(&Vote::new(4, 1)).await.unwrap();
+        store.save_vote(&Vote::new(3, 1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "earlier term")]
+    async fn terms_never_decrease_along_the_log() {
+        let mut store = store().await;
+        store.append([blank(1, 4)], IOFlushed::noop()).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "after index")]
+    async fn what_is_committed_stays_committed() {
+        store().await.save_committed(Some(log_id(2, 1))).await.unwrap();
     }
 }

@@ -138,9 +138,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 "the snapshot's header names another position",
             ));
         }
+        let applied = self.store.read().applied;
+        assert!(
+            applied <= state.applied,
+            "a snapshot at {:?} would replace the state at {applied:?}",
+            state.applied
+        );
         // openraft has already truncated conflicting entries, durably; from here on the file is the newest snapshot.
         received.publish().await.map_err(io::Error::other)?;
-        if self.store.read().applied.is_none() {
+        if applied.is_none() {
             rt::sometimes("empty node caught up by a snapshot");
         }
         self.store.install(state);

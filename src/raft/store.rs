@@ -42,7 +42,16 @@ impl State {
             EntryPayload::Normal(payload) => Command::decode(&payload.0)?,
             EntryPayload::Membership(membership) => Command::Membership(membership_to_wire(membership)),
         };
+        if let Some(applied) = self.applied {
+            assert_eq!(entry.log_id.index, applied.index + 1, "an entry was left out, or is applied twice");
+            assert!(entry.log_id >= applied, "entry {} has an earlier term than {applied}", entry.log_id);
+        }
+        let revision = self.map.revision();
         let applied = self.map.apply(entry.log_id.index, &command);
+        let changed = applied.change.as_ref().map(|change| change.revision);
+        let expected = changed.map_or(revision, |_| revision + 1);
+        assert_eq!(self.map.revision(), expected, "a change takes one revision, and nothing else does");
+        assert!(changed.is_none_or(|changed| changed == expected), "a change has the store's revision");
         self.applied = Some(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
@@ -219,6 +228,7 @@ impl Store {
     fn advance(&self, index: u64, revision: u64) {
         let ready = {
             let mut waiting = self.waiting.lock();
+            assert!(waiting.applied <= index, "the state goes back from {} to {index}", waiting.applied);
             waiting.applied = index;
             let later = waiting.by_index.split_off(&(index + 1));
             std::mem::replace(&mut waiting.by_index, later)
@@ -228,6 +238,7 @@ impl Store {
             let _ = waiting.send(());
         }
         self.revision.send_if_modified(|now| {
+            assert!(*now <= revision, "the store's revision goes back from {now} to {revision}");
             let moved = *now != revision;
             *now = revision;
             moved
@@ -278,5 +289,13 @@ mod tests {
         assert_eq!(recorded(&store), Vec::<u64>::new(), "they may be why a snapshot was needed");
         apply(&store, at + 1..=DIGEST_INTERVAL * 3);
         assert_eq!(recorded(&store), [DIGEST_INTERVAL * 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "left out")]
+    fn no_entry_is_left_out() {
+        let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
+        apply(&store, 1..=3);
+        apply(&store, 5..=5);
     }
 }

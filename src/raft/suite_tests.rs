@@ -1,15 +1,19 @@
 //! openraft's own storage suite, on our log and state machine, on real files and on the simulated disk.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use openraft::StorageError;
+use futures_util::{Stream, TryStreamExt, stream};
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{EntryPayload, OptionalSend, StorageError};
 
 use super::log_store::LogStore;
-use super::state_machine::StateMachine;
+use super::state_machine::{SnapshotBuilder, SnapshotData, StateMachine};
 use super::store::Store;
-use super::types::TypeConfig;
+use super::types::{LogId, RaftEntry, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::metrics::{Metrics, Sample, Sampler};
 use crate::rt::disk::{DiskRef, RealDisk, SimDisk};
 use crate::storage::{Log, LogConfig, Owner, Snapshots};
@@ -22,20 +26,69 @@ impl Sampler for Nothing {
     }
 }
 
-async fn open(disk: DiskRef) -> (LogStore, StateMachine) {
+/// The suite applies entries with holes between them, which Raft never does and the state machine refuses: here the
+/// holes are filled with blank entries.
+struct Filled(StateMachine);
+
+impl RaftStateMachine<TypeConfig> for Filled {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        self.0.applied_state().await
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut next = self.0.applied_state().await?.0.map(|applied| applied.index + 1);
+        let mut filled = Vec::new();
+        for (entry, responder) in entries.try_collect::<Vec<_>>().await? {
+            let index = entry.log_id.index;
+            let holes = next.unwrap_or(index)..index;
+            let blank =
+                |index| RaftEntry { log_id: LogId { index, ..entry.log_id }, payload: EntryPayload::Blank };
+            filled.extend(holes.map(|hole| Ok((blank(hole), None))));
+            filled.push(Ok((entry, responder)));
+            next = Some(index + 1);
+        }
+        self.0.apply(stream::iter(filled)).await
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        self.0.try_create_snapshot_builder(force).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.0.get_snapshot_builder().await
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        self.0.install_snapshot(meta, data).await
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
+        self.0.get_current_snapshot().await
+    }
+}
+
+async fn open(disk: DiskRef) -> (LogStore, Filled) {
     let owner = Owner { node_id: 1, cluster_id: [1; 16] };
     // Small segments: the suite crosses their borders.
     let config = LogConfig { segment_bytes: 64 << 10, cache_bytes: 2 << 10, ..LogConfig::default() };
     let log = Log::open(disk.clone(), config, owner).await.unwrap();
     let (snapshots, _) = Snapshots::open(disk).await.unwrap();
     let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
-    (LogStore::new(log, snapshots.clone(), None, None), StateMachine::new(store, snapshots))
+    (LogStore::new(log, snapshots.clone(), None, None), Filled(StateMachine::new(store, snapshots)))
 }
 
 struct OnRealFiles;
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnRealFiles {
-    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, LogStore, Filled, tempfile::TempDir> for OnRealFiles {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Filled), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
         let (log, state_machine) = open(disk).await;
@@ -46,8 +99,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnR
 #[derive(Default)]
 struct OnSimulatedDisks(AtomicU64);
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, SimDisk> for OnSimulatedDisks {
-    async fn build(&self) -> Result<(SimDisk, LogStore, StateMachine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, LogStore, Filled, SimDisk> for OnSimulatedDisks {
+    async fn build(&self) -> Result<(SimDisk, LogStore, Filled), StorageError<TypeConfig>> {
         let disk = SimDisk::new(self.0.fetch_add(1, Ordering::Relaxed));
         let (log, state_machine) = open(disk.mount()).await;
         Ok((disk, log, state_machine))

@@ -167,6 +167,7 @@ impl EntryIndex {
                 self.cached_bytes -= payload.len() as u64;
             }
         }
+        self.check();
         if self.slots.is_empty() {
             // During recovery, the entries cut off may belong to segments that no longer exist.
             self.base = last;
@@ -185,11 +186,18 @@ impl EntryIndex {
             self.slots.pop_front();
             self.first += 1;
         }
+        self.check();
         self.purged = Some(upto);
         if self.base.is_none_or(|base| base.index <= upto.index) {
             self.base = Some(upto);
         }
         true
+    }
+
+    /// The cache is a suffix of the log.
+    fn check(&self) {
+        assert!(self.cache.len() <= self.slots.len(), "an entry is cached that is not in the log");
+        assert!(!self.cache.is_empty() || self.cached_bytes == 0, "an empty cache holds bytes");
     }
 
     /// Payload bytes of the entries after `index`; `None` if the first of them is no longer there.

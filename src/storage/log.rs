@@ -169,8 +169,10 @@ impl Shared {
         let queued = {
             let mut state = self.state();
             state.ended = Some(stopped.clone());
-            state.queued_bytes = 0;
-            std::mem::take(&mut state.queue)
+            let queued = std::mem::take(&mut state.queue);
+            // What a batch in progress has taken is subtracted when it is written.
+            state.queued_bytes -= queued.iter().map(|request| request.bytes).sum::<u64>();
+            queued
         };
         rt::sometimes("log stopped by a failed write or sync");
         tracing::error!(%error, "the log has stopped for good");

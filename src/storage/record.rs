@@ -146,7 +146,7 @@ impl Place {
 /// Appends a record to `buffer`, whose length is a multiple of [`ALIGNMENT`].
 pub(super) fn encode(buffer: &mut BytesMut, seed: Seed, place: Place, body: &Body) {
     let start = buffer.len();
-    debug_assert_eq!(start % ALIGNMENT, 0, "records are aligned");
+    assert_eq!(start % ALIGNMENT, 0, "records are aligned");
     buffer.put_bytes(0, HEADER_BYTES);
     let kind = encode_body(buffer, body);
     let length = buffer.len() - start - HEADER_BYTES;

@@ -307,6 +307,8 @@ impl Writer {
         let (bytes, offsets) = self.encode(None, records);
         let file = self.file.as_ref().expect("there is an active segment");
         let written = bytes.len() as u64;
+        // Beyond its capacity a write may need space that the disk no longer has.
+        assert!(self.tail.end + written <= self.tail.capacity, "a batch leaves its segment");
         file.write_and_sync(self.tail.end, bytes)
             .await
             .map_err(StorageError::io("write and sync", segment::live_name(self.tail.number)))?;
@@ -319,6 +321,10 @@ impl Writer {
     async fn rotate(&mut self, records: &Records) -> Result<Vec<u32>, StorageError> {
         let Spare { name, file: readable, capacity } = self.spares.take().await?;
         if self.tail.number > 0 {
+            assert!(
+                self.tail.sealed.last().is_none_or(|earlier| earlier.number < self.tail.number),
+                "segments are sealed in order"
+            );
             self.tail.sealed.push(Sealed { number: self.tail.number, highest: self.tail.highest });
         }
         self.tail.number += 1;
@@ -381,6 +387,17 @@ impl Writer {
         for body in &records.bodies {
             put(&mut self.buffer, &mut self.tail, body);
         }
+        assert_eq!(in_batch as usize, count, "the last record of a batch is marked as the last");
+        assert_eq!(offsets.len(), records.entries.len(), "each entry has an offset");
+        let State { committed, purged, last, .. } = &self.tail.state;
+        // A majority may have committed what this log has yet to write: `take_batch` holds such a position back (chaos
+        // seed 7802739).
+        let index = |position: &Option<Position>| position.map(|position| position.index);
+        assert!(
+            index(committed) <= index(last),
+            "marked as committed up to {committed:?}, but written up to {last:?}"
+        );
+        assert!(index(purged) <= index(last), "purged up to {purged:?}, but written up to {last:?}");
         (self.buffer.split().freeze(), offsets)
     }
 
@@ -391,7 +408,8 @@ impl Writer {
             state.index.written(*index, *ticket, self.tail.number, *offset);
         }
         state.index.evict();
-        state.queued_bytes = state.queued_bytes.saturating_sub(batch.bytes);
+        assert!(state.queued_bytes >= batch.bytes, "a batch holds more than was queued");
+        state.queued_bytes -= batch.bytes;
         state.durable = batch.records.last_entry().or(state.durable);
         let metrics = &mut state.metrics;
         metrics.batches += 1;
@@ -422,6 +440,7 @@ impl Writer {
         let superfluous = |sealed: &&Sealed| sealed.highest.is_none_or(|highest| highest <= purged.index);
         let count = self.tail.sealed.iter().take_while(superfluous).count();
         for Sealed { number, .. } in self.tail.sealed.drain(..count) {
+            assert!(number < self.tail.number, "the active segment is never retired");
             let removed = self.shared.state().segments.remove(&number);
             if let Some((file, _)) = removed {
                 rt::sometimes("segment retired");
