@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::map::MAX_SESSIONS;
 use crate::membership::MAX_PLEDGED;
 use crate::raft::peers::frame::{MAX_FRAME_BYTES, MAX_VALUE_BYTES};
-use crate::storage::MAX_SEGMENT_BYTES;
+use crate::storage::SEGMENT_BYTES;
 
 /// One setting: `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file.
 #[derive(Debug, Clone, Copy)]
@@ -355,7 +355,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         Group::Storage,
         "log-segment-bytes",
-        bytes(64 * KIB, MAX_SEGMENT_BYTES),
+        bytes(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
         "64MiB",
         "Size of one file of the write-ahead log, set aside in advance. At least twice max-request-bytes",
     ),

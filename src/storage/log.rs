@@ -4,7 +4,7 @@
 //! changes go through one queue, in the order of their calls. Nothing here writes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use super::{LogEntry, Owner, Position, recovery, segment, writer};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, watch};
 
-/// The largest segment, in bytes: offsets in a segment are 32 bits, and a batch may reach beyond its end.
-pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+/// The sizes that a segment may have, in bytes. A smaller one would hold few records beside its checkpoint; offsets in
+/// a segment are 32 bits, and a batch may reach beyond its end.
+pub const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
 /// The log's use of disk and memory.
 #[derive(Debug, Clone)]
@@ -238,7 +239,7 @@ impl Log {
     /// [`StorageError::Corrupt`] and [`StorageError::Missing`] if acknowledged data may be lost,
     /// [`StorageError::Foreign`] if the log is not `owner`'s; otherwise the disk's error.
     pub async fn open(disk: DiskRef, config: LogConfig, owner: Owner) -> Result<Log, StorageError> {
-        assert!(config.segment_bytes <= MAX_SEGMENT_BYTES, "offsets in a segment are 32 bits");
+        assert!(config.segment_bytes <= *SEGMENT_BYTES.end(), "offsets in a segment are 32 bits");
         let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
         let recovered = recovery::recover(&disk, &config, owner).await?;
         let shared = Arc::new(Shared {

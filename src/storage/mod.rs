@@ -33,7 +33,7 @@ mod writer;
 use bytes::Bytes;
 
 pub use error::StorageError;
-pub use log::{Log, LogConfig, LogState, MAX_SEGMENT_BYTES};
+pub use log::{Log, LogConfig, LogState, SEGMENT_BYTES};
 pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
 pub use scrub::Pace;
 pub use snapshot::{
