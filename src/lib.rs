@@ -19,7 +19,7 @@
 //! - [`positions`]: detects a member whose disk has lost what it acknowledged, pure.
 //! - [`incarnations`]: detects a data directory that was rolled back or copied, pure.
 //! - [`map`]: the replicated state, pure.
-//! - [`node_id`]: the one format in which a node id is displayed.
+//! - [`node_id`]: the type of a node id, with the one format in which it is displayed.
 //! - [`storage`]: the write-ahead log and snapshot files.
 //! - [`rt`]: the boundary between the real and the simulated environment.
 

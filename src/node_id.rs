@@ -1,12 +1,14 @@
-//! The form in which a node id is displayed everywhere: in messages, logs, tables and JSON.
+//! The id of a node: its type, and the one form in which it is displayed.
 //!
-//! Sixteen hexadecimal digits: as a number an id would lose digits in JSON, and people cannot compare numbers of
-//! nineteen digits. For display only; code passes ids around as plain numbers.
+//! An id is sixteen hexadecimal digits in messages, logs, tables and JSON: as a number it would lose digits in JSON, and
+//! people cannot compare numbers of nineteen digits. Messages between nodes and the files carry the number; what reads
+//! and writes them converts with `NodeId(number)` and `id.0`.
 
 use std::fmt;
 
-/// Displays a node id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A node's id in Raft: a random number, drawn at the first start of a data directory, never 0. On the wire, 0 names no
+/// node; elsewhere `Option<NodeId>` says so.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
 impl fmt::Display for NodeId {
@@ -15,15 +17,23 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// The same digits: openraft's own messages show ids by `Debug` too.
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Displays a node by its id and, if known, its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a>(pub Option<&'a str>, pub u64);
+pub struct Named<'a>(pub Option<&'a str>, pub NodeId);
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.filter(|name| !name.is_empty()) {
-            Some(name) => write!(f, "'{name}' (node id {})", NodeId(self.1)),
-            None => write!(f, "node id {}", NodeId(self.1)),
+        let Named(name, id) = self;
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) => write!(f, "'{name}' (node id {id})"),
+            None => write!(f, "node id {id}"),
         }
     }
 }
@@ -34,10 +44,12 @@ mod tests {
 
     #[test]
     fn an_id_has_sixteen_digits_and_a_name_before_it_where_one_is_known() {
-        assert_eq!(NodeId(0xabc).to_string(), "0000000000000abc");
+        let id = NodeId(0xabc);
+        assert_eq!(id.to_string(), "0000000000000abc");
+        assert_eq!(format!("{id:?}"), "0000000000000abc");
         assert_eq!(NodeId(u64::MAX).to_string(), "ffffffffffffffff");
-        assert_eq!(Named(Some("n1"), 0xabc).to_string(), "'n1' (node id 0000000000000abc)");
-        assert_eq!(Named(Some(""), 0xabc).to_string(), "node id 0000000000000abc");
-        assert_eq!(Named(None, 0xabc).to_string(), "node id 0000000000000abc");
+        assert_eq!(Named(Some("n1"), id).to_string(), "'n1' (node id 0000000000000abc)");
+        assert_eq!(Named(Some(""), id).to_string(), "node id 0000000000000abc");
+        assert_eq!(Named(None, id).to_string(), "node id 0000000000000abc");
     }
 }

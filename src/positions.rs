@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::node_id::NodeId;
 use bytes::Bytes;
 use mokv_proto::raft as wire;
 use prost::Message;
@@ -97,12 +98,12 @@ struct Known {
 /// The acknowledgements of all members that a node has received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Positions {
-    members: BTreeMap<u64, Known>,
+    members: BTreeMap<NodeId, Known>,
     /// Rises with every new acknowledgement.
     version: u64,
     /// The version last returned to be made durable.
     saved: u64,
-    refused: BTreeMap<u64, GoneBack>,
+    refused: BTreeMap<NodeId, GoneBack>,
 }
 
 impl Positions {
@@ -121,7 +122,7 @@ impl Positions {
     }
 
     /// Records what a member has acknowledged, if it is more than what is recorded. Returns `true` if it is.
-    pub fn remember(&mut self, node_id: u64, acknowledgement: Acknowledgement) -> bool {
+    pub fn remember(&mut self, node_id: NodeId, acknowledgement: Acknowledgement) -> bool {
         // Of equal ones the first is worth more: it applies to more starts.
         if self.members.get(&node_id).is_some_and(|known| known.acknowledgement.upto >= acknowledgement.upto)
         {
@@ -135,11 +136,11 @@ impl Positions {
     /// Records an acknowledgement that another node has sent, as [`Positions::remember`] does.
     pub fn hear(&mut self, told: wire::Acknowledgement) -> bool {
         let upto = Reach { term: told.term, index: told.index };
-        self.remember(told.node_id, Acknowledgement { boot: told.boot, upto })
+        self.remember(NodeId(told.node_id), Acknowledgement { boot: told.boot, upto })
     }
 
     /// Discards all nodes that are not members.
-    pub fn retain(&mut self, is_member: impl Fn(u64) -> bool) {
+    pub fn retain(&mut self, is_member: impl Fn(NodeId) -> bool) {
         self.members.retain(|id, _| is_member(*id));
         self.refused.retain(|id, _| is_member(*id));
     }
@@ -155,8 +156,8 @@ impl Positions {
     }
 
     /// What was recorded after `version`, for a peer; without its own acknowledgement, which it has itself.
-    pub fn news(&self, version: u64, peer: u64) -> Vec<wire::Acknowledgement> {
-        let is_news = |(id, known): &(&u64, &Known)| known.since > version && **id != peer;
+    pub fn news(&self, version: u64, peer: NodeId) -> Vec<wire::Acknowledgement> {
+        let is_news = |(id, known): &(&NodeId, &Known)| known.since > version && **id != peer;
         self.members.iter().filter(is_news).map(|(id, known)| to_wire(*id, known.acknowledgement)).collect()
     }
 
@@ -174,7 +175,7 @@ impl Positions {
     ///
     /// # Errors
     /// If the member has gone back.
-    pub fn check(&mut self, node_id: u64, starts: &[Start]) -> Result<(), Refused> {
+    pub fn check(&mut self, node_id: NodeId, starts: &[Start]) -> Result<(), Refused> {
         let Some(gone_back) = self.objection(node_id, starts) else {
             self.refused.remove(&node_id);
             return Ok(());
@@ -183,7 +184,7 @@ impl Positions {
         Err(Refused { gone_back, is_news: before.map(|before| before.start) != Some(gone_back.start) })
     }
 
-    fn objection(&self, node_id: u64, starts: &[Start]) -> Option<GoneBack> {
+    fn objection(&self, node_id: NodeId, starts: &[Start]) -> Option<GoneBack> {
         let acknowledged = self.members.get(&node_id)?.acknowledgement;
         let contradicts = |start: &&Start| start.boot > acknowledged.boot && start.found < acknowledged.upto;
         let start = *starts.iter().filter(contradicts).min_by_key(|start| start.boot)?;
@@ -191,7 +192,7 @@ impl Positions {
     }
 
     /// The members that were refused at their last check.
-    pub fn refused(&self) -> &BTreeMap<u64, GoneBack> {
+    pub fn refused(&self) -> &BTreeMap<NodeId, GoneBack> {
         &self.refused
     }
 }
@@ -217,9 +218,9 @@ impl Told {
     }
 }
 
-fn to_wire(node_id: u64, acknowledgement: Acknowledgement) -> wire::Acknowledgement {
+fn to_wire(node_id: NodeId, acknowledgement: Acknowledgement) -> wire::Acknowledgement {
     let Acknowledgement { boot, upto: Reach { term, index } } = acknowledgement;
-    wire::Acknowledgement { node_id, boot, term, index }
+    wire::Acknowledgement { node_id: node_id.0, boot, term, index }
 }
 
 impl From<Start> for wire::Start {
@@ -321,7 +322,7 @@ mod tests {
             Step::Sync => node.sync(),
             Step::Acknowledge => {
                 if let Some(acknowledgement) = node.acknowledgement() {
-                    positions.remember(1, acknowledgement);
+                    positions.remember(NodeId(1), acknowledgement);
                 }
             }
             Step::Elect(terms, is_heard, to) => {
@@ -329,7 +330,7 @@ mod tests {
                 node.vote += terms;
                 if *is_heard {
                     let upto = Reach { term: node.vote, index: None };
-                    positions.remember(1, Acknowledgement { boot: node.boot, upto });
+                    positions.remember(NodeId(1), Acknowledgement { boot: node.boot, upto });
                 }
                 node.durable.truncate(to.index(node.durable.len() + 1));
             }
@@ -351,14 +352,14 @@ mod tests {
             node.start(false);
             for step in &before {
                 take(step, &mut node, &mut positions);
-                prop_assert_eq!(positions.check(1, &node.starts), Ok(()));
+                prop_assert_eq!(positions.check(NodeId(1), &node.starts), Ok(()));
             }
             let mut back = node.clone();
             // Within one incarnation: peers detect a later one by the incarnations.
             for step in after.iter().filter(|step| !matches!(step, Step::Restart(_))) {
                 take(step, &mut node, &mut positions);
             }
-            let word = positions.members.get(&1).map(|known| known.acknowledgement);
+            let word = positions.members.get(&NodeId(1)).map(|known| known.acknowledgement);
             back.start(true);
             let found = back.starts.last().unwrap().found;
             let has_gone_back = word.is_some_and(|word| found < word.upto);
@@ -369,7 +370,7 @@ mod tests {
                     Step::Elect(terms, _, to) => take(&Step::Elect(*terms, false, *to), &mut back, &mut positions),
                     step => take(step, &mut back, &mut positions),
                 }
-                prop_assert_eq!(positions.check(1, &back.starts).is_err(), has_gone_back);
+                prop_assert_eq!(positions.check(NodeId(1), &back.starts).is_err(), has_gone_back);
             }
         }
 
@@ -380,18 +381,18 @@ mod tests {
             let (mut knows, mut is_told) = (Positions::default(), Positions::default());
             let mut version = 0;
             for (node_id, boot, term, index) in heard {
-                knows.remember(node_id, acknowledgement(boot, term, index));
-                for news in knows.news(version, 3) {
+                knows.remember(NodeId(node_id), acknowledgement(boot, term, index));
+                for news in knows.news(version, NodeId(3)) {
                     is_told.hear(news);
                 }
                 version = knows.version();
-                prop_assert_eq!(knows.news(version, 3), vec![]);
+                prop_assert_eq!(knows.news(version, NodeId(3)), vec![]);
             }
-            let plain = |positions: &Positions| -> BTreeMap<u64, Acknowledgement> {
+            let plain = |positions: &Positions| -> BTreeMap<NodeId, Acknowledgement> {
                 positions.members.iter().map(|(id, known)| (*id, known.acknowledgement)).collect()
             };
-            let all_but_its_own: BTreeMap<u64, Acknowledgement> =
-                plain(&knows).into_iter().filter(|(id, _)| *id != 3).collect();
+            let all_but_its_own: BTreeMap<NodeId, Acknowledgement> =
+                plain(&knows).into_iter().filter(|(id, _)| *id != NodeId(3)).collect();
             prop_assert_eq!(plain(&is_told), all_but_its_own);
             match knows.unsaved() {
                 Some(bytes) => prop_assert_eq!(plain(&Positions::decode(&bytes).unwrap()), plain(&knows)),
@@ -409,25 +410,30 @@ mod tests {
     #[test]
     fn the_rule_by_its_cases() {
         let mut positions = Positions::default();
-        assert!(positions.remember(1, acknowledgement(3, 5, 20)));
-        assert!(!positions.remember(1, acknowledgement(4, 5, 20)), "the first word holds for more starts");
-        assert!(!positions.remember(1, acknowledgement(4, 4, 90)), "an older leader's");
-        let mut refuses = |start| positions.check(1, &[start]).is_err();
+        assert!(positions.remember(NodeId(1), acknowledgement(3, 5, 20)));
+        assert!(
+            !positions.remember(NodeId(1), acknowledgement(4, 5, 20)),
+            "the first word holds for more starts"
+        );
+        assert!(!positions.remember(NodeId(1), acknowledgement(4, 4, 90)), "an older leader's");
+        let mut refuses = |start| positions.check(NodeId(1), &[start]).is_err();
         assert!(!refuses(start(4, 5, 20)), "a restart");
         assert!(!refuses(start(4, 6, 7)), "a later leader made it truncate");
         assert!(!refuses(start(3, 5, 2)), "the very start in which it acknowledged");
         assert!(refuses(start(4, 5, 19)));
         assert!(refuses(start(4, 4, 90)));
         assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
-        assert_eq!(positions.check(2, &[start(9, 0, 0)]), Ok(()), "nobody told of it");
-        assert!(positions.remember(1, Acknowledgement { boot: 4, upto: Reach { term: 6, index: None } }));
-        let forgets_its_vote = positions.check(1, &[start(5, 5, 99)]).unwrap_err().gone_back;
+        assert_eq!(positions.check(NodeId(2), &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+        assert!(
+            positions.remember(NodeId(1), Acknowledgement { boot: 4, upto: Reach { term: 6, index: None } })
+        );
+        let forgets_its_vote = positions.check(NodeId(1), &[start(5, 5, 99)]).unwrap_err().gone_back;
         assert_eq!(
             forgets_its_vote.to_string(),
             "voted in term 6 with boot counter 4, and found log index 99 in term 5 when it started with boot counter 5"
         );
         assert_eq!(
-            positions.check(1, &[start(5, 6, 3)]),
+            positions.check(NodeId(1), &[start(5, 6, 3)]),
             Ok(()),
             "it keeps its vote, and had acknowledged nothing since"
         );
@@ -447,9 +453,9 @@ mod tests {
     #[test]
     fn a_refusal_is_news_once_a_start_and_is_forgotten_with_its_cause() {
         let mut positions = Positions::default();
-        positions.remember(1, acknowledgement(3, 5, 20));
+        positions.remember(NodeId(1), acknowledgement(3, 5, 20));
         let back = [start(5, 6, 30), start(4, 5, 11)];
-        let first = positions.check(1, &back).unwrap_err();
+        let first = positions.check(NodeId(1), &back).unwrap_err();
         assert_eq!(
             (first.is_news, first.gone_back.to_string().as_str()),
             (
@@ -458,12 +464,12 @@ mod tests {
                  with boot counter 4"
             )
         );
-        assert!(!positions.check(1, &back).unwrap_err().is_news);
-        assert_eq!(positions.refused().keys().collect::<Vec<_>>(), [&1]);
-        positions.check(1, &[start(4, 5, 20)]).unwrap();
+        assert!(!positions.check(NodeId(1), &back).unwrap_err().is_news);
+        assert_eq!(positions.refused().keys().collect::<Vec<_>>(), [&NodeId(1)]);
+        positions.check(NodeId(1), &[start(4, 5, 20)]).unwrap();
         assert!(positions.refused().is_empty(), "the right directory is back");
-        positions.check(1, &back).unwrap_err();
-        positions.retain(|id| id != 1);
+        positions.check(NodeId(1), &back).unwrap_err();
+        positions.retain(|id| id != NodeId(1));
         assert!(positions.refused().is_empty() && positions.members() == 0);
     }
 }

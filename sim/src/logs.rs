@@ -24,7 +24,7 @@ pub struct Place {
     pub index: u64,
 }
 
-/// A vote of a node.
+/// A vote of a node. Node ids are plain numbers in these reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vote {
     /// Its term.

@@ -113,7 +113,7 @@ async fn list(connect: &Connect, consistency: Consistency) -> Result<(), Failure
     let rows = servers.iter().map(|server| Row {
         cells: vec![
             server.id.clone(),
-            node_id(server.node_id),
+            NodeId(server.node_id).to_string(),
             server.rpc_addr.clone(),
             role(server).to_owned(),
         ],
@@ -137,8 +137,8 @@ impl Remove {
         let removed = removed
             .map_err(|error| self.connect.failure(&format!("remove the member '{}'", self.name), error))?;
         self.connect.output().answer(
-            format!("removed {}, node id {}", self.name, node_id(removed)),
-            &json!({ "name": self.name, "node_id": node_id(removed) }),
+            format!("removed {}, node id {}", self.name, NodeId(removed)),
+            &json!({ "name": self.name, "node_id": NodeId(removed).to_string() }),
         )
     }
 }
@@ -170,7 +170,7 @@ impl Resize {
         for name in leaving {
             match client.remove_member(&name).await {
                 Ok(removed) => {
-                    let node_id = node_id(removed);
+                    let node_id = NodeId(removed).to_string();
                     let json = json!({ "name": name, "node_id": node_id });
                     rows.push(Row { cells: vec![name, node_id], json });
                 }
@@ -228,7 +228,7 @@ fn highest<'a>(names: impl Iterator<Item = &'a str>, to: usize) -> Result<Vec<St
 fn server_json(server: &Server) -> Json {
     json!({
         "name": server.id,
-        "node_id": node_id(server.node_id),
+        "node_id": NodeId(server.node_id).to_string(),
         "rpc_addr": server.rpc_addr,
         "role": role(server),
     })
@@ -241,11 +241,6 @@ fn role(server: &Server) -> &'static str {
         (false, true) => "learner",
         (false, false) => "voter",
     }
-}
-
-/// Returns a node id for a cell or JSON.
-pub fn node_id(id: u64) -> String {
-    NodeId(id).to_string()
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ pub fn tell(
         ),
         &json!({
             "cluster_id": cluster_id.to_string(),
-            "node_id": super::members::node_id(*node_id),
+            "node_id": node_id.to_string(),
             "keys": keys,
             "revision": revision,
             "digest": digest.map(|digest| digest.to_string()),

@@ -9,11 +9,10 @@ use serde_json::{Value as Json, json};
 
 use super::connect::{Connect, Place};
 use super::failure::{Exit, Failure};
-use super::members::node_id;
 use super::output::{Format, Output, Row};
 use crate::client::{Client, Error, NodeStatus};
 use crate::config::parse_time;
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::rt;
 
 /// Show how every node is, seen from itself
@@ -169,9 +168,10 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     let is_contradicted = !alarms.is_empty();
     alarms
         .extend(known.iter().flat_map(|status| status.gone_back.iter().map(|found| refused(status, found))));
-    let gone_back: BTreeSet<u64> =
-        known.iter().flat_map(|status| status.gone_back.iter().map(|found| found.node_id)).collect();
-    let is_sound = |status: &&&NodeStatus| status.role != QUARANTINED && !gone_back.contains(&status.node_id);
+    let gone_back: BTreeSet<NodeId> =
+        known.iter().flat_map(|status| status.gone_back.iter().map(|found| NodeId(found.node_id))).collect();
+    let is_sound =
+        |status: &&&NodeStatus| status.role != QUARANTINED && !gone_back.contains(&NodeId(status.node_id));
     let has_sound_majority = known.iter().filter(is_sound).count() * 2 > nodes;
     if !gone_back.is_empty() && has_sound_majority && !is_contradicted {
         alarms.push(
@@ -218,7 +218,7 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
 /// Describes a node that `status`'s node refuses, and what the refused node has lost.
 fn refused(status: &NodeStatus, found: &GoneBack) -> String {
     let refused = match found.name.as_str() {
-        "" => node_id(found.node_id),
+        "" => NodeId(found.node_id).to_string(),
         name => name.to_owned(),
     };
     let has = match found.found_index {
@@ -240,7 +240,7 @@ fn refused(status: &NodeStatus, found: &GoneBack) -> String {
 fn contradicted(status: &NodeStatus) -> Option<String> {
     let found = status.contradiction.as_ref()?;
     let leader = match found.leader_name.as_str() {
-        "" => Named(None, found.leader_id).to_string(),
+        "" => Named(None, NodeId(found.leader_id)).to_string(),
         name => name.to_owned(),
     };
     Some(format!(
@@ -316,14 +316,14 @@ fn cells(status: &NodeStatus, committed: u64) -> Vec<String> {
 fn status_json(status: &NodeStatus) -> Json {
     json!({
         "name": status.name,
-        "node_id": node_id(status.node_id),
+        "node_id": NodeId(status.node_id).to_string(),
         "cluster_id": status.cluster_id,
         "version": status.version,
         "rpc_addr": status.rpc_addr,
         "boot_counter": status.boot_counter,
         "role": status.role,
         "term": status.term,
-        "leader_id": (status.leader_id != 0).then(|| node_id(status.leader_id)),
+        "leader_id": (status.leader_id != 0).then(|| NodeId(status.leader_id).to_string()),
         "leader": (!status.leader_name.is_empty()).then_some(&status.leader_name),
         "last_log_index": status.last_log_index,
         "committed_index": status.committed_index,
@@ -341,14 +341,14 @@ fn status_json(status: &NodeStatus) -> Json {
         "contradiction": status.contradiction.as_ref().map(|found| json!({
             "term": found.term,
             "index": found.index,
-            "leader_id": node_id(found.leader_id),
+            "leader_id": NodeId(found.leader_id).to_string(),
             "leader": (!found.leader_name.is_empty()).then_some(&found.leader_name),
             "leader_term": found.leader_term,
             "leader_entry_term": found.leader_entry_term,
             "leader_entry_index": found.leader_entry_index,
         })),
         "gone_back": status.gone_back.iter().map(|found| json!({
-            "node_id": node_id(found.node_id),
+            "node_id": NodeId(found.node_id).to_string(),
             "name": (!found.name.is_empty()).then_some(&found.name),
             "acknowledged_term": found.acknowledged_term,
             "acknowledged_index": found.acknowledged_index,

@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::digest::{Digest, Item};
 use super::{Answer, Entry, Map, snapshot};
+use crate::node_id::NodeId;
 
 /// Work for an item in addition to its bytes, expressed in bytes.
 const ITEM_COST: u64 = 64;
@@ -146,7 +147,7 @@ impl BlockSum {
             Item::standing(state.revision, &settings, state.cluster_version, key.as_ref())
                 .for_each(|item| self.digest.add(item));
             for log::Tombstone { node_id, name } in &state.tombstones {
-                self.digest.add(Item::tombstone(*node_id, name));
+                self.digest.add(Item::tombstone(NodeId(*node_id), name));
             }
         }
         for log::SnapshotEntry { key, value, create_revision, mod_revision, version } in block.entries {
@@ -193,7 +194,7 @@ mod tests {
             };
             map.apply(index, &command);
         }
-        map.apply(200, &Command::Tombstone { node_id: 7, name: "gone".into() });
+        map.apply(200, &Command::Tombstone { node_id: NodeId(7), name: "gone".into() });
         map.apply(201, &Command::WantedSize(3));
         map.apply(202, &Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
         map

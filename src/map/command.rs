@@ -6,6 +6,7 @@
 //! bytes are stored and forwarded verbatim; an entry that was read is never encoded again.
 
 use super::DigestKey;
+use crate::node_id::NodeId;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mokv_proto::log;
 use prost::Message;
@@ -39,7 +40,7 @@ pub enum Command {
     /// Excludes a removed node id for ever.
     Tombstone {
         /// The Raft node id.
-        node_id: u64,
+        node_id: NodeId,
         /// The node's name, for display only.
         name: String,
     },
@@ -107,7 +108,7 @@ impl Command {
                 &log::Configure { max_sessions: *max_sessions, max_store_bytes: *max_store_bytes },
             ),
             Command::Tombstone { node_id, name } => {
-                entry(TOMBSTONE, &log::Tombstone { node_id: *node_id, name: name.clone() })
+                entry(TOMBSTONE, &log::Tombstone { node_id: node_id.0, name: name.clone() })
             }
             Command::ClusterVersion(version) => {
                 entry(CLUSTER_VERSION, &log::ClusterVersion { version: *version })
@@ -162,7 +163,7 @@ impl Command {
             }
             TOMBSTONE => {
                 let log::Tombstone { node_id, name } = message(type_byte, payload)?;
-                Command::Tombstone { node_id, name }
+                Command::Tombstone { node_id: NodeId(node_id), name }
             }
             CLUSTER_VERSION => {
                 let log::ClusterVersion { version } = message(type_byte, payload)?;
@@ -269,7 +270,7 @@ mod tests {
             any::<(Option<u64>, Option<u64>)>().prop_map(|(max_sessions, max_store_bytes)| {
                 Command::Configure { max_sessions, max_store_bytes }
             }),
-            any::<(u64, String)>().prop_map(|(node_id, name)| Command::Tombstone { node_id, name }),
+            any::<(u64, String)>().prop_map(|(id, name)| Command::Tombstone { node_id: NodeId(id), name }),
             any::<u32>().prop_map(Command::ClusterVersion),
             any::<u32>().prop_map(Command::WantedSize),
             any::<[u8; DigestKey::BYTES]>().prop_map(|key| Command::DigestKey(DigestKey::new(key))),

@@ -24,6 +24,7 @@
 //! state. Equal states of one cluster display equal numbers, also after a restore from a backup, which holds the key.
 
 use super::{Answer, Entry, Settings};
+use crate::node_id::NodeId;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
@@ -175,8 +176,8 @@ impl Item {
         Item::hash([ANSWER, session.into(), sequence.into(), kind, first.into(), second.into()])
     }
 
-    pub(super) fn tombstone(node_id: u64, name: &str) -> Item {
-        Item::hash([TOMBSTONE, node_id.into(), xxh3_128(name.as_bytes())])
+    pub(super) fn tombstone(node_id: NodeId, name: &str) -> Item {
+        Item::hash([TOMBSTONE, node_id.0.into(), xxh3_128(name.as_bytes())])
     }
 
     fn hash<const FIELDS: usize>(row: [u128; FIELDS]) -> Item {
@@ -201,7 +202,7 @@ mod tests {
             Item::session(7, 9, 1),
             Item::answer(7, 1, Answer::Written { revision: 3 }),
             Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
-            Item::tombstone(5, "node-a"),
+            Item::tombstone(NodeId(5), "node-a"),
             Item::wanted_size(3).unwrap(),
             Item::digest_key(Some(&DigestKey::new([7; 32]))).unwrap(),
         ];
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_sum_forgets_order_and_what_was_removed_but_not_what_is_there_twice() {
-        let [a, b] = [Item::tombstone(1, "a"), Item::tombstone(2, "b")];
+        let [a, b] = [Item::tombstone(NodeId(1), "a"), Item::tombstone(NodeId(2), "b")];
         let sum = |added: &[Item], removed: &[Item]| {
             let mut digest = Digest::default();
             added.iter().for_each(|item| digest.add(*item));

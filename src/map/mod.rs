@@ -32,6 +32,7 @@ pub use digest::{DigestKey, ShownDigest};
 pub use key::Key;
 pub use snapshot::{Restore, RestoreError};
 
+use crate::node_id::NodeId;
 use bytes::Bytes;
 use digest::{Digest, Item};
 use imbl::OrdMap;
@@ -51,7 +52,7 @@ pub struct Map {
     sessions: Sessions,
     settings: Settings,
     /// Node id to the node's last name.
-    tombstones: OrdMap<u64, String>,
+    tombstones: OrdMap<NodeId, String>,
     cluster_version: u32,
     digest_key: Option<DigestKey>,
     /// Of `entries` and `tombstones`; the other items are added on demand.
@@ -260,7 +261,7 @@ impl Map {
     }
 
     /// Excludes a node id; the name of its first tombstone stays.
-    fn tombstone(&mut self, node_id: u64, name: &str) {
+    fn tombstone(&mut self, node_id: NodeId, name: &str) {
         if !self.tombstones.contains_key(&node_id) {
             self.digest.add(Item::tombstone(node_id, name));
             self.tombstones.insert(node_id, name.to_owned());
@@ -338,12 +339,12 @@ impl Map {
     }
 
     /// Ids and names of removed nodes, in ascending order of id.
-    pub fn tombstones(&self) -> impl Iterator<Item = (u64, &str)> {
+    pub fn tombstones(&self) -> impl Iterator<Item = (NodeId, &str)> {
         self.tombstones.iter().map(|(node_id, name)| (*node_id, name.as_str()))
     }
 
     /// Whether a node id was removed and must never be admitted again.
-    pub fn is_tombstoned(&self, node_id: u64) -> bool {
+    pub fn is_tombstoned(&self, node_id: NodeId) -> bool {
         self.tombstones.contains_key(&node_id)
     }
 

@@ -2,6 +2,7 @@
 
 use super::digest::{Digest, Item};
 use super::{Answer, Command, DigestKey, Entry, Map, Restore, Settings};
+use crate::node_id::NodeId;
 use bytes::Bytes;
 use mokv_proto::log::{self, SessionWrite};
 use proptest::collection::vec;
@@ -14,7 +15,7 @@ struct Model {
     revision: u64,
     sessions: BTreeMap<u64, ModelSession>,
     settings: Settings,
-    tombstones: BTreeMap<u64, String>,
+    tombstones: BTreeMap<NodeId, String>,
     cluster_version: u32,
     digest_key: Option<DigestKey>,
 }
@@ -166,7 +167,7 @@ enum Step {
     OpenSession,
     CloseSession { nth: usize },
     Configure { max_sessions: Option<u64>, max_store_bytes: Option<u64> },
-    Tombstone { node_id: u64, name: String },
+    Tombstone { node_id: NodeId, name: String },
     ClusterVersion(u32),
     WantedSize(u32),
     DigestKey(DigestKey),
@@ -262,7 +263,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4usize).prop_map(|nth| Step::CloseSession { nth }),
         1 => (prop::option::of(0..5u64), prop::option::of(0..200u64))
             .prop_map(|(max_sessions, max_store_bytes)| Step::Configure { max_sessions, max_store_bytes }),
-        1 => (0..3u64, "[a-z]{0,3}").prop_map(|(node_id, name)| Step::Tombstone { node_id, name }),
+        1 => (0..3u64, "[a-z]{0,3}").prop_map(|(id, name)| Step::Tombstone { node_id: NodeId(id), name }),
         1 => (0..5u32).prop_map(Step::ClusterVersion),
         1 => (0..4u32).prop_map(Step::WantedSize),
         1 => any::<u8>().prop_map(|byte| Step::DigestKey(DigestKey::new([byte; DigestKey::BYTES]))),

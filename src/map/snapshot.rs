@@ -7,6 +7,7 @@
 
 use super::sessions::Session;
 use super::{Answer, DigestKey, Entry, Key, Map, Settings};
+use crate::node_id::NodeId;
 use bytes::Bytes;
 use mokv_proto::log;
 use prost::Message;
@@ -50,7 +51,7 @@ fn state(map: &Map) -> log::SnapshotState {
         cluster_version: map.cluster_version,
         tombstones: map
             .tombstones()
-            .map(|(node_id, name)| log::Tombstone { node_id, name: name.to_owned() })
+            .map(|(node_id, name)| log::Tombstone { node_id: node_id.0, name: name.to_owned() })
             .collect(),
         wanted_size: map.settings.wanted_size,
         digest_key: (map.digest_key.as_ref())
@@ -197,7 +198,7 @@ impl Restore {
         for log::Tombstone { node_id, name } in state.tombstones {
             check(last < Some(node_id), "holds tombstones out of order")?;
             last = Some(node_id);
-            self.map.tombstone(node_id, &name);
+            self.map.tombstone(NodeId(node_id), &name);
         }
         Ok(())
     }
@@ -267,8 +268,8 @@ mod tests {
             apply(set(&format!("key-{number}"), 100_000, None));
         }
         apply(set("larger than a block", BLOCK_BYTES, None));
-        apply(Command::Tombstone { node_id: 3, name: "node-a".into() });
-        apply(Command::Tombstone { node_id: 5, name: "node-b".into() });
+        apply(Command::Tombstone { node_id: NodeId(3), name: "node-a".into() });
+        apply(Command::Tombstone { node_id: NodeId(5), name: "node-b".into() });
         apply(Command::Configure { max_sessions: Some(30), max_store_bytes: Some(1 << 30) });
         apply(Command::WantedSize(3));
         apply(Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
@@ -286,7 +287,7 @@ mod tests {
         map.apply(1, &Command::OpenSession);
         map.apply(2, &set("a", 3, Some(log::SessionWrite { session: 1, sequence: 1, lowest_unanswered: 1 })));
         map.apply(3, &set("b", 0, None));
-        map.apply(4, &Command::Tombstone { node_id: 9, name: "gone".into() });
+        map.apply(4, &Command::Tombstone { node_id: NodeId(9), name: "gone".into() });
         map.apply(5, &Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
         map
     }

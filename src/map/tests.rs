@@ -265,10 +265,10 @@ fn absent_settings_stay_as_they_are() {
 #[test]
 fn a_tombstone_stays_and_the_cluster_version_only_rises() {
     let mut life = Incarnation::default();
-    life.apply(Command::Tombstone { node_id: 7, name: "node-a".into() });
-    life.apply(Command::Tombstone { node_id: 7, name: "another".into() });
-    assert!(life.map.is_tombstoned(7) && !life.map.is_tombstoned(8));
-    assert_eq!(life.map.tombstones().collect::<Vec<_>>(), [(7, "node-a")]);
+    life.apply(Command::Tombstone { node_id: NodeId(7), name: "node-a".into() });
+    life.apply(Command::Tombstone { node_id: NodeId(7), name: "another".into() });
+    assert!(life.map.is_tombstoned(NodeId(7)) && !life.map.is_tombstoned(NodeId(8)));
+    assert_eq!(life.map.tombstones().collect::<Vec<_>>(), [(NodeId(7), "node-a")]);
 
     life.apply(Command::ClusterVersion(3));
     life.apply(Command::ClusterVersion(2));

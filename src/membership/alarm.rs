@@ -20,14 +20,14 @@ pub enum Alarm {
     /// Two processes other than this one run with the same identity.
     TwinIdentity {
         /// The node id of that identity.
-        node_id: u64,
+        node_id: NodeId,
         /// The address the second one sends from.
         from: SocketAddr,
     },
     /// A node of another cluster sends datagrams to this one.
     ForeignCluster {
         /// The other node.
-        node_id: u64,
+        node_id: NodeId,
         /// Its cluster.
         cluster_id: ClusterId,
         /// The address it sends from.
@@ -53,15 +53,13 @@ impl fmt::Display for Alarm {
         match self {
             Alarm::TwinIdentity { node_id, from } => write!(
                 f,
-                "two processes run as node id {}, one of them at {from}: its data directory was copied; stop \
-                 one of the two and wipe its data directory",
-                NodeId(*node_id)
+                "two processes run as node id {node_id}, one of them at {from}: its data directory was copied; stop \
+                 one of the two and wipe its data directory"
             ),
             Alarm::ForeignCluster { node_id, cluster_id, from } => write!(
                 f,
-                "two clusters meet: node id {} at {from} belongs to cluster {cluster_id}; correct the \
-                 start-join-addrs of one of the two, or wipe the node that shall change its cluster",
-                NodeId(*node_id)
+                "two clusters meet: node id {node_id} at {from} belongs to cluster {cluster_id}; correct the \
+                 start-join-addrs of one of the two, or wipe the node that shall change its cluster"
             ),
             Alarm::Unreadable { from, why } => write!(
                 f,
@@ -99,7 +97,7 @@ mod tests {
     fn an_alarm_stands_once_and_a_flood_is_bounded() {
         let mut alarms = Alarms::default();
         let from: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        for node_id in 0..1000 {
+        for node_id in (0..1000).map(NodeId) {
             alarms.raise(Alarm::TwinIdentity { node_id, from });
             alarms.raise(Alarm::TwinIdentity { node_id, from });
         }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::node_id::NodeId;
 use bytes::Bytes;
 use mokv_proto::gossip as wire;
 
@@ -47,7 +48,7 @@ pub struct Claim {
     /// For the operator; unique in a cluster.
     pub name: String,
     /// The Raft node id, never zero.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// The boot counter: how often the node was started.
     pub boot: u64,
     /// Numbers the claims of one boot.
@@ -110,7 +111,7 @@ pub struct Pledge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PledgedNode {
     /// The Raft node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// The node's name.
     pub name: String,
     /// `host:port` of its RPC when the pledge was proposed.
@@ -129,7 +130,7 @@ impl Pledge {
     }
 
     /// Returns `true` if the pledge includes the node with this id.
-    pub fn includes(&self, node_id: u64) -> bool {
+    pub fn includes(&self, node_id: NodeId) -> bool {
         self.nodes.iter().any(|node| node.node_id == node_id)
     }
 }
@@ -144,7 +145,7 @@ impl Claim {
     pub fn to_wire(&self) -> wire::Claim {
         wire::Claim {
             name: self.name.clone(),
-            node_id: self.node_id,
+            node_id: self.node_id.0,
             boot: self.boot,
             sequence: self.sequence,
             cluster_id: id_to_wire(self.cluster_id),
@@ -171,7 +172,7 @@ impl Claim {
         }
         Ok(Claim {
             name: bounded_name(claim.name)?,
-            node_id: claim.node_id,
+            node_id: NodeId(claim.node_id),
             boot: claim.boot,
             sequence: claim.sequence,
             cluster_id,
@@ -230,7 +231,7 @@ pub(super) fn pledge_to_wire(pledge: &Pledge) -> wire::Pledge {
             .nodes
             .iter()
             .map(|node| wire::PledgedNode {
-                node_id: node.node_id,
+                node_id: node.node_id.0,
                 name: node.name.clone(),
                 rpc_addr: node.rpc_addr.clone(),
             })
@@ -251,13 +252,13 @@ pub(super) fn pledge_from_wire(pledge: wire::Pledge) -> Result<Pledge, Malformed
         .into_iter()
         .map(|node| {
             Ok(PledgedNode {
-                node_id: node.node_id,
+                node_id: NodeId(node.node_id),
                 name: bounded_name(node.name)?,
                 rpc_addr: bounded_address(node.rpc_addr)?,
             })
         })
         .collect::<Result<Vec<_>, Malformed>>()?;
-    if nodes[0].node_id == 0 || !nodes.is_sorted_by(|a, b| a.node_id < b.node_id) {
+    if nodes[0].node_id == NodeId(0) || !nodes.is_sorted_by(|a, b| a.node_id < b.node_id) {
         return Err(Malformed("a pledge whose ids are not in ascending order"));
     }
     Ok(Pledge { formation_id, cluster_id, nodes })
@@ -304,7 +305,7 @@ fn random_16() -> [u8; 16] {
 #[cfg(test)]
 impl Claim {
     /// An example: a pristine node's claim.
-    pub(crate) fn example(name: &str, node_id: u64) -> Claim {
+    pub(crate) fn example(name: &str, node_id: NodeId) -> Claim {
         Claim {
             name: name.into(),
             node_id,
@@ -334,7 +335,7 @@ mod tests {
             cluster_id: ClusterId(cluster),
             nodes: nodes
                 .into_iter()
-                .map(|(node_id, (name, rpc_addr))| PledgedNode { node_id, name, rpc_addr })
+                .map(|(id, (name, rpc_addr))| PledgedNode { node_id: NodeId(id), name, rpc_addr })
                 .collect(),
         })
     }
@@ -354,19 +355,17 @@ mod tests {
     fn claims() -> impl Strategy<Value = Claim> {
         let numbers = (1..=u64::MAX, 1..=u64::MAX, any::<u64>(), any::<u32>(), any::<u32>());
         (numbers, any::<[u8; 16]>(), "\\PC{1,16}", "[a-z.:0-9]{0,40}", "[a-z.:0-9]{0,40}", states()).prop_map(
-            |((node_id, boot, sequence, format, supports), cluster, name, rpc_addr, gossip_addr, state)| {
-                Claim {
-                    name,
-                    node_id,
-                    boot,
-                    sequence,
-                    cluster_id: (!matches!(state, State::Pristine { .. })).then_some(ClusterId(cluster)),
-                    rpc_addr,
-                    gossip_addr,
-                    state,
-                    format,
-                    supports,
-                }
+            |((id, boot, sequence, format, supports), cluster, name, rpc_addr, gossip_addr, state)| Claim {
+                name,
+                node_id: NodeId(id),
+                boot,
+                sequence,
+                cluster_id: (!matches!(state, State::Pristine { .. })).then_some(ClusterId(cluster)),
+                rpc_addr,
+                gossip_addr,
+                state,
+                format,
+                supports,
             },
         )
     }
@@ -389,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_newest_claim_wins_by_boot_then_by_sequence() {
-        let claim = |boot, sequence| Claim { boot, sequence, ..Claim::example("a", 1) };
+        let claim = |boot, sequence| Claim { boot, sequence, ..Claim::example("a", NodeId(1)) };
         assert!(claim(2, 1).is_newer_than(&claim(1, 9)));
         assert!(claim(2, 2).is_newer_than(&claim(2, 1)));
         assert!(!claim(2, 2).is_newer_than(&claim(2, 2)));

@@ -20,6 +20,7 @@ use super::datagram::{self, Datagram, Key, Kind, ReplayGuard, Sealer, Verdict};
 use super::gossip::{Liveness, OtherSelf, Peer, Unreadable, View};
 use super::joins::{JoinAnswers, NameAnswer, reachable_from};
 use super::swim::{Pace, Swim, Timer};
+use crate::node_id::NodeId;
 use crate::rt::time::Seldom;
 use crate::rt::{Instant, random};
 
@@ -70,16 +71,16 @@ pub(super) struct Conversation {
     alarms: Alarms,
     /// Limits the warning that there are more nodes than are remembered.
     crowded: Seldom,
-    known: BTreeMap<u64, Known>,
+    known: BTreeMap<NodeId, Known>,
     /// Raft's members and their RPC addresses in the Raft membership.
-    members: BTreeMap<u64, String>,
+    members: BTreeMap<NodeId, String>,
     resolved: BTreeMap<String, Vec<SocketAddr>>,
     swim: Option<Swim>,
     answers: JoinAnswers,
     /// The open questions of this attempt: nonce to join name and address.
     questions: BTreeMap<u64, (String, SocketAddr)>,
     /// The node id at which the next exchange goes on adding claims.
-    cursor: u64,
+    cursor: NodeId,
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     schedule: Vec<(Duration, Due)>,
     unreadable: Unreadable,
@@ -111,7 +112,7 @@ impl Conversation {
             swim: None,
             answers: JoinAnswers::default(),
             questions: BTreeMap::new(),
-            cursor: 0,
+            cursor: NodeId(0),
             outbox: Vec::new(),
             schedule: vec![(EXCHANGE_EVERY, Due::Exchange)],
             unreadable: Unreadable::new(),
@@ -137,13 +138,13 @@ impl Conversation {
         {
             swim.leave();
         }
-        let everybody: Vec<u64> = self.known.keys().copied().collect();
+        let everybody: Vec<NodeId> = self.known.keys().copied().collect();
         everybody.into_iter().for_each(|node_id| self.ask_node(node_id));
         self.drain_swim();
     }
 
     /// Sets Raft's members and their RPC addresses in the Raft membership.
-    pub(super) fn set_members(&mut self, members: BTreeMap<u64, String>) {
+    pub(super) fn set_members(&mut self, members: BTreeMap<NodeId, String>) {
         self.members = members;
     }
 
@@ -431,7 +432,7 @@ impl Conversation {
         }
     }
 
-    fn ask_node(&mut self, node_id: u64) {
+    fn ask_node(&mut self, node_id: NodeId) {
         if let Some(address) = self.address_of(node_id) {
             self.say(Kind::Ask, 0, address, self.me.cluster_id);
         }
@@ -439,7 +440,7 @@ impl Conversation {
 
     /// Where datagrams for a node are sent: the address it last sent from, or else its claimed gossip address; `None`
     /// if neither is known.
-    fn address_of(&self, node_id: u64) -> Option<SocketAddr> {
+    fn address_of(&self, node_id: NodeId) -> Option<SocketAddr> {
         let known = self.known.get(&node_id)?;
         known.address.or_else(|| self.resolved.get(&known.claim.gossip_addr)?.first().copied())
     }
@@ -494,7 +495,7 @@ impl Conversation {
         self.swim = Some(swim);
     }
 
-    fn swim_states(&mut self) -> BTreeMap<u64, (u64, foca::State)> {
+    fn swim_states(&mut self) -> BTreeMap<NodeId, (u64, foca::State)> {
         self.swim.as_mut().map(Swim::states).unwrap_or_default()
     }
 

@@ -1,6 +1,7 @@
 //! A network in memory with its own clock: partitions of minutes and lost datagrams take no real time here.
 
 use super::*;
+use crate::node_id::NodeId;
 use crate::rt::now;
 use proptest::prelude::*;
 
@@ -36,7 +37,7 @@ fn member(index: usize, boot: u64, joins: &[usize]) -> Conversation {
         cluster_id: Some(CLUSTER),
         gossip_addr: address(index).to_string(),
         state: State::Member,
-        ..Claim::example(&format!("node-{index}"), index as u64 + 1)
+        ..Claim::example(&format!("node-{index}"), NodeId(index as u64 + 1))
     };
     let joins = joins.iter().map(|join| address(*join).to_string()).collect();
     Conversation::new(me, address(index), joins, Arc::new(Key::open()), Pace::default())
@@ -130,7 +131,7 @@ impl Network {
     fn alive(&mut self, index: usize) -> Vec<u64> {
         let view = self.nodes[index].view();
         let alive = view.into_iter().filter(|(_, peer)| peer.liveness == Liveness::Alive);
-        alive.map(|(node_id, _)| node_id).collect()
+        alive.map(|(node_id, _)| node_id.0).collect()
     }
 }
 
@@ -164,7 +165,10 @@ fn e8_the_isolated_are_found_again_by_the_members_of_raft_without_join_addresses
     let mut network = Network::new(vec![member(0, 1, &[]), member(1, 1, &[])]);
     network.run(MINUTE);
     assert_eq!(network.alive(0), [1]);
-    network.nodes[0].set_members(BTreeMap::from([(1, "10.0.0.1:8400".into()), (2, "10.0.0.2:8400".into())]));
+    network.nodes[0].set_members(BTreeMap::from([
+        (NodeId(1), "10.0.0.1:8400".into()),
+        (NodeId(2), "10.0.0.2:8400".into()),
+    ]));
     network.run(MINUTE);
     assert_eq!(network.alive(0), [1, 2]);
     assert_eq!(network.alive(1), [1, 2]);
@@ -191,7 +195,7 @@ fn e7_everybody_restarts_at_once_and_the_newest_claims_spread() {
     for index in 0..3 {
         assert_eq!(network.alive(index), [1, 2, 3]);
         for (node_id, peer) in network.nodes[index].view() {
-            assert_eq!(peer.claim.rpc_addr, format!("moved-{}:8400", node_id - 1));
+            assert_eq!(peer.claim.rpc_addr, format!("moved-{}:8400", node_id.0 - 1));
         }
     }
 }
@@ -199,12 +203,13 @@ fn e7_everybody_restarts_at_once_and_the_newest_claims_spread() {
 #[test]
 fn the_dead_are_forgotten_unless_they_are_members_of_raft() {
     let mut network = trio();
-    network.nodes[0].set_members(BTreeMap::from([(1, "10.0.0.1:1".into()), (2, "10.0.0.2:1".into())]));
+    network.nodes[0]
+        .set_members(BTreeMap::from([(NodeId(1), "10.0.0.1:1".into()), (NodeId(2), "10.0.0.2:1".into())]));
     network.isolate(0);
     network.run(12 * MINUTE);
     let view = network.nodes[0].view();
-    assert_eq!(view[&2].liveness, Liveness::Down);
-    assert!(!view.contains_key(&3));
+    assert_eq!(view[&NodeId(2)].liveness, Liveness::Down);
+    assert!(!view.contains_key(&NodeId(3)));
 }
 
 #[test]
@@ -231,7 +236,7 @@ fn e9_a_datagram_that_is_played_back_changes_nothing() {
     let mut network = trio();
     // The earlier incarnation's datagram arrives after one of the next incarnation.
     let earlier = member(1, 1, &[]);
-    let mut sealer = Sealer::new(Arc::new(Key::open()), 2, 1);
+    let mut sealer = Sealer::new(Arc::new(Key::open()), NodeId(2), 1);
     let exchange = wire::Exchange { nonce: 0, claims: vec![earlier.me.to_wire()] };
     let played_back = sealer.seal(Kind::Ask, Some(CLUSTER), exchange.encode_to_vec());
     network.restart(1, member(1, 2, &[0]));
@@ -273,7 +278,7 @@ proptest! {
     fn noise_in_an_envelope_is_survived(noise in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3_usize) {
         let mut node = member(0, 1, &[]);
         let kind = [Kind::Swim, Kind::Ask, Kind::Answer][kind];
-        let datagram = Sealer::new(Arc::new(Key::open()), 2, 1).seal(kind, Some(CLUSTER), noise);
+        let datagram = Sealer::new(Arc::new(Key::open()), NodeId(2), 1).seal(kind, Some(CLUSTER), noise);
         node.hear(address(1), &datagram, now());
         prop_assert_eq!(node.view().len(), 1);
     }
@@ -283,7 +288,7 @@ proptest! {
 #[test]
 fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
     let with_key = |index: usize, key: &str| {
-        let me = Claim::example(&format!("node-{index}"), index as u64 + 1);
+        let me = Claim::example(&format!("node-{index}"), NodeId(index as u64 + 1));
         let key = Arc::new(Key::secret(key.as_bytes()));
         Conversation::new(me, address(index), vec![address(1 - index).to_string()], key, Pace::default())
     };

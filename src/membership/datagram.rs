@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::claim::ClusterId;
+use crate::node_id::NodeId;
 
 /// The most bytes of one datagram, read or sent.
 pub const MAX_BYTES: usize = 8 << 10;
@@ -89,7 +90,7 @@ pub struct Datagram {
     /// The sender's cluster; `None` if it belongs to none yet.
     pub cluster_id: Option<ClusterId>,
     /// The sender's node id.
-    pub sender: u64,
+    pub sender: NodeId,
     /// The sender's boot counter.
     pub boot: u64,
     /// Random per process: two processes that run with copies of one identity differ in it.
@@ -112,7 +113,7 @@ impl Datagram {
             (Kind::Answer, member) => 2 | u8::from(member) << 7,
         });
         bytes.extend_from_slice(&self.cluster_id.map_or([0; 16], |id| id.0));
-        bytes.extend_from_slice(&self.sender.to_le_bytes());
+        bytes.extend_from_slice(&self.sender.0.to_le_bytes());
         bytes.extend_from_slice(&self.boot.to_le_bytes());
         bytes.extend_from_slice(&self.instance.to_le_bytes());
         bytes.extend_from_slice(&self.counter.to_le_bytes());
@@ -148,7 +149,7 @@ impl Datagram {
         Ok(Datagram {
             kind,
             cluster_id: (sealed[5] & 0x80 != 0).then_some(ClusterId(cluster_id)),
-            sender: number(22),
+            sender: NodeId(number(22)),
             boot: number(30),
             instance: u32::from_le_bytes(sealed[38..42].try_into().expect("four bytes")),
             counter: number(42),
@@ -175,7 +176,7 @@ pub enum Rejected {
 #[derive(Debug)]
 pub struct Sealer {
     key: Arc<Key>,
-    sender: u64,
+    sender: NodeId,
     boot: u64,
     instance: u32,
     counter: u64,
@@ -183,7 +184,7 @@ pub struct Sealer {
 
 impl Sealer {
     /// The sealer of this node's process in this boot.
-    pub fn new(key: Arc<Key>, sender: u64, boot: u64) -> Sealer {
+    pub fn new(key: Arc<Key>, sender: NodeId, boot: u64) -> Sealer {
         let instance = crate::rt::random::random_u64() as u32;
         Sealer { key, sender, boot, instance, counter: 0 }
     }
@@ -209,7 +210,7 @@ const WINDOW: u64 = 64;
 /// Accepts every datagram once, by its counter, and only those of the newest boot of each node.
 #[derive(Debug, Default)]
 pub struct ReplayGuard {
-    senders: BTreeMap<u64, Seen>,
+    senders: BTreeMap<NodeId, Seen>,
     clock: u64,
 }
 
@@ -288,7 +289,7 @@ mod tests {
     fn datagrams() -> impl Strategy<Value = Datagram> {
         let kinds = prop_oneof![Just(Kind::Swim), Just(Kind::Ask), Just(Kind::Answer)];
         let cluster = prop::option::of(any::<[u8; 16]>().prop_map(ClusterId));
-        let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
+        let numbers = (any::<u64>().prop_map(NodeId), any::<u64>(), any::<u32>(), any::<u64>());
         (kinds, cluster, numbers, prop::collection::vec(any::<u8>(), 0..200)).prop_map(
             |(kind, cluster_id, (sender, boot, instance, counter), payload)| Datagram {
                 kind,
@@ -341,7 +342,7 @@ mod tests {
         Datagram {
             kind: Kind::Ask,
             cluster_id: None,
-            sender: 5,
+            sender: NodeId(5),
             boot,
             instance,
             counter,
@@ -370,7 +371,7 @@ mod tests {
     #[test]
     fn made_up_senders_do_not_grow_the_guard() {
         let mut guard = ReplayGuard::default();
-        for sender in 0..5000 {
+        for sender in (0..5000).map(NodeId) {
             guard.check(&Datagram { sender, ..sent(1, 1, 1) });
         }
         assert_eq!(guard.senders.len(), MAX_SENDERS);

@@ -53,7 +53,7 @@ pub struct Driver {
     leading: Mutex<Option<(u64, Instant)>>,
     /// While this node leads: the last index each node has acknowledged, and when it last advanced or had acknowledged
     /// all.
-    advanced: Mutex<BTreeMap<u64, (u64, Instant)>>,
+    advanced: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
     /// Held while a removal is decided on and its tombstone is written ([`Driver::settle`]): two removals at a time
     /// would each count on the voter that the other removes.
     removing: tokio::sync::Mutex<()>,
@@ -122,7 +122,7 @@ impl Driver {
     /// Passes the current members to gossip and to the connections.
     fn introduce_members(&self) {
         let membership = self.consensus.membership();
-        let members: BTreeMap<u64, String> = (membership.nodes())
+        let members: BTreeMap<NodeId, String> = (membership.nodes())
             .filter(|(id, _)| **id != self.consensus.node_id())
             .map(|(id, member)| (*id, member.rpc_addr.clone()))
             .collect();
@@ -236,7 +236,7 @@ impl Driver {
             }
             MembershipChange::Promote { ids } => ChangeMembers::AddVoterIds(ids),
             MembershipChange::Replace { old, new } => {
-                let mut voters: BTreeSet<u64> = raft.voter_sets.last().cloned().unwrap_or_default();
+                let mut voters: BTreeSet<NodeId> = raft.voter_sets.last().cloned().unwrap_or_default();
                 voters.remove(&old);
                 voters.insert(new);
                 ChangeMembers::ReplaceAllVoters(voters)
@@ -309,7 +309,7 @@ fn mark(change: &MembershipChange) {
 }
 
 /// Reports the nodes that are refused now and were not before, or for another reason.
-fn report_refusals(view: &View, before: &BTreeMap<u64, NotAdmitted>, now: &BTreeMap<u64, NotAdmitted>) {
+fn report_refusals(view: &View, before: &BTreeMap<NodeId, NotAdmitted>, now: &BTreeMap<NodeId, NotAdmitted>) {
     for (id, reason) in now {
         if before.get(id).map(std::mem::discriminant) == Some(std::mem::discriminant(reason)) {
             continue;
@@ -319,10 +319,10 @@ fn report_refusals(view: &View, before: &BTreeMap<u64, NotAdmitted>, now: &BTree
         match reason {
             // An operator asked for it, or it is temporary; a newcomer whose namesake is alive logs it itself.
             NotAdmitted::Removed | NotAdmitted::NotWanted { .. } | NotAdmitted::NameInUse { .. } => {
-                tracing::info!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+                tracing::info!(node = name, %id, "not admitted: {reason}");
             }
             NotAdmitted::NameTwice { .. } | NotAdmitted::Version { .. } => {
-                tracing::warn!(node = name, id = %NodeId(*id), "not admitted: {reason}");
+                tracing::warn!(node = name, %id, "not admitted: {reason}");
             }
         }
     }
@@ -330,7 +330,7 @@ fn report_refusals(view: &View, before: &BTreeMap<u64, NotAdmitted>, now: &BTree
 
 #[async_trait]
 impl Operator for Driver {
-    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Refused> {
+    async fn remove_member(&self, name: &str, place: Place) -> Result<NodeId, Refused> {
         let one_at_a_time = self.removing.lock().await;
         let settled = self.settle().await;
         let term = settled.map_err(|error| Refused::not_executed(error.to_string()))?;
@@ -344,7 +344,7 @@ impl Operator for Driver {
         let named = ids_named(&raft, name);
         let &id = named.last().ok_or_else(|| Refused::NoSuchMember(name.to_owned()))?;
         // If the place closes, the learners that were to take it are removed as well.
-        let going: Vec<u64> =
+        let going: Vec<NodeId> =
             named.into_iter().filter(|named| *named == id || place == Place::Closes).collect();
         let remaining = check_removal(&raft, &self.policy, &going)
             .map_err(|reason| Refused::Precondition(format!("cannot remove '{name}': {reason}")))?;

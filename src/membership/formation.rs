@@ -11,6 +11,7 @@ use std::fmt;
 
 use super::claim::{Claim, ClusterId, Intent, MAX_PLEDGED, Pledge, PledgedNode, State};
 use super::joins::{JoinAnswers, Teller};
+use crate::node_id::NodeId;
 
 /// Before a node joins the only cluster that was reported to it, it asks silent join addresses in this many more
 /// attempts, in case one reports another cluster. An address that stays silent is most likely dead, and keeps no node
@@ -35,7 +36,7 @@ pub enum Formed {
         /// The new cluster.
         cluster_id: ClusterId,
         /// Its first members by node id.
-        members: BTreeMap<u64, Member>,
+        members: BTreeMap<NodeId, Member>,
     },
     /// The node waits for the cluster's leader to add it.
     Joined {
@@ -250,7 +251,7 @@ impl Formation {
 
     // ---- with a pledge: form that cluster or none ----
 
-    fn stand_by(&self, pledge: &Pledge, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
+    fn stand_by(&self, pledge: &Pledge, others: &BTreeMap<NodeId, &Claim>, answers: &JoinAnswers) -> Step {
         let in_cluster = |claim: &&&Claim| claim.cluster_id == Some(pledge.cluster_id);
         // A node that has that cluster's id has received all the pledges.
         if others.values().any(|claim| in_cluster(&claim)) {
@@ -280,7 +281,7 @@ impl Formation {
 
     // ---- without a pledge: join a cluster, if a node reports one ----
 
-    fn find_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Option<Step> {
+    fn find_cluster(&self, others: &BTreeMap<NodeId, &Claim>, answers: &JoinAnswers) -> Option<Step> {
         let invitations = answers.invitations.values().filter(|_| self.keyed);
         let knowing = others.values().copied().chain(invitations);
         let mut members = knowing.clone().filter(|claim| claim.state != State::Left);
@@ -311,7 +312,7 @@ impl Formation {
 
     // ---- no node reports a cluster: found one, if all agree ----
 
-    fn found_cluster(&self, others: &BTreeMap<u64, &Claim>, answers: &JoinAnswers) -> Step {
+    fn found_cluster(&self, others: &BTreeMap<NodeId, &Claim>, answers: &JoinAnswers) -> Step {
         let alone = self.joins.is_empty();
         if let Some(former) = self.former {
             return if alone && !self.keyed {
@@ -334,7 +335,7 @@ impl Formation {
         }
     }
 
-    fn found_alone(&self, others: &BTreeMap<u64, &Claim>) -> Step {
+    fn found_alone(&self, others: &BTreeMap<NodeId, &Claim>) -> Step {
         if let Some(name) = self.doubled_name(others) {
             return Step::Wait(Waiting::Name(name));
         }
@@ -345,7 +346,7 @@ impl Formation {
         }
     }
 
-    fn found_together(&self, size: u32, others: &BTreeMap<u64, &Claim>) -> Step {
+    fn found_together(&self, size: u32, others: &BTreeMap<NodeId, &Claim>) -> Step {
         if let Some(name) = self.doubled_name(others) {
             return Step::Wait(Waiting::Name(name));
         }
@@ -373,7 +374,7 @@ impl Formation {
         pledge: &Pledge,
         pledged_by: &Claim,
         size: usize,
-        others: &BTreeMap<u64, &Claim>,
+        others: &BTreeMap<NodeId, &Claim>,
     ) -> Step {
         if let Some(other) =
             others.values().find(|claim| pledge_of(claim).is_some_and(|other| other != pledge))
@@ -406,7 +407,7 @@ impl Formation {
     }
 
     /// No node has pledged: the node with the lowest id of the first `size` by name proposes.
-    fn propose(&self, size: usize, others: &BTreeMap<u64, &Claim>) -> Step {
+    fn propose(&self, size: usize, others: &BTreeMap<NodeId, &Claim>) -> Step {
         let candidate = |claim: &&Claim| PledgedNode {
             node_id: claim.node_id,
             name: claim.name.clone(),
@@ -444,7 +445,7 @@ impl Formation {
         self.joins.iter().filter(|name| !answered(name)).cloned().collect()
     }
 
-    fn doubled_name(&self, others: &BTreeMap<u64, &Claim>) -> Option<String> {
+    fn doubled_name(&self, others: &BTreeMap<NodeId, &Claim>) -> Option<String> {
         let mut names = BTreeSet::from([self.me.name.as_str()]);
         others.values().find(|claim| !names.insert(&claim.name)).map(|claim| claim.name.clone())
     }
@@ -465,7 +466,7 @@ fn intent_of(claim: &Claim) -> Option<Intent> {
 }
 
 /// Returns why a pledged node will never make the same pledge; `None` if it still may.
-fn hopeless(node: &PledgedNode, others: &BTreeMap<u64, &Claim>) -> Option<Refusal> {
+fn hopeless(node: &PledgedNode, others: &BTreeMap<NodeId, &Claim>) -> Option<Refusal> {
     match others.get(&node.node_id) {
         Some(claim) => pledge_of(claim).map(|_| Refusal::Contradicted(node.name.clone())),
         None => {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::membership::joins::NameAnswer;
+use crate::node_id::NodeId;
 use proptest::prelude::*;
 
 /// A node, its disk, and the answers it has received in this attempt.
@@ -15,8 +16,8 @@ struct Node {
 }
 
 impl Node {
-    fn new(name: &str, node_id: u64, intent: Intent, joins: &[&str]) -> Node {
-        let me = PledgedNode { node_id, name: name.into(), rpc_addr: format!("{name}:8400") };
+    fn new(name: &str, id: u64, intent: Intent, joins: &[&str]) -> Node {
+        let me = PledgedNode { node_id: NodeId(id), name: name.into(), rpc_addr: format!("{name}:8400") };
         let joins = joins.iter().map(|join| join.to_string()).collect();
         let formation = Formation { me, intent, joins, pledge: None, former: None, keyed: false };
         let mut node = Node { formation, cluster: None, up: true, answers: JoinAnswers::default() };
@@ -100,7 +101,7 @@ fn e2_bootstrap_without_join_addresses_forms_a_cluster_of_one_at_once() {
     let Step::Pledge(pledge) = node.step() else { panic!("{:?}", node.step()) };
     node.obey(Step::Pledge(pledge));
     let Step::Form(Formed::Initialise { members, .. }) = node.step() else { panic!("{:?}", node.step()) };
-    assert_eq!(members.into_keys().collect::<Vec<_>>(), [1]);
+    assert_eq!(members.into_keys().collect::<Vec<_>>(), [NodeId(1)]);
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn e3_all_pledge_the_lowest_ids_proposal_and_form_the_same_cluster() {
     assert!(
         nodes.iter().all(|node| node.formation.pledge.as_ref() == Some(&pledge) && node.cluster.is_some())
     );
-    assert_eq!(pledge.nodes.iter().map(|node| node.node_id).collect::<Vec<_>>(), [10, 20, 30]);
+    assert_eq!(pledge.nodes.iter().map(|node| node.node_id.0).collect::<Vec<_>>(), [10, 20, 30]);
 }
 
 #[test]
@@ -246,8 +247,8 @@ fn e4_two_clusters_behind_the_join_addresses_and_a_pledge_to_another_are_refused
     assert!(matches!(nodes[0].step(), Step::Refuse(Refusal::PledgedElsewhere { .. })));
 }
 
-fn member_of(name: &str, node_id: u64, cluster_id: ClusterId) -> Claim {
-    Claim { cluster_id: Some(cluster_id), state: State::Member, ..Claim::example(name, node_id) }
+fn member_of(name: &str, id: u64, cluster_id: ClusterId) -> Claim {
+    Claim { cluster_id: Some(cluster_id), state: State::Member, ..Claim::example(name, NodeId(id)) }
 }
 
 /// A node once joined the first of two clusters that answered.
@@ -286,10 +287,13 @@ fn e4_a_join_address_that_stays_silent_keeps_nobody_from_joining() {
 #[test]
 fn e4_an_invitation_counts_only_with_a_key() {
     let mut node = Node::new("a", 1, Intent::Join, &["b"]);
-    let member =
-        Claim { cluster_id: Some(ClusterId([3; 16])), state: State::Member, ..Claim::example("m", 9) };
+    let member = Claim {
+        cluster_id: Some(ClusterId([3; 16])),
+        state: State::Member,
+        ..Claim::example("m", NodeId(9))
+    };
     node.answers.note(&member, "10.0.0.9:1");
-    node.answers.invitations.insert(9, member);
+    node.answers.invitations.insert(NodeId(9), member);
     assert_eq!(node.step(), Step::Wait(Waiting::Cluster));
     node.formation.keyed = true;
     assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["b".into()])), "b may know another cluster");

@@ -19,6 +19,7 @@ use super::conversation::{Conversation, Due, Resolved};
 use super::datagram::{Key, MAX_BYTES};
 use super::joins::JoinAnswers;
 use super::swim::Pace;
+use crate::node_id::NodeId;
 use crate::rt::lock::Mutex;
 use crate::rt::net::{Resolver, UdpSocket};
 use crate::rt::task::{TaskGuard, spawn_guarded};
@@ -47,7 +48,7 @@ pub struct Peer {
 }
 
 /// All nodes in this node's cluster by node id, this node included.
-pub type View = BTreeMap<u64, Peer>;
+pub type View = BTreeMap<NodeId, Peer>;
 
 /// Senders of unreadable datagrams: the sender's address, when the last datagram was received, and why it is
 /// unreadable.
@@ -83,7 +84,7 @@ pub struct GossipConfig {
 struct Wanted {
     cluster_id: Option<ClusterId>,
     state: State,
-    members: BTreeMap<u64, String>,
+    members: BTreeMap<NodeId, String>,
 }
 
 /// The running gossip of one node; it ends when this is dropped, or by [`Gossip::end`].
@@ -94,7 +95,7 @@ pub struct Gossip {
     alarms: watch::Receiver<BTreeSet<Alarm>>,
     unreadable: watch::Receiver<Unreadable>,
     other_self: watch::Receiver<Option<OtherSelf>>,
-    node_id: u64,
+    node_id: NodeId,
     local: SocketAddr,
     keyed: bool,
     tasks: Mutex<Option<[TaskGuard<()>; 2]>>,
@@ -215,7 +216,7 @@ impl Gossip {
 
     /// Sets Raft's members and their addresses in the Raft membership; gossip asks them for ever. A member whose claim
     /// is known is asked at the gossip address it claims, any other at its RPC host and this node's own gossip port.
-    pub fn set_members(&self, members: BTreeMap<u64, String>) {
+    pub fn set_members(&self, members: BTreeMap<NodeId, String>) {
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.members != members;
             wanted.members = members;
@@ -243,12 +244,12 @@ impl Gossip {
     }
 
     /// The RPC address of a node in its newest claim; `None` if no claim is known.
-    pub fn address_of(&self, node_id: u64) -> Option<String> {
+    pub fn address_of(&self, node_id: NodeId) -> Option<String> {
         self.view.borrow().get(&node_id).map(|peer| peer.claim.rpc_addr.clone())
     }
 
     /// Returns `true` if another node with this name is alive.
-    pub fn has_successor(&self, node_id: u64, name: &str) -> bool {
+    pub fn has_successor(&self, node_id: NodeId, name: &str) -> bool {
         self.view.borrow().values().any(|peer| {
             let claim = &peer.claim;
             claim.node_id != node_id && claim.name == name && peer.liveness == Liveness::Alive

@@ -1,5 +1,6 @@
 use super::*;
 use crate::membership::claim::Intent;
+use crate::node_id::NodeId;
 
 const CLUSTER: ClusterId = ClusterId([1; 16]);
 /// Only a broken build takes this long.
@@ -20,7 +21,7 @@ fn claim(node_id: u64, boot: u64, cluster_id: Option<ClusterId>) -> Claim {
         cluster_id,
         gossip_addr: "127.0.0.1:0".into(),
         state: if cluster_id.is_some() { State::Member } else { pristine },
-        ..Claim::example(&format!("node-{node_id}"), node_id)
+        ..Claim::example(&format!("node-{node_id}"), NodeId(node_id))
     }
 }
 
@@ -44,7 +45,7 @@ async fn until<T>(mut watched: watch::Receiver<T>, condition: impl FnMut(&T) -> 
 
 fn alive(view: &View) -> Vec<u64> {
     let alive = view.iter().filter(|(_, peer)| peer.liveness == Liveness::Alive);
-    alive.map(|(node_id, _)| *node_id).collect()
+    alive.map(|(node_id, _)| node_id.0).collect()
 }
 
 #[tokio::test]
@@ -55,8 +56,8 @@ async fn three_nodes_find_each_other_through_one_of_them() {
     for node in [&first, &second, &third] {
         until(node.view(), |view| alive(view) == [1, 2, 3]).await;
     }
-    assert_eq!(second.address_of(3).as_deref(), Some("node-3:8400"));
-    assert_eq!(second.address_of(4), None);
+    assert_eq!(second.address_of(NodeId(3)).as_deref(), Some("node-3:8400"));
+    assert_eq!(second.address_of(NodeId(4)), None);
 }
 
 #[tokio::test]
@@ -65,11 +66,11 @@ async fn a_dead_node_is_noticed_and_its_next_boot_at_another_address_takes_its_p
     let second = start(2, 1, Some(CLUSTER), &[first.local_addr()]).await;
     until(first.view(), |view| alive(view) == [1, 2]).await;
     drop(second);
-    until(first.view(), |view| view[&2].liveness == Liveness::Down).await;
+    until(first.view(), |view| view[&NodeId(2)].liveness == Liveness::Down).await;
     let again = Claim { rpc_addr: "elsewhere:8400".into(), ..claim(2, 2, Some(CLUSTER)) };
     let _second = start_with(again, &[first.local_addr()], Key::open()).await;
     until(first.view(), |view| alive(view) == [1, 2]).await;
-    assert_eq!(first.address_of(2).as_deref(), Some("elsewhere:8400"));
+    assert_eq!(first.address_of(NodeId(2)).as_deref(), Some("elsewhere:8400"));
 }
 
 #[tokio::test]
@@ -80,7 +81,9 @@ async fn e8_members_of_raft_are_asked_for_ever_even_by_a_node_without_join_addre
     let mut own = claim(3, 1, Some(CLUSTER));
     own.gossip_addr = format!("127.0.0.1:{}", second.local_addr().port());
     let third = start_with(own, &[], Key::open()).await;
-    third.set_members(BTreeMap::from([(2, "127.0.0.1:1".to_string()), (3, "127.0.0.1:2".to_string())]));
+    third.set_members(
+        [(2, "127.0.0.1:1"), (3, "127.0.0.1:2")].map(|(id, at)| (NodeId(id), at.to_owned())).into(),
+    );
     until(third.view(), |view| alive(view) == [2, 3]).await;
     drop(first);
 }
@@ -91,7 +94,7 @@ async fn a_leaver_is_known_to_have_left() {
     let second = start(2, 1, Some(CLUSTER), &[first.local_addr()]).await;
     until(first.view(), |view| alive(view) == [1, 2]).await;
     second.leave().await;
-    until(first.view(), |view| view[&2].liveness == Liveness::Left).await;
+    until(first.view(), |view| view[&NodeId(2)].liveness == Liveness::Left).await;
 }
 
 #[tokio::test]
@@ -106,12 +109,12 @@ async fn e2_join_addresses_answer_a_pristine_node_and_its_own_is_told_by_its_id(
     })
     .await;
     let answers = pristine.answers().borrow().clone();
-    assert_eq!(answers.claims()[&1].cluster_id, Some(CLUSTER));
+    assert_eq!(answers.claims()[&NodeId(1)].cluster_id, Some(CLUSTER));
     assert!(!answers.is_complete(), "silence is no answer");
     assert_eq!(alive(&member.view().borrow()), [1], "a pristine node is no member");
 
     let own_name = start(3, 1, None, &[pristine.local_addr()]).await;
-    until(own_name.answers(), |answers| answers.claims().contains_key(&2)).await;
+    until(own_name.answers(), |answers| answers.claims().contains_key(&NodeId(2))).await;
 }
 
 #[tokio::test]
@@ -121,9 +124,9 @@ async fn e4_a_node_that_adopts_the_cluster_joins_its_gossip() {
     until(pristine.answers(), |answers| answers.is_complete() && answers.attempt > 0).await;
     pristine.set_claim(Some(CLUSTER), State::Joining);
     until(member.view(), |view| alive(view) == [1, 2]).await;
-    assert_eq!(member.view().borrow()[&2].claim.state, State::Joining);
+    assert_eq!(member.view().borrow()[&NodeId(2)].claim.state, State::Joining);
     pristine.set_claim(Some(CLUSTER), State::Member);
-    until(member.view(), |view| view[&2].claim.state == State::Member).await;
+    until(member.view(), |view| view[&NodeId(2)].claim.state == State::Member).await;
 }
 
 #[tokio::test]
@@ -131,7 +134,7 @@ async fn e4_e8_two_clusters_that_meet_refuse_each_other_loudly() {
     let first = start(1, 1, Some(CLUSTER), &[]).await;
     let second = start(2, 1, Some(ClusterId([2; 16])), &[first.local_addr()]).await;
     until(first.alarms(), |alarms| {
-        alarms.iter().any(|alarm| matches!(alarm, Alarm::ForeignCluster { node_id: 2, .. }))
+        alarms.iter().any(|alarm| matches!(alarm, Alarm::ForeignCluster { node_id: NodeId(2), .. }))
     })
     .await;
     assert_eq!(alive(&first.view().borrow()), [1]);
@@ -148,7 +151,7 @@ async fn e9_without_the_key_nobody_is_heard_and_the_mismatch_is_reported() {
     until(second.view(), |view| alive(view) == [1, 2]).await;
     until(first.alarms(), |alarms| alarms.iter().any(|alarm| matches!(alarm, Alarm::Unreadable { .. })))
         .await;
-    assert!(!first.view().borrow().contains_key(&3));
+    assert!(!first.view().borrow().contains_key(&NodeId(3)));
     drop(outsider);
 }
 
@@ -157,8 +160,8 @@ async fn e4_a_keyed_member_invites_a_pristine_node_and_one_without_a_key_does_no
     for (key, invited) in [(Key::secret(b"key"), true), (Key::open(), false)] {
         let pristine = start_with(claim(2, 1, None), &[], key.clone()).await;
         let member = start_with(claim(1, 1, Some(CLUSTER)), &[pristine.local_addr()], key).await;
-        until(member.answers(), |answers| answers.claims().contains_key(&2)).await;
-        assert_eq!(pristine.answers().borrow().invitations.contains_key(&1), invited);
+        until(member.answers(), |answers| answers.claims().contains_key(&NodeId(2))).await;
+        assert_eq!(pristine.answers().borrow().invitations.contains_key(&NodeId(1)), invited);
     }
 }
 
@@ -174,7 +177,7 @@ async fn e1_a_copied_directory_is_noticed_by_its_twin_and_by_others() {
         until(one.other_self(), |heard| heard.map(|heard| (heard.boot, heard.from)) == Some(found)).await;
     }
     until(first.alarms(), |alarms| {
-        alarms.iter().any(|alarm| matches!(alarm, Alarm::TwinIdentity { node_id: 2, .. }))
+        alarms.iter().any(|alarm| matches!(alarm, Alarm::TwinIdentity { node_id: NodeId(2), .. }))
     })
     .await;
     let later = start(2, 6, Some(CLUSTER), &[original.local_addr()]).await;

@@ -116,7 +116,7 @@ fn failed(action: &'static str) -> impl FnOnce(io::Error) -> IdentityError {
 /// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
-    node_id: u64,
+    node_id: NodeId,
     name: String,
     boot: u64,
     cluster_id: Option<ClusterId>,
@@ -126,7 +126,7 @@ struct Record {
     quarantined: bool,
     contradiction: Option<wire::Contradiction>,
     former_cluster_id: Option<ClusterId>,
-    incarnations: BTreeMap<u64, Incarnations>,
+    incarnations: BTreeMap<NodeId, Incarnations>,
     /// Zero if an older version wrote the file.
     incarnation: u64,
     past: Vec<u64>,
@@ -217,7 +217,7 @@ impl Identity {
     }
 
     /// The Raft node id, never zero.
-    pub fn node_id(&self) -> u64 {
+    pub fn node_id(&self) -> NodeId {
         self.record.node_id
     }
 
@@ -302,7 +302,7 @@ impl Identity {
     }
 
     /// What this node last recorded of the other members' starts, by node id.
-    pub fn incarnations(&self) -> &BTreeMap<u64, Incarnations> {
+    pub fn incarnations(&self) -> &BTreeMap<NodeId, Incarnations> {
         &self.record.incarnations
     }
 
@@ -310,7 +310,10 @@ impl Identity {
     ///
     /// # Errors
     /// If the disk fails. If it is full, nothing has changed.
-    pub async fn remember(&mut self, incarnations: BTreeMap<u64, Incarnations>) -> Result<(), IdentityError> {
+    pub async fn remember(
+        &mut self,
+        incarnations: BTreeMap<NodeId, Incarnations>,
+    ) -> Result<(), IdentityError> {
         self.change(|record| record.incarnations = incarnations).await
     }
 
@@ -387,7 +390,7 @@ impl Identity {
     /// If the disk fails.
     pub async fn set_aside(mut self) -> Result<Identity, IdentityError> {
         self.change(|record| record.left = true).await?;
-        let prefix = format!("{LEFT_PREFIX}{}-", NodeId(self.record.node_id));
+        let prefix = format!("{LEFT_PREFIX}{}-", self.record.node_id);
         write_whole(&self.disk, &format!("{prefix}{FILE}"), self.record.encode())
             .await
             .map_err(failed("set aside"))?;
@@ -467,7 +470,7 @@ pub fn without_left_prefix(name: &str) -> Option<&str> {
 impl Record {
     fn new(name: &str, former_cluster_id: Option<ClusterId>) -> Record {
         Record {
-            node_id: random::random_nonzero_u64(),
+            node_id: NodeId(random::random_nonzero_u64()),
             name: name.to_string(),
             boot: 1,
             cluster_id: None,
@@ -512,7 +515,7 @@ impl Record {
     /// Magic, version, length, checksum (of these three and the message), message.
     fn encode(&self) -> Vec<u8> {
         let message = wire::Identity {
-            node_id: self.node_id,
+            node_id: self.node_id.0,
             name: self.name.clone(),
             boot: self.boot,
             cluster_id: claim::id_to_wire(self.cluster_id),
@@ -572,7 +575,7 @@ impl Record {
             return Err(Malformed("its node id, boot counter or name is missing"));
         }
         Ok(Record {
-            node_id: message.node_id,
+            node_id: NodeId(message.node_id),
             name: message.name,
             boot: message.boot,
             cluster_id: claim::id_from_wire(&message.cluster_id)?,
@@ -591,14 +594,17 @@ impl Record {
     }
 }
 
-fn incarnations_to_wire(node_id: u64, incarnations: &Incarnations) -> wire::Incarnations {
+fn incarnations_to_wire(node_id: NodeId, incarnations: &Incarnations) -> wire::Incarnations {
     let met = incarnations.met.unwrap_or(Incarnation { boot: 0, id: 0 });
-    wire::Incarnations { node_id, boot: incarnations.heard, met: met.boot, incarnation: met.id }
+    wire::Incarnations { node_id: node_id.0, boot: incarnations.heard, met: met.boot, incarnation: met.id }
 }
 
-fn incarnations_from_wire(incarnations: wire::Incarnations) -> (u64, Incarnations) {
+fn incarnations_from_wire(incarnations: wire::Incarnations) -> (NodeId, Incarnations) {
     let met = Incarnation { boot: incarnations.met, id: incarnations.incarnation };
-    (incarnations.node_id, Incarnations { heard: incarnations.boot, met: (met.boot > 0).then_some(met) })
+    (
+        NodeId(incarnations.node_id),
+        Incarnations { heard: incarnations.boot, met: (met.boot > 0).then_some(met) },
+    )
 }
 
 /// Replaces a file as a whole: after a crash it has the old content or the new.

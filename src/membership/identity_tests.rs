@@ -1,6 +1,7 @@
 use super::*;
 use crate::incarnations::{Incarnation, Incarnations, REMEMBERED};
 use crate::membership::claim::PledgedNode;
+use crate::node_id::NodeId;
 use crate::rt::disk::{Fault, Operation, SimDisk};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -38,16 +39,17 @@ fn arrange(disk: &SimDisk, call: u64, fault: Fault) {
 const ACCIDENTS: [Fault; 5] =
     [Fault::KillBefore, Fault::KillAfter, Fault::PowerLossBefore, Fault::PowerLossAfter, Fault::Error];
 
-fn pledge_with(node_id: u64) -> Pledge {
-    let node = |node_id: u64| PledgedNode { node_id, name: format!("n{node_id}"), rpc_addr: "a:1".into() };
-    Pledge::propose(vec![node(node_id), node(1)])
+fn pledge_with(node_id: NodeId) -> Pledge {
+    let node =
+        |node_id: NodeId| PledgedNode { node_id, name: format!("n{}", node_id.0), rpc_addr: "a:1".into() };
+    Pledge::propose(vec![node(node_id), node(NodeId(1))])
 }
 
 #[tokio::test]
 async fn e1_every_start_raises_the_boot_counter_and_keeps_the_id() {
     let disk = SimDisk::new(1);
     let first = start(&disk, "a").await.unwrap();
-    assert_ne!(first.node_id(), 0);
+    assert_ne!(first.node_id(), NodeId(0));
     assert_eq!(first.boot(), 1);
     let second = start(&disk, "a").await.unwrap();
     assert_eq!((second.node_id(), second.boot()), (first.node_id(), 2));
@@ -196,7 +198,7 @@ async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_
             assert_eq!(identity.cluster_id(), None);
             assert_eq!(identity.former_cluster_id(), Some(ClusterId([7; 16])));
             assert!(!identity.log_formatted());
-            let kept = |name: &str| format!("left-{old:016x}-{name}");
+            let kept = |name: &str| format!("left-{old}-{name}");
             let story = format!("{fault:?} at call {call}");
             assert_eq!(get(&disk, &kept("000001.log")).await.as_deref(), Some(&b"records"[..]), "{story}");
             assert_eq!(get(&disk, &kept("000002.snapshot")).await.as_deref(), Some(&b"state"[..]), "{story}");
@@ -282,7 +284,8 @@ proptest! {
 async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
     let disk = SimDisk::new(1);
     let met = Incarnations { heard: 3, met: Some(Incarnation { boot: 2, id: 9 }) };
-    let incarnations = std::collections::BTreeMap::from([(7, met), (u64::MAX, Incarnations::heard_of(1))]);
+    let incarnations =
+        std::collections::BTreeMap::from([(NodeId(7), met), (NodeId(u64::MAX), Incarnations::heard_of(1))]);
     start(&disk, "a").await.unwrap().remember(incarnations.clone()).await.unwrap();
     disk.power_loss();
     let identity = start(&disk, "a").await.unwrap();
@@ -296,10 +299,10 @@ async fn what_a_full_disk_does_not_take_is_removed_at_once() {
     let mut identity = start(&disk, "a").await.unwrap();
     let before = disk.files();
     disk.set_capacity(Some(before.iter().map(|file| file.1).sum()));
-    identity.remember(BTreeMap::from([(7, Incarnations::default())])).await.unwrap_err();
+    identity.remember(BTreeMap::from([(NodeId(7), Incarnations::default())])).await.unwrap_err();
     assert_eq!(disk.files(), before);
     disk.set_capacity(None);
     disk.fail_nth(Operation::Write, 1);
-    identity.remember(BTreeMap::from([(7, Incarnations::default())])).await.unwrap_err();
+    identity.remember(BTreeMap::from([(NodeId(7), Incarnations::default())])).await.unwrap_err();
     assert_eq!(disk.files(), before);
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV6};
 
 use super::claim::{Claim, ClusterId};
+use crate::node_id::NodeId;
 
 /// The answers of one attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct JoinAnswers {
     /// By configured name.
     pub names: BTreeMap<String, NameAnswer>,
     /// Claims of members that asked this node unprompted and proved that they have the cluster's key, by node id.
-    pub invitations: BTreeMap<u64, Claim>,
+    pub invitations: BTreeMap<NodeId, Claim>,
     /// Every cluster that this node has learned of in any attempt, and the first node that reported it.
     pub clusters: BTreeMap<ClusterId, Teller>,
 }
@@ -71,8 +72,8 @@ impl JoinAnswers {
     }
 
     /// The newest claim of each node that answered, by node id.
-    pub fn claims(&self) -> BTreeMap<u64, &Claim> {
-        let mut newest: BTreeMap<u64, &Claim> = BTreeMap::new();
+    pub fn claims(&self) -> BTreeMap<NodeId, &Claim> {
+        let mut newest: BTreeMap<NodeId, &Claim> = BTreeMap::new();
         for claim in self.names.values().flat_map(|name| name.addresses.values().flatten()) {
             let kept = newest.entry(claim.node_id).or_insert(claim);
             if claim.is_newer_than(kept) {
@@ -104,7 +105,7 @@ mod tests {
     fn e2_a_name_has_answered_when_all_its_addresses_have() {
         let (one, two): (SocketAddr, SocketAddr) =
             ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap());
-        let claim = Claim::example("a", 1);
+        let claim = Claim::example("a", NodeId(1));
         let mut answers = JoinAnswers::default();
         answers.names.insert("a:1".into(), NameAnswer::default());
         assert!(!answers.is_complete(), "a name that does not resolve is silent");

@@ -21,17 +21,17 @@ use crate::node_id::{Named, NodeId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftView {
     /// The leader, which decides.
-    pub self_id: u64,
+    pub self_id: NodeId,
     /// One set of voters, or two in a joint configuration.
-    pub voter_sets: Vec<BTreeSet<u64>>,
+    pub voter_sets: Vec<BTreeSet<NodeId>>,
     /// Voters and learners.
-    pub nodes: BTreeMap<u64, Member>,
+    pub nodes: BTreeMap<NodeId, Member>,
     /// Ids that were removed and are never admitted again.
-    pub tombstones: BTreeSet<u64>,
+    pub tombstones: BTreeSet<NodeId>,
     /// The index of the last entry in the leader's log; 0 if there is none.
     pub last_log_index: u64,
     /// The other nodes, as the leader's Raft connections see them.
-    pub progress: BTreeMap<u64, Progress>,
+    pub progress: BTreeMap<NodeId, Progress>,
     /// A membership change was proposed and is not committed yet.
     pub change_in_flight: bool,
     /// The replicated cluster version.
@@ -42,7 +42,7 @@ pub struct RaftView {
 
 impl RaftView {
     /// Returns `true` if a node votes in any of the sets.
-    fn is_voter(&self, id: u64) -> bool {
+    fn is_voter(&self, id: NodeId) -> bool {
         self.voter_sets.iter().any(|voters| voters.contains(&id))
     }
 }
@@ -96,48 +96,48 @@ pub enum MembershipChange {
     /// Finish the joint configuration: these are its new voters.
     FlattenJoint {
         /// The new voters.
-        voters: BTreeSet<u64>,
+        voters: BTreeSet<NodeId>,
     },
     /// Begin to replicate to a newcomer.
     AddLearner {
         /// Its id.
-        id: u64,
+        id: NodeId,
         /// Its name and address.
         member: Member,
     },
     /// Make caught-up learners voters, in one joint change.
     Promote {
         /// The learners' ids.
-        ids: BTreeSet<u64>,
+        ids: BTreeSet<NodeId>,
     },
     /// Record in the replicated state that an id never comes back; the changes that remove it follow.
     Tombstone {
         /// The id.
-        id: u64,
+        id: NodeId,
         /// Its name.
         name: String,
     },
     /// Replace a tombstoned voter with a learner of the same name, in one joint change.
     Replace {
         /// The voter that is removed.
-        old: u64,
+        old: NodeId,
         /// The learner that takes its place.
-        new: u64,
+        new: NodeId,
     },
     /// Remove a node from the membership.
     Remove {
         /// Its id.
-        id: u64,
+        id: NodeId,
     },
     /// Transfer leadership: the leader itself is to be removed.
     HandOver {
         /// The voter that is to lead.
-        to: u64,
+        to: NodeId,
     },
     /// Record a member's new address.
     UpdateAddress {
         /// The member's id.
-        id: u64,
+        id: NodeId,
         /// Its name and new address.
         member: Member,
     },
@@ -150,8 +150,8 @@ pub enum MembershipChange {
 
 impl fmt::Display for MembershipChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |ids: &BTreeSet<u64>| {
-            let ids: Vec<String> = ids.iter().map(|id| NodeId(*id).to_string()).collect();
+        let list = |ids: &BTreeSet<NodeId>| {
+            let ids: Vec<String> = ids.iter().map(NodeId::to_string).collect();
             ids.join(", ")
         };
         match self {
@@ -166,7 +166,7 @@ impl fmt::Display for MembershipChange {
                 write!(f, "note that {} never comes back", Named(Some(name), *id))
             }
             MembershipChange::Replace { old, new } => {
-                write!(f, "let node id {} vote in the place of {}", NodeId(*new), NodeId(*old))
+                write!(f, "let node id {new} vote in the place of {old}")
             }
             MembershipChange::Remove { id } => write!(f, "remove {}", Named(None, *id)),
             MembershipChange::HandOver { to } => write!(f, "hand leadership over to {}", Named(None, *to)),
@@ -186,14 +186,14 @@ pub enum NotAdmitted {
     /// Its name belongs to another node, which is not gone, or not for long enough.
     NameInUse {
         /// The other node.
-        by: u64,
+        by: NodeId,
         /// How long that node has been silent on the leader's connection, if it is known.
         silence: Option<Duration>,
     },
     /// Another node of the same name asks to join, too.
     NameTwice {
         /// The one that is admitted.
-        other: u64,
+        other: NodeId,
     },
     /// It does not support the version that the cluster uses.
     Version {
@@ -251,7 +251,7 @@ pub struct Decision {
     /// At most one change.
     pub change: Option<MembershipChange>,
     /// Nodes that ask to join and are not admitted, by id.
-    pub refused: BTreeMap<u64, NotAdmitted>,
+    pub refused: BTreeMap<NodeId, NotAdmitted>,
 }
 
 /// Why a member cannot be removed now.
@@ -287,14 +287,14 @@ pub fn decide(raft: &RaftView, view: &View, policy: &Policy) -> Decision {
 ///
 /// # Errors
 /// If one is not a member, no voter would remain, or too few of the others are reachable.
-pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[u64]) -> Result<u32, CannotRemove> {
+pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[NodeId]) -> Result<u32, CannotRemove> {
     if !ids.iter().all(|id| raft.nodes.contains_key(id)) {
         return Err(CannotRemove::NoMember);
     }
     let reconciler = Reconciler { raft, view: &View::new(), policy };
     // Voters that are being removed do not count: two leaving nodes must not rely on each other.
-    let stays = |voter: &u64| !ids.contains(voter) && !raft.tombstones.contains(voter);
-    let remaining: BTreeSet<u64> = reconciler.voters().iter().copied().filter(stays).collect();
+    let stays = |voter: &NodeId| !ids.contains(voter) && !raft.tombstones.contains(voter);
+    let remaining: BTreeSet<NodeId> = reconciler.voters().iter().copied().filter(stays).collect();
     let coming = reconciler.expected().filter(|learner| !ids.contains(learner)).count();
     let count = u32::try_from(remaining.len() + coming).expect("ids fit into memory");
     if !ids.iter().any(|id| reconciler.voters().contains(id)) {
@@ -312,9 +312,9 @@ pub fn check_removal(raft: &RaftView, policy: &Policy, ids: &[u64]) -> Result<u3
 
 /// The ids of the members of this name: a voter last, after the learners that are to take its place. Empty if there is
 /// none.
-pub fn ids_named(raft: &RaftView, name: &str) -> Vec<u64> {
+pub fn ids_named(raft: &RaftView, name: &str) -> Vec<NodeId> {
     let named = raft.nodes.iter().filter(|(_, member)| member.name == name).map(|(id, _)| *id);
-    let (voters, mut ids): (Vec<u64>, Vec<u64>) = named.partition(|id| raft.is_voter(*id));
+    let (voters, mut ids): (Vec<NodeId>, Vec<NodeId>) = named.partition(|id| raft.is_voter(*id));
     ids.extend(voters);
     ids
 }
@@ -367,7 +367,7 @@ impl Reconciler<'_> {
 
     /// The leader is to be removed: another voter has to lead the change.
     fn hand_over(&self) -> Option<MembershipChange> {
-        let fit = |id: &u64| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_near(*id);
+        let fit = |id: &NodeId| *id != self.raft.self_id && !self.is_tombstoned(*id) && self.is_near(*id);
         let to = self.voters().iter().copied().filter(fit).max_by_key(|id| self.raft.progress[id].matched)?;
         Some(MembershipChange::HandOver { to })
     }
@@ -408,7 +408,7 @@ impl Reconciler<'_> {
 
     fn promote(&self) -> Option<MembershipChange> {
         let mut names = BTreeSet::new();
-        let ids: BTreeSet<u64> = self
+        let ids: BTreeSet<NodeId> = self
             .learners()
             .filter(|(id, member)| {
                 !self.is_tombstoned(*id)
@@ -430,7 +430,7 @@ impl Reconciler<'_> {
         Some(MembershipChange::AddLearner { id: claim.node_id, member: member_of(claim) })
     }
 
-    fn refused(&self) -> BTreeMap<u64, NotAdmitted> {
+    fn refused(&self) -> BTreeMap<NodeId, NotAdmitted> {
         self.newcomers().filter_map(|claim| Some((claim.node_id, self.objection_to(claim)?))).collect()
     }
 
@@ -484,7 +484,7 @@ impl Reconciler<'_> {
 
     fn raise_version(&self) -> Option<MembershipChange> {
         let version = self.raft.cluster_version + 1;
-        let supports = |id: &u64| {
+        let supports = |id: &NodeId| {
             self.view
                 .get(id)
                 .is_some_and(|peer| peer.liveness == Liveness::Alive && peer.claim.supports >= version)
@@ -495,11 +495,11 @@ impl Reconciler<'_> {
     // ---- helpers ----
 
     /// The voters once any joint configuration is finished.
-    fn voters(&self) -> &BTreeSet<u64> {
+    fn voters(&self) -> &BTreeSet<NodeId> {
         self.raft.voter_sets.last().expect("a leader has a configuration")
     }
 
-    fn learners(&self) -> impl Iterator<Item = (u64, &Member)> {
+    fn learners(&self) -> impl Iterator<Item = (NodeId, &Member)> {
         self.raft.nodes.iter().filter(|(id, _)| !self.is_voter(**id)).map(|(id, member)| (*id, member))
     }
 
@@ -514,7 +514,7 @@ impl Reconciler<'_> {
             .filter(|claim| !self.raft.nodes.contains_key(&claim.node_id))
     }
 
-    fn voter_named(&self, name: &str) -> Option<u64> {
+    fn voter_named(&self, name: &str) -> Option<NodeId> {
         self.voters()
             .iter()
             .copied()
@@ -522,7 +522,7 @@ impl Reconciler<'_> {
     }
 
     /// Learners that have this voter's name.
-    fn successors_of(&self, voter: u64) -> impl Iterator<Item = u64> {
+    fn successors_of(&self, voter: NodeId) -> impl Iterator<Item = NodeId> {
         let name = self.raft.nodes.get(&voter).map(|member| member.name.as_str());
         self.learners()
             .filter(move |(id, member)| Some(member.name.as_str()) == name && !self.is_tombstoned(*id))
@@ -541,7 +541,7 @@ impl Reconciler<'_> {
     }
 
     /// Learners that will vote without replacing a voter.
-    fn expected(&self) -> impl Iterator<Item = u64> {
+    fn expected(&self) -> impl Iterator<Item = NodeId> {
         self.learners()
             .filter(|(id, member)| {
                 !self.is_tombstoned(*id)
@@ -552,11 +552,11 @@ impl Reconciler<'_> {
             .map(|(id, _)| id)
     }
 
-    fn is_voter(&self, id: u64) -> bool {
+    fn is_voter(&self, id: NodeId) -> bool {
         self.raft.is_voter(id)
     }
 
-    fn is_tombstoned(&self, id: u64) -> bool {
+    fn is_tombstoned(&self, id: NodeId) -> bool {
         self.raft.tombstones.contains(&id)
     }
 
@@ -564,12 +564,12 @@ impl Reconciler<'_> {
         self.voters().iter().any(|id| self.is_tombstoned(*id))
     }
 
-    fn has_left(&self, id: u64) -> bool {
+    fn has_left(&self, id: NodeId) -> bool {
         self.view.get(&id).is_some_and(|peer| peer.liveness == Liveness::Left)
     }
 
     /// Returns `true` if it has been silent for `replace_silence` on the leader's own connection, and gossip agrees.
-    fn is_gone(&self, id: u64) -> bool {
+    fn is_gone(&self, id: NodeId) -> bool {
         let silence = self.raft.progress.get(&id).map(|progress| progress.silence);
         let gossip_agrees =
             self.view.get(&id).is_none_or(|peer| matches!(peer.liveness, Liveness::Down | Liveness::Left));
@@ -578,7 +578,7 @@ impl Reconciler<'_> {
             && silence.is_some_and(|silence| silence >= self.policy.replace_silence)
     }
 
-    fn is_reachable(&self, id: u64) -> bool {
+    fn is_reachable(&self, id: NodeId) -> bool {
         // A node that has not answered yet may be dead, however short its silence is.
         let answers =
             |progress: &Progress| progress.answered && progress.silence <= self.policy.reachable_within;
@@ -586,7 +586,7 @@ impl Reconciler<'_> {
     }
 
     /// Returns `true` if it is reachable and at most `catch_up_lag` entries behind the end of the log.
-    fn is_near(&self, id: u64) -> bool {
+    fn is_near(&self, id: NodeId) -> bool {
         self.is_reachable(id)
             && self
                 .raft
@@ -597,7 +597,7 @@ impl Reconciler<'_> {
 
     /// Returns `true` if it is near and no write will have to wait for it once it votes: it has the snapshot, few bytes
     /// are missing, and its disk keeps up.
-    fn is_ready(&self, id: u64) -> bool {
+    fn is_ready(&self, id: NodeId) -> bool {
         let keeps_up = |progress: &Progress| {
             // If values are larger than the bound, one is always in flight.
             let few_bytes = self.lag(progress) <= 1
@@ -614,7 +614,7 @@ impl Reconciler<'_> {
         self.raft.last_log_index.saturating_sub(progress.matched)
     }
 
-    fn reachable(&self, voters: &BTreeSet<u64>) -> usize {
+    fn reachable(&self, voters: &BTreeSet<NodeId>) -> usize {
         voters.iter().filter(|id| self.is_reachable(**id)).count()
     }
 

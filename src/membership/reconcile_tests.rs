@@ -4,6 +4,7 @@
 use super::*;
 use crate::membership::claim::ClusterId;
 use crate::membership::gossip::Peer;
+use crate::node_id::NodeId;
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,7 +17,12 @@ fn member(name: &str) -> Member {
     Member { name: name.into(), rpc_addr: format!("{name}:8400") }
 }
 
-fn peer(name: &str, id: u64, liveness: Liveness) -> (u64, Peer) {
+/// Ids from numbers.
+fn ids<C: FromIterator<NodeId>>(numbers: impl IntoIterator<Item = u64>) -> C {
+    numbers.into_iter().map(NodeId).collect()
+}
+
+fn peer(name: &str, id: NodeId, liveness: Liveness) -> (NodeId, Peer) {
     let state = if liveness == Liveness::Left { State::Left } else { State::Member };
     let claim = Claim { cluster_id: Some(ClusterId([1; 16])), state, ..Claim::example(name, id) };
     (id, Peer { claim, liveness })
@@ -37,11 +43,11 @@ fn holding(matched: u64) -> Progress {
 /// Nodes 1 "a", 2 "b", ... of which the first leads; all vote, answer and hold the whole log of 5,000 entries.
 fn cluster(size: u64) -> (RaftView, View) {
     let names = ["a", "b", "c", "d", "e"];
-    let ids = || 1..=size;
+    let ids = || (1..=size).map(NodeId);
     let raft = RaftView {
-        self_id: 1,
+        self_id: NodeId(1),
         voter_sets: vec![ids().collect()],
-        nodes: ids().map(|id| (id, member(names[id as usize - 1]))).collect(),
+        nodes: ids().map(|id| (id, member(names[id.0 as usize - 1]))).collect(),
         tombstones: BTreeSet::new(),
         last_log_index: 5000,
         progress: ids().skip(1).map(|id| (id, holding(5000))).collect(),
@@ -49,16 +55,17 @@ fn cluster(size: u64) -> (RaftView, View) {
         cluster_version: 1,
         wanted_size: None,
     };
-    (raft, ids().map(|id| peer(names[id as usize - 1], id, Liveness::Alive)).collect())
+    (raft, ids().map(|id| peer(names[id.0 as usize - 1], id, Liveness::Alive)).collect())
 }
 
 fn silence(raft: &mut RaftView, view: &mut View, id: u64, silence: Duration) {
+    let id = NodeId(id);
     raft.progress.get_mut(&id).unwrap().silence = silence;
     view.get_mut(&id).unwrap().liveness = Liveness::Down;
 }
 
 fn arrive(view: &mut View, name: &str, id: u64) {
-    let (id, peer) = peer(name, id, Liveness::Alive);
+    let (id, peer) = peer(name, NodeId(id), Liveness::Alive);
     view.insert(id, peer);
 }
 
@@ -126,15 +133,15 @@ fn a_newcomer_does_not_vote_before_the_snapshot_the_bytes_and_its_disk_are_there
         ("has a disk that takes nothing", Progress { stalled: 4 * SECOND, ..holding(49) }),
         ("has a full disk", Progress { is_full: true, ..holding(50) }),
     ] {
-        raft.progress.insert(2, progress);
+        raft.progress.insert(NodeId(2), progress);
         assert_eq!(decide(&raft, &view, &policy()).change, None, "a newcomer that {what}");
     }
     for (what, progress) in [
         ("is near", Progress { behind_bytes: megabytes(4), stalled: SECOND, ..holding(40) }),
         ("lacks one large value", Progress { behind_bytes: megabytes(40), ..holding(49) }),
     ] {
-        raft.progress.insert(2, progress);
-        let promote = MembershipChange::Promote { ids: BTreeSet::from([2]) };
+        raft.progress.insert(NodeId(2), progress);
+        let promote = MembershipChange::Promote { ids: ids([2]) };
         assert_eq!(decide(&raft, &view, &policy()).change, Some(promote), "a newcomer that {what}");
     }
 }
@@ -145,29 +152,29 @@ fn a_newcomer_of_a_new_name_learns_catches_up_and_votes() {
     arrive(&mut view, "b", 2);
     arrive(&mut view, "c", 3);
     let add = decide(&raft, &view, &policy()).change.unwrap();
-    assert_eq!(add, MembershipChange::AddLearner { id: 2, member: member("b") });
+    assert_eq!(add, MembershipChange::AddLearner { id: NodeId(2), member: member("b") });
     carry_out(&mut raft, &add);
-    raft.progress.get_mut(&2).unwrap().matched = 100;
+    raft.progress.get_mut(&NodeId(2)).unwrap().matched = 100;
     let next = decide(&raft, &view, &policy()).change;
     assert_eq!(
         next,
-        Some(MembershipChange::AddLearner { id: 3, member: member("c") }),
+        Some(MembershipChange::AddLearner { id: NodeId(3), member: member("c") }),
         "2 has not caught up"
     );
-    raft.progress.get_mut(&2).unwrap().matched = 4500;
+    raft.progress.get_mut(&NodeId(2)).unwrap().matched = 4500;
     converge(&mut raft, &view);
-    assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
+    assert_eq!(raft.voter_sets, [ids::<BTreeSet<_>>([1, 2, 3])]);
 }
 
 #[test]
 fn a6_a_joint_configuration_is_flattened_first_and_nothing_is_changed_while_a_change_is_in_flight() {
     let (mut raft, mut view) = cluster(3);
     arrive(&mut view, "d", 4);
-    raft.tombstones.insert(3);
-    raft.voter_sets.push(BTreeSet::from([1, 2]));
+    raft.tombstones.insert(NodeId(3));
+    raft.voter_sets.push(ids([1, 2]));
     assert_eq!(
         decide(&raft, &view, &policy()).change,
-        Some(MembershipChange::FlattenJoint { voters: BTreeSet::from([1, 2]) })
+        Some(MembershipChange::FlattenJoint { voters: ids([1, 2]) })
     );
     raft.change_in_flight = true;
     assert_eq!(decide(&raft, &view, &policy()).change, None);
@@ -188,15 +195,15 @@ fn e5_a_lost_disk_comes_back_under_its_name_and_takes_its_old_place() {
     assert_eq!(
         converge(&mut raft, &view),
         [
-            MembershipChange::AddLearner { id: 33, member: member("c") },
-            MembershipChange::Tombstone { id: 3, name: "c".into() },
-            MembershipChange::Replace { old: 3, new: 33 },
+            MembershipChange::AddLearner { id: NodeId(33), member: member("c") },
+            MembershipChange::Tombstone { id: NodeId(3), name: "c".into() },
+            MembershipChange::Replace { old: NodeId(3), new: NodeId(33) },
         ]
     );
     // The old disk is back.
     arrive(&mut view, "c", 3);
     let decision = decide(&raft, &view, &policy());
-    assert_eq!((decision.change, decision.refused.get(&3)), (None, Some(&NotAdmitted::Removed)));
+    assert_eq!((decision.change, decision.refused.get(&NodeId(3))), (None, Some(&NotAdmitted::Removed)));
 }
 
 #[test]
@@ -206,15 +213,15 @@ fn e5_a_twin_is_refused_while_the_name_is_in_use_by_the_leaders_own_connection_o
     let refused = |raft: &RaftView, view: &View| {
         let decision = decide(raft, view, &policy());
         assert_eq!(decision.change, None);
-        decision.refused[&33].to_string()
+        decision.refused[&NodeId(33)].to_string()
     };
     assert!(refused(&raft, &view).starts_with("name in use by node id 0000000000000003"));
     silence(&mut raft, &mut view, 3, 29 * SECOND);
     assert!(refused(&raft, &view).contains("silent for 29 s"));
-    raft.progress.get_mut(&3).unwrap().silence = 31 * SECOND;
-    view.get_mut(&3).unwrap().liveness = Liveness::Suspect;
+    raft.progress.get_mut(&NodeId(3)).unwrap().silence = 31 * SECOND;
+    view.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Suspect;
     refused(&raft, &view);
-    view.get_mut(&3).unwrap().liveness = Liveness::Down;
+    view.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Down;
     assert!(decide(&raft, &view, &policy()).change.is_some());
 }
 
@@ -222,8 +229,11 @@ fn e5_a_twin_is_refused_while_the_name_is_in_use_by_the_leaders_own_connection_o
 fn e5_nobody_replaces_the_leader_itself() {
     let (mut raft, mut view) = cluster(3);
     arrive(&mut view, "a", 11);
-    view.remove(&1);
-    assert!(matches!(decide(&raft, &view, &policy()).refused[&11], NotAdmitted::NameInUse { by: 1, .. }));
+    view.remove(&NodeId(1));
+    assert!(matches!(
+        decide(&raft, &view, &policy()).refused[&NodeId(11)],
+        NotAdmitted::NameInUse { by: NodeId(1), .. }
+    ));
     assert_eq!(converge(&mut raft, &view), []);
 }
 
@@ -235,9 +245,9 @@ fn e5_an_old_voter_that_answers_again_keeps_its_place() {
     let add = decide(&raft, &view, &policy()).change.unwrap();
     carry_out(&mut raft, &add);
     silence(&mut raft, &mut view, 3, Duration::ZERO);
-    view.get_mut(&3).unwrap().liveness = Liveness::Alive;
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 33 }]);
-    assert_eq!(raft.voter_sets, [BTreeSet::from([1, 2, 3])]);
+    view.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Alive;
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(33) }]);
+    assert_eq!(raft.voter_sets, [ids::<BTreeSet<_>>([1, 2, 3])]);
 }
 
 #[test]
@@ -255,10 +265,10 @@ fn a6_one_replacement_at_a_time() {
         matches!(
             order[..],
             [
-                MembershipChange::Tombstone { id: 4, .. },
-                MembershipChange::Replace { old: 4, new: 44 },
-                MembershipChange::Tombstone { id: 5, .. },
-                MembershipChange::Replace { old: 5, new: 55 }
+                MembershipChange::Tombstone { id: NodeId(4), .. },
+                MembershipChange::Replace { old: NodeId(4), new: NodeId(44) },
+                MembershipChange::Tombstone { id: NodeId(5), .. },
+                MembershipChange::Replace { old: NodeId(5), new: NodeId(55) }
             ]
         ),
         "{order:?}"
@@ -268,18 +278,21 @@ fn a6_one_replacement_at_a_time() {
 #[test]
 fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
     let (mut raft, mut view) = cluster(3);
-    raft.voter_sets = vec![BTreeSet::from([1, 2])];
+    raft.voter_sets = vec![ids([1, 2])];
     silence(&mut raft, &mut view, 3, 31 * SECOND);
     assert_eq!(decide(&raft, &view, &policy()).change, None, "nobody has come in its place");
     arrive(&mut view, "c", 33);
-    assert!(matches!(decide(&raft, &view, &policy()).refused[&33], NotAdmitted::NameInUse { by: 3, .. }));
+    assert!(matches!(
+        decide(&raft, &view, &policy()).refused[&NodeId(33)],
+        NotAdmitted::NameInUse { by: NodeId(3), .. }
+    ));
     assert_eq!(
         converge(&mut raft, &view),
         [
-            MembershipChange::Tombstone { id: 3, name: "c".into() },
-            MembershipChange::Remove { id: 3 },
-            MembershipChange::AddLearner { id: 33, member: member("c") },
-            MembershipChange::Promote { ids: BTreeSet::from([33]) },
+            MembershipChange::Tombstone { id: NodeId(3), name: "c".into() },
+            MembershipChange::Remove { id: NodeId(3) },
+            MembershipChange::AddLearner { id: NodeId(33), member: member("c") },
+            MembershipChange::Promote { ids: ids([33]) },
         ]
     );
 }
@@ -287,41 +300,48 @@ fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
 #[test]
 fn e6_a_tombstoned_voter_is_removed_and_never_admitted_again() {
     let (mut raft, view) = cluster(3);
-    check_removal(&raft, &policy(), &[3]).unwrap();
-    raft.tombstones.insert(3);
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 3 }]);
-    assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(3, NotAdmitted::Removed)]));
+    check_removal(&raft, &policy(), &[NodeId(3)]).unwrap();
+    raft.tombstones.insert(NodeId(3));
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(3) }]);
+    assert_eq!(decide(&raft, &view, &policy()).refused, BTreeMap::from([(NodeId(3), NotAdmitted::Removed)]));
 }
 
 #[test]
 fn e6_a_leader_that_is_to_go_hands_over_first() {
     let (mut raft, view) = cluster(3);
-    raft.tombstones.insert(1);
-    raft.progress.get_mut(&3).unwrap().matched = 100;
+    raft.tombstones.insert(NodeId(1));
+    raft.progress.get_mut(&NodeId(3)).unwrap().matched = 100;
     assert_eq!(
         converge(&mut raft, &view),
-        [MembershipChange::HandOver { to: 2 }, MembershipChange::Remove { id: 1 }]
+        [MembershipChange::HandOver { to: NodeId(2) }, MembershipChange::Remove { id: NodeId(1) }]
     );
 }
 
 #[test]
 fn e6_who_left_by_its_own_word_is_removed() {
     let (mut raft, mut view) = cluster(3);
-    view.get_mut(&3).unwrap().liveness = Liveness::Left;
-    let gone = [MembershipChange::Tombstone { id: 3, name: "c".into() }, MembershipChange::Remove { id: 3 }];
+    view.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Left;
+    let gone = [
+        MembershipChange::Tombstone { id: NodeId(3), name: "c".into() },
+        MembershipChange::Remove { id: NodeId(3) },
+    ];
     assert_eq!(converge(&mut raft, &view), gone);
 }
 
 #[test]
 fn e6_the_last_voter_cannot_leave() {
     let (mut raft, view) = cluster(1);
-    assert_eq!(check_removal(&raft, &policy(), &[1]), Err(CannotRemove::LastVoter));
-    assert_eq!(check_removal(&raft, &policy(), &[9]), Err(CannotRemove::NoMember));
-    raft.tombstones.insert(1);
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(1)]), Err(CannotRemove::LastVoter));
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(9)]), Err(CannotRemove::NoMember));
+    raft.tombstones.insert(NodeId(1));
     assert_eq!(decide(&raft, &view, &policy()).change, None);
     let (mut raft, _) = cluster(2);
-    raft.tombstones.insert(2);
-    assert_eq!(check_removal(&raft, &policy(), &[1]), Err(CannotRemove::LastVoter), "2 is going already");
+    raft.tombstones.insert(NodeId(2));
+    assert_eq!(
+        check_removal(&raft, &policy(), &[NodeId(1)]),
+        Err(CannotRemove::LastVoter),
+        "2 is going already"
+    );
 }
 
 /// During a replacement two voters have the same name. When its place closes both go, though the first of the ids asked
@@ -329,13 +349,13 @@ fn e6_the_last_voter_cannot_leave() {
 #[test]
 fn e6_the_last_voter_cannot_leave_with_the_one_that_it_replaces() {
     let (mut raft, _) = cluster(2);
-    raft.nodes.insert(9, member("b"));
-    raft.voter_sets = vec![BTreeSet::from([1, 9]), BTreeSet::from([1, 2])];
-    raft.progress.insert(9, holding(5000));
+    raft.nodes.insert(NodeId(9), member("b"));
+    raft.voter_sets = vec![ids([1, 9]), ids([1, 2])];
+    raft.progress.insert(NodeId(9), holding(5000));
     let both = ids_named(&raft, "b");
-    assert_eq!(both, [2, 9]);
+    assert_eq!(both, ids::<Vec<_>>([2, 9]));
     assert_eq!(check_removal(&raft, &policy(), &both), Ok(1));
-    raft.tombstones.insert(1);
+    raft.tombstones.insert(NodeId(1));
     assert_eq!(check_removal(&raft, &policy(), &both), Err(CannotRemove::LastVoter));
 }
 
@@ -344,12 +364,12 @@ fn a6_no_removal_leaves_a_majority_that_cannot_be_reached() {
     let (mut raft, mut view) = cluster(3);
     silence(&mut raft, &mut view, 3, 31 * SECOND);
     assert_eq!(
-        check_removal(&raft, &policy(), &[2]),
+        check_removal(&raft, &policy(), &[NodeId(2)]),
         Err(CannotRemove::NoMajority { reachable: 1, voters: 2 })
     );
-    raft.tombstones.insert(2);
+    raft.tombstones.insert(NodeId(2));
     assert_eq!(decide(&raft, &view, &policy()).change, None);
-    check_removal(&raft, &policy(), &[3]).unwrap();
+    check_removal(&raft, &policy(), &[NodeId(3)]).unwrap();
 }
 
 /// If the log is shorter than the lag a learner may have, and the election is recent, neither lag nor silence
@@ -359,11 +379,11 @@ fn a6_a_learner_that_has_never_answered_does_not_vote() {
     let (mut raft, mut view) = cluster(3);
     raft.last_log_index = 50;
     arrive(&mut view, "d", 4);
-    raft.nodes.insert(4, member("d"));
-    raft.progress.insert(4, Progress { answered: false, ..holding(1) });
+    raft.nodes.insert(NodeId(4), member("d"));
+    raft.progress.insert(NodeId(4), Progress { answered: false, ..holding(1) });
     assert_eq!(decide(&raft, &view, &policy()).change, None);
-    raft.progress.insert(4, holding(1));
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Promote { ids: BTreeSet::from([4]) }]);
+    raft.progress.insert(NodeId(4), holding(1));
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Promote { ids: ids([4]) }]);
 }
 
 /// Right after its election a leader has received no answer: a voter that it would need after the removal may be dead.
@@ -372,33 +392,36 @@ fn a6_a_leader_that_has_heard_of_nobody_removes_nobody() {
     let (mut raft, view) = cluster(3);
     raft.progress.values_mut().for_each(|progress| progress.answered = false);
     assert_eq!(
-        check_removal(&raft, &policy(), &[3]),
+        check_removal(&raft, &policy(), &[NodeId(3)]),
         Err(CannotRemove::NoMajority { reachable: 1, voters: 2 })
     );
-    raft.tombstones.insert(3);
+    raft.tombstones.insert(NodeId(3));
     assert_eq!(decide(&raft, &view, &policy()).change, None);
-    raft.progress.get_mut(&2).unwrap().answered = true;
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 3 }]);
+    raft.progress.get_mut(&NodeId(2)).unwrap().answered = true;
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(3) }]);
 }
 
 #[test]
 fn e7_a_new_address_is_written_down() {
     let (mut raft, mut view) = cluster(3);
-    view.get_mut(&2).unwrap().claim.rpc_addr = "elsewhere:1".into();
+    view.get_mut(&NodeId(2)).unwrap().claim.rpc_addr = "elsewhere:1".into();
     converge(&mut raft, &view);
-    assert_eq!(raft.nodes[&2], Member { name: "b".into(), rpc_addr: "elsewhere:1".into() });
+    assert_eq!(raft.nodes[&NodeId(2)], Member { name: "b".into(), rpc_addr: "elsewhere:1".into() });
 }
 
 #[test]
 fn c2_the_version_rises_when_all_support_it_and_then_the_old_are_refused() {
     let (mut raft, mut view) = cluster(3);
-    view.get_mut(&1).unwrap().claim.supports = 2;
-    view.get_mut(&2).unwrap().claim.supports = 2;
+    view.get_mut(&NodeId(1)).unwrap().claim.supports = 2;
+    view.get_mut(&NodeId(2)).unwrap().claim.supports = 2;
     assert_eq!(decide(&raft, &view, &policy()).change, None);
-    view.get_mut(&3).unwrap().claim.supports = 2;
+    view.get_mut(&NodeId(3)).unwrap().claim.supports = 2;
     assert_eq!(converge(&mut raft, &view), [MembershipChange::RaiseVersion { version: 2 }]);
     arrive(&mut view, "d", 4);
-    assert_eq!(decide(&raft, &view, &policy()).refused[&4], NotAdmitted::Version { supports: 1, uses: 2 });
+    assert_eq!(
+        decide(&raft, &view, &policy()).refused[&NodeId(4)],
+        NotAdmitted::Version { supports: 1, uses: 2 }
+    );
 }
 
 #[test]
@@ -407,14 +430,14 @@ fn of_two_newcomers_with_one_name_one_is_admitted() {
     arrive(&mut view, "d", 5);
     arrive(&mut view, "d", 4);
     let decision = decide(&raft, &view, &policy());
-    assert_eq!(decision.change, Some(MembershipChange::AddLearner { id: 4, member: member("d") }));
-    assert_eq!(decision.refused, BTreeMap::from([(5, NotAdmitted::NameTwice { other: 4 })]));
+    assert_eq!(decision.change, Some(MembershipChange::AddLearner { id: NodeId(4), member: member("d") }));
+    assert_eq!(decision.refused, BTreeMap::from([(NodeId(5), NotAdmitted::NameTwice { other: NodeId(4) })]));
 }
 
 // ---- the wanted number of voters ----
 
 fn voters(raft: &RaftView) -> Vec<u64> {
-    raft.voter_sets.last().unwrap().iter().copied().collect()
+    raft.voter_sets.last().unwrap().iter().map(|id| id.0).collect()
 }
 
 /// Three seconds after `members resize --to 3` the two nodes that went on running were voters again.
@@ -422,7 +445,7 @@ fn voters(raft: &RaftView) -> Vec<u64> {
 fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
     let (mut raft, mut view) = cluster(5);
     raft.wanted_size = Some(3);
-    for (id, name, next) in [(5, "e", 15), (4, "d", 14)] {
+    for (id, name, next) in [(NodeId(5), "e", 15), (NodeId(4), "d", 14)] {
         raft.tombstones.insert(id);
         assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id }]);
         view.remove(&id);
@@ -431,7 +454,7 @@ fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
     }
     let refused = decide(&raft, &view, &policy()).refused;
     let reason = NotAdmitted::NotWanted { wanted: 3, voters: 3 };
-    assert_eq!(refused, BTreeMap::from([(14, reason.clone()), (15, reason.clone())]));
+    assert_eq!(refused, BTreeMap::from([(NodeId(14), reason.clone()), (NodeId(15), reason.clone())]));
     assert_eq!(
         reason.to_string(),
         "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in"
@@ -452,9 +475,9 @@ fn a_wiped_member_takes_its_own_place_however_few_are_wanted() {
     arrive(&mut view, "c", 9);
     arrive(&mut view, "d", 4);
     let changes = converge(&mut raft, &view);
-    assert!(changes.contains(&MembershipChange::Replace { old: 3, new: 9 }), "{changes:?}");
+    assert!(changes.contains(&MembershipChange::Replace { old: NodeId(3), new: NodeId(9) }), "{changes:?}");
     assert_eq!(voters(&raft), [1, 2, 9]);
-    assert!(!raft.nodes.contains_key(&4));
+    assert!(!raft.nodes.contains_key(&NodeId(4)));
 }
 
 /// After a resize that was not completed.
@@ -476,19 +499,26 @@ fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there()
     let add = decide(&raft, &view, &policy()).change.unwrap();
     carry_out(&mut raft, &add);
     raft.wanted_size = Some(3);
-    assert_eq!(ids_named(&raft, "d"), [9, 4], "the successor first, or it might take the place meanwhile");
-    raft.tombstones.insert(9);
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 9 }]);
-    view.remove(&9);
-    arrive(&mut view, "d", 10);
-    raft.tombstones.insert(4);
     assert_eq!(
-        decide(&raft, &view, &policy()).refused[&10],
+        ids_named(&raft, "d"),
+        ids::<Vec<_>>([9, 4]),
+        "the successor first, or it might take the place meanwhile"
+    );
+    raft.tombstones.insert(NodeId(9));
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(9) }]);
+    view.remove(&NodeId(9));
+    arrive(&mut view, "d", 10);
+    raft.tombstones.insert(NodeId(4));
+    assert_eq!(
+        decide(&raft, &view, &policy()).refused[&NodeId(10)],
         NotAdmitted::NotWanted { wanted: 3, voters: 4 },
         "a place that closes is nobody's to take, however long its voter cannot be removed"
     );
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 4 }]);
-    assert_eq!(decide(&raft, &view, &policy()).refused[&10], NotAdmitted::NotWanted { wanted: 3, voters: 3 });
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(4) }]);
+    assert_eq!(
+        decide(&raft, &view, &policy()).refused[&NodeId(10)],
+        NotAdmitted::NotWanted { wanted: 3, voters: 3 }
+    );
 }
 
 #[test]
@@ -501,26 +531,26 @@ fn of_more_newcomers_than_places_some_wait() {
     assert_eq!(changes.len(), 2, "one comes, and votes: {changes:?}");
     assert_eq!(voters(&raft), [1, 2, 7]);
     // A learner is removed if fewer voters are wanted by the time it could vote.
-    raft.nodes.insert(8, member("d"));
-    raft.progress.insert(8, holding(5000));
-    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: 8 }]);
+    raft.nodes.insert(NodeId(8), member("d"));
+    raft.progress.insert(NodeId(8), holding(5000));
+    assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(8) }]);
 }
 
 #[test]
 fn a_removal_tells_how_many_remain() {
     let (mut raft, _) = cluster(5);
-    assert_eq!(check_removal(&raft, &policy(), &[5]), Ok(4));
-    raft.tombstones.insert(4);
-    assert_eq!(check_removal(&raft, &policy(), &[5]), Ok(3), "whoever is about to go is not counted");
-    raft.nodes.insert(6, member("f"));
-    assert_eq!(check_removal(&raft, &policy(), &[6]), Ok(4), "a learner does not vote");
-    raft.progress.insert(6, holding(5000));
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(5)]), Ok(4));
+    raft.tombstones.insert(NodeId(4));
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(5)]), Ok(3), "whoever is about to go is not counted");
+    raft.nodes.insert(NodeId(6), member("f"));
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(6)]), Ok(4), "a learner does not vote");
+    raft.progress.insert(NodeId(6), holding(5000));
     assert_eq!(
-        check_removal(&raft, &policy(), &[5]),
+        check_removal(&raft, &policy(), &[NodeId(5)]),
         Ok(4),
         "one that is on its way to a vote keeps its place"
     );
-    assert_eq!(check_removal(&raft, &policy(), &[6]), Ok(4), "unless it is the one that goes");
+    assert_eq!(check_removal(&raft, &policy(), &[NodeId(6)]), Ok(4), "unless it is the one that goes");
 }
 
 // ---- randomly drawn clusters ----
@@ -550,7 +580,7 @@ fn drawn() -> impl Strategy<Value = (RaftView, View)> {
 fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
     let (mut raft, mut view) = cluster(1);
     for (index, (name, role, tombstoned, silent, heard, liveness)) in drawn.into_iter().enumerate() {
-        let (id, name) = (index as u64 + 2, ["a", "b", "c", "d", "e", "f"][name]);
+        let (id, name) = (NodeId(index as u64 + 2), ["a", "b", "c", "d", "e", "f"][name]);
         let taken = raft
             .nodes
             .iter()
@@ -574,7 +604,7 @@ fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
 }
 
 fn reachable_voters(raft: &RaftView) -> usize {
-    let answers = |id: &&u64| {
+    let answers = |id: &&NodeId| {
         **id == raft.self_id
             || raft
                 .progress

@@ -14,25 +14,26 @@ use foca::{AccumulatingRuntime, Foca, Header, Member, Message, NoCustomBroadcast
 
 use super::claim::Malformed;
 use super::datagram;
+use crate::node_id::NodeId;
 use crate::rt::{self, random};
 
 /// One incarnation of a node as the failure detector sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SwimId {
-    pub(super) node_id: u64,
+    pub(super) node_id: NodeId,
     pub(super) boot: u64,
     /// How often it rejoined within this boot after other members had declared it down.
     renewal: u32,
 }
 
 impl foca::Identity for SwimId {
-    type Addr = u64;
+    type Addr = NodeId;
 
     fn renew(&self) -> Option<Self> {
         Some(SwimId { renewal: self.renewal.saturating_add(1), ..*self })
     }
 
-    fn addr(&self) -> u64 {
+    fn addr(&self) -> NodeId {
         self.node_id
     }
 
@@ -80,13 +81,13 @@ pub(super) struct Swim {
     foca: Foca<SwimId, Codec, Draws, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<SwimId>,
     /// By node id, the suspicion that a timer runs for.
-    suspicions: BTreeMap<u64, Member<SwimId>>,
+    suspicions: BTreeMap<NodeId, Member<SwimId>>,
     suspicion: Duration,
     timers: Vec<(Duration, Timer)>,
 }
 
 impl Swim {
-    pub(super) fn new(node_id: u64, boot: u64, pace: Pace) -> Swim {
+    pub(super) fn new(node_id: NodeId, boot: u64, pace: Pace) -> Swim {
         let id = SwimId { node_id, boot, renewal: 0 };
         let several = NonZeroUsize::new(3).expect("three is not zero");
         let config = foca::Config {
@@ -161,7 +162,7 @@ impl Swim {
     }
 
     /// Announces this node to another node.
-    pub(super) fn announce(&mut self, node_id: u64, boot: u64) {
+    pub(super) fn announce(&mut self, node_id: NodeId, boot: u64) {
         let result = self.foca.announce(SwimId { node_id, boot, renewal: 0 }, &mut self.runtime);
         log_failure("an introduction", result);
     }
@@ -173,7 +174,7 @@ impl Swim {
     }
 
     /// The next packet to send and the node id to send it to.
-    pub(super) fn next_packet(&mut self) -> Option<(u64, Bytes)> {
+    pub(super) fn next_packet(&mut self) -> Option<(NodeId, Bytes)> {
         self.runtime.to_send().map(|(to, packet)| (to.node_id, packet))
     }
 
@@ -184,7 +185,7 @@ impl Swim {
     }
 
     /// Returns the boot counter and state of each other member, by node id.
-    pub(super) fn states(&mut self) -> BTreeMap<u64, (u64, foca::State)> {
+    pub(super) fn states(&mut self) -> BTreeMap<NodeId, (u64, foca::State)> {
         // The states are read below; changes between two calls do not matter.
         while let Some(news) = self.runtime.to_notify() {
             if matches!(news, foca::OwnedNotification::Rejoin(_)) {
@@ -311,7 +312,7 @@ impl foca::Codec<SwimId> for Codec {
 const SHORT: Malformed = Malformed("a packet of the failure detector that is too short");
 
 fn put_id(id: &SwimId, buf: &mut impl BufMut) {
-    buf.put_u64_le(id.node_id);
+    buf.put_u64_le(id.node_id.0);
     buf.put_u64_le(id.boot);
     buf.put_u32_le(id.renewal);
 }
@@ -320,7 +321,7 @@ fn get_id(buf: &mut impl Buf) -> Result<SwimId, Malformed> {
     if buf.remaining() < ID_BYTES {
         return Err(SHORT);
     }
-    Ok(SwimId { node_id: buf.get_u64_le(), boot: buf.get_u64_le(), renewal: buf.get_u32_le() })
+    Ok(SwimId { node_id: NodeId(buf.get_u64_le()), boot: buf.get_u64_le(), renewal: buf.get_u32_le() })
 }
 
 #[cfg(test)]
@@ -330,11 +331,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn ids() -> impl Strategy<Value = SwimId> {
-        (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(node_id, boot, renewal)| SwimId {
-            node_id,
-            boot,
-            renewal,
-        })
+        (any::<u64>().prop_map(NodeId), any::<u64>(), any::<u32>())
+            .prop_map(|(node_id, boot, renewal)| SwimId { node_id, boot, renewal })
     }
 
     fn messages() -> impl Strategy<Value = Message<SwimId>> {
@@ -371,7 +369,7 @@ mod tests {
 
         #[test]
         fn noise_does_not_shake_the_failure_detector(noise in prop::collection::vec(any::<u8>(), 0..300)) {
-            Swim::new(1, 1, Pace::default()).receive(&noise);
+            Swim::new(NodeId(1), 1, Pace::default()).receive(&noise);
         }
     }
 
@@ -382,7 +380,7 @@ mod tests {
             for from in 0..members.len() {
                 while let Some((to, packet)) = members[from].next_packet() {
                     quiet = false;
-                    members[to as usize - 1].receive(&packet);
+                    members[to.0 as usize - 1].receive(&packet);
                 }
             }
             if quiet {
@@ -392,18 +390,18 @@ mod tests {
     }
 
     fn state_of(member: &mut Swim, node_id: u64) -> Option<(u64, foca::State)> {
-        member.states().get(&node_id).copied()
+        member.states().get(&NodeId(node_id)).copied()
     }
 
     #[test]
     fn e8_a_restarted_node_replaces_its_earlier_life() {
         let pace = Pace::default();
-        let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
-        members[0].announce(2, 1);
+        let mut members = [Swim::new(NodeId(1), 1, pace), Swim::new(NodeId(2), 1, pace)];
+        members[0].announce(NodeId(2), 1);
         deliver(&mut members);
         assert_eq!(state_of(&mut members[0], 2), Some((1, foca::State::Alive)));
-        members[1] = Swim::new(2, 2, pace);
-        members[1].announce(1, 1);
+        members[1] = Swim::new(NodeId(2), 2, pace);
+        members[1].announce(NodeId(1), 1);
         deliver(&mut members);
         assert_eq!(state_of(&mut members[0], 2), Some((2, foca::State::Alive)));
     }
@@ -411,14 +409,15 @@ mod tests {
     #[test]
     fn a_suspicion_that_nobody_ends_is_ended_and_the_suspect_comes_back() {
         let pace = Pace::default();
-        let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
-        members[0].announce(2, 1);
+        let mut members = [Swim::new(NodeId(1), 1, pace), Swim::new(NodeId(2), 1, pace)];
+        members[0].announce(NodeId(2), 1);
         deliver(&mut members);
         // A third member, gone by now, passed a suspicion to the first; the second never receives it.
-        let suspect = Member::new(SwimId { node_id: 2, boot: 1, renewal: 0 }, 0, foca::State::Suspect);
+        let suspect =
+            Member::new(SwimId { node_id: NodeId(2), boot: 1, renewal: 0 }, 0, foca::State::Suspect);
         let Swim { foca, runtime, .. } = &mut members[0];
         foca.apply_many([suspect.clone()].into_iter(), false, runtime).unwrap();
-        members[0].announce(2, 1);
+        members[0].announce(NodeId(2), 1);
         deliver(&mut members);
         assert_eq!(
             state_of(&mut members[0], 2),
@@ -435,9 +434,9 @@ mod tests {
         assert_eq!(ended.0, pace.suspicion * 2);
         members[0].due(ended.1);
         assert_eq!(state_of(&mut members[0], 2), Some((1, foca::State::Down)));
-        members[1].announce(1, 1);
+        members[1].announce(NodeId(1), 1);
         deliver(&mut members);
-        members[1].announce(1, 1);
+        members[1].announce(NodeId(1), 1);
         deliver(&mut members);
         assert_eq!(state_of(&mut members[0], 2), Some((1, foca::State::Alive)));
     }
@@ -445,9 +444,10 @@ mod tests {
     #[test]
     fn a_suspicion_that_was_refuted_is_no_more() {
         let pace = Pace::default();
-        let mut member = Swim::new(1, 1, pace);
-        let state =
-            |incarnation, state| Member::new(SwimId { node_id: 2, boot: 1, renewal: 0 }, incarnation, state);
+        let mut member = Swim::new(NodeId(1), 1, pace);
+        let state = |incarnation, state| {
+            Member::new(SwimId { node_id: NodeId(2), boot: 1, renewal: 0 }, incarnation, state)
+        };
         for news in [state(0, foca::State::Suspect), state(1, foca::State::Alive)] {
             let Swim { foca, runtime, .. } = &mut member;
             foca.apply_many([news].into_iter(), false, runtime).unwrap();
@@ -460,17 +460,18 @@ mod tests {
     #[test]
     fn e8_two_that_have_buried_each_other_come_back_by_one_introduction() {
         let pace = Pace::default();
-        let mut members = [Swim::new(1, 1, pace), Swim::new(2, 1, pace)];
-        members[0].announce(2, 1);
+        let mut members = [Swim::new(NodeId(1), 1, pace), Swim::new(NodeId(2), 1, pace)];
+        members[0].announce(NodeId(2), 1);
         deliver(&mut members);
         for (index, other) in [(0, 2), (1, 1)] {
-            let written = Member::new(SwimId { node_id: other, boot: 1, renewal: 0 }, 0, foca::State::Down);
+            let written =
+                Member::new(SwimId { node_id: NodeId(other), boot: 1, renewal: 0 }, 0, foca::State::Down);
             let Swim { foca, runtime, .. } = &mut members[index];
             foca.apply_many([written].into_iter(), true, runtime).unwrap();
             assert_eq!(state_of(&mut members[index], other).unwrap().1, foca::State::Down);
         }
         for _ in 0..3 {
-            members[0].announce(2, 1);
+            members[0].announce(NodeId(2), 1);
             deliver(&mut members);
         }
         assert_eq!(state_of(&mut members[0], 2).unwrap().1, foca::State::Alive);

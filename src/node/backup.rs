@@ -15,6 +15,7 @@ use crate::config::StorageConfig;
 use crate::map::ShownDigest;
 use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
+use crate::node_id::NodeId;
 use crate::raft::offline_state;
 use crate::raft::state_machine::{self, estimated_bytes};
 use crate::raft::store::State;
@@ -67,7 +68,7 @@ pub struct Restored {
     /// The new cluster.
     pub cluster_id: ClusterId,
     /// The node id of its only member so far.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// The number of keys.
     pub keys: u64,
     /// The store's revision.
@@ -224,7 +225,7 @@ async fn found(
     at: Position,
     disk: DiskRef,
     member: Member,
-) -> Result<(ClusterId, u64), BackupError> {
+) -> Result<(ClusterId, NodeId), BackupError> {
     let cluster_id = ClusterId::random();
     let identity = Identity::of_member(disk.clone(), &member.name, cluster_id)?;
     let node_id = identity.node_id();
@@ -262,7 +263,7 @@ async fn write_snapshot(
     state: &State,
     at: Position,
     disk: DiskRef,
-    node_id: u64,
+    node_id: NodeId,
     member: Member,
 ) -> Result<(), StorageError> {
     let (snapshots, _) = Snapshots::open(disk).await?;

@@ -26,7 +26,7 @@ use mokv_proto::raft::{Channel, Digests, request, response};
 use super::{End, NodeError, finish};
 use crate::client::Client;
 use crate::membership::{Identity, OtherSelf};
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::raft::Consensus;
 use crate::raft::peers::Contact;
 use crate::rt::time::Seldom;
@@ -46,7 +46,7 @@ pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<
     let client = Client::builder().endpoints([there]).timeout(ANSWER).sessions(false).build();
     let Ok(client) = client else { return Ok(()) };
     match rt::timeout(ANSWER, client.status(there)).await {
-        Ok(Ok(status)) if status.node_id == identity.node_id() => {
+        Ok(Ok(status)) if NodeId(status.node_id) == identity.node_id() => {
             rt::sometimes("copied directory told before it took part");
             Err(NodeError::Identity(format!(
                 "{} still runs at {there}, where this data directory was used last: this one is a copy, and does not take \
@@ -104,7 +104,7 @@ async fn is_known(consensus: Option<&Consensus>) -> bool {
     if !consensus.is_member() {
         return false;
     }
-    let others: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != me).collect();
+    let others: BTreeSet<NodeId> = membership.voter_ids().filter(|id| *id != me).collect();
     let peers = consensus.peers();
     let in_contact = others.iter().filter(|id| peers.contact(**id) == Contact::Reached).count();
     if !are_enough(in_contact, others.len()) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mokv_proto::raft::{self as wire, Channel, request, response};
 
+use crate::node_id::NodeId;
 use crate::raft::Consensus;
 use crate::rt::time::Seldom;
 use crate::rt::{self, timeout};
@@ -26,7 +27,7 @@ pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
             // It cannot be decided whether this node's state is the wrong one.
             std::future::pending::<()>().await;
         }
-        let voters: Vec<u64> = consensus.membership().voter_ids().collect();
+        let voters: Vec<NodeId> = consensus.membership().voter_ids().collect();
         let mut theirs = BTreeMap::new();
         for &voter in voters.iter().filter(|voter| **voter != consensus.node_id()) {
             if let Some(digests) = ask(&consensus, voter).await {
@@ -55,7 +56,7 @@ pub async fn compare_for_ever(consensus: Consensus, context: Arc<Context>) {
     }
 }
 
-async fn ask(consensus: &Consensus, voter: u64) -> Option<BTreeMap<u64, u128>> {
+async fn ask(consensus: &Consensus, voter: NodeId) -> Option<BTreeMap<u64, u128>> {
     let link = consensus.peers().link(voter, Channel::Forward);
     let answer = timeout(ANSWER_TIMEOUT, link.call(request::Body::Digests(wire::Digests {}))).await;
     let Ok(Ok(response::Body::Digests(answer))) = answer else { return None };
@@ -77,7 +78,7 @@ enum Verdict {
 /// otherwise returns the newest position with a difference.
 fn compare(
     own: &BTreeMap<u64, u128>,
-    theirs: &BTreeMap<u64, BTreeMap<u64, u128>>,
+    theirs: &BTreeMap<NodeId, BTreeMap<u64, u128>>,
     voters: usize,
     is_voter: bool,
 ) -> Verdict {
@@ -116,8 +117,11 @@ mod tests {
         let other = at(&[(512, 3)]);
         let third = at(&[(512, 4)]);
         let compare = |theirs: &[&BTreeMap<u64, u128>], voters| {
-            let theirs =
-                theirs.iter().enumerate().map(|(id, digests)| (id as u64, (*digests).clone())).collect();
+            let theirs = theirs
+                .iter()
+                .enumerate()
+                .map(|(id, digests)| (NodeId(id as u64), (*digests).clone()))
+                .collect();
             super::compare(&own, &theirs, voters, true)
         };
         assert_eq!(compare(&[&same, &same], 3), Verdict::Equal);

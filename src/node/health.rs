@@ -12,7 +12,7 @@ use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line,
 use crate::membership::formation::Waiting;
 use crate::membership::{ClusterId, Gossip, OtherSelf, View, gossip};
 use crate::metrics::http::Health;
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::raft::Consensus;
 use crate::raft::peers::AddressBook;
 use crate::rt::{self, Instant, disk, watch};
@@ -102,7 +102,7 @@ impl Readiness {
 
 fn of_raft(consensus: &Consensus, book: &dyn AddressBook) -> KnownOfRaft {
     let (membership, me) = (consensus.membership(), consensus.node_id());
-    let is_voter = |id: u64| membership.voter_ids().any(|voter| voter == id);
+    let is_voter = |id: NodeId| membership.voter_ids().any(|voter| voter == id);
     let mut others: Vec<Other> = (membership.nodes())
         .filter(|(id, _)| **id != me)
         .map(|(id, member)| Other {
@@ -114,7 +114,7 @@ fn of_raft(consensus: &Consensus, book: &dyn AddressBook) -> KnownOfRaft {
         })
         .collect();
     others.sort_by(|left, right| left.name.cmp(&right.name));
-    let named = |id: u64| {
+    let named = |id: NodeId| {
         let member = membership.membership().get_node(&id);
         Named(member.map(|member| member.name.as_str()), id).to_string()
     };

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use crate::incarnations::Incarnations;
 use crate::membership::identity::IdentityError;
 use crate::membership::{Identity, Liveness, View};
+use crate::node_id::NodeId;
 use crate::raft::Consensus;
 use crate::raft::peers::PeerAdmission;
 use crate::rt::time::Seldom;
@@ -67,16 +68,16 @@ pub(super) async fn remember(
 
 /// A node that is neither a member nor in gossip's view never comes back under its id, and is forgotten.
 fn of_peers(
-    incarnations: &BTreeMap<u64, Incarnations>,
+    incarnations: &BTreeMap<NodeId, Incarnations>,
     view: &View,
     consensus: &Consensus,
-) -> BTreeMap<u64, Incarnations> {
+) -> BTreeMap<NodeId, Incarnations> {
     let members = members(consensus);
-    let is_peer = |id: &u64| *id != consensus.node_id() && (members.contains(id) || view.contains_key(id));
+    let is_peer = |id: &NodeId| *id != consensus.node_id() && (members.contains(id) || view.contains_key(id));
     incarnations.iter().filter(|(id, _)| is_peer(id)).map(|(&id, &incarnations)| (id, incarnations)).collect()
 }
 
-fn members(consensus: &Consensus) -> BTreeSet<u64> {
+fn members(consensus: &Consensus) -> BTreeSet<NodeId> {
     consensus.membership().nodes().map(|(id, _)| *id).collect()
 }
 
@@ -85,13 +86,13 @@ fn members(consensus: &Consensus) -> BTreeSet<u64> {
 pub(super) async fn meet_for_ever(
     consensus: Consensus,
     mut view: watch::Receiver<View>,
-    mut incarnations: watch::Receiver<BTreeMap<u64, Incarnations>>,
+    mut incarnations: watch::Receiver<BTreeMap<NodeId, Incarnations>>,
 ) {
     loop {
-        let unmet: Vec<u64> = {
+        let unmet: Vec<NodeId> = {
             let (incarnations, view) = (incarnations.borrow_and_update(), view.borrow_and_update());
-            let is_unmet = |id: &u64| incarnations.get(id).is_some_and(Incarnations::is_unmet);
-            let is_alive = |id: &u64| view.get(id).is_some_and(|peer| peer.liveness == Liveness::Alive);
+            let is_unmet = |id: &NodeId| incarnations.get(id).is_some_and(Incarnations::is_unmet);
+            let is_alive = |id: &NodeId| view.get(id).is_some_and(|peer| peer.liveness == Liveness::Alive);
             let others = members(&consensus).into_iter().filter(|id| *id != consensus.node_id());
             others.filter(|id| is_unmet(id) && is_alive(id)).collect()
         };

@@ -19,6 +19,7 @@ use crate::membership::identity::IdentityError;
 use crate::membership::{Claim, FormError, Formed, Gossip, Identity, Liveness, State, View, form};
 use crate::metrics::Damaged;
 use crate::mux::PeerRoute;
+use crate::node_id::NodeId;
 use crate::positions::{Positions, Reach, Start};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{LocalNode, PeerAdmission, Peers};
@@ -415,8 +416,8 @@ impl Lifecycle {
 
 /// Makes the founding members of a cluster its first membership. Rejected if that was done before, by this node or by
 /// replicated entries.
-async fn initialise(consensus: &Consensus, founders: BTreeMap<u64, formation::Member>) {
-    let members: BTreeMap<u64, Member> = (founders.into_iter())
+async fn initialise(consensus: &Consensus, founders: BTreeMap<NodeId, formation::Member>) {
+    let members: BTreeMap<NodeId, Member> = (founders.into_iter())
         .map(|(id, member)| (id, Member { name: member.name, rpc_addr: member.rpc_addr }))
         .collect();
     if let Err(error) = consensus.raft().initialize(members).await {
@@ -492,7 +493,7 @@ fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
 
 /// The leader does not admit a newcomer whose name is taken; this logs the reason on the newcomer. A node that replaces
 /// its own earlier id is not admitted at once either, so the warning waits longer than that takes.
-async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: Duration) {
+async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: NodeId, patience: Duration) {
     rt::sleep(patience * 2).await;
     loop {
         if let Some(namesake) = namesake(&view.borrow_and_update(), me) {
@@ -511,7 +512,7 @@ async fn warn_of_namesakes(mut view: watch::Receiver<View>, me: u64, patience: D
 
 /// A live node with this node's name, if any. One at this node's own address does not count: it is this node's earlier
 /// id.
-pub(super) fn namesake(view: &View, me: u64) -> Option<Claim> {
+pub(super) fn namesake(view: &View, me: NodeId) -> Option<Claim> {
     let own = &view.get(&me)?.claim;
     let is_another =
         |claim: &Claim| claim.node_id != me && claim.name == own.name && claim.rpc_addr != own.rpc_addr;
@@ -529,13 +530,14 @@ mod tests {
     fn a_namesake_lives_elsewhere() {
         let claim = |node_id, rpc_addr: &str| Claim {
             rpc_addr: rpc_addr.into(),
-            ..Claim::example("node-1", node_id)
+            ..Claim::example("node-1", NodeId(node_id))
         };
         let peer = |claim: Claim, liveness| (claim.node_id, Peer { claim, liveness });
         let view = |liveness, other: &str| {
             View::from([peer(claim(1, other), liveness), peer(claim(2, "here:8400"), Liveness::Alive)])
         };
-        let found = |liveness, other| namesake(&view(liveness, other), 2).map(|claim| claim.node_id);
+        let found =
+            |liveness, other| namesake(&view(liveness, other), NodeId(2)).map(|claim| claim.node_id.0);
         assert_eq!(found(Liveness::Alive, "there:8400"), Some(1));
         assert_eq!(found(Liveness::Down, "there:8400"), None);
         assert_eq!(found(Liveness::Alive, "here:8400"), None, "this node's former self");

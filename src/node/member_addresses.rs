@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::membership::Gossip;
+use crate::node_id::NodeId;
 use crate::raft::Store;
 use crate::raft::peers::AddressBook;
 
@@ -20,7 +21,7 @@ impl MemberAddresses {
 }
 
 impl AddressBook for MemberAddresses {
-    fn addresses(&self, node_id: u64) -> Vec<String> {
+    fn addresses(&self, node_id: NodeId) -> Vec<String> {
         let claimed = self.gossip.address_of(node_id);
         let state = self.store.read();
         let written = state.membership.membership().get_node(&node_id).map(|member| member.rpc_addr.clone());
@@ -30,12 +31,12 @@ impl AddressBook for MemberAddresses {
         addresses
     }
 
-    fn member_name(&self, node_id: u64) -> Option<String> {
+    fn member_name(&self, node_id: NodeId) -> Option<String> {
         let state = self.store.read();
         state.membership.membership().get_node(&node_id).map(|member| member.name.clone())
     }
 
-    fn has_successor(&self, node_id: u64, name: &str) -> bool {
+    fn has_successor(&self, node_id: NodeId, name: &str) -> bool {
         self.gossip.has_successor(node_id, name)
     }
 }

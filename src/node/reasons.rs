@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::membership::formation::Waiting;
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::raft::peers::Contact;
 
 /// What a node knows about itself and the others.
@@ -66,7 +66,7 @@ pub(super) struct Other {
     /// Its name.
     pub name: String,
     /// Its id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its RPC address.
     pub address: String,
     /// Whether it votes.
@@ -320,7 +320,7 @@ mod tests {
 
     fn other(number: u64, contact: Contact) -> Other {
         let (name, address) = (format!("node-{number}"), format!("10.0.0.{number}:8400"));
-        Other { name, node_id: number, address, is_voter: true, contact }
+        Other { name, node_id: NodeId(number), address, is_voter: true, contact }
     }
 
     /// A healthy node of three.

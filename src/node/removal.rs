@@ -15,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use mokv_proto::raft::{Admission, AdmissionAnswer, Channel, request, response};
 
 use crate::membership::{State, View};
+use crate::node_id::NodeId;
 use crate::raft::Consensus;
 use crate::rt::{self, watch};
 use crate::service::Context;
@@ -36,7 +37,7 @@ pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<V
             context.set_not_admitted(None);
             continue;
         }
-        let mut members: BTreeSet<u64> = consensus.membership().nodes().map(|(id, _)| *id).collect();
+        let mut members: BTreeSet<NodeId> = consensus.membership().nodes().map(|(id, _)| *id).collect();
         if !members.contains(&consensus.node_id()) {
             rt::sometimes("a node is no member by its own log");
         }
@@ -67,7 +68,7 @@ pub(super) async fn ask_for_ever(consensus: Consensus, gossip: watch::Receiver<V
 }
 
 /// Returns the reason why this node is not admitted, if the member leads and has one.
-async fn refusal_of(consensus: &Consensus, member: u64) -> Option<String> {
+async fn refusal_of(consensus: &Consensus, member: NodeId) -> Option<String> {
     let link = consensus.peers().link(member, Channel::Control);
     match rt::timeout(PAUSE, link.call(request::Body::Admission(Admission {}))).await {
         Ok(Ok(response::Body::Admission(AdmissionAnswer { refused }))) if !refused.is_empty() => {

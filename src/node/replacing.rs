@@ -26,6 +26,7 @@ use futures_util::stream::FuturesUnordered;
 use mokv_proto::raft::{Channel, Replacement, replacement_answer, request, response};
 
 use crate::membership::{Gossip, State};
+use crate::node_id::NodeId;
 use crate::raft::Consensus;
 use crate::raft::peers::{AddressBook, Peers};
 use crate::rt::{self, Instant, sleep, timeout};
@@ -42,15 +43,15 @@ const LOOKS: Duration = Duration::from_secs(5);
 pub(super) struct Claimed(pub Arc<Gossip>);
 
 impl AddressBook for Claimed {
-    fn addresses(&self, node_id: u64) -> Vec<String> {
+    fn addresses(&self, node_id: NodeId) -> Vec<String> {
         self.0.address_of(node_id).into_iter().collect()
     }
 
-    fn member_name(&self, node_id: u64) -> Option<String> {
+    fn member_name(&self, node_id: NodeId) -> Option<String> {
         self.0.view().borrow().get(&node_id).map(|peer| peer.claim.name.clone())
     }
 
-    fn has_successor(&self, node_id: u64, name: &str) -> bool {
+    fn has_successor(&self, node_id: NodeId, name: &str) -> bool {
         self.0.has_successor(node_id, name)
     }
 }
@@ -63,7 +64,7 @@ enum Said {
     Nothing,
 }
 
-async fn ask(peers: &Peers, node_id: u64) -> Said {
+async fn ask(peers: &Peers, node_id: NodeId) -> Said {
     let link = peers.link(node_id, Channel::Control);
     match timeout(ANSWER, link.call(request::Body::Replacement(Replacement {}))).await {
         Ok(Ok(response::Body::Replacement(answer))) => match answer.outcome {
@@ -89,7 +90,7 @@ pub(super) async fn ask_all(
     let (me, view) = (peers.local().node_id, gossip.view());
     let mut last = "no leader answers".to_owned();
     loop {
-        let members: BTreeSet<u64> = (view.borrow().values())
+        let members: BTreeSet<NodeId> = (view.borrow().values())
             .filter(|peer| peer.claim.state == State::Member && peer.claim.node_id != me)
             .map(|peer| peer.claim.node_id)
             .collect();

@@ -18,7 +18,6 @@ use crate::membership::{Claim, Gossip, GossipConfig, Identity, Pace, State};
 use crate::metrics::{self, Metrics};
 use crate::mux::places::Room;
 use crate::mux::{self, Routes};
-use crate::node_id::NodeId;
 use crate::rt::disk::DiskRef;
 use crate::rt::net::{Resolver, TcpListener};
 use crate::rt::task::spawn_guarded;
@@ -123,7 +122,7 @@ async fn open_identity(config: &NodeConfig, disk: &DiskRef) -> Result<Identity, 
     copies::refuse_to_be_one(&identity, &config.advertised_rpc()).await?;
     tracing::info!(
         node = identity.name(),
-        id = %NodeId(identity.node_id()),
+        id = %identity.node_id(),
         boot = identity.boot(),
         rpc = %config.rpc_bind(),
         gossip = %config.bind_addr,

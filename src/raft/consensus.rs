@@ -20,10 +20,10 @@ use super::peers::{CallError, FollowerState, Peers};
 use super::reads::{ReadIndexError, Reads};
 use super::store::Store;
 use super::types::{LogId, Member, Payload, StoredMembership, TypeConfig, log_id};
-use super::wire::{decode_vote, log_id_from_wire};
+use super::wire::{decode_vote, leader_from_wire, log_id_from_wire};
 use super::{Raft, Timing};
 use crate::map::{Answer, Command};
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::rt::lock::Mutex;
 use crate::rt::{self, Instant, watch};
 use crate::storage::Log;
@@ -52,7 +52,7 @@ type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 pub enum ProposeError {
     /// Certainly not executed: this node does not lead. Holds the leader's node id, if one is known.
     #[error("this node is not the leader")]
-    NotLeader(Option<u64>),
+    NotLeader(Option<NodeId>),
     /// Certainly not executed.
     #[error("{0}")]
     NotExecuted(String),
@@ -79,7 +79,7 @@ pub struct Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Successor {
     /// Its node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its last answer is less than two election timeouts old.
     pub is_near: bool,
     /// Moreover, its log has every entry of this node's log.
@@ -107,7 +107,7 @@ pub struct Consensus {
     /// Set once the state of a majority differs from this node's.
     doubt: Doubt,
     /// While this node leads: the nodes that it does not admit, each with the reason.
-    refused: Arc<Mutex<BTreeMap<u64, String>>>,
+    refused: Arc<Mutex<BTreeMap<NodeId, String>>>,
 }
 
 impl Consensus {
@@ -139,12 +139,12 @@ impl Consensus {
     }
 
     /// Replaces the set of nodes that are not admitted, each with the reason that it receives when it asks.
-    pub fn refuse(&self, refused: BTreeMap<u64, String>) {
+    pub fn refuse(&self, refused: BTreeMap<NodeId, String>) {
         *self.refused.lock() = refused;
     }
 
     /// Returns why this node does not admit `node_id`; empty if it has no objection, or does not lead.
-    pub fn refusal(&self, node_id: u64) -> String {
+    pub fn refusal(&self, node_id: NodeId) -> String {
         let refused = self.refused.lock();
         refused.get(&node_id).cloned().unwrap_or_default()
     }
@@ -179,7 +179,7 @@ impl Consensus {
     }
 
     /// This node's id.
-    pub fn node_id(&self) -> u64 {
+    pub fn node_id(&self) -> NodeId {
         *self.raft.node_id()
     }
 
@@ -188,7 +188,7 @@ impl Consensus {
     ///
     /// openraft reports the winner of the last vote, and with pre-votes a node without a quorum never votes again: it
     /// would report that leader for ever. So would a leader that has lost all its followers.
-    pub fn leader(&self) -> Option<u64> {
+    pub fn leader(&self) -> Option<NodeId> {
         use openraft::rt::WatchReceiver;
         let leader = self.raft.server_metrics().borrow_watched().current_leader?;
         let is_near = |at: Instant| rt::now().saturating_duration_since(at) <= self.leader_patience;
@@ -227,7 +227,7 @@ impl Consensus {
         let mut positions = self.peers.positions();
         for told in acknowledged {
             // Only members are recorded: nothing else bounds the number of node ids that a leader may send.
-            if membership.membership().get_node(&told.node_id).is_some() {
+            if membership.membership().get_node(&NodeId(told.node_id)).is_some() {
                 positions.hear(told);
             }
         }
@@ -473,7 +473,7 @@ impl Consensus {
 
     async fn forward(
         &self,
-        leader: u64,
+        leader: NodeId,
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Committed, ProposeError> {
@@ -511,7 +511,7 @@ impl Consensus {
                     _ => Err(ProposeError::Unknown("the leader's answer is malformed".into())),
                 }
             }
-            Some(Outcome::NotLeader(leader)) => Err(ProposeError::NotLeader((leader != 0).then_some(leader))),
+            Some(Outcome::NotLeader(leader)) => Err(ProposeError::NotLeader(leader_from_wire(leader))),
             Some(Outcome::Refused(reason)) => Err(ProposeError::NotExecuted(reason)),
             Some(Outcome::Full(wire::Full { reason })) => Err(ProposeError::Full(reason)),
             Some(Outcome::Unknown(reason)) => Err(ProposeError::Unknown(reason)),
@@ -548,7 +548,7 @@ impl Consensus {
     /// A message. The change may be half done; the next leader makes a joint configuration uniform.
     pub async fn change_membership(
         &self,
-        change: ChangeMembers<u64, Member>,
+        change: ChangeMembers<NodeId, Member>,
         expected: Option<LogId>,
         within: Duration,
     ) -> Result<(), String> {
@@ -564,7 +564,7 @@ impl Consensus {
     ///
     /// # Errors
     /// A message, if `to` does not lead by then.
-    pub async fn transfer_leader(&self, to: u64, within: Duration) -> Result<(), String> {
+    pub async fn transfer_leader(&self, to: NodeId, within: Duration) -> Result<(), String> {
         if self.peers.is_doubted(to) {
             return Err("its state differs from the majority's, so it must not lead".into());
         }
@@ -598,14 +598,14 @@ impl Consensus {
     /// ago may well have the longest log. Empty if this node does not lead.
     pub fn successors(&self) -> Vec<Successor> {
         use openraft::{Instant, rt::WatchReceiver};
-        let voters: BTreeSet<u64> = self.membership().voter_ids().collect();
+        let voters: BTreeSet<NodeId> = self.membership().voter_ids().collect();
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let (Some(matched), Some(answered)) = (metrics.replication.as_ref(), metrics.heartbeat.as_ref())
         else {
             return Vec::new();
         };
-        let fit = |id: &u64| *id != self.node_id() && !self.peers.is_doubted(*id);
+        let fit = |id: &NodeId| *id != self.node_id() && !self.peers.is_doubted(*id);
         let mut others: Vec<_> = (voters.into_iter().filter(fit))
             .map(|id| {
                 let answered = answered.get(&id).copied().flatten();
@@ -665,7 +665,7 @@ impl Consensus {
 
     /// Returns a node whose disk is too full for more values: this one, or a voter that recently reported so to this
     /// leader.
-    pub fn full_voter(&self) -> Option<u64> {
+    pub fn full_voter(&self) -> Option<NodeId> {
         if self.is_disk_full() {
             return Some(self.node_id());
         }
@@ -675,14 +675,14 @@ impl Consensus {
 
     /// Returns the first peer that `counts` accepts and that recently reported, to this node as the leader of this
     /// term, that its disk is nearly full.
-    pub fn full_peer(&self, counts: impl Fn(u64) -> bool) -> Option<u64> {
+    pub fn full_peer(&self, counts: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         use openraft::rt::WatchReceiver;
         let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
         self.peers.full(term, rt::now(), self.leader_patience, counts)
     }
 
     /// The error message for a client whose value is rejected because the disk of `node_id` is nearly full.
-    fn why_full(&self, node_id: u64) -> String {
+    fn why_full(&self, node_id: NodeId) -> String {
         let membership = self.membership();
         let member = membership.membership().get_node(&node_id);
         let node = Named(member.map(|member| member.name.as_str()), node_id);

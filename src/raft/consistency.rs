@@ -25,7 +25,7 @@ use openraft::raft::AppendEntriesRequest;
 
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::{log_id_at, position};
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::storage::Log;
 
 /// A leader's log contradicts a committed entry of this node.
@@ -37,7 +37,7 @@ pub struct Contradiction {
     /// must differ.
     pub theirs: LogId,
     /// The leader's node id.
-    pub leader: u64,
+    pub leader: NodeId,
     /// The leader's term.
     pub leader_term: u64,
 }
@@ -69,7 +69,7 @@ impl From<Contradiction> for gossip::Contradiction {
             own_index: own.index,
             their_term: theirs.term,
             their_index: theirs.index,
-            leader,
+            leader: leader.0,
             leader_term,
         }
     }
@@ -80,7 +80,7 @@ impl From<&gossip::Contradiction> for Contradiction {
         Contradiction {
             own: log_id(message.own_term, message.own_index),
             theirs: log_id(message.their_term, message.their_index),
-            leader: message.leader,
+            leader: NodeId(message.leader),
             leader_term: message.leader_term,
         }
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn vote(term: u64) -> Vote {
-        Vote { leader_id: openraft::vote::RaftLeaderId::new(term, 7), committed: true }
+        Vote { leader_id: openraft::vote::RaftLeaderId::new(term, NodeId(7)), committed: true }
     }
 
     fn claim(terms: &[u64], sent: std::ops::Range<u64>, committed: Option<u64>) -> Claim {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Consensus;
+use crate::node_id::NodeId;
 use crate::rt::{self, Instant};
 
 /// The interval between two checks, in election timeouts.
@@ -42,7 +43,7 @@ struct Seen {
     /// How long it has known no leader.
     leaderless: Duration,
     /// Another voter that answers and has its whole log.
-    level: Option<u64>,
+    level: Option<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ enum Step {
     /// Keep leading until another voter has the whole log.
     Replicate,
     /// Hand leadership over to this voter.
-    HandOver(u64),
+    HandOver(NodeId),
 }
 
 impl Seen {
@@ -113,9 +114,9 @@ mod tests {
             Seen { leads, leaderless: Duration::from_secs(seconds), level }.step(PATIENCE)
         };
         assert_eq!(step(false, 0, None), Step::Wait);
-        assert_eq!(step(false, 9, Some(2)), Step::Wait, "the others may still elect one of them");
+        assert_eq!(step(false, 9, Some(NodeId(2))), Step::Wait, "the others may still elect one of them");
         assert_eq!(step(false, 10, None), Step::Stand);
         assert_eq!(step(true, 0, None), Step::Replicate);
-        assert_eq!(step(true, 60, Some(2)), Step::HandOver(2));
+        assert_eq!(step(true, 60, Some(NodeId(2))), Step::HandOver(NodeId(2)));
     }
 }

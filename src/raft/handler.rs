@@ -21,6 +21,7 @@ use super::snapshot_upload::{Incoming, SnapshotUpload};
 use super::types::TypeConfig;
 use super::wire::*;
 use crate::map::Command;
+use crate::node_id::NodeId;
 use crate::rt;
 use crate::storage::Snapshots;
 
@@ -39,7 +40,7 @@ impl PeerHandler {
 
 /// One connection of a peer.
 pub struct Session {
-    peer: u64,
+    peer: NodeId,
     upload: SnapshotUpload,
 }
 
@@ -154,7 +155,7 @@ async fn forward(consensus: Consensus, request: wire::Forward) -> Result<Respons
             log_id: Some(log_id_to_wire(committed.log_id)),
             revision: committed.revision,
         }),
-        Err(ProposeError::NotLeader(leader)) => forward_answer::Outcome::NotLeader(leader.unwrap_or(0)),
+        Err(ProposeError::NotLeader(leader)) => forward_answer::Outcome::NotLeader(leader_to_wire(leader)),
         Err(ProposeError::NotExecuted(reason)) => forward_answer::Outcome::Refused(reason),
         Err(ProposeError::Full(reason)) => forward_answer::Outcome::Full(wire::Full { reason }),
         Err(ProposeError::Unknown(reason)) => forward_answer::Outcome::Unknown(reason),
@@ -181,14 +182,14 @@ async fn digests(consensus: Consensus) -> Result<Response, String> {
     Ok(Response::Digests(wire::DigestsAnswer { digests }))
 }
 
-async fn admission(consensus: Consensus, newcomer: u64) -> Result<Response, String> {
+async fn admission(consensus: Consensus, newcomer: NodeId) -> Result<Response, String> {
     Ok(Response::Admission(wire::AdmissionAnswer { refused: consensus.refusal(newcomer) }))
 }
 
 /// Answers whether a peer whose data is damaged may start over.
-async fn replacement(consensus: Consensus, damaged: u64) -> Result<Response, String> {
+async fn replacement(consensus: Consensus, damaged: NodeId) -> Result<Response, String> {
     let outcome = match consensus.is_leader() {
-        false => replacement_answer::Outcome::NotLeader(consensus.leader().unwrap_or(0)),
+        false => replacement_answer::Outcome::NotLeader(leader_to_wire(consensus.leader())),
         true => match consensus.may_start_over(damaged).await {
             Ok(()) => replacement_answer::Outcome::Confirmed(wire::Done {}),
             Err(reason) => replacement_answer::Outcome::Refused(reason),

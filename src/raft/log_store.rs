@@ -216,6 +216,7 @@ mod tests {
     use openraft::EntryPayload;
 
     use super::*;
+    use crate::node_id::NodeId;
     use crate::raft::types::log_id;
     use crate::rt::disk::SimDisk;
     use crate::storage::{LogConfig, Owner};
@@ -223,7 +224,7 @@ mod tests {
     /// A log of three entries, the first two of which are committed.
     async fn store() -> LogStore {
         let disk = SimDisk::new(1).mount();
-        let owner = Owner { node_id: 1, cluster_id: [1; 16] };
+        let owner = Owner { node_id: NodeId(1), cluster_id: [1; 16] };
         let log = Log::open(disk.clone(), LogConfig::default(), owner).await.unwrap();
         let mut store = LogStore::new(log, Snapshots::open(disk).await.unwrap().0, None, None);
         store.append((1..=3).map(|index| blank(2, index)), IOFlushed::noop()).await.unwrap();
@@ -247,8 +248,8 @@ mod tests {
     #[should_panic(expected = "does not follow")]
     async fn a_vote_is_never_taken_back() {
         let mut store = store().await;
-        store.save_vote(&Vote::new(4, 1)).await.unwrap();
-        store.save_vote(&Vote::new(3, 1)).await.unwrap();
+        store.save_vote(&Vote::new(4, NodeId(1))).await.unwrap();
+        store.save_vote(&Vote::new(3, NodeId(1))).await.unwrap();
     }
 
     #[tokio::test]

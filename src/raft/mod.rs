@@ -43,6 +43,7 @@ use network::Network;
 use peers::Peers;
 use state_machine::StateMachine;
 
+use crate::node_id::NodeId;
 use crate::storage::{Log, Snapshots};
 
 /// openraft with our types.
@@ -67,7 +68,7 @@ pub struct Timing {
 /// # Errors
 /// A message, if the log and the snapshots do not fit together or Raft cannot start.
 pub async fn start(
-    node_id: u64,
+    node_id: NodeId,
     timing: &Timing,
     log: Log,
     snapshots: Snapshots,

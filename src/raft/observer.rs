@@ -10,11 +10,12 @@ use bytes::Bytes;
 use super::Store;
 use super::types::{LogId, Vote};
 use crate::map::Change;
+use crate::node_id::NodeId;
 
 /// Receives every step of one node. Each method does nothing unless it is implemented.
 pub trait Observer: Send + Sync + 'static {
     /// Raft starts under this id, with what recovery found in the log.
-    fn opened(&self, _node_id: u64, _found: &Found) {}
+    fn opened(&self, _node_id: NodeId, _found: &Found) {}
     /// The store that the node will use, still empty: the simulation injects memory faults through it.
     fn holds(&self, _store: &Arc<Store>) {}
     /// A vote is durable, and may be answered now. If it is a committed vote for the node itself, the node leads that

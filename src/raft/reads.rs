@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::Raft;
 use super::peers::Peers;
 use super::types::LogId;
-use super::wire::{log_id_from_wire, log_id_to_wire};
+use super::wire::{leader_from_wire, leader_to_wire, log_id_from_wire, log_id_to_wire};
+use crate::node_id::NodeId;
 use crate::rt::{self, timeout};
 
 /// A round that takes longer fails.
@@ -28,7 +29,7 @@ const MAX_WAITING: usize = 16 << 10;
 pub enum ReadIndexError {
     /// This node does not lead. Holds the leader's node id, if one is known.
     #[error("this node is not the leader")]
-    NotLeader(Option<u64>),
+    NotLeader(Option<NodeId>),
     /// The leader could not be asked, or could not confirm that it still leads.
     #[error("{0}")]
     Unconfirmed(String),
@@ -146,7 +147,7 @@ async fn confirm(raft: Raft) -> Result<LogId, ReadIndexError> {
 pub(super) fn to_wire(result: Result<LogId, ReadIndexError>) -> wire::ReadIndexAnswer {
     let outcome = match result {
         Ok(read_index) => Outcome::ReadIndex(log_id_to_wire(read_index)),
-        Err(ReadIndexError::NotLeader(leader)) => Outcome::NotLeader(leader.unwrap_or(0)),
+        Err(ReadIndexError::NotLeader(leader)) => Outcome::NotLeader(leader_to_wire(leader)),
         Err(ReadIndexError::Unconfirmed(reason)) => Outcome::Unconfirmed(reason),
     };
     wire::ReadIndexAnswer { outcome: Some(outcome) }
@@ -155,7 +156,7 @@ pub(super) fn to_wire(result: Result<LogId, ReadIndexError>) -> wire::ReadIndexA
 fn from_wire(answer: wire::ReadIndexAnswer) -> Result<LogId, ReadIndexError> {
     match answer.outcome {
         Some(Outcome::ReadIndex(read_index)) => Ok(log_id_from_wire(read_index)),
-        Some(Outcome::NotLeader(leader)) => Err(ReadIndexError::NotLeader((leader != 0).then_some(leader))),
+        Some(Outcome::NotLeader(leader)) => Err(ReadIndexError::NotLeader(leader_from_wire(leader))),
         Some(Outcome::Unconfirmed(reason)) => Err(ReadIndexError::Unconfirmed(reason)),
         None => Err(ReadIndexError::Unconfirmed("the leader's answer is empty".into())),
     }

@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Consensus;
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::rt::{self, Instant, sleep};
 
 /// The interval at which the leader checks whether all voters have answered.
@@ -33,16 +33,16 @@ const PATIENCE: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     term: u64,
-    voters: BTreeSet<u64>,
+    voters: BTreeSet<NodeId>,
     /// The configuration is uniform and committed.
     is_settled: bool,
-    learners: BTreeSet<u64>,
+    learners: BTreeSet<NodeId>,
     /// Voters that are to be removed.
-    leaving: BTreeSet<u64>,
-    doubted: BTreeSet<u64>,
+    leaving: BTreeSet<NodeId>,
+    doubted: BTreeSet<NodeId>,
     /// For each other voter: when the last append of this term that it answered was sent, and the last log index that
     /// it holds.
-    others: BTreeMap<u64, (Option<Instant>, u64)>,
+    others: BTreeMap<NodeId, (Option<Instant>, u64)>,
 }
 
 /// Why the asker may not start over, or not yet.
@@ -51,15 +51,15 @@ enum Objection {
     /// A reason for which waiting does not help.
     Stands(String),
     /// The answer of this voter is missing, and may still come.
-    Awaits(u64),
+    Awaits(NodeId),
 }
 
 impl Seen {
     /// Returns the objection to the request of `asker`, if there is one. It came at `since`, when the log of the leader
     /// `me` ended at `upto`.
-    fn objection(&self, me: u64, asker: u64, since: Instant, upto: u64) -> Option<Objection> {
+    fn objection(&self, me: NodeId, asker: NodeId, since: Instant, upto: u64) -> Option<Objection> {
         let stands = |words: &str| Some(Objection::Stands(words.to_owned()));
-        let remaining: BTreeSet<u64> = self.voters.iter().copied().filter(|id| *id != asker).collect();
+        let remaining: BTreeSet<NodeId> = self.voters.iter().copied().filter(|id| *id != asker).collect();
         if !self.is_settled {
             return stands("the members are being changed");
         }
@@ -72,7 +72,7 @@ impl Seen {
         if self.doubted.iter().any(|doubted| remaining.contains(doubted)) {
             return stands("the state of another voter is doubted");
         }
-        let is_level = |id: &u64| {
+        let is_level = |id: &NodeId| {
             let (answered, holds) = self.others.get(id).copied().unwrap_or_default();
             answered.is_some_and(|sent| sent > since) && holds >= upto
         };
@@ -89,7 +89,7 @@ impl Consensus {
         let metrics = self.metrics();
         let (matched, answered) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
         let membership = metrics.membership_config.membership();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         let is_settled = membership.get_joint_config().len() == 1
             && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
         let leaving = {
@@ -117,7 +117,7 @@ impl Consensus {
     ///
     /// # Errors
     /// The reason why it may not, or not now.
-    pub(super) async fn may_start_over(&self, asker: u64) -> Result<(), String> {
+    pub(super) async fn may_start_over(&self, asker: NodeId) -> Result<(), String> {
         if self.is_doubted() {
             return Err("the state of the leader is doubted".into());
         }
@@ -145,7 +145,7 @@ impl Consensus {
         }
     }
 
-    fn named(&self, node_id: u64) -> String {
+    fn named(&self, node_id: NodeId) -> String {
         let membership = self.membership();
         let member = membership.membership().get_node(&node_id);
         Named(member.map(|member| member.name.as_str()), node_id).to_string()
@@ -158,19 +158,19 @@ mod tests {
 
     use super::*;
 
-    const LEADER: u64 = 1;
-    const ASKER: u64 = 2;
+    const LEADER: NodeId = NodeId(1);
+    const ASKER: NodeId = NodeId(2);
 
     fn well(voters: u64, since: Instant) -> Seen {
         let later = Some(since + Duration::from_millis(1));
         Seen {
             term: 7,
-            voters: (1..=voters).collect(),
+            voters: (1..=voters).map(NodeId).collect(),
             is_settled: true,
             learners: BTreeSet::new(),
             leaving: BTreeSet::new(),
             doubted: BTreeSet::new(),
-            others: (2..=voters).filter(|id| *id != ASKER).map(|id| (id, (later, 100))).collect(),
+            others: (2..=voters).map(NodeId).filter(|id| *id != ASKER).map(|id| (id, (later, 100))).collect(),
         }
     }
 
@@ -190,17 +190,23 @@ mod tests {
             "one of two is no majority"
         );
         assert_eq!(
-            with(&|seen| seen.others.get_mut(&4).unwrap().0 = Some(since)),
-            Some(Objection::Awaits(4))
+            with(&|seen| seen.others.get_mut(&NodeId(4)).unwrap().0 = Some(since)),
+            Some(Objection::Awaits(NodeId(4)))
         );
-        assert_eq!(with(&|seen| seen.others.get_mut(&4).unwrap().0 = None), Some(Objection::Awaits(4)));
-        assert_eq!(with(&|seen| seen.others.get_mut(&5).unwrap().1 = 99), Some(Objection::Awaits(5)));
-        assert_eq!(with(&|seen| _ = seen.others.remove(&3)), Some(Objection::Awaits(3)));
+        assert_eq!(
+            with(&|seen| seen.others.get_mut(&NodeId(4)).unwrap().0 = None),
+            Some(Objection::Awaits(NodeId(4)))
+        );
+        assert_eq!(
+            with(&|seen| seen.others.get_mut(&NodeId(5)).unwrap().1 = 99),
+            Some(Objection::Awaits(NodeId(5)))
+        );
+        assert_eq!(with(&|seen| _ = seen.others.remove(&NodeId(3))), Some(Objection::Awaits(NodeId(3))));
         for stands in [
             with(&|seen| seen.is_settled = false),
-            with(&|seen| _ = seen.learners.insert(9)),
-            with(&|seen| _ = seen.leaving.insert(3)),
-            with(&|seen| _ = seen.doubted.insert(3)),
+            with(&|seen| _ = seen.learners.insert(NodeId(9))),
+            with(&|seen| _ = seen.leaving.insert(NodeId(3))),
+            with(&|seen| _ = seen.doubted.insert(NodeId(3))),
         ] {
             assert!(matches!(stands, Some(Objection::Stands(_))), "{stands:?}");
         }
@@ -211,9 +217,9 @@ mod tests {
     fn of_two_that_have_stopped_each_keeps_the_other_waiting() {
         let since = rt::now();
         let mut seen = well(3, since);
-        seen.others.insert(3, (Some(since), 100));
-        assert_eq!(seen.objection(LEADER, 2, since, 100), Some(Objection::Awaits(3)));
-        seen.others.insert(2, (Some(since), 100));
-        assert_eq!(seen.objection(LEADER, 3, since, 100), Some(Objection::Awaits(2)));
+        seen.others.insert(NodeId(3), (Some(since), 100));
+        assert_eq!(seen.objection(LEADER, NodeId(2), since, 100), Some(Objection::Awaits(NodeId(3))));
+        seen.others.insert(NodeId(2), (Some(since), 100));
+        assert_eq!(seen.objection(LEADER, NodeId(3), since, 100), Some(Objection::Awaits(NodeId(2))));
     }
 }

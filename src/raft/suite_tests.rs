@@ -15,6 +15,7 @@ use super::state_machine::{SnapshotBuilder, SnapshotData, StateMachine};
 use super::store::Store;
 use super::types::{LogId, RaftEntry, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::metrics::{Metrics, Sample, Sampler};
+use crate::node_id::NodeId;
 use crate::rt::disk::{DiskRef, RealDisk, SimDisk};
 use crate::storage::{Log, LogConfig, Owner, Snapshots};
 
@@ -23,6 +24,13 @@ struct Nothing;
 impl Sampler for Nothing {
     fn sample(&self) -> Sample {
         Sample::default()
+    }
+}
+
+/// The suite numbers its nodes.
+impl From<u64> for NodeId {
+    fn from(number: u64) -> NodeId {
+        NodeId(number)
     }
 }
 
@@ -76,7 +84,7 @@ impl RaftStateMachine<TypeConfig> for Filled {
 }
 
 async fn open(disk: DiskRef) -> (LogStore, Filled) {
-    let owner = Owner { node_id: 1, cluster_id: [1; 16] };
+    let owner = Owner { node_id: NodeId(1), cluster_id: [1; 16] };
     // Small segments: the suite crosses their borders.
     let config = LogConfig { segment_bytes: 64 << 10, cache_bytes: 2 << 10, ..LogConfig::default() };
     let log = Log::open(disk.clone(), config, owner).await.unwrap();

@@ -6,15 +6,16 @@ use bytes::Bytes;
 
 use super::runtime::Runtime;
 use crate::map::Answer;
+use crate::node_id::NodeId;
 
 openraft::declare_raft_types!(
     /// mökv's Raft: one leader a term, entries as bytes, our own runtime.
     pub TypeConfig:
         D = Payload,
         R = Reply,
-        NodeId = u64,
+        NodeId = NodeId,
         Node = Member,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>,
         AsyncRuntime = Runtime,
 );
 
@@ -25,7 +26,7 @@ pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 /// An entry of the replicated log.
 pub type RaftEntry = openraft::alias::EntryOf<TypeConfig>;
 /// The voters and the learners.
-pub type Membership = openraft::Membership<u64, Member>;
+pub type Membership = openraft::Membership<NodeId, Member>;
 /// A membership and the log id of the entry that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 /// A snapshot's metadata.

@@ -19,6 +19,7 @@ use super::types::{
     LogId, Member, Membership, Payload, RaftEntry, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
 };
 use crate::map::Command;
+use crate::node_id::NodeId;
 use crate::storage;
 
 /// A peer sent, or this node's own log holds, something that is no message of this protocol.
@@ -46,11 +47,21 @@ pub fn log_id_at(position: storage::Position) -> LogId {
     log_id(position.term, position.index)
 }
 
+/// The leader in a message that says who leads instead; 0: none is known.
+pub fn leader_to_wire(leader: Option<NodeId>) -> u64 {
+    leader.map_or(0, |id| id.0)
+}
+
+/// The leader from a message that says who leads instead.
+pub fn leader_from_wire(leader: u64) -> Option<NodeId> {
+    (leader != 0).then_some(NodeId(leader))
+}
+
 /// A vote in a message.
 pub fn vote_to_wire(vote: &Vote) -> raft::VoteState {
     raft::VoteState {
         term: vote.leader_id.term,
-        node_id: vote.leader_id.voted_for,
+        node_id: vote.leader_id.voted_for.0,
         committed: vote.committed,
     }
 }
@@ -58,7 +69,7 @@ pub fn vote_to_wire(vote: &Vote) -> raft::VoteState {
 /// A vote from a message.
 pub fn vote_from_wire(vote: Option<raft::VoteState>) -> Result<Vote, Malformed> {
     let vote = vote.ok_or(Malformed("vote"))?;
-    let leader_id = RaftLeaderId::new(vote.term, vote.node_id);
+    let leader_id = RaftLeaderId::new(vote.term, NodeId(vote.node_id));
     Ok(Vote { leader_id, committed: vote.committed })
 }
 
@@ -76,20 +87,23 @@ pub fn decode_vote(bytes: &Bytes) -> Result<Vote, Malformed> {
 pub fn membership_to_wire(membership: &Membership) -> log::Membership {
     log::Membership {
         voter_sets: (membership.get_joint_config().iter())
-            .map(|ids| log::NodeSet { ids: ids.iter().copied().collect() })
+            .map(|ids| log::NodeSet { ids: ids.iter().map(|id| id.0).collect() })
             .collect(),
         nodes: (membership.nodes())
-            .map(|(id, node)| (*id, log::Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() }))
+            .map(|(id, node)| {
+                (id.0, log::Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() })
+            })
             .collect(),
     }
 }
 
 /// A membership from the log or a snapshot.
 pub fn membership_from_wire(membership: &log::Membership) -> Result<Membership, Malformed> {
-    let sets =
-        membership.voter_sets.iter().map(|set| set.ids.iter().copied().collect::<BTreeSet<u64>>()).collect();
-    let nodes: BTreeMap<u64, Member> = (membership.nodes.iter())
-        .map(|(id, node)| (*id, Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() }))
+    let sets = (membership.voter_sets.iter())
+        .map(|set| set.ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>())
+        .collect();
+    let nodes: BTreeMap<NodeId, Member> = (membership.nodes.iter())
+        .map(|(id, node)| (NodeId(*id), Member { name: node.name.clone(), rpc_addr: node.rpc_addr.clone() }))
         .collect();
     Membership::new(sets, nodes).map_err(|_| Malformed("membership"))
 }
@@ -234,7 +248,7 @@ pub fn vote_answer_from_wire(answer: raft::VoteAnswer) -> Result<VoteResponse<Ty
 pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> raft::TransferLeader {
     raft::TransferLeader {
         from_leader: Some(vote_to_wire(request.from_leader())),
-        to: *request.to_node_id(),
+        to: request.to_node_id().0,
         last_log: request.last_log_id().copied().map(log_id_to_wire),
     }
 }
@@ -244,7 +258,7 @@ pub fn transfer_from_wire(
     request: raft::TransferLeader,
 ) -> Result<TransferLeaderRequest<TypeConfig>, Malformed> {
     let vote = vote_from_wire(request.from_leader)?;
-    Ok(TransferLeaderRequest::new(vote, request.to, request.last_log.map(log_id_from_wire)))
+    Ok(TransferLeaderRequest::new(vote, NodeId(request.to), request.last_log.map(log_id_from_wire)))
 }
 
 /// A snapshot's metadata and the digest of its state, in its header.

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::outcome::Refused;
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::peers::AddressBook;
 use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
@@ -31,7 +32,7 @@ pub enum Place {
 #[async_trait]
 pub trait Operator: Send + Sync + 'static {
     /// Takes a member out of the cluster for good; the leader's work.
-    async fn remove_member(&self, name: &str, place: Place) -> Result<u64, Refused>;
+    async fn remove_member(&self, name: &str, place: Place) -> Result<NodeId, Refused>;
 }
 
 /// Asks a node to leave its cluster for good and to end; hears whether it has left.
@@ -65,7 +66,7 @@ pub struct Context {
     /// The node's name.
     pub name: String,
     /// The node's id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// How often its data directory was started.
     pub boot: u64,
     /// Its own rpc address, as others should use it.
@@ -93,7 +94,7 @@ impl Context {
     /// The context of a node that serves nothing yet.
     pub fn new(
         name: String,
-        node_id: u64,
+        node_id: NodeId,
         boot: u64,
         rpc_addr: String,
         limits: Limits,
@@ -239,12 +240,12 @@ impl Context {
     }
 
     /// The members that this node refuses, because they have gone back behind what they had acknowledged.
-    pub fn gone_back(&self) -> BTreeMap<u64, GoneBack> {
+    pub fn gone_back(&self) -> BTreeMap<NodeId, GoneBack> {
         self.consensus().map(|consensus| consensus.peers().positions().refused().clone()).unwrap_or_default()
     }
 
     /// A member's name. Empty: no member has this id, or this node does not take part in Raft yet.
-    pub(super) fn member_name(&self, node_id: u64) -> String {
+    pub(super) fn member_name(&self, node_id: NodeId) -> String {
         let membership = self.consensus().map(Consensus::membership);
         let member = membership.and_then(|members| members.membership().get_node(&node_id).cloned());
         member.map(|member| member.name).unwrap_or_default()
@@ -298,12 +299,12 @@ impl Context {
 
 impl Serving {
     /// Where a member is: its newest claim, or what the membership says.
-    pub fn address_of(&self, node_id: u64, member: &Member) -> String {
+    pub fn address_of(&self, node_id: NodeId, member: &Member) -> String {
         self.book.addresses(node_id).into_iter().next().unwrap_or_else(|| member.rpc_addr.clone())
     }
 
     /// Where the leader is.
-    pub fn leader_address(&self, leader: Option<u64>) -> Option<String> {
+    pub fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
         let leader = leader?;
         let membership = self.consensus.membership();
         membership.membership().get_node(&leader).map(|member| self.address_of(leader, member))
@@ -340,7 +341,7 @@ impl Context {
     }
 
     /// Where this leader is, or the one that this node knows.
-    fn leader_address(&self, leader: Option<u64>) -> Option<String> {
+    fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
         let serving = self.recovered()?;
         serving.leader_address(leader.or_else(|| serving.consensus.leader()))
     }

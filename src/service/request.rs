@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::Place;
 use crate::map::{Entry, ShownDigest};
 use crate::membership::ClusterId;
+use crate::node_id::NodeId;
 
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +155,7 @@ pub struct MemberList {
 #[derive(Debug)]
 pub struct MemberInfo {
     /// Its Raft node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its name.
     pub name: String,
     /// Where its port is, as `host:port`.
@@ -175,7 +176,7 @@ pub struct NodeStatus {
     /// Its name.
     pub name: String,
     /// Its Raft node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// How often its data directory was started.
     pub boot: u64,
     /// Where its port is, as `host:port`.
@@ -206,7 +207,7 @@ pub struct Contradicted {
     /// Index of the leader's entry.
     pub leader_entry_index: u64,
     /// The leader's node id.
-    pub leader_id: u64,
+    pub leader_id: NodeId,
     /// The leader's name; empty: it is no member.
     pub leader_name: String,
     /// The term that it led in.
@@ -217,7 +218,7 @@ pub struct Contradicted {
 #[derive(Debug)]
 pub struct WentBack {
     /// Its node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its name; empty: it is no member.
     pub name: String,
     /// The leader's term in which it acknowledged.
@@ -248,8 +249,8 @@ pub struct RaftStatus {
 /// Positions and state of a node that has recovered. Positions are log indexes; 0: none.
 #[derive(Debug, Default)]
 pub struct StateStatus {
-    /// The leader's node id; 0: none is known.
-    pub leader_id: u64,
+    /// The leader's node id, if one is known.
+    pub leader_id: Option<NodeId>,
     /// Its name; empty: none is known.
     pub leader_name: String,
     /// The last entry of the log.

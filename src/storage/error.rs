@@ -50,19 +50,18 @@ pub enum StorageError {
     },
     /// The log was written by another node, or for another cluster.
     #[error(
-        "'{file}' belongs to node id {} of cluster {found_cluster}, but this is node id {} of cluster \
-         {cluster}; start it with its own data directory, or wipe this one with 'mokv serve --wipe'",
-        NodeId(*.found_node), NodeId(*.node)
+        "'{file}' belongs to node id {found_node} of cluster {found_cluster}, but this is node id {node} of cluster \
+         {cluster}; start it with its own data directory, or wipe this one with 'mokv serve --wipe'"
     )]
     Foreign {
         /// The file's name.
         file: String,
         /// The node id in it.
-        found_node: u64,
+        found_node: NodeId,
         /// The cluster id in it, hexadecimal.
         found_cluster: String,
         /// This node's id.
-        node: u64,
+        node: NodeId,
         /// This node's cluster id, hexadecimal.
         cluster: String,
     },

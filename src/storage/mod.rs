@@ -30,6 +30,7 @@ mod spares;
 mod tests;
 mod writer;
 
+use crate::node_id::NodeId;
 use bytes::Bytes;
 
 pub use error::StorageError;
@@ -72,7 +73,7 @@ impl LogEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The Raft node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// The cluster's id.
     pub cluster_id: [u8; 16],
 }

@@ -14,6 +14,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Owner, Position};
+use crate::node_id::NodeId;
 
 /// The version of everything in this file.
 pub(super) const FORMAT_VERSION: u32 = 2;
@@ -170,7 +171,7 @@ fn encode_body(buffer: &mut BytesMut, body: &Body) -> u8 {
             buffer.put_u32_le(FORMAT_VERSION);
             buffer.put_u64_le(checkpoint.segment);
             buffer.put_u64_le(checkpoint.salt);
-            buffer.put_u64_le(checkpoint.owner.node_id);
+            buffer.put_u64_le(checkpoint.owner.node_id.0);
             buffer.put_slice(&checkpoint.owner.cluster_id);
             let State { vote, committed, purged, last, acknowledged } = &checkpoint.state;
             for position in [committed, purged, last] {
@@ -329,7 +330,7 @@ fn parse_checkpoint(mut rest: Bytes) -> Result<Body, Nonsense> {
     let mut parse = || {
         let segment = take_u64(&mut rest)?;
         let salt = take_u64(&mut rest)?;
-        let node_id = take_u64(&mut rest)?;
+        let node_id = NodeId(take_u64(&mut rest)?);
         let cluster_id = take(&mut rest, 16)?[..].try_into().ok()?;
         let committed = take_position(&mut rest)?;
         let purged = take_position(&mut rest)?;
@@ -391,8 +392,8 @@ mod tests {
                 acknowledged,
             },
         );
-        let owner =
-            (any::<u64>(), any::<[u8; 16]>()).prop_map(|(node_id, cluster_id)| Owner { node_id, cluster_id });
+        let owner = (any::<u64>(), any::<[u8; 16]>())
+            .prop_map(|(id, cluster_id)| Owner { node_id: NodeId(id), cluster_id });
         (any::<u64>(), any::<u64>(), owner, state).prop_map(|(segment, salt, owner, state)| Checkpoint {
             segment,
             salt,

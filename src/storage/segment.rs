@@ -143,6 +143,7 @@ fn parse_body(number: u64, offset: usize, record: &Record) -> Result<Body, Stora
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node_id::NodeId;
     use crate::storage::record::{Place, State, encode};
     use crate::storage::{Owner, Position};
     use bytes::BytesMut;
@@ -157,7 +158,7 @@ mod tests {
         let checkpoint = Body::Checkpoint(Box::new(Checkpoint {
             segment: NUMBER,
             salt: 5,
-            owner: Owner { node_id: 1, cluster_id: [2; 16] },
+            owner: Owner { node_id: NodeId(1), cluster_id: [2; 16] },
             state: State { last: Some(Position { term: 1, index: 9 }), ..State::default() },
         }));
         let mut index = 9;

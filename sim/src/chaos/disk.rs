@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mokv::incarnations::Incarnations;
+use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::disk::{Image, Operation};
 use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, response};
@@ -337,9 +338,9 @@ pub async fn put_back_disk(injection: &mut Injection) {
     while rt::now() - begun < injection.length + SHOWN && injection.cluster.power(&victim) == Power::On {
         rt::sleep(Duration::from_millis(100)).await;
         let Some(status) = injection.cluster.status(&victim).await else { continue };
-        if status.node_id == then.node_id
+        if NodeId(status.node_id) == then.node_id
             && status.role == "follower"
-            && let Some(leader) = knowing.get(&status.leader_id)
+            && let Some(leader) = knowing.get(&NodeId(status.leader_id))
         {
             let words = format!(
                 "{leader} leads {victim}, whose disk was put back to {}, though its log knew of more that {victim} had \
@@ -368,7 +369,7 @@ pub async fn other_history(injection: &mut Injection) {
     // A term that no election reaches: no log has an entry of it.
     let term = status.term + 1_000;
     let append = AppendEntries {
-        vote: Some(VoteState { term, node_id: STRANGER, committed: true }),
+        vote: Some(VoteState { term, node_id: STRANGER.0, committed: true }),
         previous: Some(LogId { term, index: status.committed_index }),
         ..Default::default()
     };

@@ -20,7 +20,7 @@ impl Leaders {
         let first = self.by_term.entry(term).or_insert_with(|| (name.to_owned(), node_id, now));
         (first.1 != node_id).then(|| {
             let words = format!(
-                "term {term} had two leaders: {} (id {}) at {} and {name} (id {node_id}) at {}",
+                "term {term} had two leaders: {} (id {:016x}) at {} and {name} (id {node_id:016x}) at {}",
                 first.0,
                 first.1,
                 Seconds(first.2),

@@ -44,7 +44,7 @@ impl Members {
         let mut gone =
             before.iter().flatten().filter(|id| !members.contains(id) && !self.may_go.contains(id));
         let Some(id) = gone.next() else { return self.last_stays(index) };
-        let words = format!("the voter {id} is no member any more by the entry of index {index}");
+        let words = format!("the voter {id:016x} is no member any more by the entry of index {index}");
         Some(Finding::violation(NAME, words))
     }
 
@@ -58,7 +58,7 @@ impl Members {
         if !to_be.iter().all(|id| self.written.contains(id)) {
             return None;
         }
-        let words = format!("with the entry of index {index} all voters are to go: {to_be:?}");
+        let words = format!("with the entry of index {index} all voters are to go: {to_be:016x?}");
         Some(Finding::violation(LAST, words))
     }
 

@@ -33,7 +33,7 @@ impl NodeIds {
         if tampered || disks.len() == 1 {
             return None;
         }
-        let words = format!("{host} runs under the id {id} on {disk}, which belongs to {}", disks[0]);
+        let words = format!("{host} runs under the id {id:016x} on {disk}, which belongs to {}", disks[0]);
         Some(Finding::violation(NAME, words))
     }
 
@@ -42,7 +42,7 @@ impl NodeIds {
         match self.acting.get(&id) {
             Some(first) if first == host => None,
             Some(first) => {
-                let words = format!("{host} and {first} both act under the id {id}");
+                let words = format!("{host} and {first} both act under the id {id:016x}");
                 Some(Finding::violation(NAME, words))
             }
             None => {
@@ -73,7 +73,8 @@ impl NodeIds {
         let returned =
             |id: &&u64| !before.contains(id) && self.written.get(id).is_some_and(|written| *written < index);
         let id = self.members.1.iter().find(returned)?;
-        let words = format!("the id {id} was buried and is a member again by the entry of index {index}");
+        let words =
+            format!("the id {id:016x} was buried and is a member again by the entry of index {index}");
         Some(Finding::violation(NAME, words))
     }
 }

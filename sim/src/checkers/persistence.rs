@@ -38,8 +38,10 @@ impl Persistence {
         let before = promise.candidate.replace(vote);
         let before =
             before.filter(|before| before.term == vote.term && before.candidate != vote.candidate)?;
-        let words =
-            format!("{node} voted for {} and for {} in term {}", before.candidate, vote.candidate, vote.term);
+        let words = format!(
+            "{node} voted for {:016x} and for {:016x} in term {}",
+            before.candidate, vote.candidate, vote.term
+        );
         Some(Finding::violation(ONE_VOTE, words))
     }
 
@@ -119,8 +121,10 @@ fn order(vote: Vote) -> (u64, bool) {
 
 fn shown(vote: Option<Vote>) -> String {
     match vote {
-        Some(Vote { term, candidate, committed: true }) => format!("{candidate} as leader of term {term}"),
-        Some(Vote { term, candidate, .. }) => format!("a vote for {candidate} in term {term}"),
+        Some(Vote { term, candidate, committed: true }) => {
+            format!("{candidate:016x} as leader of term {term}")
+        }
+        Some(Vote { term, candidate, .. }) => format!("a vote for {candidate:016x} in term {term}"),
         None => "no vote".into(),
     }
 }

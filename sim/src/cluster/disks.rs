@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mokv::membership::Identity;
+use mokv::node_id::NodeId;
 use mokv::positions::{Positions, Reach, Start};
 use mokv::raft::wire::decode_vote;
 use mokv::rt;
@@ -20,7 +21,7 @@ use crate::checkers::stops;
 /// What a start on a disk would find and remember.
 pub struct DiskState {
     /// The id of the node on the disk.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// What the start would find.
     pub start: Start,
     /// The other nodes' positions that it would know.
@@ -375,7 +376,7 @@ impl Cluster {
     /// Whether a node is quarantined, and since then was neither wiped nor removed, after which it has another id.
     pub fn is_doubted(&self, name: &str) -> bool {
         let doubted = self.host(&mut self.state(), name).doubted;
-        doubted.is_some() && self.run().with_logs(|logs| logs.node_on(name)) == doubted
+        doubted.is_some() && self.run().with_logs(|logs| logs.node_on(name)).map(NodeId) == doubted
     }
 
     /// Whether a node's disk was damaged and has not been wiped since.

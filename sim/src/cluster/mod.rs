@@ -100,7 +100,7 @@ struct Host {
     /// Its exit message asked for it.
     has_to_be_wiped: bool,
     /// The id of the node on its disk, if that node is quarantined.
-    doubted: Option<u64>,
+    doubted: Option<mokv::node_id::NodeId>,
     /// Its disk is slower than the world's.
     has_slow_disk: bool,
     /// Rises whenever it starts, is paused, or its clock's rate changes.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use mokv::map::{Change as MapChange, Command};
+use mokv::node_id::NodeId;
 use mokv::raft::{self, LogId, Observer, Store};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -54,7 +55,7 @@ impl NodeObserver {
 }
 
 impl Observer for NodeObserver {
-    fn opened(&self, node_id: u64, found: &raft::Found) {
+    fn opened(&self, node_id: NodeId, found: &raft::Found) {
         let found = Found {
             vote: found.vote.as_ref().map(vote),
             purged: found.purged.map(place),
@@ -62,7 +63,7 @@ impl Observer for NodeObserver {
         };
         self.run.with_applied_log(|applied_log| applied_log.started(&self.host));
         let now = self.run.now();
-        self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id, found, now));
+        self.run.with_logs(|logs| logs.opened(&self.host, &self.disk, self.tampered, node_id.0, found, now));
     }
 
     fn holds(&self, store: &Arc<Store>) {
@@ -83,7 +84,7 @@ impl Observer for NodeObserver {
         self.run.with_logs(|logs| {
             logs.appended(&self.host, place(at), hash, bytes);
             if let Ok(Command::Tombstone { node_id, .. }) = command {
-                logs.to_be_buried(node_id);
+                logs.to_be_buried(node_id.0);
             }
         });
     }
@@ -117,7 +118,7 @@ impl Observer for NodeObserver {
                     let voters = members.voter_sets.iter().map(|set| set.ids.iter().copied().collect());
                     logs.members(at.index, voters.collect(), members.nodes.keys().copied().collect());
                 }
-                Ok(Command::Tombstone { node_id, .. }) => logs.written(at.index, node_id),
+                Ok(Command::Tombstone { node_id, .. }) => logs.written(at.index, node_id.0),
                 Ok(Command::Configure { max_sessions: Some(most), .. }) => {
                     logs.sessions_bounded(at.index, most)
                 }
@@ -160,7 +161,7 @@ fn end_after(last: Option<LogId>) -> u64 {
 }
 
 fn vote(vote: &raft::Vote) -> Vote {
-    Vote { term: vote.leader_id.term, candidate: vote.leader_id.voted_for, committed: vote.committed }
+    Vote { term: vote.leader_id.term, candidate: vote.leader_id.voted_for.0, committed: vote.committed }
 }
 
 fn plain(change: &MapChange) -> KeyChange {
@@ -194,7 +195,7 @@ impl UntilOver {
 }
 
 impl Observer for UntilOver {
-    fn opened(&self, node_id: u64, found: &raft::Found) {
+    fn opened(&self, node_id: NodeId, found: &raft::Found) {
         self.tell(|observer| observer.opened(node_id, found));
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mokv::client::NodeStatus;
 use mokv::map::Command;
+use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::task::spawn_guarded;
 
@@ -75,13 +76,13 @@ pub async fn wait_for_status(
 
 /// Wipes a node whose state was corrupted, as its message asks, and waits until it votes again.
 pub async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
-    let old = cluster.status(name).await.map_or(0, |status| status.node_id);
+    let old = cluster.status(name).await.map(|status| NodeId(status.node_id));
     cluster.kill(name);
     cluster.wipe(name);
     cluster.set_outsider(name, false);
     cluster.start(name);
     wait_for_members(cluster, leader, "that the wiped node is back", |members| {
-        members.iter().any(|(member, id, learner)| member == name && *id != old && !learner)
+        members.iter().any(|(member, id, learner)| member == name && Some(*id) != old && !learner)
     })
     .await
 }
@@ -228,7 +229,7 @@ pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String>
     // The quarantined node's log has all of it, committed or not.
     let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
     wait_for_status(&cluster, &doubted, "hold it", |status| status.last_log_index >= newest).await?;
-    let lost = cluster.status(&leader).await.map_or(0, |status| status.node_id);
+    let lost = cluster.status(&leader).await.map(|status| NodeId(status.node_id));
     cluster.kill(&leader);
     cluster.wipe(&leader);
     cluster.start(&laggard);
@@ -253,7 +254,7 @@ pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String>
     cluster.start(&leader);
     let healed = leader;
     wait_for_members(&cluster, &laggard, "that the lost disk's node is back", |members| {
-        members.iter().any(|(member, id, learner)| *member == healed && *id != lost && !learner)
+        members.iter().any(|(member, id, learner)| *member == healed && Some(*id) != lost && !learner)
     })
     .await?;
     heal(&cluster, &laggard, &doubted).await?;

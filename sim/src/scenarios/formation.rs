@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::client::Error;
+use mokv::node_id::NodeId;
 use mokv::rt;
 
 use super::identity::{members, wait_for_members};
@@ -190,15 +191,15 @@ pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
 }
 
 /// Removes a member whose place stays open; the answer must contain its id.
-async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: u64) -> Result<(), String> {
+async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: NodeId) -> Result<(), String> {
     cluster.may_go(name);
     let asked = name.to_owned();
     let removed = client.with_library(|library| async move { library.replace_member(&asked).await }).await;
-    ensure(removed == Ok(id), || format!("the removal of {name} (id {id}) was {removed:?}"))
+    ensure(removed == Ok(id.0), || format!("the removal of {name} (id {id}) was {removed:?}"))
 }
 
 /// Waits until a removed node votes again under another id than `old`, as `of` reports it.
-async fn wait_for_another(cluster: &Cluster, of: &str, name: &str, old: u64) -> Result<(), String> {
+async fn wait_for_another(cluster: &Cluster, of: &str, name: &str, old: NodeId) -> Result<(), String> {
     wait_for_members(cluster, of, &format!("that {name} came back as a new node"), |members| {
         members.iter().any(|(member, id, learner)| member == name && !learner && *id != old)
     })
@@ -211,11 +212,12 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     cluster.add("n4", |_| {});
     cluster.start("n4");
-    let is_voter =
-        |members: &[(String, u64, bool)]| members.iter().any(|(name, _, learner)| name == "n4" && !learner);
+    let is_voter = |members: &[(String, NodeId, bool)]| {
+        members.iter().any(|(name, _, learner)| name == "n4" && !learner)
+    };
     wait_for_members(&cluster, &leader, "that n4 became a voter", is_voter).await?;
     set_many(&client, 30).await?;
-    let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;
+    let old = NodeId(cluster.status("n4").await.ok_or("n4 does not answer")?.node_id);
     cluster.kill("n4");
     remove(&cluster, &client, "n4", old).await?;
     wait_for_members(&cluster, &leader, "the removal of n4", |members| members.len() == 3).await?;
@@ -289,7 +291,10 @@ pub async fn removed_and_all_others_new(run: Arc<Run>) -> Result<Cluster, String
     let mut followers = others(&cluster.names(), &leader);
     let (dead, other) = (followers.remove(0), followers.remove(0));
     let before = members(&cluster, &leader).await;
-    let id_of = |name: &str| before.iter().find(|(member, ..)| member == name).map_or(0, |(_, id, _)| *id);
+    let id_of = |name: &str| {
+        let found = before.iter().find(|(member, ..)| member == name);
+        found.map(|(_, id, _)| *id).unwrap_or_default()
+    };
     cluster.kill(&dead);
     for name in [&dead, &other, &leader] {
         remove(&cluster, &client, name, id_of(name)).await?;
@@ -341,7 +346,8 @@ pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     set_many(&client(&cluster), 30).await?;
-    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?.node_id;
+    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
+    let old = NodeId(old.node_id);
     cluster.may_go(&leader);
     let asked = leader.clone();
     let asking = client(&cluster);
@@ -377,7 +383,8 @@ pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?.node_id;
+    let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?;
+    let old = NodeId(old.node_id);
     // After it has asked for votes, it has connections of its own to all others.
     cluster.isolate(&name);
     rt::sleep(Duration::from_secs(3)).await;
@@ -425,7 +432,7 @@ pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = formed(&run, world).await?;
     set_many(&client(&cluster), 10).await?;
     let follower = others(&cluster.names(), &leader).remove(0);
-    let id_of = |name: &str| run.with_logs(|logs| logs.node_on(name)).unwrap_or_default();
+    let id_of = |name: &str| NodeId(run.with_logs(|logs| logs.node_on(name)).unwrap_or_default());
     let (stays, goes) = (id_of(&leader), id_of(&follower));
     // By now the entries that a new cluster appends by itself are written.
     rt::sleep(Duration::from_secs(5)).await;
@@ -438,7 +445,7 @@ pub async fn removal_commits_late(run: Arc<Run>) -> Result<Cluster, String> {
         });
         if *name == follower {
             let is_written = async {
-                while run.with_logs(|logs| !logs.is_to_be_buried(goes)) {
+                while run.with_logs(|logs| !logs.is_to_be_buried(goes.0)) {
                     rt::sleep(Duration::from_micros(200)).await;
                 }
             };

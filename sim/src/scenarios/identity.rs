@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mokv::client::{Consistency, SettingsChange};
+use mokv::node_id::NodeId;
 use mokv::rt;
 
 use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
@@ -17,19 +18,19 @@ use crate::world::World;
 const JOIN_BOUND: Duration = Duration::from_secs(40);
 
 /// The members as a node has applied them: name, node id, and whether it is a learner.
-pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, u64, bool)> {
+pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, NodeId, bool)> {
     members_as(cluster, of, Consistency::Stale).await
 }
 
 /// The members as a node reports them, from its own state or confirmed by the leader. Empty if it does not answer.
-async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Vec<(String, u64, bool)> {
+async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Vec<(String, NodeId, bool)> {
     let client = client_of(cluster, of);
     let servers = client.with_library(|library| async move { library.members(consistency).await }).await;
     let mut members: Vec<_> = servers
         .map(|members| members.servers)
         .unwrap_or_default()
         .into_iter()
-        .map(|server| (server.id, server.node_id, server.is_learner))
+        .map(|server| (server.id, NodeId(server.node_id), server.is_learner))
         .collect();
     members.sort();
     members
@@ -40,7 +41,7 @@ pub async fn wait_for_members(
     cluster: &Cluster,
     of: &str,
     what: &str,
-    condition: impl Fn(&[(String, u64, bool)]) -> bool,
+    condition: impl Fn(&[(String, NodeId, bool)]) -> bool,
 ) -> Result<(), String> {
     let before = rt::now();
     loop {
@@ -82,7 +83,7 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
         removed.map_err(|error| format!("{name} was not removed: {error}"))
     };
     // It was configured with no other node, and finds its cluster again all the same (chaos seed 402011).
-    let former = remove("n1").await?;
+    let former = NodeId(remove("n1").await?);
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     wait_for_members(&cluster, &leader, "that n1 came back as another", |members| {
         members.len() == 5
@@ -144,12 +145,12 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
             })?;
         }
     }
-    let voters = |members: &[(String, u64, bool)]| -> Vec<String> {
+    let voters = |members: &[(String, NodeId, bool)]| -> Vec<String> {
         members.iter().filter(|(_, _, learner)| !learner).map(|(name, ..)| name.clone()).collect()
     };
     let lost =
         ["n1", "n2", "n3"].into_iter().find(|name| *name != leader).expect("one of three leads at most");
-    let old = cluster.status(lost).await.ok_or("the node does not answer")?.node_id;
+    let old = NodeId(cluster.status(lost).await.ok_or("the node does not answer")?.node_id);
     cluster.kill(lost);
     cluster.wipe(lost);
     cluster.start(lost);
@@ -228,7 +229,7 @@ pub async fn join_over_a_slow_link(run: Arc<Run>) -> Result<Cluster, String> {
         let began = rt::now();
         set(&client, "during the join").await?;
         longest = longest.max(rt::now() - began);
-        let votes = |members: &[(String, u64, bool)]| {
+        let votes = |members: &[(String, NodeId, bool)]| {
             members.iter().any(|(name, _, learner)| name == "n2" && !learner)
         };
         if votes(&members(&cluster, &leader).await) {
@@ -250,7 +251,7 @@ pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 60).await?;
     let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
-    let old = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
+    let old = NodeId(cluster.status(&name).await.ok_or("the node does not answer")?.node_id);
     cluster.kill(&name);
     cluster.wipe(&name);
     cluster.start(&name);
@@ -270,7 +271,7 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 20).await?;
     let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
-    let id = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
+    let id = NodeId(cluster.status(&name).await.ok_or("the node does not answer")?.node_id);
     cluster.add("twin", |config| config.node_name = name.clone());
     cluster.excuse("twin", "it uses another node's name");
     cluster.start("twin");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mokv::client::{NodeStatus, SettingsChange};
 use mokv::map::Command;
+use mokv::node_id::NodeId;
 use mokv::raft::peers::frame::MAX_FRAME_BYTES;
 use mokv::rt;
 use mokv::storage::LogEntry;
@@ -234,7 +235,7 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Command::Blank.encode(),
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
         // A removal, on which only the leader decides.
-        Command::Tombstone { node_id: status.node_id, name: leader.clone() }.encode(),
+        Command::Tombstone { node_id: NodeId(status.node_id), name: leader.clone() }.encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
         // A write that fits into a frame alone, but not beside the entries before it.

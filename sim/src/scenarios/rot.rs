@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::config::NodeConfig;
+use mokv::node_id::NodeId;
 use mokv::rt;
 
 use super::doubted::{heal, is_quarantined, wait_for_status};
@@ -193,18 +194,23 @@ pub async fn in_memory(run: Arc<Run>) -> Result<Cluster, String> {
 }
 
 /// The names and ids of all voters.
-async fn voters(cluster: &Cluster, of: &str) -> Vec<(String, u64)> {
+async fn voters(cluster: &Cluster, of: &str) -> Vec<(String, NodeId)> {
     let members = members(cluster, of).await;
     members.into_iter().filter(|(_, _, learner)| !learner).map(|(name, id, _)| (name, id)).collect()
 }
 
-async fn id_of(cluster: &Cluster, node: &str) -> Result<u64, String> {
+async fn id_of(cluster: &Cluster, node: &str) -> Result<NodeId, String> {
     let status = cluster.status(node).await;
-    status.map(|status| status.node_id).ok_or_else(|| format!("{node} does not answer"))
+    status.map(|status| NodeId(status.node_id)).ok_or_else(|| format!("{node} does not answer"))
 }
 
 /// Waits until a node votes under another id than `old`.
-async fn wait_for_replacement(cluster: &Cluster, leader: &str, node: &str, old: u64) -> Result<(), String> {
+async fn wait_for_replacement(
+    cluster: &Cluster,
+    leader: &str,
+    node: &str,
+    old: NodeId,
+) -> Result<(), String> {
     wait_for_members(cluster, leader, &format!("that {node} votes again as another"), |members| {
         members.iter().any(|(name, id, learner)| name == node && *id != old && !learner)
     })
@@ -356,8 +362,8 @@ pub async fn damaged_while_another_recovers(run: Arc<Run>) -> Result<Cluster, St
     let before = rt::now();
     loop {
         let voters = voters(&cluster, &leader).await;
-        let is_there = |name: &str, id: u64| voters.iter().any(|voter| voter.0 == name && voter.1 == id);
-        let is_back = |name: &str, old: u64| voters.iter().any(|voter| voter.0 == name && voter.1 != old);
+        let is_there = |name: &str, id: NodeId| voters.iter().any(|voter| voter.0 == name && voter.1 == id);
+        let is_back = |name: &str, old: NodeId| voters.iter().any(|voter| voter.0 == name && voter.1 != old);
         let kept = cluster.disk(&damaged).files().into_iter().all(|(file, _)| !file.starts_with("left-"));
         if !voters.is_empty() {
             ensure(kept || !is_there(&lost, old_lost), || {

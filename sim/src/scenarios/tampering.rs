@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mokv::client::NodeStatus;
+use mokv::node_id::NodeId;
 use mokv::positions::Positions;
 use mokv::raft::peers::{AddressBook, Link, LocalNode, PeerAdmission, Peers};
 use mokv::raft::wire::decode_vote;
@@ -17,7 +18,7 @@ use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 
 /// The node id of a node that is no member.
-pub const STRANGER: u64 = 0xbad;
+pub const STRANGER: NodeId = NodeId(0xbad);
 
 /// Rewrites a stopped node's log: `change` gets its entries, and from the first difference on the result replaces them.
 /// `status` is the node's last status.
@@ -78,7 +79,7 @@ pub async fn forget_acknowledged(cluster: &Cluster, status: &NodeStatus) -> Resu
 async fn open_log(cluster: &Cluster, status: &NodeStatus) -> Result<Log, String> {
     let node = &status.name;
     assert_eq!(cluster.power(node), Power::Off, "{node} uses its log");
-    let owner = Owner { node_id: status.node_id, cluster_id: cluster_id(status) };
+    let owner = Owner { node_id: NodeId(status.node_id), cluster_id: cluster_id(status) };
     let config = LogConfig { segment_bytes: 256 << 10, reserve_bytes: 0, ..LogConfig::default() };
     let log = Log::open(cluster.disk(node).mount(), config, owner).await;
     log.map_err(|error| format!("{node}'s log cannot be opened: {error}"))
@@ -103,21 +104,21 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         Arc::new(OnePlace(address)),
         Resolver::default(),
     );
-    peers.link(status.node_id, Channel::Forward)
+    peers.link(NodeId(status.node_id), Channel::Forward)
 }
 
 struct OnePlace(String);
 
 impl AddressBook for OnePlace {
-    fn addresses(&self, _node_id: u64) -> Vec<String> {
+    fn addresses(&self, _node_id: NodeId) -> Vec<String> {
         vec![self.0.clone()]
     }
 
-    fn member_name(&self, _node_id: u64) -> Option<String> {
+    fn member_name(&self, _node_id: NodeId) -> Option<String> {
         None
     }
 
-    fn has_successor(&self, _node_id: u64, _name: &str) -> bool {
+    fn has_successor(&self, _node_id: NodeId, _name: &str) -> bool {
         false
     }
 }

@@ -34,7 +34,7 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<api::StatusResponse>, Status> {
         let node = call(&self.service, request, |_| service::Status).await?;
         let mut response = api::StatusResponse {
-            node_id: node.node_id,
+            node_id: node.node_id.0,
             version: env!("CARGO_PKG_VERSION").into(),
             boot_counter: node.boot,
             rpc_addr: node.rpc_addr,
@@ -50,7 +50,7 @@ impl admin_server::Admin for Admin {
         response.cluster_id = hex(&raft.cluster_id.0);
         response.term = raft.term;
         let Some(state) = raft.recovered else { return Ok(Response::new(response)) };
-        response.leader_id = state.leader_id;
+        response.leader_id = state.leader_id.map_or(0, |id| id.0);
         response.leader_name = state.leader_name;
         response.last_log_index = state.last_log_index;
         response.committed_index = state.committed_index;
@@ -89,7 +89,7 @@ impl admin_server::Admin for Admin {
             place: if place_stays_open { Place::StaysOpen } else { Place::Closes },
         };
         let node_id = call(&self.service, request, remove).await?;
-        Ok(Response::new(api::RemoveMemberResponse { node_id }))
+        Ok(Response::new(api::RemoveMemberResponse { node_id: node_id.0 }))
     }
 
     async fn leave(
@@ -167,7 +167,7 @@ fn contradiction(found: Contradicted) -> api::Contradiction {
         index,
         leader_entry_term,
         leader_entry_index,
-        leader_id,
+        leader_id: leader_id.0,
         leader_name,
         leader_term,
     }
@@ -175,7 +175,7 @@ fn contradiction(found: Contradicted) -> api::Contradiction {
 
 fn gone_back(found: WentBack) -> api::GoneBack {
     api::GoneBack {
-        node_id: found.node_id,
+        node_id: found.node_id.0,
         name: found.name,
         acknowledged_term: found.acknowledged_term,
         acknowledged_index: found.acknowledged_index,

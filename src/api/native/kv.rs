@@ -129,7 +129,7 @@ impl kv_server::Kv for Kv {
                 id: member.name,
                 rpc_addr: member.rpc_addr,
                 is_leader: member.is_leader,
-                node_id: member.node_id,
+                node_id: member.node_id.0,
                 is_learner: member.is_learner,
             })
             .collect();

@@ -20,12 +20,12 @@ use crate::storage::Log;
 pub struct Teller {
     peers: Arc<Peers>,
     log: Log,
-    target: u64,
+    target: NodeId,
     told: Told,
 }
 
 impl Teller {
-    pub fn new(peers: Arc<Peers>, log: Log, target: u64) -> Teller {
+    pub fn new(peers: Arc<Peers>, log: Log, target: NodeId) -> Teller {
         Teller { peers, log, target, told: Told::default() }
     }
 
@@ -95,14 +95,14 @@ impl Sent {
 
     /// Checks that a follower in conflict denies no entry that it acknowledged to this leader: otherwise its disk has
     /// lost synced data, and counting on it again could lose a committed entry.
-    fn check_conflict(&self, peers: &Peers, follower: u64) -> Result<(), RPCError<TypeConfig>> {
+    fn check_conflict(&self, peers: &Peers, follower: NodeId) -> Result<(), RPCError<TypeConfig>> {
         let index = self.previous.ok_or_else(|| broken("a conflict before the first entry"))?.index;
         let Some(denied) = peers.denies(follower, self.term, index) else { return Ok(()) };
         rt::sometimes("follower had lost what it acknowledged");
         // This recurs at every heartbeat until an operator acts: it is logged once.
         if denied.is_news {
             tracing::error!(
-                node = %NodeId(follower),
+                node = %follower,
                 index,
                 "a follower has lost entries that it had acknowledged; wipe it with 'mokv serve --wipe'"
             );
@@ -118,7 +118,7 @@ impl Sent {
         self.last <= matching || self.previous < matching
     }
 
-    fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: u64, boot: u64) {
+    fn acknowledged(&self, upto: Option<LogId>, peers: &Peers, follower: NodeId, boot: u64) {
         if let Some(upto) = upto {
             peers.acknowledge(follower, boot, self.term, upto.index);
         }

@@ -26,6 +26,7 @@ use super::peers::{CallError, Link, Peers};
 use super::state_machine::SnapshotData;
 use super::types::{Member, TypeConfig, Vote};
 use super::wire::*;
+use crate::node_id::NodeId;
 use crate::rt::{self, timeout};
 use crate::storage::Log;
 
@@ -44,7 +45,7 @@ pub struct Network {
 }
 
 impl Network {
-    fn client(&self, target: u64, append_channel: Channel) -> Client {
+    fn client(&self, target: NodeId, append_channel: Channel) -> Client {
         Client {
             control: self.peers.link(target, Channel::Control),
             append: self.peers.link(target, append_channel),
@@ -58,12 +59,12 @@ impl Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Client {
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Client {
         self.peers.introduce(target, &node.name, &node.rpc_addr);
         self.client(target, Channel::Log)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Client {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> Client {
         self.peers.introduce(target, &node.name, &node.rpc_addr);
         // Heartbeats are appends without entries; they never queue behind entries.
         self.client(target, Channel::Control)

@@ -24,7 +24,7 @@ pub struct LocalNode {
     /// The cluster it belongs to.
     pub cluster_id: [u8; 16],
     /// Its Raft node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its name, for messages.
     pub name: String,
     /// Its boot counter: how often its data directory was started.
@@ -47,7 +47,7 @@ impl LocalNode {
     pub fn example(node_id: u64, key: Option<&str>) -> LocalNode {
         LocalNode {
             cluster_id: [7; 16],
-            node_id,
+            node_id: NodeId(node_id),
             name: format!("n{node_id}"),
             boot: 3,
             incarnation: 100 + node_id,
@@ -62,9 +62,9 @@ impl LocalNode {
 /// Decides which peers are admitted. Records the incarnations of each node, and how far members have acknowledged.
 pub struct PeerAdmission {
     local: LocalNode,
-    incarnations: watch::Sender<BTreeMap<u64, Incarnations>>,
+    incarnations: watch::Sender<BTreeMap<NodeId, Incarnations>>,
     positions: Mutex<Positions>,
-    is_removed: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    is_removed: Box<dyn Fn(NodeId) -> bool + Send + Sync>,
     /// Set when a peer reports that this process must take no further part.
     excluded: watch::Sender<Option<Refusal>>,
 }
@@ -81,11 +81,10 @@ const WHAT_TO_DO: &str = "If a majority of the voters goes on without it, restor
 
 /// The refusal of an incarnation that does not continue the recorded ones. Of two that run at once it is not known
 /// which one is the copy.
-fn refuse_incarnation(node_id: u64, boot: u64, objection: Objection) -> Refusal {
+fn refuse_incarnation(node_id: NodeId, boot: u64, objection: Objection) -> Refusal {
     let outlived = |words| Refusal {
         reason: format!(
-            "node id {} {words}: its data directory was rolled back or copied. {WHAT_TO_DO}",
-            NodeId(node_id)
+            "node id {node_id} {words}: its data directory was rolled back or copied. {WHAT_TO_DO}"
         ),
         exclusion: Exclusion::Outlived.into(),
     };
@@ -101,21 +100,19 @@ fn refuse_incarnation(node_id: u64, boot: u64, objection: Objection) -> Refusal 
         Objection::Twin => {
             rt::sometimes("second live copy refused");
             refuse(format!(
-                "node id {} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'",
-                NodeId(node_id)
+                "node id {node_id} runs twice: its data directory was copied; stop one and wipe it with 'mokv serve --wipe'"
             ))
         }
     }
 }
 
 /// The refusal of a node that lacks what it had acknowledged, by the records of this node, `local`.
-fn refuse_gone_back(local: &LocalNode, node_id: u64, gone_back: GoneBack) -> Refusal {
+fn refuse_gone_back(local: &LocalNode, node_id: NodeId, gone_back: GoneBack) -> Refusal {
     Refusal {
         reason: format!(
-            "node '{}' knows that node id {} {gone_back}: its data directory was put back to an older state, or copied while \
-             it ran. {WHAT_TO_DO}",
-            local.name,
-            NodeId(node_id)
+            "node '{}' knows that node id {node_id} {gone_back}: its data directory was put back to an older state, or copied \
+             while it ran. {WHAT_TO_DO}",
+            local.name
         ),
         exclusion: Exclusion::GoneBack.into(),
     }
@@ -125,7 +122,7 @@ fn refuse_gone_back(local: &LocalNode, node_id: u64, gone_back: GoneBack) -> Ref
 pub(super) struct Introduction<'a> {
     pub protocol: u32,
     pub cluster_id: &'a [u8],
-    pub node_id: u64,
+    pub node_id: NodeId,
     pub incarnation: Incarnation,
     pub past: &'a [u64],
     pub starts: Cow<'a, [Start]>,
@@ -137,9 +134,9 @@ impl PeerAdmission {
     /// applied.
     pub fn new(
         local: LocalNode,
-        incarnations: BTreeMap<u64, Incarnations>,
+        incarnations: BTreeMap<NodeId, Incarnations>,
         positions: Positions,
-        is_removed: impl Fn(u64) -> bool + Send + Sync + 'static,
+        is_removed: impl Fn(NodeId) -> bool + Send + Sync + 'static,
     ) -> PeerAdmission {
         PeerAdmission {
             local,
@@ -158,7 +155,7 @@ impl PeerAdmission {
     }
 
     /// The recorded incarnations of each node.
-    pub fn incarnations(&self) -> watch::Receiver<BTreeMap<u64, Incarnations>> {
+    pub fn incarnations(&self) -> watch::Receiver<BTreeMap<NodeId, Incarnations>> {
         self.incarnations.subscribe()
     }
 
@@ -169,7 +166,7 @@ impl PeerAdmission {
 
     /// Records a node's boot counter that another source reports. Ignored for a node that has gone back: its right data
     /// directory has started less often than the wrong one, and must be admitted.
-    pub fn hear_of(&self, node_id: u64, boot: u64) {
+    pub fn hear_of(&self, node_id: NodeId, boot: u64) {
         if self.positions().refused().contains_key(&node_id) {
             return;
         }
@@ -226,7 +223,7 @@ impl PeerAdmission {
         if (self.is_removed)(node_id) {
             rt::sometimes("removed node refused");
             return Err(Refusal {
-                reason: format!("node id {} was removed from the cluster", NodeId(node_id)),
+                reason: format!("node id {node_id} was removed from the cluster"),
                 exclusion: Exclusion::Removed.into(),
             });
         }
@@ -272,7 +269,7 @@ mod tests {
             move |_| *seen.lock().unwrap(),
         );
         let peer = Dialer {
-            node_id: 2,
+            node_id: NodeId(2),
             name: "n2".into(),
             channel: Channel::Control,
             boot: 3,
@@ -296,7 +293,7 @@ mod tests {
             admission.admit(Introduction {
                 protocol: PROTOCOL,
                 cluster_id,
-                node_id: 2,
+                node_id: NodeId(2),
                 incarnation,
                 past,
                 starts: Cow::Borrowed(&[]),
@@ -305,8 +302,8 @@ mod tests {
         let before =
             PeerAdmission::new(LocalNode::example(1, None), BTreeMap::new(), Positions::default(), |_| false);
         admit(&before, 3, 30, &[]).unwrap();
-        before.hear_of(2, 5);
-        before.hear_of(2, 4);
+        before.hear_of(NodeId(2), 5);
+        before.hear_of(NodeId(2), 4);
         assert!(admit(&before, 3, 30, &[]).unwrap_err().reason.contains("boot counter 5"));
         let after = PeerAdmission::new(
             LocalNode::example(1, None),

@@ -46,7 +46,7 @@ pub enum HandshakeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialer {
     /// Its node id.
-    pub node_id: u64,
+    pub node_id: NodeId,
     /// Its name, for messages.
     pub name: String,
     /// What the connection is for.
@@ -66,7 +66,7 @@ pub struct Dialer {
 pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     admission: &PeerAdmission,
-    to: u64,
+    to: NodeId,
     channel: Channel,
 ) -> Result<(), HandshakeError> {
     let hello = hello(admission.local(), to, channel);
@@ -96,7 +96,7 @@ fn check_welcome(greeting: &Greeting, admission: &PeerAdmission) -> Result<(), H
     if welcome.id != hello.to {
         return Err(HandshakeError::Refused(format!(
             "{} answers where node id {} was expected",
-            Named(None, welcome.id),
+            Named(None, NodeId(welcome.id)),
             NodeId(hello.to)
         )));
     }
@@ -135,7 +135,7 @@ pub async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
 /// has proved it changes what this node records: admission then waits for the proof.
 fn check_hello(greeting: &Greeting, admission: &PeerAdmission) -> Result<(), Refusal> {
     let local = admission.local();
-    if greeting.hello.to != local.node_id {
+    if NodeId(greeting.hello.to) != local.node_id {
         return Err(refuse(format!(
             "this is {}, not node id {}",
             Named(Some(&local.name), local.node_id),
@@ -169,12 +169,12 @@ fn refused(refusal: Option<Refusal>) -> Result<(), HandshakeError> {
     refusal.map_or(Ok(()), |refusal| Err(HandshakeError::Refused(refusal.reason)))
 }
 
-fn hello(local: &LocalNode, to: u64, channel: Channel) -> Hello {
+fn hello(local: &LocalNode, to: NodeId, channel: Channel) -> Hello {
     Hello {
         protocol: PROTOCOL,
         cluster_id: Bytes::copy_from_slice(&local.cluster_id),
-        from: local.node_id,
-        to,
+        from: local.node_id.0,
+        to: to.0,
         boot: local.boot,
         channel: channel.into(),
         nonce: nonce(),
@@ -190,7 +190,7 @@ fn welcome(local: &LocalNode) -> Welcome {
     Welcome {
         protocol: PROTOCOL,
         cluster_id: Bytes::copy_from_slice(&local.cluster_id),
-        id: local.node_id,
+        id: local.node_id.0,
         boot: local.boot,
         nonce: nonce(),
         incarnation: local.incarnation,
@@ -213,7 +213,7 @@ impl Greeting<'_> {
         Introduction {
             protocol: self.hello.protocol,
             cluster_id: &self.hello.cluster_id,
-            node_id: self.hello.from,
+            node_id: NodeId(self.hello.from),
             incarnation: Incarnation { boot: self.hello.boot, id: self.hello.incarnation },
             past: &self.hello.past,
             starts: Cow::Owned(starts_from_wire(&self.hello.starts)),
@@ -224,7 +224,7 @@ impl Greeting<'_> {
         Introduction {
             protocol: self.welcome.protocol,
             cluster_id: &self.welcome.cluster_id,
-            node_id: self.welcome.id,
+            node_id: NodeId(self.welcome.id),
             incarnation: Incarnation { boot: self.welcome.boot, id: self.welcome.incarnation },
             past: &self.welcome.past,
             starts: Cow::Owned(starts_from_wire(&self.welcome.starts)),
@@ -233,7 +233,7 @@ impl Greeting<'_> {
 
     fn into_dialer(self) -> Dialer {
         Dialer {
-            node_id: self.hello.from,
+            node_id: NodeId(self.hello.from),
             channel: self.hello.channel(),
             boot: self.hello.boot,
             incarnation: self.hello.incarnation,
@@ -322,7 +322,7 @@ mod tests {
     use crate::positions::{Acknowledgement, Positions, Reach};
 
     fn admission(local: LocalNode) -> PeerAdmission {
-        PeerAdmission::new(local, BTreeMap::new(), Positions::default(), |id| id == 666)
+        PeerAdmission::new(local, BTreeMap::new(), Positions::default(), |id| id == NodeId(666))
     }
 
     /// Lets `from` dial `at`, and returns the results of both.
@@ -341,7 +341,7 @@ mod tests {
             result
         };
         let dialing = async {
-            let result = dial(&mut near, from, to, Channel::Log).await;
+            let result = dial(&mut near, from, NodeId(to), Channel::Log).await;
             drop(near);
             result
         };
@@ -355,7 +355,7 @@ mod tests {
             let rolled_back = admission(LocalNode::example(1, key));
             let peer = PeerAdmission::new(
                 LocalNode::example(2, key),
-                BTreeMap::from([(1, Incarnations::heard_of(9))]),
+                BTreeMap::from([(NodeId(1), Incarnations::heard_of(9))]),
                 Positions::default(),
                 |_| false,
             );
@@ -386,7 +386,7 @@ mod tests {
         };
         let mut positions = Positions::default();
         let acknowledged = Acknowledgement { boot: 3, upto: Reach { term: 5, index: Some(20) } };
-        positions.remember(1, acknowledged);
+        positions.remember(NodeId(1), acknowledged);
         let peer =
             PeerAdmission::new(LocalNode::example(2, Some("a")), BTreeMap::new(), positions, |_| false);
         let said = |admission: &PeerAdmission| admission.excluded().borrow().clone();
@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(said(&back).map(|refusal| refusal.exclusion()), Some(Exclusion::GoneBack), "it is dialed");
         assert_eq!(peer.positions().refused().len(), 1);
         // The wrong directory is started again and again, and gossip reports its boot counter.
-        peer.hear_of(1, 9);
+        peer.hear_of(NodeId(1), 9);
         let right = admission(started(20, 60));
         let (dialed, answered) = meet(&right, 2, &peer).await;
         dialed.unwrap();
@@ -414,7 +414,7 @@ mod tests {
         let dialer = answered.unwrap();
         peer.admit_again(&dialer).unwrap();
         assert_eq!(peer.positions().refused().len(), 0);
-        peer.positions().remember(1, later);
+        peer.positions().remember(NodeId(1), later);
         assert!(peer.admit_again(&dialer).unwrap_err().to_string().contains("older state"));
     }
 
@@ -448,7 +448,7 @@ mod tests {
     #[tokio::test]
     async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
         let knows = admission(LocalNode::example(1, Some("a")));
-        let heard = BTreeMap::from([(1, Incarnations::heard_of(9))]);
+        let heard = BTreeMap::from([(NodeId(1), Incarnations::heard_of(9))]);
         let stranger = PeerAdmission::new(
             LocalNode { boot: 1 << 40, ..LocalNode::example(2, None) },
             heard,

@@ -19,7 +19,7 @@ use super::admission::{LocalNode, PeerAdmission};
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
 use super::handshake::{HandshakeError, dial};
 use super::reach::{Contact, Reach};
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::positions::{self, Acknowledgement, Positions};
 use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::net::{Resolver, TcpStream};
@@ -40,13 +40,13 @@ const WRITE_BATCH_BYTES: usize = 256 << 10;
 /// The addresses and names of nodes.
 pub trait AddressBook: Send + Sync + 'static {
     /// `host:port` of a node, the newest claim first.
-    fn addresses(&self, node_id: u64) -> Vec<String>;
+    fn addresses(&self, node_id: NodeId) -> Vec<String>;
 
     /// What a member is called; `None` if it is no member.
-    fn member_name(&self, node_id: u64) -> Option<String>;
+    fn member_name(&self, node_id: NodeId) -> Option<String>;
 
     /// Whether another live node has this name: this node, if it had that id before, or a node that lost its disk.
-    fn has_successor(&self, node_id: u64, name: &str) -> bool;
+    fn has_successor(&self, node_id: NodeId, name: &str) -> bool;
 }
 
 /// Why a call has no answer.
@@ -65,12 +65,12 @@ pub struct Peers {
     admission: Arc<PeerAdmission>,
     book: Arc<dyn AddressBook>,
     resolver: Resolver,
-    links: Mutex<BTreeMap<(u64, i32), Arc<Link>>>,
+    links: Mutex<BTreeMap<(NodeId, i32), Arc<Link>>>,
     acquaintance: Arc<Acquaintance>,
     /// The condition that each peer's last answer reported.
-    reports: Mutex<BTreeMap<u64, Report>>,
+    reports: Mutex<BTreeMap<NodeId, Report>>,
     /// How far each follower has acknowledged this leader's log.
-    acknowledged: Mutex<BTreeMap<u64, Acknowledged>>,
+    acknowledged: Mutex<BTreeMap<NodeId, Acknowledged>>,
 }
 
 /// What all links of this node share.
@@ -78,7 +78,7 @@ pub struct Peers {
 struct Acquaintance {
     /// Name and address of peers by Raft's newest membership, applied or not. This address is dialed last: what a node
     /// claims is newer.
-    written: Mutex<BTreeMap<u64, (String, String)>>,
+    written: Mutex<BTreeMap<NodeId, (String, String)>>,
     reach: Reach,
 }
 
@@ -134,7 +134,7 @@ impl Peers {
     }
 
     /// The link to a peer for a channel. Does not dial.
-    pub fn link(&self, target: u64, channel: Channel) -> Arc<Link> {
+    pub fn link(&self, target: NodeId, channel: Channel) -> Arc<Link> {
         let mut links = self.links.lock();
         (links.entry((target, channel.into())))
             .or_insert_with(|| {
@@ -153,12 +153,12 @@ impl Peers {
 
     /// Records a peer's name and address by Raft's membership. The first votes precede the first applied entry, and may
     /// precede gossip: there is no other source of the address then.
-    pub fn introduce(&self, target: u64, name: &str, address: &str) {
+    pub fn introduce(&self, target: NodeId, name: &str, address: &str) {
         self.acquaintance.written.lock().insert(target, (name.to_owned(), address.to_owned()));
     }
 
     /// The result of the last attempt to reach a peer. [`Contact::Reached`] only while a connection to it exists.
-    pub fn contact(&self, target: u64) -> Contact {
+    pub fn contact(&self, target: NodeId) -> Contact {
         match self.acquaintance.reach.contact(target) {
             Contact::Reached if !self.is_connected(target) => Contact::Untried,
             contact => contact,
@@ -166,11 +166,11 @@ impl Peers {
     }
 
     /// When the newest connection to a peer was made; `None` if there is none now.
-    pub fn in_contact_since(&self, target: u64) -> Option<Instant> {
+    pub fn in_contact_since(&self, target: NodeId) -> Option<Instant> {
         self.acquaintance.reach.reached_at(target).filter(|_| self.is_connected(target))
     }
 
-    fn is_connected(&self, target: u64) -> bool {
+    fn is_connected(&self, target: NodeId) -> bool {
         let links = self.links.lock();
         let mut of_target = links.range((target, i32::MIN)..=(target, i32::MAX));
         of_target.any(|(_, link)| matches!(&*link.line.lock(), Line::Up(line) if !line.is_closed()))
@@ -187,13 +187,13 @@ impl Peers {
     }
 
     /// Records the condition that a peer reported to this node as the leader of `term`.
-    pub fn report(&self, node_id: u64, term: u64, condition: FollowerState) {
+    pub fn report(&self, node_id: NodeId, term: u64, condition: FollowerState) {
         let mut reports = self.reports.lock();
         reports.insert(node_id, Report { term, heard: rt::now(), condition });
     }
 
     /// Whether a peer has reported that its state is doubted.
-    pub fn is_doubted(&self, node_id: u64) -> bool {
+    pub fn is_doubted(&self, node_id: NodeId) -> bool {
         let reports = self.reports.lock();
         reports.get(&node_id).is_some_and(|report| report.condition.is_doubted)
     }
@@ -210,8 +210,8 @@ impl Peers {
         term: u64,
         now: Instant,
         patience: Duration,
-        counts: impl Fn(u64) -> bool,
-    ) -> Option<u64> {
+        counts: impl Fn(NodeId) -> bool,
+    ) -> Option<NodeId> {
         let reports = self.reports.lock();
         let is_valid = |report: &Report| {
             report.condition.disk_full
@@ -223,7 +223,7 @@ impl Peers {
 
     /// Records that a follower holds the log of this leader's `term` up to `index`. `boot` is the boot counter in its
     /// answer; 0 if the answer has none.
-    pub fn acknowledge(&self, follower: u64, boot: u64, term: u64, index: u64) {
+    pub fn acknowledge(&self, follower: NodeId, boot: u64, term: u64, index: u64) {
         if boot > 0 {
             let upto = positions::Reach { term, index: Some(index) };
             self.positions().remember(follower, Acknowledgement { boot, upto });
@@ -238,7 +238,7 @@ impl Peers {
 
     /// Records that a voter granted this candidate its vote in `term`. `boot` is the boot counter in its answer; 0 if
     /// the answer has none.
-    pub fn granted(&self, voter: u64, boot: u64, term: u64) {
+    pub fn granted(&self, voter: NodeId, boot: u64, term: u64) {
         if boot > 0 {
             let upto = positions::Reach { term, index: None };
             self.positions().remember(voter, Acknowledgement { boot, upto });
@@ -247,7 +247,7 @@ impl Peers {
 
     /// Returns `Some` if a follower that does not hold the entry at `index` acknowledged it in this very term: its disk
     /// has lost synced data.
-    pub fn denies(&self, follower: u64, term: u64, index: u64) -> Option<Denied> {
+    pub fn denies(&self, follower: NodeId, term: u64, index: u64) -> Option<Denied> {
         let mut acknowledged = self.acknowledged.lock();
         let known =
             acknowledged.get_mut(&follower).filter(|known| known.term == term && index <= known.index)?;
@@ -255,7 +255,7 @@ impl Peers {
     }
 
     /// Drops what is kept for nodes that are no longer members.
-    pub fn retain(&self, is_member: impl Fn(u64) -> bool) {
+    pub fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
         let mut links = self.links.lock();
         links.retain(|(target, _), _| is_member(*target));
         self.acquaintance.written.lock().retain(|id, _| is_member(*id));
@@ -269,7 +269,7 @@ impl Peers {
 
 /// The connection to one peer for one channel.
 pub struct Link {
-    target: u64,
+    target: NodeId,
     channel: Channel,
     admission: Arc<PeerAdmission>,
     book: Arc<dyn AddressBook>,
@@ -553,16 +553,16 @@ mod tests {
     struct OnePlace(String);
 
     impl AddressBook for OnePlace {
-        fn addresses(&self, _node_id: u64) -> Vec<String> {
+        fn addresses(&self, _node_id: NodeId) -> Vec<String> {
             vec![self.0.clone()]
         }
 
-        fn member_name(&self, node_id: u64) -> Option<String> {
-            (node_id < 9).then(|| format!("n{node_id}"))
+        fn member_name(&self, node_id: NodeId) -> Option<String> {
+            (node_id < NodeId(9)).then(|| format!("n{}", node_id.0))
         }
 
-        fn has_successor(&self, node_id: u64, name: &str) -> bool {
-            node_id != 1 && name == "n1"
+        fn has_successor(&self, node_id: NodeId, name: &str) -> bool {
+            node_id != NodeId(1) && name == "n1"
         }
     }
 
@@ -580,14 +580,14 @@ mod tests {
     #[test]
     fn what_the_membership_says_is_dialed_last_and_only_while_the_peer_is_a_member() {
         let peers = peers_at("claimed:1".into());
-        let link = peers.link(2, Channel::Control);
+        let link = peers.link(NodeId(2), Channel::Control);
         assert_eq!(link.addresses(), ["claimed:1"]);
-        peers.introduce(2, "n2", "written:1");
+        peers.introduce(NodeId(2), "n2", "written:1");
         assert_eq!(link.addresses(), ["claimed:1", "written:1"]);
-        peers.introduce(2, "n2", "claimed:1");
+        peers.introduce(NodeId(2), "n2", "claimed:1");
         assert_eq!(link.addresses(), ["claimed:1"]);
-        peers.introduce(2, "n2", "written:2");
-        peers.retain(|id| id != 2);
+        peers.introduce(NodeId(2), "n2", "written:2");
+        peers.retain(|id| id != NodeId(2));
         assert_eq!(link.addresses(), ["claimed:1"]);
     }
 
@@ -595,19 +595,19 @@ mod tests {
     fn a_follower_denies_only_what_it_acknowledged_in_the_same_term_and_that_is_news_once() {
         let peers = peers_at("127.0.0.1:1".into());
         let denied = |is_news| Some(Denied { is_news });
-        peers.acknowledge(2, 1, 5, 10);
-        peers.acknowledge(2, 1, 5, 8);
-        assert_eq!(peers.denies(2, 5, 11), None, "it never held that");
-        assert_eq!(peers.denies(2, 6, 3), None, "another leader's log");
-        assert_eq!(peers.denies(3, 5, 3), None, "nobody's word");
-        assert_eq!(peers.denies(2, 5, 10), denied(true));
-        peers.acknowledge(2, 1, 5, 12);
-        assert_eq!(peers.denies(2, 5, 12), denied(false));
-        peers.acknowledge(2, 1, 6, 9);
-        assert_eq!(peers.denies(2, 6, 10), None);
-        assert_eq!(peers.denies(2, 6, 9), denied(true), "a new term, a new word");
-        peers.retain(|id| id != 2);
-        assert_eq!(peers.denies(2, 6, 9), None);
+        peers.acknowledge(NodeId(2), 1, 5, 10);
+        peers.acknowledge(NodeId(2), 1, 5, 8);
+        assert_eq!(peers.denies(NodeId(2), 5, 11), None, "it never held that");
+        assert_eq!(peers.denies(NodeId(2), 6, 3), None, "another leader's log");
+        assert_eq!(peers.denies(NodeId(3), 5, 3), None, "nobody's word");
+        assert_eq!(peers.denies(NodeId(2), 5, 10), denied(true));
+        peers.acknowledge(NodeId(2), 1, 5, 12);
+        assert_eq!(peers.denies(NodeId(2), 5, 12), denied(false));
+        peers.acknowledge(NodeId(2), 1, 6, 9);
+        assert_eq!(peers.denies(NodeId(2), 6, 10), None);
+        assert_eq!(peers.denies(NodeId(2), 6, 9), denied(true), "a new term, a new word");
+        peers.retain(|id| id != NodeId(2));
+        assert_eq!(peers.denies(NodeId(2), 6, 9), None);
     }
 
     /// A voter that died with a full disk once blocked every write for ever.
@@ -616,17 +616,17 @@ mod tests {
         const PATIENCE: Duration = Duration::from_secs(60);
         let peers = peers_at("127.0.0.1:1".into());
         let condition = |disk_full| FollowerState { disk_full, is_doubted: false };
-        let full = |term, later| peers.full(term, rt::now() + later, PATIENCE, |id| id != 9);
-        peers.report(2, 5, condition(true));
-        peers.report(9, 5, condition(true));
-        assert_eq!(full(5, Duration::ZERO), Some(2));
+        let full = |term, later| peers.full(term, rt::now() + later, PATIENCE, |id| id != NodeId(9));
+        peers.report(NodeId(2), 5, condition(true));
+        peers.report(NodeId(9), 5, condition(true));
+        assert_eq!(full(5, Duration::ZERO), Some(NodeId(2)));
         assert_eq!(full(6, Duration::ZERO), None, "said to another leader");
         assert_eq!(full(5, PATIENCE * 2), None, "not heard any more");
-        peers.report(2, 5, condition(false));
+        peers.report(NodeId(2), 5, condition(false));
         assert_eq!(full(5, Duration::ZERO), None, "it has room again");
-        peers.report(2, 6, condition(true));
-        assert_eq!(full(6, Duration::ZERO), Some(2));
-        peers.retain(|id| id != 2);
+        peers.report(NodeId(2), 6, condition(true));
+        assert_eq!(full(6, Duration::ZERO), Some(NodeId(2)));
+        peers.retain(|id| id != NodeId(2));
         assert_eq!(full(6, Duration::ZERO), None, "no member any more");
     }
 
@@ -634,12 +634,12 @@ mod tests {
     #[test]
     fn nobody_misses_who_came_back_as_another_nor_who_is_no_member() {
         let peers = peers_at("127.0.0.1:1".into());
-        let is_missed = |peer| peers.link(peer, Channel::Control).is_missed();
+        let is_missed = |peer| peers.link(NodeId(peer), Channel::Control).is_missed();
         assert!(is_missed(2), "a member by what was applied");
         assert!(!is_missed(9));
-        peers.introduce(9, "n9", "127.0.0.1:1");
+        peers.introduce(NodeId(9), "n9", "127.0.0.1:1");
         assert!(is_missed(9), "a member by Raft's newest membership");
-        peers.introduce(3, "n1", "127.0.0.1:1");
+        peers.introduce(NodeId(3), "n1", "127.0.0.1:1");
         assert!(!is_missed(3), "node 1 has its name");
     }
 
@@ -647,25 +647,25 @@ mod tests {
     #[tokio::test]
     async fn a_peer_is_in_contact_for_as_long_as_a_connection_lasts() {
         let peers = peers_at("127.0.0.1:1".into());
-        let link = peers.link(2, Channel::Control);
-        assert_eq!(peers.contact(2), Contact::Untried);
+        let link = peers.link(NodeId(2), Channel::Control);
+        assert_eq!(peers.contact(NodeId(2)), Contact::Untried);
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let stream = TcpStream::connect(&listener.local_addr().unwrap().to_string()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         *link.line.lock() = Line::Up(Arc::new(Connection::start_tasks(stream)));
-        peers.acquaintance.reach.reached(Named(None, 2));
-        assert_eq!(peers.contact(2), Contact::Reached);
+        peers.acquaintance.reach.reached(Named(None, NodeId(2)));
+        assert_eq!(peers.contact(NodeId(2)), Contact::Reached);
         drop(accepted);
         let gone = async {
-            while peers.contact(2) == Contact::Reached {
+            while peers.contact(NodeId(2)) == Contact::Reached {
                 rt::sleep(Duration::from_millis(1)).await;
             }
         };
         timeout(Duration::from_secs(60), gone).await.unwrap();
-        assert_eq!(peers.contact(2), Contact::Untried);
+        assert_eq!(peers.contact(NodeId(2)), Contact::Untried);
         // Dialed again, without success.
         assert!(link.start(request::Body::Forward(raft::Forward::default())).await.is_err());
-        assert!(matches!(peers.contact(2), Contact::Failing { is_refusal: false, .. }));
+        assert!(matches!(peers.contact(NodeId(2)), Contact::Failing { is_refusal: false, .. }));
     }
 
     /// A peer that accepts connections and sends nothing, with the number of times it was dialed.
@@ -689,7 +689,7 @@ mod tests {
     async fn those_who_ask_for_a_silent_peer_share_one_attempt() {
         let (address, dialed, _accepting) = silent_peer().await;
         let peers = peers_at(address);
-        let link = peers.link(2, Channel::Control);
+        let link = peers.link(NodeId(2), Channel::Control);
         let ask = || link.start(request::Body::Forward(raft::Forward::default()));
         for refused in join_all((0..20).map(|_| ask())).await {
             let Err(CallError::NotSent(reason)) = refused else { panic!("nobody answers") };
@@ -707,7 +707,7 @@ mod tests {
             rt::sleep(DIAL_TIMEOUT * 5 / 2).await;
             Ok(vec![here])
         });
-        let link = peers_resolving("peer.example:8400".into(), slow).link(2, Channel::Control);
+        let link = peers_resolving("peer.example:8400".into(), slow).link(NodeId(2), Channel::Control);
         let reached = async {
             let mut refusals = Vec::new();
             while dialed.load(Ordering::Relaxed) == 0 {

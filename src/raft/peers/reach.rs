@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::node_id::Named;
+use crate::node_id::{Named, NodeId};
 use crate::rt::lock::{Mutex, MutexGuard};
 use crate::rt::time::Seldom;
 use crate::rt::{self, Instant};
@@ -37,7 +37,7 @@ pub enum Contact {
 
 /// The results of the attempts to reach each peer.
 #[derive(Default)]
-pub(super) struct Reach(Mutex<BTreeMap<u64, Attempts>>);
+pub(super) struct Reach(Mutex<BTreeMap<NodeId, Attempts>>);
 
 struct Attempts {
     contact: Contact,
@@ -65,7 +65,7 @@ impl Attempts {
 }
 
 impl Reach {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Attempts>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Attempts>> {
         self.0.lock()
     }
 
@@ -98,18 +98,18 @@ impl Reach {
     }
 
     /// The result of the last attempt.
-    pub(super) fn contact(&self, peer: u64) -> Contact {
+    pub(super) fn contact(&self, peer: NodeId) -> Contact {
         self.lock().get(&peer).map_or(Contact::Untried, |attempts| attempts.contact.clone())
     }
 
     /// When the newest connection to a peer was made; `None` if the last attempt failed or there was none.
-    pub(super) fn reached_at(&self, peer: u64) -> Option<Instant> {
+    pub(super) fn reached_at(&self, peer: NodeId) -> Option<Instant> {
         let all = self.lock();
         all.get(&peer).filter(|attempts| attempts.contact == Contact::Reached).map(|attempts| attempts.since)
     }
 
     /// Keeps only the peers for which `is_member` returns `true`.
-    pub(super) fn retain(&self, is_member: impl Fn(u64) -> bool) {
+    pub(super) fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
         self.lock().retain(|id, _| is_member(*id));
     }
 }
@@ -136,16 +136,16 @@ mod tests {
 
     #[test]
     fn the_last_attempt_counts() {
-        let (reach, peer) = (Reach::default(), Named(Some("n2"), 2));
-        assert_eq!(reach.contact(2), Contact::Untried);
+        let (reach, peer) = (Reach::default(), Named(Some("n2"), NodeId(2)));
+        assert_eq!(reach.contact(NodeId(2)), Contact::Untried);
         let failing = |why: &str, is_refusal| Contact::Failing { why: why.to_owned(), is_refusal };
         reach.failed(peer, "a:1: refused", false, true);
-        assert_eq!(reach.contact(2), failing("a:1: refused", false));
+        assert_eq!(reach.contact(NodeId(2)), failing("a:1: refused", false));
         reach.reached(peer);
-        assert_eq!(reach.contact(2), Contact::Reached);
+        assert_eq!(reach.contact(NodeId(2)), Contact::Reached);
         reach.failed(peer, "a:1: another key", true, true);
-        assert_eq!(reach.contact(2), failing("a:1: another key", true));
-        reach.retain(|id| id != 2);
-        assert_eq!(reach.contact(2), Contact::Untried);
+        assert_eq!(reach.contact(NodeId(2)), failing("a:1: another key", true));
+        reach.retain(|id| id != NodeId(2));
+        assert_eq!(reach.contact(NodeId(2)), Contact::Untried);
     }
 }

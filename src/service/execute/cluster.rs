@@ -3,6 +3,7 @@
 use super::refused;
 use crate::map::{Answer, Command, MAX_SESSIONS, Settings};
 use crate::membership::ClusterId;
+use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
@@ -50,7 +51,7 @@ fn contradicted(context: &Context, found: &Contradiction) -> Contradicted {
     }
 }
 
-fn went_back(context: &Context, node_id: u64, found: &GoneBack) -> WentBack {
+fn went_back(context: &Context, node_id: NodeId, found: &GoneBack) -> WentBack {
     let GoneBack { acknowledged, start } = found;
     WentBack {
         node_id,
@@ -65,14 +66,14 @@ fn went_back(context: &Context, node_id: u64, found: &GoneBack) -> WentBack {
 }
 
 fn state_status(context: &Context, consensus: &Consensus) -> StateStatus {
-    let (metrics, leader_id) = (consensus.metrics(), consensus.leader().unwrap_or(0));
+    let (metrics, leader_id) = (consensus.metrics(), consensus.leader());
     let digest_key;
     let mut status = {
         let state = consensus.store().read();
         digest_key = state.map.digest_key();
         StateStatus {
             leader_id,
-            leader_name: context.member_name(leader_id),
+            leader_name: leader_id.map(|id| context.member_name(id)).unwrap_or_default(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
@@ -138,10 +139,10 @@ impl Operation for TransferLeader {
 
 impl Operation for RemoveMember {
     /// Its node id.
-    type Reply = u64;
+    type Reply = NodeId;
     const CLASS: Class = Class::Operator;
 
-    async fn execute(self, service: &Service, _deadline: Instant) -> Result<u64, Refused> {
+    async fn execute(self, service: &Service, _deadline: Instant) -> Result<NodeId, Refused> {
         let serving = service.context.serving()?;
         if !serving.consensus.is_leader() {
             let leader = serving.leader_address(serving.consensus.leader());

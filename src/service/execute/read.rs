@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::check_key;
+use crate::node_id::NodeId;
 use crate::rt::{self, Instant};
 use crate::service::{
     Class, Freshness, Get, Got, List, ListAt, Listed, MemberInfo, MemberList, Members, Operation, Refused,
@@ -101,7 +102,7 @@ impl Operation for Members {
             }
         };
         let leader = serving.consensus.leader();
-        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        let voters: std::collections::BTreeSet<NodeId> = membership.voter_ids().collect();
         let members = (membership.nodes())
             .map(|(id, member)| MemberInfo {
                 node_id: *id,

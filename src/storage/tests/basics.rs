@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::model::{Dice, Model, submit};
 use super::{Acknowledged, OWNER, append, at, entry, read_all, small, stopped, vote};
+use crate::node_id::NodeId;
 use crate::rt;
 use crate::rt::disk::{DiskRef, Fault, Operation, SimDisk};
 use crate::rt::task::yield_now;
@@ -168,7 +169,7 @@ async fn an_idle_log_marks_its_last_batch_once() {
 async fn another_nodes_log_is_refused() {
     let disk = SimDisk::new(1);
     open(&disk).await.close().await.unwrap();
-    for owner in [Owner { node_id: 1, ..OWNER }, Owner { cluster_id: [8; 16], ..OWNER }] {
+    for owner in [Owner { node_id: NodeId(1), ..OWNER }, Owner { cluster_id: [8; 16], ..OWNER }] {
         let error = Log::open(disk.mount(), small(), owner).await.unwrap_err();
         assert!(matches!(error, StorageError::Foreign { .. }));
         assert!(error.to_string().contains("belongs to node id 000000000000abcd"), "{error}");

@@ -14,8 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Log, LogConfig, LogEntry, Owner, Position};
+use crate::node_id::NodeId;
 
-const OWNER: Owner = Owner { node_id: 0xabcd, cluster_id: [7; 16] };
+const OWNER: Owner = Owner { node_id: NodeId(0xabcd), cluster_id: [7; 16] };
 
 /// Small segments, so that everything happens often. No mark is written merely because the log is idle.
 fn small() -> LogConfig {
