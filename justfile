@@ -1,6 +1,6 @@
-# The verbs of daily work. Each is one plain command, which works without `just` as well.
+# The daily commands. Each recipe runs plain commands, which work without `just` as well.
 
-# Lists the verbs.
+# Lists the recipes.
 default:
     @just --list --unsorted
 
@@ -20,7 +20,7 @@ test *ARGS:
 sim *ARGS:
     cargo test --features sim --test sim -- {{ ARGS }}
 
-# Plays one seed again, of chaos or of another scenario, and tells what happens.
+# Plays one seed of chaos or of another scenario again, and prints its events.
 replay SEED SCENARIO="chaos":
     MOKV_SCENARIO={{ SCENARIO }} MOKV_SEED={{ SEED }} cargo test --features sim --test sim
 
@@ -28,11 +28,11 @@ replay SEED SCENARIO="chaos":
 scenario NAME:
     MOKV_SCENARIO={{ NAME }} cargo test --features sim --test sim
 
-# Plays many chaos seeds on all cores; goes on where it was broken off.
+# Plays many chaos seeds on all cores; resumes an interrupted sweep.
 sweep SEEDS="1000" *ARGS:
     cargo run --manifest-path sim/Cargo.toml -- sweep --seeds {{ SEEDS }} {{ ARGS }}
 
-# Makes the simulation faster by letting the compiler watch it work; worth it before a long sweep.
+# Makes the simulation faster by profile-guided optimisation; worth it before a long sweep.
 train *ARGS:
     cargo run --manifest-path sim/Cargo.toml -- train {{ ARGS }}
 
@@ -44,7 +44,7 @@ picture SEED SCENARIO="chaos":
 shrink SEED:
     cargo run --manifest-path sim/Cargo.toml -- shrink chaos {{ SEED }}
 
-# Runs the unit and property tests once with each planted bug (or with the named ones): none of them may notice.
+# Runs the unit and property tests once with each planted bug (or with the named ones): no test may notice it.
 planted-units *NAMES:
     sim/planted-units {{ NAMES }}
 
@@ -63,11 +63,11 @@ monitoring:
     cargo build
     MOKV_BINARY=target/debug/mokv tests/monitoring/run
 
-# Lives the life of the chart's pods on a real Kubernetes control plane; arguments are names of stories, or `--list`.
+# Runs the chart's pods on a real Kubernetes control plane; arguments are names of stories, or `--list`.
 kubernetes *STORIES:
     tests/kubernetes/run {{ STORIES }}
 
-# Lints both worlds, the real one and the simulated one.
+# Lints the production build and the simulated one.
 lint:
     cargo clippy --all-targets -- -D warnings
     cargo clippy --manifest-path sim/Cargo.toml --all-targets -- -D warnings
@@ -84,10 +84,10 @@ fmt:
 docs:
     cargo doc --no-deps --open
 
-# Does everything that must hold on a clean checkout.
+# Checks everything that must hold on a clean checkout.
 ci:
     .ci/run
 
-# What does not fit into the hour of `ci`: an upgrade from an earlier program, all planted bugs, a sweep.
+# Runs what does not fit into the hour of `ci`: an upgrade from an earlier program, all planted bugs, a sweep.
 ci-full:
     .ci/full

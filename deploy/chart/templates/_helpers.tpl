@@ -1,4 +1,4 @@
-{{/* The name of everything: the release's, with the chart's unless it says so already. Room is left for what is added. */}}
+{{/* The name of all objects: the release's, with the chart's unless it contains that. Suffixes take the rest of the length. */}}
 {{- define "mokv.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -19,7 +19,7 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Which pods hold the data: those of jobs and tests carry the labels above, too, but not this one. */}}
+{{/* The pods that hold the data: those of jobs and tests have the labels above, too, but not this one. */}}
 {{- define "mokv.nodes" -}}
 {{ include "mokv.selector" . }}
 app.kubernetes.io/component: node
@@ -57,7 +57,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The first pods, by their own names: a job before an upgrade cannot count on any one pod being ready. */}}
+{{/* The first pods, each by its name: a job before an upgrade cannot rely on any one pod being ready. */}}
 {{- define "mokv.endpoints" -}}
 {{- $endpoints := list -}}
 {{- range until (int .Values.bootstrapExpect) -}}
