@@ -4,7 +4,8 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::failure::Failure;
-use super::output::{Format, Output};
+use super::format::Format;
+use super::output::Output;
 
 /// Write a script by which a shell completes commands and flags
 #[derive(Debug, Args)]

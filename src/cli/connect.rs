@@ -1,7 +1,6 @@
 //! The connection of a command to the cluster: which nodes it asks, for how long, and the message for a failed call.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -11,8 +10,10 @@ use tokio::sync::mpsc;
 use super::contexts::{self, Contexts};
 use super::credentials::Credentials;
 use super::failure::Failure;
-use super::output::{Format, Output};
-use crate::client::{self, Builder, Client, Consistency, Error, NodeStatus, Server};
+use super::format::Format;
+use super::output::Output;
+use super::place::Place;
+use crate::client::{self, Builder, Client, Consistency, Error, NodeStatus};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -247,43 +248,6 @@ pub fn checked(given: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<S
     checked
         .collect::<Result<_, _>>()
         .map_err(|error| Failure::usage(error.to_string(), "endpoints are HOST:PORT, with commas between"))
-}
-
-/// A node's name and address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Its name, if known.
-    pub name: Option<String>,
-    /// Its RPC address.
-    pub address: String,
-}
-
-impl Place {
-    /// A node of which only the address is known.
-    pub fn unnamed(address: &str) -> Place {
-        Place { name: None, address: address.to_owned() }
-    }
-
-    /// Returns its name as a cell of a table.
-    pub fn cell(&self) -> String {
-        self.name.clone().unwrap_or_else(|| "-".to_owned())
-    }
-}
-
-impl From<Server> for Place {
-    fn from(server: Server) -> Place {
-        Place { name: Some(server.id).filter(|name| !name.is_empty()), address: server.rpc_addr }
-    }
-}
-
-/// For use in a sentence.
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "{name} ({})", self.address),
-            None => f.write_str(&self.address),
-        }
-    }
 }
 
 /// Sends the name of each new leader to `news`, polling every `interval`. Returns when the receiver is dropped.

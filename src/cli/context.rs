@@ -9,7 +9,8 @@ use super::connect::checked;
 use super::contexts::{self, Contexts, check_name};
 use super::credentials::Credentials;
 use super::failure::Failure;
-use super::output::{Format, Output, Row};
+use super::format::Format;
+use super::output::{Output, Row};
 
 /// Name clusters: their nodes and credentials, for --context of all commands
 ///

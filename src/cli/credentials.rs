@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::{Failure, warn};
-use super::output::Format;
+use super::format::Format;
 use crate::client::{Builder, Tls};
 use crate::rt::disk::who_else_may_read;
 

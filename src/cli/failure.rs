@@ -8,8 +8,8 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use serde_json::json;
 
-use super::connect::Place;
-use super::output::Format;
+use super::format::Format;
+use super::place::Place;
 use crate::client::Error;
 use crate::config::ConfigError;
 

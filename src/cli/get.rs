@@ -5,7 +5,8 @@ use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::{Format, Row, escaped, json_value, shortened};
+use super::format::Format;
+use super::output::{Row, escaped, json_value, shortened};
 use crate::client::{Consistency, KeyValue, ReadOptions};
 
 /// Read keys

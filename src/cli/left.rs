@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::failure::Failure;
-use super::output::{Format, Output, Row};
+use super::format::Format;
+use super::output::{Output, Row};
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;
 use crate::node::left::{self, Left as OfflineState};

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
+use super::format::Format;
 use super::get::{consistency, entry_json};
-use super::output::{Format, Output, escaped, keys, shortened, table};
+use super::output::{Output, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
 /// Rows of a table that are formatted together: columns align within them, and memory stays bounded.

@@ -8,8 +8,9 @@ use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::{Failure, warn};
+use super::format::Format;
 use super::get::consistency;
-use super::output::{Format, Row};
+use super::output::Row;
 use crate::client::{Consistency, Server, SettingsChange};
 use crate::node_id::NodeId;
 

@@ -15,6 +15,7 @@ mod credentials;
 mod delete;
 mod dev;
 mod failure;
+mod format;
 mod get;
 mod leave;
 mod left;
@@ -22,6 +23,7 @@ mod list;
 mod logging;
 mod members;
 mod output;
+mod place;
 mod pod_config;
 mod ports;
 mod probe;
@@ -39,7 +41,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Failure;
-use output::Format;
+use format::Format;
 
 use crate::config::settings;
 use crate::rt::process::block_on_and_leave;
@@ -119,7 +121,7 @@ impl Command {
             Command::PodConfig(pod_config) => pod_config.run().await,
             Command::Completion(completion) => completion.run(),
             Command::Version => {
-                output::Output::new(output::Format::Plain).line(concat!("mokv ", env!("CARGO_PKG_VERSION")))
+                output::Output::new(Format::Plain).line(concat!("mokv ", env!("CARGO_PKG_VERSION")))
             }
         }
     }

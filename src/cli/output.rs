@@ -4,26 +4,15 @@
 use std::io::{self, IsTerminal, Write};
 
 use base64::Engine;
-use clap::ValueEnum;
 use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
 use super::failure::Failure;
+use super::format::Format;
 use crate::map::ShownDigest;
 
 /// Most characters of a value in a table.
 const SHOWN_CHARACTERS: usize = 60;
-
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Columns under headings, long values cut
-    Table,
-    /// One JSON object a line, nothing cut
-    Json,
-    /// One line a result, tabs between columns, no headings, nothing cut
-    Plain,
-}
 
 /// One result: as columns, and as JSON.
 pub struct Row {

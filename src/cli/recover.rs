@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::failure::Failure;
-use super::output::{self, Format, Output, Row};
+use super::format::Format;
+use super::output::{self, Output, Row};
 use super::restore;
 use super::serve::{SettingFlags, open_data_directory};
 use crate::config;

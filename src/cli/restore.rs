@@ -6,7 +6,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::output::{self, Format, Output};
+use super::format::Format;
+use super::output::{self, Output};
 use super::serve::{SettingFlags, open_data_directory};
 use super::snapshot;
 use crate::config::{self, NodeConfig};

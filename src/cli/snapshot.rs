@@ -8,9 +8,11 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::connect::{Connect, Place, checked};
+use super::connect::{Connect, checked};
 use super::failure::Failure;
-use super::output::{self, Format, Output, Row};
+use super::format::Format;
+use super::output::{self, Output, Row};
+use super::place::Place;
 use crate::node::backup::{self, Contents};
 use crate::rt::disk::{FileRef, create_file, open_file, rename_durably};
 use crate::rt::process::StopSignals;

@@ -7,9 +7,11 @@ use clap::Args;
 use mokv_proto::api::GoneBack;
 use serde_json::{Value as Json, json};
 
-use super::connect::{Connect, Place};
+use super::connect::Connect;
 use super::failure::{Exit, Failure};
-use super::output::{Format, Output, Row};
+use super::format::Format;
+use super::output::{Output, Row};
+use super::place::Place;
 use crate::client::{Client, Error, NodeStatus};
 use crate::config::parse_time;
 use crate::node_id::{Named, NodeId};

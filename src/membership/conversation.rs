@@ -17,9 +17,9 @@ use prost::Message;
 use super::alarm::{Alarm, Alarms};
 use super::claim::{Claim, ClusterId, Malformed, State};
 use super::datagram::{self, Datagram, Key, Kind, ReplayGuard, Sealer, Verdict};
-use super::gossip::{Liveness, OtherSelf, Peer, Unreadable, View};
 use super::joins::{JoinAnswers, NameAnswer, reachable_from};
 use super::swim::{Pace, Swim, Timer};
+use super::view::{Liveness, OtherSelf, Peer, UnreadableSenders, View};
 use crate::node_id::NodeId;
 use crate::rt::time::Seldom;
 use crate::rt::{Instant, random};
@@ -83,7 +83,7 @@ pub(super) struct Conversation {
     cursor: NodeId,
     outbox: Vec<(SocketAddr, Vec<u8>)>,
     schedule: Vec<(Duration, Due)>,
-    unreadable: Unreadable,
+    unreadable: UnreadableSenders,
     other_self: Option<OtherSelf>,
 }
 
@@ -115,7 +115,7 @@ impl Conversation {
             cursor: NodeId(0),
             outbox: Vec::new(),
             schedule: vec![(EXCHANGE_EVERY, Due::Exchange)],
-            unreadable: Unreadable::new(),
+            unreadable: UnreadableSenders::new(),
             other_self: None,
         };
         conversation.start_swim();
@@ -536,7 +536,7 @@ impl Conversation {
     }
 
     /// Senders of unreadable datagrams.
-    pub(super) fn unreadable(&self) -> &Unreadable {
+    pub(super) fn unreadable(&self) -> &UnreadableSenders {
         &self.unreadable
     }
 

@@ -310,10 +310,10 @@ fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
     let mut corrected = with_key(1, "sixteen bytes and");
     assert_eq!(
         hear_from(&mut one, &mut corrected, start + MINUTE / 2),
-        Unreadable::new(),
+        UnreadableSenders::new(),
         "it can be read now"
     );
-    assert_ne!(hear_from(&mut one, &mut other, start + MINUTE), Unreadable::new());
+    assert_ne!(hear_from(&mut one, &mut other, start + MINUTE), UnreadableSenders::new());
     one.attempt(Resolved::default(), start + MINUTE * 3);
-    assert_eq!(*one.unreadable(), Unreadable::new(), "it went silent");
+    assert_eq!(*one.unreadable(), UnreadableSenders::new(), "it went silent");
 }

@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use openraft::ChangeMembers;
 
 use super::formation;
-use super::gossip::{Gossip, View};
+use super::gossip::Gossip;
 use super::reconcile::{
     Decision, MembershipChange, NotAdmitted, Progress, RaftView, check_removal, decide, ids_named,
 };
+use super::view::View;
 use crate::config::NodeConfig;
 use crate::map::Command;
 use crate::node_id::NodeId;

@@ -19,52 +19,12 @@ use super::conversation::{Conversation, Due, Resolved};
 use super::datagram::{Key, MAX_BYTES};
 use super::joins::JoinAnswers;
 use super::swim::Pace;
+use super::view::{Liveness, OtherSelf, UnreadableSenders, View};
 use crate::node_id::NodeId;
 use crate::rt::lock::Mutex;
 use crate::rt::net::{Resolver, UdpSocket};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{Instant, now, sleep, sleep_until, timeout, watch};
-
-/// The liveness of a node, as far as gossip can tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Liveness {
-    /// It answers.
-    Alive,
-    /// It did not answer and may still refute the suspicion.
-    Suspect,
-    /// It has not answered for some time, or was never reached.
-    Down,
-    /// It announced that it left permanently.
-    Left,
-}
-
-/// What is known of one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// Its newest claim.
-    pub claim: Claim,
-    /// Its liveness.
-    pub liveness: Liveness,
-}
-
-/// All nodes in this node's cluster by node id, this node included.
-pub type View = BTreeMap<NodeId, Peer>;
-
-/// Senders of unreadable datagrams: the sender's address, when the last datagram was received, and why it is
-/// unreadable.
-pub type Unreadable = BTreeMap<SocketAddr, (Instant, String)>;
-
-/// Another process with this node's own id and its boot counter or a later one: the data directory was copied, or its
-/// volume was put back to an older state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OtherSelf {
-    /// Its boot counter.
-    pub boot: u64,
-    /// The address it sends from.
-    pub from: SocketAddr,
-    /// When a datagram of it was last received, accurate to a second.
-    pub heard: Instant,
-}
 
 /// The configuration of gossip.
 #[derive(Debug, Clone)]
@@ -93,7 +53,7 @@ pub struct Gossip {
     view: watch::Receiver<View>,
     answers: watch::Receiver<JoinAnswers>,
     alarms: watch::Receiver<BTreeSet<Alarm>>,
-    unreadable: watch::Receiver<Unreadable>,
+    unreadable: watch::Receiver<UnreadableSenders>,
     other_self: watch::Receiver<Option<OtherSelf>>,
     node_id: NodeId,
     local: SocketAddr,
@@ -135,7 +95,7 @@ impl Gossip {
         let (view_out, view) = watch::channel(conversation.view());
         let (answers_out, answers) = watch::channel(JoinAnswers::default());
         let (alarms_out, alarms) = watch::channel(BTreeSet::new());
-        let (unreadable_out, unreadable) = watch::channel(Unreadable::new());
+        let (unreadable_out, unreadable) = watch::channel(UnreadableSenders::new());
         let (other_self_out, other_self) = watch::channel(None);
         let (names_out, names) = watch::channel(conversation.names());
         // One attempt at a time: the resolver waits until the last one has been received.
@@ -178,7 +138,7 @@ impl Gossip {
     }
 
     /// Senders of unreadable datagrams, each for some time after its last datagram.
-    pub fn unreadable(&self) -> watch::Receiver<Unreadable> {
+    pub fn unreadable(&self) -> watch::Receiver<UnreadableSenders> {
         self.unreadable.clone()
     }
 
@@ -289,7 +249,7 @@ struct Published {
     view: watch::Sender<View>,
     answers: watch::Sender<JoinAnswers>,
     alarms: watch::Sender<BTreeSet<Alarm>>,
-    unreadable: watch::Sender<Unreadable>,
+    unreadable: watch::Sender<UnreadableSenders>,
     other_self: watch::Sender<Option<OtherSelf>>,
     names: watch::Sender<Vec<String>>,
 }

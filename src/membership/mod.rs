@@ -16,13 +16,15 @@ pub mod identity;
 pub mod joins;
 pub mod reconcile;
 mod swim;
+mod view;
 
 pub use alarm::Alarm;
 pub use claim::{Claim, ClusterId, Intent, MAX_NAME_BYTES, MAX_PLEDGED, Pledge, PledgedNode, State};
 pub use datagram::Key;
 pub use form::{FormError, form};
 pub use formation::Formed;
-pub use gossip::{Gossip, GossipConfig, Liveness, OtherSelf, Peer, View};
+pub use gossip::{Gossip, GossipConfig};
 pub use identity::Identity;
 pub use joins::JoinAnswers;
 pub use swim::Pace;
+pub use view::{Liveness, OtherSelf, Peer, UnreadableSenders, View};

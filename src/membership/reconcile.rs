@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::claim::{Claim, State};
 use super::formation::Member;
-use super::gossip::{Liveness, View};
+use super::view::{Liveness, View};
 use crate::node_id::{Named, NodeId};
 
 /// Raft as its leader sees it.

@@ -2,8 +2,8 @@
 //! decisions come to an end.
 
 use super::*;
+use crate::membership::Peer;
 use crate::membership::claim::ClusterId;
-use crate::membership::gossip::Peer;
 use crate::node_id::NodeId;
 use proptest::prelude::*;
 

@@ -17,7 +17,7 @@ use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
 use crate::node_id::NodeId;
 use crate::raft::offline_state;
-use crate::raft::state_machine::{self, estimated_bytes};
+use crate::raft::snapshot::{self, estimated_bytes};
 use crate::raft::store::State;
 use crate::raft::types::{Member, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
 use crate::raft::wire::{encode_vote, position};
@@ -91,11 +91,10 @@ async fn read(file: FileRef, name: &str) -> Result<(State, Contents), BackupErro
     let opened = SnapshotReader::of_any(file, name.to_owned()).await;
     let (reader, position) = opened.map_err(unsound)?;
     let file_bytes = reader.total_bytes();
-    let state =
-        state_machine::load(reader).await.map_err(|error| match error.downcast::<StorageError>() {
-            Ok(error) => unsound(error),
-            Err(error) => BackupError::Unsound(error.to_string()),
-        })?;
+    let state = snapshot::load(reader).await.map_err(|error| match error.downcast::<StorageError>() {
+        Ok(error) => unsound(error),
+        Err(error) => BackupError::Unsound(error.to_string()),
+    })?;
     let contents = Contents {
         position,
         revision: state.map.revision(),
@@ -274,7 +273,7 @@ async fn write_snapshot(
         last_log_id: Some(last),
         last_membership: StoredMembership::new(Some(last), membership),
     };
-    let header = state_machine::header(&meta, state.map.digest());
+    let header = snapshot::header(&meta, state.map.digest());
     let mut writer = snapshots.create(at, header, estimated_bytes(&state.map)).await?;
     for block in state.map.blocks() {
         writer.add_block(block).await?;

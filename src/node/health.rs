@@ -10,7 +10,7 @@ use tonic_health::server::HealthReporter;
 use super::lifecycle::namesake;
 use super::reasons::{Known, KnownOfRaft, Other, Reason, Unreadable, in_one_line, reasons};
 use crate::membership::formation::Waiting;
-use crate::membership::{ClusterId, Gossip, OtherSelf, View, gossip};
+use crate::membership::{ClusterId, Gossip, OtherSelf, UnreadableSenders, View};
 use crate::metrics::http::Health;
 use crate::node_id::{Named, NodeId};
 use crate::raft::Consensus;
@@ -34,7 +34,7 @@ pub struct Readiness {
     /// The most committed entries that a ready node may still have to apply.
     max_lag: u64,
     view: watch::Receiver<View>,
-    unreadable: watch::Receiver<gossip::Unreadable>,
+    unreadable: watch::Receiver<UnreadableSenders>,
     other_self: watch::Receiver<Option<OtherSelf>>,
     /// What the formation of the cluster waits for.
     waiting: watch::Receiver<Option<Waiting>>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::state_machine::read_meta;
+use super::snapshot::read_meta;
 use crate::map::{BlockSum, Map, Unsound};
 use crate::rt;
 use crate::storage::{Pace, SnapshotInfo, Snapshots, StorageError};

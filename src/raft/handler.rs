@@ -12,10 +12,9 @@ use openraft::raft::{AppendEntriesResponse, VoteResponse};
 
 use super::consensus::{Consensus, ProposeError};
 use super::consistency::Claim;
-use super::peers::Handler;
 use super::peers::frame::MAX_COMMAND_BYTES;
-use super::peers::handshake::Dialer;
 use super::peers::server::Handling;
+use super::peers::{Dialer, Handler};
 use super::reads;
 use super::snapshot_upload::{Incoming, SnapshotUpload};
 use super::types::TypeConfig;
@@ -79,11 +78,6 @@ impl Handler for PeerHandler {
 /// Makes an error the answer that reports it.
 fn answer(handling: impl Future<Output = Result<Response, String>> + Send + 'static) -> Handling {
     handling.map(|answer| answer.unwrap_or_else(Response::Failed)).boxed()
-}
-
-/// The text of an error, as the peer receives it.
-pub(super) fn text(error: impl ToString) -> String {
-    error.to_string()
 }
 
 /// Appends what a leader sent, unless it contradicts this node's committed log.

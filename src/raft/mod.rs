@@ -17,6 +17,7 @@ pub mod peers;
 pub mod reads;
 pub mod replacing;
 pub mod runtime;
+pub mod snapshot;
 mod snapshot_upload;
 pub mod space;
 pub mod state_machine;

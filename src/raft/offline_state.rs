@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::state_machine::load;
+use super::snapshot::load;
 use super::store::State;
 use super::wire::entry_from_storage;
 use crate::storage::{Log, Snapshots};

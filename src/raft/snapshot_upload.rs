@@ -7,8 +7,8 @@ use openraft::alias::SnapshotOf;
 
 use super::consensus::Consensus;
 use super::consistency::Claim;
-use super::handler::text;
-use super::state_machine::{SnapshotData, read_meta};
+use super::snapshot::read_meta;
+use super::state_machine::SnapshotData;
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote, log_id};
 use super::wire::*;
 use crate::rt::lock::Mutex;

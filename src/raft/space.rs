@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::Consensus;
-use super::state_machine::estimated_bytes;
+use super::snapshot::estimated_bytes;
 use crate::map::Command;
 use crate::rt::time::Seldom;
 use crate::rt::{self, sleep, timeout};

@@ -6,21 +6,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use mokv_proto::log;
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use prost::Message as _;
 
 use super::audit;
-use super::store::{State, Store};
+use super::snapshot::{copy, estimated_bytes, header, load, read_meta};
+use super::store::Store;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
-use super::wire::{position, snapshot_meta_from_wire, snapshot_meta_to_wire};
-use crate::map::{Map, Restore};
+use super::wire::position;
+use crate::map::Map;
 use crate::rt;
-use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
+use crate::storage::{ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
 /// A snapshot, as openraft passes it around.
 pub enum SnapshotData {
@@ -162,60 +160,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (meta, _) = read_meta(reader.header())?;
         Ok(Some(SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: SnapshotData::Kept(reader) }))
     }
-}
-
-/// A snapshot's header.
-pub fn header(meta: &SnapshotMeta, digest: u128) -> Bytes {
-    snapshot_meta_to_wire(meta, digest).encode_to_vec().into()
-}
-
-/// An estimate, slightly too high, of the size of a snapshot of the map.
-pub fn estimated_bytes(map: &Map) -> u64 {
-    const PER_KEY: u64 = 48;
-    const PER_SESSION: u64 = 64;
-    const FIXED: u64 = 64 << 10;
-    map.bytes() + map.keys() * PER_KEY + map.sessions() * PER_SESSION * 4 + FIXED
-}
-
-/// Returns a snapshot's metadata and the digest of its state, from its header.
-pub(super) fn read_meta(header: &Bytes) -> io::Result<(SnapshotMeta, u128)> {
-    let meta = log::SnapshotMeta::decode(header.clone())
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-    snapshot_meta_from_wire(&meta).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-}
-
-/// Reads a whole snapshot and checks that its state has the digest that its header claims.
-///
-/// # Errors
-/// If it cannot be read, is damaged or is no snapshot of a map.
-pub async fn load(mut reader: SnapshotReader) -> io::Result<State> {
-    let (meta, digest) = read_meta(reader.header())?;
-    let mut restore = Restore::new();
-    while let Some(block) = reader.next_block().await.map_err(io::Error::other)? {
-        restore.add_block(&block).map_err(io::Error::other)?;
-        // A large map is built in many steps; heartbeats are answered in between.
-        rt::task::yield_now().await;
-    }
-    let map = restore.finish(digest).map_err(io::Error::other)?;
-    Ok(State { map, applied: meta.last_log_id, membership: meta.last_membership })
-}
-
-/// Copies a snapshot that lies on another disk of this process.
-async fn copy(
-    snapshots: &Snapshots,
-    position: Position,
-    from: &SnapshotReader,
-) -> Result<ReceivedSnapshot, StorageError> {
-    const CHUNK_BYTES: usize = 1 << 20;
-    let mut receiver = snapshots.receive(position, from.total_bytes()).await?;
-    let mut offset = 0;
-    while offset < from.total_bytes() {
-        let chunk = from.read_chunk(offset, CHUNK_BYTES).await?;
-        let length = chunk.len() as u64;
-        receiver.write_chunk(offset, chunk).await?;
-        offset += length;
-    }
-    receiver.verify().await
 }
 
 /// Writes a clone of the map to a snapshot file.

@@ -291,3 +291,8 @@ pub fn snapshot_meta_from_wire(meta: &log::SnapshotMeta) -> Result<(SnapshotMeta
     let meta = SnapshotMeta { last_log_id, last_membership: membership };
     Ok((meta, u128::from_be_bytes(digest)))
 }
+
+/// The text of an error, as the peer receives it.
+pub fn text(error: impl ToString) -> String {
+    error.to_string()
+}

@@ -7,7 +7,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use crate::cli::failure::Failure;
-use crate::cli::output::{Format, Output, Row};
+use crate::cli::format::Format;
+use crate::cli::output::{Output, Row};
 use crate::client::Error;
 
 /// The kinds of requests that are reported separately.

@@ -7,10 +7,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 
-use mokv_proto::raft::{Exclusion, Refusal};
+use mokv_proto::raft::{Channel, Exclusion, Refusal};
 
-use super::handshake::{Dialer, HandshakeError, PROTOCOL};
+use super::PROTOCOL;
 use crate::config::ClusterKey;
 use crate::incarnations::{Incarnation, Incarnations, Objection};
 use crate::node_id::NodeId;
@@ -39,6 +40,37 @@ pub struct LocalNode {
     pub supports: u32,
     /// The cluster's key, if there is one.
     pub key: Option<ClusterKey>,
+}
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The connection broke, or a message could not be parsed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// This side refuses the other.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The other side refuses this one.
+    #[error("the peer refuses: {0}")]
+    RefusedByPeer(String),
+}
+
+/// The identity of the dialer, after the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialer {
+    /// Its node id.
+    pub node_id: NodeId,
+    /// Its name, for messages.
+    pub name: String,
+    /// What the connection is for.
+    pub channel: Channel,
+    /// Its boot counter.
+    pub boot: u64,
+    /// Its incarnation id, drawn at the start of its process.
+    pub incarnation: u64,
+    /// What this and earlier starts of it found on its disk.
+    pub starts: Vec<Start>,
 }
 
 #[cfg(test)]
@@ -254,8 +286,6 @@ impl PeerAdmission {
 
 #[cfg(test)]
 mod tests {
-    use mokv_proto::raft::Channel;
-
     use super::*;
 
     #[test]

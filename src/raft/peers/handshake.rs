@@ -15,7 +15,8 @@ use prost::Message;
 use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::admission::{Introduction, LocalNode, PeerAdmission, refuse};
+use super::PROTOCOL;
+use super::admission::{Dialer, HandshakeError, Introduction, LocalNode, PeerAdmission, refuse};
 use super::frame::{FrameReader, put_frame};
 use crate::config::ClusterKey;
 use crate::incarnations::Incarnation;
@@ -23,41 +24,8 @@ use crate::node_id::{Named, NodeId};
 use crate::positions::Start;
 use crate::rt;
 
-/// The version of the handshake and of the frames.
-pub(super) const PROTOCOL: u32 = 1;
 /// The longest message of a handshake: the peer has proved nothing yet, so little is read.
 const MAX_HELLO_BYTES: usize = 4 << 10;
-
-/// Why a handshake failed.
-#[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
-    /// The connection broke, or a message could not be parsed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// This side refuses the other.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// The other side refuses this one.
-    #[error("the peer refuses: {0}")]
-    RefusedByPeer(String),
-}
-
-/// The identity of the dialer, after the handshake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dialer {
-    /// Its node id.
-    pub node_id: NodeId,
-    /// Its name, for messages.
-    pub name: String,
-    /// What the connection is for.
-    pub channel: Channel,
-    /// Its boot counter.
-    pub boot: u64,
-    /// Its incarnation id, drawn at the start of its process.
-    pub incarnation: u64,
-    /// What this and earlier starts of it found on its disk.
-    pub starts: Vec<Start>,
-}
 
 /// Runs the dialer's side of the handshake on a new connection, beginning with [`super::FIRST_BYTE`].
 ///

@@ -15,9 +15,9 @@ use mokv_proto::raft::{self, Channel, Exclusion, request, response};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::admission::{LocalNode, PeerAdmission};
+use super::admission::{HandshakeError, LocalNode, PeerAdmission};
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::handshake::{HandshakeError, dial};
+use super::handshake::dial;
 use super::reach::{Contact, Reach};
 use crate::node_id::{Named, NodeId};
 use crate::positions::{self, Acknowledgement, Positions};

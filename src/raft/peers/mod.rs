@@ -11,10 +11,12 @@ pub mod link;
 mod reach;
 pub mod server;
 
-pub use admission::{LocalNode, PeerAdmission};
+pub use admission::{Dialer, HandshakeError, LocalNode, PeerAdmission};
 pub use link::{AddressBook, CallError, FollowerState, Link, Peers};
 pub use reach::Contact;
 pub use server::Handler;
 
 /// The first byte of a peer's connection; HTTP/2 begins with `P`.
 pub const FIRST_BYTE: u8 = 0x01;
+/// The version of the handshake and of the frames.
+const PROTOCOL: u32 = 1;

@@ -13,9 +13,9 @@ use futures_util::{FutureExt, StreamExt};
 use mokv_proto::raft::{self, Channel, request, response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::admission::PeerAdmission;
+use super::admission::{Dialer, HandshakeError, PeerAdmission};
 use super::frame::{FrameReader, MAX_FRAME_BYTES, put_frame};
-use super::handshake::{Dialer, HandshakeError, answer};
+use super::handshake::answer;
 use crate::rt::net::TcpStream;
 use crate::rt::timeout;
 

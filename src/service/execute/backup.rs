@@ -11,7 +11,7 @@ use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 
 use crate::map::{Map, ShownDigest};
-use crate::raft::state_machine::{estimated_bytes, header};
+use crate::raft::snapshot::{estimated_bytes, header};
 use crate::raft::types::SnapshotMeta;
 use crate::raft::wire::position;
 use crate::rt::task::spawn_guarded;
