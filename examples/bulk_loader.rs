@@ -6,7 +6,7 @@
 use std::io::BufRead;
 
 use futures_util::stream::{self, StreamExt};
-use mokv::client::{Client, WriteOptions};
+use mokv::client::Client;
 
 /// Writes under way. The cluster syncs its disks once for all that come together.
 const AT_A_TIME: usize = 256;
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         async move {
             let line = line.map_err(|error| format!("standard input: {error}"))?;
             let (key, value) = line.split_once('\t').ok_or_else(|| format!("no tab in '{line}'"))?;
-            let written = client.set(key, value.to_owned(), WriteOptions::default()).await;
+            let written = client.set(key, value.to_owned()).await;
             written.map(|_| ()).map_err(|error| format!("{key}: {error}"))
         }
     });

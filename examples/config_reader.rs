@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, ListOptions};
+use mokv::client::{Client, ListOptions};
 
 #[tokio::main(flavor = "current_thread")]
 #[allow(clippy::disallowed_methods)] // It is no node: its time is the real one.
@@ -16,9 +16,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let looks: u32 = words.next().ok_or("say how often to look")?.parse()?;
     let client = Client::builder().endpoints([endpoint]).build()?;
     for _ in 0..looks {
-        let options = ListOptions::default().prefix(prefix.as_str()).consistency(Consistency::Stale);
         // All of one revision: two settings that belong together are never seen half changed.
-        let mut listing = client.list(options).await?;
+        let mut listing = client.list_with(ListOptions::prefix(&prefix).stale()).await?;
         println!("at revision {}:", listing.revision());
         while let Some(entry) = listing.next().await? {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

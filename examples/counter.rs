@@ -3,7 +3,7 @@
 //!
 //!     cargo run --example counter -- 127.0.0.1:8400 visits
 
-use mokv::client::{Client, Error, ReadOptions, WriteOptions};
+use mokv::client::{Client, Error, WriteOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,14 +18,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Raises the counter by one; what it is now.
 async fn raise(client: &Client, key: &str) -> Result<u64, Box<dyn std::error::Error>> {
     loop {
-        // 0: the key does not exist, and must not when it is written.
-        let (present, at) = match client.get(key, ReadOptions::default()).await?.entry {
-            Some(entry) => (std::str::from_utf8(&entry.value)?.parse()?, entry.mod_revision),
-            None => (0, 0),
+        let read = client.get(key).await?;
+        let present: u64 = match &read.entry {
+            Some(entry) => std::str::from_utf8(&entry.value)?.parse()?,
+            None => 0,
         };
-        let next: u64 = present + 1;
-        let only_if_unchanged = WriteOptions::default().if_revision(at);
-        match client.set(key, next.to_string(), only_if_unchanged).await {
+        let next = present + 1;
+        match client.set_with(key, next.to_string(), WriteOptions::if_unchanged(&read)).await {
             Ok(_) => return Ok(next),
             // Somebody else was quicker. The library tries everything else again by itself, as long as that is safe.
             Err(Error::ConditionFailed { .. }) => {}

@@ -19,6 +19,7 @@
 //! - [`positions`]: detects a member whose disk has lost what it acknowledged, pure.
 //! - [`incarnations`]: detects a data directory that was rolled back or copied, pure.
 //! - [`map`]: the replicated state, pure.
+//! - [`replicated_settings`]: the settings on which all nodes agree.
 //! - [`node_id`]: the type of a node id, with the one format in which it is displayed.
 //! - [`storage`]: the write-ahead log and snapshot files.
 //! - [`rt`]: the boundary between the real and the simulated environment.
@@ -52,6 +53,7 @@ pub mod node_id;
 pub mod positions;
 #[cfg(feature = "server")]
 pub mod raft;
+pub mod replicated_settings;
 pub mod rt;
 #[cfg(feature = "server")]
 pub mod service;

@@ -11,7 +11,7 @@ use common::cluster::{ALL, Cluster, PATIENCE, voters_are};
 use common::load::Load;
 use common::node::Node;
 use common::run;
-use mokv::client::{ReadOptions, WriteOptions};
+use mokv::client::Role;
 use serde_json::Value;
 
 fn mokv(args: &[&str]) -> Output {
@@ -58,7 +58,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let client = cluster.client();
         for number in 0..200 {
             let value = format!("{number:01000}");
-            client.set(format!("before/{number}"), value, WriteOptions::default()).await.unwrap();
+            client.set(format!("before/{number}"), value).await.unwrap();
         }
         // Digests are reported from then on.
         cluster.equal_state().await;
@@ -67,7 +67,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let (file, saved) = save(&cluster, "backup.snap");
         load.goes_on(50).await;
         load.stop().await;
-        client.set("after", "the backup", WriteOptions::default()).await.unwrap();
+        client.set("after", "the backup").await.unwrap();
         assert!(!Path::new(&format!("{file}.part")).exists());
         assert_eq!(json(&["snapshot", "inspect", &file]), saved, "what was saved is what is there");
         assert!(saved["keys"].as_u64().unwrap() >= 200);
@@ -84,15 +84,15 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let restored = json(&["restore", &file, "--config-file", &config]);
         assert_eq!(restored["digest"], saved["digest"]);
         assert_eq!(saved["digest"].as_str().map(str::len), Some(32));
-        assert_ne!(restored["cluster_id"], old.cluster_id);
+        assert_ne!(restored["cluster_id"].as_str(), old.cluster_id.as_deref());
         assert!(fails(&["restore", &file, "--config-file", &config]).contains("is not empty"));
 
         cluster.nodes[0].start();
-        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
-        assert_eq!(alone.cluster_id, restored["cluster_id"]);
+        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == Role::Leader).await;
+        assert_eq!(alone.cluster_id.as_deref(), restored["cluster_id"].as_str());
         assert_eq!(
-            (alone.digest.as_str(), alone.keys),
-            (saved["digest"].as_str().unwrap(), saved["keys"].as_u64().unwrap())
+            (alone.digest.as_deref(), alone.keys),
+            (saved["digest"].as_str(), saved["keys"].as_u64().unwrap())
         );
         // The second starts empty and joins; the third has the old cluster's data and does not join. It starts last: a
         // new node that finds both clusters must not guess which of them to join.
@@ -101,7 +101,7 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         cluster.nodes[2].start();
         let stranger = cluster.nodes[2]
             .wait_status("it knows its own cluster", |status| {
-                !status.cluster_id.is_empty() || status.role == "waiting"
+                status.cluster_id.is_some() || status.role == Role::Waiting
             })
             .await;
         assert_ne!(stranger.cluster_id, alone.cluster_id);
@@ -112,10 +112,10 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
 
         let client = cluster.client();
-        let get = async |key: &str| client.get(key, ReadOptions::default()).await.unwrap().entry;
+        let get = async |key: &str| client.get(key).await.unwrap().entry;
         assert_eq!(get("after").await, None, "the backup is older");
         assert_eq!(get("before/7").await.unwrap().value, format!("{:01000}", 7));
-        let written = client.set("new", "again", WriteOptions::default()).await.unwrap();
+        let written = client.set("new", "again").await.unwrap();
         assert!(written.revision > saved["revision"].as_u64().unwrap());
         cluster.equal_state().await;
     });
@@ -168,7 +168,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         let mut cluster = Cluster::start(&["snapshot-log-entries: 100"]).await;
         let client = cluster.client();
         for number in 0..250 {
-            client.set(format!("key/{number}"), format!("{number}"), WriteOptions::default()).await.unwrap();
+            client.set(format!("key/{number}"), format!("{number}")).await.unwrap();
         }
         let before = cluster.equal_state().await;
         let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
@@ -181,7 +181,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
 
         let left = json(&recover("--inspect"));
         assert_eq!((left["name"].as_str(), left["keys"].as_u64()), (Some("node-1"), Some(250)));
-        assert_eq!(left["cluster_id"], before.cluster_id);
+        assert_eq!(left["cluster_id"].as_str(), before.cluster_id.as_deref());
         assert!(left["last_index"].as_u64().unwrap() >= before.applied_index, "{left}");
         assert_eq!(left["members"].as_object().unwrap().len(), 3);
         let unasked = mokv(&["recover", "--config-file", &config]);
@@ -194,7 +194,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert!(!files.iter().any(|file| file.starts_with("left-") && file.ends_with(".tmp")), "{files:?}");
 
         cluster.nodes[0].start();
-        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
+        let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == Role::Leader).await;
         assert_eq!((alone.digest, alone.keys), (before.digest, 250));
         // The set-aside files are counted, and removed on request while no process uses the directory.
         let counted = common::http1::get(&cluster.nodes[0].metrics, "/metrics").1;
@@ -214,16 +214,16 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         let files = cluster.nodes[0].files();
         assert!(!files.iter().any(|file| file.starts_with("left-")), "{files:?}");
         cluster.nodes[0].start();
-        cluster.nodes[0].wait_status("it leads again", |status| status.role == "leader").await;
+        cluster.nodes[0].wait_status("it leads again", |status| status.role == Role::Leader).await;
         // The other nodes start empty.
         cluster.start_all();
         cluster.wait_members(0, "three vote", |servers| voters_are(servers, &ALL)).await;
         let client = cluster.client();
         for number in 0..250 {
-            let read = client.get(format!("key/{number}"), ReadOptions::default()).await.unwrap();
+            let read = client.get(format!("key/{number}")).await.unwrap();
             assert_eq!(read.entry.unwrap().value, format!("{number}"));
         }
-        let written = client.set("new", "again", WriteOptions::default()).await.unwrap();
+        let written = client.set("new", "again").await.unwrap();
         assert!(written.revision > before.revision);
         cluster.equal_state().await;
     });
@@ -249,7 +249,7 @@ fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
         cluster.start_all();
         let client = cluster.client().with_timeout(PATIENCE);
         for number in 0..50 {
-            client.set(format!("key/{number}"), vec![b'v'; 500], WriteOptions::default()).await.unwrap();
+            client.set(format!("key/{number}"), vec![b'v'; 500]).await.unwrap();
         }
         let (file, _) = save(&cluster, "backup.snap");
         let whole = std::fs::read(&file).unwrap();

@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::node::Node;
 use common::{assert_no_panic, http1, http2, run, wait_for};
-use mokv::client::{Client, ReadOptions};
+use mokv::client::{Client, Role};
 use mokv::config::settings::{Kind, SETTINGS};
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request, Status};
@@ -34,7 +34,7 @@ async fn store_of_one(count: usize) -> Cluster {
 async fn assert_all_there(cluster: &Cluster, count: usize) {
     let client = cluster.client();
     for number in 0..count {
-        let read = client.get(format!("key-{number}"), ReadOptions::default()).await.unwrap();
+        let read = client.get(format!("key-{number}")).await.unwrap();
         assert_eq!(read.entry.expect("no key is lost").value, format!("value {number}"));
     }
 }
@@ -424,7 +424,7 @@ fn the_data_directory_of_another_node_is_refused_by_name() {
         assert!(said.contains("set node-name to 'node-1'"), "{said}");
         assert_eq!(data(&cluster.nodes[0].data_dir), before);
         cluster.nodes[0].start();
-        cluster.nodes[0].wait_status("it leads", |status| status.role == "leader").await;
+        cluster.nodes[0].wait_status("it leads", |status| status.role == Role::Leader).await;
         assert_all_there(&cluster, 3).await;
     });
 }
@@ -438,7 +438,7 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
         let stranger = &mut cluster.nodes[stranger];
         stranger.configure(&["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "bootstrap: true"]);
         stranger.start();
-        stranger.wait_status("it leads a cluster of its own", |status| status.role == "leader").await;
+        stranger.wait_status("it leads a cluster of its own", |status| status.role == Role::Leader).await;
         let own = client_of_one(stranger);
         set(&own, "whose", "the stranger's").await;
         let strangers_cluster = stranger.status().await.unwrap().cluster_id;
@@ -462,11 +462,10 @@ fn the_data_directory_of_another_cluster_never_becomes_part_of_this_one() {
         let servers = cluster.wait_members(0, "the members are told", |_| true).await;
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         let status =
-            cluster.nodes[3].wait_status("it leads itself alone", |status| status.role == "leader").await;
+            cluster.nodes[3].wait_status("it leads itself alone", |status| status.role == Role::Leader).await;
         assert_eq!(status.cluster_id, strangers_cluster);
         for (node, value) in [(0, "the cluster's"), (3, "the stranger's")] {
-            let read =
-                client_of_one(&cluster.nodes[node]).get("whose", ReadOptions::default()).await.unwrap();
+            let read = client_of_one(&cluster.nodes[node]).get("whose").await.unwrap();
             assert_eq!(read.entry.unwrap().value, value);
         }
         // Following the advice in the message: wiped, it joins.
@@ -504,7 +503,9 @@ fn a_deleted_log_is_refused_and_serve_wipe_heals_as_the_message_says() {
         assert!(said.contains(&format!("'{name}' has lost its log")), "{said}");
         assert!(said.contains("mokv serve --wipe"), "{said}");
         start_wiped(&mut cluster.nodes[node]);
-        cluster.nodes[node].wait_status("the wiped node follows", |status| status.role == "follower").await;
+        cluster.nodes[node]
+            .wait_status("the wiped node follows", |status| status.role == Role::Follower)
+            .await;
         cluster.equal_state().await;
     });
 }
@@ -627,7 +628,9 @@ fn a_corrupt_node_of_three_is_refused_while_the_others_serve_and_heals_when_wipe
         assert!(said.contains("is corrupt at offset"), "{said}");
         set(&client, "key-50", "value 50").await;
         start_wiped(&mut cluster.nodes[node]);
-        cluster.nodes[node].wait_status("the wiped node follows", |status| status.role == "follower").await;
+        cluster.nodes[node]
+            .wait_status("the wiped node follows", |status| status.role == Role::Follower)
+            .await;
         assert_all_there(&cluster, 51).await;
         cluster.equal_state().await;
     });
@@ -695,7 +698,7 @@ fn every_number_that_a_setting_takes_a_node_can_run_with() {
                 cluster.start_all();
                 let node = &mut cluster.nodes[0];
                 let status = node.wait_status("the node answers", |_| true).await;
-                assert_ne!(status.node_id, 0, "{settings:?}");
+                assert_ne!(status.node_id.0, 0, "{settings:?}");
                 node.terminate().await;
                 assert_no_panic(&node.log());
             }

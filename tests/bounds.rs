@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::node::Node;
 use common::ports::PortBlock;
 use common::{LIMIT, assert_no_panic, http1, run, wait_for};
-use mokv::client::{Client, Error, WriteOptions};
+use mokv::client::{Client, Error};
 use mokv::config::settings::{Kind, SETTINGS};
 
 /// What a node does at a bound.
@@ -111,10 +111,10 @@ async fn start_at(node: &mut Node, case: &Case) {
     let value = Bytes::from(vec![b'v'; case.write_bytes]);
     match case.expected {
         Expected::Serves => {
-            client.set("key", value, WriteOptions::default()).await.map(|_| ()).expect(&given);
+            client.set("key", value).await.map(|_| ()).expect(&given);
         }
         Expected::RefusesWrites => {
-            let refused = client.set("key", value, WriteOptions::default()).await;
+            let refused = client.set("key", value).await;
             assert!(matches!(refused, Err(Error::ResourceExhausted(_))), "{given}: {refused:?}");
         }
         Expected::IsReady | Expected::Runs => {}

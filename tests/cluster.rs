@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::load::Load;
 use common::{run, wait_for};
-use mokv::client::{Client, Consistency, Error, ListOptions, ReadOptions, WriteOptions};
+use mokv::client::{Client, Consistency, Error, ListOptions, Member, MemberRole, NodeStatus, Role};
 use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
@@ -27,13 +27,13 @@ fn client_of(endpoint: &str) -> Client {
 }
 
 async fn get(client: &Client, key: &str) -> Option<Vec<u8>> {
-    let read = client.get(key, ReadOptions::default()).await.unwrap();
+    let read = client.get(key).await.unwrap();
     read.entry.map(|entry| entry.value.to_vec())
 }
 
 /// Keys and values of a listing.
 async fn list(client: &Client, options: ListOptions) -> Vec<(String, String)> {
-    let mut listing = client.list(options).await.unwrap();
+    let mut listing = client.list_with(options).await.unwrap();
     let mut entries = Vec::new();
     while let Some(entry) = listing.next().await.unwrap() {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -84,11 +84,12 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
             assert!(ALL.iter().all(|name| members.contains(name)), "{members}");
         }
         for i in 0..3 {
-            let led = |servers: &[mokv::client::Server]| servers.iter().any(|server| server.is_leader);
+            let leads = |member: &&Member| member.role == MemberRole::Leader;
+            let led = |members: &[Member]| members.iter().any(|member| leads(&member));
             let servers = cluster.wait_members(i, "a node knows the leader", led).await;
             assert!(voters_are(&servers, &ALL), "{servers:?}");
             let leaders: Vec<&str> =
-                servers.iter().filter(|server| server.is_leader).map(|server| server.id.as_str()).collect();
+                servers.iter().filter(leads).map(|member| member.name.as_str()).collect();
             assert_eq!(leaders, [leader.as_str()]);
             let mut addresses: Vec<&str> = servers.iter().map(|server| server.rpc_addr.as_str()).collect();
             addresses.sort();
@@ -122,7 +123,7 @@ fn kill_nine_of_a_follower_and_of_the_leader_under_load_loses_nothing() {
         load.goes_on(200).await;
         cluster.nodes[follower].start();
         let reached = cluster.nodes[cluster.leader().await].status().await.unwrap().applied_index;
-        let caught_up = |status: &mokv::client::NodeStatus| status.applied_index >= reached;
+        let caught_up = |status: &NodeStatus| status.applied_index >= reached;
         cluster.nodes[follower].wait_status("the restarted follower catches up", caught_up).await;
 
         let leader = cluster.leader().await;
@@ -168,12 +169,12 @@ fn a_lost_data_directory_heals_alone_under_its_name_with_a_new_id() {
         let name = cluster.nodes[lost].name.clone();
         let servers = cluster
             .wait_members(other, "the node without data is a voter again", |servers| {
-                let back = servers.iter().any(|server| server.id == name && server.node_id != old.node_id);
+                let back = servers.iter().any(|server| server.name == name && server.node_id != old.node_id);
                 back && voters_are(servers, &ALL)
             })
             .await;
         assert!(servers.iter().all(|server| server.node_id != old.node_id), "{servers:?}");
-        let new = cluster.nodes[lost].wait_status("it follows", |status| status.role == "follower").await;
+        let new = cluster.nodes[lost].wait_status("it follows", |status| status.role == Role::Follower).await;
         assert_eq!((new.cluster_id, new.boot_counter), (old.cluster_id, 1));
         load.goes_on(50).await;
         let promises = load.stop().await;
@@ -274,7 +275,7 @@ fn unlike_the_original_a_join_is_tried_until_it_succeeds() {
         let fourth = cluster.add_node();
         cluster.nodes[fourth].start();
         // It tries without a time limit: no node runs there.
-        let waits = |status: &mokv::client::NodeStatus| status.role != "follower" && status.leader_id == 0;
+        let waits = |status: &NodeStatus| status.role != Role::Follower && status.leader.is_none();
         cluster.nodes[fourth].wait_status("it waits for a cluster", waits).await;
         cluster.start_all();
         let four = ["node-1", "node-2", "node-3", "node-4"];
@@ -292,7 +293,7 @@ fn unlike_the_original_all_three_restart_after_snapshots_with_the_same_state() {
         load.goes_on(1000).await;
         for node in &cluster.nodes {
             let purged =
-                |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.purged_index > 0;
+                |status: &NodeStatus| status.snapshot_index.is_some() && status.purged_index.is_some();
             node.wait_status("it takes snapshots and purges its log", purged).await;
             let snapshots = node.files().iter().filter(|name| name.ends_with(".snap")).count();
             assert!((1..=3).contains(&snapshots), "{:?}", node.files());
@@ -326,12 +327,12 @@ fn a_wiped_node_behind_the_purge_catches_up_by_snapshot() {
         cluster.nodes[lost].kill();
         std::fs::remove_dir_all(&cluster.nodes[lost].data_dir).unwrap();
         let leader = cluster.leader().await;
-        let purged = |status: &mokv::client::NodeStatus| status.purged_index > 0;
+        let purged = |status: &NodeStatus| status.purged_index.is_some();
         cluster.nodes[leader].wait_status("the leader has purged its log", purged).await;
         cluster.nodes[lost].start();
         let name = cluster.nodes[lost].name.clone();
         let installed =
-            |status: &mokv::client::NodeStatus| status.snapshot_index > 0 && status.role == "follower";
+            |status: &NodeStatus| status.snapshot_index.is_some() && status.role == Role::Follower;
         cluster.nodes[lost].wait_status("it has installed a snapshot and votes", installed).await;
         load.stop().await.verify(&cluster).await;
         cluster.equal_state().await;
@@ -352,18 +353,18 @@ fn unlike_the_original_an_installed_snapshot_replaces_what_was_there() {
         let slept_at = cluster.nodes[sleeper].status().await.unwrap().applied_index;
         assert_eq!(cluster.nodes[sleeper].terminate().await.code(), Some(0));
         for number in 0..20 {
-            client.delete(format!("doomed/{number}"), WriteOptions::default()).await.unwrap();
+            client.delete(format!("doomed/{number}")).await.unwrap();
         }
         let load = Load::start(&cluster, "load");
         load.goes_on(500).await;
         load.stop().await.verify(&cluster).await;
         let leader = cluster.leader().await;
-        let gone = |status: &mokv::client::NodeStatus| status.purged_index > slept_at + 40;
+        let gone = |status: &NodeStatus| status.purged_index > Some(slept_at + 40);
         cluster.nodes[leader].wait_status("what the sleeper misses is purged", gone).await;
         cluster.nodes[sleeper].start();
         cluster.leader().await;
         let state = cluster.equal_state().await;
-        assert!(state.snapshot_index > slept_at);
+        assert!(state.snapshot_index > Some(slept_at));
         // From its own memory, without a read index.
         let stale = api::ListRequest {
             prefix: "doomed/".into(),
@@ -499,7 +500,7 @@ fn unlike_the_original_the_bootstrapping_node_that_lost_its_disk_joins_its_old_c
         cluster.nodes[0].kill();
         std::fs::remove_dir_all(&cluster.nodes[0].data_dir).unwrap();
         cluster.nodes[0].start();
-        let back = cluster.nodes[0].wait_status("it follows", |status| status.role == "follower").await;
+        let back = cluster.nodes[0].wait_status("it follows", |status| status.role == Role::Follower).await;
         assert_eq!(back.cluster_id, before.cluster_id, "no second cluster");
         assert_ne!(back.node_id, before.node_id);
         assert_eq!(cluster.get_from(0, "before").await.as_deref(), Ok(&b"the disk was lost"[..]));
@@ -522,7 +523,7 @@ fn unlike_the_original_a_client_that_knows_one_follower_writes_and_notices_a_new
         assert_eq!(get(&client, "absent").await, None);
         cluster.nodes.iter_mut().filter(|node| node.is_started()).for_each(|node| node.kill());
         let hasty = client.with_timeout(Duration::from_millis(500));
-        let nobody = hasty.get("key", ReadOptions::default()).await;
+        let nobody = hasty.get("key").await;
         assert!(matches!(nobody, Err(Error::Unavailable(_))), "{nobody:?}");
     });
 }
@@ -535,12 +536,12 @@ fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
         for key in ["b/2", "a", "b/1", "ü", "b/3"] {
             set(&client, key, &format!("value of {key}")).await;
         }
-        let everything = list(&client, ListOptions::default()).await;
+        let everything = list(&client, ListOptions::all()).await;
         let keys: Vec<&str> = everything.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["a", "b/1", "b/2", "b/3", "ü"]);
         assert!(everything.iter().all(|(key, value)| *value == format!("value of {key}")));
-        let page = ListOptions::default().prefix("b/").limit(2);
-        let mut first = client.list(page.clone()).await.unwrap();
+        let page = ListOptions::prefix("b/").limit(2);
+        let mut first = client.list_with(page.clone()).await.unwrap();
         let revision = first.revision();
         while first.next().await.unwrap().is_some() {}
         let rest = page.start_after("b/2").at_revision(revision);
@@ -548,7 +549,7 @@ fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
         assert_eq!(rest, [("b/3".to_owned(), "value of b/3".to_owned())]);
         // An empty request, in the original's bytes, still means all keys: through any node, and also from its memory.
         for consistency in [Consistency::Linearizable, Consistency::Stale] {
-            let all = list(&client, ListOptions::default().consistency(consistency)).await;
+            let all = list(&client, ListOptions::all().consistency(consistency)).await;
             assert_eq!(all, everything);
         }
     });

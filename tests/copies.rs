@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::{http1, run};
-use mokv::client::{Consistency, NodeStatus};
+use mokv::client::{NodeStatus, ReadOptions, Role};
 
 /// Adds a node with the name of another one, on a copy of that node's present data directory. It is not started yet.
 fn add_copy(cluster: &mut Cluster, original: usize) -> usize {
@@ -52,8 +52,8 @@ fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_n
             }
         }
         set(&cluster.client(), "key", "another").await;
-        let servers = cluster.client().members(Consistency::Stale).await.unwrap().servers;
-        assert!(voters_are(&servers, &ALL), "{servers:?}");
+        let members = cluster.client().members_with(ReadOptions::stale()).await.unwrap().members;
+        assert!(voters_are(&members, &ALL), "{members:?}");
         cluster.equal_state().await;
         for node in &cluster.nodes[..3] {
             assert_eq!(node.complaints(), [] as [serde_json::Value; 0], "{} complains", node.name);
@@ -73,10 +73,10 @@ fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one
         assert_eq!(cluster.nodes[old].terminate().await.code(), Some(0));
         let (moved, copy) = (add_copy(&mut cluster, old), add_copy(&mut cluster, old));
         cluster.nodes[moved].start();
-        cluster.nodes[moved].wait_status("it follows", |status| status.role == "follower").await;
+        cluster.nodes[moved].wait_status("it follows", |status| status.role == Role::Follower).await;
         // The leader has a connection to every other node.
         cluster.client().transfer_leader(Some(&name)).await.unwrap();
-        cluster.nodes[moved].wait_status("it leads", |status| status.role == "leader").await;
+        cluster.nodes[moved].wait_status("it leads", |status| status.role == Role::Leader).await;
 
         cluster.nodes[copy].start();
         ends_and_says(&mut cluster, copy, &["this node's identity is in use by another process"]).await;
@@ -102,7 +102,7 @@ fn a_single_voter_that_hears_of_a_copy_ends() {
         assert_eq!(cluster.nodes[0].terminate().await.code(), Some(0));
         let (moved, copy) = (add_copy(&mut cluster, 0), add_copy(&mut cluster, 0));
         cluster.nodes[moved].start();
-        cluster.nodes[moved].wait_status("it leads", |status| status.role == "leader").await;
+        cluster.nodes[moved].wait_status("it leads", |status| status.role == Role::Leader).await;
         cluster.nodes[copy].start();
         for node in [moved, copy] {
             ends_and_says(&mut cluster, node, &["this node's identity is in use by another process"]).await;

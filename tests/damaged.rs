@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::node::Node;
 use common::run;
-use mokv::client::WriteOptions;
+use mokv::client::Role;
 
 /// This many values of [`VALUE_BYTES`] fill more than a segment of the log.
 const VALUES: usize = 12;
@@ -33,7 +33,7 @@ fn a_node_with_a_damaged_log_refuses_to_start_and_with_replace_damaged_comes_bac
         set(&client, "key", "value").await;
         for number in 0..VALUES {
             let key = format!("large/{number}");
-            client.set(key, vec![b'x'; VALUE_BYTES], WriteOptions::default()).await.unwrap();
+            client.set(key, vec![b'x'; VALUE_BYTES]).await.unwrap();
         }
         cluster.equal_state().await;
         let damaged = cluster.follower().await;
@@ -61,7 +61,7 @@ fn a_node_with_a_damaged_log_refuses_to_start_and_with_replace_damaged_comes_bac
             })
             .await;
         let node = &cluster.nodes[damaged];
-        let back = node.wait_status("it follows", |status| status.role == "follower").await;
+        let back = node.wait_status("it follows", |status| status.role == Role::Follower).await;
         assert_eq!(back.cluster_id, old.cluster_id);
         let files = node.files();
         let kept = files.iter().any(|file| file.starts_with("left-") && file.ends_with(&name));

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::{http1, run, wait_for};
-use mokv::client::{Consistency, NodeStatus, Server};
+use mokv::client::{Member, NodeId, NodeStatus, Role};
 use mokv::rt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Waits until the member at `asked` reports three voters, none of them with the id of the removed one.
-async fn votes_again_without(cluster: &Cluster, asked: usize, removed: u64) -> Vec<Server> {
+async fn votes_again_without(cluster: &Cluster, asked: usize, removed: NodeId) -> Vec<Member> {
     cluster
         .wait_members(asked, "it votes again, under a new id", |servers| {
             voters_are(servers, &ALL) && servers.iter().all(|server| server.node_id != removed)
@@ -39,7 +39,7 @@ fn a_member_is_replaced_by_command_and_one_that_runs_on_comes_back_as_a_newcomer
         let output = command.args(["--endpoints", &cluster.nodes[other].rpc]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(votes_again_without(&cluster, other, old.node_id).await.len(), 3);
-        let back = node.wait_status("it follows", |status| status.role == "follower").await;
+        let back = node.wait_status("it follows", |status| status.role == Role::Follower).await;
         assert_eq!(back.cluster_id, old.cluster_id);
         assert!(
             node.files().iter().any(|file| file.starts_with("left-")),
@@ -96,7 +96,7 @@ fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
         assert!(!listed.contains("node-4") && !listed.contains("node-5"), "{listed}");
         // Long enough after they began to wait: a node that may join does so within a second or two.
         for _ in 0..20 {
-            let servers = cluster.client().members(Consistency::Linearizable).await.unwrap().servers;
+            let servers = cluster.client().members().await.unwrap().members;
             assert!(voters_are(&servers, &ALL), "{servers:?}");
             rt::sleep(Duration::from_millis(250)).await;
         }
@@ -109,7 +109,7 @@ fn members_that_are_removed_by_a_resize_run_on_outside_until_more_are_wanted() {
         cluster.wait_members(0, "five vote", |servers| voters_are(servers, &five)).await;
         for removed in [3, 4] {
             let node = &cluster.nodes[removed];
-            node.wait_status("it is in", |status| status.role == "follower" && status.reasons.is_empty())
+            node.wait_status("it is in", |status| status.role == Role::Follower && status.reasons.is_empty())
                 .await;
         }
         cluster.equal_state().await;
@@ -182,7 +182,7 @@ fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started
         let other = cluster.leader().await;
         let client = cluster.client();
         client.replace_member(&name).await.unwrap();
-        cluster.nodes[removed].wait_status("it is outside", |status| status.role == "removed").await;
+        cluster.nodes[removed].wait_status("it is outside", |status| status.role == Role::Removed).await;
         let metrics = cluster.nodes[removed].metrics.clone();
         assert_eq!(http1::get(&metrics, "/livez").0, 200, "an orchestrator must not restart it");
         let (ready, reason) = http1::get(&metrics, "/readyz");
@@ -247,7 +247,8 @@ fn a_node_leaves_by_command_and_comes_back_as_another() {
         set(&cluster.client(), "key", "value").await;
         cluster.nodes[leaver].start();
         cluster.wait_members(stays, "three vote again", |servers| voters_are(servers, &ALL)).await;
-        let after = cluster.nodes[leaver].wait_status("it follows", |status| status.role == "follower").await;
+        let after =
+            cluster.nodes[leaver].wait_status("it follows", |status| status.role == Role::Follower).await;
         assert_ne!(after.node_id, before.node_id);
         cluster.equal_state().await;
     });
@@ -303,7 +304,7 @@ fn an_ordinary_course_of_resizes_removals_wipes_and_restarts_warns_of_nothing() 
         let restarted = cluster.follower().await;
         assert_eq!(cluster.nodes[restarted].terminate().await.code(), Some(0));
         cluster.nodes[restarted].start();
-        let ready = |status: &NodeStatus| status.role == "follower" && status.reasons.is_empty();
+        let ready = |status: &NodeStatus| status.role == Role::Follower && status.reasons.is_empty();
         cluster.nodes[restarted].wait_status("it follows again", ready).await;
         let leads = cluster.leader().await;
         assert_eq!(cluster.nodes[leads].terminate().await.code(), Some(0));

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use common::ports::PortBlock;
 use common::{assert_no_panic, run, wait_for};
-use mokv::client::{Client, ReadOptions, WriteOptions};
+use mokv::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -124,7 +124,7 @@ fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
         let output = Command::new("sh").args(["-c", command.trim()]).output().unwrap();
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         let client = dev.client();
-        let read = client.get("greeting", ReadOptions::default()).await.unwrap();
+        let read = client.get("greeting").await.unwrap();
         assert_eq!(read.entry.unwrap().value, &b"hello"[..]);
         dev.signal(Signal::INT);
         assert_eq!(dev.ended().await.code(), Some(0));
@@ -139,7 +139,7 @@ fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
 
         let (mut dev, _) = Dev::start(directory.path(), &ports);
         dev.read_until(" leads.");
-        let read = dev.client().get("greeting", ReadOptions::default()).await.unwrap();
+        let read = dev.client().get("greeting").await.unwrap();
         assert_eq!(read.entry.unwrap().value, &b"hello"[..]);
         // The other signal that asks a process to stop.
         dev.signal(Signal::TERM);
@@ -154,14 +154,14 @@ fn when_dev_is_killed_its_nodes_end_too_and_nothing_acknowledged_is_lost() {
         let ports = free_ports();
         let (mut dev, pids) = Dev::start(directory.path(), &ports);
         let client = dev.client();
-        client.set("key", "value", WriteOptions::default()).await.unwrap();
+        client.set("key", "value").await.unwrap();
         dev.process.kill().unwrap();
         dev.process.wait().unwrap();
         for pid in &pids {
             wait_until_ended(pid).await;
         }
         let (dev, _) = Dev::start(directory.path(), &ports);
-        let read = dev.client().get("key", ReadOptions::default()).await.unwrap();
+        let read = dev.client().get("key").await.unwrap();
         assert_eq!(read.entry.unwrap().value, &b"value"[..]);
     });
 }
@@ -181,7 +181,7 @@ fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
         assert!(command.contains("serve --config-file"), "{told}");
         // The other nodes go on, and the printed command starts the ended one again.
         let client = dev.client();
-        client.set("key", "value", WriteOptions::default()).await.unwrap();
+        client.set("key", "value").await.unwrap();
         let mut words = command.split(' ');
         let mut again = Command::new(words.next().unwrap());
         again.args(words).args(["--exit-with-parent", &std::process::id().to_string()]);
@@ -190,7 +190,7 @@ fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
         let endpoint = dev.endpoints[0].clone();
         wait_for("node-1 is back", async || {
             let status = client.status(&endpoint).await.ok()?;
-            (status.leader_id != 0 && status.keys == 1).then_some(())
+            (status.leader.is_some() && status.keys == 1).then_some(())
         })
         .await;
         again.kill().unwrap();

@@ -17,7 +17,6 @@ use common::http2::{
 };
 use common::node::Node;
 use common::{assert_no_panic, run, wait_for};
-use mokv::client::ReadOptions;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -131,7 +130,7 @@ fn withstand(rounds: usize, settings: &[&str], attack: impl Fn(&Target) + Send +
         while written < WRITES || under_way.rounds() < rounds {
             let key = format!("key-{written}");
             let revision = set(&client, &key, "value").await;
-            let read = client.get(key, ReadOptions::default()).await.unwrap();
+            let read = client.get(key).await.unwrap();
             assert_eq!(read.revision, revision);
             largest.iter_mut().zip(resident()).for_each(|(largest, now)| *largest = now.max(*largest));
             written += 1;

@@ -196,8 +196,8 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
         let expected = [
             ("name", known.name),
             ("nodeId", known.node_id.to_string()),
-            ("clusterId", known.cluster_id),
-            ("role", known.role),
+            ("clusterId", known.cluster_id.unwrap_or_default()),
+            ("role", known.role.to_string()),
             ("term", known.term.to_string()),
             ("leaderName", cluster.nodes[leader].name.clone()),
             ("revision", "3".to_owned()),

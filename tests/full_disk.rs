@@ -7,7 +7,7 @@ use std::process::Command;
 
 use common::cluster::{Cluster, set};
 use common::{run, wait_for};
-use mokv::client::{Error, ReadOptions, WriteOptions};
+use mokv::client::Error;
 
 /// Size of the disk, in MiB. A node reserves 32 of them for Raft.
 const DISK: usize = 96;
@@ -50,7 +50,7 @@ fn a_full_disk_takes_values_again_once_keys_are_deleted_and_has_lost_none() {
         let value = vec![b'x'; VALUE_BYTES];
         let mut taken = 0;
         let said = loop {
-            match client.set(format!("large/{taken}"), value.clone(), WriteOptions::default()).await {
+            match client.set(format!("large/{taken}"), value.clone()).await {
                 Ok(_) => taken += 1,
                 Err(error) => break error,
             }
@@ -60,13 +60,10 @@ fn a_full_disk_takes_values_again_once_keys_are_deleted_and_has_lost_none() {
         assert!(said.to_string().contains("node-2"), "which node's disk it is: {said}");
         println!("after {taken} values: {said}");
         for number in 0..taken {
-            client.delete(format!("large/{number}"), WriteOptions::default()).await.unwrap();
+            client.delete(format!("large/{number}")).await.unwrap();
         }
-        wait_for("values are taken again", async || {
-            client.set("after", value.clone(), WriteOptions::default()).await.ok()
-        })
-        .await;
-        let kept = client.get("kept", ReadOptions::default()).await.unwrap().entry.unwrap();
+        wait_for("values are taken again", async || client.set("after", value.clone()).await.ok()).await;
+        let kept = client.get("kept").await.unwrap().entry.unwrap();
         assert_eq!(&kept.value[..], b"from before");
         let state = cluster.equal_state().await;
         assert_eq!(state.keys, 2, "the small disk has what the others have");

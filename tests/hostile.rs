@@ -13,7 +13,7 @@ use common::http2::{self, PREFACE};
 use common::node::Node;
 use common::{http1, run, wait_for};
 use futures_util::future::join_all;
-use mokv::client::{Client, ReadOptions};
+use mokv::client::Client;
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
 
@@ -185,7 +185,7 @@ fn operators_are_served_when_clients_hold_all_their_connections() {
         drop(held);
         wait_for("clients are served again", async || {
             let client = Client::builder().endpoints([&node.rpc]).build().unwrap();
-            client.get("key", ReadOptions::default()).await.ok()
+            client.get("key").await.ok()
         })
         .await;
     });

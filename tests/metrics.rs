@@ -66,7 +66,7 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
         let cluster = Cluster::start(&[]).await;
         let client = cluster.client();
         for number in 0..10 {
-            client.set(format!("key-{number}"), "value", WriteOptions::default()).await.unwrap();
+            client.set(format!("key-{number}"), "value").await.unwrap();
         }
         let leader = &cluster.nodes[cluster.leader().await];
         leader.connect().await.kv().get(api::GetRequest::default()).await.unwrap_err();
@@ -286,13 +286,13 @@ fn unlike_the_original_values_never_end_up_in_logs() {
         let client = cluster.client();
         for number in 0..150 {
             let value = format!("{MARK}-{number}");
-            client.set(format!("key-{}", number % 7), value, WriteOptions::default()).await.unwrap();
+            client.set(format!("key-{}", number % 7), value).await.unwrap();
         }
         // A refused value is not logged either.
         let long = MARK.repeat(100_000);
-        client.set("key", long, WriteOptions::default()).await.unwrap_err();
-        let mismatch = WriteOptions::default().if_revision(1 << 40);
-        client.set("key-0", MARK, mismatch).await.unwrap_err();
+        client.set("key", long).await.unwrap_err();
+        let mismatch = WriteOptions::if_revision(1 << 40);
+        client.set_with("key-0", MARK, mismatch).await.unwrap_err();
         let follower = cluster.follower().await;
         cluster.nodes[follower].kill();
         cluster.nodes[follower].start();
@@ -338,10 +338,13 @@ fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
         node.configure(&["bootstrap: true", "log-level: trace"]);
         let (log, stderr) = std::io::pipe().unwrap();
         node.start_saying_to(stderr);
-        node.wait_status("leads", |status| status.leader_id == status.node_id).await;
+        node.wait_status("leads", |status| {
+            status.leader.as_ref().is_some_and(|leader| leader.node_id == status.node_id)
+        })
+        .await;
         let client = Client::builder().endpoints([&node.rpc]).timeout(LIMIT).build().unwrap();
         for number in 0..400 {
-            client.set(format!("key-{number}"), "value", WriteOptions::default()).await.unwrap();
+            client.set(format!("key-{number}"), "value").await.unwrap();
         }
         let lines = BufReader::new(log).lines();
         let lines = heard(lines, "this log misses lines").await;

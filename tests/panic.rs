@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::ports::PortBlock;
-use mokv::client::{Client, ReadOptions, WriteOptions};
+use mokv::client::Client;
 use mokv::config::NodeConfig;
 use mokv::map::Change;
 use mokv::node::{self, Options};
@@ -43,15 +43,15 @@ fn a_panic_where_entries_are_applied_ends_the_node() {
         let options = Options { observer: Some(Arc::new(Bomb)), ..Options::default() };
         let node = mokv::rt::spawn(node::run(config, disk, options, std::future::pending()));
         let client = Client::builder().endpoints([&endpoint]).timeout(PATIENCE).build().unwrap();
-        client.set("harmless", "value", WriteOptions::default()).await.unwrap();
+        client.set("harmless", "value").await.unwrap();
         let asking = client.with_timeout(Duration::from_secs(5));
         // Whatever result the client receives, it is not success.
-        asking.set("fatal", "value", WriteOptions::default()).await.unwrap_err();
+        asking.set("fatal", "value").await.unwrap_err();
         let end =
             timeout(PATIENCE, node).await.expect("the node ends").expect("and its own task in good order");
         let words = end.unwrap_err().to_string();
         assert!(words.contains("panicked, which is a bug"), "{words}");
-        asking.get("harmless", ReadOptions::default()).await.unwrap_err();
+        asking.get("harmless").await.unwrap_err();
     });
 }
 

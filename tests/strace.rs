@@ -126,7 +126,7 @@ async fn record() -> (String, Vec<Place>) {
     let recording = cluster.path("recording");
     let recorded = Recorded::start(&cluster, &recording);
     for node in &cluster.nodes {
-        node.wait_status("it knows a leader", |status| status.leader_id != 0).await;
+        node.wait_status("it knows a leader", |status| status.leader.is_some()).await;
     }
     let mut clients = Vec::new();
     for node in &cluster.nodes {

@@ -11,7 +11,6 @@ use common::cluster::{Cluster, set};
 use common::load::Load;
 use common::node::Node;
 use common::{assert_no_panic, run, wait_for};
-use mokv::client::ReadOptions;
 
 /// The sentence in CHANGELOG's unreleased section, as long as earlier data cannot be used.
 const SAID: &str = "Data directories of earlier builds cannot be used";
@@ -80,7 +79,7 @@ fn an_earlier_cluster_becomes_one_of_this_program_node_by_node_under_load() {
         load.goes_on(200).await;
         let promises = load.stop().await;
         promises.verify(&cluster).await;
-        let read = client.get("before", ReadOptions::default()).await.unwrap();
+        let read = client.get("before").await.unwrap();
         assert_eq!(read.entry.expect("it was written").value, "the upgrade");
         cluster.equal_state().await;
         for node in &cluster.nodes {

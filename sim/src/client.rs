@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, ReadOptions, WriteOptions};
+use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, WriteOptions};
 use mokv::rt;
 
 use crate::checkers::Finding;
@@ -59,8 +59,7 @@ impl SimClient {
         let value = self.run.next_value();
         let (client, name) = (self.client.clone(), key.to_owned());
         let outcome = self.record(key, Call::Set { value, if_revision }, 1, async move {
-            let options = WriteOptions::default().if_revision(if_revision);
-            let written = client.set(name, values::encode(value, size), options).await;
+            let written = client.set_with(name, values::encode(value, size), condition(if_revision)).await;
             written.map(|written| Answer::Written { revision: written.revision })
         });
         (value, outcome.await)
@@ -72,8 +71,7 @@ impl SimClient {
         let value = self.run.next_value();
         let ticket = self.run.invoked(self.number, key, Call::Set { value, if_revision: None });
         let (client, name) = (self.client.clone(), key.to_owned());
-        let write =
-            async move { client.set(name, values::encode(value, size), WriteOptions::default()).await };
+        let write = async move { client.set(name, values::encode(value, size)).await };
         let written = self.cluster.on(&self.host, write).await;
         self.run.returned(ticket, Outcome::Unknown);
         written.map(|_| ())
@@ -83,7 +81,7 @@ impl SimClient {
     pub async fn delete(&self, key: &str, if_revision: Option<u64>) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
         self.record(key, Call::Delete { if_revision }, 1, async move {
-            let deleted = client.delete(name, WriteOptions::default().if_revision(if_revision)).await?;
+            let deleted = client.delete_with(name, condition(if_revision)).await?;
             Ok(Answer::Deleted { revision: deleted.revision, existed: deleted.existed })
         })
         .await
@@ -93,8 +91,7 @@ impl SimClient {
     pub async fn get(&self, key: &str, stale: bool) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
         self.record(key, Call::Get { stale }, 1, async move {
-            let options = ReadOptions::default().consistency(consistency(stale));
-            let read = client.get(name, options).await?;
+            let read = client.get_with(name, consistency(stale).into()).await?;
             Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
         })
         .await
@@ -112,33 +109,37 @@ impl SimClient {
         let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
         let calls = if page > 0 { MOST_PAGES } else { 1 };
         self.record(prefix, Call::List { stale }, calls, async move {
-            let mut options = ListOptions::default().prefix(name).limit(page).consistency(consistency(stale));
             let mut entries: Vec<(String, KeyState)> = Vec::new();
+            let mut at_revision = 0;
             for number in 1..=calls {
+                let mut options = ListOptions::prefix(&name).consistency(consistency(stale));
                 // The last page has no limit, so that it returns all the rest.
-                options.limit = if number == calls { 0 } else { page };
-                let mut listing = client.list(options.clone()).await?;
+                let limit = (number < calls).then_some(page);
+                if let Some(keys) = limit {
+                    options = options.limit(keys);
+                }
+                if let Some((last, _)) = entries.last() {
+                    options = options.start_after(last).at_revision(at_revision);
+                }
+                let mut listing = client.list_with(options).await?;
                 let before = entries.len();
                 while let Some(found) = listing.next().await? {
                     entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
                 }
-                if options.at_revision != 0 && listing.revision() != options.at_revision {
+                if at_revision != 0 && listing.revision() != at_revision {
                     let words = format!(
-                        "page {number} of a list at revision {} came at revision {}",
-                        options.at_revision,
+                        "page {number} of a list at revision {at_revision} came at revision {}",
                         listing.revision()
                     );
                     run.find(Finding::violation("a list is one revision", words));
                 }
-                options.at_revision = listing.revision();
-                let is_last = options.limit == 0 || ((entries.len() - before) as u64) < options.limit;
-                match entries.last() {
-                    Some((last, _)) if !is_last => options.start_after = last.clone().into(),
-                    _ => break,
+                at_revision = listing.revision();
+                if limit.is_none_or(|keys| ((entries.len() - before) as u64) < keys) {
+                    break;
                 }
                 rt::sleep(pause).await;
             }
-            Ok(Answer::Listed { revision: options.at_revision, entries })
+            Ok(Answer::Listed { revision: at_revision, entries })
         })
         .await
     }
@@ -184,6 +185,15 @@ impl SimClient {
     }
 }
 
+/// The condition that a recorded call names; 0: the key must not exist.
+fn condition(if_revision: Option<u64>) -> WriteOptions {
+    match if_revision {
+        None => WriteOptions::unconditional(),
+        Some(0) => WriteOptions::if_absent(),
+        Some(revision) => WriteOptions::if_revision(revision),
+    }
+}
+
 fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
@@ -202,7 +212,7 @@ fn outcome(result: Result<Answer, Error>, writes: bool) -> Outcome {
     match result {
         Ok(answer) => Outcome::Ok(answer),
         Err(Error::ConditionFailed { present_revision }) => {
-            Outcome::Ok(Answer::ConditionFailed { present_revision })
+            Outcome::Ok(Answer::ConditionFailed { present_revision: present_revision.unwrap_or(0) })
         }
         Err(
             Error::NotExecuted(_)

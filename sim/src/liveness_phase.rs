@@ -118,7 +118,7 @@ async fn look_at_all(cluster: &Cluster, nodes: &[String]) -> Vec<Replica> {
                 name: name.clone(),
                 applied: status.applied_index,
                 revision: status.revision,
-                digest: status.digest,
+                digest: status.digest.unwrap_or_default(),
                 alarm: status.digest_alarm,
                 votes: votes(&status.role),
             });

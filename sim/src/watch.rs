@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mokv::map::Settings;
+use mokv::replicated_settings::Settings;
 use mokv::rt;
 
 use crate::checkers::footprint::{self, Bounds, Footprint};
@@ -46,13 +46,15 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
     for name in cluster.names().iter().filter(|name| cluster.power(name) == Power::On) {
         let config = cluster.config(name);
         let (log, bound) = run.with_logs(|logs| (logs.measure(name), logs.most_sessions()));
-        let status = cluster.last_status(name).unwrap_or_default();
-        let bound = bound.filter(|(index, _)| status.applied_index >= *index).map(|(_, most)| most);
+        let status = cluster.last_status(name);
+        let (applied_index, sessions) =
+            status.map_or((0, 0), |status| (status.applied_index, status.sessions));
+        let bound = bound.filter(|(index, _)| applied_index >= *index).map(|(_, most)| most);
         let footprint = Footprint {
             node: name.clone(),
             files: cluster.disk(name).files(),
             log,
-            sessions: status.sessions,
+            sessions,
             tasks: tasks.get(name).map_or(0, |tasks| *tasks as u64),
         };
         let bounds = Bounds {

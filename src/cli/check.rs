@@ -6,7 +6,7 @@ use serde_json::json;
 use super::connect::Connect;
 use super::failure::Failure;
 use super::output::Row;
-use crate::client::{ReadOptions, WriteOptions};
+use crate::client::WriteOptions;
 use crate::rt::random::random_nonzero_u64;
 
 /// Try a cluster out: write a key, read it back, delete it, and ask every member how it is
@@ -35,13 +35,12 @@ impl Check {
         let mut done = Vec::new();
 
         let action = format!("write '{key}'");
-        let absent = WriteOptions { if_revision: Some(0) };
-        let written = client.set(&key, value.clone(), absent).await;
+        let written = client.set_with(&key, value.clone(), WriteOptions::if_absent()).await;
         let revision = written.map_err(|error| self.connect.failure(&action, error))?.revision;
         done.push(("set", format!("revision {revision}")));
 
         let action = format!("read '{key}'");
-        let read = client.get(&key, ReadOptions::default()).await;
+        let read = client.get(&key).await;
         let entry = read.map_err(|error| self.connect.failure(&action, error))?.entry;
         match entry {
             Some(entry) if entry.value == value && entry.mod_revision == revision => {}
@@ -50,11 +49,10 @@ impl Check {
         done.push(("get", "what was written".to_owned()));
 
         let action = format!("delete '{key}'");
-        let unchanged = WriteOptions { if_revision: Some(revision) };
-        let deleted = client.delete(&key, unchanged).await;
+        let deleted = client.delete_with(&key, WriteOptions::if_revision(revision)).await;
         deleted.map_err(|error| self.connect.failure(&action, error))?;
         let action = format!("read '{key}' again");
-        let read = client.get(&key, ReadOptions::default()).await;
+        let read = client.get(&key).await;
         if read.map_err(|error| self.connect.failure(&action, error))?.entry.is_some() {
             return Err(wrong(format!("'{key}' was deleted and is still there")));
         }
@@ -69,7 +67,8 @@ impl Check {
             if status.digest_alarm {
                 return Err(wrong(format!("{}: the states of the members differ", status.name)));
             }
-            if status.leader_id == 0 || *leader.get_or_insert(status.leader_id) != status.leader_id {
+            let follows = status.leader.as_ref().map(|leader| leader.node_id);
+            if follows.is_none() || *leader.get_or_insert(follows) != follows {
                 return Err(wrong(format!(
                     "{} knows no leader, or another one than the others",
                     status.name

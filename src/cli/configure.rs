@@ -1,5 +1,7 @@
 //! `mokv configure`: the settings that all nodes share, because they determine the result of a write.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use clap::Args;
 use serde_json::json;
 
@@ -8,7 +10,7 @@ use super::failure::Failure;
 use super::output::Row;
 use crate::client::SettingsChange;
 use crate::config::parse_bytes;
-use crate::map::MAX_SESSIONS;
+use crate::replicated_settings::MAX_SESSIONS;
 
 /// Change the settings that all nodes share, or show them
 ///
@@ -37,19 +39,17 @@ impl Configure {
     /// If the change failed or has an unknown outcome.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
-        let change = SettingsChange {
-            max_sessions: self.max_sessions,
-            max_store_bytes: self.max_store_bytes,
-            wanted_size: None,
-        };
+        let mut change = SettingsChange::none();
+        change.max_sessions = self.max_sessions;
+        change.max_store_bytes = self.max_store_bytes.map(NonZeroU64::new);
         let settings = client
             .configure(change)
             .await
             .map_err(|error| self.connect.failure("configure the cluster", error))?;
         let settings = [
             ("max-sessions", settings.max_sessions),
-            ("max-store-bytes", settings.max_store_bytes),
-            ("wanted-size", settings.wanted_size.into()),
+            ("max-store-bytes", settings.max_store_bytes.map_or(0, NonZeroU64::get)),
+            ("wanted-size", settings.wanted_size.map_or(0, NonZeroU32::get).into()),
         ];
         let mut output = self.connect.output();
         let rows = settings.map(|(name, value)| Row {

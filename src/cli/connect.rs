@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::format::Format;
 use super::output::Output;
 use super::place::Place;
-use crate::client::{self, Builder, Client, Consistency, Error, NodeStatus};
+use crate::client::{self, Builder, Client, Error, NodeStatus, ReadOptions, Role};
 use crate::config::parse_time;
 use crate::rt;
 
@@ -200,11 +200,11 @@ impl Connect {
     pub async fn all_nodes(&self, client: &Client) -> Vec<Place> {
         let mut places: Vec<Place> = match client
             .with_timeout(self.timeout / 2)
-            .members(Consistency::Stale)
+            .members_with(ReadOptions::stale())
             .await
         {
-            Ok(members) if !members.servers.is_empty() => {
-                members.servers.into_iter().map(Place::from).collect()
+            Ok(members) if !members.members.is_empty() => {
+                members.members.into_iter().map(Place::from).collect()
             }
             _ => self.endpoints().unwrap_or_default().iter().map(|address| Place::unnamed(address)).collect(),
         };
@@ -277,13 +277,14 @@ pub async fn watch_leader(endpoints: Vec<String>, interval: Duration, news: mpsc
 }
 
 fn leader<'a>(answers: impl Iterator<Item = &'a NodeStatus>) -> Option<&'a NodeStatus> {
-    answers.filter(|status| status.role == "leader").max_by_key(|status| status.term)
+    answers.filter(|status| status.role == Role::Leader).max_by_key(|status| status.term)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::failure::Exit;
     use super::*;
+    use mokv_proto::api::StatusResponse;
 
     fn connect(endpoints: &[&str]) -> Connect {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
@@ -381,11 +382,13 @@ contexts:
 
     #[test]
     fn of_two_that_say_they_lead_the_higher_term_does() {
-        let status = |name: &str, role: &str, term| NodeStatus {
-            name: name.to_owned(),
-            role: role.to_owned(),
-            term,
-            ..NodeStatus::default()
+        let status = |name: &str, role: &str, term| {
+            NodeStatus::from_wire(StatusResponse {
+                name: name.to_owned(),
+                role: role.to_owned(),
+                term,
+                ..StatusResponse::default()
+            })
         };
         let answers =
             [status("old", "leader", 3), status("new", "leader", 4), status("other", "follower", 5)];

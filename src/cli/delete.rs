@@ -64,7 +64,7 @@ impl Delete {
 
     async fn delete_key(&self, key: &str) -> Result<(), Failure> {
         let client = self.write.client(&self.connect)?;
-        let result = client.delete(key, self.write.options()).await;
+        let result = client.delete_with(key, self.write.options()).await;
         let deleted = result.map_err(|error| self.connect.failure(&format!("delete '{key}'"), error))?;
         self.write.finish(&client).await;
         let crate::client::Deleted { revision, existed } = deleted;
@@ -87,7 +87,7 @@ impl Delete {
         for some in listed.chunks(AT_A_TIME) {
             let deleting = some
                 .iter()
-                .map(|(key, revision)| client.delete(key, WriteOptions { if_revision: Some(*revision) }));
+                .map(|(key, revision)| client.delete_with(key, WriteOptions::if_revision(*revision)));
             let mut failed = None;
             for ((key, _), result) in some.iter().zip(futures_util::future::join_all(deleting).await) {
                 match result {
@@ -118,9 +118,7 @@ impl Delete {
     /// Returns the keys with their mod revisions.
     async fn list(&self, client: &Client, prefix: &str) -> Result<Vec<(bytes::Bytes, u64)>, Failure> {
         let failed = |error| self.connect.failure(&format!("list the keys under '{prefix}'"), error);
-        let options =
-            ListOptions { prefix: prefix.as_bytes().to_vec(), keys_only: true, ..ListOptions::default() };
-        let mut listing = client.list(options).await.map_err(failed)?;
+        let mut listing = client.list_with(ListOptions::prefix(prefix).keys_only()).await.map_err(failed)?;
         let mut listed = Vec::new();
         while let Some(entry) = listing.next().await.map_err(failed)? {
             listed.push((entry.key, entry.mod_revision));

@@ -300,7 +300,10 @@ mod tests {
         assert_eq!(named["error"]["context"], "prod");
         assert_eq!(named["error"]["message"], "context 'prod': what");
         assert_eq!(call(Error::NotExecuted("no".into()))["error"]["outcome"], "not executed");
-        assert_eq!(call(Error::ConditionFailed { present_revision: 1 })["error"]["code"], "condition-failed");
+        assert_eq!(
+            call(Error::ConditionFailed { present_revision: Some(1) })["error"]["code"],
+            "condition-failed"
+        );
         let local = Failure::usage("what", "next").json();
         assert_eq!((&local["error"]["code"], &local["exit_code"]), (&json!("usage"), &json!(2)));
         assert!(local["error"]["outcome"].is_null(), "no call was made");

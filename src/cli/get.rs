@@ -7,7 +7,7 @@ use super::connect::Connect;
 use super::failure::Failure;
 use super::format::Format;
 use super::output::{Row, escaped, json_value, shortened};
-use crate::client::{Consistency, KeyValue, ReadOptions};
+use crate::client::{KeyValue, ReadOptions};
 
 /// Read keys
 ///
@@ -40,11 +40,11 @@ impl Get {
     /// If a key does not exist, or a read failed.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
-        let options = ReadOptions { consistency: consistency(self.stale) };
+        let options = read_options(self.stale);
         let mut found = Vec::new();
         let mut absent = Vec::new();
         for key in &self.keys {
-            let read = client.get(key, options).await;
+            let read = client.get_with(key, options).await;
             let read = read.map_err(|error| self.connect.failure(&format!("read '{key}'"), error))?;
             match read.entry {
                 Some(entry) => found.push((read.revision, entry)),
@@ -87,9 +87,9 @@ impl Get {
     }
 }
 
-/// Returns the consistency of a read with or without `--stale`.
-pub fn consistency(stale: bool) -> Consistency {
-    if stale { Consistency::Stale } else { Consistency::Linearizable }
+/// Returns the options of a read with or without `--stale`.
+pub fn read_options(stale: bool) -> ReadOptions {
+    if stale { ReadOptions::stale() } else { ReadOptions::linearizable() }
 }
 
 /// Returns an entry that was read at `revision` of the store.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::connect::Connect;
 use super::failure::Failure;
 use super::format::Format;
-use super::get::{consistency, entry_json};
+use super::get::entry_json;
 use super::output::{Output, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
@@ -61,16 +61,10 @@ impl List {
     /// If the listing failed, possibly after some output.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
-        let options = ListOptions {
-            prefix: self.prefix.clone().into_bytes(),
-            start_after: self.start_after.clone().into_bytes(),
-            limit: self.limit,
-            keys_only: self.keys_only || self.count,
-            consistency: consistency(self.stale),
-            at_revision: self.at_revision,
-        };
-        let mut listing =
-            client.list(options).await.map_err(|error| self.connect.failure("list the keys", error))?;
+        let mut listing = client
+            .list_with(self.options())
+            .await
+            .map_err(|error| self.connect.failure("list the keys", error))?;
         if self.count {
             return self.write_count(&mut listing).await;
         }
@@ -89,6 +83,23 @@ impl List {
             output.bytes(line.as_bytes())?;
         }
         output.flush()
+    }
+
+    fn options(&self) -> ListOptions {
+        let mut options = ListOptions::prefix(&self.prefix).start_after(&self.start_after);
+        if self.limit > 0 {
+            options = options.limit(self.limit);
+        }
+        if self.keys_only || self.count {
+            options = options.keys_only();
+        }
+        if self.stale {
+            options = options.stale();
+        }
+        if self.at_revision > 0 {
+            options = options.at_revision(self.at_revision);
+        }
+        options
     }
 
     async fn next(&self, listing: &mut Listing) -> Result<Option<KeyValue>, Failure> {

@@ -9,10 +9,9 @@ use serde_json::{Value as Json, json};
 use super::connect::Connect;
 use super::failure::{Failure, warn};
 use super::format::Format;
-use super::get::consistency;
+use super::get::read_options;
 use super::output::Row;
-use crate::client::{Consistency, Server, SettingsChange};
-use crate::node_id::NodeId;
+use crate::client::{Member, MemberRole, ReadOptions};
 
 /// List the members of the cluster, or change how many it has
 #[derive(Debug, Args)]
@@ -86,8 +85,8 @@ fn parse_size(text: &str) -> Result<Size, String> {
 }
 
 /// Returns the wanted size in words.
-fn is_to_have(wanted: u32) -> String {
-    let members = if wanted == 1 { "member" } else { "members" };
+fn is_to_have(wanted: NonZeroU32) -> String {
+    let members = if wanted.get() == 1 { "member" } else { "members" };
     format!("the cluster is to have {wanted} {members}")
 }
 
@@ -100,30 +99,32 @@ impl Members {
         match self.action {
             Some(Action::Remove(remove)) => remove.run().await,
             Some(Action::Resize(resize)) => resize.run().await,
-            None => list(&self.connect, consistency(self.stale)).await,
+            None => list(&self.connect, read_options(self.stale)).await,
         }
     }
 }
 
-async fn list(connect: &Connect, consistency: Consistency) -> Result<(), Failure> {
+async fn list(connect: &Connect, options: ReadOptions) -> Result<(), Failure> {
     let client = connect.client()?;
     let members =
-        client.members(consistency).await.map_err(|error| connect.failure("list the members", error))?;
-    let (mut servers, wanted_size) = (members.servers, members.wanted_size);
-    servers.sort_by(|left, right| left.id.cmp(&right.id));
-    let rows = servers.iter().map(|server| Row {
+        client.members_with(options).await.map_err(|error| connect.failure("list the members", error))?;
+    let (mut members, wanted_size) = (members.members, members.wanted_size);
+    members.sort_by(|left, right| left.name.cmp(&right.name));
+    let rows = members.iter().map(|member| Row {
         cells: vec![
-            server.id.clone(),
-            NodeId(server.node_id).to_string(),
-            server.rpc_addr.clone(),
-            role(server).to_owned(),
+            member.name.clone(),
+            member.node_id.to_string(),
+            member.rpc_addr.clone(),
+            member.role.to_string(),
         ],
-        json: server_json(server),
+        json: member_json(member),
     });
     let mut output = connect.output();
     output.rows(&["NAME", "NODE ID", "RPC ADDRESS", "ROLE"], rows)?;
-    if wanted_size > 0 && output.format() == Format::Table {
-        output.line(format!("({})", is_to_have(wanted_size)))?;
+    if let Some(wanted) = wanted_size
+        && output.format() == Format::Table
+    {
+        output.line(format!("({})", is_to_have(wanted)))?;
     }
     Ok(())
 }
@@ -138,8 +139,8 @@ impl Remove {
         let removed = removed
             .map_err(|error| self.connect.failure(&format!("remove the member '{}'", self.name), error))?;
         self.connect.output().answer(
-            format!("removed {}, node id {}", self.name, NodeId(removed)),
-            &json!({ "name": self.name, "node_id": NodeId(removed).to_string() }),
+            format!("removed {}, node id {removed}", self.name),
+            &json!({ "name": self.name, "node_id": removed.to_string() }),
         )
     }
 }
@@ -148,21 +149,19 @@ impl Resize {
     async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
         // A lagging node would list members already removed.
-        let members = client.members(Consistency::Linearizable).await;
+        let members = client.members().await;
         let members = members.map_err(|error| self.connect.failure("list the members", error))?;
-        let names = voters(&members.servers);
+        let names = voters(&members.members);
         let Size(to) = self.to;
         let leaving = match to {
             Some(to) => highest(names.into_iter(), to.get() as usize)?,
             None => Vec::new(),
         };
-        let wanted_size = to.map_or(0, NonZeroU32::get);
         // Before any removal: a removed node that still runs would join again.
-        let change = SettingsChange { wanted_size: Some(wanted_size), ..SettingsChange::default() };
-        let settings = client.configure(change).await;
+        let settings = client.set_wanted_size(to).await;
         let settings =
             settings.map_err(|error| self.connect.failure("set how many members there are to be", error))?;
-        if settings.wanted_size != wanted_size {
+        if settings.wanted_size != to {
             let text = "nodes that are removed now join again if they run on, because not all members know yet how many there \
                         are to be; upgrade them, and resize again";
             warn(self.connect.output, text);
@@ -171,7 +170,7 @@ impl Resize {
         for name in leaving {
             match client.remove_member(&name).await {
                 Ok(removed) => {
-                    let node_id = NodeId(removed).to_string();
+                    let node_id = removed.to_string();
                     let json = json!({ "name": name, "node_id": node_id });
                     rows.push(Row { cells: vec![name, node_id], json });
                 }
@@ -187,23 +186,26 @@ impl Resize {
             _ if rows.is_empty() => {}
             Format::Table | Format::Plain => output.rows(&["REMOVED", "NODE ID"], rows)?,
         }
-        if output.format() == Format::Table && settings.wanted_size > 0 {
-            output.line(is_to_have(settings.wanted_size))?;
+        if let Some(wanted) = settings.wanted_size
+            && output.format() == Format::Table
+        {
+            output.line(is_to_have(wanted))?;
         }
         failed.map_or(Ok(()), Err)
     }
 }
 
 /// Returns one object, whether or not members were removed.
-fn resized_json(wanted_size: u32, removed: Vec<Row>) -> Json {
+fn resized_json(wanted_size: Option<NonZeroU32>, removed: Vec<Row>) -> Json {
     let removed: Vec<Json> = removed.into_iter().map(|row| row.json).collect();
-    json!({ "wanted_size": (wanted_size > 0).then_some(wanted_size), "removed": removed })
+    json!({ "wanted_size": wanted_size, "removed": removed })
 }
 
 /// Returns the names of the voters. A member that comes back with an empty disk is listed twice, as the old voter and
 /// as the new learner; a joining node waits for its place by itself.
-fn voters(members: &[Server]) -> BTreeSet<&str> {
-    members.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect()
+fn voters(members: &[Member]) -> BTreeSet<&str> {
+    let votes = |member: &&Member| matches!(member.role, MemberRole::Leader | MemberRole::Voter);
+    members.iter().filter(votes).map(|member| member.name.as_str()).collect()
 }
 
 /// Returns the members to remove so that `to` are left: those with the highest numbers, the highest first.
@@ -226,32 +228,26 @@ fn highest<'a>(names: impl Iterator<Item = &'a str>, to: usize) -> Result<Vec<St
     Ok(leaving.into_iter().rev().map(|(_, name)| name).collect())
 }
 
-fn server_json(server: &Server) -> Json {
+fn member_json(member: &Member) -> Json {
     json!({
-        "name": server.id,
-        "node_id": NodeId(server.node_id).to_string(),
-        "rpc_addr": server.rpc_addr,
-        "role": role(server),
+        "name": member.name,
+        "node_id": member.node_id.to_string(),
+        "rpc_addr": member.rpc_addr,
+        "role": member.role.as_str(),
     })
-}
-
-/// Returns "leader", "voter" or "learner".
-fn role(server: &Server) -> &'static str {
-    match (server.is_leader, server.is_learner) {
-        (true, _) => "leader",
-        (false, true) => "learner",
-        (false, false) => "voter",
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mokv_proto::api::Server;
 
     #[test]
     fn the_highest_numbers_go_first() {
         let five = ["kv-10", "kv-2", "kv-0", "kv-1", "kv-9"];
-        let wiped = |id: &str, is_learner| Server { id: id.into(), is_learner, ..Server::default() };
+        let wiped = |id: &str, is_learner| {
+            Member::from_wire(Server { id: id.into(), is_learner, ..Server::default() })
+        };
         let members = [wiped("kv-0", false), wiped("kv-0", true), wiped("kv-1", false), wiped("kv-2", true)];
         assert_eq!(voters(&members), BTreeSet::from(["kv-0", "kv-1"]));
         assert_eq!(highest(five.into_iter(), 3).unwrap(), ["kv-10", "kv-9"]);
@@ -273,10 +269,10 @@ mod tests {
 
     #[test]
     fn a_resize_is_told_as_one_object() {
-        assert_eq!(resized_json(3, Vec::new()), json!({ "wanted_size": 3, "removed": [] }));
+        assert_eq!(resized_json(NonZeroU32::new(3), Vec::new()), json!({ "wanted_size": 3, "removed": [] }));
         let row = Row { cells: Vec::new(), json: json!({ "name": "kv-3" }) };
         assert_eq!(
-            resized_json(0, vec![row]),
+            resized_json(None, vec![row]),
             json!({ "wanted_size": null, "removed": [{ "name": "kv-3" }] })
         );
     }
@@ -285,10 +281,11 @@ mod tests {
     fn roles_and_ids_in_words() {
         let server = Server { id: "n".into(), node_id: u64::MAX, is_learner: true, ..Server::default() };
         assert_eq!(
-            server_json(&server),
+            member_json(&Member::from_wire(server)),
             json!({"name": "n", "node_id": "ffffffffffffffff", "rpc_addr": "", "role": "learner"}),
         );
-        assert_eq!(role(&Server { is_leader: true, ..Server::default() }), "leader");
-        assert_eq!(role(&Server::default()), "voter");
+        let role = |server| member_json(&Member::from_wire(server))["role"].clone();
+        assert_eq!(role(Server { is_leader: true, ..Server::default() }), "leader");
+        assert_eq!(role(Server::default()), "voter");
     }
 }

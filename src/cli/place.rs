@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::client::Server;
+use crate::client::Member;
 
 /// A node's name and address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,9 +25,9 @@ impl Place {
     }
 }
 
-impl From<Server> for Place {
-    fn from(server: Server) -> Place {
-        Place { name: Some(server.id).filter(|name| !name.is_empty()), address: server.rpc_addr }
+impl From<Member> for Place {
+    fn from(member: Member) -> Place {
+        Place { name: Some(member.name).filter(|name| !name.is_empty()), address: member.rpc_addr }
     }
 }
 

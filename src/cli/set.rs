@@ -61,7 +61,11 @@ impl Write {
 
     /// Returns the options of the write itself.
     pub fn options(&self) -> WriteOptions {
-        WriteOptions { if_revision: self.if_revision }
+        match self.if_revision {
+            None => WriteOptions::unconditional(),
+            Some(0) => WriteOptions::if_absent(),
+            Some(revision) => WriteOptions::if_revision(revision),
+        }
     }
 
     /// Closes the session. A failure changes nothing for the user: the cluster evicts unused sessions later.
@@ -81,7 +85,7 @@ impl Set {
         // Before the client's timeout starts: reading may take long.
         let value = if self.value == "-" { read_stdin()? } else { self.value.into_vec() };
         let client = self.write.client(&self.connect)?;
-        let result = client.set(&self.key, value, self.write.options()).await;
+        let result = client.set_with(&self.key, value, self.write.options()).await;
         let written =
             result.map_err(|error| self.connect.failure(&format!("write '{}'", self.key), error))?;
         self.write.finish(&client).await;

@@ -163,8 +163,9 @@ impl Save {
         let announced = &incoming.info().digest;
         // For a state without a key, a node of an earlier version announces another digest.
         if let Some(digest) = contents.digest.map(|digest| digest.to_string())
-            && digest != *announced
+            && Some(&digest) != announced.as_ref()
         {
+            let announced = announced.as_deref().unwrap_or("none");
             return Err(Failure::error(
                 format!("the backup has digest {digest} and not {announced}, as the node said"),
                 "save it again, from another node (--endpoints)",

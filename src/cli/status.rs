@@ -1,10 +1,10 @@
 //! `mokv status`: the state of every node of the cluster, as the node reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::Args;
-use mokv_proto::api::GoneBack;
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
@@ -12,7 +12,7 @@ use super::failure::{Exit, Failure};
 use super::format::Format;
 use super::output::{Output, Row};
 use super::place::Place;
-use crate::client::{Client, Error, NodeStatus};
+use crate::client::{Client, Error, GoneBack, NodeStatus, Role};
 use crate::config::parse_time;
 use crate::node_id::{Named, NodeId};
 use crate::rt;
@@ -47,10 +47,6 @@ pub struct Status {
 
 /// Digits of the digest in the table; JSON has all 32.
 const DIGEST_DIGITS: usize = 8;
-/// The role of a node that serves nothing because of its state or its log.
-const QUARANTINED: &str = "quarantined";
-/// The role of a node that leads, or that led until it lost its quorum.
-const LEADER: &str = "leader";
 /// Clears a terminal and moves to its first line.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
@@ -171,9 +167,9 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     alarms
         .extend(known.iter().flat_map(|status| status.gone_back.iter().map(|found| refused(status, found))));
     let gone_back: BTreeSet<NodeId> =
-        known.iter().flat_map(|status| status.gone_back.iter().map(|found| NodeId(found.node_id))).collect();
+        known.iter().flat_map(|status| status.gone_back.iter().map(|found| found.node.node_id)).collect();
     let is_sound =
-        |status: &&&NodeStatus| status.role != QUARANTINED && !gone_back.contains(&NodeId(status.node_id));
+        |status: &&&NodeStatus| status.role != Role::Quarantined && !gone_back.contains(&status.node_id);
     let has_sound_majority = known.iter().filter(is_sound).count() * 2 > nodes;
     if !gone_back.is_empty() && has_sound_majority && !is_contradicted {
         alarms.push(
@@ -195,7 +191,7 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
         names.join(", ")
     };
     let differs = known.iter().filter(|status| status.digest_alarm);
-    let (outvoted, differ): (Vec<_>, Vec<_>) = differs.partition(|status| status.role == QUARANTINED);
+    let (outvoted, differ): (Vec<_>, Vec<_>) = differs.partition(|status| status.role == Role::Quarantined);
     let is_minority = (outvoted.len() + known.len().abs_diff(nodes)) * 2 < nodes;
     if is_minority {
         let restore = |status: &&&NodeStatus| {
@@ -219,10 +215,7 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
 
 /// Describes a node that `status`'s node refuses, and what the refused node has lost.
 fn refused(status: &NodeStatus, found: &GoneBack) -> String {
-    let refused = match found.name.as_str() {
-        "" => NodeId(found.node_id).to_string(),
-        name => name.to_owned(),
-    };
+    let refused = found.node.name.clone().unwrap_or_else(|| found.node.node_id.to_string());
     let has = match found.found_index {
         Some(index) => format!("log index {index} in term {}", found.found_term),
         None => format!("an empty log in term {}", found.found_term),
@@ -241,10 +234,8 @@ fn refused(status: &NodeStatus, found: &GoneBack) -> String {
 /// Describes which leader contradicts a node's log, and at which index; `None` if none does.
 fn contradicted(status: &NodeStatus) -> Option<String> {
     let found = status.contradiction.as_ref()?;
-    let leader = match found.leader_name.as_str() {
-        "" => Named(None, NodeId(found.leader_id)).to_string(),
-        name => name.to_owned(),
-    };
+    let leader = &found.leader;
+    let leader = leader.name.clone().unwrap_or_else(|| Named(None, leader.node_id).to_string());
     Some(format!(
         "{} serves nothing: it holds a committed entry of term {} at log index {}, and {leader}, the leader of term {}, has \
          one of term {} at log index {}.",
@@ -263,11 +254,9 @@ fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
     let mut digests: BTreeMap<u64, BTreeMap<&str, &str>> = BTreeMap::new();
     for status in known {
         // A node without a cluster has no state, and a cluster may have no key for digests.
-        if status.digest.is_empty() {
-            continue;
-        }
+        let Some(digest) = &status.digest else { continue };
         let earlier = status.digests.iter().map(|at| (at.index, at.digest.as_str()));
-        for (index, digest) in earlier.chain([(status.applied_index, status.digest.as_str())]) {
+        for (index, digest) in earlier.chain([(status.applied_index, digest.as_str())]) {
             digests.entry(index).or_default().insert(&status.name, digest);
         }
     }
@@ -278,9 +267,8 @@ fn compared(known: &[&NodeStatus]) -> Option<(u64, usize, bool)> {
 }
 
 /// Returns the cluster's wanted size according to the node that has applied most; `None`: any size.
-fn wanted_size(known: &[&NodeStatus]) -> Option<u32> {
-    let newest = known.iter().max_by_key(|status| status.applied_index)?;
-    (newest.wanted_size > 0).then_some(newest.wanted_size)
+fn wanted_size(known: &[&NodeStatus]) -> Option<NonZeroU32> {
+    known.iter().max_by_key(|status| status.applied_index)?.wanted_size
 }
 
 fn all_failed(answers: &[Answer]) -> Option<Error> {
@@ -291,67 +279,68 @@ fn all_failed(answers: &[Answer]) -> Option<Error> {
 }
 
 fn cells(status: &NodeStatus, committed: u64) -> Vec<String> {
-    let leader = if status.leader_name.is_empty() { "-".to_owned() } else { status.leader_name.clone() };
+    let leader = status.leader.as_ref().and_then(|leader| leader.name.clone());
     // It still holds the vote of its term, and no other node may lead yet; no quorum confirms it.
-    let role = match status.role == LEADER && status.leader_id == 0 {
-        true => format!("{LEADER} (no quorum)"),
-        false => status.role.clone(),
+    let role = match status.role == Role::Leader && status.leader.is_none() {
+        true => format!("{} (no quorum)", status.role),
+        false => status.role.to_string(),
     };
     let mut row = vec![status.name.clone(), status.rpc_addr.clone(), role];
     row.push(status.term.to_string());
-    row.push(leader);
+    row.push(leader.unwrap_or_else(|| "-".to_owned()));
     let numbers = [
         status.last_log_index,
         status.committed_index,
         status.applied_index,
         committed.saturating_sub(status.applied_index),
-        status.snapshot_index,
+        status.snapshot_index.unwrap_or(0),
         status.revision,
         status.keys,
     ];
     row.extend(numbers.map(|number| number.to_string()));
-    let digest: String = status.digest.chars().take(DIGEST_DIGITS).collect();
-    row.push(if digest.is_empty() { "-".to_owned() } else { digest });
+    let digest = status.digest.as_ref().map(|digest| digest.chars().take(DIGEST_DIGITS).collect());
+    row.push(digest.unwrap_or_else(|| "-".to_owned()));
     row
 }
 
 fn status_json(status: &NodeStatus) -> Json {
     json!({
         "name": status.name,
-        "node_id": NodeId(status.node_id).to_string(),
-        "cluster_id": status.cluster_id,
+        "node_id": status.node_id.to_string(),
+        // Empty, not null, for those who have read it so far.
+        "cluster_id": status.cluster_id.as_deref().unwrap_or_default(),
         "version": status.version,
         "rpc_addr": status.rpc_addr,
         "boot_counter": status.boot_counter,
-        "role": status.role,
+        "role": status.role.as_str(),
         "term": status.term,
-        "leader_id": (status.leader_id != 0).then(|| NodeId(status.leader_id).to_string()),
-        "leader": (!status.leader_name.is_empty()).then_some(&status.leader_name),
+        "leader_id": status.leader.as_ref().map(|leader| leader.node_id.to_string()),
+        "leader": status.leader.as_ref().map(|leader| &leader.name),
         "last_log_index": status.last_log_index,
         "committed_index": status.committed_index,
         "applied_index": status.applied_index,
-        "snapshot_index": status.snapshot_index,
-        "purged_index": status.purged_index,
+        "snapshot_index": status.snapshot_index.unwrap_or(0),
+        "purged_index": status.purged_index.unwrap_or(0),
         "revision": status.revision,
         "keys": status.keys,
         "bytes": status.bytes,
         "sessions": status.sessions,
-        "digest": (!status.digest.is_empty()).then_some(&status.digest),
+        "digest": status.digest,
         "digest_alarm": status.digest_alarm,
         "reasons": status.reasons,
-        "wanted_size": (status.wanted_size > 0).then_some(status.wanted_size),
+        "wanted_size": status.wanted_size,
         "contradiction": status.contradiction.as_ref().map(|found| json!({
             "term": found.term,
             "index": found.index,
-            "leader_id": NodeId(found.leader_id).to_string(),
-            "leader": (!found.leader_name.is_empty()).then_some(&found.leader_name),
+            "leader_id": found.leader.node_id.to_string(),
+            "leader": found.leader.name,
             "leader_term": found.leader_term,
             "leader_entry_term": found.leader_entry_term,
             "leader_entry_index": found.leader_entry_index,
         })),
         "gone_back": status.gone_back.iter().map(|found| json!({
-            "node_id": NodeId(found.node_id).to_string(),
-            "name": (!found.name.is_empty()).then_some(&found.name),
+            "node_id": found.node.node_id.to_string(),
+            "name": found.node.name,
             "acknowledged_term": found.acknowledged_term,
             "acknowledged_index": found.acknowledged_index,
             "acknowledged_boot_counter": found.acknowledged_boot,
@@ -365,10 +354,15 @@ fn status_json(status: &NodeStatus) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mokv_proto::api::{self, StatusResponse};
 
     fn status(name: &str, applied_index: u64, digest: &str) -> NodeStatus {
-        let digest = digest.repeat(2);
-        NodeStatus { name: name.to_owned(), applied_index, digest, ..NodeStatus::default() }
+        NodeStatus::from_wire(StatusResponse {
+            name: name.to_owned(),
+            applied_index,
+            digest: digest.repeat(2),
+            ..StatusResponse::default()
+        })
     }
 
     #[test]
@@ -395,7 +389,9 @@ mod tests {
 
     #[test]
     fn a_leader_that_no_quorum_confirms_is_told_as_such() {
-        let leader = |leader_id| NodeStatus { role: LEADER.into(), leader_id, ..status("n1", 7, "x") };
+        let leader = |leader_id| {
+            NodeStatus::from_wire(StatusResponse { role: "leader".into(), leader_id, ..Default::default() })
+        };
         assert_eq!(cells(&leader(1), 7)[2], "leader");
         assert_eq!(cells(&leader(0), 7)[2], "leader (no quorum)");
         assert_eq!(status_json(&leader(0))["role"], "leader");
@@ -404,7 +400,11 @@ mod tests {
     #[test]
     fn states_are_compared_where_several_nodes_have_been() {
         let mut ahead = status("n1", 300, "new");
-        ahead.digests.push(crate::client::DigestAt { index: 256, digest: "oldold".into() });
+        ahead.digests = NodeStatus::from_wire(StatusResponse {
+            digests: vec![api::DigestAt { index: 256, digest: "oldold".into() }],
+            ..StatusResponse::default()
+        })
+        .digests;
         let behind = status("n2", 256, "old");
         assert_eq!(compared(&[&ahead, &behind]), Some((256, 2, true)));
         assert_eq!(compared(&[&ahead, &status("n2", 256, "odd")]), Some((256, 2, false)));
@@ -415,7 +415,7 @@ mod tests {
 
     /// Returns a node's status with these values.
     fn alarmed(name: &str, role: &str, contradicted: bool) -> NodeStatus {
-        let contradiction = contradicted.then(|| mokv_proto::api::Contradiction {
+        let contradiction = contradicted.then(|| api::Contradiction {
             term: 2,
             index: 40,
             leader_entry_term: 3,
@@ -424,7 +424,13 @@ mod tests {
             leader_name: "n1".into(),
             leader_term: 3,
         });
-        NodeStatus { role: role.into(), digest_alarm: true, contradiction, ..status(name, 1, "x") }
+        NodeStatus::from_wire(StatusResponse {
+            name: name.into(),
+            role: role.into(),
+            digest_alarm: true,
+            contradiction,
+            ..StatusResponse::default()
+        })
     }
 
     #[test]
@@ -453,7 +459,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_back_is_to_be_wiped_only_beside_a_sound_majority() {
-        let found = |node_id| mokv_proto::api::GoneBack {
+        let found = |node_id| api::GoneBack {
             node_id,
             name: format!("n{node_id}"),
             acknowledged_term: 5,
@@ -463,10 +469,13 @@ mod tests {
             found_index: Some(11),
             found_boot: 4,
         };
-        let refuses = |node_id: u64, refused: &[u64]| NodeStatus {
-            node_id,
-            gone_back: refused.iter().map(|id| found(*id)).collect(),
-            ..status(&format!("n{node_id}"), 7, "x")
+        let refuses = |node_id: u64, refused: &[u64]| {
+            NodeStatus::from_wire(StatusResponse {
+                name: format!("n{node_id}"),
+                node_id,
+                gone_back: refused.iter().map(|id| found(*id)).collect(),
+                ..StatusResponse::default()
+            })
         };
         let said = |nodes: &[NodeStatus], of: usize| alarms(&nodes.iter().collect::<Vec<_>>(), of);
         let wipes =
@@ -476,7 +485,7 @@ mod tests {
         assert!(!wipes(&[refuses(1, &[2, 3])], 3), "a majority has gone back");
         assert!(!wipes(&[refuses(1, &[3])], 3), "of the second one nothing is known");
         assert!(!wipes(&[refuses(1, &[2]), refuses(2, &[1])], 2), "each refuses the other");
-        let outvoted = NodeStatus { digest_alarm: true, role: QUARANTINED.into(), ..refuses(2, &[]) };
+        let outvoted = NodeStatus { digest_alarm: true, role: Role::Quarantined, ..refuses(2, &[]) };
         assert!(!wipes(&[refuses(1, &[3]), outvoted], 3));
         assert_eq!(
             said(&[refuses(1, &[3])], 3)[0],
@@ -487,6 +496,6 @@ mod tests {
 
     #[test]
     fn json_says_null_for_an_unknown_leader() {
-        assert_eq!(status_json(&NodeStatus::default())["leader_id"], Json::Null);
+        assert_eq!(status_json(&NodeStatus::from_wire(StatusResponse::default()))["leader_id"], Json::Null);
     }
 }

@@ -75,10 +75,10 @@ impl Eq for Why {}
 pub enum Error {
     /// The member or node named in the call does not exist. An absent *key* is no error: see [`super::Read`].
     NotFound(Why),
-    /// `if_revision` did not match; nothing was written.
+    /// The condition of the write ([`super::WriteOptions`]) does not hold; nothing was written.
     ConditionFailed {
-        /// The key's mod revision; 0: the key does not exist.
-        present_revision: u64,
+        /// The key's mod revision; `None`: the key does not exist.
+        present_revision: Option<u64>,
     },
     /// The write was certainly not executed and never will be; it is safe to send it again.
     NotExecuted(Why),
@@ -165,10 +165,10 @@ impl std::error::Error for Error {
     }
 }
 
-fn present(revision: u64) -> String {
+fn present(revision: Option<u64>) -> String {
     match revision {
-        0 => "the key does not exist".to_owned(),
-        revision => format!("the key is at revision {revision}"),
+        None => "the key does not exist".to_owned(),
+        Some(revision) => format!("the key is at revision {revision}"),
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
         assert!(retryable.iter().all(Error::is_retryable));
         let others = [
             Error::NotFound(why()),
-            Error::ConditionFailed { present_revision: 1 },
+            Error::ConditionFailed { present_revision: Some(1) },
             Error::Unknown(why()),
             Error::Invalid(why()),
             Error::ResourceExhausted(why()),

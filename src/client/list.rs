@@ -2,178 +2,199 @@
 //!
 //! Invariants: all entries of a [`Listing`] belong to one revision; each is returned once and in order, also when the
 //! node that streams them fails half way: the client then requests the rest from another node at the same revision, or
-//! the listing fails.
+//! the listing fails. No more entries are held than the connection has received.
 
-use std::time::Instant;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use futures_util::Stream;
 use mokv_proto::api;
 use mokv_proto::status;
-use mokv_proto::tonic::Streaming;
+use mokv_proto::tonic::{Status, Streaming};
 
+use super::arriving::Arriving;
 use super::error::Error;
-use super::{Client, Consistency, KeyValue, retry, text};
-use crate::rt;
-use crate::rt::time::timeout_at;
+use super::options::wire_limit;
+use super::{Client, Consistency, KeyValue, ListOptions, retry};
+use crate::rt::{self, Instant};
 
-/// What to list; everything by default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct ListOptions {
-    /// Only keys that begin with this.
-    pub prefix: Vec<u8>,
-    /// Only keys after this one, in byte order: the last key of the page before.
-    pub start_after: Vec<u8>,
-    /// At most this many keys; 0: no limit.
-    pub limit: u64,
-    /// Leave the values out.
-    pub keys_only: bool,
-    /// How recent the listing must be; linearizable by default.
-    pub consistency: Consistency,
-    /// The revision of an earlier page to continue with; 0: the newest.
-    pub at_revision: u64,
-}
-
-impl ListOptions {
-    /// Only keys that begin with this.
-    pub fn prefix(mut self, prefix: impl Into<Vec<u8>>) -> ListOptions {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Only keys after this one, in byte order: the last key of the page before.
-    pub fn start_after(mut self, key: impl Into<Vec<u8>>) -> ListOptions {
-        self.start_after = key.into();
-        self
-    }
-
-    /// At most this many keys; 0: no limit.
-    pub fn limit(mut self, keys: u64) -> ListOptions {
-        self.limit = keys;
-        self
-    }
-
-    /// Whether to leave the values out.
-    pub fn keys_only(mut self, keys_only: bool) -> ListOptions {
-        self.keys_only = keys_only;
-        self
-    }
-
-    /// Sets how recent the listing must be.
-    pub fn consistency(mut self, consistency: Consistency) -> ListOptions {
-        self.consistency = consistency;
-        self
-    }
-
-    /// The revision of an earlier page to continue with; 0: the newest.
-    pub fn at_revision(mut self, revision: u64) -> ListOptions {
-        self.at_revision = revision;
-        self
-    }
-}
-
-/// A listing in progress. Dropping it ends the stream.
+/// A listing in progress: a [`Stream`] of entries, which [`Listing::next`] takes one by one. Dropping it ends the listing.
+///
+/// The stream ends after the first error: [`Error::RevisionGone`] if the listing was interrupted and no node retains its
+/// revision any more, [`Error::Unavailable`] if no node continued it in time.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use futures_util::TryStreamExt;
+///
+/// let users: Vec<_> = client.list("user/").await?.try_collect().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Listing {
     client: Client,
+    /// What is still to come.
     request: api::ListRequest,
+    /// The keys that are still to come; `None`: as many as there are.
+    limit: Option<u64>,
     consistency: Consistency,
     revision: u64,
     end: Instant,
-    /// `None`: the end was reached.
-    stream: Option<Streaming<api::GetResponse>>,
+    state: State,
+}
+
+enum State {
+    Arriving(Box<Arriving<api::GetResponse>>),
+    /// Another node is asked for the rest.
+    Resuming(Opening),
+    Ended,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Opened, Error>> + Send>>;
+
+struct Opened {
+    revision: u64,
+    stream: Streaming<api::GetResponse>,
 }
 
 impl Listing {
     pub(super) async fn open(client: Client, options: ListOptions) -> Result<Listing, Error> {
-        let request = api::ListRequest {
-            prefix: text("the prefix", &options.prefix)?,
-            start_after: text("the key to start after", &options.start_after)?,
-            limit: options.limit,
-            keys_only: options.keys_only,
-            consistency: options.consistency.wire(),
-            min_revision: client.min_revision(options.consistency),
-            at_revision: options.at_revision,
-        };
+        let request = options.wire(client.min_revision(options.consistency))?;
         let end = rt::time::after(client.list_timeout);
         let end = client.end.map_or(end, |before| before.min(end));
-        let consistency = options.consistency;
-        let mut listing = Listing { client, request, consistency, revision: 0, end, stream: None };
-        listing.revision = listing.connect().await?;
-        Ok(listing)
+        let (limit, consistency) = (options.limit, options.consistency);
+        let opened = connect(client.clone(), request.clone(), consistency, end).await?;
+        let state = match limit {
+            Some(0) => State::Ended,
+            _ => State::Arriving(Box::new(Arriving::new(opened.stream))),
+        };
+        Ok(Listing { client, request, limit, consistency, revision: opened.revision, end, state })
     }
 
-    /// Returns the revision of the store that is listed; pass it as `at_revision` for the next page.
+    /// Returns the revision of the store that is listed; pass it to [`ListOptions::at_revision`] for the next page.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// let listing = client.list("user/").await?;
+    /// println!("the users at revision {}:", listing.revision());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Returns the next entry; `None` at the end.
     ///
+    /// Cancel safe: no entry is lost if the future is dropped.
+    ///
     /// # Errors
     /// [`Error::RevisionGone`] if the listing was interrupted and no node retains its revision any more,
     /// [`Error::Unavailable`] if no node continued it in time. A listing that failed returns no more entries.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// let mut listing = client.list("user/").await?;
+    /// while let Some(entry) = listing.next().await? {
+    ///     println!("{:?} = {:?}", entry.key, entry.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
+        std::future::poll_fn(|cx| self.poll_entry(cx)).await
+    }
+
+    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<KeyValue>, Error>> {
         loop {
-            let Some(stream) = &mut self.stream else { return Ok(None) };
-            let until = self.end.min(rt::time::after(self.client.timeout));
-            let status = match timeout_at(until, stream.message()).await {
-                Ok(Ok(Some(entry))) => return Ok(Some(self.deliver(entry))),
-                Ok(Ok(None)) => {
-                    self.stream = None;
-                    return Ok(None);
+            let next = match &mut self.state {
+                State::Ended => return Poll::Ready(Ok(None)),
+                State::Resuming(opening) => {
+                    let opened = ready!(opening.as_mut().poll(cx));
+                    opened.and_then(|opened| self.resumed(opened))
                 }
-                Ok(Err(status)) => status,
-                Err(rt::time::Elapsed) => status::unknown("the listing stalled"),
+                State::Arriving(arriving) => {
+                    let (end, timeout) = (self.end, self.client.timeout);
+                    let arrived = ready!(arriving.poll_message(cx, || end.min(rt::time::after(timeout))));
+                    let stalled = |rt::time::Elapsed| Err(status::unknown("the listing stalled"));
+                    match arrived.unwrap_or_else(stalled) {
+                        Ok(Some(entry)) => return Poll::Ready(Ok(Some(self.deliver(entry)))),
+                        Ok(None) => Ok(State::Ended),
+                        Err(status) => self.resume(&status),
+                    }
+                }
             };
-            self.stream = None;
-            if let Some(error) = retry::after_read(&status) {
-                return Err(error);
+            match next {
+                Ok(state) => self.state = state,
+                Err(error) => {
+                    self.state = State::Ended;
+                    return Poll::Ready(Err(error));
+                }
             }
-            if rt::now() >= self.end {
-                let within = self.client.list_timeout;
-                return Err(Error::Unavailable(
-                    format!("the listing was not complete within {within:?}").into(),
-                ));
-            }
-            self.resume().await?;
         }
     }
 
     fn deliver(&mut self, entry: api::GetResponse) -> KeyValue {
         self.request.start_after.clone_from(&entry.key);
-        if self.request.limit > 0 {
-            self.request.limit -= 1;
-            if self.request.limit == 0 {
-                self.stream = None; // A limit of 0 would mean no limit.
-            }
+        self.limit = self.limit.map(|keys| keys - 1);
+        if self.limit == Some(0) {
+            self.state = State::Ended;
         }
-        entry.into()
+        KeyValue::from_wire(entry)
     }
 
     /// Continues after the last entry, at the same revision, on any node that still retains it.
-    async fn resume(&mut self) -> Result<(), Error> {
+    fn resume(&mut self, status: &Status) -> Result<State, Error> {
+        if let Some(error) = retry::after_read(status) {
+            return Err(error);
+        }
+        if rt::now() >= self.end {
+            let within = self.client.list_timeout;
+            return Err(Error::Unavailable(format!("the listing was not complete within {within:?}").into()));
+        }
+        if self.revision == 0 {
+            return Err(gone()); // It cannot be requested: the store was empty, and may no longer be.
+        }
+        self.request.limit = wire_limit(self.limit);
         self.request.at_revision = self.revision;
         self.request.min_revision = self.revision;
-        // Revision 0 cannot be requested: the store was empty, and may no longer be.
-        if self.revision == 0 || self.connect().await? != self.revision {
-            self.stream = None;
-            let message = "the listing was interrupted and its revision is gone; list again from the start";
-            return Err(Error::RevisionGone(message.into()));
-        }
-        Ok(())
+        let opening = connect(self.client.clone(), self.request.clone(), self.consistency, self.end);
+        Ok(State::Resuming(Box::pin(opening)))
     }
 
-    /// Opens a stream of the remaining entries. Returns its revision.
-    async fn connect(&mut self) -> Result<u64, Error> {
-        let inner = &self.client.inner;
-        let deadline = self.client.deadline().no_later_than(self.end);
-        let response = inner
-            .read(&self.request, self.consistency.purpose(), deadline, Some(self.end))
-            .await
-            .map_err(|failure| failure.error)?;
-        let revision = status::revision_of(response.metadata()).unwrap_or(0);
-        self.stream = Some(response.into_inner());
-        Ok(revision)
+    fn resumed(&self, opened: Opened) -> Result<State, Error> {
+        match opened.revision == self.revision {
+            true => Ok(State::Arriving(Box::new(Arriving::new(opened.stream)))),
+            false => Err(gone()),
+        }
     }
+}
+
+impl Stream for Listing {
+    type Item = Result<KeyValue, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_entry(cx).map(Result::transpose)
+    }
+}
+
+/// Opens a stream of the entries that `request` names.
+async fn connect(
+    client: Client,
+    request: api::ListRequest,
+    consistency: Consistency,
+    end: Instant,
+) -> Result<Opened, Error> {
+    let deadline = client.deadline().no_later_than(end);
+    let response = client.inner.read(&request, consistency.purpose(), deadline, Some(end)).await;
+    let response = response.map_err(|failure| failure.error)?;
+    let revision = status::revision_of(response.metadata()).unwrap_or(0);
+    Ok(Opened { revision, stream: response.into_inner() })
+}
+
+fn gone() -> Error {
+    let message = "the listing was interrupted and its revision is gone; list again from the start";
+    Error::RevisionGone(message.into())
 }
 
 impl std::fmt::Debug for Listing {

@@ -7,12 +7,12 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use mokv_proto::api::GetServersRequest;
+use mokv_proto::api::{GetServersRequest, GetServersResponse};
 
 use super::call::Deadline;
 use super::error::Error;
 use super::picker::Purpose;
-use super::{Consistency, Inner, Members};
+use super::{Consistency, Inner};
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, watch};
 
@@ -50,7 +50,7 @@ impl Inner {
         &self,
         consistency: Consistency,
         deadline: Deadline,
-    ) -> Result<Members, Error> {
+    ) -> Result<GetServersResponse, Error> {
         let as_of = self.topology.as_of();
         let request = GetServersRequest { linearizable: consistency == Consistency::Linearizable };
         let reply = self

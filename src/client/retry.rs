@@ -37,7 +37,10 @@ impl Verdict {
         match Reason::of(status) {
             Some(Reason::ConditionFailed) => {
                 return match status::present_revision_of(status) {
-                    Some(present_revision) => Verdict::Answered(Error::ConditionFailed { present_revision }),
+                    // 0: the key does not exist.
+                    Some(revision) => Verdict::Answered(Error::ConditionFailed {
+                        present_revision: Some(revision).filter(|revision| *revision != 0),
+                    }),
                     None => Verdict::Answered(Error::Refused(Why::of(status.message(), status))),
                 };
             }
@@ -156,7 +159,7 @@ mod tests {
 
     fn any_verdict() -> impl Strategy<Value = Verdict> {
         prop_oneof![
-            Just(Verdict::Answered(Error::ConditionFailed { present_revision: 3 })),
+            Just(Verdict::Answered(Error::ConditionFailed { present_revision: Some(3) })),
             Just(Verdict::Refused(Error::Invalid("no".into()))),
             Just(Verdict::NotExecuted),
             Just(Verdict::SessionLost),
@@ -221,7 +224,11 @@ mod tests {
         assert_eq!(Verdict::of(&status::out_of_window(2)), Verdict::SessionLost);
         assert_eq!(
             Verdict::of(&status::condition_failed(7)),
-            Verdict::Answered(Error::ConditionFailed { present_revision: 7 })
+            Verdict::Answered(Error::ConditionFailed { present_revision: Some(7) })
+        );
+        assert_eq!(
+            Verdict::of(&status::condition_failed(0)),
+            Verdict::Answered(Error::ConditionFailed { present_revision: None })
         );
         assert!(matches!(Verdict::of(&Status::invalid_argument("key")), Verdict::Refused(Error::Invalid(_))));
     }

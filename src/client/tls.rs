@@ -18,6 +18,16 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 const HTTP2: &[u8] = b"h2";
 
 /// How the client authenticates its peers and itself. PEM contents are checked when the client is built.
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use mokv::client::{Client, Tls};
+///
+/// let tls = Tls::new().authorities(std::fs::read("ca.pem")?).server_name("mokv.example");
+/// let client = Client::builder().endpoints(["proxy:443"]).tls(tls).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct Tls {
     authorities: Option<Vec<u8>>,

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::map::MAX_SESSIONS;
 use crate::membership::MAX_PLEDGED;
 use crate::raft::peers::frame::{MAX_FRAME_BYTES, MAX_VALUE_BYTES};
+use crate::replicated_settings::MAX_SESSIONS;
 use crate::storage::SEGMENT_BYTES;
 
 /// One setting: `--KEY`, `MOKV_KEY` (upper snake case) and `KEY:` in the configuration file.

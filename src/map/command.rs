@@ -11,6 +11,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use mokv_proto::log;
 use prost::Message;
 use std::fmt;
+use std::num::NonZeroU64;
+
+use crate::replicated_settings::SettingsChange;
 
 /// One decoded log entry.
 #[derive(Clone, PartialEq)]
@@ -30,13 +33,8 @@ pub enum Command {
         /// The session's id.
         session: u64,
     },
-    /// Changes the replicated settings; `None` leaves a setting unchanged.
-    Configure {
-        /// Maximum number of sessions, at least 1; 0 is taken as 1.
-        max_sessions: Option<u64>,
-        /// Maximum size of keys and values together, in bytes; 0: no bound.
-        max_store_bytes: Option<u64>,
-    },
+    /// Changes the bounds among the replicated settings. A maximum of 0 sessions is taken as 1.
+    Configure(SettingsChange),
     /// Excludes a removed node id for ever.
     Tombstone {
         /// The Raft node id.
@@ -103,10 +101,10 @@ impl Command {
             Command::CloseSession { session } => {
                 entry(CLOSE_SESSION, &log::CloseSession { session: *session })
             }
-            Command::Configure { max_sessions, max_store_bytes } => entry(
-                CONFIGURE,
-                &log::Configure { max_sessions: *max_sessions, max_store_bytes: *max_store_bytes },
-            ),
+            Command::Configure(SettingsChange { max_sessions, max_store_bytes }) => {
+                let max_store_bytes = max_store_bytes.map(|bytes| bytes.map_or(0, NonZeroU64::get));
+                entry(CONFIGURE, &log::Configure { max_sessions: *max_sessions, max_store_bytes })
+            }
             Command::Tombstone { node_id, name } => {
                 entry(TOMBSTONE, &log::Tombstone { node_id: node_id.0, name: name.clone() })
             }
@@ -159,7 +157,8 @@ impl Command {
             }
             CONFIGURE => {
                 let log::Configure { max_sessions, max_store_bytes } = message(type_byte, payload)?;
-                Command::Configure { max_sessions, max_store_bytes }
+                let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
+                Command::Configure(SettingsChange { max_sessions, max_store_bytes })
             }
             TOMBSTONE => {
                 let log::Tombstone { node_id, name } = message(type_byte, payload)?;
@@ -217,11 +216,7 @@ impl fmt::Debug for Command {
             Command::Delete(delete) => f.debug_tuple("Delete").field(delete).finish(),
             Command::OpenSession => f.write_str("OpenSession"),
             Command::CloseSession { session } => write!(f, "CloseSession({session})"),
-            Command::Configure { max_sessions, max_store_bytes } => f
-                .debug_struct("Configure")
-                .field("max_sessions", max_sessions)
-                .field("max_store_bytes", max_store_bytes)
-                .finish(),
+            Command::Configure(change) => f.debug_tuple("Configure").field(change).finish(),
             Command::Tombstone { node_id, name } => write!(f, "Tombstone({node_id}, {name:?})"),
             Command::ClusterVersion(version) => write!(f, "ClusterVersion({version})"),
             Command::WantedSize(voters) => write!(f, "WantedSize({voters})"),
@@ -268,7 +263,8 @@ mod tests {
             Just(Command::OpenSession),
             any::<u64>().prop_map(|session| Command::CloseSession { session }),
             any::<(Option<u64>, Option<u64>)>().prop_map(|(max_sessions, max_store_bytes)| {
-                Command::Configure { max_sessions, max_store_bytes }
+                let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
+                Command::Configure(SettingsChange { max_sessions, max_store_bytes })
             }),
             any::<(u64, String)>().prop_map(|(id, name)| Command::Tombstone { node_id: NodeId(id), name }),
             any::<u32>().prop_map(Command::ClusterVersion),

@@ -23,11 +23,13 @@
 //! clients see an HMAC of it ([`DigestKey::show`]), with a key that the cluster has drawn at random and keeps in its
 //! state. Equal states of one cluster display equal numbers, also after a restore from a backup, which holds the key.
 
-use super::{Answer, Entry, Settings};
+use super::{Answer, Entry};
 use crate::node_id::NodeId;
+use crate::replicated_settings::Settings;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The key of the displayed digests. A secret of the cluster's members: with the key an observer can try values against
@@ -129,14 +131,14 @@ impl Item {
             STATE,
             revision.into(),
             max_sessions.into(),
-            max_store_bytes.into(),
+            max_store_bytes.map_or(0, NonZeroU64::get).into(),
             cluster_version.into(),
         ])
     }
 
     /// `None` while no size is set: the digest is then the one that versions without this setting compute.
-    pub(super) fn wanted_size(voters: u32) -> Option<Item> {
-        (voters != 0).then(|| Item::hash([WANTED_SIZE, voters.into()]))
+    pub(super) fn wanted_size(voters: Option<NonZeroU32>) -> Option<Item> {
+        voters.map(|voters| Item::hash([WANTED_SIZE, voters.get().into()]))
     }
 
     /// `None` while there is no key, as with [`Item::wanted_size`].
@@ -203,10 +205,10 @@ mod tests {
             Item::answer(7, 1, Answer::Written { revision: 3 }),
             Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::tombstone(NodeId(5), "node-a"),
-            Item::wanted_size(3).unwrap(),
+            Item::wanted_size(NonZeroU32::new(3)).unwrap(),
             Item::digest_key(Some(&DigestKey::new([7; 32]))).unwrap(),
         ];
-        assert!(Item::wanted_size(0).is_none(), "what is not set adds nothing");
+        assert!(Item::wanted_size(None).is_none(), "what is not set adds nothing");
         assert!(Item::digest_key(None).is_none(), "what is not set adds nothing");
         let golden = [
             0xe054c275ccaa8df4dcd947c96604a72e,
@@ -251,8 +253,11 @@ mod tests {
             mod_revision,
             version,
         };
-        let settings =
-            |max_sessions, max_store_bytes| Settings { max_sessions, max_store_bytes, wanted_size: 0 };
+        let settings = |max_sessions, max_store_bytes| Settings {
+            max_sessions,
+            max_store_bytes: NonZeroU64::new(max_store_bytes),
+            wanted_size: None,
+        };
         let items = [
             Item::entry(b"k", &entry("v", 1, 2, 3)),
             Item::entry(b"v", &entry("k", 1, 2, 3)),
@@ -277,8 +282,8 @@ mod tests {
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: false }),
             Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
-            Item::wanted_size(1).unwrap(),
-            Item::wanted_size(2).unwrap(),
+            Item::wanted_size(NonZeroU32::new(1)).unwrap(),
+            Item::wanted_size(NonZeroU32::new(2)).unwrap(),
             Item::digest_key(Some(&DigestKey::new([1; 32]))).unwrap(),
             Item::digest_key(Some(&DigestKey::new([2; 32]))).unwrap(),
         ];

@@ -39,7 +39,10 @@ use imbl::OrdMap;
 use mokv_proto::log::{self, SessionWrite};
 use sessions::Sessions;
 use std::fmt;
-use std::ops::{Bound, RangeInclusive};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::Bound;
+
+use crate::replicated_settings::{Settings, SettingsChange};
 
 /// The replicated state. Cloning is O(1): the clone shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
@@ -72,21 +75,6 @@ pub struct Entry {
     pub version: u64,
 }
 
-/// The values that [`Settings::max_sessions`] may be set to. A log entry with another value is older than this bound.
-pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
-
-/// Settings on which all nodes must agree; only log entries change them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Maximum number of sessions, at least 1.
-    pub max_sessions: u64,
-    /// Maximum size of keys and values together, in bytes; 0: no bound. The store may exceed a bound that was lowered.
-    pub max_store_bytes: u64,
-    /// The number of voters that the cluster is to have; 0: as many as join. Affects which nodes are admitted, but no
-    /// answer.
-    pub wanted_size: u32,
-}
-
 /// The result of applying a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
@@ -107,12 +95,6 @@ pub struct Change {
     pub old: Option<Entry>,
     /// The entry now; `None` if the key was deleted.
     pub new: Option<Entry>,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { max_sessions: 10_000, max_store_bytes: 0, wanted_size: 0 }
-    }
 }
 
 impl Default for Map {
@@ -159,9 +141,7 @@ impl Map {
             Command::CloseSession { session } => {
                 Answer::SessionClosed { existed: self.sessions.close(*session) }
             }
-            Command::Configure { max_sessions, max_store_bytes } => {
-                self.configure(*max_sessions, *max_store_bytes)
-            }
+            Command::Configure(change) => self.configure(*change),
             Command::Tombstone { node_id, name } => {
                 self.tombstone(*node_id, name);
                 Answer::Done
@@ -172,7 +152,7 @@ impl Map {
                 Answer::Done
             }
             Command::WantedSize(voters) => {
-                self.settings.wanted_size = *voters;
+                self.settings.wanted_size = NonZeroU32::new(*voters);
                 Answer::Done
             }
             Command::DigestKey(key) => {
@@ -211,9 +191,11 @@ impl Map {
             None => self.bytes + (set.key.len() + set.value.len()) as u64,
         };
         // A write that does not grow the store is allowed even above a bound that was lowered.
-        let Settings { max_store_bytes, .. } = self.settings;
-        if max_store_bytes != 0 && bytes > max_store_bytes && bytes > self.bytes {
-            return Applied::unchanged(Answer::StoreFull { max_store_bytes });
+        if let Some(bound) = self.settings.max_store_bytes.map(NonZeroU64::get)
+            && bytes > bound
+            && bytes > self.bytes
+        {
+            return Applied::unchanged(Answer::StoreFull { max_store_bytes: bound });
         }
 
         let revision = self.revision + 1;
@@ -247,17 +229,11 @@ impl Map {
         }
     }
 
-    fn configure(&mut self, max_sessions: Option<u64>, max_store_bytes: Option<u64>) -> Answer {
-        if let Some(max_sessions) = max_sessions {
-            // At least one: otherwise opening a session would evict it.
-            self.settings.max_sessions = max_sessions.max(1);
-            self.sessions.evict_beyond(self.settings.max_sessions);
-        }
-        if let Some(max_store_bytes) = max_store_bytes {
-            self.settings.max_store_bytes = max_store_bytes;
-        }
+    fn configure(&mut self, change: SettingsChange) -> Answer {
+        self.settings = change.applied_to(self.settings);
+        self.sessions.evict_beyond(self.settings.max_sessions);
         let Settings { max_sessions, max_store_bytes, .. } = self.settings;
-        Answer::Configured { max_sessions, max_store_bytes }
+        Answer::Configured { max_sessions, max_store_bytes: max_store_bytes.map_or(0, NonZeroU64::get) }
     }
 
     /// Excludes a node id; the name of its first tombstone stays.

@@ -1,13 +1,15 @@
 //! The map compared with a model that is simple enough to be trusted: sorted maps, lists, and everything computed anew.
 
 use super::digest::{Digest, Item};
-use super::{Answer, Command, DigestKey, Entry, Map, Restore, Settings};
+use super::{Answer, Command, DigestKey, Entry, Map, Restore};
 use crate::node_id::NodeId;
+use crate::replicated_settings::{Settings, SettingsChange};
 use bytes::Bytes;
 use mokv_proto::log::{self, SessionWrite};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 
 #[derive(Default)]
 struct Model {
@@ -94,7 +96,7 @@ impl Model {
                 let mod_revision = self.revision + 1;
                 let new = Entry { value: value.clone(), create_revision, mod_revision, version };
                 self.entries.insert(key.to_vec(), new);
-                let bound = self.settings.max_store_bytes;
+                let bound = self.settings.max_store_bytes.map_or(0, NonZeroU64::get);
                 if bound != 0 && self.bytes() > bound && self.bytes() > before {
                     match old {
                         Some(old) => self.entries.insert(key.to_vec(), old),
@@ -123,11 +125,12 @@ impl Model {
             Command::CloseSession { session } => {
                 Answer::SessionClosed { existed: self.sessions.remove(session).is_some() }
             }
-            Command::Configure { max_sessions, max_store_bytes } => {
+            Command::Configure(SettingsChange { max_sessions, max_store_bytes }) => {
                 self.settings.max_sessions = max_sessions.unwrap_or(self.settings.max_sessions).max(1);
                 self.settings.max_store_bytes = max_store_bytes.unwrap_or(self.settings.max_store_bytes);
                 self.evict();
                 let Settings { max_sessions, max_store_bytes, .. } = self.settings;
+                let max_store_bytes = max_store_bytes.map_or(0, NonZeroU64::get);
                 Answer::Configured { max_sessions, max_store_bytes }
             }
             Command::Tombstone { node_id, name } => {
@@ -139,7 +142,7 @@ impl Model {
                 Answer::Done
             }
             Command::WantedSize(voters) => {
-                self.settings.wanted_size = *voters;
+                self.settings.wanted_size = NonZeroU32::new(*voters);
                 Answer::Done
             }
             Command::DigestKey(key) => {
@@ -220,7 +223,8 @@ impl Step {
             Step::OpenSession => Command::OpenSession,
             Step::CloseSession { nth: number } => Command::CloseSession { session: nth(number) },
             Step::Configure { max_sessions, max_store_bytes } => {
-                Command::Configure { max_sessions, max_store_bytes }
+                let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
+                Command::Configure(SettingsChange { max_sessions, max_store_bytes })
             }
             Step::Tombstone { node_id, name } => Command::Tombstone { node_id, name },
             Step::ClusterVersion(version) => Command::ClusterVersion(version),

@@ -6,12 +6,14 @@
 //! no checksums of bytes: those are part of the storage.
 
 use super::sessions::Session;
-use super::{Answer, DigestKey, Entry, Key, Map, Settings};
+use super::{Answer, DigestKey, Entry, Key, Map};
 use crate::node_id::NodeId;
+use crate::replicated_settings::Settings;
 use bytes::Bytes;
 use mokv_proto::log;
 use prost::Message;
 use std::collections::VecDeque;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// Maximum size of a block, in bytes; a block may exceed it only with a single item.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -47,13 +49,13 @@ fn state(map: &Map) -> log::SnapshotState {
     log::SnapshotState {
         revision: map.revision,
         max_sessions: map.settings.max_sessions,
-        max_store_bytes: map.settings.max_store_bytes,
+        max_store_bytes: map.settings.max_store_bytes.map_or(0, NonZeroU64::get),
         cluster_version: map.cluster_version,
         tombstones: map
             .tombstones()
             .map(|(node_id, name)| log::Tombstone { node_id: node_id.0, name: name.to_owned() })
             .collect(),
-        wanted_size: map.settings.wanted_size,
+        wanted_size: map.settings.wanted_size.map_or(0, NonZeroU32::get),
         digest_key: (map.digest_key.as_ref())
             .map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.bytes())),
     }
@@ -128,8 +130,8 @@ pub enum RestoreError {
 pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     Settings {
         max_sessions: state.max_sessions,
-        max_store_bytes: state.max_store_bytes,
-        wanted_size: state.wanted_size,
+        max_store_bytes: NonZeroU64::new(state.max_store_bytes),
+        wanted_size: NonZeroU32::new(state.wanted_size),
     }
 }
 
@@ -243,6 +245,7 @@ fn check(holds: bool, otherwise: &'static str) -> Result<(), &'static str> {
 mod tests {
     use super::*;
     use crate::map::Command;
+    use crate::replicated_settings::SettingsChange;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -270,7 +273,9 @@ mod tests {
         apply(set("larger than a block", BLOCK_BYTES, None));
         apply(Command::Tombstone { node_id: NodeId(3), name: "node-a".into() });
         apply(Command::Tombstone { node_id: NodeId(5), name: "node-b".into() });
-        apply(Command::Configure { max_sessions: Some(30), max_store_bytes: Some(1 << 30) });
+        apply(Command::Configure(
+            SettingsChange::none().max_sessions(30).max_store_bytes(NonZeroU64::new(1 << 30)),
+        ));
         apply(Command::WantedSize(3));
         apply(Command::DigestKey(DigestKey::new([7; DigestKey::BYTES])));
         for _ in 0..22 {

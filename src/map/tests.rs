@@ -36,7 +36,8 @@ impl Incarnation {
     }
 
     fn configure(&mut self, max_sessions: Option<u64>, max_store_bytes: Option<u64>) -> Answer {
-        self.apply(Command::Configure { max_sessions, max_store_bytes })
+        let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
+        self.apply(Command::Configure(SettingsChange { max_sessions, max_store_bytes }))
     }
 
     fn value(&self, key: &str) -> Option<&[u8]> {

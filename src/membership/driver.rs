@@ -5,6 +5,7 @@
 //! still the one that the decision was based on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,8 +161,8 @@ impl Driver {
         let (tombstones, cluster_version, wanted_size) = {
             let state = self.consensus.store().read();
             let tombstones = state.map.tombstones().map(|(id, _)| id).collect();
-            let wanted_size = state.map.settings().wanted_size;
-            (tombstones, state.map.cluster_version(), (wanted_size > 0).then_some(wanted_size))
+            let wanted_size = state.map.settings().wanted_size.map(NonZeroU32::get);
+            (tombstones, state.map.cluster_version(), wanted_size)
         };
         let matched = metrics.replication.clone().unwrap_or_default();
         let answered = metrics.heartbeat.clone().unwrap_or_default();

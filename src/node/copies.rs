@@ -46,7 +46,7 @@ pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<
     let client = Client::builder().endpoints([there]).timeout(ANSWER).sessions(false).build();
     let Ok(client) = client else { return Ok(()) };
     match rt::timeout(ANSWER, client.status(there)).await {
-        Ok(Ok(status)) if NodeId(status.node_id) == identity.node_id() => {
+        Ok(Ok(status)) if status.node_id == identity.node_id() => {
             rt::sometimes("copied directory told before it took part");
             Err(NodeError::Identity(format!(
                 "{} still runs at {there}, where this data directory was used last: this one is a copy, and does not take \

@@ -7,28 +7,14 @@ use std::time::Duration;
 
 use openraft::rt::WatchReceiver;
 
-use crate::map::{Command, DigestKey, Map, Settings};
+use crate::map::{Command, DigestKey, Map};
 use crate::raft::Consensus;
+use crate::replicated_settings::{Settings, SettingsChange};
 use crate::rt;
 use crate::rt::time::Seldom;
 
 /// How long a leader whose attempt has failed waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-
-/// The bounds of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// The most sessions at a time.
-    pub max_sessions: u64,
-    /// The most bytes of keys and values; 0 for no bound.
-    pub max_store_bytes: u64,
-}
-
-impl Bounds {
-    fn of(settings: Settings) -> Bounds {
-        Bounds { max_sessions: settings.max_sessions, max_store_bytes: settings.max_store_bytes }
-    }
-}
 
 /// Whether a setting is to be written.
 enum Missing {
@@ -41,15 +27,13 @@ enum Missing {
 }
 
 /// Gives a new cluster the bounds `wanted`; returns when it has them, or is not new any more.
-pub async fn configure_a_new_cluster(consensus: Consensus, wanted: Bounds) {
-    let missing = |map: &Map| match wanted != Bounds::of(Settings::default()) && is_new(map) {
+pub async fn configure_a_new_cluster(consensus: Consensus, wanted: SettingsChange) {
+    let differs = wanted.applied_to(Settings::default()) != Settings::default();
+    let missing = |map: &Map| match differs && is_new(map) {
         true => Missing::Now,
         false => Missing::Nothing,
     };
-    let command = || Command::Configure {
-        max_sessions: Some(wanted.max_sessions),
-        max_store_bytes: Some(wanted.max_store_bytes),
-    };
+    let command = || Command::Configure(wanted);
     write_down(consensus, "the initial bounds are not written down yet", missing, command).await;
 }
 
@@ -115,7 +99,8 @@ async fn write_down(
 
 /// Returns `true` if the cluster has no writes and only the default bounds.
 fn is_new(map: &Map) -> bool {
-    map.revision() == 0 && Bounds::of(map.settings()) == Bounds::of(Settings::default())
+    let bounds = Settings { wanted_size: None, ..map.settings() };
+    map.revision() == 0 && bounds == Settings::default()
 }
 
 #[cfg(test)]
@@ -135,7 +120,7 @@ mod tests {
         written.apply(3, &Command::Set(log::Set { key, value, ..log::Set::default() }));
         assert!(!is_new(&written));
         let mut set = map.clone();
-        set.apply(3, &Command::Configure { max_sessions: Some(7), max_store_bytes: None });
+        set.apply(3, &Command::Configure(SettingsChange::none().max_sessions(7)));
         assert!(!is_new(&set));
         map.apply(3, &Command::WantedSize(3));
         assert!(is_new(&map), "a size is no bound");

@@ -2,6 +2,7 @@
 //! must end.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{LocalNode, PeerAdmission, Peers};
 use crate::raft::wire::{Malformed, decode_vote};
 use crate::raft::{self, Consensus, Contradiction, Member, Store, doubt, space};
+use crate::replicated_settings::SettingsChange;
 use crate::rt::disk::DiskRef;
 use crate::rt::net::Resolver;
 use crate::rt::task::{TaskGuard, spawn_guarded};
@@ -350,10 +352,9 @@ impl Lifecycle {
             context: self.context.clone(),
             interval: self.config.storage.scrub_interval,
         };
-        let bounds = initial::Bounds {
-            max_sessions: self.config.initial_max_sessions,
-            max_store_bytes: self.config.initial_max_store_bytes,
-        };
+        let bounds = SettingsChange::none()
+            .max_sessions(self.config.initial_max_sessions)
+            .max_store_bytes(NonZeroU64::new(self.config.initial_max_store_bytes));
         [
             spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots)),
             spawn_guarded(scrub.scrub_for_ever()),

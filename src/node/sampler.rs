@@ -1,5 +1,6 @@
 //! The metrics that are sampled on request.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::health::Readiness;
@@ -104,11 +105,12 @@ fn sample_raft(serving: &Serving, sample: &mut Sample) {
 fn sample_store(serving: &Serving, sample: &mut Sample) {
     let state = serving.consensus.store().read();
     let bounds = state.map.settings();
+    let max_store_bytes = bounds.max_store_bytes.map_or(0, NonZeroU64::get);
     sample.gauges.extend([
         ("store_revision", "The store's revision", state.map.revision() as f64),
         ("store_keys", "Keys in the store", state.map.keys() as f64),
         ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
-        ("store_max_bytes", "Its bound, 0 for none", bounds.max_store_bytes as f64),
+        ("store_max_bytes", "Its bound, 0 for none", max_store_bytes as f64),
         ("store_sessions", "Open sessions", state.map.sessions() as f64),
         ("store_max_sessions", "Their bound", bounds.max_sessions as f64),
     ]);

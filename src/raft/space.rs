@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Consensus;
 use super::snapshot::estimated_bytes;
 use crate::map::Command;
+use crate::replicated_settings::SettingsChange;
 use crate::rt::time::Seldom;
 use crate::rt::{self, sleep, timeout};
 use crate::storage::{SnapshotInfo, Snapshots};
@@ -154,7 +155,7 @@ async fn snapshot(consensus: &Consensus, failing: &Seldom) {
 
 /// Proposes an entry that changes nothing, so that another snapshot can be taken.
 pub async fn propose_nothing(consensus: &Consensus) {
-    let nothing = Command::Configure { max_sessions: None, max_store_bytes: None };
+    let nothing = Command::Configure(SettingsChange::none());
     let deadline = rt::now() + consensus.request_timeout();
     if let Err(error) = consensus.propose(nothing.encode(), deadline).await {
         tracing::debug!("no entry for another snapshot: {error}");

@@ -1,11 +1,14 @@
 //! Requests and replies as plain types, the same for every API.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 
 use super::Place;
 use crate::map::{Entry, ShownDigest};
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
+use crate::replicated_settings::SettingsChange;
 
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,8 +150,8 @@ pub struct Members {
 pub struct MemberList {
     /// By node id.
     pub members: Vec<MemberInfo>,
-    /// How many voters there are to be; 0: as many as come.
-    pub wanted_size: u32,
+    /// How many voters there are to be; `None`: as many as come.
+    pub wanted_size: Option<NonZeroU32>,
 }
 
 /// A member.
@@ -271,8 +274,8 @@ pub struct StateStatus {
     pub bytes: u64,
     /// How many sessions are open.
     pub sessions: u64,
-    /// How many voters there are to be; 0: as many as come.
-    pub wanted_size: u32,
+    /// How many voters there are to be; `None`: as many as come.
+    pub wanted_size: Option<NonZeroU32>,
     /// Of the whole state; `None`: the cluster has no key for digests yet.
     pub digest: Option<ShownDigest>,
     /// Digests at fixed positions of the log, to compare nodes by.
@@ -310,13 +313,8 @@ pub struct Backup;
 /// Changes the replicated settings.
 #[derive(Debug)]
 pub enum Configure {
-    /// What the state may hold; `None` stays as it is.
-    Bounds {
-        /// Sessions at a time.
-        max_sessions: Option<u64>,
-        /// Bytes of keys and values; 0: no bound.
-        max_store_bytes: Option<u64>,
-    },
-    /// How many voters there are to be; 0: as many as come.
-    WantedSize(u32),
+    /// What the state may hold.
+    Bounds(SettingsChange),
+    /// How many voters there are to be; `None`: as many as come.
+    WantedSize(Option<NonZeroU32>),
 }

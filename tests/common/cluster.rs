@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, NodeStatus, Server, WriteOptions};
+use mokv::client::{Client, Member, MemberRole, NodeStatus, ReadOptions, Role};
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
 use tempfile::TempDir;
@@ -116,11 +116,12 @@ impl Cluster {
     pub async fn leader(&self) -> usize {
         wait_for("one node leads and the others know", async || {
             let statuses = self.statuses().await?;
-            let leader = statuses.iter().max_by_key(|status| (status.role == "leader", status.term))?;
-            let agreed = statuses
-                .iter()
-                .all(|status| status.leader_id == leader.node_id && status.term == leader.term);
-            (leader.role == "leader" && agreed)
+            let leader = statuses.iter().max_by_key(|status| (status.role == Role::Leader, status.term))?;
+            let follows = |status: &NodeStatus| {
+                status.leader.as_ref().is_some_and(|known| known.node_id == leader.node_id)
+            };
+            let agreed = statuses.iter().all(|status| follows(status) && status.term == leader.term);
+            (leader.role == Role::Leader && agreed)
                 .then(|| self.nodes.iter().position(|node| node.name == leader.name))?
         })
         .await
@@ -147,7 +148,7 @@ impl Cluster {
         let same = wait_for("all nodes have applied the same", async || {
             let statuses = self.statuses().await?;
             let index = statuses.first()?.applied_index;
-            let shows = |status: &NodeStatus| status.applied_index == index && !status.digest.is_empty();
+            let shows = |status: &NodeStatus| status.applied_index == index && status.digest.is_some();
             (index > 0 && statuses.iter().all(shows)).then_some(statuses)
         });
         let statuses = same.await;
@@ -170,12 +171,12 @@ impl Cluster {
         &self,
         node: usize,
         what: &str,
-        wanted: impl Fn(&[Server]) -> bool,
-    ) -> Vec<Server> {
+        wanted: impl Fn(&[Member]) -> bool,
+    ) -> Vec<Member> {
         let asks = Client::builder().endpoints([&self.nodes[node].rpc]).build().unwrap();
         wait_for(what, async || {
-            let members = asks.members(Consistency::Stale).await.ok()?;
-            Some(members.servers).filter(|servers| wanted(servers))
+            let members = asks.members_with(ReadOptions::stale()).await.ok()?;
+            Some(members.members).filter(|members| wanted(members))
         })
         .await
     }
@@ -183,13 +184,13 @@ impl Cluster {
 
 /// Writes a value. Returns its revision.
 pub async fn set(client: &Client, key: &str, value: &str) -> u64 {
-    client.set(key, value.to_owned(), WriteOptions::default()).await.unwrap().revision
+    client.set(key, value.to_owned()).await.unwrap().revision
 }
 
 /// Whether exactly these members vote.
-pub fn voters_are(servers: &[Server], names: &[&str]) -> bool {
-    let mut voters: Vec<&str> =
-        servers.iter().filter(|server| !server.is_learner).map(|server| server.id.as_str()).collect();
+pub fn voters_are(members: &[Member], names: &[&str]) -> bool {
+    let voters = members.iter().filter(|member| member.role != MemberRole::Learner);
+    let mut voters: Vec<&str> = voters.map(|member| member.name.as_str()).collect();
     voters.sort();
-    voters == names && servers.len() == names.len()
+    voters == names && members.len() == names.len()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mokv::client::{Client, Error, ListOptions, WriteOptions};
+use mokv::client::{Client, Error};
 use mokv::rt::task::JoinHandle;
 use mokv::rt::{self, watch};
 
@@ -100,7 +100,7 @@ async fn write(client: Client, prefix: String, journal: Arc<Mutex<Journal>>, sto
             0 => (format!("{prefix}/once/{number:08}"), format!("value of {number}")),
             _ => (again.clone(), format!("turn {number}")),
         };
-        let outcome = client.set(&key, value.clone(), WriteOptions::default()).await.map(drop);
+        let outcome = client.set(&key, value.clone()).await.map(drop);
         journal.lock().expect("no writer panicked").enter(&key, &value, key == again, outcome);
         rt::sleep(PACE).await;
     }
@@ -123,8 +123,7 @@ impl Promises {
     pub async fn verify(&self, cluster: &Cluster) {
         let Promises { prefix, journal } = self;
         let client = cluster.client();
-        let ours = ListOptions::default().prefix(format!("{prefix}/"));
-        let mut listing = client.list(ours).await.unwrap();
+        let mut listing = client.list(format!("{prefix}/")).await.unwrap();
         let mut found = BTreeMap::new();
         while let Some(entry) = listing.next().await.unwrap() {
             let key = String::from_utf8(entry.key.to_vec()).unwrap();

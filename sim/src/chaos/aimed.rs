@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mokv::client::Client;
+use mokv::client::{Client, Role};
 use mokv::rt;
 use mokv::rt::disk::{DiskCall, Fault, Operation};
 
@@ -212,14 +212,14 @@ async fn becomes_voter(injection: &mut Injection, newcomer: &str) {
     let mut was_learner = false;
     while rt::now() - before < PATIENCE {
         let role = injection.cluster.status(newcomer).await.map(|status| status.role);
-        if was_learner && role.as_deref() == Some("follower") {
+        if was_learner && role == Some(Role::Follower) {
             let leader = injection.leader();
             injection.cluster.run().situation("leader lost in the middle of a membership change");
             injection.cluster.power_loss(&leader);
             let away = injection.away(injection.length);
             return injection.come_back(&leader, away).await;
         }
-        was_learner |= role.as_deref() == Some("learner");
+        was_learner |= role == Some(Role::Learner);
         rt::sleep(LOOK_AGAIN).await;
     }
 }

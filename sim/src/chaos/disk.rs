@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mokv::client::Role;
 use mokv::incarnations::Incarnations;
-use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::disk::{Image, Operation};
 use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, response};
@@ -338,9 +338,9 @@ pub async fn put_back_disk(injection: &mut Injection) {
     while rt::now() - begun < injection.length + SHOWN && injection.cluster.power(&victim) == Power::On {
         rt::sleep(Duration::from_millis(100)).await;
         let Some(status) = injection.cluster.status(&victim).await else { continue };
-        if NodeId(status.node_id) == then.node_id
-            && status.role == "follower"
-            && let Some(leader) = knowing.get(&NodeId(status.leader_id))
+        if status.node_id == then.node_id
+            && status.role == Role::Follower
+            && let Some(leader) = status.leader.and_then(|leader| knowing.get(&leader.node_id))
         {
             let words = format!(
                 "{leader} leads {victim}, whose disk was put back to {}, though its log knew of more that {victim} had \

@@ -214,7 +214,7 @@ async fn enter(injection: &mut Injection, role: Role, principal: Option<String>)
 async fn becomes(injection: &mut Injection, node: String, role: &str) -> Option<String> {
     let begun = rt::now();
     while rt::now() - begun < IN_TIME {
-        if injection.cluster.status(&node).await.is_some_and(|status| status.role == role) {
+        if injection.cluster.status(&node).await.is_some_and(|status| status.role.as_str() == role) {
             if injection.dice.chance(0.5) {
                 rt::sleep(injection.dice.time(LATER)).await;
             }
@@ -229,7 +229,7 @@ async fn becomes(injection: &mut Injection, node: String, role: &str) -> Option<
 async fn of_role(injection: &Injection, role: &str) -> Vec<String> {
     let mut nodes = Vec::new();
     for name in injection.cluster.names() {
-        if injection.cluster.status(&name).await.is_some_and(|status| status.role == role) {
+        if injection.cluster.status(&name).await.is_some_and(|status| status.role.as_str() == role) {
             nodes.push(name);
         }
     }

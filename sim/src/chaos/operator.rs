@@ -1,5 +1,7 @@
 //! Actions of an operator at bad moments.
 
+use std::num::NonZeroU64;
+
 use mokv::client::{Client, SettingsChange};
 use mokv::node::SUPPORTS;
 use mokv::rt;
@@ -98,11 +100,7 @@ pub async fn small_bounds(injection: &mut Injection) {
         (injection.cluster.world().limits.sessions, injection.dice.within(100..5_000))
     };
     injection.count(&format!("{sessions} sessions, {bytes} bytes (0: any)"));
-    let small = SettingsChange {
-        max_sessions: Some(sessions),
-        max_store_bytes: Some(bytes),
-        ..SettingsChange::default()
-    };
+    let small = SettingsChange::none().max_sessions(sessions).max_store_bytes(NonZeroU64::new(bytes));
     injection.cluster.configure_bounds(small).await;
     injection.last().await;
     injection.cluster.lift_bounds().await;

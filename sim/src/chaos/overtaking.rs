@@ -161,8 +161,8 @@ async fn until_overtaken(injection: &mut Injection, victim: &str) -> bool {
     while rt::now() - begun < enough(injection) {
         rt::sleep(LOOK_AGAIN).await;
         let leader = injection.leader();
-        let purged = injection.cluster.status(&leader).await.map_or(0, |leads| leads.purged_index);
-        if leader != *victim && purged > status.last_log_index {
+        let purged = injection.cluster.status(&leader).await.and_then(|leads| leads.purged_index);
+        if leader != *victim && purged > Some(status.last_log_index) {
             injection.cluster.run().situation("a node lags behind the purge");
             return true;
         }

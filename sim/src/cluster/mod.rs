@@ -360,7 +360,7 @@ impl Cluster {
         state.missing.take_if(|missing| missing.is(name));
         drop(state);
         if let Some(status) = status {
-            self.run().with_logs(|logs| logs.retired(status.node_id));
+            self.run().with_logs(|logs| logs.retired(status.node_id.0));
         }
         self.run().fault("retired node", format!("{name} is gone for good"));
     }

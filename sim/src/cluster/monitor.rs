@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use madsim::runtime::Handle;
-use mokv::client::{Client, NodeStatus, SettingsChange};
+use mokv::client::{Client, NodeStatus, Role, SettingsChange};
 use mokv::rt;
 
 use super::network::dns_name;
@@ -18,16 +18,16 @@ const MONITOR_PAUSE: Duration = Duration::from_millis(200);
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether a node that reports this role votes.
-pub fn votes(role: &str) -> bool {
-    matches!(role, "leader" | "follower" | "candidate")
+pub fn votes(role: &Role) -> bool {
+    matches!(role, Role::Leader | Role::Follower | Role::Candidate)
 }
 
 fn word(status: &NodeStatus) -> SelfReport {
     SelfReport {
-        node_id: status.node_id,
+        node_id: status.node_id.0,
         votes: votes(&status.role),
         term: status.term,
-        leader_id: status.leader_id,
+        leader_id: status.leader.as_ref().map_or(0, |leader| leader.node_id.0),
         last_log_index: status.last_log_index,
         applied_index: status.applied_index,
     }
@@ -35,7 +35,7 @@ fn word(status: &NodeStatus) -> SelfReport {
 
 /// The status of the last reported leader of the highest term.
 fn leader_of(statuses: &BTreeMap<String, NodeStatus>) -> Option<&NodeStatus> {
-    statuses.values().filter(|status| status.role == "leader").max_by_key(|status| status.term)
+    statuses.values().filter(|status| status.role == Role::Leader).max_by_key(|status| status.term)
 }
 
 impl Cluster {
@@ -61,11 +61,17 @@ impl Cluster {
         let monitor = Handle::current().get_node(self.0.monitor).expect("the monitor exists");
         let status = monitor.spawn(Box::pin(async move { client.status(&address).await.ok() })).await;
         let status = status.expect("the monitor lives as long as the run")?;
-        self.run().status(name, &status.role, status.term, status.committed_index, status.applied_index);
+        self.run().status(
+            name,
+            status.role.as_str(),
+            status.term,
+            status.committed_index,
+            status.applied_index,
+        );
         let outsider = self.state().nodes.get(name).is_none_or(|host| host.outsider);
-        if status.role == "leader" && !outsider {
+        if status.role == Role::Leader && !outsider {
             let now = self.run().now();
-            self.run().with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id, now));
+            self.run().with_logs(|logs| logs.said_to_lead(status.term, &status.name, status.node_id.0, now));
         }
         let is_damaged = self.is_here(name) && self.is_damaged(name);
         let (now, is_settled) = (self.run().now(), self.run().with_logs(|logs| logs.members_are_settled()));
@@ -109,22 +115,17 @@ impl Cluster {
         if !self.state().had_small_bounds {
             return;
         }
-        let usual = SettingsChange {
-            max_sessions: Some(self.world().limits.sessions),
-            max_store_bytes: Some(0),
-            ..SettingsChange::default()
-        };
+        let usual = SettingsChange::none().max_sessions(self.world().limits.sessions).max_store_bytes(None);
         let ask = |client: Client| async move { client.configure(usual).await };
         self.operate("usual bounds", ask).await;
     }
 
     /// Makes room for nodes that want to join, if any node last reported a wanted size.
     pub async fn lift_size(&self) {
-        if self.state().statuses.values().all(|status| status.wanted_size == 0) {
+        if self.state().statuses.values().all(|status| status.wanted_size.is_none()) {
             return;
         }
-        let any = SettingsChange { wanted_size: Some(0), ..SettingsChange::default() };
-        let ask = |client: Client| async move { client.configure(any).await };
+        let ask = |client: Client| async move { client.set_wanted_size(None).await };
         self.operate("any size", ask).await;
     }
 
@@ -139,7 +140,7 @@ impl Cluster {
     }
 
     /// The last role that a node reported.
-    pub fn last_known_role(&self, name: &str) -> Option<String> {
+    pub fn last_known_role(&self, name: &str) -> Option<Role> {
         self.state().statuses.get(name).map(|status| status.role.clone())
     }
 
@@ -154,10 +155,11 @@ impl Cluster {
             let mut said_so = None;
             for name in among {
                 let Some(status) = self.status(name).await else { continue };
-                if status.role == "leader" {
+                if status.role == Role::Leader {
                     said_so = Some((status.term, status.name.clone())).max(said_so);
                 }
-                *votes.entry((status.term, status.leader_name)).or_default() += 1;
+                let leader = status.leader.and_then(|leader| leader.name).unwrap_or_default();
+                *votes.entry((status.term, leader)).or_default() += 1;
             }
             if let Some(leader) = said_so
                 && votes.get(&leader).is_some_and(|votes| *votes > among.len() / 2)

@@ -119,8 +119,10 @@ impl Observer for NodeObserver {
                     logs.members(at.index, voters.collect(), members.nodes.keys().copied().collect());
                 }
                 Ok(Command::Tombstone { node_id, .. }) => logs.written(at.index, node_id.0),
-                Ok(Command::Configure { max_sessions: Some(most), .. }) => {
-                    logs.sessions_bounded(at.index, most)
+                Ok(Command::Configure(change)) => {
+                    if let Some(most) = change.max_sessions {
+                        logs.sessions_bounded(at.index, most);
+                    }
                 }
                 _ => {}
             }

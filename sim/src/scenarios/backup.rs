@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mokv::client::{BackupInfo, Client, Error, NodeStatus};
+use mokv::client::{BackupInfo, Client, Error, NodeStatus, Role};
 use mokv::node::backup::{self, BackupError, Restored};
 use mokv::raft::Member;
 use mokv::rt;
@@ -30,7 +30,7 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
     let writer = client(&cluster);
     set_many(&writer, 150).await?;
     let shows = async {
-        while cluster.status(&leader).await.is_none_or(|status| status.digest.is_empty()) {
+        while cluster.status(&leader).await.is_none_or(|status| status.digest.is_none()) {
             rt::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -143,7 +143,7 @@ async fn half_restored(cluster: &Cluster, info: &BackupInfo) -> Result<bool, Str
     let status = cluster.status("n1").await;
     cluster.kill("n1");
     match status {
-        Some(status) if !matches!(status.role.as_str(), "waiting" | "recovering") => {
+        Some(status) if !matches!(status.role, Role::Waiting | Role::Recovering) => {
             ensure(is_whole(&status, info), || {
                 format!("a node with a half restored directory is {status:?}")
             })?;

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::NodeStatus;
+use mokv::client::{NodeStatus, Role};
 use mokv::map::Command;
-use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::task::spawn_guarded;
 
@@ -76,7 +75,7 @@ pub async fn wait_for_status(
 
 /// Wipes a node whose state was corrupted, as its message asks, and waits until it votes again.
 pub async fn heal(cluster: &Cluster, leader: &str, name: &str) -> Result<(), String> {
-    let old = cluster.status(name).await.map(|status| NodeId(status.node_id));
+    let old = cluster.status(name).await.map(|status| status.node_id);
     cluster.kill(name);
     cluster.wipe(name);
     cluster.set_outsider(name, false);
@@ -136,7 +135,7 @@ pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
     set_many(&writer, PAST_A_DIGEST).await?;
     for name in cluster.names() {
         wait_for_status(&cluster, &name, "raise the alarm", |status| {
-            status.digest_alarm && status.role != "quarantined"
+            status.digest_alarm && status.role != Role::Quarantined
         })
         .await?;
     }
@@ -171,7 +170,7 @@ async fn one_outvoted(run: &Arc<Run>) -> Result<(Cluster, SimClient, String, Str
 
 /// Whether the node is in quarantine.
 pub fn is_quarantined(status: &NodeStatus) -> bool {
-    status.role == "quarantined"
+    status.role == Role::Quarantined
 }
 
 /// Leadership is transferred again and again, by command and by stops, while one of three nodes is quarantined: it is
@@ -229,7 +228,7 @@ pub async fn only_a_doubted_log_has_it(run: Arc<Run>) -> Result<Cluster, String>
     // The quarantined node's log has all of it, committed or not.
     let newest = cluster.status(&leader).await.map_or(0, |status| status.last_log_index);
     wait_for_status(&cluster, &doubted, "hold it", |status| status.last_log_index >= newest).await?;
-    let lost = cluster.status(&leader).await.map(|status| NodeId(status.node_id));
+    let lost = cluster.status(&leader).await.map(|status| status.node_id);
     cluster.kill(&leader);
     cluster.wipe(&leader);
     cluster.start(&laggard);

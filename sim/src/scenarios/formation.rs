@@ -28,7 +28,7 @@ pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
     rt::sleep(Duration::from_secs(20)).await;
     for name in ["n1", "n2"] {
         let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?;
-        ensure(status.leader_id == 0 && status.applied_index == 0, || {
+        ensure(status.leader.is_none() && status.applied_index == 0, || {
             format!("{name} is {} of a cluster that n3 never agreed to", status.role)
         })?;
     }
@@ -195,7 +195,9 @@ async fn remove(cluster: &Cluster, client: &SimClient, name: &str, id: NodeId) -
     cluster.may_go(name);
     let asked = name.to_owned();
     let removed = client.with_library(|library| async move { library.replace_member(&asked).await }).await;
-    ensure(removed == Ok(id.0), || format!("the removal of {name} (id {id}) was {removed:?}"))
+    ensure(removed.as_ref().is_ok_and(|removed| *removed == id), || {
+        format!("the removal of {name} (id {id}) was {removed:?}")
+    })
 }
 
 /// Waits until a removed node votes again under another id than `old`, as `of` reports it.
@@ -217,7 +219,7 @@ pub async fn removed_member(run: Arc<Run>) -> Result<Cluster, String> {
     };
     wait_for_members(&cluster, &leader, "that n4 became a voter", is_voter).await?;
     set_many(&client, 30).await?;
-    let old = NodeId(cluster.status("n4").await.ok_or("n4 does not answer")?.node_id);
+    let old = cluster.status("n4").await.ok_or("n4 does not answer")?.node_id;
     cluster.kill("n4");
     remove(&cluster, &client, "n4", old).await?;
     wait_for_members(&cluster, &leader, "the removal of n4", |members| members.len() == 3).await?;
@@ -346,8 +348,7 @@ pub async fn unheard_newcomer(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn removed_leader_killed(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     set_many(&client(&cluster), 30).await?;
-    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
-    let old = NodeId(old.node_id);
+    let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?.node_id;
     cluster.may_go(&leader);
     let asked = leader.clone();
     let asking = client(&cluster);
@@ -383,8 +384,7 @@ pub async fn removed_alive(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?;
-    let old = NodeId(old.node_id);
+    let old = cluster.status(&name).await.ok_or_else(|| format!("{name} does not answer"))?.node_id;
     // After it has asked for votes, it has connections of its own to all others.
     cluster.isolate(&name);
     rt::sleep(Duration::from_secs(3)).await;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::NodeStatus;
+use mokv::client::{NodeStatus, Role};
 use mokv::node_id::NodeId;
 use mokv::rt;
 use mokv::rt::disk::Image;
@@ -100,7 +100,7 @@ async fn wait_for_quarantine(cluster: &Cluster, name: &str, when: &str) -> Resul
     let before = rt::now();
     loop {
         let status = cluster.status(name).await;
-        if let Some(status) = status.as_ref().filter(|status| status.role == "quarantined") {
+        if let Some(status) = status.as_ref().filter(|status| status.role == Role::Quarantined) {
             return Ok(status.clone());
         }
         ensure(rt::now() - before < WITHIN, || {
@@ -126,8 +126,8 @@ async fn refuse(cluster: &Cluster, names: &[String], refused: NodeId) -> Result<
         statuses.push(cluster.status(name).await.ok_or_else(|| format!("{name} does not answer"))?);
     }
     let mut found = statuses.iter().flat_map(|status| &status.gone_back);
-    ensure(found.any(|found| NodeId(found.node_id) == refused), || {
-        format!("one should say that node id {refused} has gone back: {statuses:?}")
+    ensure(found.any(|found| found.node.node_id == refused), || {
+        format!("one should say that node id {} has gone back: {statuses:?}", refused)
     })
 }
 
@@ -218,7 +218,7 @@ impl Majority {
     /// An operator who knows what is lost keeps the others' history. The third node is off.
     async fn keeps_the_others_history(self) -> Result<Cluster, String> {
         let Majority { cluster, back, right, before, since, .. } = self;
-        comes_back_wiped(&cluster, &right, NodeId(before.node_id), &back).await?;
+        comes_back_wiped(&cluster, &right, before.node_id, &back).await?;
         expect(&client(&cluster), "since", since).await?;
         Ok(cluster)
     }
@@ -233,7 +233,7 @@ pub async fn majority_goes_back(run: Arc<Run>) -> Result<Cluster, String> {
     let Majority { cluster, back, right, before, .. } = &majority;
     let mut ids = Vec::new();
     for name in back {
-        ids.push(NodeId(status_of(cluster, name).await?.node_id));
+        ids.push(status_of(cluster, name).await?.node_id);
         cluster.excuse(name, "its disk was put back to an older copy");
     }
     cluster.heal_network();
@@ -315,8 +315,8 @@ pub async fn one_by_one(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.excuse(&name, "its disk was put back to an older copy");
         cluster.start(&name);
         ends_gone_back(&cluster, &name).await?;
-        refuse(&cluster, &rest, NodeId(before.node_id)).await?;
-        comes_back_wiped(&cluster, &name, NodeId(before.node_id), &rest).await?;
+        refuse(&cluster, &rest, before.node_id).await?;
+        comes_back_wiped(&cluster, &name, before.node_id, &rest).await?;
     }
     nothing_was_in_vain(&writer).await?;
     Ok(cluster)
@@ -354,8 +354,8 @@ pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
         }
     }
     cluster.wait_for_leader(&rest, ELECTION_BOUND).await?;
-    refuse(&cluster, &rest, NodeId(before.node_id)).await?;
-    comes_back_wiped(&cluster, &name, NodeId(before.node_id), &rest).await?;
+    refuse(&cluster, &rest, before.node_id).await?;
+    comes_back_wiped(&cluster, &name, before.node_id, &rest).await?;
     nothing_was_in_vain(&writer).await?;
     Ok(cluster)
 }
@@ -402,7 +402,7 @@ pub async fn nobody_has_gone_back(run: Arc<Run>) -> Result<Cluster, String> {
     let name = others(&cluster.names(), &leader).remove(0);
     let before = status_of(&cluster, &name).await?;
     cluster.kill(&name);
-    comes_back_wiped(&cluster, &name, NodeId(before.node_id), &others(&cluster.names(), &name)).await?;
+    comes_back_wiped(&cluster, &name, before.node_id, &others(&cluster.names(), &name)).await?;
     set_many(&writer, 10).await?;
     for name in cluster.names() {
         let status = status_of(&cluster, &name).await?;

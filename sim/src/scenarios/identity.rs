@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mokv::client::{Consistency, SettingsChange};
+use std::num::NonZeroU32;
+
+use mokv::client::{Consistency, MemberRole};
 use mokv::node_id::NodeId;
 use mokv::rt;
 
@@ -25,12 +27,13 @@ pub async fn members(cluster: &Cluster, of: &str) -> Vec<(String, NodeId, bool)>
 /// The members as a node reports them, from its own state or confirmed by the leader. Empty if it does not answer.
 async fn members_as(cluster: &Cluster, of: &str, consistency: Consistency) -> Vec<(String, NodeId, bool)> {
     let client = client_of(cluster, of);
-    let servers = client.with_library(|library| async move { library.members(consistency).await }).await;
+    let servers =
+        client.with_library(|library| async move { library.members_with(consistency.into()).await }).await;
     let mut members: Vec<_> = servers
-        .map(|members| members.servers)
+        .map(|members| members.members)
         .unwrap_or_default()
         .into_iter()
-        .map(|server| (server.id, NodeId(server.node_id), server.is_learner))
+        .map(|member| (member.name, member.node_id, member.role == MemberRole::Learner))
         .collect();
     members.sort();
     members
@@ -83,7 +86,7 @@ pub async fn grow_and_shrink(run: Arc<Run>) -> Result<Cluster, String> {
         removed.map_err(|error| format!("{name} was not removed: {error}"))
     };
     // It was configured with no other node, and finds its cluster again all the same (chaos seed 402011).
-    let former = NodeId(remove("n1").await?);
+    let former = remove("n1").await?;
     let leader = cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     wait_for_members(&cluster, &leader, "that n1 came back as another", |members| {
         members.len() == 5
@@ -116,12 +119,12 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         Ok::<_, String>(())
     });
     let wanted = async |size: u32| {
-        let change = SettingsChange { wanted_size: Some(size), ..SettingsChange::default() };
+        let size = NonZeroU32::new(size);
         // It takes effect only when every member is known to support it.
         for _ in 0..100 {
             let library = client(&cluster);
             let settings =
-                library.with_library(|library| async move { library.configure(change).await }).await;
+                library.with_library(move |library| async move { library.set_wanted_size(size).await }).await;
             if settings.map_err(|error| format!("no size is wanted: {error}"))?.wanted_size == size {
                 return Ok(());
             }
@@ -135,7 +138,7 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.may_go(name);
         let asking = client(&cluster);
         let id = asking.with_library(|library| async move { library.remove_member(name).await }).await;
-        removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?));
+        removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?.0));
         // An operator who resizes in steps asks any node that answers, and that node may not have applied the step
         // before.
         for asked in ["n1", "n2", "n3"] {
@@ -150,7 +153,7 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
     };
     let lost =
         ["n1", "n2", "n3"].into_iter().find(|name| *name != leader).expect("one of three leads at most");
-    let old = NodeId(cluster.status(lost).await.ok_or("the node does not answer")?.node_id);
+    let old = cluster.status(lost).await.ok_or("the node does not answer")?.node_id;
     cluster.kill(lost);
     cluster.wipe(lost);
     cluster.start(lost);
@@ -169,7 +172,7 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
     }
     for (name, id) in &removed {
         let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not run on"))?;
-        ensure(status.node_id != *id, || format!("{name} does not know that it was removed"))?;
+        ensure(status.node_id.0 != *id, || format!("{name} does not know that it was removed"))?;
         let reason = "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in";
         ensure(status.reasons.iter().any(|said| said.contains(reason)), || {
             format!("{name} waits, and says {:?}", status.reasons)
@@ -251,7 +254,7 @@ pub async fn wiped_disk(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 60).await?;
     let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
-    let old = NodeId(cluster.status(&name).await.ok_or("the node does not answer")?.node_id);
+    let old = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
     cluster.kill(&name);
     cluster.wipe(&name);
     cluster.start(&name);
@@ -271,7 +274,7 @@ pub async fn twin_name(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     set_many(&client, 20).await?;
     let name = cluster.names().into_iter().find(|name| *name != leader).expect("there are three nodes");
-    let id = NodeId(cluster.status(&name).await.ok_or("the node does not answer")?.node_id);
+    let id = cluster.status(&name).await.ok_or("the node does not answer")?.node_id;
     cluster.add("twin", |config| config.node_name = name.clone());
     cluster.excuse("twin", "it uses another node's name");
     cluster.start("twin");

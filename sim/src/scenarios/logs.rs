@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use mokv::node_id::NodeId;
 use mokv::rt::disk::{DiskCall, Fault, Operation};
 
 use super::identity::wait_for_members;
@@ -96,9 +95,7 @@ pub async fn forgetful_follower(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.wipe(&name);
     cluster.start(&name);
     wait_for_members(&cluster, &leader, "that the wiped node is back", |members| {
-        members
-            .iter()
-            .any(|(member, id, learner)| *member == name && *id != NodeId(before.node_id) && !learner)
+        members.iter().any(|(member, id, learner)| *member == name && *id != before.node_id && !learner)
     })
     .await?;
     Ok(cluster)

@@ -226,7 +226,7 @@ pub async fn lost_answers(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn evicted_sessions(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, _) = three_nodes(&run).await?;
     let operator = client(&cluster);
-    let change = SettingsChange { max_sessions: Some(2), ..SettingsChange::default() };
+    let change = SettingsChange::none().max_sessions(2);
     operator
         .with_library(|library| async move { library.configure(change).await })
         .await
@@ -256,10 +256,12 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
     for _ in 0..10 {
         let (mut start_after, mut at_revision, mut keys) = (Vec::new(), 0, 0);
         loop {
-            let options = ListOptions::default().prefix("page/").limit(7);
-            let options = options.start_after(start_after.clone()).at_revision(at_revision);
+            let mut options = ListOptions::prefix("page/").limit(7).start_after(&start_after);
+            if at_revision != 0 {
+                options = options.at_revision(at_revision);
+            }
             let page = reader.with_library(|library| async move {
-                let mut listing = library.list(options).await?;
+                let mut listing = library.list_with(options).await?;
                 let mut keys = Vec::new();
                 while let Some(entry) = listing.next().await? {
                     keys.push((entry.key.to_vec(), entry.mod_revision));

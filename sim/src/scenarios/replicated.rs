@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use std::num::NonZeroU64;
+
 use mokv::client::{NodeStatus, SettingsChange};
 use mokv::map::Command;
-use mokv::node_id::NodeId;
 use mokv::raft::peers::frame::MAX_FRAME_BYTES;
 use mokv::rt;
 use mokv::storage::LogEntry;
@@ -65,8 +66,7 @@ pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
     }
     ensure(refused > 0, || "nothing was refused, although every node was given bounds to refuse by".into())?;
     // The replicated bound decides: an entry that raises it raises it on all nodes.
-    let change =
-        SettingsChange { max_sessions: Some(100), max_store_bytes: Some(0), ..SettingsChange::default() };
+    let change = SettingsChange::none().max_sessions(100).max_store_bytes(None);
     clients[0]
         .with_library(|library| async move { library.configure(change).await })
         .await
@@ -141,21 +141,21 @@ pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     let client = client(&cluster);
     let before = rt::now();
     loop {
-        let found = configured(&client, SettingsChange::default()).await?;
+        let found = configured(&client, SettingsChange::none()).await?;
         if found == (70, 6_000_000) {
             break;
         }
         ensure(rt::now() - before < WITHIN, || format!("after {WITHIN:?} the bounds are {found:?}"))?;
         rt::sleep(Duration::from_millis(50)).await;
     }
-    configured(&client, SettingsChange { max_sessions: Some(90), ..SettingsChange::default() }).await?;
+    configured(&client, SettingsChange::none().max_sessions(90)).await?;
     for name in cluster.names() {
         cluster.kill(&name);
         cluster.start(&name);
         cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     }
     rt::sleep(Duration::from_secs(5)).await;
-    let found = configured(&client, SettingsChange::default()).await?;
+    let found = configured(&client, SettingsChange::none()).await?;
     ensure(found == (90, 6_000_000), || format!("what the operator set became {found:?}"))?;
     set_many(&client, 10).await?;
     Ok(cluster)
@@ -210,7 +210,7 @@ pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
 async fn digests(cluster: &Cluster) -> Vec<String> {
     let mut shown = Vec::new();
     for name in cluster.names() {
-        shown.extend(cluster.status(&name).await.map(|status| status.digest));
+        shown.extend(cluster.status(&name).await.map(|status| status.digest.unwrap_or_default()));
     }
     shown
 }
@@ -219,7 +219,7 @@ async fn digests(cluster: &Cluster) -> Vec<String> {
 async fn configured(client: &SimClient, change: SettingsChange) -> Result<(u64, u64), String> {
     let settings = client.with_library(|library| async move { library.configure(change).await }).await;
     let settings = settings.map_err(|error| format!("the bounds are not known: {error}"))?;
-    Ok((settings.max_sessions, settings.max_store_bytes))
+    Ok((settings.max_sessions, settings.max_store_bytes.map_or(0, NonZeroU64::get)))
 }
 
 /// A peer forwards bytes that are no client's command: unknown kinds, Raft's own entries, a removal, nothing at all.
@@ -235,7 +235,7 @@ pub async fn forged_forward(run: Arc<Run>) -> Result<Cluster, String> {
         Command::Blank.encode(),
         Command::Membership(mokv_proto::log::Membership::default()).encode(),
         // A removal, on which only the leader decides.
-        Command::Tombstone { node_id: NodeId(status.node_id), name: leader.clone() }.encode(),
+        Command::Tombstone { node_id: status.node_id, name: leader.clone() }.encode(),
         // A write whose message is cut short.
         Bytes::from_static(&[2, 0x0a, 0x50]),
         // A write that fits into a frame alone, but not beside the entries before it.

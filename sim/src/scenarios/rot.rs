@@ -201,7 +201,7 @@ async fn voters(cluster: &Cluster, of: &str) -> Vec<(String, NodeId)> {
 
 async fn id_of(cluster: &Cluster, node: &str) -> Result<NodeId, String> {
     let status = cluster.status(node).await;
-    status.map(|status| NodeId(status.node_id)).ok_or_else(|| format!("{node} does not answer"))
+    status.map(|status| status.node_id).ok_or_else(|| format!("{node} does not answer"))
 }
 
 /// Waits until a node votes under another id than `old`.

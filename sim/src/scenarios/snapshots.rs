@@ -26,7 +26,7 @@ async fn write_until_purged(
 ) -> Result<(), String> {
     for _ in 0..60 {
         set_many(client, 20).await?;
-        if cluster.status(leader).await.is_some_and(|status| status.purged_index > index) {
+        if cluster.status(leader).await.is_some_and(|status| status.purged_index > Some(index)) {
             return Ok(());
         }
     }

@@ -79,7 +79,7 @@ pub async fn forget_acknowledged(cluster: &Cluster, status: &NodeStatus) -> Resu
 async fn open_log(cluster: &Cluster, status: &NodeStatus) -> Result<Log, String> {
     let node = &status.name;
     assert_eq!(cluster.power(node), Power::Off, "{node} uses its log");
-    let owner = Owner { node_id: NodeId(status.node_id), cluster_id: cluster_id(status) };
+    let owner = Owner { node_id: status.node_id, cluster_id: cluster_id(status) };
     let config = LogConfig { segment_bytes: 256 << 10, reserve_bytes: 0, ..LogConfig::default() };
     let log = Log::open(cluster.disk(node).mount(), config, owner).await;
     log.map_err(|error| format!("{node}'s log cannot be opened: {error}"))
@@ -104,7 +104,7 @@ pub fn stranger(status: &NodeStatus) -> Arc<Link> {
         Arc::new(OnePlace(address)),
         Resolver::default(),
     );
-    peers.link(NodeId(status.node_id), Channel::Forward)
+    peers.link(status.node_id, Channel::Forward)
 }
 
 struct OnePlace(String);
@@ -124,6 +124,7 @@ impl AddressBook for OnePlace {
 }
 
 fn cluster_id(status: &NodeStatus) -> [u8; 16] {
-    let id = u128::from_str_radix(&status.cluster_id, 16).expect("a status names its cluster in hexadecimal");
+    let id = status.cluster_id.as_deref().expect("the node has a cluster");
+    let id = u128::from_str_radix(id, 16).expect("a status names its cluster in hexadecimal");
     id.to_be_bytes()
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::ReadOptions;
 use mokv::rt;
 use mokv::rt::net::{TcpListener, TcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,7 +36,7 @@ pub async fn corrupted_byte(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.cut(reader.host(), &name);
     }
     let read = reader
-        .with_library(|library| async move { library.get("key", ReadOptions::default()).await })
+        .with_library(|library| async move { library.get("key").await })
         .await
         .map_err(|error| format!("nothing came through the middle: {error}"))?;
     forwarding.abort();

@@ -1,5 +1,6 @@
 //! The service `api.Admin`: its messages as requests of the core, and back.
 
+use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{call, status};
 use crate::map::ShownDigest;
+use crate::replicated_settings::SettingsChange;
 use crate::service::{
     self, Backup, Configure, Contradicted, Leave, Place, RemoveMember, Service, TakeSnapshot, TransferLeader,
     WentBack,
@@ -61,7 +63,7 @@ impl admin_server::Admin for Admin {
         response.keys = state.keys;
         response.bytes = state.bytes;
         response.sessions = state.sessions;
-        response.wanted_size = state.wanted_size;
+        response.wanted_size = state.wanted_size.map_or(0, NonZeroU32::get);
         response.digest = shown(state.digest);
         response.digests = (state.digests.into_iter())
             .map(|(index, digest)| api::DigestAt { index, digest: digest.to_string() })
@@ -140,14 +142,17 @@ impl admin_server::Admin for Admin {
         }
         let configure =
             |api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size }| match wanted_size {
-                Some(wanted_size) => Configure::WantedSize(wanted_size),
-                None => Configure::Bounds { max_sessions, max_store_bytes },
+                Some(wanted_size) => Configure::WantedSize(NonZeroU32::new(wanted_size)),
+                None => Configure::Bounds(SettingsChange {
+                    max_sessions,
+                    max_store_bytes: max_store_bytes.map(NonZeroU64::new),
+                }),
             };
         let settings = call(&self.service, request, configure).await?;
         Ok(Response::new(api::ConfigureResponse {
             max_sessions: settings.max_sessions,
-            max_store_bytes: settings.max_store_bytes,
-            wanted_size: settings.wanted_size,
+            max_store_bytes: settings.max_store_bytes.map_or(0, NonZeroU64::get),
+            wanted_size: settings.wanted_size.map_or(0, NonZeroU32::get),
         }))
     }
 }

@@ -1,5 +1,6 @@
 //! The service `api.KV`: its messages as requests of the core, and back.
 
+use std::num::NonZeroU32;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -133,7 +134,8 @@ impl kv_server::Kv for Kv {
                 is_learner: member.is_learner,
             })
             .collect();
-        Ok(Response::new(api::GetServersResponse { servers, wanted_size: list.wanted_size }))
+        let wanted_size = list.wanted_size.map_or(0, NonZeroU32::get);
+        Ok(Response::new(api::GetServersResponse { servers, wanted_size }))
     }
 
     async fn open_session(

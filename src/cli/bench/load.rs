@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::keys::Keys;
 use super::report::{Measured, Operation};
 use crate::cli::failure::Failure;
-use crate::client::{Client, Consistency, Error, ReadOptions, WriteOptions};
+use crate::client::{Client, Error, ReadOptions};
 use crate::rt;
 use crate::rt::process::StopSignals;
 use crate::rt::random;
@@ -22,23 +22,23 @@ use crate::rt::time::later;
 pub struct Mix {
     /// The share of reads in all requests, from 0 to 1.
     share_of_reads: f64,
-    consistency: Consistency,
+    reads: ReadOptions,
 }
 
 impl Mix {
     /// Only writes.
     pub fn puts() -> Mix {
-        Mix { share_of_reads: 0.0, consistency: Consistency::Linearizable }
+        Mix { share_of_reads: 0.0, reads: ReadOptions::linearizable() }
     }
 
     /// Only reads.
     pub fn gets(stale: bool) -> Mix {
-        Mix { share_of_reads: 1.0, consistency: crate::cli::get::consistency(stale) }
+        Mix { share_of_reads: 1.0, reads: crate::cli::get::read_options(stale) }
     }
 
     /// `ratio` reads per write.
     pub fn mixed(ratio: f64, stale: bool) -> Mix {
-        Mix { share_of_reads: ratio / (ratio + 1.0), consistency: crate::cli::get::consistency(stale) }
+        Mix { share_of_reads: ratio / (ratio + 1.0), reads: crate::cli::get::read_options(stale) }
     }
 
     fn draw(&self) -> Operation {
@@ -178,13 +178,8 @@ impl Work {
     async fn ask(&self, client: &Client, operation: Operation, number: u64) -> Result<bool, Error> {
         let key = self.keys.key(number);
         match operation {
-            Operation::Put => {
-                client.set(key, self.value.clone(), WriteOptions::default()).await.map(|_| true)
-            }
-            Operation::Get => {
-                let options = ReadOptions { consistency: self.mix.consistency };
-                client.get(key, options).await.map(|read| read.entry.is_some())
-            }
+            Operation::Put => client.set(key, self.value.clone()).await.map(|_| true),
+            Operation::Get => client.get_with(key, self.mix.reads).await.map(|read| read.entry.is_some()),
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Play {
     Cut,
     /// (List) The connections are cut after this many entries.
     CutAfter(usize),
+    /// (List) Nothing more comes after this many entries.
+    StallAfter(usize),
 }
 
 /// A request that a node received.
@@ -168,13 +170,13 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
 struct Service(Arc<Mutex<State>>);
 
 impl Service {
-    /// Records the request and does what the test scripted; `Ok` with the number of entries to cut after, if any.
+    /// Records the request and does what the test scripted; `Ok` with how a stream is to break off, if it is.
     async fn hear<T>(
         &self,
         method: &'static str,
         request: Request<T>,
         heard: impl FnOnce(T) -> Option<Heard>,
-    ) -> Result<Option<usize>, Status> {
+    ) -> Result<Option<Play>, Status> {
         let play = {
             let mut state = self.state();
             if !request.metadata().contains_key("grpc-timeout") {
@@ -187,7 +189,7 @@ impl Service {
         };
         match play {
             None => Ok(None),
-            Some(Play::CutAfter(entries)) => Ok(Some(entries)),
+            Some(play @ (Play::CutAfter(_) | Play::StallAfter(_))) => Ok(Some(play)),
             Some(Play::Fail(status)) => Err(status),
             Some(Play::Silence) => std::future::pending().await,
             Some(Play::Cut) => {
@@ -237,7 +239,12 @@ impl Kv for Service {
 
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
         let after = request.get_ref().start_after.clone();
-        let cut_after = self.hear("list", request, |request| Some(Heard::List(request))).await?;
+        let play = self.hear("list", request, |request| Some(Heard::List(request))).await?;
+        let (cut_after, stall_after) = match play {
+            Some(Play::CutAfter(entries)) => (Some(entries), None),
+            Some(Play::StallAfter(entries)) => (None, Some(entries)),
+            _ => (None, None),
+        };
         let (entries, revision) = {
             let state = self.state();
             let rest = state.entries.iter().filter(|entry| entry.key > after);
@@ -247,6 +254,9 @@ impl Kv for Service {
         let stream = futures_util::stream::unfold(0, move |at| {
             let (entry, state) = (entries.get(at).cloned(), state.clone());
             async move {
+                if stall_after == Some(at) {
+                    std::future::pending::<()>().await;
+                }
                 if cut_after == Some(at) {
                     // Lets the entries streamed so far arrive first.
                     crate::rt::sleep(std::time::Duration::from_millis(50)).await;
@@ -341,12 +351,12 @@ impl Admin for Service {
         &self,
         request: Request<api::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        let cut_after = self.hear("backup", request, |_| None).await?;
+        let play = self.hear("backup", request, |_| None).await?;
         let info = api::BackupInfo { keys: 7, ..api::BackupInfo::default() };
         let data = |data: &'static [u8]| Ok(api::BackupChunk { info: None, data: data.into() });
         let mut chunks = vec![Ok(api::BackupChunk { info: Some(info), data: Default::default() })];
         chunks.extend([data(b"one"), data(b"two")]);
-        if let Some(chunk) = cut_after {
+        if let Some(Play::CutAfter(chunk)) = play {
             chunks[chunk] = Err(Status::unavailable("this node is stopping"));
         }
         Ok(Response::new(Box::pin(futures_util::stream::iter(chunks))))

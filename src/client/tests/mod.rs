@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fake::{Heard, Node, Play};
+use futures_util::{StreamExt, TryStreamExt};
 use mokv_proto::api::{Server, SessionWrite};
 use mokv_proto::status;
 use mokv_proto::tonic::Status;
@@ -50,16 +51,16 @@ fn builder(nodes: &[&Node]) -> Builder {
 /// A client that has already received the members.
 async fn informed(builder: Builder) -> Client {
     let client = builder.build().unwrap();
-    client.members(Consistency::Stale).await.unwrap();
+    client.members_with(ReadOptions::stale()).await.unwrap();
     client
 }
 
 async fn set(client: &Client, key: &str) -> Result<Written, Error> {
-    client.set(key, "value", WriteOptions::default()).await
+    client.set(key, "value").await
 }
 
 async fn get(client: &Client, key: &str, consistency: Consistency) -> Result<Read, Error> {
-    client.get(key, ReadOptions { consistency }).await
+    client.get_with(key, consistency.into()).await
 }
 
 // ---- time ----
@@ -89,7 +90,7 @@ proptest! {
                 }
                 let _ = client.backup().await;
                 let _ = client.close().await;
-                if let Ok(mut listing) = client.list(ListOptions::default()).await {
+                if let Ok(mut listing) = client.list("").await {
                     let _ = listing.next().await;
                 }
             }
@@ -133,7 +134,7 @@ async fn all_calls_of_a_client_end_within_their_total_time() {
     for _ in 0..3 {
         get(&client, "a", Consistency::Linearizable).await.unwrap_err();
     }
-    assert!(client.with_timeout(Duration::MAX).list(ListOptions::default()).await.is_err());
+    assert!(client.with_timeout(Duration::MAX).list("").await.is_err());
 }
 
 // ---- routing ----
@@ -303,9 +304,8 @@ async fn a_failed_condition_is_definite_and_tells_the_present_revision() {
     let client = informed(builder(&[&node])).await;
     node.play("set", Play::Fail(status::unknown("the forward broke")));
     node.play("set", Play::Fail(status::condition_failed(7)));
-    let options = WriteOptions { if_revision: Some(3) };
-    let result = client.set("a", "value", options).await;
-    assert_eq!(result, Err(Error::ConditionFailed { present_revision: 7 }));
+    let result = client.set_with("a", "value", WriteOptions::if_revision(3)).await;
+    assert_eq!(result, Err(Error::ConditionFailed { present_revision: Some(7) }));
     assert_eq!(node.sets()[0].if_revision, Some(3));
     assert_eq!(node.sets().len(), 2);
 }
@@ -427,7 +427,7 @@ async fn a_token_goes_with_every_request_and_into_no_message() {
 async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
     let node = single().await;
     let client = builder(&[&node]).build().unwrap();
-    let result = client.set([0xff], "value", WriteOptions::default()).await;
+    let result = client.set([0xff], "value").await;
     assert!(matches!(result, Err(Error::Invalid(_))));
     assert!(node.heard().is_empty());
     for endpoint in ["", "host", ":1", "host:0", "host:port", "http://host:1"] {
@@ -443,10 +443,9 @@ async fn what_api_kv_cannot_carry_is_refused_before_anything_is_sent() {
 async fn commands_go_to_the_leader_and_questions_to_the_node_they_name() {
     let nodes = cluster().await;
     let client = informed(builder(&[&nodes[1]])).await;
-    assert_eq!(client.remove_member("node-2").await, Ok(3));
+    assert_eq!(client.remove_member("node-2").await, Ok(NodeId(3)));
     assert_eq!(client.transfer_leader(Some("node-1")).await.as_deref(), Ok("node-1"));
-    let change = SettingsChange { max_sessions: Some(5), ..SettingsChange::default() };
-    assert_eq!(client.configure(change).await.unwrap().max_sessions, 5);
+    assert_eq!(client.configure(SettingsChange::none().max_sessions(5)).await.unwrap().max_sessions, 5);
     let commands = |node: &Node| node.heard().into_iter().filter(|heard| *heard == Heard::Admin).count();
     assert_eq!(nodes.each_ref().map(commands), [3, 0, 0]);
     for node in &nodes {
@@ -505,7 +504,7 @@ async fn stale_reads_ask_for_no_less_than_what_was_seen() {
     node.set_entries(40, &[]);
     get(&client, "absent", Consistency::Linearizable).await.unwrap();
     get(&client, "a", Consistency::Stale).await.unwrap();
-    assert_eq!(client.delete("a", WriteOptions::default()).await.unwrap().revision, 40);
+    assert_eq!(client.delete("a").await.unwrap().revision, 40);
     let floors: Vec<_> = node
         .heard()
         .into_iter()
@@ -534,7 +533,7 @@ async fn a_listing_that_breaks_goes_on_elsewhere_at_the_same_revision() {
     let client = informed(builder(&[&nodes[0]])).await;
     nodes[1].play("list", Play::CutAfter(2));
     nodes[2].play("list", Play::CutAfter(2));
-    let mut listing = client.list(ListOptions { limit: 4, ..ListOptions::default() }).await.unwrap();
+    let mut listing = client.list_with(ListOptions::all().limit(4)).await.unwrap();
     assert_eq!(listing.revision(), 9);
     assert_eq!(keys(&mut listing).await.unwrap(), ["a", "b", "c", "d"]);
     assert_eq!(listing.next().await, Ok(None));
@@ -557,12 +556,86 @@ async fn a_listing_whose_revision_is_gone_fails_rather_than_mix_two() {
     node.set_entries(9, &["a", "b"]);
     node.play("list", Play::CutAfter(1));
     node.play("list", Play::Fail(status::revision_gone(9)));
-    let mut listing = client.list(ListOptions::default()).await.unwrap();
+    let mut listing = client.list("").await.unwrap();
     assert!(matches!(keys(&mut listing).await, Err(Error::RevisionGone(_))));
     // The client rejects an answer at another revision.
     node.play("list", Play::CutAfter(1));
-    let mut listing = client.list(ListOptions::default()).await.unwrap();
+    let mut listing = client.list("").await.unwrap();
     assert!(listing.next().await.unwrap().is_some());
     node.set_entries(10, &["a", "b", "c"]);
     assert!(matches!(listing.next().await, Err(Error::RevisionGone(_))));
+}
+
+// ---- listings and backups as streams ----
+
+#[tokio::test]
+async fn a_listing_is_a_stream_that_goes_on_elsewhere_and_ends_once() {
+    let nodes = cluster().await;
+    for node in &nodes {
+        node.set_entries(9, &["a", "b", "c", "d"]);
+        node.play("list", Play::CutAfter(2));
+    }
+    let client = informed(builder(&[&nodes[0]])).await;
+    let mut listing = client.list("").await.unwrap();
+    let mut keys = Vec::new();
+    while let Some(entry) = StreamExt::next(&mut listing).await {
+        keys.push(entry.unwrap().key);
+    }
+    assert_eq!(keys, ["a", "b", "c", "d"]);
+    assert!(StreamExt::next(&mut listing).await.is_none());
+    assert_eq!(listing.next().await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_stream_ends_after_its_error() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.set_entries(9, &["a", "b"]);
+    node.play("list", Play::CutAfter(1));
+    node.play("list", Play::Fail(status::revision_gone(9)));
+    let mut entries = client.list("").await.unwrap();
+    assert!(matches!(StreamExt::next(&mut entries).await, Some(Ok(_))));
+    assert!(matches!(StreamExt::next(&mut entries).await, Some(Err(Error::RevisionGone(_)))));
+    assert!(StreamExt::next(&mut entries).await.is_none());
+    node.play("backup", Play::CutAfter(1));
+    let mut pieces = client.backup().await.unwrap();
+    assert!(matches!(StreamExt::next(&mut pieces).await, Some(Err(Error::Unavailable(_)))));
+    assert!(StreamExt::next(&mut pieces).await.is_none());
+}
+
+#[tokio::test]
+async fn a_listing_that_falls_silent_is_resumed_also_after_its_reader_gave_up_once() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).timeout(Duration::from_millis(300))).await;
+    node.set_entries(9, &["a", "b"]);
+    node.play("list", Play::StallAfter(1));
+    let mut listing = client.list("").await.unwrap();
+    assert_eq!(listing.next().await.unwrap().unwrap().key, "a");
+    let given_up = crate::rt::timeout(Duration::from_millis(50), listing.next()).await;
+    assert!(given_up.is_err());
+    assert_eq!(listing.next().await.unwrap().unwrap().key, "b");
+    assert_eq!(listing.next().await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_limit_is_kept_over_interruptions_and_none_is_no_limit() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.set_entries(9, &["a", "b", "c"]);
+    let listed = async |options: ListOptions| {
+        let entries: Vec<KeyValue> = client.list_with(options).await?.try_collect().await?;
+        Ok::<_, Error>(entries.len())
+    };
+    assert_eq!(listed(ListOptions::all()).await, Ok(3));
+    assert_eq!(listed(ListOptions::all().limit(0)).await, Ok(0), "no keys, not all");
+    node.play("list", Play::CutAfter(1));
+    assert_eq!(listed(ListOptions::all().limit(2)).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_backup_is_a_stream_of_its_bytes() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    let pieces: Vec<Bytes> = client.backup().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(pieces, ["one", "two"]);
 }

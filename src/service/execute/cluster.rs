@@ -1,12 +1,15 @@
 //! What operators ask of a node and of its cluster.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use super::refused;
-use crate::map::{Answer, Command, MAX_SESSIONS, Settings};
+use crate::map::{Answer, Command};
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
+use crate::replicated_settings::{MAX_SESSIONS, Settings};
 use crate::rt::{self, Instant};
 use crate::service::{
     Class, Configure, Context, Contradicted, Leave, NodeStatus, Operation, RaftStatus, Refused, RemoveMember,
@@ -197,17 +200,18 @@ impl Operation for Configure {
                 if version < Command::WANTED_SIZE_VERSION {
                     return Ok(settings());
                 }
-                service.propose(Command::WantedSize(wanted_size), deadline).await?;
+                let voters = wanted_size.map_or(0, NonZeroU32::get);
+                service.propose(Command::WantedSize(voters), deadline).await?;
                 Ok(Settings { wanted_size, ..settings() })
             }
-            Configure::Bounds { max_sessions, max_store_bytes } => {
-                if max_sessions.is_some_and(|sessions| !MAX_SESSIONS.contains(&sessions)) {
+            Configure::Bounds(change) => {
+                if change.max_sessions.is_some_and(|sessions| !MAX_SESSIONS.contains(&sessions)) {
                     let (least, most) = MAX_SESSIONS.into_inner();
                     return Err(Refused::Invalid(format!("max-sessions is a number from {least} to {most}")));
                 }
-                let command = Command::Configure { max_sessions, max_store_bytes };
-                match service.propose(command, deadline).await?.answer {
+                match service.propose(Command::Configure(change), deadline).await?.answer {
                     Answer::Configured { max_sessions, max_store_bytes } => {
+                        let max_store_bytes = NonZeroU64::new(max_store_bytes);
                         Ok(Settings { max_sessions, max_store_bytes, ..settings() })
                     }
                     other => Err(refused(other)),

@@ -1,0 +1,60 @@
+//! What reads and writes of keys return.
+
+use bytes::Bytes;
+use mokv_proto::api;
+
+/// A key with its value and its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyValue {
+    /// 1 to 4,096 bytes.
+    pub key: Bytes,
+    /// Empty in a listing of keys only.
+    pub value: Bytes,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// The revision that wrote this value; see [`WriteOptions::if_revision`](super::WriteOptions::if_revision).
+    pub mod_revision: u64,
+    /// The number of writes to the key since its creation, starting at 1.
+    pub version: u64,
+}
+
+impl KeyValue {
+    pub(super) fn from_wire(entry: api::GetResponse) -> KeyValue {
+        KeyValue {
+            key: entry.key.into(),
+            value: entry.value,
+            create_revision: entry.create_revision,
+            mod_revision: entry.mod_revision,
+            version: entry.version,
+        }
+    }
+}
+
+/// The answer to a read of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Read {
+    /// The store's revision the read was made at.
+    pub revision: u64,
+    /// `None`: the key does not exist.
+    pub entry: Option<KeyValue>,
+}
+
+/// The answer to a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The store's revision that this write created; also the key's new mod revision.
+    pub revision: u64,
+}
+
+/// The answer to a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deleted {
+    /// The store's revision after the delete. Deleting an absent key does not advance it.
+    pub revision: u64,
+    /// Whether the key existed.
+    pub existed: bool,
+}

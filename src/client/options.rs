@@ -1,0 +1,380 @@
+//! The options of reads, writes and listings. The calls without options ([`Client::get`](super::Client::get) and its
+//! like) use the defaults.
+
+use mokv_proto::api;
+
+use super::error::Error;
+use super::picker::Purpose;
+use super::text;
+
+/// How recent the result of a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// The read sees every write that was acknowledged before the read was sent.
+    #[default]
+    Linearizable,
+    /// One node answers at once from its memory. The result may be arbitrarily old, but never older than what this
+    /// client has seen before.
+    Stale,
+}
+
+impl Consistency {
+    pub(super) fn purpose(self) -> Purpose {
+        match self {
+            Consistency::Linearizable => Purpose::LinearizableRead,
+            Consistency::Stale => Purpose::StaleRead,
+        }
+    }
+
+    pub(super) fn wire(self) -> i32 {
+        match self {
+            Consistency::Linearizable => api::Consistency::Linearizable as i32,
+            Consistency::Stale => api::Consistency::Stale as i32,
+        }
+    }
+}
+
+/// How to read one key, or the members; linearizable by default.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use mokv::client::ReadOptions;
+///
+/// let read = client.get_with("feature/dark-mode", ReadOptions::stale()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadOptions {
+    pub(super) consistency: Consistency,
+}
+
+impl ReadOptions {
+    /// Sees every write that was acknowledged before the read was sent; the default.
+    ///
+    /// ```
+    /// # use mokv::client::ReadOptions;
+    /// assert_eq!(ReadOptions::linearizable(), ReadOptions::default());
+    /// ```
+    pub fn linearizable() -> ReadOptions {
+        Consistency::Linearizable.into()
+    }
+
+    /// Is answered at once by one node, also without a leader, and may be old: see [`Consistency::Stale`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ReadOptions;
+    /// let read = client.get_with("greeting", ReadOptions::stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stale() -> ReadOptions {
+        Consistency::Stale.into()
+    }
+}
+
+impl From<Consistency> for ReadOptions {
+    fn from(consistency: Consistency) -> ReadOptions {
+        ReadOptions { consistency }
+    }
+}
+
+/// Under which condition to write or delete one key; unconditionally by default.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use mokv::client::{Error, WriteOptions};
+///
+/// match client.set_with("lock", "me", WriteOptions::if_absent()).await {
+///     Ok(written) => println!("mine, at revision {}", written.revision),
+///     Err(Error::ConditionFailed { .. }) => println!("somebody else has it"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteOptions {
+    condition: Option<Condition>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Absent,
+    Revision(u64),
+}
+
+impl WriteOptions {
+    /// Whatever the key holds; the default.
+    ///
+    /// ```
+    /// # use mokv::client::WriteOptions;
+    /// assert_eq!(WriteOptions::unconditional(), WriteOptions::default());
+    /// ```
+    pub fn unconditional() -> WriteOptions {
+        WriteOptions { condition: None }
+    }
+
+    /// Only if the key does not exist.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::WriteOptions;
+    /// client.set_with("lock", "me", WriteOptions::if_absent()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn if_absent() -> WriteOptions {
+        WriteOptions { condition: Some(Condition::Absent) }
+    }
+
+    /// Only if the key's [`mod_revision`](super::KeyValue::mod_revision) is this one. No key is ever at revision 0: the call then
+    /// returns [`Error::Invalid`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::WriteOptions;
+    /// let written = client.set("lock", "me").await?;
+    /// client.delete_with("lock", WriteOptions::if_revision(written.revision)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    pub fn if_revision(revision: u64) -> WriteOptions {
+        WriteOptions { condition: Some(Condition::Revision(revision)) }
+    }
+
+    /// Only if the key is still as it was read: at the same revision, or still absent.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::WriteOptions;
+    /// let read = client.get("visits").await?;
+    /// client.set_with("visits", "1", WriteOptions::if_unchanged(&read)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn if_unchanged(read: &super::Read) -> WriteOptions {
+        match &read.entry {
+            Some(entry) => WriteOptions::if_revision(entry.mod_revision),
+            None => WriteOptions::if_absent(),
+        }
+    }
+
+    /// Returns the value of `if_revision` in a request.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the condition that the key is at revision 0.
+    pub(super) fn wire(self) -> Result<Option<u64>, Error> {
+        match self.condition {
+            None => Ok(None),
+            Some(Condition::Absent) => Ok(Some(0)),
+            // In a request this would mean that the key must not exist.
+            Some(Condition::Revision(0)) => Err(Error::Invalid("no key is ever at revision 0".into())),
+            Some(Condition::Revision(revision)) => Ok(Some(revision)),
+        }
+    }
+}
+
+/// What to list; everything, linearizable, by default.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use mokv::client::ListOptions;
+///
+/// let mut first = client.list_with(ListOptions::prefix("user/").limit(100).keys_only()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListOptions {
+    prefix: Vec<u8>,
+    start_after: Vec<u8>,
+    pub(super) limit: Option<u64>,
+    keys_only: bool,
+    pub(super) consistency: Consistency,
+    at_revision: Option<u64>,
+}
+
+impl ListOptions {
+    /// All keys; the default.
+    ///
+    /// ```
+    /// # use mokv::client::ListOptions;
+    /// assert_eq!(ListOptions::all(), ListOptions::prefix(""));
+    /// ```
+    pub fn all() -> ListOptions {
+        ListOptions::default()
+    }
+
+    /// Only keys that begin with this.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let mut users = client.list_with(ListOptions::prefix("user/").stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> ListOptions {
+        ListOptions { prefix: prefix.as_ref().to_vec(), ..ListOptions::default() }
+    }
+
+    /// Only keys after this one, in byte order: the last key of the page before.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let options = ListOptions::prefix("user/").start_after("user/0100").limit(100);
+    /// let mut second_page = client.list_with(options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start_after(mut self, key: impl AsRef<[u8]>) -> ListOptions {
+        self.start_after = key.as_ref().to_vec();
+        self
+    }
+
+    /// At most this many keys; as many as there are by default.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let mut first = client.list_with(ListOptions::prefix("queue/").limit(1)).await?;
+    /// let oldest = first.next().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit(mut self, keys: u64) -> ListOptions {
+        self.limit = Some(keys);
+        self
+    }
+
+    /// Leaves the values out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let mut keys = client.list_with(ListOptions::all().keys_only()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys_only(mut self) -> ListOptions {
+        self.keys_only = true;
+        self
+    }
+
+    /// Is answered at once by one node, also without a leader, and may be old: see [`Consistency::Stale`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let mut config = client.list_with(ListOptions::prefix("config/").stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stale(self) -> ListOptions {
+        self.consistency(Consistency::Stale)
+    }
+
+    /// Sets how recent the listing must be; linearizable by default.
+    ///
+    /// ```
+    /// # use mokv::client::{Consistency, ListOptions};
+    /// let options = ListOptions::all().consistency(Consistency::Stale);
+    /// assert_eq!(options, ListOptions::all().stale());
+    /// ```
+    pub fn consistency(mut self, consistency: Consistency) -> ListOptions {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Lists this revision, the one of an earlier page ([`Listing::revision`](super::Listing::revision)), so that all
+    /// pages show one state of the store. By default the newest. A node retains the revisions of the last 16 pages with a
+    /// limit that it sent, each for 30 s.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ListOptions;
+    /// let options = ListOptions::prefix("user/").limit(100);
+    /// let mut page = client.list_with(options.clone()).await?;
+    /// let mut last = None;
+    /// while let Some(entry) = page.next().await? {
+    ///     last = Some(entry.key);
+    /// }
+    /// if let Some(last) = last {
+    ///     let next = options.start_after(last).at_revision(page.revision());
+    ///     page = client.list_with(next).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn at_revision(mut self, revision: u64) -> ListOptions {
+        self.at_revision = Some(revision);
+        self
+    }
+
+    /// Returns the request; `min_revision` is what a stale listing must show.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a prefix or a key that is not UTF-8, [`Error::RevisionGone`] for revision 0.
+    pub(super) fn wire(&self, min_revision: u64) -> Result<api::ListRequest, Error> {
+        if self.at_revision == Some(0) {
+            // In a request this would mean the newest.
+            return Err(Error::RevisionGone(
+                "at revision 0 the store was empty: list again from the start".into(),
+            ));
+        }
+        Ok(api::ListRequest {
+            prefix: text("the prefix", &self.prefix)?,
+            start_after: text("the key to start after", &self.start_after)?,
+            limit: wire_limit(self.limit),
+            keys_only: self.keys_only,
+            consistency: self.consistency.wire(),
+            min_revision,
+            at_revision: self.at_revision.unwrap_or(0),
+        })
+    }
+}
+
+/// Returns the limit in a request, where 0 means none. A listing of no keys asks for one: it still has a revision.
+pub(super) fn wire_limit(limit: Option<u64>) -> u64 {
+    limit.map_or(0, |keys| keys.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyValue, Read};
+    use super::*;
+
+    #[test]
+    fn a_condition_is_what_it_says_and_0_is_none() {
+        assert_eq!(WriteOptions::default().wire(), Ok(None));
+        assert_eq!(WriteOptions::if_absent().wire(), Ok(Some(0)));
+        assert_eq!(WriteOptions::if_revision(7).wire(), Ok(Some(7)));
+        assert!(matches!(WriteOptions::if_revision(0).wire(), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn unchanged_is_the_same_revision_or_still_absent() {
+        let mut read = Read { revision: 9, entry: None };
+        assert_eq!(WriteOptions::if_unchanged(&read), WriteOptions::if_absent());
+        let entry = api::GetResponse { mod_revision: 4, ..Default::default() };
+        read.entry = Some(KeyValue::from_wire(entry));
+        assert_eq!(WriteOptions::if_unchanged(&read), WriteOptions::if_revision(4));
+    }
+
+    #[test]
+    fn what_a_listing_leaves_open_is_absent_from_its_request() {
+        let all = ListOptions::all().wire(0).unwrap();
+        assert_eq!(all, api::ListRequest::default());
+        let page = ListOptions::prefix("a/").start_after("a/b").limit(3).keys_only().stale().at_revision(8);
+        let page = page.wire(5).unwrap();
+        assert_eq!((page.prefix.as_str(), page.start_after.as_str()), ("a/", "a/b"));
+        assert_eq!((page.limit, page.keys_only, page.at_revision, page.min_revision), (3, true, 8, 5));
+        assert_eq!(page.consistency(), api::Consistency::Stale);
+        assert_eq!(ListOptions::all().limit(0).wire(0).unwrap().limit, 1, "none would be all");
+        assert!(matches!(ListOptions::all().at_revision(0).wire(0), Err(Error::RevisionGone(_))));
+    }
+}

@@ -1,0 +1,95 @@
+//! The replicated settings: those on which all nodes agree, because they decide the result of a write or who may join.
+//!
+//! One type for the state, the core, the command line and the client. Plain values: no IO, no wire format. A node's own
+//! settings are in `config`.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
+
+/// The values that [`Settings::max_sessions`] may be set to. A log entry with another value is older than this bound.
+pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
+
+/// The settings of a cluster; only log entries change them. The default is what a new cluster starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Maximum number of client sessions, at least 1. Beyond it the least recently used session is evicted.
+    pub max_sessions: u64,
+    /// Maximum size of keys and values together, in bytes; `None`: no bound. The store may exceed a bound that was
+    /// lowered.
+    pub max_store_bytes: Option<NonZeroU64>,
+    /// The number of voters that the cluster is to have; `None`: as many as join. Affects which nodes are admitted, but
+    /// no answer to a read or a write.
+    pub wanted_size: Option<NonZeroU32>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { max_sessions: 10_000, max_store_bytes: None, wanted_size: None }
+    }
+}
+
+/// A change of the bounds among the [`Settings`]. What it does not name stays as it is. (The wanted size is changed by
+/// itself.)
+///
+/// ```
+/// use std::num::NonZeroU64;
+///
+/// use mokv::client::SettingsChange;
+///
+/// let change = SettingsChange::none().max_sessions(20_000).max_store_bytes(NonZeroU64::new(2 << 30));
+/// assert_eq!(change.max_sessions, Some(20_000));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SettingsChange {
+    /// The new [`Settings::max_sessions`].
+    pub max_sessions: Option<u64>,
+    /// The new [`Settings::max_store_bytes`], `Some(None)` for no bound.
+    pub max_store_bytes: Option<Option<NonZeroU64>>,
+}
+
+impl SettingsChange {
+    /// Changes nothing.
+    pub fn none() -> SettingsChange {
+        SettingsChange::default()
+    }
+
+    /// Keeps at most so many client sessions, 1 to 1,000,000.
+    pub fn max_sessions(self, sessions: u64) -> SettingsChange {
+        SettingsChange { max_sessions: Some(sessions), ..self }
+    }
+
+    /// Bounds keys and values together to so many bytes; `None`: no bound.
+    pub fn max_store_bytes(self, bytes: impl Into<Option<NonZeroU64>>) -> SettingsChange {
+        SettingsChange { max_store_bytes: Some(bytes.into()), ..self }
+    }
+
+    /// Returns `settings` with this change.
+    pub fn applied_to(self, settings: Settings) -> Settings {
+        Settings {
+            // At least one: otherwise opening a session would evict it.
+            max_sessions: self.max_sessions.map_or(settings.max_sessions, |sessions| sessions.max(1)),
+            max_store_bytes: self.max_store_bytes.unwrap_or(settings.max_store_bytes),
+            ..settings
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_leaves_what_it_does_not_name() {
+        let bound = NonZeroU64::new(9);
+        let settings =
+            Settings { max_store_bytes: bound, wanted_size: NonZeroU32::new(3), ..Settings::default() };
+        assert_eq!(SettingsChange::none().applied_to(settings), settings);
+        let fewer = SettingsChange::none().max_sessions(5).applied_to(settings);
+        assert_eq!(fewer, Settings { max_sessions: 5, ..settings });
+        let unbounded = SettingsChange::none().max_store_bytes(None).applied_to(settings);
+        assert_eq!(unbounded, Settings { max_store_bytes: None, ..settings });
+        assert_eq!(SettingsChange::none().max_sessions(0).applied_to(settings).max_sessions, 1);
+    }
+}
