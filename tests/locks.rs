@@ -2,7 +2,7 @@
 //! same packages in the same versions.
 
 #[allow(dead_code)] // Others use the rest.
-#[path = "../sim/src/cargo.rs"]
+#[path = "../sim/src/launcher/cargo.rs"]
 mod cargo;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! `cargo test --features sim`: whole clusters in a deterministic simulation. See sim/README.md.
 
-#[path = "../sim/src/cargo.rs"]
+#[path = "../sim/src/launcher/cargo.rs"]
 mod cargo;
 
 fn main() -> std::process::ExitCode {

@@ -1,6 +1,6 @@
 //! `cargo test --features sim`: the unit tests of the simulation's workspace, which is not the product's.
 
-#[path = "../sim/src/cargo.rs"]
+#[path = "../sim/src/launcher/cargo.rs"]
 mod cargo;
 
 fn main() -> std::process::ExitCode {

@@ -2,7 +2,7 @@
 //! mild.
 //!
 //! Code sets a marker by a call: `rt::sometimes("torn tail recovered")`. In production the call does nothing. In
-//! simulation it is counted for each run. The harness has a table of all markers (`sim/src/markers.rs`), reports those
+//! simulation it is counted for each run. The harness has a table of all markers (`sim/src/record/markers.rs`), reports those
 //! that no run of a sweep reached, and can inject faults when one is reached. The call itself decides nothing and
 //! changes nothing.
 

@@ -19,12 +19,10 @@ pub async fn restarts_during_elections(injection: &mut Injection) {
     for _ in 0..injection.dice.within(2..6) {
         let voter = injection.victim();
         injection.cluster.kill(&voter);
-        let soon = injection.soon();
-        injection.come_back(&voter, soon).await;
+        injection.come_back_soon(&voter).await;
         rt::sleep(injection.soon()).await;
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&leader, away).await;
+    injection.come_back_later(&leader).await;
 }
 
 /// Kills a process while it recovers, several times in a row.
@@ -33,8 +31,7 @@ pub async fn kill_in_recovery(injection: &mut Injection) {
     injection.tell(&victim);
     injection.cluster.kill(&victim);
     for _ in 0..injection.dice.within(1..4) {
-        let soon = injection.soon();
-        injection.come_back(&victim, soon).await;
+        injection.come_back_soon(&victim).await;
         let crash = *injection.dice.one_of(&[Fault::KillBefore, Fault::KillAfter, Fault::PowerLossAfter]);
         let mut left = injection.dice.within(1..40);
         let meant = move |_: &DiskCall| {
@@ -42,11 +39,10 @@ pub async fn kill_in_recovery(injection: &mut Injection) {
             left == 0
         };
         if injection.crash_at_call(&victim, crash, meant).await {
-            injection.cluster.run().situation("killed while recovering");
+            injection.cluster.run().marker("killed while recovering");
         }
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
 }
 
 /// Two machines lose power while a third recovers.
@@ -62,23 +58,15 @@ pub async fn two_while_one_recovers(injection: &mut Injection) {
     rt::sleep(injection.soon()).await;
     injection.cluster.power_loss(three);
     for name in [two, three] {
-        let away = injection.away(injection.length);
-        injection.come_back(name, away).await;
+        injection.come_back_later(name).await;
     }
 }
 
-/// A node crashes between an append to its log and the sync.
-pub async fn crash_before_sync(injection: &mut Injection) {
+/// A node crashes after a call of this kind on its log: after an append before it is synced, or after a sync before the
+/// node reports the result.
+pub async fn crash_in_log(injection: &mut Injection, operation: Operation) {
     let victim = injection.leader_or_other();
-    let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
-    crash_in_log(injection, &victim, crash, Operation::Write).await;
-}
-
-/// A node crashes after a sync of its log, before it reports the result.
-pub async fn crash_after_sync(injection: &mut Injection) {
-    let victim = injection.leader_or_other();
-    let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
-    crash_in_log(injection, &victim, crash, Operation::Sync).await;
+    crash_at_log_call(injection, &victim, operation).await;
 }
 
 /// The leader is killed, and voters crash after they have written their vote and before they answer.
@@ -95,13 +83,11 @@ pub async fn crash_after_vote(injection: &mut Injection) {
         let crash =
             *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter, Fault::PowerLossBefore]);
         if injection.crash_at_call(&voter, crash, |call| is_log(call, Operation::Sync)).await {
-            injection.cluster.run().situation("crashed between vote and answer");
+            injection.cluster.run().marker("crashed between vote and answer");
         }
-        let soon = injection.soon();
-        injection.come_back(&voter, soon).await;
+        injection.come_back_soon(&voter).await;
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&leader, away).await;
+    injection.come_back_later(&leader).await;
 }
 
 /// After a leadership transfer, the old or the new leader loses power.
@@ -118,8 +104,7 @@ pub async fn crash_after_transfer(injection: &mut Injection) {
     injection.cluster.operate("transfer", ask).await;
     rt::sleep(injection.soon()).await;
     injection.cluster.power_loss(&victim);
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
 }
 
 /// A node crashes while it installs a snapshot, because it lags, or builds one.
@@ -143,10 +128,9 @@ pub async fn crash_in_snapshot(injection: &mut Injection) {
         left == 0
     };
     if injection.crash_at_call(&victim, crash, meant).await {
-        injection.cluster.run().situation("crashed in a snapshot");
+        injection.cluster.run().marker("crashed in a snapshot");
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
 }
 
 /// Markers at which [`ambush`] hits: in reads, elections, recovery, snapshots and membership changes.
@@ -169,10 +153,10 @@ static AMBUSHES: [&str; 14] = [
 
 /// A node is paused, killed or loses power at the moment in which it reaches a rare marker.
 pub async fn ambush(injection: &mut Injection) {
-    let situation = std::slice::from_ref(injection.dice.one_of(&AMBUSHES));
-    let Some((victim, situation)) = injection.pause_at(situation).await else { return };
-    injection.tell(&format!("{victim} at '{situation}'"));
-    injection.cluster.run().situation("ambushed");
+    let marker = std::slice::from_ref(injection.dice.one_of(&AMBUSHES));
+    let Some((victim, marker)) = injection.pause_at(marker).await else { return };
+    injection.tell(&format!("{victim} at '{marker}'"));
+    injection.cluster.run().marker("ambushed");
     if injection.dice.chance(0.4) {
         // Most likely another node leads when it resumes.
         let election = injection.cluster.world().election;
@@ -185,8 +169,7 @@ pub async fn ambush(injection: &mut Injection) {
     } else {
         injection.cluster.power_loss(&victim);
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
 }
 
 /// The leader crashes again and again while a node joins.
@@ -199,8 +182,7 @@ pub async fn crash_while_joining(injection: &mut Injection) {
             rt::sleep(injection.dice.time(Duration::from_millis(200)..Duration::from_secs(3))).await;
         }
         let leader = injection.leader();
-        let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
-        crash_in_log(injection, &leader, crash, Operation::Sync).await;
+        crash_at_log_call(injection, &leader, Operation::Sync).await;
     }
 }
 
@@ -214,18 +196,18 @@ async fn becomes_voter(injection: &mut Injection, newcomer: &str) {
         let role = injection.cluster.status(newcomer).await.map(|status| status.role);
         if was_learner && role == Some(Role::Follower) {
             let leader = injection.leader();
-            injection.cluster.run().situation("leader lost in the middle of a membership change");
+            injection.cluster.run().marker("leader lost in the middle of a membership change");
             injection.cluster.power_loss(&leader);
-            let away = injection.away(injection.length);
-            return injection.come_back(&leader, away).await;
+            return injection.come_back_later(&leader).await;
         }
         was_learner |= role == Some(Role::Learner);
         rt::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// A node crashes at one of the next calls of this kind on its log.
-async fn crash_in_log(injection: &mut Injection, victim: &str, crash: Fault, operation: Operation) {
+/// A node crashes after one of the next calls of this kind on its log.
+async fn crash_at_log_call(injection: &mut Injection, victim: &str, operation: Operation) {
+    let crash = *injection.dice.one_of(&[Fault::KillAfter, Fault::PowerLossAfter]);
     injection.tell(victim);
     let mut left = injection.dice.within(1..8);
     let meant = move |call: &DiskCall| {
@@ -233,10 +215,9 @@ async fn crash_in_log(injection: &mut Injection, victim: &str, crash: Fault, ope
         left == 0
     };
     if injection.crash_at_call(victim, crash, meant).await {
-        injection.cluster.run().situation("crashed at an aimed call of the log");
+        injection.cluster.run().marker("crashed at an aimed call of the log");
     }
-    let away = injection.away(injection.length);
-    injection.come_back(victim, away).await;
+    injection.come_back_later(victim).await;
 }
 
 fn is_log(call: &DiskCall, operation: Operation) -> bool {

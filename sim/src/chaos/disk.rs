@@ -12,11 +12,11 @@ use mokv_proto::raft::{AppendEntries, LogId, VoteState, append_answer, request, 
 
 use super::injection::Injection;
 use crate::checkers::Finding;
-use crate::client::SimClient;
+use crate::checkers::logs::Logs;
+use crate::clients::SimClient;
+use crate::cluster::tampering::{STRANGER, stranger};
 use crate::cluster::{Cluster, Power, votes};
-use crate::history::Outcome;
-use crate::logs::Logs;
-use crate::scenarios::tampering::{STRANGER, stranger};
+use crate::evidence::history::Outcome;
 
 /// Bytes free on a full disk: enough for Raft's own writes; clients' writes must be refused.
 const ROOM: u64 = 1 << 20;
@@ -30,9 +30,9 @@ const ENOUGH_LOG_BYTES: usize = 150_000;
 /// Writes that a node commits and then loses by the rollback.
 const FORGOTTEN: u64 = 5;
 /// Most starts of a node whose disk will be rolled back.
-const LIVES: u32 = 8;
+const MOST_STARTS: u32 = 8;
 /// Time between two starts of a node whose disk will be rolled back.
-const LIFE: Duration = Duration::from_secs(1);
+const BETWEEN_STARTS: Duration = Duration::from_secs(1);
 /// Time for the consequences of a damaged or outdated disk to appear.
 const SHOWN: Duration = Duration::from_secs(4);
 
@@ -107,8 +107,7 @@ pub async fn failed_read(injection: &mut Injection) {
         injection.cluster.fail_call(&victim, Operation::Read, injection.dice.within(1..12));
         if injection.dice.chance(0.7) {
             injection.cluster.kill(&victim);
-            let soon = injection.soon();
-            injection.come_back(&victim, soon).await;
+            injection.come_back_soon(&victim).await;
         }
         stopped(injection, &victim).await;
     }
@@ -127,8 +126,7 @@ pub async fn wiped_disk(injection: &mut Injection) {
         injection.tell(&victim);
         injection.cluster.kill(&victim);
         injection.cluster.wipe(&victim);
-        let away = injection.away(injection.length);
-        injection.come_back(&victim, away).await;
+        injection.come_back_later(&victim).await;
     }
 }
 
@@ -145,8 +143,7 @@ pub async fn flipped_bit(injection: &mut Injection) {
     if injection.cluster.disk(&victim).contents(&file).is_some_and(|bytes| offset < bytes.len() as u64) {
         injection.cluster.flip_bit(&victim, &file, offset, injection.dice.within(0..8) as u8);
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
     // Damage that no read has found yet is replaced before damage on another disk adds to it.
     rt::sleep(SHOWN).await;
     if injection.cluster.is_damaged(&victim) {
@@ -186,14 +183,13 @@ pub async fn damaged_snapshot(injection: &mut Injection) {
         // No exit is excused: the node has to come up by itself.
         injection.cluster.damage_snapshot(&victim, &newest, offset, injection.dice.within(0..8) as u8);
     }
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    injection.come_back_later(&victim).await;
 }
 
 /// A disk is rolled back to its content of some incarnations ago.
 pub async fn rolled_back_disk(injection: &mut Injection) {
     let victim = injection.victim();
-    let Some(image) = some_lives_ago(injection, &victim).await else { return };
+    let Some(image) = image_before_restarts(injection, &victim).await else { return };
     injection.cluster.kill(&victim);
     injection.cluster.roll_back(&victim, &image);
     injection.come_back(&victim, Duration::ZERO).await;
@@ -216,12 +212,7 @@ pub async fn rolled_back_beside_laggards(injection: &mut Injection) {
         injection.cluster.split(&laggards, &others);
     }
     beside_laggards(injection, &victim, &others, &laggards, hear_no_leader).await;
-    for (laggard, other) in
-        laggards.iter().flat_map(|laggard| others.iter().map(move |other| (laggard, other)))
-    {
-        injection.cluster.mend(laggard, other);
-        injection.cluster.mend(other, laggard);
-    }
+    laggards.iter().for_each(|laggard| injection.cluster.mend_with(laggard, &others));
 }
 
 async fn beside_laggards(
@@ -231,7 +222,7 @@ async fn beside_laggards(
     laggards: &[String],
     hear_no_leader: bool,
 ) {
-    let Some(image) = some_lives_ago(injection, victim).await else { return };
+    let Some(image) = image_before_restarts(injection, victim).await else { return };
     // Laggards that keep running still have their memory; laggards that restart have only what they wrote to disk.
     if !hear_no_leader || injection.dice.chance(0.5) {
         laggards.iter().for_each(|name| injection.cluster.kill(name));
@@ -252,9 +243,9 @@ async fn beside_laggards(
         if injection.dice.chance(if hear_no_leader { 0.7 } else { 0.4 }) {
             // It starts more often than before the rollback, while no peer is up to record it.
             laggards.iter().for_each(|name| injection.cluster.kill(name));
-            for _ in 0..LIVES {
+            for _ in 0..MOST_STARTS {
                 injection.come_back(victim, Duration::ZERO).await;
-                rt::sleep(LIFE / 4).await;
+                rt::sleep(BETWEEN_STARTS / 4).await;
                 injection.cluster.kill(victim);
             }
         }
@@ -285,7 +276,7 @@ async fn start_over(injection: &Injection, node: &str) {
 /// faults.)
 pub async fn copied_disk(injection: &mut Injection) {
     let victim = injection.victim();
-    let Some(image) = some_lives_ago(injection, &victim).await else { return };
+    let Some(image) = image_before_restarts(injection, &victim).await else { return };
     // Another node may have joined meanwhile.
     let (copy, name) = (injection.cluster.next_name(), victim.clone());
     injection.cluster.add(&copy, |config| config.node_name = name);
@@ -310,7 +301,7 @@ pub async fn put_back_disk(injection: &mut Injection) {
     }
     let image = injection.cluster.disk(&victim).image();
     let Some(then) = Cluster::disk_state(&image).await else { return };
-    rt::sleep(injection.length.min(SHOWN) + LIFE).await;
+    rt::sleep(injection.length.min(SHOWN) + BETWEEN_STARTS).await;
     let (mut knowing, mut all_know) = (BTreeMap::new(), true);
     for other in injection.others(&victim) {
         let disk_state = Cluster::disk_state(&injection.cluster.disk(&other).image()).await;
@@ -320,10 +311,10 @@ pub async fn put_back_disk(injection: &mut Injection) {
         }
     }
     let now = Cluster::disk_state(&injection.cluster.disk(&victim).image()).await;
-    let is_same_life =
+    let is_same_incarnation =
         now.is_some_and(|now| (now.node_id, now.start.boot) == (then.node_id, then.start.boot));
     // Reserved anew: a reservation ends while the node is a full member, as it was until now.
-    if !all_know || !is_same_life || !injection.cluster.may_lose(&victim) {
+    if !all_know || !is_same_incarnation || !injection.cluster.may_lose(&victim) {
         return;
     }
     injection.tell(&victim);
@@ -364,7 +355,7 @@ pub async fn other_history(injection: &mut Injection) {
     if status.committed_index == 0 || !injection.cluster.may_lose(&victim) {
         return;
     }
-    injection.cluster.hears_of_another_history(&victim);
+    injection.cluster.expect_conflicting_history(&victim);
     injection.tell(&victim);
     // A term that no election reaches: no log has an entry of it.
     let term = status.term + 1_000;
@@ -392,7 +383,7 @@ pub async fn other_history(injection: &mut Injection) {
 /// Restarts a node until every other node has durably recorded an incarnation that a rollback will lose. Returns the
 /// image of the disk from before. `None` if they have not recorded one, or if the cluster cannot bear the loss of the
 /// node.
-async fn some_lives_ago(injection: &mut Injection, node: &str) -> Option<Image> {
+async fn image_before_restarts(injection: &mut Injection, node: &str) -> Option<Image> {
     if !injection.cluster.may_lose(node) {
         return None;
     }
@@ -400,10 +391,10 @@ async fn some_lives_ago(injection: &mut Injection, node: &str) -> Option<Image> 
     let image = injection.cluster.disk(node).image();
     let then = injection.cluster.identity(node).await?;
     let mut before = BTreeMap::new();
-    for _ in 0..LIVES {
+    for _ in 0..MOST_STARTS {
         injection.cluster.kill(node);
         injection.come_back(node, Duration::ZERO).await;
-        rt::sleep(LIFE).await;
+        rt::sleep(BETWEEN_STARTS).await;
         let mut known = BTreeMap::new();
         for other in injection.others(node) {
             let identity = injection.cluster.identity(&other).await;

@@ -1,5 +1,5 @@
 //! A drawn fault is injected into a node in a drawn role while the cluster is in a drawn situation: see
-//! [`crate::encounters`].
+//! [`crate::world::encounters`].
 //!
 //! The role is set up first, then the situation; the fault hits the node that has the role then. If role or situation
 //! cannot be set up in time, the encounter is not counted and no fault is injected.
@@ -12,11 +12,10 @@ use mokv::rt::disk::Operation;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
 use super::injection::Injection;
-use super::network::mend;
 use super::operator;
+use crate::clients::direct::Direct;
 use crate::cluster::Power;
-use crate::direct::Direct;
-use crate::encounters::{BESIDE, Blow, Encounter, Role, Situation, pair};
+use crate::world::encounters::{BESIDE, Encounter, Fault, Role, Situation, pair};
 
 /// Longest time to wait until a node has its role.
 const IN_TIME: Duration = Duration::from_secs(6);
@@ -28,32 +27,32 @@ const LATER: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::fro
 pub async fn encounter(injection: &mut Injection) {
     let encounter = Encounter::draw(&mut injection.dice);
     let times = *injection.dice.one_of(&[1, 1, 2, 3]);
-    let beside = injection.dice.chance(0.4).then(|| *injection.dice.one_of(Blow::ALL));
+    let beside = injection.dice.chance(0.4).then(|| *injection.dice.one_of(Fault::ALL));
     for time in 1..=times {
         let Some(principal) = prepare(injection, encounter.role).await else { return };
         let _scene = scene(injection, encounter, principal.as_deref()).await;
         let Some(victim) = enter(injection, encounter.role, principal).await else { return };
         let other = match beside {
-            Some(blow) => {
-                another(injection, encounter.role, &victim).await.map(|(role, name)| (role, name, blow))
+            Some(fault) => {
+                another(injection, encounter.role, &victim).await.map(|(role, name)| (role, name, fault))
             }
             None => None,
         };
         let run = injection.cluster.run().clone();
         run.encounter(encounter.name(time > 1));
         injection.count(&format!("{victim}, {encounter}, time {time}"));
-        if let Some((role, name, blow)) = &other {
-            run.encounter(pair((encounter.role, encounter.blow), (*role, *blow)));
-            injection.tell(&format!("and {name}, {}/{}", role.word(), blow.word()));
+        if let Some((role, name, fault)) = &other {
+            run.encounter(pair((encounter.role, encounter.fault), (*role, *fault)));
+            injection.tell(&format!("and {name}, {}/{}", role.word(), fault.word()));
         }
-        deal(injection, &victim, encounter.blow).await;
-        if let Some((_, name, blow)) = &other {
-            deal(injection, name, *blow).await;
+        deal(injection, &victim, encounter.fault).await;
+        if let Some((_, name, fault)) = &other {
+            deal(injection, name, *fault).await;
         }
         injection.last().await;
-        undo(injection, &victim, encounter.blow).await;
-        if let Some((_, name, blow)) = &other {
-            undo(injection, name, *blow).await;
+        undo(injection, &victim, encounter.fault).await;
+        if let Some((_, name, fault)) = &other {
+            undo(injection, name, *fault).await;
         }
         if injection.cluster.is_doubted(&victim) {
             asked_in_vain(injection, &victim).await;
@@ -169,7 +168,7 @@ async fn scene(
             let laggard = injection.dice.one_of(&others).clone();
             cluster.isolate(&laggard);
             rt::sleep(length).await;
-            injection.others(&laggard).iter().for_each(|other| mend(injection, &laggard, other));
+            injection.cluster.mend_with(&laggard, &injection.others(&laggard));
             rt::sleep(soon).await;
             None
         }
@@ -244,39 +243,38 @@ async fn another(injection: &mut Injection, role: Role, victim: &str) -> Option<
     (!nodes.is_empty()).then(|| (beside, injection.dice.one_of(&nodes).clone()))
 }
 
-async fn deal(injection: &mut Injection, victim: &str, blow: Blow) {
+async fn deal(injection: &mut Injection, victim: &str, fault: Fault) {
     const SLOWER: std::ops::Range<u64> = 20..200;
     let cluster = injection.cluster.clone();
     let others = injection.others(victim);
-    match blow {
-        Blow::Kill => cluster.kill(victim),
-        Blow::PowerLoss => cluster.power_loss(victim),
-        Blow::Pause => cluster.pause(victim),
-        Blow::Isolation => cluster.isolate(victim),
-        Blow::Deafness => others.iter().for_each(|other| cluster.cut(other, victim)),
-        Blow::Muteness => others.iter().for_each(|other| cluster.cut(victim, other)),
-        Blow::SlowDisk => cluster.slow_disk(victim, injection.dice.within(SLOWER) as u32),
-        Blow::FailedSync if cluster.power(victim) == Power::On => {
+    match fault {
+        Fault::Kill => cluster.kill(victim),
+        Fault::PowerLoss => cluster.power_loss(victim),
+        Fault::Pause => cluster.pause(victim),
+        Fault::Isolation => cluster.isolate(victim),
+        Fault::Deafness => others.iter().for_each(|other| cluster.cut(other, victim)),
+        Fault::Muteness => others.iter().for_each(|other| cluster.cut(victim, other)),
+        Fault::SlowDisk => cluster.slow_disk(victim, injection.dice.within(SLOWER) as u32),
+        Fault::FailedSync if cluster.power(victim) == Power::On => {
             cluster.fail_call(victim, Operation::Sync, injection.dice.within(1..6));
         }
-        Blow::FailedSync => {}
-        Blow::Reset => cluster.reset_all_connections(victim),
-        Blow::Stop => cluster.stop(victim).await,
+        Fault::FailedSync => {}
+        Fault::Reset => cluster.reset_all_connections(victim),
+        Fault::Stop => cluster.stop(victim).await,
     }
 }
 
-async fn undo(injection: &mut Injection, victim: &str, blow: Blow) {
+async fn undo(injection: &mut Injection, victim: &str, fault: Fault) {
     let others = injection.others(victim);
-    match blow {
-        Blow::Kill | Blow::PowerLoss | Blow::Stop | Blow::FailedSync => {
-            let soon = injection.soon();
-            injection.come_back(victim, soon).await;
+    match fault {
+        Fault::Kill | Fault::PowerLoss | Fault::Stop | Fault::FailedSync => {
+            injection.come_back_soon(victim).await;
         }
-        Blow::Pause => injection.cluster.resume(victim),
-        Blow::Isolation | Blow::Deafness | Blow::Muteness => {
-            others.iter().for_each(|other| mend(injection, victim, other));
+        Fault::Pause => injection.cluster.resume(victim),
+        Fault::Isolation | Fault::Deafness | Fault::Muteness => {
+            injection.cluster.mend_with(victim, &others);
         }
-        Blow::SlowDisk => injection.cluster.slow_disk(victim, 1),
-        Blow::Reset => {}
+        Fault::SlowDisk => injection.cluster.slow_disk(victim, 1),
+        Fault::Reset => {}
     }
 }

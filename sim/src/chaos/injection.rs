@@ -1,23 +1,30 @@
-//! One injection of a fault: maps each kind to its function, and holds what these functions share.
+//! One injection of a fault: what the functions of all kinds share.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use mokv::rt;
-use mokv::rt::disk::{DiskCall, Fault, Operation};
-use mokv::rt::task::TaskGuard;
+use mokv::rt::disk::{DiskCall, Fault};
 use tokio::sync::oneshot;
 
 use super::schedule::Planned;
-use super::{aimed, clock, disk, encounter, network, operator, overtaking, power};
 use crate::cluster::{Cluster, Power};
-use crate::dice::Dice;
 use crate::world::FaultKind;
+use crate::world::dice::Dice;
 
 /// Longest wait for the chosen moment.
 const AIM: Duration = Duration::from_secs(5);
 /// Delays so short that no election begins.
 pub const SOON: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
+
+/// The node that a fault hits.
+#[derive(Debug, Clone, Copy)]
+pub enum Victim {
+    /// Any node.
+    Any,
+    /// The leader as far as the monitor knows, else any node.
+    Leader,
+}
 
 /// One fault, from its beginning to its end.
 pub struct Injection {
@@ -27,8 +34,10 @@ pub struct Injection {
     pub length: Duration,
     /// Random numbers for all choices that the schedule left open.
     pub dice: Dice,
-    kind: FaultKind,
-    number: u32,
+    /// Its kind.
+    pub kind: FaultKind,
+    /// Its number in the schedule.
+    pub number: u32,
 }
 
 impl Injection {
@@ -40,87 +49,6 @@ impl Injection {
             dice: Dice::new(planned.seed, planned.kind.name()),
             kind: planned.kind,
             number: planned.number,
-        }
-    }
-
-    /// Runs the injection in a task of its own, until the guard is dropped.
-    pub fn begin(self) -> TaskGuard<()> {
-        rt::task::spawn_guarded(self.injection())
-    }
-
-    async fn injection(mut self) {
-        let injection = &mut self;
-        let _underway = injection.cluster.run().begin_injection(injection.number, injection.kind.name());
-        match injection.kind {
-            FaultKind::OneWayCut => network::one_way_cut(injection).await,
-            FaultKind::TwoWayCut => network::two_way_cut(injection).await,
-            FaultKind::PermanentCut => network::permanent_cut(injection),
-            FaultKind::IsolateNode => network::isolated_node(injection).await,
-            FaultKind::IsolateLeader => network::isolated_leader(injection).await,
-            FaultKind::DeafLeader => network::deaf_leader(injection).await,
-            FaultKind::LateAnswers => network::late_answers(injection).await,
-            FaultKind::Laggard => overtaking::laggard(injection).await,
-            FaultKind::Overtaken => overtaking::overtaken_leader(injection).await,
-            FaultKind::OrphanedMembership => overtaking::orphaned_membership(injection).await,
-            FaultKind::Split => network::split(injection).await,
-            FaultKind::MuteNode => network::lost_answers(injection).await,
-            FaultKind::SlowLink => network::slow_link(injection).await,
-            FaultKind::SlowNode => network::slow_node(injection).await,
-            FaultKind::Handover => network::cut_off_pair(injection).await,
-            FaultKind::DeposedLeader => network::deposed_leader(injection).await,
-            FaultKind::Reset => network::reset(injection),
-            FaultKind::ResetAll => network::reset_of_all(injection),
-            FaultKind::LostDatagrams => network::lost_datagrams(injection).await,
-            FaultKind::Kill => power::kill(injection).await,
-            FaultKind::KillLeader => power::kill_leader(injection).await,
-            FaultKind::RestartVoters => aimed::restarts_during_elections(injection).await,
-            FaultKind::KillInRecovery => aimed::kill_in_recovery(injection).await,
-            FaultKind::PowerLoss => power::power_loss(injection).await,
-            FaultKind::PowerLossOfAll => power::power_loss_of_all(injection).await,
-            FaultKind::PowerLossAtSync => power::power_loss_at_sync(injection).await,
-            FaultKind::PowerLossOfAllAtSync => power::power_loss_of_all_at_sync(injection).await,
-            FaultKind::PowerLossWhileUnsynced => power::power_loss_while_unsynced(injection).await,
-            FaultKind::PowerLossOfSlowLeader => power::power_loss_of_slow_leader(injection).await,
-            FaultKind::TwoWhileOneRecovers => aimed::two_while_one_recovers(injection).await,
-            FaultKind::CrashBeforeSync => aimed::crash_before_sync(injection).await,
-            FaultKind::CrashAfterSync => aimed::crash_after_sync(injection).await,
-            FaultKind::CrashAfterVote => aimed::crash_after_vote(injection).await,
-            FaultKind::CrashAfterTransfer => aimed::crash_after_transfer(injection).await,
-            FaultKind::CrashInSnapshot => aimed::crash_in_snapshot(injection).await,
-            FaultKind::Ambush => aimed::ambush(injection).await,
-            FaultKind::Encounter => encounter::encounter(injection).await,
-            FaultKind::CrashWhileJoining => aimed::crash_while_joining(injection).await,
-            FaultKind::Pause => power::pause(injection).await,
-            FaultKind::PauseLeader => power::pause_leader(injection).await,
-            FaultKind::Stutter => power::stutter(injection).await,
-            FaultKind::SlowDisk => disk::slow_disk(injection).await,
-            FaultKind::FullDisk => disk::full_disk(injection).await,
-            FaultKind::FailedSync => disk::failed_change(injection, Operation::Sync).await,
-            FaultKind::FailedWrite => disk::failed_change(injection, Operation::Write).await,
-            FaultKind::FailedRead => disk::failed_read(injection).await,
-            FaultKind::WipedDisk => disk::wiped_disk(injection).await,
-            FaultKind::FlippedBit => disk::flipped_bit(injection).await,
-            FaultKind::DamagedSnapshot => disk::damaged_snapshot(injection).await,
-            FaultKind::RolledBackDisk => disk::rolled_back_disk(injection).await,
-            FaultKind::RolledBackBesideLaggards => disk::rolled_back_beside_laggards(injection).await,
-            FaultKind::CopiedDisk => disk::copied_disk(injection).await,
-            FaultKind::PutBackDisk => disk::put_back_disk(injection).await,
-            FaultKind::OtherHistory => disk::other_history(injection).await,
-            FaultKind::ClockRate => clock::odd_clock(injection).await,
-            FaultKind::ClockLeap => clock::leap(injection),
-            FaultKind::Newcomer => {
-                operator::newcomer(injection);
-                injection.cluster.lift_size().await;
-            }
-            FaultKind::ScaleIn => operator::scale_in(injection).await,
-            FaultKind::Replacement => operator::replacement(injection).await,
-            FaultKind::Settings => operator::small_bounds(injection).await,
-            FaultKind::ChangedAddresses => operator::changed_addresses(injection),
-            FaultKind::Transfer => operator::transfer(injection).await,
-            FaultKind::Snapshot => operator::snapshot(injection).await,
-            FaultKind::Stop => operator::stop(injection).await,
-            FaultKind::RollingRestart => operator::rolling_restart(injection).await,
-            FaultKind::RollingUpgrade => operator::rolling_upgrade(injection).await,
         }
     }
 
@@ -150,6 +78,14 @@ impl Injection {
     /// Whether another injection of this kind is still under way.
     fn is_doubled(&self) -> bool {
         self.cluster.run().faults_underway(self.kind.name()) > 1
+    }
+
+    /// The name of the node to hit.
+    pub fn pick(&mut self, victim: Victim) -> String {
+        match victim {
+            Victim::Any => self.victim(),
+            Victim::Leader => self.leader(),
+        }
     }
 
     /// Any node.
@@ -228,22 +164,34 @@ impl Injection {
 
     /// Pauses a node inside the code that reaches one of these markers, so that no result of its last decision leaves
     /// it. Returns the node and the marker, if one was reached in time.
-    pub async fn pause_at(&self, situations: &'static [&'static str]) -> Option<(String, &'static str)> {
+    pub async fn pause_at(&self, markers: &'static [&'static str]) -> Option<(String, &'static str)> {
         let cluster = self.cluster.clone();
         let (sender, struck) = oneshot::channel();
         let mut sender = Some(sender);
         let _watch = rt::sometimes::watch(move |reached, host| {
-            let Some(situation) = situations.iter().find(|situation| **situation == reached) else { return };
+            let Some(marker) = markers.iter().find(|marker| **marker == reached) else { return };
             let node = cluster.names().into_iter().find(|name| cluster.host_id(name) == host);
             if let Some(node) = node
                 && let Some(sender) = sender.take()
             {
                 cluster.pause(&node);
                 // The receiver is dropped only together with this watcher.
-                let _ = sender.send((node, *situation));
+                let _ = sender.send((node, *marker));
             }
         });
         rt::timeout(AIM, struck).await.ok()?.ok()
+    }
+
+    /// Starts a node after a time so short that no election begins.
+    pub async fn come_back_soon(&mut self, name: &str) {
+        let soon = self.soon();
+        self.come_back(name, soon).await;
+    }
+
+    /// Starts a node after the injection's length or much earlier, as [`Injection::away`] draws.
+    pub async fn come_back_later(&mut self, name: &str) {
+        let away = self.away(self.length);
+        self.come_back(name, away).await;
     }
 
     /// Starts a node after a delay, unless another task has started it.

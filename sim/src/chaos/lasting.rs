@@ -9,12 +9,12 @@ use mokv::rt;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
 use crate::checkers::Finding;
-use crate::client::SimClient;
+use crate::clients::SimClient;
+use crate::clients::direct::Direct;
 use crate::cluster::{Cluster, Power};
-use crate::dice::Dice;
-use crate::direct::Direct;
-use crate::history::Outcome;
-use crate::liveness_phase;
+use crate::evidence::history::Outcome;
+use crate::phases::liveness;
+use crate::world::dice::Dice;
 
 /// Share of runs that end with lasting faults.
 const SHARE: f64 = 0.4;
@@ -22,7 +22,7 @@ const SHARE: f64 = 0.4;
 const BOUND: Duration = Duration::from_secs(30);
 /// The cluster has to serve for this long.
 const GOES_ON: Duration = Duration::from_secs(20);
-const JUDGE: &str = "service while a minority stays broken";
+const CHECKER: &str = "service while a minority stays broken";
 
 /// A fault that does not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub async fn lasting(cluster: &Cluster) {
         return;
     }
     cluster.repair();
-    if let Err(finding) = liveness_phase::revive(cluster, &cluster.running()).await {
+    if let Err(finding) = liveness::revive(cluster, &cluster.running()).await {
         return run.find(finding);
     }
     let mut names = cluster.names();
@@ -94,9 +94,9 @@ pub async fn lasting(cluster: &Cluster) {
     run.fault("lasting fault", format!("for good: {}", words.join(", ")));
     if let Err(silent) = serves(cluster, &mut dice).await {
         let words = format!("nothing was written and read for {silent:?}; broken are {}", words.join(", "));
-        return run.find(Finding::liveness(JUDGE, words));
+        return run.find(Finding::liveness(CHECKER, words));
     }
-    run.situation("a minority stayed broken and the others served");
+    run.marker("a minority stayed broken and the others served");
 }
 
 async fn inflict(

@@ -1,7 +1,7 @@
 //! Chaos: clients work while a seed's faults are injected, for as long as the seed says.
 //!
 //! `schedule` draws which faults are injected when, `reduction` says which of them a shrunk run leaves out, `play`
-//! executes the run, `injection` performs one fault; the faults themselves have a file for each family. Faults overlap
+//! executes the run, `dispatch` performs one `injection`; the faults themselves have a file for each family. Faults overlap
 //! freely and may take the quorum away: safety must hold whatever happens. Each fault is undone after a while; what is
 //! still broken at the end is repaired by the liveness phase that all runs share.
 
@@ -11,6 +11,8 @@ mod aimed;
 mod clock;
 #[cfg(madsim)]
 mod disk;
+#[cfg(madsim)]
+mod dispatch;
 #[cfg(madsim)]
 mod encounter;
 #[cfg(madsim)]

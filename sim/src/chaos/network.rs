@@ -6,8 +6,8 @@ use mokv::rt;
 use mokv::rt::net::link_faults::DatagramRates;
 use mokv::rt::task::spawn_guarded;
 
-use super::injection::Injection;
-use crate::client::SimClient;
+use super::injection::{Injection, Victim};
+use crate::clients::SimClient;
 
 /// Extra latency of a slow link: at the least even the most frequent heartbeats arrive in time, at the most even the
 /// slowest election fails.
@@ -17,9 +17,7 @@ const SLOWER: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::f
 pub async fn one_way_cut(injection: &mut Injection) {
     let Some((from, to)) = ends(injection) else { return };
     injection.count(&format!("{from} to {to}"));
-    injection.cluster.cut(&from, &to);
-    injection.last().await;
-    injection.cluster.mend(&from, &to);
+    cut_for_a_while(injection, &[(from, to)]).await;
 }
 
 /// One direction of one link is cut, until the network is healed at the end.
@@ -33,22 +31,17 @@ pub fn permanent_cut(injection: &mut Injection) {
 pub async fn two_way_cut(injection: &mut Injection) {
     let Some((one, other)) = ends(injection) else { return };
     injection.count(&format!("{one} to {other}"));
-    injection.cluster.cut(&one, &other);
-    injection.cluster.cut(&other, &one);
-    injection.last().await;
-    mend(injection, &one, &other);
+    cut_for_a_while(injection, &[(one.clone(), other.clone()), (other, one)]).await;
 }
 
 /// A node is cut off from all others; clients may still reach it.
-pub async fn isolated_node(injection: &mut Injection) {
-    let victim = injection.victim();
-    isolate(injection, &victim).await;
-}
-
-/// The leader is cut off from all others; clients still reach it.
-pub async fn isolated_leader(injection: &mut Injection) {
-    let victim = injection.leader();
-    isolate(injection, &victim).await;
+pub async fn isolation(injection: &mut Injection, victim: Victim) {
+    let victim = injection.pick(victim);
+    injection.count(&victim);
+    let others = injection.others(&victim);
+    injection.cluster.isolate(&victim);
+    injection.last().await;
+    injection.cluster.mend_with(&victim, &others);
 }
 
 /// The leader receives nothing from the others, and they receive everything from it.
@@ -56,9 +49,8 @@ pub async fn deaf_leader(injection: &mut Injection) {
     let leader = injection.leader();
     let others = injection.others(&leader);
     injection.count(&leader);
-    others.iter().for_each(|other| injection.cluster.cut(other, &leader));
-    injection.last().await;
-    others.iter().for_each(|other| injection.cluster.mend(other, &leader));
+    let links: Vec<_> = others.into_iter().map(|other| (other, leader.clone())).collect();
+    cut_for_a_while(injection, &links).await;
 }
 
 /// The others' messages reach the leader late, and then none of the leader's reach them: they elect another leader and
@@ -117,10 +109,10 @@ pub async fn cut_off_pair(injection: &mut Injection) {
     let election = injection.cluster.world().election;
     rt::sleep(injection.dice.time(election / 10..election)).await;
     injection.cluster.isolate(&leader);
-    rest.iter().for_each(|other| mend(injection, &follower, other));
+    injection.cluster.mend_with(&follower, &rest);
     rt::sleep(injection.length * 2).await;
-    mend(injection, &leader, &follower);
-    rest.iter().for_each(|other| mend(injection, &leader, other));
+    injection.cluster.mend_both(&leader, &follower);
+    injection.cluster.mend_with(&leader, &rest);
 }
 
 /// The leader is cut off from all others, which restart meanwhile; clients still reach it. Its clock may be so slow
@@ -153,7 +145,7 @@ pub async fn deposed_leader(injection: &mut Injection) {
     if loses_time {
         injection.cluster.set_clock_rate(&leader, None);
     }
-    others.iter().for_each(|other| mend(injection, &leader, other));
+    injection.cluster.mend_with(&leader, &others);
 }
 
 /// The nodes fall into two groups.
@@ -163,9 +155,7 @@ pub async fn split(injection: &mut Injection) {
     injection.count(&format!("{} and {}", one.join(", "), other.join(", ")));
     injection.cluster.split(one, other);
     injection.last().await;
-    for (from, to) in one.iter().flat_map(|from| other.iter().map(move |to| (from, to))) {
-        mend(injection, from, to);
-    }
+    one.iter().for_each(|name| injection.cluster.mend_with(name, other));
 }
 
 /// Answers of a node no longer reach one client.
@@ -174,9 +164,7 @@ pub async fn lost_answers(injection: &mut Injection) {
     let clients = u64::from(injection.cluster.world().clients);
     let client = format!("c{}", injection.dice.within(1..clients + 1));
     injection.count(&format!("of {victim} to {client}"));
-    injection.cluster.cut(&victim, &client);
-    injection.last().await;
-    injection.cluster.mend(&victim, &client);
+    cut_for_a_while(injection, &[(victim, client)]).await;
 }
 
 /// One link is slow.
@@ -222,6 +210,13 @@ fn ends(injection: &mut Injection) -> Option<(String, String)> {
     Some((names.first()?.clone(), names.get(1)?.clone()))
 }
 
+/// These directions of links are cut for as long as the schedule says.
+async fn cut_for_a_while(injection: &Injection, links: &[(String, String)]) {
+    links.iter().for_each(|(from, to)| injection.cluster.cut(from, to));
+    injection.last().await;
+    links.iter().for_each(|(from, to)| injection.cluster.mend(from, to));
+}
+
 /// Links become slow, in one direction or in both.
 async fn slow(injection: &mut Injection, one: &str, others: &[String]) {
     let there = injection.dice.time(SLOWER);
@@ -236,18 +231,4 @@ async fn slow(injection: &mut Injection, one: &str, others: &[String]) {
         injection.cluster.slow_link(one, other, Duration::ZERO);
         injection.cluster.slow_link(other, one, Duration::ZERO);
     }
-}
-
-async fn isolate(injection: &Injection, victim: &str) {
-    injection.count(victim);
-    let others = injection.others(victim);
-    injection.cluster.isolate(victim);
-    injection.last().await;
-    others.iter().for_each(|other| mend(injection, victim, other));
-}
-
-/// Both directions of a link work again.
-pub fn mend(injection: &Injection, one: &str, other: &str) {
-    injection.cluster.mend(one, other);
-    injection.cluster.mend(other, one);
 }

@@ -6,10 +6,9 @@ use mokv::rt;
 use mokv::rt::task::{TaskGuard, spawn_guarded};
 
 use super::injection::Injection;
-use super::network::mend;
 use super::operator;
-use crate::client::SimClient;
-use crate::history::Outcome;
+use crate::clients::SimClient;
+use crate::evidence::history::Outcome;
 
 /// A node is cut off until the others have purged the entries that follow its log: it needs a snapshot, which replaces
 /// one of its own and which it may have to load again at once.
@@ -26,7 +25,7 @@ pub async fn laggard(injection: &mut Injection) {
     }
     injection.cluster.isolate(&victim);
     let lags = until_overtaken(injection, &victim).await;
-    injection.others(&victim).iter().for_each(|other| mend(injection, &victim, other));
+    injection.cluster.mend_with(&victim, &injection.others(&victim));
     if lags && injection.dice.chance(0.5) {
         injection.last().await;
         injection.cluster.kill(&victim);
@@ -47,7 +46,7 @@ pub async fn overtaken_leader(injection: &mut Injection) {
     until_sent(injection, &leader, &others, writes.len() as u64).await;
     injection.cluster.isolate(&leader);
     until_overtaken(injection, &leader).await;
-    others.iter().for_each(|other| mend(injection, &leader, other));
+    injection.cluster.mend_with(&leader, &others);
     let _ = rt::timeout(enough(injection), answers(writes)).await;
 }
 
@@ -122,8 +121,8 @@ pub async fn orphaned_membership(injection: &mut Injection) {
     if operator::newcomer(injection).is_none() {
         return;
     }
-    let Some((leader, situation)) = injection.pause_at(&MEMBERSHIP_CHANGES).await else { return };
-    injection.tell(&format!("{leader} at '{situation}'"));
+    let Some((leader, marker)) = injection.pause_at(&MEMBERSHIP_CHANGES).await else { return };
+    injection.tell(&format!("{leader} at '{marker}'"));
     injection.cluster.isolate(&leader);
     injection.cluster.resume(&leader);
     if injection.dice.chance(0.6) {
@@ -132,7 +131,7 @@ pub async fn orphaned_membership(injection: &mut Injection) {
         let election = injection.cluster.world().election;
         rt::sleep(injection.dice.time(election * 2..election * 5)).await;
     }
-    injection.others(&leader).iter().for_each(|other| mend(injection, &leader, other));
+    injection.cluster.mend_with(&leader, &injection.others(&leader));
 }
 
 /// Waits until the leader has purged entries that a node lacks, while clients write. Returns `false` if that took too
@@ -163,7 +162,7 @@ async fn until_overtaken(injection: &mut Injection, victim: &str) -> bool {
         let leader = injection.leader();
         let purged = injection.cluster.status(&leader).await.and_then(|leads| leads.purged_index);
         if leader != *victim && purged > Some(status.last_log_index) {
-            injection.cluster.run().situation("a node lags behind the purge");
+            injection.cluster.run().marker("a node lags behind the purge");
             return true;
         }
     }

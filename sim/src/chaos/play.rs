@@ -6,13 +6,15 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::task::TaskGuard;
 
+use super::dispatch;
 use super::injection::Injection;
 use super::lasting::lasting;
 use super::reduction::Reduction;
 use super::schedule::{self, FEWEST_OPERATIONS, LONGER};
+use crate::clients::Workload;
 use crate::cluster::Cluster;
-use crate::run::Run;
-use crate::workload::Workload;
+use crate::phases::set_up;
+use crate::record::Run;
 use crate::world::World;
 
 /// How long the cluster has to form before faults begin.
@@ -33,8 +35,7 @@ pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     reduction.shrink(&mut world);
     let shown = if reduction.is_empty() { String::new() } else { format!("\nreduced: {reduction}") };
     run.set_world(format!("{world}{shown}"));
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     cluster.start_all();
     let nodes = cluster.names();
     cluster.wait_for_leader(&nodes, FORMING).await?;
@@ -85,7 +86,7 @@ async fn rage(cluster: &Cluster, reduction: &Reduction) {
         match next.take_if(|planned| planned.after < look_again) {
             Some(planned) => {
                 rt::sleep_until(began + planned.after).await;
-                injections.push(Injection::new(cluster, &planned).begin());
+                injections.push(dispatch::begin(Injection::new(cluster, &planned)));
                 next = schedule.find(|planned| reduction.keeps(planned));
             }
             None => rt::sleep_until(began + look_again).await,

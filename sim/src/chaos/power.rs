@@ -4,28 +4,21 @@ use std::time::Duration;
 
 use mokv::rt;
 
-use super::injection::Injection;
+use super::injection::{Injection, Victim};
 use crate::cluster::Power;
 
 /// A process is killed; its writes stay in the page cache.
-pub async fn kill(injection: &mut Injection) {
-    let victim = injection.victim();
-    kill_for_a_while(injection, &victim).await;
-}
-
-/// The leader's process is killed.
-pub async fn kill_leader(injection: &mut Injection) {
-    let victim = injection.leader();
-    kill_for_a_while(injection, &victim).await;
+pub async fn kill(injection: &mut Injection, victim: Victim) {
+    let victim = injection.pick(victim);
+    injection.tell(&victim);
+    injection.cluster.kill(&victim);
+    injection.come_back_later(&victim).await;
 }
 
 /// Power fails on one machine.
 pub async fn power_loss(injection: &mut Injection) {
     let victim = injection.victim();
-    injection.tell(&victim);
-    injection.cluster.power_loss(&victim);
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    lose_power(injection, &victim).await;
 }
 
 /// Power fails on all machines at once.
@@ -36,23 +29,16 @@ pub async fn power_loss_of_all(injection: &mut Injection) {
 
 /// Power fails on one machine just before a sync.
 pub async fn power_loss_at_sync(injection: &mut Injection) {
-    let victim = injection.victim();
-    if injection.cluster.power(&victim) == Power::On {
-        let nth = injection.dice.within(1..10);
-        injection.tell(&format!("{victim}, sync number {nth} from now"));
-        injection.cluster.power_loss_at_sync(&victim, nth).await;
-        let away = injection.away(injection.length);
-        injection.come_back(&victim, away).await;
+    let words = |victim: &str, nth| format!("{victim}, sync number {nth} from now");
+    if let Some(victim) = lose_power_at_sync(injection, words).await {
+        injection.come_back_later(&victim).await;
     }
 }
 
 /// Power fails on all machines just before a sync on one of them; most often they come back one by one.
 pub async fn power_loss_of_all_at_sync(injection: &mut Injection) {
-    let victim = injection.victim();
-    if injection.cluster.power(&victim) == Power::On {
-        let nth = injection.dice.within(1..10);
-        injection.tell(&format!("sync number {nth} from now of {victim}"));
-        injection.cluster.power_loss_at_sync(&victim, nth).await;
+    let words = |victim: &str, nth| format!("sync number {nth} from now of {victim}");
+    if lose_power_at_sync(injection, words).await.is_some() {
         all_lose_power(injection).await;
     }
 }
@@ -70,10 +56,7 @@ pub async fn power_loss_while_unsynced(injection: &mut Injection) {
         looks -= 1;
         rt::sleep(LOOK_AGAIN).await;
     };
-    injection.tell(&victim);
-    injection.cluster.power_loss(&victim);
-    let away = injection.away(injection.length);
-    injection.come_back(&victim, away).await;
+    lose_power(injection, &victim).await;
 }
 
 /// The leader's disk becomes slow, so that others have entries that it has not synced; then it loses power and is back
@@ -85,20 +68,16 @@ pub async fn power_loss_of_slow_leader(injection: &mut Injection) {
     rt::sleep(injection.length.min(Duration::from_secs(1))).await;
     injection.cluster.power_loss(&victim);
     injection.cluster.slow_disk(&victim, 1);
-    let soon = injection.soon();
-    injection.come_back(&victim, soon).await;
+    injection.come_back_soon(&victim).await;
 }
 
 /// A node is paused for a while.
-pub async fn pause(injection: &mut Injection) {
-    let victim = injection.victim();
-    stand_still(injection, &victim).await;
-}
-
-/// The leader is paused for a while.
-pub async fn pause_leader(injection: &mut Injection) {
-    let victim = injection.leader();
-    stand_still(injection, &victim).await;
+pub async fn pause(injection: &mut Injection, victim: Victim) {
+    let victim = injection.pick(victim);
+    injection.tell(&victim);
+    injection.cluster.pause(&victim);
+    injection.last().await;
+    injection.cluster.resume(&victim);
 }
 
 /// The leader is paused again and again, mostly for short times, sometimes until the others have elected another: its
@@ -117,15 +96,29 @@ pub async fn stutter(injection: &mut Injection) {
     }
 }
 
-async fn kill_for_a_while(injection: &mut Injection, victim: &str) {
+async fn lose_power(injection: &mut Injection, victim: &str) {
     injection.tell(victim);
-    injection.cluster.kill(victim);
-    let away = injection.away(injection.length);
-    injection.come_back(victim, away).await;
+    injection.cluster.power_loss(victim);
+    injection.come_back_later(victim).await;
+}
+
+/// Power fails on a running machine just before one of its next syncs. Returns its name; `None`: it does not run.
+async fn lose_power_at_sync(
+    injection: &mut Injection,
+    words: impl Fn(&str, u64) -> String,
+) -> Option<String> {
+    let victim = injection.victim();
+    if injection.cluster.power(&victim) != Power::On {
+        return None;
+    }
+    let nth = injection.dice.within(1..10);
+    injection.tell(&words(&victim, nth));
+    injection.cluster.power_loss_at_sync(&victim, nth).await;
+    Some(victim)
 }
 
 async fn all_lose_power(injection: &mut Injection) {
-    injection.cluster.run().situation("power lost everywhere");
+    injection.cluster.run().marker("power lost everywhere");
     for name in injection.cluster.names() {
         injection.cluster.power_loss(&name);
     }
@@ -134,11 +127,4 @@ async fn all_lose_power(injection: &mut Injection) {
         let pause = if together { Duration::ZERO } else { injection.away(injection.length / 2) };
         injection.come_back(&name, pause).await;
     }
-}
-
-async fn stand_still(injection: &Injection, victim: &str) {
-    injection.tell(victim);
-    injection.cluster.pause(victim);
-    injection.last().await;
-    injection.cluster.resume(victim);
 }

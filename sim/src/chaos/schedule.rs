@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::dice::Dice;
+use crate::world::dice::Dice;
 use crate::world::{FaultKind, World};
 
 /// A run with fewer answered operations proves little: it goes on for a while.

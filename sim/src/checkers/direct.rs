@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use super::Finding;
-use crate::history::{Nanos, Seconds};
+use crate::evidence::history::{Nanos, Seconds};
 
-const JUDGE: &str = "the answers of one node never go back";
+const NAME: &str = "the answers of one node never go back";
 const DOUBTED: &str = "who is doubted answers nobody";
 const LATE: &str = "a caller's deadline is kept";
 
@@ -45,7 +45,7 @@ pub fn check(answers: &[Spoken]) -> Vec<Finding> {
                 Seconds(later.invoked).to_string().trim_start(),
                 later.revision
             );
-            Finding::violation(JUDGE, words)
+            Finding::violation(NAME, words)
         })
     };
     answers.iter().find_map(goes_back).into_iter().collect()

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Findings};
-use crate::history::{Answer, Call, KeyState, Operation, Outcome};
+use crate::evidence::history::{Answer, Call, KeyState, Operation, Outcome};
 
 const NAME: &str = "durability of acknowledged writes";
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use crate::history::{Nanos, Seconds};
+use crate::evidence::history::{Nanos, Seconds};
 
 const NAME: &str = "election safety";
 

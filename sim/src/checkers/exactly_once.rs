@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Findings};
-use crate::applied_log::AppliedLog;
-use crate::history::{Answer, Call, KeyState, Operation, Outcome};
+use crate::evidence::applied_log::AppliedLog;
+use crate::evidence::history::{Answer, Call, KeyState, Operation, Outcome};
 
 const NAME: &str = "exactly-once";
 
@@ -113,8 +113,8 @@ fn applied(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::applied_log::{Applied, KeyChange};
     use crate::checkers::testing::{ended, entry, get, in_doubt, list, on, set, stale};
+    use crate::evidence::applied_log::{Applied, KeyChange};
 
     /// An applied log whose entries at index 1, 2, ... wrote these values at these revisions.
     fn applied(written: &[(u64, u64)]) -> AppliedLog {

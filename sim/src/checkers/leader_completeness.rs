@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use crate::logs::{Place, Shape};
+use crate::evidence::node_log::{Place, Shape};
 
 const NAME: &str = "leader completeness";
 
@@ -60,11 +60,12 @@ fn lacks(leader: &str, term: u64, place: Place, applied_by: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::{Found, Logs};
+    use crate::checkers::logs::Logs;
+    use crate::evidence::node_log::Found;
 
     /// A log with these terms, built from a node's reports.
     fn log(terms: &[u64]) -> Shape {
-        Logs::shape_of(terms)
+        Shape::of(terms)
     }
 
     fn at(term: u64, index: u64) -> Place {
@@ -115,7 +116,7 @@ mod tests {
             logs.appended("n2", at(1, index), index, 1);
             logs.applied("n2", at(1, index), index);
         }
-        logs.voted("n1", crate::logs::Vote { term: 2, candidate: 11, committed: true }, 0);
+        logs.voted("n1", crate::evidence::node_log::Vote { term: 2, candidate: 11, committed: true }, 0);
         assert_eq!(logs.take_findings(), []);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use crate::logs::Place;
+use crate::evidence::node_log::Place;
 
 const NAME: &str = "log matching";
 

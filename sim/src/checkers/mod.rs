@@ -11,11 +11,13 @@ pub mod footprint;
 pub mod leader_completeness;
 pub mod linearizability;
 pub mod log_matching;
+pub mod logs;
 pub mod members;
 pub mod node_ids;
 pub mod persistence;
 pub mod replicas;
 pub mod revisions;
+pub mod second_opinion;
 pub mod state_machine;
 pub mod stops;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use crate::logs::{Found, Place, Shape, Vote};
+use crate::evidence::node_log::{Found, Place, Shape, Vote};
 
 const KEPT: &str = "what was called durable is kept";
 const ONE_VOTE: &str = "one vote a term";
@@ -132,7 +132,6 @@ fn shown(vote: Option<Vote>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::Logs;
 
     fn vote(term: u64, candidate: u64, committed: bool) -> Vote {
         Vote { term, candidate, committed }
@@ -154,7 +153,7 @@ mod tests {
             let mut promises = Persistence::default();
             promises.voted("n1", 1, vote(2, 3, false));
             promises.acknowledged(1, at(1, 4));
-            promises.kept("n1", 1, &Logs::shape_of(&[1, 1, 1, 1, 1, 1, 2]), found).len()
+            promises.kept("n1", 1, &Shape::of(&[1, 1, 1, 1, 1, 1, 2]), found).len()
         };
         let kept = Found { vote: Some(vote(2, 3, false)), purged: None, last: Some(at(1, 4)) };
         assert_eq!(restarted(kept), 0);

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::{Finding, Findings};
-use crate::applied_log::AppliedLog;
-use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
+use crate::evidence::applied_log::AppliedLog;
+use crate::evidence::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
 const ORDER: &str = "revision order";
 const CONTENT: &str = "reads show one revision";
@@ -236,8 +236,8 @@ fn monotonic_reads(operations: &[Operation], findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::applied_log::{Applied, KeyChange};
     use crate::checkers::testing::{by, delete, ended, entry, get, in_doubt, list, set, stale};
+    use crate::evidence::applied_log::{Applied, KeyChange};
 
     /// Revision n wrote the value n to the key k.
     fn applied_log(revisions: u64) -> AppliedLog {

@@ -2,94 +2,52 @@
 //! states (Ongaro, "Consensus: bridging theory and practice", 2014, section 3.6; digests after every entry).
 
 use super::Finding;
-use crate::applied_log::Applied;
+use crate::evidence::applied_log::Conflict;
 
 const NAME: &str = "state-machine safety";
 
-/// A contradiction between two nodes, or within the reports of one.
-#[derive(Debug, Clone)]
-pub enum Conflict {
-    /// Two nodes applied different entries, or had different states after the same one.
-    KeyState {
-        /// The first node and the one that differs.
-        nodes: (String, String),
-        /// The log index.
-        index: u64,
-        /// The entries that they applied.
-        both: Box<(Applied, Applied)>,
-    },
-    /// A snapshot's state differs from the state at its index.
-    Snapshot {
-        /// The node that applied and the node that installed.
-        nodes: (String, String),
-        /// The log index.
-        index: u64,
-    },
-    /// The members in a node's state differ from those at its index.
-    Members {
-        /// The first node and the one that differs.
-        nodes: (String, String),
-        /// The log index.
-        index: u64,
-    },
-    /// A node skipped entries or applied one again.
-    Order {
-        /// The node.
-        node: String,
-        /// The index of the entry before.
-        last: u64,
-        /// The index of the entry that followed.
-        index: u64,
-    },
-}
-
-impl Conflict {
-    /// The contradiction as a finding.
-    pub fn finding(&self) -> Finding {
-        let words = match self {
-            Conflict::KeyState { nodes: (first, second), index, both } => {
-                let (one, other) = (&both.0, &both.1);
-                let what = if one.term != other.term {
-                    format!("an entry of term {} and one of term {}", one.term, other.term)
-                } else if one.payload != other.payload {
-                    format!("different entries of term {}", one.term)
-                } else if one.change != other.change {
-                    format!("the same entry with different effects ({:?} and {:?})", one.change, other.change)
-                } else {
-                    format!(
-                        "the same entry to different states ({:032x} and {:032x})",
-                        one.digest, other.digest
-                    )
-                };
-                format!("at log index {index}, {first} and {second} applied {what}")
-            }
-            Conflict::Snapshot { nodes: (first, second), index } => {
-                format!("the snapshot of log index {index} is not the same state on {first} and {second}")
-            }
-            Conflict::Members { nodes: (first, second), index } => {
-                format!(
-                    "at log index {index}, the members are not the same ones in the states of {first} and {second}"
-                )
-            }
-            Conflict::Order { node, last, index } => {
-                format!("{node} applied log index {index} right after {last}")
-            }
-        };
-        Finding::violation(NAME, words)
-    }
+/// The contradiction as a finding.
+pub fn finding(conflict: &Conflict) -> Finding {
+    let words = match conflict {
+        Conflict::KeyState { nodes: (first, second), index, both } => {
+            let (one, other) = (&both.0, &both.1);
+            let what = if one.term != other.term {
+                format!("an entry of term {} and one of term {}", one.term, other.term)
+            } else if one.payload != other.payload {
+                format!("different entries of term {}", one.term)
+            } else if one.change != other.change {
+                format!("the same entry with different effects ({:?} and {:?})", one.change, other.change)
+            } else {
+                format!("the same entry to different states ({:032x} and {:032x})", one.digest, other.digest)
+            };
+            format!("at log index {index}, {first} and {second} applied {what}")
+        }
+        Conflict::Snapshot { nodes: (first, second), index } => {
+            format!("the snapshot of log index {index} is not the same state on {first} and {second}")
+        }
+        Conflict::Members { nodes: (first, second), index } => {
+            format!(
+                "at log index {index}, the members are not the same ones in the states of {first} and {second}"
+            )
+        }
+        Conflict::Order { node, last, index } => {
+            format!("{node} applied log index {index} right after {last}")
+        }
+    };
+    Finding::violation(NAME, words)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::applied_log::AppliedLog;
+    use crate::evidence::applied_log::{Applied, AppliedLog};
 
     fn entry(term: u64, payload: u64, digest: u128) -> Applied {
         Applied { term, payload, digest, change: None }
     }
 
     fn words(applied_log: &mut AppliedLog) -> String {
-        applied_log.take_finding().map_or_else(String::new, |finding| finding.to_string())
+        applied_log.take_conflict().map_or_else(String::new, |conflict| finding(&conflict).to_string())
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{Finding, Findings};
-use crate::history::{Nanos, Seconds};
+use crate::evidence::history::{Nanos, Seconds};
 
 const NAME: &str = "no stop without an injected cause";
 const NO_ZOMBIES: &str = "no life after the log's end";

@@ -1,6 +1,6 @@
 //! Operations for the tests of checkers. A value is its own revision, and value 0 means absent.
 
-use crate::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
+use crate::evidence::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
 
 /// An operation of client 1 on the key `k`.
 pub fn operation(invoked: Nanos, returned: Nanos, call: Call, outcome: Outcome) -> Operation {

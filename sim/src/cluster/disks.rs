@@ -149,12 +149,12 @@ impl Cluster {
     async fn must_stop(&self, name: &str) {
         const PATIENCE: Duration = Duration::from_secs(10);
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
-        let life = self.life(name);
+        let number = self.process_number(name);
         let mut ran_on = Duration::ZERO;
         while ran_on < PATIENCE {
             rt::sleep(LOOK_AGAIN).await;
             match self.power(name) {
-                _ if self.life(name) != life => return,
+                _ if self.process_number(name) != number => return,
                 Power::Off => return,
                 Power::On => ran_on += LOOK_AGAIN,
                 Power::Paused => {}
@@ -172,7 +172,7 @@ impl Cluster {
             left == 0
         };
         if self.crash_at_call(name, Fault::PowerLossBefore, meant).await {
-            self.run().situation("power lost just before a sync");
+            self.run().marker("power lost just before a sync");
         }
     }
 
@@ -344,7 +344,7 @@ impl Cluster {
 
     /// Declares that a node is about to receive another history than its own: it takes no part any more, and has to be
     /// wiped in the end.
-    pub fn hears_of_another_history(&self, name: &str) {
+    pub fn expect_conflicting_history(&self, name: &str) {
         self.may_go(name);
         self.blame(name, "it was told of another history", Proof::Damage);
         self.run()
@@ -356,7 +356,7 @@ impl Cluster {
     /// the node was started meanwhile.
     pub async fn doubt(&self, name: &str) -> bool {
         assert_eq!(self.power(name), Power::Off, "{name} still uses its disk");
-        let life = self.host(&mut self.state(), name).life;
+        let number = self.host(&mut self.state(), name).process_number;
         let copy = SimDisk::new(0);
         copy.restore(&self.disk(name).image());
         let Ok(mut identity) = Identity::read(copy.mount()).await else { return false };
@@ -364,7 +364,7 @@ impl Cluster {
             return false;
         }
         // Other faults hit this node, too.
-        if self.power(name) != Power::Off || self.host(&mut self.state(), name).life != life {
+        if self.power(name) != Power::Off || self.host(&mut self.state(), name).process_number != number {
             return false;
         }
         self.disk(name).leave(&copy.image());

@@ -22,6 +22,17 @@ impl Cluster {
         }
     }
 
+    /// Mends both directions of a link.
+    pub fn mend_both(&self, one: &str, other: &str) {
+        self.mend(one, other);
+        self.mend(other, one);
+    }
+
+    /// Mends both directions between a node and each of the others.
+    pub fn mend_with(&self, name: &str, others: &[String]) {
+        others.iter().for_each(|other| self.mend_both(name, other));
+    }
+
     /// Cuts both directions between a node and each of the others.
     pub fn isolate(&self, name: &str) {
         let others: Vec<String> = self.names().into_iter().filter(|other| other != name).collect();

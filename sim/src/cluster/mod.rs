@@ -6,15 +6,17 @@
 
 mod cause;
 mod disks;
+mod host;
 mod links;
 mod monitor;
 pub mod network;
 mod observer;
 mod power;
+pub mod tampering;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,17 +29,15 @@ use mokv::rt::clock;
 use mokv::rt::disk::SimDisk;
 use mokv::rt::net::link_faults;
 use mokv::rt::task::TaskGuard;
-use tokio::sync::oneshot;
 
-use crate::fault_budget::Missing;
-use crate::history::{Nanos, Seconds};
-use crate::run::Run;
+use crate::evidence::history::{Nanos, Seconds};
+use crate::record::Run;
 use crate::world::World;
-use cause::Cause;
+use crate::world::fault_budget::Missing;
+use host::Host;
+pub use host::Power;
 pub use monitor::votes;
 use network::{Network, dns_name};
-use observer::Memory;
-pub use power::Power;
 
 /// UDP port of gossip on every host.
 pub const GOSSIP_PORT: u16 = 8401;
@@ -73,44 +73,52 @@ struct State {
     moves: u8,
 }
 
-/// A host that runs a node, or could.
-struct Host {
-    disk: SimDisk,
-    /// Rises with every disk that is lost.
-    disks: u64,
-    /// How often the disk had been tampered with when the node was started last.
-    tampered: u64,
-    config: NodeConfig,
-    power: Power,
-    /// The host is gone for good.
-    retired: bool,
-    /// It runs a node of another cluster, which the checkers ignore.
-    outsider: bool,
-    /// Set when the present process is no longer recorded.
-    record_is_over: Arc<AtomicBool>,
-    /// Rises with every start.
-    life: u64,
-    stop: Option<oneshot::Sender<()>>,
-    /// The log index of the last snapshot that was installed on its disk.
-    installed: Arc<AtomicU64>,
-    /// The state that its present process holds in memory.
-    memory: Memory,
-    /// What was done to the node that may make it exit by itself.
-    causes: Vec<Cause>,
-    /// Its exit message asked for it.
-    has_to_be_wiped: bool,
-    /// The id of the node on its disk, if that node is quarantined.
-    doubted: Option<mokv::node_id::NodeId>,
-    /// Its disk is slower than the world's.
-    has_slow_disk: bool,
-    /// Rises whenever it starts, is paused, or its clock's rate changes.
-    disturbances: u64,
-    /// Its clock's rate is not the world's.
-    has_odd_clock: bool,
-    /// The rate of its clock in this world, in thousandths of time.
-    clock: u32,
-    /// The highest cluster version its program supports.
-    supports: u32,
+impl State {
+    /// The hosts through which the next node joins: the first nodes know each other, later ones the hosts that exist
+    /// then.
+    fn hosts_to_join(&self, world: &World) -> Vec<String> {
+        let founders = (1..=world.nodes).map(|number| format!("n{number}"));
+        let here = self.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone());
+        match self.nodes.len() < world.nodes {
+            true => founders.collect(),
+            false => here.collect(),
+        }
+    }
+
+    /// From their next start on, nodes that have addresses to join through have the newcomer's, too.
+    fn tell_of_newcomer(&mut self, name: &str) {
+        for host in self.nodes.values_mut().filter(|host| !host.retired) {
+            let joins = &mut host.config.start_join_addrs;
+            if !joins.is_empty() {
+                joins.push(gossip_address(name));
+            }
+        }
+    }
+}
+
+/// The configuration of a node by its world, without addresses to join through.
+fn node_config(world: &World, name: &str, address: IpAddr) -> NodeConfig {
+    let mut config = NodeConfig::local(name, (address, GOSSIP_PORT).into());
+    config.rpc_port = RPC_PORT;
+    config.advertise_host = advertised(world, name, address);
+    config.heartbeat_interval = world.heartbeat;
+    config.election_timeout = world.election;
+    config.replace_silence = world.election * 6;
+    config.storage.snapshot_log_entries = world.snapshot_entries;
+    config.storage.scrub_interval = world.scrub.unwrap_or_default();
+    config.limits.max_value_bytes = 64 << 10;
+    config.limits.max_request_bytes = 128 << 10;
+    config.limits.max_in_flight_requests = world.limits.requests_in_flight;
+    config.initial_max_sessions = world.workload.max_sessions.unwrap_or(world.limits.sessions);
+    config.storage.log_segment_bytes = world.limits.log_segment_bytes;
+    config.storage.log_cache_bytes = world.limits.log_cache_bytes;
+    config.limits.drain_timeout = Duration::from_secs(3);
+    config
+}
+
+/// The address of a host's gossip.
+fn gossip_address(name: &str) -> String {
+    format!("{}:{GOSSIP_PORT}", dns_name(name))
 }
 
 /// The host that a node advertises.
@@ -119,7 +127,8 @@ fn advertised(world: &World, name: &str, address: IpAddr) -> String {
 }
 
 impl Cluster {
-    /// Hosts n1, n2, ... with empty disks, none of them started, that will form one cluster.
+    /// Hosts n1, n2, ... with empty disks, none of them started, that will form one cluster. Nobody polls them before
+    /// [`Cluster::monitor`].
     pub fn new(run: &Arc<Run>, world: &World) -> Cluster {
         let names: Vec<String> = (1..=world.nodes).map(|number| format!("n{number}")).collect();
         link_faults::seed(run.seed);
@@ -152,7 +161,6 @@ impl Cluster {
             cluster.add(name, |config| config.bootstrap_expect = Some(names.len()));
         }
         cluster.set_datagrams(None);
-        cluster.0.watch(cluster.clone());
         cluster
     }
 
@@ -181,66 +189,15 @@ impl Cluster {
         let id = state.network.add(name, [10, 0, 0, number]);
         clock::set_rate(id, drawn);
         self.0.run.host(id, name, true);
-        let mut config = NodeConfig::local(name, (state.network.address(name), GOSSIP_PORT).into());
-        config.rpc_port = RPC_PORT;
-        config.advertise_host = advertised(world, name, state.network.address(name));
-        // The first nodes know each other; later ones are configured with the hosts that exist then.
-        let founders = (1..=world.nodes).map(|number| format!("n{number}"));
-        let here = state.nodes.iter().filter(|(_, host)| !host.retired).map(|(name, _)| name.clone());
-        let known: Vec<String> = match state.nodes.len() < world.nodes {
-            true => founders.collect(),
-            false => here.collect(),
-        };
+        let mut config = node_config(world, name, state.network.address(name));
         config.start_join_addrs =
-            known.iter().map(|name| format!("{}:{GOSSIP_PORT}", dns_name(name))).collect();
-        config.heartbeat_interval = world.heartbeat;
-        config.election_timeout = world.election;
-        config.replace_silence = world.election * 6;
-        config.storage.snapshot_log_entries = world.snapshot_entries;
-        config.storage.scrub_interval = world.scrub.unwrap_or_default();
-        config.limits.max_value_bytes = 64 << 10;
-        config.limits.max_request_bytes = 128 << 10;
-        config.limits.max_in_flight_requests = world.limits.requests_in_flight;
-        config.initial_max_sessions = world.limits.sessions;
-        config.storage.log_segment_bytes = world.limits.log_segment_bytes;
-        config.storage.log_cache_bytes = world.limits.log_cache_bytes;
-        config.limits.drain_timeout = Duration::from_secs(3);
-        if let Some(most) = world.workload.max_sessions {
-            config.initial_max_sessions = most;
-        }
+            state.hosts_to_join(world).iter().map(|name| gossip_address(name)).collect();
         change(&mut config);
-        // From their next start on, nodes that have addresses to join through have the newcomer's, too.
-        let is_newcomer = state.nodes.len() >= world.nodes;
-        for host in state.nodes.values_mut().filter(|host| is_newcomer && !host.retired) {
-            let joins = &mut host.config.start_join_addrs;
-            if !joins.is_empty() {
-                joins.push(format!("{}:{GOSSIP_PORT}", dns_name(name)));
-            }
+        if state.nodes.len() >= world.nodes {
+            state.tell_of_newcomer(name);
         }
         let disk = SimDisk::new(self.0.run.seed ^ u64::from(number) << 48);
-        let host = Host {
-            disk,
-            disks: 1,
-            tampered: 0,
-            config,
-            power: Power::Off,
-            retired: false,
-            outsider: false,
-            record_is_over: Arc::default(),
-            life: 0,
-            stop: None,
-            installed: Arc::default(),
-            memory: Memory::default(),
-            causes: Vec::new(),
-            has_to_be_wiped: false,
-            doubted: None,
-            has_slow_disk: false,
-            disturbances: 0,
-            has_odd_clock: false,
-            clock: drawn,
-            supports,
-        };
-        state.nodes.insert(name.to_owned(), host);
+        state.nodes.insert(name.to_owned(), Host::new(disk, config, drawn, supports));
         drop(state);
         self.slow_disk(name, 1);
     }

@@ -9,8 +9,8 @@ use mokv::client::{Client, NodeStatus, Role, SettingsChange};
 use mokv::rt;
 
 use super::network::dns_name;
-use super::{Cluster, Power, RPC_PORT, Shared};
-use crate::fault_budget::{self, Missing, SelfReport};
+use super::{Cluster, Power, RPC_PORT};
+use crate::world::fault_budget::{self, Missing, SelfReport};
 
 /// Interval at which the monitor polls every node.
 const MONITOR_PAUSE: Duration = Duration::from_millis(200);
@@ -172,13 +172,12 @@ impl Cluster {
             rt::sleep(Duration::from_millis(50)).await;
         }
     }
-}
 
-impl Shared {
-    /// Polls every running node until the end of the run.
-    pub fn watch(&self, cluster: Cluster) {
-        let looking = rt::task::spawn_guarded(crate::watch::watch(cluster.clone()));
-        let guard = rt::task::spawn_guarded(async move {
+    /// Polls every running node until the end of the run, beside `checkers`, which look at the cluster meanwhile.
+    pub fn monitor(&self, checkers: impl Future<Output = ()> + Send + 'static) {
+        let looking = rt::task::spawn_guarded(checkers);
+        let cluster = self.clone();
+        let polling = rt::task::spawn_guarded(async move {
             loop {
                 for name in cluster.running() {
                     if cluster.power(&name) == Power::On {
@@ -191,7 +190,6 @@ impl Shared {
                 rt::sleep(MONITOR_PAUSE).await;
             }
         });
-        let mut state = self.state.lock().expect("no code panics while it holds this lock");
-        state.supervisors.extend([guard, looking]);
+        self.state().supervisors.extend([polling, looking]);
     }
 }

@@ -11,6 +11,8 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use mokv::rt::net::partition;
 
+use crate::world::World;
+
 /// Hosts and cuts.
 #[derive(Default)]
 pub struct Network {
@@ -80,6 +82,14 @@ impl Network {
         }
         cuts
     }
+}
+
+/// Applies the world's latencies and loss to the network.
+pub fn apply(world: &World) {
+    NetSim::current().update_config(|config| {
+        config.send_latency = world.network_latency.clone();
+        config.packet_loss_rate = world.packet_loss;
+    });
 }
 
 /// The DNS name of a host.

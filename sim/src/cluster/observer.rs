@@ -10,12 +10,12 @@ use mokv::node_id::NodeId;
 use mokv::raft::{self, LogId, Observer, Store};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::applied_log::{Applied, KeyChange};
-use crate::history::KeyState;
-use crate::logs::{Found, Place, Vote};
-use crate::run::Run;
-use crate::timeline::What;
-use crate::values;
+use crate::evidence::applied_log::{Applied, KeyChange};
+use crate::evidence::history::KeyState;
+use crate::evidence::node_log::{Found, Place, Vote};
+use crate::evidence::values;
+use crate::record::Run;
+use crate::record::timeline::What;
 
 /// The state that a process holds, for faults of its memory.
 pub type Memory = Arc<Mutex<Weak<Store>>>;
@@ -95,7 +95,7 @@ impl Observer for NodeObserver {
 
     fn truncating(&self, last: Option<LogId>) {
         if !self.open_memberships().split_off(&end_after(last)).is_empty() {
-            self.run.situation("membership taken back");
+            self.run.marker("membership taken back");
         }
         self.run.with_logs(|logs| logs.truncating(&self.host, end_after(last)));
     }
@@ -133,14 +133,14 @@ impl Observer for NodeObserver {
 
     fn installed(&self, at: LogId, digest: u128) {
         self.last_installed.store(at.index, Ordering::Relaxed);
-        self.run.situation("snapshot installed");
+        self.run.marker("snapshot installed");
         let covered = {
             let mut open = self.open_memberships();
             let behind = open.split_off(&(at.index + 1));
             std::mem::replace(&mut *open, behind)
         };
         if !covered.is_empty() {
-            self.run.situation("snapshot installed over a membership");
+            self.run.marker("snapshot installed over a membership");
         }
         let words = format!("{} installs a snapshot of log index {}", self.host, at.index);
         self.run.record(Some(&self.host), What::Snapshot, &words);

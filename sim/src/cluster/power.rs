@@ -10,28 +10,18 @@ use mokv::rt;
 use mokv::rt::disk::SimDisk;
 use tokio::sync::oneshot;
 
-use super::Cluster;
-use super::cause::{Cause, Proof};
+use super::cause::Proof;
+use super::host::Host;
 use super::observer::{NodeObserver, UntilOver};
+use super::{Cluster, Power};
 use crate::checkers::Finding;
 use crate::checkers::stops::{self, Stop};
-use crate::timeline;
+use crate::record::timeline;
 
 /// Time in which an operator wipes a node whose exit message asks for it.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(1);
 /// Longest graceful stop.
 const STOP_BOUND: Duration = Duration::from_secs(30);
-
-/// The power state of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Power {
-    /// No process runs.
-    Off,
-    /// The node runs.
-    On,
-    /// The node is paused.
-    Paused,
-}
 
 /// How a node's process ended by itself: the error is its exit message.
 type End = Result<(), String>;
@@ -42,9 +32,9 @@ impl Cluster {
         self.host(&mut self.state(), name).power
     }
 
-    /// The number of starts of a host.
-    pub fn life(&self, name: &str) -> u64 {
-        self.host(&mut self.state(), name).life
+    /// The number of a host's present process: how often it was started.
+    pub fn process_number(&self, name: &str) -> u64 {
+        self.host(&mut self.state(), name).process_number
     }
 
     /// Identifies a period in which a node runs at a steady pace with a clock that is about right; two equal values
@@ -91,36 +81,13 @@ impl Cluster {
         let host = self.host(&mut state, name);
         assert_eq!(host.power, Power::Off, "{name} runs already");
         host.power = Power::On;
-        host.life += 1;
+        host.process_number += 1;
         host.disturbances += 1;
-        let disk = host.disk.clone();
-        let lasts = |cause: &Cause| match cause.proof {
-            Proof::Told | Proof::Damage | Proof::Copied | Proof::Full | Proof::Backlog => true,
-            // It happened while the node went down anyway.
-            Proof::Errors(_) | Proof::Deaths(_) => !cause.has_happened(&disk),
-        };
-        if host.causes.iter().any(|cause| !lasts(cause)) {
-            host.causes.retain(lasts);
-            host.disk.on_call(None);
-        }
+        host.drop_past_causes();
         let (stop, stopped) = oneshot::channel();
         host.stop = Some(stop);
-        let (life, config, disk) = (host.life, host.config.clone(), host.disk.mount());
-        let supports = host.supports;
-        let tampered = host.disk.counts().tampered;
-        // Under a copied identity two processes vote and acknowledge, until both are wiped.
-        let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
-        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
-        let disk_name = format!("{name}'s disk {}", host.disks);
-        let (run, installed, memory) = (self.0.run.clone(), host.installed.clone(), host.memory.clone());
-        host.record_is_over = Arc::default();
-        let is_over = host.record_is_over.clone();
-        let observer = UntilOver {
-            observer: NodeObserver::new(name, disk_name, is_tampered, run, installed, memory),
-            is_over,
-        };
-        let observer = (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>);
-        let options = Options { observer, supports };
+        let (number, config, disk) = (host.process_number, host.config.clone(), host.disk.mount());
+        let options = Options { supports: host.supports, observer: self.observer(name, host) };
         // A restart makes a new host: nothing of the old process is left.
         Handle::current().restart(id);
         let process = Handle::current().get_node(id).expect("the host exists").spawn(async move {
@@ -133,20 +100,37 @@ impl Cluster {
         });
         let (cluster, name) = (self.clone(), name.to_owned());
         self.0.run.power(&name, timeline::Power::Up);
-        self.0.run.tell(format!("{name} starts (life {life})"));
+        self.0.run.tell(format!("{name} starts (process {number})"));
         state.supervisors.push(rt::task::spawn_guarded(async move {
             // A killed process does not report.
             if let Ok(end) = process.await {
-                cluster.ended(&name, life, end);
+                cluster.ended(&name, number, end);
             }
         }));
     }
 
-    fn ended(&self, name: &str, life: u64, end: End) {
+    /// The observer of a process that is about to start. `None`: nobody records what it does.
+    fn observer(&self, name: &str, host: &mut Host) -> Option<Arc<dyn Observer>> {
+        let tampered = host.disk.counts().tampered;
+        // Under a copied identity two processes vote and acknowledge, until both are wiped.
+        let is_damaged = host.causes.iter().any(|cause| cause.proof == Proof::Damage);
+        let is_tampered = std::mem::replace(&mut host.tampered, tampered) != tampered || is_damaged;
+        let disk_name = format!("{name}'s disk {}", host.disks);
+        let (run, installed, memory) = (self.0.run.clone(), host.installed.clone(), host.memory.clone());
+        host.record_is_over = Arc::default();
+        let is_over = host.record_is_over.clone();
+        let observer = UntilOver {
+            observer: NodeObserver::new(name, disk_name, is_tampered, run, installed, memory),
+            is_over,
+        };
+        (!host.outsider).then(|| Arc::new(observer) as Arc<dyn Observer>)
+    }
+
+    fn ended(&self, name: &str, number: u64, end: End) {
         let mut state = self.state();
         let id = state.network.id(name);
         let Some(host) = state.nodes.get_mut(name) else { return };
-        if host.life != life || host.power == Power::Off {
+        if host.process_number != number || host.power == Power::Off {
             return;
         }
         host.power = Power::Off;
@@ -210,7 +194,7 @@ impl Cluster {
         let unsynced = self.disk(name).counts().unsynced_writes;
         if self.switch_off(name, SimDisk::power_loss) {
             if unsynced > 0 {
-                self.0.run.situation("power lost with unsynced writes");
+                self.0.run.marker("power lost with unsynced writes");
             }
             self.0.run.fault("power loss", format!("{name} loses power, {unsynced} writes were not synced"));
         }
@@ -239,11 +223,11 @@ impl Cluster {
     /// Asks a node to stop, as SIGTERM does, and waits until it has, or until another fault has ended the process.
     pub async fn stop(&self, name: &str) {
         let Some(stop) = self.host(&mut self.state(), name).stop.take() else { return };
-        let life = self.life(name);
+        let number = self.process_number(name);
         self.0.run.fault("stop", format!("{name} is asked to stop"));
         let _ = stop.send(());
         let before = rt::now();
-        while self.power(name) == Power::On && self.life(name) == life {
+        while self.power(name) == Power::On && self.process_number(name) == number {
             if rt::now() - before > STOP_BOUND {
                 let words = format!("{name} did not stop within {STOP_BOUND:?} of being asked");
                 self.0.run.find(Finding::liveness("graceful stop", words));

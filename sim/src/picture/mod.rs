@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use crate::report::Report;
-use crate::timeline::Timeline;
+use crate::record::report::Report;
+use crate::record::timeline::Timeline;
 
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -44,7 +44,7 @@ pub fn page(report: &Report, timeline: &Timeline, command: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::Mark;
+    use crate::record::timeline::Mark;
 
     #[test]
     fn the_page_stands_alone_and_its_data_cannot_break_out() {

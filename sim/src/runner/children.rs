@@ -4,11 +4,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::options::CHAOS;
 use crate::chaos::reduction;
-use crate::history_file;
+use crate::evidence::history::Operation;
+use crate::evidence::history_file;
 use crate::launcher;
-use crate::report::Report;
-use crate::timeline::Timeline;
+use crate::record::report::Report;
+use crate::record::timeline::Timeline;
 
 /// A run that takes longer, in real time, counts as hung.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -158,6 +160,25 @@ pub fn command(program: &Path, scenario: &str, seed: u64) -> Command {
     // A run is over in a second: memory returned to the system in between would only be faulted in and cleared again.
     command.env("MIMALLOC_PURGE_DELAY", "-1");
     command
+}
+
+/// Plays a chaos seed in a process of its own. Returns the history of its clients, which it writes into the folder.
+///
+/// # Errors
+/// As a message for the user.
+pub fn record_history(seed: u64, folder: &Path) -> Result<Vec<Operation>, String> {
+    let path = folder.join(format!("{seed}.history"));
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut child = command(&program, CHAOS, seed);
+    // A planted bug would be found here, too, and by the wrong test.
+    child
+        .env(history_file::VARIABLE, &path)
+        .env_remove(launcher::PLANTED)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    child.status().map_err(|error| format!("chaos seed {seed} cannot be played: {error}"))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("chaos seed {seed}: {error}"))?;
+    history_file::read(&text).map_err(|error| format!("chaos seed {seed}: {error}"))
 }
 
 #[allow(clippy::disallowed_methods)] // The parent simulates nothing.

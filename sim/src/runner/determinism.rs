@@ -2,9 +2,8 @@
 //! non-deterministic on purpose must not.
 
 use super::children::{self, How, Job};
+use super::options::{CHAOS, DETERMINISM};
 
-/// The name of the check on the command line.
-pub use crate::options::DETERMINISM as NAME;
 /// A description of the check.
 pub const ABOUT: &str = "the same seed leaves the same trace in two processes, and an unsteady run does not";
 
@@ -25,7 +24,7 @@ pub fn check(played: &[(Job, u64, u64)]) -> Vec<Check> {
     let played = if played.is_empty() {
         // No run was played: two chaos seeds are played for the first time.
         fresh.extend((1..3).map(|seed| {
-            let job = Job::new(crate::scenarios::CHAOS, seed);
+            let job = Job::new(CHAOS, seed);
             let report = children::play_one(job.clone(), How::Quietly).report;
             (job, report.trace_hash, report.trace_events)
         }));
@@ -50,9 +49,12 @@ fn again((job, hash, events): &(Job, u64, u64), unsteady: bool) -> Check {
         job.command()
     );
     if unsteady {
-        let name = format!("{NAME}: {} seed {}, made unsteady, is noticed", job.scenario, job.seed);
+        let name = format!("{DETERMINISM}: {} seed {}, made unsteady, is noticed", job.scenario, job.seed);
         let failure = (report.trace_hash == *hash).then(|| "the trace does not see it".to_owned());
         return Check { name, failure };
     }
-    Check { name: format!("{NAME}: {} seed {}", job.scenario, job.seed), failure: (!same).then_some(found) }
+    Check {
+        name: format!("{DETERMINISM}: {} seed {}", job.scenario, job.seed),
+        failure: (!same).then_some(found),
+    }
 }

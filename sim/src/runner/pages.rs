@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use super::children::{self, Job};
 use super::folders;
-use crate::options::Picture;
+use super::options::Picture;
 use crate::picture;
-use crate::report::Verdict;
+use crate::record::report::Verdict;
 use crate::scenarios;
 
 /// The command `report`. Returns the run's own exit code.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::children::{Job, Outcome};
 use super::determinism::Check;
-use crate::markers;
-use crate::report::{Report, Verdict};
+use crate::record::markers;
+use crate::record::report::{Report, Verdict};
 
 /// The sums over all runs.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub struct Summary {
     hashes: Vec<(Job, u64, u64)>,
     faults: BTreeMap<String, u64>,
     operations: BTreeMap<String, u64>,
-    situations: BTreeMap<String, u64>,
+    markers: BTreeMap<String, u64>,
     fault_seconds: f64,
 }
 
@@ -70,7 +70,7 @@ impl Summary {
         };
         add(&mut self.faults, &report.faults);
         add(&mut self.operations, &report.operations);
-        add(&mut self.situations, &report.situations);
+        add(&mut self.markers, &report.markers);
         self.fault_seconds += report.fault_seconds;
     }
 
@@ -122,9 +122,9 @@ impl Summary {
         println!("\nsimulated seconds: {simulated:.0}, of them {:.0} under faults", self.fault_seconds);
         println!("faults: {}", listed(&self.faults));
         println!("client operations: {}", listed(&self.operations));
-        println!("situations: {}", listed(&self.situations));
+        println!("markers: {}", listed(&self.markers));
         let unreached: Vec<&str> =
-            markers::unreached(&self.situations).iter().map(|marker| marker.name).collect();
+            markers::unreached(&self.markers).iter().map(|marker| marker.name).collect();
         if !unreached.is_empty() {
             println!("not reached by these runs: {}", unreached.join(", "));
         }

@@ -10,8 +10,8 @@ use std::process::{Command, ExitCode};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::options::Train;
 use crate::launcher::{self, Build, Compiler};
-use crate::options::Train;
 
 /// The commands that are profiled, because they should be fast.
 const LESSONS: [&[&str]; 2] = [&["bench", "--repeat", "3"], &["chaos", "--seeds", "24"]];

@@ -12,10 +12,10 @@ use mokv::rt::disk::{DiskRef, Fault, FileRef, SimDisk};
 
 use super::identity::wait_for_members;
 use super::setup::{ELECTION_BOUND, client, ensure, set_many, three_nodes};
-use crate::applied_log::AppliedLog;
 use crate::cluster::{Cluster, Power, RPC_PORT};
-use crate::dice::Dice;
-use crate::run::Run;
+use crate::evidence::applied_log::AppliedLog;
+use crate::record::Run;
+use crate::world::dice::Dice;
 
 /// Attempts to restore that a power loss interrupts, before one that is not interrupted.
 const BROKEN_OFF: u64 = 4;

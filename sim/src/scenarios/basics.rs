@@ -7,8 +7,8 @@ use mokv::rt;
 
 use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
 use crate::cluster::Cluster;
-use crate::history::{Answer, Outcome};
-use crate::run::Run;
+use crate::evidence::history::{Answer, Outcome};
+use crate::record::Run;
 
 /// Three empty nodes find each other and elect a leader, and every node serves values written through any other.
 pub async fn elect_and_write(run: Arc<Run>) -> Result<Cluster, String> {

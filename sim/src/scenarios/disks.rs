@@ -12,10 +12,10 @@ use super::identity::wait_for_members;
 use super::setup::{
     ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes, wait_for_end,
 };
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::{Cluster, Power, RPC_PORT};
-use crate::history::Outcome;
-use crate::run::Run;
+use crate::evidence::history::Outcome;
+use crate::record::Run;
 use crate::world::World;
 
 /// The newest file whose name ends with `ending`, and its length in bytes.
@@ -101,7 +101,7 @@ pub async fn deleted_log(run: Arc<Run>) -> Result<Cluster, String> {
 }
 
 /// Restarts a node three times while clients write. Returns the image of its disk from before.
-async fn three_lives_ago(cluster: &Cluster, client: &SimClient, name: &str) -> Result<Image, String> {
+async fn image_before_restarts(cluster: &Cluster, client: &SimClient, name: &str) -> Result<Image, String> {
     let image = cluster.disk(name).image();
     for _ in 0..3 {
         cluster.kill(name);
@@ -119,7 +119,7 @@ async fn follower_rolled_back(run: &Arc<Run>) -> Result<(Cluster, String), Strin
     let client = client(&cluster);
     set_many(&client, 30).await?;
     let name = others(&cluster.names(), &leader).remove(0);
-    let image = three_lives_ago(&cluster, &client, &name).await?;
+    let image = image_before_restarts(&cluster, &client, &name).await?;
     cluster.kill(&name);
     cluster.roll_back(&name, &image);
     Ok((cluster, name))
@@ -170,7 +170,7 @@ pub async fn rolled_back_beside_a_laggard(run: Arc<Run>) -> Result<Cluster, Stri
     set_many(&writer, 30).await?;
     let mut followers = others(&cluster.names(), &leader);
     let (rolled_back, laggard) = (followers.remove(0), followers.remove(0));
-    let image = three_lives_ago(&cluster, &writer, &rolled_back).await?;
+    let image = image_before_restarts(&cluster, &writer, &rolled_back).await?;
     cluster.kill(&laggard);
     // Committed by the leader and by the node that is about to lose them.
     set_many(&writer, 30).await?;

@@ -12,11 +12,11 @@ use mokv::rt::task::spawn_guarded;
 use super::identity::wait_for_members;
 use super::replicated::tamper;
 use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes};
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::Cluster;
-use crate::history::Outcome;
-use crate::run::Run;
-use crate::values;
+use crate::evidence::history::Outcome;
+use crate::evidence::values;
+use crate::record::Run;
 
 /// Longest time until a node has caught up, and until digests are compared.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -131,7 +131,7 @@ pub async fn no_majority(run: Arc<Run>) -> Result<Cluster, String> {
         corrupt_state(&run, &cluster, &writer, name).await?;
         cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     }
-    // Checkers judge writes by the answers to clients; linearizable reads and lists would show that no state is right.
+    // Checkers check writes by the answers to clients; linearizable reads and lists would show that no state is right.
     set_many(&writer, PAST_A_DIGEST).await?;
     for name in cluster.names() {
         wait_for_status(&cluster, &name, "raise the alarm", |status| {

@@ -11,18 +11,18 @@ use super::identity::{members, wait_for_members};
 use super::setup::{
     ELECTION_BOUND, client, ensure, formed, others, set, set_many, three_nodes, wait_for_end,
 };
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::{Cluster, Power};
-use crate::dice::Dice;
-use crate::run::Run;
+use crate::phases::set_up;
+use crate::record::Run;
+use crate::world::dice::Dice;
 use crate::world::{Datagrams, World};
 
 /// Two of three expected nodes never form a cluster, however long the third does not answer.
 pub async fn silence_is_no_consent(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     cluster.start("n1");
     cluster.start("n2");
     rt::sleep(Duration::from_secs(20)).await;
@@ -53,8 +53,7 @@ pub async fn slow_name_server(run: Arc<Run>) -> Result<Cluster, String> {
     const LOOKUP: Duration = Duration::from_secs(5);
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     cluster.slow_name_server(LOOKUP);
     cluster.start_all();
     let names = cluster.names();
@@ -76,8 +75,7 @@ pub async fn slow_name_server(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn power_losses_while_forming(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     let mut dice = Dice::new(run.seed, "forming");
     for _ in 0..8 {
         cluster.start_all();
@@ -162,8 +160,7 @@ pub async fn newcomer_of_two_clusters(run: Arc<Run>) -> Result<Cluster, String> 
 pub async fn wrong_key(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     let key = |text: &str| Some(text.as_bytes().to_vec().into());
     for name in cluster.names() {
         cluster.configure(&name, |config| config.cluster_key = key("the key of this cluster"));

@@ -17,11 +17,11 @@ use super::identity::wait_for_members;
 use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, others, set, set_many, three_nodes, wait_for_end,
 };
-use super::tampering::forget_acknowledged;
-use crate::client::SimClient;
+use crate::clients::SimClient;
+use crate::cluster::tampering::forget_acknowledged;
 use crate::cluster::{Cluster, Power};
-use crate::history::{Answer, Outcome};
-use crate::run::Run;
+use crate::evidence::history::{Answer, Outcome};
+use crate::record::Run;
 
 /// Writes that are acknowledged and then lost.
 const IN_VAIN: u32 = 25;
@@ -325,7 +325,7 @@ pub async fn one_by_one(run: Arc<Run>) -> Result<Cluster, String> {
 /// One disk, the leader's or a follower's, goes back to a copy from its node's present incarnation; all other nodes
 /// restart, and are down when it comes up. Its boot history then shows a plain restart; only its acknowledged position
 /// reveals the rollback. It is refused as soon as the others return, and again after each further start.
-pub async fn within_a_life(run: Arc<Run>) -> Result<Cluster, String> {
+pub async fn within_an_incarnation(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader, load) = written_to(&run, run.seed.is_multiple_of(2)).await?;
     let writer = client(&cluster);
     let follower = others(&cluster.names(), &leader).remove(0);

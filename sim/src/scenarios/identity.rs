@@ -12,8 +12,8 @@ use mokv::rt;
 
 use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, formed, set, set_many, three_nodes};
 use crate::cluster::{Cluster, Power};
-use crate::history::Outcome;
-use crate::run::Run;
+use crate::evidence::history::Outcome;
+use crate::record::Run;
 use crate::world::World;
 
 /// Longest time until a newcomer votes.
@@ -118,27 +118,13 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         }
         Ok::<_, String>(())
     });
-    let wanted = async |size: u32| {
-        let size = NonZeroU32::new(size);
-        // It takes effect only when every member is known to support it.
-        for _ in 0..100 {
-            let library = client(&cluster);
-            let settings =
-                library.with_library(move |library| async move { library.set_wanted_size(size).await }).await;
-            if settings.map_err(|error| format!("no size is wanted: {error}"))?.wanted_size == size {
-                return Ok(());
-            }
-            rt::sleep(Duration::from_millis(100)).await;
-        }
-        Err("the members never come to know a wanted size".to_owned())
-    };
-    wanted(3).await?;
+    want_size(&cluster, 3).await?;
     let mut removed = Vec::new();
     for name in ["n5", "n4"] {
         cluster.may_go(name);
         let asking = client(&cluster);
         let id = asking.with_library(|library| async move { library.remove_member(name).await }).await;
-        removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?.0));
+        removed.push((name, id.map_err(|error| format!("{name} was not removed: {error}"))?));
         // An operator who resizes in steps asks any node that answers, and that node may not have applied the step
         // before.
         for asked in ["n1", "n2", "n3"] {
@@ -171,18 +157,38 @@ pub async fn wanted_size(run: Arc<Run>) -> Result<Cluster, String> {
         rt::sleep(Duration::from_millis(500)).await;
     }
     for (name, id) in &removed {
-        let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not run on"))?;
-        ensure(status.node_id.0 != *id, || format!("{name} does not know that it was removed"))?;
-        let reason = "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in";
-        ensure(status.reasons.iter().any(|said| said.contains(reason)), || {
-            format!("{name} waits, and says {:?}", status.reasons)
-        })?;
+        waits_outside(&cluster, name, *id).await?;
     }
-    wanted(5).await?;
+    want_size(&cluster, 5).await?;
     wait_for_members(&cluster, asked, "that five vote again", |members| voters(members).len() == 5).await?;
     goes_on.store(false, Ordering::Relaxed);
     writer.await.expect("nobody aborts it")?;
     Ok(cluster)
+}
+
+/// Sets the wanted number of members. It takes effect only when every member is known to support it.
+async fn want_size(cluster: &Cluster, size: u32) -> Result<(), String> {
+    let size = NonZeroU32::new(size);
+    for _ in 0..100 {
+        let library = client(cluster);
+        let settings =
+            library.with_library(move |library| async move { library.set_wanted_size(size).await }).await;
+        if settings.map_err(|error| format!("no size is wanted: {error}"))?.wanted_size == size {
+            return Ok(());
+        }
+        rt::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the members never come to know a wanted size".to_owned())
+}
+
+/// A removed node runs on under another id, and reports why it is not let in while three members are wanted.
+async fn waits_outside(cluster: &Cluster, name: &str, removed: NodeId) -> Result<(), String> {
+    let status = cluster.status(name).await.ok_or_else(|| format!("{name} does not run on"))?;
+    ensure(status.node_id != removed, || format!("{name} does not know that it was removed"))?;
+    let reason = "the cluster is to have 3 members; 'mokv members resize --to 4' lets it in";
+    ensure(status.reasons.iter().any(|said| said.contains(reason)), || {
+        format!("{name} waits, and says {:?}", status.reasons)
+    })
 }
 
 /// A fourth node that is configured only with gossip addresses becomes a voter and holds the same state.

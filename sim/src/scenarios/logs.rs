@@ -8,9 +8,9 @@ use super::identity::wait_for_members;
 use super::setup::{
     ELECTION_BOUND, client, ensure, formed, others, set, set_many, three_nodes, wait_for_end,
 };
-use super::tampering::{rewrite_log, saved_term};
+use crate::cluster::tampering::{rewrite_log, saved_term};
 use crate::cluster::{Cluster, Power, RPC_PORT};
-use crate::run::Run;
+use crate::record::Run;
 use crate::world::World;
 
 /// The number of rounds: power fails at the first change of the disk from a segment's renaming on, then at the second,
@@ -61,7 +61,7 @@ pub async fn votes_across_segments(run: Arc<Run>) -> Result<Cluster, String> {
         })?;
         cluster.mend_disk(voter);
         cluster.power_loss(voter);
-        run.situation("power lost while a segment was rolled");
+        run.marker("power lost while a segment was rolled");
         let term = saved_term(&cluster, &status).await?;
         ensure(term >= status.term, || {
             format!("{voter} voted in term {} and its log says term {term}", status.term)

@@ -7,6 +7,8 @@
 
 mod backup;
 mod basics;
+pub mod bench;
+pub mod calm;
 mod disks;
 mod doubted;
 mod formation;
@@ -17,19 +19,18 @@ mod raft;
 mod replicated;
 mod restarts;
 mod rot;
-pub mod setup;
+mod setup;
 mod snapshots;
-pub mod tampering;
 mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
-use crate::run::Run;
+use crate::record::Run;
 
 /// A running scenario. It resolves to the cluster, or to a description of what went wrong.
-pub type Story = Pin<Box<dyn Future<Output = Result<Cluster, String>>>>;
+pub type RunningScenario = Pin<Box<dyn Future<Output = Result<Cluster, String>>>>;
 
 /// A named scenario.
 pub struct Scenario {
@@ -40,7 +41,7 @@ pub struct Scenario {
     /// The number of its seeds; 0: as many as chaos has.
     pub seeds: u64,
     /// Runs it.
-    pub play: fn(Arc<Run>) -> Story,
+    pub play: fn(Arc<Run>) -> RunningScenario,
 }
 
 macro_rules! scenario {
@@ -48,9 +49,6 @@ macro_rules! scenario {
         Scenario { name: $name, about: $about, seeds: $seeds, play: |run| Box::pin($play(run)) }
     };
 }
-
-/// The name of the chaos loop.
-pub use crate::options::CHAOS;
 
 /// All scenarios; the chaos loop is the last.
 pub const ALL: &[Scenario] = &[
@@ -218,8 +216,8 @@ pub const ALL: &[Scenario] = &[
     scenario!(
         "goes-back-within-a-life",
         4,
-        histories::within_a_life,
-        "a disk goes back to a copy of its node's present life, and all others have started since"
+        histories::within_an_incarnation,
+        "a disk goes back to a copy of its node's present incarnation, and all others have started since"
     ),
     scenario!(
         "nobody-has-gone-back",
@@ -460,6 +458,6 @@ pub const ALL: &[Scenario] = &[
 
 /// The scenario of this name, the hidden ones included.
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    let hidden = [&crate::planted::calm::SCENARIO, &crate::bench::SCENARIO];
+    let hidden = [&calm::SCENARIO, &bench::SCENARIO];
     ALL.iter().chain(hidden).find(|scenario| scenario.name == name)
 }

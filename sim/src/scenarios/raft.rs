@@ -10,11 +10,11 @@ use mokv::rt::{self, Instant};
 use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, three_nodes,
 };
-use crate::client::SimClient;
+use crate::clients::SimClient;
+use crate::clients::direct::{Direct, Reply};
 use crate::cluster::Cluster;
-use crate::direct::{Direct, Reply};
-use crate::history::{Answer, Outcome};
-use crate::run::Run;
+use crate::evidence::history::{Answer, Outcome};
+use crate::record::Run;
 use crate::world::World;
 
 /// A leader commits through its followers before its own flush, loses power, and is back before any node has missed it:

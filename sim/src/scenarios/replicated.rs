@@ -14,13 +14,14 @@ use mokv::storage::LogEntry;
 use mokv_proto::raft::{Forward, forward_answer, request, response};
 
 use super::setup::{ELECTION_BOUND, client, ensure, others, set_many, three_nodes, wait_for_end};
-use super::tampering::{rewrite_log, stranger};
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::Cluster;
-use crate::dice::Dice;
-use crate::history::Outcome;
-use crate::run::Run;
+use crate::cluster::tampering::{rewrite_log, stranger};
+use crate::evidence::history::Outcome;
+use crate::phases::set_up;
+use crate::record::Run;
 use crate::world::World;
+use crate::world::dice::Dice;
 
 /// Longest time until settings that the cluster replicates by itself have arrived.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -30,8 +31,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { snapshot_entries: 150, ..World::calm(3) };
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     for (number, name) in (1..).zip(cluster.names()) {
         cluster.configure(&name, |config| {
             config.initial_max_sessions = 2 * number;
@@ -128,8 +128,7 @@ pub async fn unknown_entry(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     for name in cluster.names() {
         cluster.configure(&name, |config| {
             config.initial_max_sessions = 70;
@@ -166,8 +165,7 @@ pub async fn initial_bounds(run: Arc<Run>) -> Result<Cluster, String> {
 pub async fn digest_key(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World::calm(3);
     run.set_world(world.to_string());
-    crate::child::set_network(&world);
-    let cluster = Cluster::new(&run, &world);
+    let cluster = set_up(&run, &world);
     for name in cluster.names() {
         cluster.upgrade(&name, Command::DIGEST_KEY_VERSION - 1);
     }

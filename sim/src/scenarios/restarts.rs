@@ -7,9 +7,9 @@ use mokv::rt;
 use mokv::rt::disk::Operation;
 
 use super::setup::{ELECTION_BOUND, client, ensure, expect, others, set, set_many, three_nodes};
+use crate::clients::Workload;
 use crate::cluster::{Cluster, Power};
-use crate::run::Run;
-use crate::workload::Workload;
+use crate::record::Run;
 
 /// Every node is killed in turn, the others go on, and it comes back.
 pub async fn kill_each_in_turn(run: Arc<Run>) -> Result<Cluster, String> {

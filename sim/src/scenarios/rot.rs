@@ -16,10 +16,10 @@ use super::identity::{members, wait_for_members};
 use super::setup::{
     ELECTION_BOUND, client, client_of, ensure, expect, formed, others, set, set_many, wait_for_end,
 };
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::{Cluster, Power};
-use crate::history::Outcome;
-use crate::run::Run;
+use crate::evidence::history::Outcome;
+use crate::record::Run;
 use crate::world::World;
 
 /// Interval of the scrub.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::Cluster;
-use crate::history::{Answer, Outcome};
-use crate::run::Run;
+use crate::evidence::history::{Answer, Outcome};
+use crate::phases::set_up;
+use crate::record::Run;
 use crate::world::World;
 
 /// Longest time until a cluster has elected a leader.
@@ -30,8 +31,7 @@ pub async fn formed_within(
     within: Duration,
 ) -> Result<(Cluster, String), String> {
     run.set_world(world.to_string());
-    crate::child::set_network(world);
-    let cluster = Cluster::new(run, world);
+    let cluster = set_up(run, world);
     cluster.start_all();
     let leader = cluster.wait_for_leader(&cluster.names(), within).await?;
     Ok((cluster, leader))

@@ -8,10 +8,10 @@ use mokv::rt;
 use mokv::rt::disk::Fault;
 
 use super::setup::{ELECTION_BOUND, client, ensure, formed, others, set_many};
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::{Cluster, Power};
-use crate::history::Outcome;
-use crate::run::Run;
+use crate::evidence::history::Outcome;
+use crate::record::Run;
 use crate::world::World;
 
 /// How often the node is killed while it installs, each time one call of its disk later.
@@ -81,7 +81,7 @@ pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
             cluster.mend_disk(&name);
             cluster.kill(&name);
             cluster.start(&name);
-            run.situation("killed while installing a snapshot");
+            run.marker("killed while installing a snapshot");
         } else {
             cluster.mend_disk(&name);
         }

@@ -8,11 +8,11 @@ use mokv::rt::net::{TcpListener, TcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::setup::{ELECTION_BOUND, client, client_of, ensure, expect, set, set_many, three_nodes};
-use crate::client::SimClient;
+use crate::clients::SimClient;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};
-use crate::run::Run;
-use crate::values;
+use crate::evidence::values;
+use crate::record::Run;
 
 /// One byte of an answer changes on its way: the value that arrives is not the value that was written, and the check
 /// detects it. So real bytes travel, and the checkers see them.
@@ -20,7 +20,9 @@ pub async fn corrupted_byte(run: Arc<Run>) -> Result<Cluster, String> {
     let (cluster, leader) = three_nodes(&run).await?;
     let client = client(&cluster);
     let (value, outcome) = client.set("key", None, 200).await;
-    ensure(matches!(outcome, crate::history::Outcome::Ok(_)), || format!("the write was {outcome:?}"))?;
+    ensure(matches!(outcome, crate::evidence::history::Outcome::Ok(_)), || {
+        format!("the write was {outcome:?}")
+    })?;
     let (middle, _) = cluster.add_client_host();
     let target = format!("{}:{RPC_PORT}", dns_name(&leader));
     let address = (cluster.address(&middle), RPC_PORT).into();

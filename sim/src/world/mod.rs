@@ -3,6 +3,9 @@
 //! Swarm testing: each seed leaves some faults out altogether, because frequent faults hide what only runs with few
 //! faults find. Pure: drawing a world starts nothing.
 
+pub mod dice;
+pub mod encounters;
+pub mod fault_budget;
 mod kinds;
 mod mix;
 
@@ -10,7 +13,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::dice::Dice;
+use dice::Dice;
 pub use kinds::FaultKind;
 pub use mix::{Doing, WorkloadMix};
 

@@ -1,9 +1,10 @@
 //! Good histories pass, broken ones do not, and on small random ones the checker agrees with an exhaustive search.
 
+use super::step::State;
 use super::*;
+use crate::checkers::second_opinion::generated;
 use crate::checkers::testing::{delete, get, in_doubt, list, on, set, set_if};
-use crate::dice::Dice;
-use crate::second_opinion::generated;
+use crate::world::dice::Dice;
 
 fn holds(operations: &[Operation]) -> bool {
     let mut operations = operations.to_vec();

@@ -1,0 +1,228 @@
+//! A simulated client: the product's own client library on a host of its own, with every call recorded.
+//!
+//! It takes outcomes only from the library: certainly not executed is `Failed`, everything doubtful is `Unknown`, and
+//! an operation that was under way when its client crashed has no end in the record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, WriteOptions};
+use mokv::rt;
+
+use crate::checkers::Finding;
+use crate::cluster::network::dns_name;
+use crate::cluster::{Cluster, RPC_PORT};
+use crate::evidence::history::{Answer, Call, KeyState, Outcome};
+use crate::evidence::values;
+use crate::record::Run;
+
+/// How much longer than its own time limit a call may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A client and its record. Clones are the same client.
+#[derive(Clone)]
+pub struct SimClient {
+    run: Arc<Run>,
+    cluster: Cluster,
+    host: String,
+    number: u32,
+    client: Client,
+    patience: Duration,
+}
+
+impl SimClient {
+    /// A client on a new host, with these nodes as its addresses.
+    pub fn new(cluster: &Cluster, nodes: &[String], patience: Duration, sessions: bool) -> SimClient {
+        let (host, number) = cluster.add_client_host();
+        let client = Client::builder()
+            .endpoints(nodes.iter().map(|name| format!("{}:{RPC_PORT}", dns_name(name))))
+            .timeout(patience)
+            .list_timeout(patience * 2)
+            .sessions(sessions)
+            .build()
+            .expect("the endpoints are well-formed");
+        SimClient { run: cluster.run().clone(), cluster: cluster.clone(), host, number, client, patience }
+    }
+
+    /// The name of its host, for cutting its links.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its host crashes. Operations under way never end, and no other call may be made on this client.
+    pub fn crash(&self) {
+        self.cluster.kill_client(&self.host);
+    }
+
+    /// Writes a new value. Returns its number and the outcome.
+    pub async fn set(&self, key: &str, if_revision: Option<u64>, size: usize) -> (u64, Outcome) {
+        let value = self.run.next_value();
+        let (client, name) = (self.client.clone(), key.to_owned());
+        let outcome = self.record(key, Call::Set { value, if_revision }, 1, async move {
+            let written = client.set_with(name, values::encode(value, size), condition(if_revision)).await;
+            written.map(|written| Answer::Written { revision: written.revision })
+        });
+        (value, outcome.await)
+    }
+
+    /// Writes a new value that may be lost when disks are set back to an older state: its recorded outcome is unknown,
+    /// whatever it was. Returns what the library returned.
+    pub async fn set_in_vain(&self, key: &str, size: usize) -> Result<(), Error> {
+        let value = self.run.next_value();
+        let ticket = self.run.invoked(self.number, key, Call::Set { value, if_revision: None });
+        let (client, name) = (self.client.clone(), key.to_owned());
+        let write = async move { client.set(name, values::encode(value, size)).await };
+        let written = self.cluster.on(&self.host, write).await;
+        self.run.returned(ticket, Outcome::Unknown);
+        written.map(|_| ())
+    }
+
+    /// Deletes a key.
+    pub async fn delete(&self, key: &str, if_revision: Option<u64>) -> Outcome {
+        let (client, name) = (self.client.clone(), key.to_owned());
+        self.record(key, Call::Delete { if_revision }, 1, async move {
+            let deleted = client.delete_with(name, condition(if_revision)).await?;
+            Ok(Answer::Deleted { revision: deleted.revision, existed: deleted.existed })
+        })
+        .await
+    }
+
+    /// Reads a key.
+    pub async fn get(&self, key: &str, stale: bool) -> Outcome {
+        let (client, name) = (self.client.clone(), key.to_owned());
+        self.record(key, Call::Get { stale }, 1, async move {
+            let read = client.get_with(name, consistency(stale).into()).await?;
+            Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
+        })
+        .await
+    }
+
+    /// Reads all keys with a prefix.
+    pub async fn list(&self, prefix: &str, stale: bool) -> Outcome {
+        self.list_in_pages(prefix, stale, 0, Duration::ZERO).await
+    }
+
+    /// Reads all keys with a prefix at one revision, with `page` keys per request (0: all) and a pause in between.
+    pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64, pause: Duration) -> Outcome {
+        /// Longer lists are read in fewer, larger pages.
+        const MOST_PAGES: u32 = 8;
+        let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
+        let calls = if page > 0 { MOST_PAGES } else { 1 };
+        self.record(prefix, Call::List { stale }, calls, async move {
+            let mut entries: Vec<(String, KeyState)> = Vec::new();
+            let mut at_revision = 0;
+            for number in 1..=calls {
+                let mut options = ListOptions::prefix(&name).consistency(consistency(stale));
+                // The last page has no limit, so that it returns all the rest.
+                let limit = (number < calls).then_some(page);
+                if let Some(keys) = limit {
+                    options = options.limit(keys);
+                }
+                if let Some((last, _)) = entries.last() {
+                    options = options.start_after(last).at_revision(at_revision);
+                }
+                let mut listing = client.list_with(options).await?;
+                let before = entries.len();
+                while let Some(found) = listing.next().await? {
+                    entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
+                }
+                if at_revision != 0 && listing.revision() != at_revision {
+                    let words = format!(
+                        "page {number} of a list at revision {at_revision} came at revision {}",
+                        listing.revision()
+                    );
+                    run.find(Finding::violation("a list is one revision", words));
+                }
+                at_revision = listing.revision();
+                if limit.is_none_or(|keys| ((entries.len() - before) as u64) < keys) {
+                    break;
+                }
+                rt::sleep(pause).await;
+            }
+            Ok(Answer::Listed { revision: at_revision, entries })
+        })
+        .await
+    }
+
+    /// The library itself, for calls that are not recorded.
+    ///
+    /// # Panics
+    /// If the client has crashed.
+    pub async fn with_library<T, F>(&self, call: impl FnOnce(Client) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.cluster.on(&self.host, call(self.client.clone())).await
+    }
+
+    /// Records an operation that makes this many calls of the library.
+    async fn record(
+        &self,
+        key: &str,
+        call: Call,
+        calls: u32,
+        work: impl Future<Output = Result<Answer, Error>> + Send + 'static,
+    ) -> Outcome {
+        let writes = matches!(call, Call::Set { .. } | Call::Delete { .. });
+        let ticket = self.run.invoked(self.number, key, call);
+        let bound = self.patience * 2 * calls + GRACE;
+        let outcome = match self.cluster.try_on(&self.host, rt::timeout(bound, work)).await {
+            Some(Ok(result)) => outcome(result, writes),
+            Some(Err(_)) => {
+                let words = format!(
+                    "a call of client {} about {key} has not returned after {bound:?}, it promised {:?}",
+                    self.number, self.patience
+                );
+                self.run.find(Finding::liveness("calls return in time", words));
+                Outcome::Unknown
+            }
+            // The client has crashed: nothing receives the outcome.
+            None => return Outcome::Unknown,
+        };
+        self.run.returned(ticket, outcome.clone());
+        outcome
+    }
+}
+
+/// The condition that a recorded call names; 0: the key must not exist.
+fn condition(if_revision: Option<u64>) -> WriteOptions {
+    match if_revision {
+        None => WriteOptions::unconditional(),
+        Some(0) => WriteOptions::if_absent(),
+        Some(revision) => WriteOptions::if_revision(revision),
+    }
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+fn entry(found: &KeyValue) -> KeyState {
+    KeyState {
+        // No checker can explain a value that no client wrote.
+        value: values::decode(&found.value).unwrap_or(u64::MAX),
+        create_revision: found.create_revision,
+        mod_revision: found.mod_revision,
+        version: found.version,
+    }
+}
+
+fn outcome(result: Result<Answer, Error>, writes: bool) -> Outcome {
+    match result {
+        Ok(answer) => Outcome::Ok(answer),
+        Err(Error::ConditionFailed { present_revision }) => {
+            Outcome::Ok(Answer::ConditionFailed { present_revision: present_revision.unwrap_or(0) })
+        }
+        Err(
+            Error::NotExecuted(_)
+            | Error::Invalid(_)
+            | Error::ResourceExhausted(_)
+            | Error::Refused(_)
+            | Error::NotFound(_),
+        ) => Outcome::Failed,
+        Err(_) if writes => Outcome::Unknown,
+        // A failed read gives no information.
+        Err(_) => Outcome::Failed,
+    }
+}
