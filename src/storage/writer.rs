@@ -376,6 +376,15 @@ impl Writer {
                 offsets.push(u32::try_from(offset).expect("a segment is bounded"));
                 tail.highest = tail.highest.max(Some(*index));
             }
+            if let Body::Committed(committed) = body {
+                // A majority may have committed what this log has yet to write: `take_batch` holds such a position back
+                // (chaos seed 7802739).
+                let last = tail.state.last;
+                assert!(
+                    last.is_some_and(|last| committed.index <= last.index),
+                    "marked as committed up to {committed:?}, but written up to {last:?}"
+                );
+            }
             record::encode(buffer, seed, place, body);
             tail.state.apply(body);
             tail.next_sequence += 1;
@@ -389,15 +398,6 @@ impl Writer {
         }
         assert_eq!(in_batch as usize, count, "the last record of a batch is marked as the last");
         assert_eq!(offsets.len(), records.entries.len(), "each entry has an offset");
-        let State { committed, purged, last, .. } = &self.tail.state;
-        // A majority may have committed what this log has yet to write: `take_batch` holds such a position back (chaos
-        // seed 7802739).
-        let index = |position: &Option<Position>| position.map(|position| position.index);
-        assert!(
-            index(committed) <= index(last),
-            "marked as committed up to {committed:?}, but written up to {last:?}"
-        );
-        assert!(index(purged) <= index(last), "purged up to {purged:?}, but written up to {last:?}");
         (self.buffer.split().freeze(), offsets)
     }
 
