@@ -6,6 +6,7 @@
 //! - `scenarios` are the sequences of events that are played; `chaos`, one of them, injects what a seed draws
 //! - `phases` are what all runs share: their beginning, the checkers that look meanwhile, the liveness phase at the end
 //! - `clients` act through nodes, and `cluster` acts on them
+//! - `golden` decodes the messages that nodes send, for traces that are compared with files
 //! - `record` keeps what happened in a run
 //! - `checkers` check the evidence
 //! - `evidence` is what clients and nodes report; `world` is what a seed draws
@@ -23,6 +24,7 @@ pub mod clients;
 #[cfg(madsim)]
 pub mod cluster;
 pub mod evidence;
+pub mod golden;
 pub mod launcher;
 #[cfg(madsim)]
 pub mod phases;

@@ -15,11 +15,11 @@ pub fn record(_kind: &'static str, _bytes: &[u8]) {}
 pub fn record_of(_kind: &'static str, _whose: &[u8], _bytes: &[u8]) {}
 
 #[cfg(madsim)]
-pub use simulated::{Trace, record, record_of, snapshot, start};
+pub use simulated::{Listener, Trace, listen, record, record_of, snapshot, start};
 
 #[cfg(madsim)]
 mod simulated {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use xxhash_rust::xxh3::xxh3_64;
 
@@ -45,6 +45,17 @@ mod simulated {
         RefCell::new(State { trace: Trace { hash: FNV_OFFSET, events: 0 }, start: None, dump: false })
     });
 
+    /// Hears an event as it is recorded: its kind, the name or address it belongs to, its bytes. It must record nothing.
+    pub type Listener = fn(&'static str, &[u8], &[u8]);
+
+    thread_local!(static LISTENER: Cell<Option<Listener>> = const { Cell::new(None) });
+
+    /// Passes every later event on this thread to `listener`, which sees what crosses the network without being part of
+    /// the nodes.
+    pub fn listen(listener: Listener) {
+        LISTENER.set(Some(listener));
+    }
+
     /// Begins a new trace. With `MOKV_TRACE` set every event is also printed, to find the first difference between two
     /// runs.
     pub fn start() {
@@ -67,6 +78,9 @@ mod simulated {
 
     /// Adds an event that belongs to a name or an address to the trace.
     pub fn record_of(kind: &'static str, whose: &[u8], bytes: &[u8]) {
+        if let Some(listener) = LISTENER.get() {
+            listener(kind, whose, bytes);
+        }
         STATE.with_borrow_mut(|state| {
             let Some(start) = state.start else { return };
             let at = start.elapsed().as_nanos() as u64;

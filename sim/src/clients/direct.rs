@@ -52,6 +52,11 @@ impl Direct {
         Direct { run: cluster.run().clone(), cluster: cluster.clone(), host, number, node: node.to_owned() }
     }
 
+    /// The name of its host.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Writes a new value, without a session. `deadline` is sent to the node; the client itself waits for `patience`.
     pub async fn set(self, key: &str, deadline: Duration, patience: Duration) -> Reply {
         let value = self.run.next_value();

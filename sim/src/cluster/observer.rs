@@ -14,6 +14,7 @@ use crate::evidence::applied_log::{Applied, KeyChange};
 use crate::evidence::history::KeyState;
 use crate::evidence::node_log::{Found, Place, Vote};
 use crate::evidence::values;
+use crate::golden;
 use crate::record::Run;
 use crate::record::timeline::What;
 
@@ -110,6 +111,7 @@ impl Observer for NodeObserver {
 
     fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
         let hash = xxh3_64(payload);
+        golden::applied(&self.host, place(at));
         self.open_memberships().remove(&at.index);
         self.run.with_logs(|logs| {
             logs.applied(&self.host, place(at), hash);
@@ -132,6 +134,7 @@ impl Observer for NodeObserver {
     }
 
     fn installed(&self, at: LogId, digest: u128) {
+        golden::installed(&self.host, place(at));
         self.last_installed.store(at.index, Ordering::Relaxed);
         self.run.marker("snapshot installed");
         let covered = {

@@ -12,6 +12,7 @@ pub mod calm;
 mod disks;
 mod doubted;
 mod formation;
+mod golden;
 mod histories;
 mod identity;
 mod logs;
@@ -453,6 +454,13 @@ pub const ALL: &[Scenario] = &[
     scenario!("long-partition", 1, formation::long_partition, "a node is cut off for two minutes"),
     scenario!("corrupted-byte", 1, wire::corrupted_byte, "a byte that changes on the wire is noticed"),
     scenario!("nonsense", 1, wire::nonsense, "garbage, HTTP/1 and half a frame do not hurt a node"),
+    scenario!("golden-join", 1, golden::join, "the messages of a join are those of sim/golden/join.txt"),
+    scenario!(
+        "golden-linearizable-read",
+        1,
+        golden::linearizable_read,
+        "the messages of a read at a follower are those of sim/golden/linearizable-read.txt"
+    ),
     scenario!("chaos", 0, crate::chaos::play, "clients at work while the faults of a drawn world rage"),
 ];
 
