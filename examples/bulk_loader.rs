@@ -1,5 +1,5 @@
 //! Loads lines `KEY<TAB>VALUE` from standard input, many at a time. Every line is applied once, however often it had to
-//! be sent, and a line that fails is told by its key.
+//! be sent, and a line that fails is reported by its key.
 //!
 //!     mokv list --output plain | cargo run --example bulk_loader -- 127.0.0.1:8400
 
@@ -8,7 +8,7 @@ use std::io::BufRead;
 use futures_util::stream::{self, StreamExt};
 use mokv::client::Client;
 
-/// Writes under way. The cluster syncs its disks once for all that come together.
+/// Writes under way. The cluster syncs its disks once for all writes that arrive together.
 const AT_A_TIME: usize = 256;
 
 #[tokio::main(flavor = "current_thread")]

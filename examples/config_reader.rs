@@ -1,5 +1,5 @@
-//! A service that looks at its configuration all the time: stale reads are answered by the nearest node at once, also
-//! while there is no leader, and never go back to something older than this client has seen.
+//! A service that reads its configuration repeatedly. The nearest node answers stale reads at once, also while there is
+//! no leader, and they never return an older revision than this client has seen.
 //!
 //!     cargo run --example config_reader -- 127.0.0.1:8400 config/ 3
 
@@ -13,10 +13,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut words = std::env::args().skip(1);
     let (endpoint, prefix) =
         (words.next().ok_or("name a node: HOST:PORT")?, words.next().ok_or("name a prefix")?);
-    let looks: u32 = words.next().ok_or("say how often to look")?.parse()?;
+    let looks: u32 = words.next().ok_or("give the number of reads")?.parse()?;
     let client = Client::builder().endpoints([endpoint]).build()?;
     for _ in 0..looks {
-        // All of one revision: two settings that belong together are never seen half changed.
+        // All entries are of one revision, so two settings that are changed together are read together.
         let mut listing = client.list_with(ListOptions::prefix(&prefix).stale()).await?;
         println!("at revision {}:", listing.revision());
         while let Some(entry) = listing.next().await? {

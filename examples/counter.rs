@@ -1,5 +1,5 @@
-//! A counter that many programs may raise at the same time: read it, and write what it becomes if nobody else has
-//! written it meanwhile.
+//! A counter that many programs may raise at the same time. Each reads it, and writes the new value on the condition that
+//! no other program has written it in between.
 //!
 //!     cargo run --example counter -- 127.0.0.1:8400 visits
 
@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Raises the counter by one; what it is now.
+/// Raises the counter by one. Returns its new value.
 async fn raise(client: &Client, key: &str) -> Result<u64, Box<dyn std::error::Error>> {
     loop {
         let read = client.get(key).await?;
@@ -26,7 +26,7 @@ async fn raise(client: &Client, key: &str) -> Result<u64, Box<dyn std::error::Er
         let next = present + 1;
         match client.set_with(key, next.to_string(), WriteOptions::if_unchanged(&read)).await {
             Ok(_) => return Ok(next),
-            // Somebody else was quicker. The library tries everything else again by itself, as long as that is safe.
+            // Another program has written in between. The library retries all other errors itself, as far as that is safe.
             Err(Error::ConditionFailed { .. }) => {}
             Err(error) => return Err(error.into()),
         }

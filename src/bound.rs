@@ -1,7 +1,7 @@
-//! Bounds on how many of something exist at a time: calls, streams, connections, bytes.
+//! Bounds on units that exist at a time: calls, streams, connections, bytes.
 //!
-//! Taking and giving back are one atomic step each, because every request does both; no lock, no queue. A caller that
-//! finds nothing free and may wait polls.
+//! Taking and giving back are one atomic step each, because every request does both. There is no lock and no queue. A
+//! caller that may wait for a free unit polls.
 
 mod arrivals;
 
@@ -24,7 +24,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// A bound of which nothing is taken. [`Bound::take`] never exceeds `most`.
+    /// Returns a bound of which nothing is taken. [`Bound::take`] never exceeds `most`.
     pub fn new(most: usize) -> Arc<Bound> {
         Arc::new(Bound { most, taken: AtomicUsize::new(0) })
     }
@@ -36,22 +36,22 @@ impl Bound {
         taken.is_ok().then(|| Held { bound: self.clone(), units: 1 })
     }
 
-    /// Takes nothing yet; [`Held::add`] takes more.
+    /// Returns a guard that holds no units yet; [`Held::add`] takes some.
     pub fn none(self: &Arc<Self>) -> Held {
         Held { bound: self.clone(), units: 0 }
     }
 
-    /// Whether any unit is free.
+    /// Returns whether any unit is free.
     pub fn has_room(&self) -> bool {
         self.taken() < self.most
     }
 
-    /// Number of free units.
+    /// Returns the number of free units.
     pub fn free(&self) -> usize {
         self.most.saturating_sub(self.taken())
     }
 
-    /// Number of units taken.
+    /// Returns the number of units taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
@@ -72,8 +72,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes more units, beyond the bound if necessary: for what exists already. Check [`Bound::has_room`] before it
-    /// arrives.
+    /// Takes more units, beyond the bound if necessary, for something that exists already. Check [`Bound::has_room`]
+    /// before it exists.
     pub fn add(&mut self, units: usize) {
         self.bound.taken.fetch_add(units, Ordering::AcqRel);
         self.units += units;

@@ -125,7 +125,7 @@ pub struct StorageConfig {
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// The node's name, unique in its cluster.
     Text,
     /// One JSON object a line.
     Json,
@@ -216,7 +216,7 @@ pub fn load(flags: &Layer, variable: impl Fn(&str) -> Option<String>) -> Result<
     let config_file = settings::find(CONFIG_FILE).expect("config-file is a setting");
     let file = match layers::winner(&[flags, &environment], config_file) {
         Some(given) => {
-            let path = PathBuf::from(given.words.concat());
+            let path = PathBuf::from(given.values.concat());
             let text = std::fs::read_to_string(&path).map_err(|error| {
                 let problem = format!("cannot read '{}': {error}", path.display());
                 ConfigError::new(given.place(config_file), problem, "name a readable YAML file")
@@ -307,7 +307,7 @@ impl Reader<'_> {
         }
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         check::name(&host_name).map_err(|refusal| {
-            let problem = format!("not set, and the host name will not do: {}", refusal.problem);
+            let problem = format!("not set, and the host name cannot be used: {}", refusal.problem);
             ConfigError::new("node-name", problem, refusal.remedy)
         })
     }
@@ -317,7 +317,7 @@ impl Reader<'_> {
             Some(host) => Ok(host),
             None if bind_addr.ip().is_unspecified() => Err(self.refuse(
                 "bind-addr",
-                format!("nobody else can reach '{}'", bind_addr.ip()),
+                format!("no other machine can reach '{}'", bind_addr.ip()),
                 "set advertise-addr to this node's host name or IP address",
             )),
             None => Ok(bind_addr.ip().to_string()),
@@ -349,9 +349,9 @@ impl Reader<'_> {
         let Some(given) = given else { return Ok(Vec::new()) };
         let mut seen = BTreeSet::new();
         let mut addresses = Vec::new();
-        let words = given.words.iter().flat_map(|word| word.split(',')).map(str::trim);
-        for word in words.filter(|word| !word.is_empty()) {
-            let address = check::host_port(word).map_err(|refusal| refused(setting, &given, refusal))?;
+        let values = given.values.iter().flat_map(|value| value.split(',')).map(str::trim);
+        for value in values.filter(|value| !value.is_empty()) {
+            let address = check::host_port(value).map_err(|refusal| refused(setting, &given, refusal))?;
             if seen.insert(address.clone()) {
                 addresses.push(address);
             }
@@ -378,10 +378,10 @@ impl Reader<'_> {
     ) -> Result<Option<T>, ConfigError> {
         let (setting, given) = self.look_up(key);
         let Some(given) = given else { return Ok(None) };
-        let parsed = match given.words.as_slice() {
-            [word] => parse(setting, word),
-            words => check::refuse(
-                format!("has {} values", words.len()),
+        let parsed = match given.values.as_slice() {
+            [value] => parse(setting, value),
+            values => check::refuse(
+                format!("has {} values", values.len()),
                 format!("give one {}", setting.kind.placeholder()),
             ),
         };
@@ -415,7 +415,7 @@ impl Reader<'_> {
             return Err(self.refuse(
                 "bind-addr",
                 format!("'{}' is open to other machines and no cluster-key-file is set", config.bind_addr),
-                "set cluster-key-file, or allow-insecure: true if whoever reaches it may join",
+                "set cluster-key-file, or allow-insecure: true if every machine that reaches it may join",
             ));
         }
         self.check_formation(config)?;
@@ -479,8 +479,8 @@ fn path(text: &str) -> Result<PathBuf, check::Refusal> {
 }
 
 fn log_format(setting: &Setting, text: &str) -> Result<LogFormat, check::Refusal> {
-    let Kind::Choice(words) = setting.kind else { unreachable!("log-format is a choice") };
-    Ok(if check::choice(text, words)? == "json" { LogFormat::Json } else { LogFormat::Text })
+    let Kind::Choice(choices) = setting.kind else { unreachable!("log-format is a choice") };
+    Ok(if check::choice(text, choices)? == "json" { LogFormat::Json } else { LogFormat::Text })
 }
 
 /// Reads a count or a number of bytes.

@@ -21,7 +21,7 @@ pub struct Incarnation {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Incarnations {
     /// The highest boot counter that any node reported.
-    pub heard: u64,
+    pub reported: u64,
     /// The latest incarnation that presented itself.
     pub met: Option<Incarnation>,
 }
@@ -39,14 +39,14 @@ pub enum Objection {
 
 impl Incarnations {
     /// Known from reports only, with this boot counter.
-    pub fn heard_of(boot: u64) -> Incarnations {
-        Incarnations { heard: boot, met: None }
+    pub fn from_report(boot: u64) -> Incarnations {
+        Incarnations { reported: boot, met: None }
     }
 
     /// Records that a node reported this boot counter. Returns `true` if it is higher than the one recorded.
-    pub fn hear_of(&mut self, boot: u64) -> bool {
-        let is_news = self.heard < boot;
-        self.heard = self.heard.max(boot);
+    pub fn record_report(&mut self, boot: u64) -> bool {
+        let is_news = self.reported < boot;
+        self.reported = self.reported.max(boot);
         is_news
     }
 
@@ -56,8 +56,8 @@ impl Incarnations {
     /// # Errors
     /// If it does not continue the recorded history.
     pub fn meet(&mut self, incarnation: Incarnation, past: &[u64]) -> Result<bool, Objection> {
-        if incarnation.boot < self.heard {
-            return Err(Objection::Outlived(self.heard));
+        if incarnation.boot < self.reported {
+            return Err(Objection::Outlived(self.reported));
         }
         if let Some(met) = self.met {
             let then = match incarnation.boot.saturating_sub(met.boot) {
@@ -72,7 +72,7 @@ impl Incarnations {
                 _ => {}
             }
         }
-        let now = Incarnations { heard: incarnation.boot, met: Some(incarnation) };
+        let now = Incarnations { reported: incarnation.boot, met: Some(incarnation) };
         let is_news = *self != now;
         *self = now;
         Ok(is_news)
@@ -80,7 +80,7 @@ impl Incarnations {
 
     /// Whether the latest reported incarnation has not presented itself yet.
     pub fn is_unmet(&self) -> bool {
-        self.met.is_none_or(|met| met.boot < self.heard)
+        self.met.is_none_or(|met| met.boot < self.reported)
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
                 directory.start(200 + number);
                 match known {
                     0 => {}
-                    1 => drop(incarnations.hear_of(directory.0.boot)),
+                    1 => drop(incarnations.record_report(directory.0.boot)),
                     _ => drop(directory.meets(&mut incarnations).unwrap()),
                 }
             }
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn each_objection_has_its_case() {
-        let mut incarnations = Incarnations::heard_of(5);
+        let mut incarnations = Incarnations::from_report(5);
         assert_eq!(incarnations.meet(Incarnation { boot: 4, id: 1 }, &[]), Err(Objection::Outlived(5)));
         assert!(incarnations.is_unmet());
         assert_eq!(incarnations.meet(Incarnation { boot: 5, id: 1 }, &[]), Ok(true));

@@ -1,7 +1,8 @@
-//! One port: the first bytes of a connection decide where it goes.
+//! The multiplexer of the rpc port: the first bytes of a connection select its protocol.
 //!
-//! `0x01` is a Raft peer, `PRI` is HTTP/2 and so gRPC. HTTP/1 is told where it is; anything else, and whoever says
-//! nothing for a few seconds, is closed. What each may hold is decided in [`places`].
+//! `0x01` is a Raft peer, `PRI` is HTTP/2 and so gRPC. An HTTP/1 client gets an error that names the metrics port. Any
+//! other connection is closed, as is one that sends nothing within [`FIRST_BYTES_TIMEOUT`]. [`places`] bounds the
+//! connections of each kind.
 
 pub mod places;
 
@@ -25,51 +26,51 @@ use crate::service::Phase;
 
 use places::{Clients, Room};
 
-/// Whoever connects must say what he wants by then.
+/// Time for the first bytes of a connection to arrive.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
-/// The kernel had no more file descriptors, say: accepting again at once would only burn the processor.
+/// Pause after a failed `accept`, which may fail again at once, for example without a free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 const WRONG_PROTOCOL: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
-    This port speaks gRPC (HTTP/2) and Raft. Metrics and health over HTTP/1 are on the metrics port.\n";
+    This port serves gRPC (HTTP/2) and Raft. Metrics and health over HTTP/1 are on the metrics port.\n";
 
-/// Where Raft peers go, once this node is part of a cluster.
+/// The handlers of Raft peers, once this node is part of a cluster.
 pub struct PeerRoute {
-    /// Who is let in.
+    /// Decides which peers to admit.
     pub admission: Arc<PeerAdmission>,
-    /// What is done for them.
+    /// Answers their requests.
     pub handler: Arc<PeerHandler>,
 }
 
-/// What a connection may need.
+/// The handlers of all connections.
 #[derive(Clone)]
 pub struct Routes {
-    /// For peers; `None` while the node belongs to no cluster.
+    /// The route of peers; `None` while the node belongs to no cluster.
     pub peers: watch::Receiver<Option<Arc<PeerRoute>>>,
-    /// For clients.
+    /// The services for clients.
     pub services: api::Services,
-    /// How far the node's life has come.
+    /// The phase of the node's shutdown.
     pub phase: watch::Receiver<Phase>,
-    /// Where those are counted that find no place.
+    /// Counts the connections that are refused.
     pub metrics: Arc<Metrics>,
 }
 
-/// The places of a port.
+/// The bounds on the connections of a port.
 struct Places {
     arrivals: Arc<Arrivals>,
     peers: Arc<Bound>,
     clients: Arc<Clients>,
     room: Room,
     metrics: Arc<Metrics>,
-    told: Seldom,
+    log_limit: Seldom,
 }
 
 impl Places {
-    /// Counts a connection that is not served, and says so, but not of each one in a flood.
+    /// Counts a connection that is refused, and logs a warning; of many within a short time only some are logged.
     fn turn_away(&self, turned: Turned, from: SocketAddr, why: String) {
         self.metrics.turned_away(turned);
-        if let Some(more) = self.told.now() {
-            tracing::warn!(%from, more, "connection ended: {why}");
+        if let Some(more) = self.log_limit.now() {
+            tracing::warn!(%from, more, "connection refused: {why}");
         }
     }
 }
@@ -82,7 +83,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, room: Room) {
         clients: Clients::new(&room),
         room,
         metrics: routes.metrics.clone(),
-        told: Seldom::default(),
+        log_limit: Seldom::default(),
     });
     let failed = Seldom::default();
     let mut phase = routes.phase.clone();
@@ -101,7 +102,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, room: Room) {
                         if error.kind() == io::ErrorKind::InvalidData {
                             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                             let why = format!(
-                                "refused for what was said on it: {error}{}; this port takes gRPC over HTTP/2 and peers",
+                                "it breaks the protocol: {error}{}; this port serves gRPC over HTTP/2 and Raft peers",
                                 cause.unwrap_or_default()
                             );
                             places.turn_away(Turned::Protocol, from, why);
@@ -126,10 +127,11 @@ async fn route(
     mut routes: Routes,
     places: &Places,
 ) -> io::Result<()> {
-    let (mut arrival, somebody_left) = places.arrivals.enter();
-    if somebody_left {
+    let (mut arrival, has_displaced) = places.arrivals.enter();
+    if has_displaced {
         let most = places.room.arrivals;
-        let why = format!("{most} have come that have not said what they are, and the oldest gives way");
+        let why =
+            format!("{most} connections have not sent their first bytes; a new one replaces the oldest");
         places.turn_away(Turned::Arrival, from, why);
     }
     let protocol = tokio::select! {
@@ -141,7 +143,7 @@ async fn route(
         Protocol::Peer => {
             let entrance = routes.peers.borrow().clone();
             let Some(entrance) = entrance else {
-                return Err(io::Error::other("a peer came before this node belongs to a cluster"));
+                return Err(io::Error::other("a peer connected before this node belongs to a cluster"));
             };
             let peer = tokio::select! {
                 biased;
@@ -150,7 +152,7 @@ async fn route(
             };
             drop(arrival);
             let Some(_place) = places.peers.take() else {
-                let why = format!("peers hold {} connections already", places.room.peers);
+                let why = format!("peers hold {} connections, which is the bound", places.room.peers);
                 places.turn_away(Turned::Peer, from, why);
                 return Ok(());
             };
@@ -164,7 +166,7 @@ async fn route(
             drop(arrival);
             let Some(place) = places.clients.enter(from.ip()) else {
                 let why = format!(
-                    "clients, or those of its address, hold as many as they may (max-connections, {} now)",
+                    "all clients, or those of its address, hold all connections they may (max-connections, {} now)",
                     places.room.clients
                 );
                 places.turn_away(Turned::Client, from, why);
@@ -197,7 +199,7 @@ enum Protocol {
     Http1,
 }
 
-/// What the first bytes say.
+/// Reads the first bytes of a connection, and returns its protocol.
 async fn protocol(stream: &mut TcpStream) -> io::Result<Protocol> {
     let first = timeout(FIRST_BYTES_TIMEOUT, async {
         match stream.peek(1).await?.first().copied() {
@@ -207,8 +209,10 @@ async fn protocol(stream: &mut TcpStream) -> io::Result<Protocol> {
                 _ => Ok(Protocol::Http1),
             },
             Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "neither Raft nor HTTP/2")),
-            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without a word")),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before its first byte")),
         }
     });
-    first.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "said nothing"))?
+    first
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the first bytes did not arrive in time"))?
 }

@@ -114,8 +114,8 @@ impl Positions {
     pub fn decode(bytes: &Bytes) -> Result<Positions, prost::DecodeError> {
         let message = wire::Acknowledgements::decode(bytes.clone())?;
         let mut positions = Positions::default();
-        for told in message.members {
-            positions.hear(told);
+        for delivered in message.members {
+            positions.record(delivered);
         }
         positions.saved = positions.version;
         Ok(positions)
@@ -134,9 +134,9 @@ impl Positions {
     }
 
     /// Records an acknowledgement that another node has sent, as [`Positions::remember`] does.
-    pub fn hear(&mut self, told: wire::Acknowledgement) -> bool {
-        let upto = Reach { term: told.term, index: told.index };
-        self.remember(NodeId(told.node_id), Acknowledgement { boot: told.boot, upto })
+    pub fn record(&mut self, delivered: wire::Acknowledgement) -> bool {
+        let upto = Reach { term: delivered.term, index: delivered.index };
+        self.remember(NodeId(delivered.node_id), Acknowledgement { boot: delivered.boot, upto })
     }
 
     /// Discards all nodes that are not members.
@@ -199,12 +199,12 @@ impl Positions {
 
 /// Which part of the record one peer has received.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Delivered {
     boot: u64,
     version: u64,
 }
 
-impl Told {
+impl Delivered {
     /// The peer has received everything up to this version.
     pub fn version(&self) -> u64 {
         self.version
@@ -212,7 +212,7 @@ impl Told {
 
     /// The peer, in its start `boot`, has received what was new up to `version`. A peer that has restarted may have
     /// lost what it had not yet made durable, so everything is sent again.
-    pub fn heard(&mut self, boot: u64, version: u64) {
+    pub fn confirm(&mut self, boot: u64, version: u64) {
         self.version = if boot == self.boot { self.version.max(version) } else { 0 };
         self.boot = boot;
     }
@@ -307,7 +307,7 @@ mod tests {
             Just(Step::Sync),
             Just(Step::Acknowledge),
             (1..3_u64, any::<bool>(), any::<prop::sample::Index>())
-                .prop_map(|(terms, is_heard, to)| Step::Elect(terms, is_heard, to)),
+                .prop_map(|(terms, is_answered, to)| Step::Elect(terms, is_answered, to)),
             any::<bool>().prop_map(Step::Restart),
         ];
         proptest::collection::vec(step, 1..40)
@@ -325,10 +325,10 @@ mod tests {
                     positions.remember(NodeId(1), acknowledgement);
                 }
             }
-            Step::Elect(terms, is_heard, to) => {
+            Step::Elect(terms, is_answered, to) => {
                 node.sync();
                 node.vote += terms;
-                if *is_heard {
+                if *is_answered {
                     let upto = Reach { term: node.vote, index: None };
                     positions.remember(NodeId(1), Acknowledgement { boot: node.boot, upto });
                 }
@@ -359,10 +359,10 @@ mod tests {
             for step in after.iter().filter(|step| !matches!(step, Step::Restart(_))) {
                 take(step, &mut node, &mut positions);
             }
-            let word = positions.members.get(&NodeId(1)).map(|known| known.acknowledgement);
+            let acknowledged = positions.members.get(&NodeId(1)).map(|known| known.acknowledgement);
             back.start(true);
             let found = back.starts.last().unwrap().found;
-            let has_gone_back = word.is_some_and(|word| found < word.upto);
+            let has_gone_back = acknowledged.is_some_and(|acknowledged| found < acknowledged.upto);
             for step in &again {
                 // Its leaders are others, and none of them reports on it.
                 match step {
@@ -375,15 +375,15 @@ mod tests {
         }
 
         #[test]
-        fn what_is_saved_is_known_again_and_what_is_told_makes_a_peer_know_as_much(
-            heard in proptest::collection::vec((0..4_u64, 0..5_u64, 0..5_u64, 0..9_u64), 0..30),
+        fn what_is_saved_is_known_again_and_what_is_sent_makes_a_peer_know_as_much(
+            received in proptest::collection::vec((0..4_u64, 0..5_u64, 0..5_u64, 0..9_u64), 0..30),
         ) {
-            let (mut knows, mut is_told) = (Positions::default(), Positions::default());
+            let (mut knows, mut is_reported) = (Positions::default(), Positions::default());
             let mut version = 0;
-            for (node_id, boot, term, index) in heard {
+            for (node_id, boot, term, index) in received {
                 knows.remember(NodeId(node_id), acknowledgement(boot, term, index));
                 for news in knows.news(version, NodeId(3)) {
-                    is_told.hear(news);
+                    is_reported.record(news);
                 }
                 version = knows.version();
                 prop_assert_eq!(knows.news(version, NodeId(3)), vec![]);
@@ -393,7 +393,7 @@ mod tests {
             };
             let all_but_its_own: BTreeMap<NodeId, Acknowledgement> =
                 plain(&knows).into_iter().filter(|(id, _)| *id != NodeId(3)).collect();
-            prop_assert_eq!(plain(&is_told), all_but_its_own);
+            prop_assert_eq!(plain(&is_reported), all_but_its_own);
             match knows.unsaved() {
                 Some(bytes) => prop_assert_eq!(plain(&Positions::decode(&bytes).unwrap()), plain(&knows)),
                 None => prop_assert_eq!(knows.members(), 0),
@@ -413,7 +413,7 @@ mod tests {
         assert!(positions.remember(NodeId(1), acknowledgement(3, 5, 20)));
         assert!(
             !positions.remember(NodeId(1), acknowledgement(4, 5, 20)),
-            "the first word holds for more starts"
+            "the first report holds for more starts"
         );
         assert!(!positions.remember(NodeId(1), acknowledgement(4, 4, 90)), "an older leader's");
         let mut refuses = |start| positions.check(NodeId(1), &[start]).is_err();
@@ -423,7 +423,7 @@ mod tests {
         assert!(refuses(start(4, 5, 19)));
         assert!(refuses(start(4, 4, 90)));
         assert!(refuses(Start { boot: 4, found: Reach { term: 5, index: None } }));
-        assert_eq!(positions.check(NodeId(2), &[start(9, 0, 0)]), Ok(()), "nobody told of it");
+        assert_eq!(positions.check(NodeId(2), &[start(9, 0, 0)]), Ok(()), "no node reported it");
         assert!(
             positions.remember(NodeId(1), Acknowledgement { boot: 4, upto: Reach { term: 6, index: None } })
         );
@@ -440,14 +440,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_has_started_again_is_told_everything() {
-        let mut told = Told::default();
-        let mut heard = |boot, version| {
-            told.heard(boot, version);
-            told.version()
+    fn a_peer_that_has_started_again_is_sent_everything() {
+        let mut delivered = Delivered::default();
+        let mut confirm = |boot, version| {
+            delivered.confirm(boot, version);
+            delivered.version()
         };
-        assert_eq!([heard(1, 5), heard(1, 5), heard(1, 4)], [0, 5, 5]);
-        assert_eq!([heard(2, 6), heard(2, 6)], [0, 6]);
+        assert_eq!([confirm(1, 5), confirm(1, 5), confirm(1, 4)], [0, 5, 5]);
+        assert_eq!([confirm(2, 6), confirm(2, 6)], [0, 6]);
     }
 
     #[test]

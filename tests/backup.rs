@@ -127,8 +127,8 @@ fn mode(path: impl AsRef<Path>) -> u32 {
 }
 
 #[test]
-fn data_and_backups_are_for_their_user_alone_and_a_node_says_what_is_not() {
-    const OPEN: &str = "is open to every user of this machine";
+fn data_and_backups_are_for_their_user_alone_and_a_node_reports_what_is_not() {
+    const OPEN: &str = "can be read by every user of this machine";
     run(async {
         let mut cluster = Cluster::prepare(1, &[]);
         cluster.start_all();
@@ -185,7 +185,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert!(left["last_index"].as_u64().unwrap() >= before.applied_index, "{left}");
         assert_eq!(left["members"].as_object().unwrap().len(), 3);
         let unasked = mokv(&["recover", "--config-file", &config]);
-        assert_eq!(unasked.status.code(), Some(2), "nobody was there to be asked");
+        assert_eq!(unasked.status.code(), Some(2), "there was no terminal to ask on");
         let recovered = json(&recover("--yes"));
         assert_eq!(recovered["digest"], left["digest"]);
         assert_ne!(recovered["cluster_id"], left["cluster_id"]);
@@ -208,7 +208,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         assert_eq!(
             mokv(&["left", "--remove", "--config-file", &config]).status.code(),
             Some(2),
-            "nobody was there to be asked"
+            "there was no terminal to ask on"
         );
         assert_eq!(json(&remove)["files"], shown["files"]);
         let files = cluster.nodes[0].files();
@@ -243,7 +243,7 @@ fn nothing_is_recovered_from_a_directory_that_holds_nothing() {
 }
 
 #[test]
-fn a_damaged_backup_is_told_by_name_and_restores_nothing() {
+fn a_damaged_backup_is_named_and_restores_nothing() {
     run(async {
         let mut cluster = Cluster::prepare(1, &[]);
         cluster.start_all();

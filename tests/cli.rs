@@ -58,7 +58,7 @@ fn a_cluster_that_does_not_answer_exits_with_6_and_says_what_to_do() {
 
 /// If all ten thousand requests of a measurement had to time out, it would print nothing for most of an hour.
 #[test]
-fn a_measurement_ends_when_nobody_answers_and_says_why() {
+fn a_measurement_ends_when_no_node_answers_and_reports_why() {
     let (_listener, endpoint) = silent_endpoint();
     for mode in [vec!["put"], vec!["put", "--duration=1h"], vec!["get"], vec!["mixed", "--clients=8"]] {
         let args = [&["bench"], &mode[..], &["--endpoints", &endpoint, "--timeout", "300ms"]].concat();

@@ -99,9 +99,9 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
     });
 }
 
-/// A warning at every healthy start teaches people to ignore all others.
+/// A warning at every healthy start teaches operators to ignore all others.
 #[test]
-fn a_healthy_first_start_complains_of_nothing() {
+fn a_healthy_first_start_logs_no_warning() {
     run(async {
         let cluster = Cluster::start(&["log-format: json"]).await;
         set(&cluster.client(), "key", "value").await;
@@ -192,7 +192,7 @@ fn unlike_the_original_a_follower_that_is_stopped_stays_a_member() {
         let leader = cluster.leader().await;
         let client = client_of(&cluster.nodes[leader].rpc);
         set(&client, "while", "it was away").await;
-        let servers = cluster.wait_members(leader, "the members are told", |_| true).await;
+        let servers = cluster.wait_members(leader, "the list of members is complete", |_| true).await;
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         cluster.nodes[stopped].start();
         cluster.leader().await;
@@ -212,7 +212,8 @@ fn sigterm_hands_leadership_over_under_load_and_exits_with_0() {
         assert!(log.contains("leadership handed over"), "{log}");
         common::assert_no_panic(&log);
         load.goes_on(50).await;
-        let servers = cluster.wait_members(cluster.leader().await, "the members are told", |_| true).await;
+        let servers =
+            cluster.wait_members(cluster.leader().await, "the list of members is complete", |_| true).await;
         assert!(voters_are(&servers, &ALL), "{servers:?}");
         cluster.nodes[leader].start();
         cluster.leader().await;
@@ -451,7 +452,7 @@ fn unlike_the_original_a_deposed_leader_does_not_answer_with_old_values() {
 }
 
 #[test]
-fn unlike_the_original_a_node_that_replays_its_log_never_says_not_found() {
+fn unlike_the_original_a_node_that_replays_its_log_never_returns_not_found() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         let load = Load::start(&cluster, "load");
@@ -523,8 +524,8 @@ fn unlike_the_original_a_client_that_knows_one_follower_writes_and_notices_a_new
         assert_eq!(get(&client, "absent").await, None);
         cluster.nodes.iter_mut().filter(|node| node.is_started()).for_each(|node| node.kill());
         let hasty = client.with_timeout(Duration::from_millis(500));
-        let nobody = hasty.get("key").await;
-        assert!(matches!(nobody, Err(Error::Unavailable(_))), "{nobody:?}");
+        let refused = hasty.get("key").await;
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     });
 }
 

@@ -94,7 +94,7 @@ fn an_absent_key_exits_with_3_and_writes_nothing_to_stdout() {
 }
 
 #[test]
-fn a_write_on_condition_says_what_is_there_instead() {
+fn a_conditional_write_that_fails_returns_the_present_revision() {
     with_store(|shell| {
         shell.ok(&["set", "lock", "mine", "--if-revision", "0"]);
         let (code, said) = shell.fails(&["set", "lock", "yours", "--if-revision", "0"]);
@@ -282,7 +282,7 @@ fn no_length_of_time_that_can_be_typed_is_too_long() {
 }
 
 #[test]
-fn several_keys_are_read_at_once_and_absent_ones_are_told() {
+fn several_keys_are_read_at_once_and_absent_ones_are_reported() {
     with_store(|shell| {
         shell.ok(&["put", "a", "1"]);
         shell.ok(&["set", "b", "two\nlines"]);
@@ -331,7 +331,7 @@ fn a_prefix_is_deleted_when_that_is_meant() {
         }
         shell.ok(&["set", "other", "y"]);
         let (code, said) = shell.fails(&["delete", "--prefix", "user/"]);
-        assert_eq!(code, Some(2), "there is nobody to ask");
+        assert_eq!(code, Some(2), "there is no node to ask");
         assert!(said.contains("150 keys") && said.contains("--yes"), "{said}");
         assert_eq!(shell.ok(&["list", "--count"]), "151\n", "nothing was deleted");
         assert_eq!(shell.ok(&["delete", "--prefix", "user/1", "--yes"]), "deleted 61 keys\n");

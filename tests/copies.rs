@@ -63,7 +63,7 @@ fn a_copy_of_a_running_node_ends_before_it_takes_part_and_the_original_notices_n
 
 /// Two copies of a stopped node have equal boot counters, and neither has the node's address.
 #[test]
-fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one() {
+fn of_two_copies_the_one_that_the_others_know_goes_on_and_reports_the_other_one() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         set(&cluster.client(), "key", "value").await;
@@ -80,11 +80,11 @@ fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one
 
         cluster.nodes[copy].start();
         ends_and_says(&mut cluster, copy, &["this node's identity is in use by another process"]).await;
-        let told = format!("a copy of this node's data directory runs at {}", cluster.nodes[copy].gossip);
-        let tells = |status: &NodeStatus| status.reasons.iter().any(|reason| reason.contains(&told));
-        cluster.nodes[moved].wait_status("it tells of the copy", tells).await;
+        let reported = format!("a copy of this node's data directory runs at {}", cluster.nodes[copy].gossip);
+        let reports = |status: &NodeStatus| status.reasons.iter().any(|reason| reason.contains(&reported));
+        cluster.nodes[moved].wait_status("it reports the copy", reports).await;
         assert_eq!(http1::get(&cluster.nodes[moved].metrics, "/readyz").0, 200);
-        assert_eq!(cluster.nodes[moved].log().matches(&told).count(), 1, "once a minute");
+        assert_eq!(cluster.nodes[moved].log().matches(&reported).count(), 1, "once a minute");
         set(&cluster.client(), "key", "another").await;
         assert!(!cluster.nodes[moved].has_ended());
         cluster.nodes[moved].wait_status("it is over", |status| status.reasons.is_empty()).await;
@@ -94,7 +94,7 @@ fn of_two_copies_the_one_that_the_others_know_goes_on_and_tells_of_the_other_one
 
 /// No node can decide which of the two is the right one.
 #[test]
-fn a_single_voter_that_hears_of_a_copy_ends() {
+fn a_single_voter_that_meets_a_copy_ends() {
     run(async {
         let mut cluster = Cluster::prepare(1, &[]);
         cluster.start_all();

@@ -156,7 +156,7 @@ async fn ask_until_closed(address: String) -> u64 {
 }
 
 #[test]
-fn a_member_that_is_removed_comes_back_although_somebody_keeps_asking_how_it_is() {
+fn a_member_that_is_removed_comes_back_although_a_client_keeps_asking_for_its_status() {
     run(async {
         let cluster = Cluster::start(&[]).await;
         let removed = cluster.follower().await;
@@ -197,7 +197,7 @@ fn a_member_that_is_removed_and_may_not_rejoin_waits_outside_until_it_is_started
 }
 
 #[test]
-fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_whatever_rejoin_says() {
+fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_whatever_rejoin_is() {
     run(async {
         let mut cluster = Cluster::start(&["rejoin: false"]).await;
         let away = cluster.follower().await;
@@ -213,7 +213,7 @@ fn a_member_that_was_removed_while_it_was_away_joins_again_when_it_is_started_wh
 }
 
 #[test]
-fn a_node_that_is_told_to_leave_on_terminate_is_no_member_afterwards() {
+fn a_node_with_leave_on_terminate_is_no_member_afterwards() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         let fourth = cluster.add_node();
@@ -277,7 +277,7 @@ fn the_last_member_does_not_leave_and_a_cluster_shrinks_by_numbers() {
 
 /// What an operator requests and what succeeds needs no warning.
 #[test]
-fn an_ordinary_course_of_resizes_removals_wipes_and_restarts_warns_of_nothing() {
+fn an_ordinary_course_of_resizes_removals_wipes_and_restarts_logs_no_warning() {
     run(async {
         let mut cluster = Cluster::prepare(5, &["log-format: json", "replace-silence: 8s"]);
         cluster.start_all();

@@ -111,7 +111,7 @@ fn free_ports() -> PortBlock {
 }
 
 #[test]
-fn dev_says_who_leads_stops_all_on_ctrl_c_and_finds_the_data_again() {
+fn dev_names_the_leader_stops_all_on_ctrl_c_and_finds_the_data_again() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
         let ports = free_ports();
@@ -167,7 +167,7 @@ fn when_dev_is_killed_its_nodes_end_too_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
-fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
+fn dev_reports_a_node_that_ended_and_how_to_start_it_again() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
         let ports = free_ports();
@@ -175,10 +175,10 @@ fn dev_tells_of_a_node_that_died_and_how_to_start_it_again() {
         dev.read_until(" leads.");
         let victim = pids[0].parse().ok().and_then(Pid::from_raw).unwrap();
         kill_process(victim, Signal::KILL).unwrap();
-        let told = dev.read_until("node-1 was ended by signal 9.");
-        assert!(told.contains("node-1.log"), "{told}");
-        let (_, command) = told.split_once("Start it again: ").unwrap();
-        assert!(command.contains("serve --config-file"), "{told}");
+        let line = dev.read_until("node-1 was ended by signal 9.");
+        assert!(line.contains("node-1.log"), "{line}");
+        let (_, command) = line.split_once("Start it again: ").unwrap();
+        assert!(command.contains("serve --config-file"), "{line}");
         // The other nodes go on, and the printed command starts the ended one again.
         let client = dev.client();
         client.set("key", "value").await.unwrap();

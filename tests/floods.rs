@@ -210,7 +210,7 @@ fn small_blocks_that_unpack_to_large_ones() {
 }
 
 #[test]
-fn settings_and_pings_whose_answers_nobody_reads() {
+fn settings_and_pings_with_unread_answers() {
     for frame in [http2::frame(SETTINGS, 0, 0, &[]), http2::frame(PING, 0, 0, &[7; 8])] {
         let flood = [PREFACE, &frame.repeat(1_000_000)].concat();
         withstand(ROUNDS, &[], move |target| {
@@ -220,7 +220,7 @@ fn settings_and_pings_whose_answers_nobody_reads() {
 }
 
 #[test]
-fn answers_that_nobody_gives_room_to() {
+fn answers_without_a_receive_window() {
     // api.GetRequest: the key "large", field 1.
     let get = [&[0x0a, 5], &b"large"[..]].concat();
     let all = |path, message: &[u8]| streams(400).flat_map(|stream| request(stream, path, message)).collect();

@@ -20,13 +20,13 @@ use common::run;
 use grpcurl::Grpcurl;
 use serde_json::json;
 
-/// The claims that the Go program proves, in its words.
+/// The claims that the Go program proves, as it prints them.
 const GO_PROVES: [&str; 14] = [
     "three members answer and one of them leads",
-    "a set takes the next revision and a get tells all of it",
+    "a set takes the next revision and a get returns all of it",
     "a target mokv://HOST:PORT, which leaves :authority empty, writes and reads",
     "a delete says whether the key was there, and a get then NOT_FOUND",
-    "a failed condition tells the present revision in google.rpc.Status",
+    "a failed condition returns the present revision in google.rpc.Status",
     "a list is one revision in byte order, page by page",
     "the bytes of google.protobuf.Empty list everything",
     "a linearizable get on each follower sees the last write",
@@ -38,14 +38,14 @@ const GO_PROVES: [&str; 14] = [
     "the killed node comes back, sees the last write and is read from",
 ];
 
-/// The claims that the Python program proves, in its words.
+/// The claims that the Python program proves, as it prints them.
 const PYTHON_PROVES: [&str; 10] = [
-    "every member is told of, and one of them leads",
+    "every member is listed, and one of them leads",
     "the standard health service says SERVING of every node and service",
-    "a value goes in and comes out byte by byte, with all that is told of it",
+    "a value is returned byte by byte as it was written, with its revisions",
     "a delete says whether the key was there",
     "writes and linearizable reads work through any node",
-    "a write on condition happens once, and its refusal tells the present revision",
+    "a conditional write happens once, and its refusal returns the present revision",
     "an absent key is NOT_FOUND at a revision, wrong arguments are INVALID_ARGUMENT",
     "a stale read waits for min_revision, and is refused rather than older",
     "pages of a list are of one revision, whatever is written in between",
@@ -134,7 +134,7 @@ fn services_are_described(grpcurl: &Grpcurl) {
     }
     let request = grpcurl.ask(&["describe", "api.SetRequest"]);
     assert!(request.contains("optional uint64 if_revision = 3;"), "{request}");
-    ok("describe tells methods, messages and fields");
+    ok("describe shows methods, messages and fields");
 }
 
 fn keys_and_values(all: &[Grpcurl]) {
@@ -143,7 +143,7 @@ fn keys_and_values(all: &[Grpcurl]) {
     let set = first.answer("api.KV/Set", json!({"key": "bytes", "value": bytes}));
     assert_eq!(set, json!({"ok": true, "revision": "1"}));
     first.answer("api.KV/Set", json!({"key": "greeting", "value": BASE64_STANDARD.encode("hello")}));
-    ok("Set writes and tells the revision");
+    ok("Set writes and returns the revision");
 
     let entry = json!({
         "key": "bytes", "value": bytes, "revision": "2", "createRevision": "1", "modRevision": "1", "version": "1",
@@ -151,7 +151,7 @@ fn keys_and_values(all: &[Grpcurl]) {
     for node in all {
         assert_eq!(node.answer("api.KV/Get", json!({"key": "bytes"})), entry);
     }
-    ok("Get tells the same on every node");
+    ok("Get returns the same on every node");
 
     let listed = last.call("api.KV/List", json!({})).unwrap();
     let values: Vec<_> = listed.iter().map(|entry| (&entry["key"], &entry["value"])).collect();
@@ -187,7 +187,7 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
         // False values are omitted.
         assert_eq!(server.get("isLeader"), (i == leader).then_some(&json!(true)), "{answer}");
     }
-    ok("GetServers tells who leads");
+    ok("GetServers names the leader");
 
     for node in &cluster.nodes {
         let grpcurl = Grpcurl { program: grpcurl.program.clone(), address: node.rpc.clone() };
@@ -208,7 +208,7 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
             assert_eq!(status[field], json!(value), "{field} of {status}");
         }
     }
-    ok("Status tells the same as the client library");
+    ok("Status returns the same as the client library");
 
     let health = grpcurl.answer("grpc.health.v1.Health/Check", json!({"service": "api.KV"}));
     assert_eq!(health, json!({"status": "SERVING"}));

@@ -67,6 +67,6 @@ fn a_full_disk_takes_values_again_once_keys_are_deleted_and_has_lost_none() {
         assert_eq!(&kept.value[..], b"from before");
         let state = cluster.equal_state().await;
         assert_eq!(state.keys, 2, "the small disk has what the others have");
-        assert!(cluster.nodes.iter_mut().all(|node| !node.has_ended()), "nobody ended");
+        assert!(cluster.nodes.iter_mut().all(|node| !node.has_ended()), "no node has ended");
     });
 }

@@ -97,7 +97,7 @@ fn idle_connections_do_not_end_nodes_that_may_open_few_files() {
 }
 
 #[test]
-fn a_limit_on_open_files_that_serves_nobody_is_said_at_the_start() {
+fn a_limit_on_open_files_that_is_too_low_is_reported_at_the_start() {
     run(async {
         let mut cluster = Cluster::prepare(1, &[]);
         let node = &mut cluster.nodes[0];

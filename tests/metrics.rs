@@ -138,7 +138,7 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
 }
 
 #[test]
-fn a_leader_whom_all_have_left_is_not_ready() {
+fn a_leader_without_followers_is_not_ready() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         let leader = cluster.leader().await;
@@ -212,7 +212,7 @@ fn without_a_quorum_a_node_is_live_and_not_ready_and_health_says_so() {
         assert_eq!(refused.status.code(), Some(7));
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(said.contains(&metrics) && said.contains("no quorum"), "{said}");
-        assert_eq!(probe("live", "127.0.0.1:9").status.code(), Some(6), "nobody is there");
+        assert_eq!(probe("live", "127.0.0.1:9").status.code(), Some(6), "no node is there");
         wait_for("health is NOT_SERVING", async || {
             let not_serving = ServingStatus::NotServing as i32;
             (health_of(&direct, "api.KV").await == Ok(not_serving)).then_some(())
@@ -301,17 +301,17 @@ fn unlike_the_original_values_never_end_up_in_logs() {
             let log = node.log();
             assert!(log.contains("TRACE"), "the level was set");
             let line = log.lines().find(|line| line.contains(MARK));
-            assert_eq!(line, None, "{} tells a value", node.name);
+            assert_eq!(line, None, "{} shows a value", node.name);
             // As a list of bytes, as a derived Debug would print it.
             let bytes = format!("{:?}", MARK.as_bytes());
             let listed = log.lines().find(|line| line.contains(bytes.trim_matches(['[', ']'])));
-            assert_eq!(listed, None, "{} tells a value as numbers", node.name);
+            assert_eq!(listed, None, "{} shows a value as numbers", node.name);
         }
     });
 }
 
 #[test]
-fn unlike_the_original_the_log_level_decides_what_is_said() {
+fn unlike_the_original_the_log_level_decides_what_is_logged() {
     run(async {
         let mut cluster = Cluster::prepare(3, &[]);
         for (node, level) in cluster.nodes.iter().zip(["error", "info", "debug"]) {
@@ -329,7 +329,7 @@ fn unlike_the_original_the_log_level_decides_what_is_said() {
 /// Its log is a pipe that is not read for a while. If lines were written by the threads that log them, the node would
 /// stop as soon as the pipe is full.
 #[test]
-fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
+fn a_node_with_an_unread_log_serves_and_reports_the_missing_lines_later() {
     run(async {
         let directory = tempfile::tempdir().unwrap();
         // Kept until the end: the node needs its ports as long.
@@ -347,15 +347,18 @@ fn a_node_whose_log_nobody_reads_serves_and_says_later_what_its_log_misses() {
             client.set(format!("key-{number}"), "value").await.unwrap();
         }
         let lines = BufReader::new(log).lines();
-        let lines = heard(lines, "this log misses lines").await;
+        let lines = read_log_until(lines, "this log misses lines").await;
         node.signal(Signal::TERM);
-        heard(lines, "stopped").await;
+        read_log_until(lines, "stopped").await;
         assert!(node.ended().await.success());
     });
 }
 
 /// Reads the log up to a line that contains `words`. Returns the rest.
-async fn heard(mut log: Lines<BufReader<PipeReader>>, words: &'static str) -> Lines<BufReader<PipeReader>> {
+async fn read_log_until(
+    mut log: Lines<BufReader<PipeReader>>,
+    words: &'static str,
+) -> Lines<BufReader<PipeReader>> {
     let reading = rt::spawn_blocking(move || {
         let found = log.any(|line| line.expect("its log is text").contains(words));
         assert!(found, "its log ended without '{words}'");

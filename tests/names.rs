@@ -25,7 +25,7 @@ fn read(path: &Path, paths: &mut BTreeSet<String>, text: &mut String) {
     }
 }
 
-/// What stands in backticks outside of code blocks, a name each: what has blanks in it is a command or a sentence.
+/// Returns the names in backticks outside of code blocks. Text with blanks in it is a command or a sentence, and no name.
 fn names(document: &str) -> BTreeSet<&str> {
     let outside = document.split("```").step_by(2);
     let quoted = outside.flat_map(|text| text.split('`').skip(1).step_by(2));

@@ -73,5 +73,5 @@ fn a_panic_in_any_task_ends_the_process() {
     let output = inside.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("its last words") && said.contains("a bug in one task"), "{said}");
-    assert!(!output.status.success(), "the process lived on: {output:?}");
+    assert!(!output.status.success(), "the process went on: {output:?}");
 }

@@ -25,7 +25,7 @@ fn with(text: &str, example: &str, shown: &str) -> String {
 }
 
 #[test]
-fn the_program_on_the_client_library_works_for_who_has_this_repository() {
+fn the_program_on_the_client_library_works_with_this_repository() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     run(async {
         let cluster = Cluster::start(&[]).await;

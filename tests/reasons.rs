@@ -1,4 +1,4 @@
-//! A node that is not ready reports why, in the same words to a probe, to an operator and to a client.
+//! A node that is not ready reports the same reasons to a probe, to an operator and to a client.
 
 mod common;
 
@@ -37,8 +37,8 @@ fn status_and_client_say(endpoint: &str, words: &[&str]) {
     assert!(words.iter().all(|word| said.contains(word)), "{words:?} in:\n{said}");
     println!("mokv status:\n{said}{}", text(&status.stderr));
     let json = text(&mokv(endpoint, &["status", "--output", "json"]).stdout);
-    let told = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let reasons: String = told.map(|row| row["reasons"].to_string()).collect();
+    let rows = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let reasons: String = rows.map(|row| row["reasons"].to_string()).collect();
     assert!(words.iter().all(|word| reasons.contains(word)), "{words:?} in: {reasons}");
     let read = mokv(endpoint, &["get", "key"]);
     let said = text(&read.stderr);
@@ -48,7 +48,7 @@ fn status_and_client_say(endpoint: &str, words: &[&str]) {
 }
 
 #[test]
-fn one_of_three_says_who_is_missing_and_why() {
+fn one_of_three_names_the_missing_voters_and_why() {
     run(async {
         let mut cluster = Cluster::start(&[]).await;
         set(&cluster.client(), "key", "value").await;
@@ -78,7 +78,7 @@ fn one_of_three_says_who_is_missing_and_why() {
 }
 
 #[test]
-fn two_sizes_of_one_cluster_are_told_with_their_nodes() {
+fn two_sizes_of_one_cluster_are_reported_with_their_nodes() {
     run(async {
         let mut cluster = Cluster::prepare(3, &[]);
         cluster.configure(&cluster.nodes[2], &["bootstrap-expect: 2"]);
@@ -91,7 +91,7 @@ fn two_sizes_of_one_cluster_are_told_with_their_nodes() {
 }
 
 #[test]
-fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
+fn another_key_is_reported_by_nodes_that_form_a_cluster_and_by_members() {
     run(async {
         let mut cluster = Cluster::prepare(3, &[]);
         let key = |name: &str| {
@@ -108,7 +108,7 @@ fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
         let stranger = cluster.nodes[2].gossip.clone();
         let words = [
             &format!("waiting for an answer of {stranger}"),
-            &format!("what the node at {stranger} sends cannot be read: "),
+            &format!("datagrams from {stranger} cannot be read: "),
             "another cluster key",
         ];
         println!("/readyz: {}", not_ready(&cluster, 0, &words).await);
@@ -131,17 +131,17 @@ fn another_key_is_told_by_those_who_form_a_cluster_and_by_those_who_have_one() {
         let words = ["no quorum: 1 of 3 voters", "does not know this cluster's key", "'node-1'", "'node-2'"];
         println!("/readyz of the one: {}", not_ready(&cluster, 2, &words).await);
         // The others go on without it, and report what is wrong with it.
-        let told = |reasons: &[String]| {
+        let reported = |reasons: &[String]| {
             let reasons = reasons.join("; ");
             ["no connection with 'node-3'", "key"]
                 .iter()
                 .all(|word| reasons.contains(word))
                 .then_some(reasons)
         };
-        let reasons = wait_for("a node tells of the other's key", async || {
+        let reasons = wait_for("a node reports the other's key", async || {
             let mut statuses = vec![cluster.nodes[0].status().await?, cluster.nodes[1].status().await?];
-            statuses.retain(|status| told(&status.reasons).is_some());
-            told(&statuses.first()?.reasons)
+            statuses.retain(|status| reported(&status.reasons).is_some());
+            reported(&statuses.first()?.reasons)
         });
         println!("a node with a quorum: {}", reasons.await);
         set(&cluster.client(), "key", "another").await;

@@ -32,7 +32,7 @@ const SETTINGS: [&str; 5] = [
 const WRITES: usize = 360;
 const VALUE_BYTES: usize = 1500;
 
-/// Whether strace works here: some containers have it but forbid tracing. A person gets a message; in continuous
+/// Whether strace works here: some containers have it but forbid tracing. If not, prints a message; in continuous
 /// integration it must work.
 fn strace_is_here() -> bool {
     let mut trial = Command::new("strace");
@@ -46,10 +46,10 @@ fn strace_is_here() -> bool {
         "strace is missing or may not trace, and CI is set: install it (apt-get install strace), allow ptrace"
     );
     // Written past the test harness, which would capture it.
-    let told = std::fs::OpenOptions::new().append(true).open("/dev/stderr");
+    let stderr = std::fs::OpenOptions::new().append(true).open("/dev/stderr");
     let note = "\n*** SKIPPED: strace is not installed or may not trace: that answers wait for fdatasync was NOT checked. \
                 Install it (apt-get install strace) and run: cargo test --test strace ***\n";
-    if let Ok(mut stderr) = told {
+    if let Ok(mut stderr) = stderr {
         let _ = std::io::Write::write_all(&mut stderr, note.as_bytes());
     }
     false
@@ -194,8 +194,8 @@ fn no_answer_leaves_before_the_fdatasync_that_covers_it_on_a_quorum() {
         if !violations.is_empty() {
             let kept = std::env::temp_dir().join("mokv-recording");
             std::fs::write(&kept, &text).unwrap();
-            let told: Vec<String> = violations.iter().take(10).map(Violation::to_string).collect();
-            panic!("{} violations in {}:\n{}", violations.len(), kept.display(), told.join("\n"));
+            let shown: Vec<String> = violations.iter().take(10).map(Violation::to_string).collect();
+            panic!("{} violations in {}:\n{}", violations.len(), kept.display(), shown.join("\n"));
         }
         eprintln!("{seen:?} in {} calls", text.lines().count());
         assert_eq!(seen.answers, WRITES, "every write and its answer were seen");
@@ -282,7 +282,7 @@ impl Script {
 const SEGMENT: &str = "log-0000000000000001.wal";
 
 #[test]
-fn the_judge_wants_a_quorum_of_syncs_between_the_write_and_the_answer() {
+fn the_check_requires_a_quorum_of_syncs_between_the_write_and_the_answer() {
     let file = |n: u8| format!("/n{n}/{SEGMENT}");
     let write = |script: Script, n: u8| script.write(&file(n), mark(3).as_bytes());
     let sync = |script: Script, n: u8| script.sync("fdatasync", &file(n));
@@ -301,7 +301,7 @@ fn the_judge_wants_a_quorum_of_syncs_between_the_write_and_the_answer() {
 }
 
 #[test]
-fn the_judge_wants_the_name_of_a_new_segment_to_be_durable() {
+fn the_check_requires_the_name_of_a_new_segment_to_be_durable() {
     let begin = |script: Script, n: u8| {
         let (spare, live) = (format!("/n{n}/log-spare-0000000000000001.tmp"), format!("/n{n}/{SEGMENT}"));
         script.write(&spare, mark(3).as_bytes()).sync("fdatasync", &spare).rename(&spare, &live)
@@ -318,7 +318,7 @@ fn the_judge_wants_the_name_of_a_new_segment_to_be_durable() {
 }
 
 #[test]
-fn the_judge_wants_votes_to_be_durable_before_they_are_granted() {
+fn the_check_requires_votes_to_be_durable_before_they_are_granted() {
     use mokv_proto::raft::{Request, Response, Vote, VoteAnswer, VoteState, request, response};
     use prost::Message;
     let frame = |message: &[u8]| [&(message.len() as u32).to_le_bytes()[..], message].concat();

@@ -107,7 +107,7 @@ fn fails(output: Output, exit: i32, word: &str) {
 }
 
 #[test]
-fn a_store_behind_tls_serves_those_who_know_its_authority() {
+fn a_store_behind_tls_serves_clients_that_trust_its_authority() {
     let authority = Authority::new();
     let stranger = Authority::new();
     let gate = PeerAdmission { tls: Some(authority.server("127.0.0.1", false)), token: None };
@@ -154,7 +154,7 @@ fn one_name_can_stand_for_all_nodes() {
 }
 
 #[test]
-fn a_client_shows_its_certificate_to_those_who_ask() {
+fn a_client_shows_its_certificate_to_servers_that_ask() {
     let authority = Authority::new();
     let gate = PeerAdmission { tls: Some(authority.server("127.0.0.1", true)), token: None };
     behind(gate, move |run| {
@@ -169,7 +169,7 @@ fn a_client_shows_its_certificate_to_those_who_ask() {
 }
 
 #[test]
-fn a_token_opens_the_gate() {
+fn a_request_with_the_right_token_is_served() {
     let gate = PeerAdmission { tls: None, token: Some("open-sesame") };
     behind(gate, |run| {
         let files = tempfile::tempdir().unwrap();
@@ -202,7 +202,7 @@ fn credentials_that_are_none_are_refused_before_anything_is_sent() {
     let said = get(&[&unequal[..], &["--output=json"]].concat()).stderr;
     let said: Vec<serde_json::Value> =
         String::from_utf8(said).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(said[0]["warning"].as_str().unwrap().contains("is open to every user"), "{said:?}");
+    assert!(said[0]["warning"].as_str().unwrap().contains("can be read by every user"), "{said:?}");
     assert_eq!((said.len(), &said[1]["error"]["code"]), (2, &"usage".into()), "{said:?}");
     fails(get(&["--tls-cert", &certificate]), 2, "--tls-key");
     fails(get(&["--tls", "--tls-server-name", "not a name"]), 2, "server's name");

@@ -1,6 +1,6 @@
-//! Every method that a node serves: who may call it, what its answer is, and how long it may take.
+//! The table of all methods that a node serves: the class of requests, the kind of answer and its longest time.
 //!
-//! One row a method; what is not in the table is not served. The generated code's descriptors are held against it.
+//! One row per method. A method without a row is not served. A test compares the table with the generated descriptors.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use crate::service::{
     Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, TransferLeader,
 };
 
-/// Streams of health and reflection stay open for as long as the client likes.
+/// Longest time of streams of health and reflection: practically unbounded.
 const MAX_WATCH_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A method and its rules.
 #[derive(Debug)]
 pub(super) struct Method {
     pub name: MethodName,
-    /// Among whose requests it is counted.
+    /// The class whose places its requests take.
     pub class: Class,
-    /// How long its answer may last, if that is a stream; others end by the call's deadline.
+    /// The longest time of a streamed answer. `None`: one message, by the call's deadline.
     pub stream: Option<Longest>,
-    /// Whether its requests are a stream, too.
+    /// Whether its request is a stream, too.
     pub takes_stream: bool,
 }
 
-/// How long a stream may last.
+/// The longest time of a stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Longest {
     /// `max-list-time`.
     ListTime,
-    /// A time of the code's own.
+    /// A constant of the code.
     Constant(Duration),
 }
 
@@ -72,16 +72,16 @@ static METHODS: [Method; 17] = [
     },
 ];
 
-/// The names of all methods, each at its place in the table, by which requests are counted.
+/// Returns the names of all methods in the table's order. Requests are counted by this index.
 pub fn names() -> impl Iterator<Item = MethodName> {
     METHODS.iter().map(|method| method.name)
 }
 
 impl Method {
-    /// The method at a path, `/SERVICE/METHOD`, and its place in the table.
+    /// Returns the method at a path, `/SERVICE/METHOD`, and its index in the table.
     ///
     /// # Errors
-    /// If there is none.
+    /// `UNIMPLEMENTED` if there is no such service or method.
     pub(super) fn of(path: &str) -> Result<(usize, &'static Method), Status> {
         let none = || Status::unimplemented("no such method");
         let (service, name) =

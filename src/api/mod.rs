@@ -1,8 +1,9 @@
-//! The APIs: bytes in, requests of the core out; its replies and refusals back in the codes and texts of each API.
+//! The APIs: they translate bytes to requests of the core, and its replies and refusals to the codes and texts of each
+//! API.
 //!
-//! tonic's generated services on hyper's HTTP/2, over the connection that the mux hands in, the same in both worlds.
-//! Only translates: what every request has in common is done in [`crate::service`], what one means is decided in
-//! [`crate::raft`] and [`crate::map`].
+//! tonic's generated services run on hyper's HTTP/2, over the connection that the mux accepts, in production and in the
+//! simulation alike. This module only translates: [`crate::service`] does what every request has in common;
+//! [`crate::raft`] and [`crate::map`] decide what a request means.
 
 mod http;
 mod methods;
@@ -30,7 +31,7 @@ use native::status;
 use crate::rt::{self, Instant};
 use crate::service::{Caller, Context, Service as Core};
 
-/// Until when a request's client waits for its answer.
+/// The time until which a request's client waits for its answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
@@ -45,7 +46,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// The services of a node, and where its health is told.
+    /// Returns the services of a node, and the reporter that sets the node's health.
     pub fn new(context: Arc<Context>) -> (Services, HealthReporter) {
         let reporter = HealthReporter::new();
         let (limit, core) = (context.limits.max_request_bytes, Core::new(context.clone()));
@@ -92,9 +93,9 @@ impl Services {
                 let bounds = [connection.received.clone(), context.admission.received(method.class)];
                 let whole = body::receive(incoming, context.limits.max_request_bytes, bounds);
                 let (body, held) = rt::time::timeout_at(deadline, whole).await.map_err(|_| {
-                    Status::deadline_exceeded("the request did not come whole before its deadline")
+                    Status::deadline_exceeded("the request was not received completely before its deadline")
                 })??;
-                // Until it is answered.
+                // The bytes count until the request is answered.
                 (body, Some(held))
             };
             let mut request = ::http::Request::from_parts(parts, body);
@@ -121,12 +122,13 @@ fn infallible<T>(result: Result<T, std::convert::Infallible>) -> T {
     }
 }
 
-/// An error without a body says its code in the headers; what has a body is a success so far.
+/// Returns a response's code. An error without a body has its code in the headers; a response with a body is a success
+/// so far.
 fn code_of(response: &::http::Response<Body>) -> Code {
     (response.headers().get("grpc-status")).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The client's deadline, relative, from the header that gRPC defines for it.
+/// Returns the client's timeout from the header `grpc-timeout`, if that is valid.
 fn grpc_timeout(headers: &::http::HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;

@@ -1,7 +1,7 @@
-//! Server reflection, so that grpcurl and its like need no proto files.
+//! Server reflection, so that grpcurl and similar tools need no proto files.
 //!
-//! tonic-reflection's own service starts real tokio tasks, which a simulation cannot have; its generated types serve
-//! as well.
+//! It uses only the generated types of tonic-reflection, because that crate's service starts real tokio tasks, which a
+//! simulation cannot have.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use tonic_reflection::pb::v1::{
 /// The reflection service.
 pub type Service = ServerReflectionServer<Reflection>;
 
-/// Makes the reflection service of this server's contract.
+/// Returns the reflection service for this server's methods.
 pub fn service() -> Service {
     ServerReflectionServer::new(Reflection { files: files().into() })
 }
@@ -80,7 +80,7 @@ fn answer(files: &[File], question: &MessageRequest) -> MessageResponse {
         Some(file) => MessageResponse::FileDescriptorResponse(FileDescriptorResponse {
             file_descriptor_proto: vec![file.descriptor.clone()],
         }),
-        None => error(Code::NotFound, "this server does not know it"),
+        None => error(Code::NotFound, "this server has no such file or symbol"),
     };
     match question {
         MessageRequest::ListServices(_) => MessageResponse::ListServicesResponse(ListServiceResponse {
@@ -109,7 +109,7 @@ impl ServerReflection for Reflection {
         let answers = request.into_inner().map(move |request| {
             let request = request?;
             let question = (request.message_request.as_ref())
-                .ok_or_else(|| Status::invalid_argument("the request asks nothing"))?;
+                .ok_or_else(|| Status::invalid_argument("the request is empty"))?;
             Ok(ServerReflectionResponse {
                 valid_host: request.host.clone(),
                 message_response: Some(answer(&files, question)),
@@ -147,7 +147,7 @@ mod tests {
             let found = answer(&files, &MessageRequest::FileContainingSymbol(symbol.into()));
             assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
         }
-        // Whoever loads these beside others' has no file and no message twice.
+        // A program that loads these beside other descriptors gets no file and no message twice.
         let ours: Vec<_> = (files.iter())
             .filter(|file| file.symbols.iter().any(|symbol| symbol.starts_with("api.")))
             .map(|file| file.name.as_str())

@@ -1,7 +1,7 @@
 //! A bound under which a new arrival is always admitted and the oldest one loses its place.
 //!
-//! For what is short in normal use: a connection that has not sent its first bytes yet. A client that floods the places
-//! displaces its own connections.
+//! Its units are short-lived in normal use: connections that have not sent their first bytes yet. A client that floods
+//! the places displaces its own connections.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ struct Here {
 }
 
 impl Arrivals {
-    /// `most` places, none of them taken.
+    /// Returns `most` places, none of them taken.
     pub fn new(most: usize) -> Arc<Arrivals> {
         Arc::new(Arrivals { most, here: Mutex::default() })
     }
@@ -36,8 +36,8 @@ impl Arrivals {
         let number = here.next;
         here.leave.insert(number, leave);
         // Dropping the sender notifies the oldest arrival.
-        let somebody_left = here.leave.len() > self.most && here.leave.pop_first().is_some();
-        (Arrival { arrivals: self.clone(), number, gives_way }, somebody_left)
+        let has_displaced = here.leave.len() > self.most && here.leave.pop_first().is_some();
+        (Arrival { arrivals: self.clone(), number, gives_way }, has_displaced)
     }
 }
 
@@ -70,10 +70,10 @@ mod tests {
     async fn a_new_arrival_is_let_in_and_the_oldest_gives_way() {
         let arrivals = Arrivals::new(2);
         let (mut first, _) = arrivals.enter();
-        let (second, nobody) = arrivals.enter();
-        assert!(!nobody);
-        let (_third, somebody) = arrivals.enter();
-        assert!(somebody);
+        let (second, has_displaced) = arrivals.enter();
+        assert!(!has_displaced);
+        let (_third, has_displaced) = arrivals.enter();
+        assert!(has_displaced);
         first.gives_way().await;
         drop((first, second));
         assert_eq!(arrivals.here.lock().leave.len(), 1);

@@ -11,7 +11,7 @@ use super::failure::Failure;
 pub fn confirmed(question: &str, word: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         let what = format!("{question} There is no terminal to ask on");
-        return Err(Failure::usage(what, "add --yes if that is meant"));
+        return Err(Failure::usage(what, "add --yes to go on without a question"));
     }
     let failed = |error| Failure::error(format!("cannot ask: {error}"), "add --yes");
     let mut stderr = io::stderr();

@@ -193,8 +193,8 @@ fn list(contexts: &Contexts, format: Format) -> Result<(), Failure> {
 fn from_anywhere(file: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
     let absolute = |file: PathBuf| {
         std::path::absolute(&file).map_err(|error| {
-            let what = format!("cannot say where '{}' is: {error}", file.display());
-            Failure::usage(what, "name it by its whole path")
+            let what = format!("cannot make the path '{}' absolute: {error}", file.display());
+            Failure::usage(what, "give the absolute path")
         })
     };
     file.map(absolute).transpose()

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_understands_is_refused_with_its_line_and_what_to_do() {
+    fn invalid_contexts_are_refused_with_their_line_and_what_to_do() {
         for (text, line, words) in [
             ("current: prod\n", 1, "there is no context 'prod'"),
             ("contexts:\n  prod:\n    endpoints: [a:1]\n    tsl: true\n", 4, "no such key: 'tsl'"),
@@ -306,10 +306,10 @@ mod tests {
                 3,
                 "the key 'a' was given before",
             ),
-            ("contexts:\n  a:\n    endpoints: a:1\n", 3, "a list has to stand here"),
-            ("contexts:\n  a:\n    endpoints: [[a]]\n", 3, "a word has to stand here"),
-            ("contexts:\n  a:\n    endpoints: [a:1]\n    tls: maybe\n", 4, "true or false has to stand here"),
-            ("contexts:\n  a: 7\n", 2, "'key: value' have to stand here"),
+            ("contexts:\n  a:\n    endpoints: a:1\n", 3, "a list is expected here"),
+            ("contexts:\n  a:\n    endpoints: [[a]]\n", 3, "one value is expected here"),
+            ("contexts:\n  a:\n    endpoints: [a:1]\n    tls: maybe\n", 4, "true or false is expected here"),
+            ("contexts:\n  a: 7\n", 2, "'key: value' are expected here"),
             ("contexts: {}\n---\ncontexts: {}\n", 3, "'---'"),
             ("curent: a\n", 1, "no such key: 'curent'"),
             ("- a\n", 1, "'key: value'"),

@@ -7,25 +7,25 @@ use clap::Args;
 use super::failure::{Failure, warn};
 use super::format::Format;
 use crate::client::{Builder, Tls};
-use crate::rt::disk::who_else_may_read;
+use crate::rt::disk::other_readers;
 
-/// Nodes speak plain text themselves and ask for no token.
+/// Credentials for a proxy. Nodes themselves use plain text and require no token.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "For proxies in front of the nodes")]
 pub struct Credentials {
-    /// Speak TLS, trusting the certificate authorities that this machine trusts
+    /// Use TLS, trusting the certificate authorities that this machine trusts
     #[arg(long)]
     pub tls: bool,
-    /// Speak TLS, trusting only the certificate authorities in this file (PEM)
+    /// Use TLS, trusting only the certificate authorities in this file (PEM)
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// Speak TLS and show this certificate (PEM, with those it builds on)
+    /// Use TLS and present this certificate (PEM, with those it builds on)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Speak TLS, and expect certificates for this name instead of the one in each address
+    /// Use TLS, and expect certificates for this name instead of the one in each address
     #[arg(long, value_name = "NAME")]
     pub tls_server_name: Option<String>,
     /// Send the token in this file with every request, as 'authorization: Bearer TOKEN'
@@ -90,9 +90,11 @@ impl Credentials {
             tls = Some(tls.unwrap_or_default().authorities(read("--tls-ca", file)?));
         }
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
-            if let Ok(Some(who)) = who_else_may_read(key) {
+            if let Ok(Some(readers)) = other_readers(key) {
                 let key = key.display();
-                let text = format!("--tls-key: {key} is open to {who}; 'chmod go= {key}' keeps it to you");
+                let text = format!(
+                    "--tls-key: {key} can be read by {readers}; 'chmod go= {key}' restricts it to you"
+                );
                 warn(output, &text);
             }
             let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);

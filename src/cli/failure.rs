@@ -240,7 +240,7 @@ impl Failure {
         (code, outcome)
     }
 
-    /// Writes the failure for people to stderr, coloured on a terminal only.
+    /// Writes the failure as text to stderr, coloured on a terminal only.
     pub fn print(&self) {
         if self.exit == Exit::ReaderGone {
             return;
@@ -277,14 +277,14 @@ mod tests {
         let codes = [Error, Usage, NotFound, ConditionFailed, Unknown, Unreachable, Unhealthy];
         assert_eq!(codes.map(|exit| exit as u8), [1, 2, 3, 4, 5, 6, 7]);
         for code in codes.map(|exit| exit as u8) {
-            assert!(EXIT_CODES.contains(&format!("\n  {code} ")), "--help tells of {code}");
+            assert!(EXIT_CODES.contains(&format!("\n  {code} ")), "--help lists {code}");
         }
         let is_short = |line: &str| line.len() < 60;
         assert!(EXIT_CODES.lines().all(is_short), "no terminal breaks a line of it");
     }
 
     #[test]
-    fn a_program_is_told_what_to_conclude() {
+    fn a_program_gets_the_outcome_of_each_error() {
         let failure = Failure::error("what", "next");
         let call = |error: Error| failure.clone().of_call(&error).json();
         assert_eq!(
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_nodes_each_is_told_and_the_gravest_tells_how_it_ends() {
+    fn of_several_nodes_each_is_reported_and_the_gravest_sets_the_exit_code() {
         let at = |name: &str, error: Error| {
             let place = Place { name: Some(name.to_owned()), address: format!("{name}:1") };
             (place, Failure::error(error.to_string(), format!("see {name}")).of_call(&error))
@@ -335,10 +335,10 @@ mod tests {
         let json = all.json();
         assert_eq!((&json["exit_code"], &json["error"]["code"]), (&json!(1), &json!("resource-exhausted")));
         let nodes = json["error"]["nodes"].as_array().unwrap();
-        let told = |node: &serde_json::Value| (node["name"].clone(), node["outcome"].clone());
+        let reported = |node: &serde_json::Value| (node["name"].clone(), node["outcome"].clone());
         let expected = [("n1", "not executed"), ("n3", "refused"), ("n2", "unknown")];
         assert_eq!(
-            nodes.iter().map(told).collect::<Vec<_>>(),
+            nodes.iter().map(reported).collect::<Vec<_>>(),
             expected.map(|(name, outcome)| (json!(name), json!(outcome))),
         );
     }

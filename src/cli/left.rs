@@ -15,8 +15,8 @@ use crate::storage::StorageError;
 /// Show or delete what removed nodes have left in a stopped node's data directory
 ///
 /// A node that its cluster has removed keeps its old data under names that begin with 'left-' and starts over; so does one
-/// that 'mokv recover' made a new cluster of. Nothing reads these files again. They are for whoever wants to look for a
-/// lost write, and take up space until they are deleted.
+/// that 'mokv recover' made a new cluster of. Nothing reads these files again. They can be searched for a lost write, and
+/// take up space until they are deleted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

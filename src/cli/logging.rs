@@ -46,19 +46,19 @@ impl Logging {
     }
 
     /// Reports dropped lines in the log itself until the guard is dropped.
-    pub fn tell_of_dropped(&self) -> TaskGuard<()> {
+    pub fn report_dropped(&self) -> TaskGuard<()> {
         let dropped = self.dropped.clone();
         rt::task::spawn_guarded(async move {
-            let mut told = 0;
+            let mut reported = 0;
             loop {
                 rt::sleep(LOOK_EVERY).await;
                 let lines = dropped.dropped_lines();
-                if lines > told {
+                if lines > reported {
                     tracing::warn!(
                         lines,
-                        "this log misses lines, so many since the start: stderr takes them too slowly"
+                        "this log misses lines (lines: their number since the start), because stderr is read too slowly"
                     );
-                    told = lines;
+                    reported = lines;
                 }
             }
         })

@@ -63,14 +63,14 @@ struct Remove {
 
 #[derive(Debug, Args)]
 struct Resize {
-    /// How many members there shall be, or 'any': whoever is started joins, as before the first resize
+    /// The wanted number of members, or 'any': every node that is started joins, as before the first resize
     #[arg(long, value_name = "N", value_parser = parse_size)]
     to: Size,
     #[command(flatten)]
     connect: Connect,
 }
 
-/// How many members a cluster is to have. `None`: as many as come.
+/// The wanted number of members of a cluster. `None`: no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Size(Option<NonZeroU32>);
 
@@ -84,7 +84,7 @@ fn parse_size(text: &str) -> Result<Size, String> {
     }
 }
 
-/// Returns the wanted size in words.
+/// Returns the wanted size as text.
 fn is_to_have(wanted: NonZeroU32) -> String {
     let members = if wanted.get() == 1 { "member" } else { "members" };
     format!("the cluster is to have {wanted} {members}")
@@ -162,8 +162,8 @@ impl Resize {
         let settings =
             settings.map_err(|error| self.connect.failure("set how many members there are to be", error))?;
         if settings.wanted_size != to {
-            let text = "nodes that are removed now join again if they run on, because not all members know yet how many there \
-                        are to be; upgrade them, and resize again";
+            let text = "nodes that are removed now join again if they run on, because not all members support a \
+                        wanted size yet; upgrade them, and resize again";
             warn(self.connect.output, text);
         }
         let (mut rows, mut failed) = (Vec::new(), None);
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(highest(five.into_iter(), 3).unwrap(), ["kv-10", "kv-9"]);
         assert!(highest(five.into_iter(), 5).unwrap().is_empty());
         assert!(highest(five.into_iter(), 9).unwrap().is_empty());
-        assert!(highest(["a", "b"].into_iter(), 2).unwrap().is_empty(), "nobody goes, whatever the names");
+        assert!(highest(["a", "b"].into_iter(), 2).unwrap().is_empty(), "no member goes, whatever the names");
         let unnumbered = highest(["a-1", "b"].into_iter(), 1).unwrap_err();
         assert!(unnumbered.to_string().contains("'b'"), "{unnumbered}");
     }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resize_is_told_as_one_object() {
+    fn a_resize_is_printed_as_one_object() {
         assert_eq!(resized_json(NonZeroU32::new(3), Vec::new()), json!({ "wanted_size": 3, "removed": [] }));
         let row = Row { cells: Vec::new(), json: json!({ "name": "kv-3" }) };
         assert_eq!(

@@ -188,10 +188,7 @@ fn unparsed(error: &clap::Error) -> Failure {
     // The error and its arguments, without the usage lines.
     let about = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let what = about.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    Failure::usage(
-        what.strip_prefix("error: ").unwrap_or(&what),
-        "'--help' after a command tells how it is called",
-    )
+    Failure::usage(what.strip_prefix("error: ").unwrap_or(&what), "'--help' after a command shows its usage")
 }
 
 /// Returns the name by which this program was called, for the commands in messages.
@@ -239,7 +236,7 @@ mod tests {
             ["mokv --config-file f.yaml", "mokv --config-file=f.yaml", "mokv serve --config-file f.yaml"]
         {
             let flags = served(line);
-            assert_eq!(flags["config-file"].words, ["f.yaml"], "{line}");
+            assert_eq!(flags["config-file"].values, ["f.yaml"], "{line}");
             assert_eq!(flags["config-file"].source, Source::Flag);
         }
         assert_eq!(parse("mokv --version").unwrap_err().kind(), ErrorKind::DisplayVersion);
@@ -249,9 +246,9 @@ mod tests {
     #[test]
     fn switches_take_a_value_only_with_an_equals_sign_and_lists_repeat() {
         let flags = served("mokv serve --bootstrap --start-join-addrs a:1,b:2 --start-join-addrs c:3");
-        assert_eq!(flags["bootstrap"].words, ["true"]);
-        assert_eq!(flags["start-join-addrs"].words, ["a:1,b:2", "c:3"]);
-        assert_eq!(served("mokv serve --bootstrap=false")["bootstrap"].words, ["false"]);
+        assert_eq!(flags["bootstrap"].values, ["true"]);
+        assert_eq!(flags["start-join-addrs"].values, ["a:1,b:2", "c:3"]);
+        assert_eq!(served("mokv serve --bootstrap=false")["bootstrap"].values, ["false"]);
         assert!(served("mokv serve").is_empty(), "a flag that was not given hides no other source");
     }
 

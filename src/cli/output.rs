@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_never_breaks_its_line_and_is_told_apart_from_its_escape() {
+    fn a_value_never_breaks_its_line_and_differs_from_its_escape() {
         assert_eq!(escaped("a\tb\nc\\n\u{1b}[1m é".as_bytes()), r"a\tb\nc\\n\x1b[1m é");
         assert_eq!(escaped(b"\xff\x00z"), r"\xff\x00z");
         assert_ne!(escaped(b"\n"), escaped(br"\n"));

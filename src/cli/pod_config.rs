@@ -67,13 +67,13 @@ impl PodConfig {
                 "leave it out: each pod's own is made from its name",
             ));
         }
-        let word = |key: &str| given.get(key).map(|given| given.words.concat());
-        let expected = word("bootstrap-expect").and_then(|number| number.parse::<usize>().ok());
+        let value = |key: &str| given.get(key).map(|given| given.values.concat());
+        let expected = value("bootstrap-expect").and_then(|number| number.parse::<usize>().ok());
         let expected = expected.ok_or_else(|| {
             let what = format!("{}: 'bootstrap-expect' is not set to a number", self.settings.display());
             Failure::usage(what, "set it to the number of pods that form the cluster")
         })?;
-        let gossip_port = word("bind-addr").and_then(|bind| bind.rsplit(':').next()?.parse::<u16>().ok());
+        let gossip_port = value("bind-addr").and_then(|bind| bind.rsplit(':').next()?.parse::<u16>().ok());
         let gossip_port = gossip_port.unwrap_or(8401);
         let joins: Vec<String> = (0..expected)
             .map(|ordinal| format!("{stateful_set}-{ordinal}.{}:{gossip_port}", self.domain))
@@ -87,9 +87,9 @@ impl PodConfig {
         line("advertise-addr", json!(format!("{}.{}", self.pod, self.domain)));
         line("start-join-addrs", json!(joins));
         for (key, given) in &given {
-            match given.words.as_slice() {
-                [word] => line(key, json!(word)),
-                words => line(key, json!(words)),
+            match given.values.as_slice() {
+                [value] => line(key, json!(value)),
+                values => line(key, json!(values)),
             }
         }
         Ok(text)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pod_is_told_of_the_same_first_pods() {
+    fn every_pod_gets_the_same_first_pods() {
         let shared =
             "bootstrap-expect: 3\nallow-insecure: true\nbind-addr: 0.0.0.0:9401\nlog-level: 'debug'\n";
         for pod in ["kv-mokv-0", "kv-mokv-4"] {

@@ -14,7 +14,7 @@ use crate::rt::net::TcpStream;
 /// The most bytes of an answer that are read.
 const ANSWER_BYTES: usize = 64 << 10;
 
-/// Ask a node on this machine whether it is alive or ready; exit code 0 says yes, 7 no, 6 that it does not answer
+/// Ask a node on this machine whether it is live or ready; exit code 0: yes, 7: no, 6: it does not answer
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,9 +34,9 @@ pub struct Probe {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Question {
-    /// Does it answer? A node that replays its log, or has no leader, is alive
+    /// Whether it answers. A node that replays its log or has no leader is live, too
     Live,
-    /// Has it recovered, does it know a leader, is it near to it, and does it vote?
+    /// Whether it has recovered, knows a leader, lags by at most ready-max-lag entries, and votes
     Ready,
 }
 

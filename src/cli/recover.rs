@@ -14,10 +14,10 @@ use crate::node::backup::{self, BackupError, OfflineState};
 
 /// Make a new cluster of what one node has left, when a majority of the old one is lost for good
 ///
-/// The last resort. Without a majority nobody can tell which entries were committed: this node's log is taken as it is,
-/// with entries that were never acknowledged, and WITHOUT whatever this node had not received yet. Acknowledged writes
-/// can be lost. If any majority of the voters can be brought back, bring it back instead; if a backup is newer, use 'mokv
-/// restore'.
+/// The last resort. Without a majority it cannot be known which entries were committed: the new cluster takes this node's
+/// log as it is, with entries that were never acknowledged, and WITHOUT the entries that this node had not received yet.
+/// Acknowledged writes can be lost. If any majority of the voters can be brought back, bring it back instead; if a backup
+/// is newer, use 'mokv restore'.
 ///
 /// Stop all nodes of the old cluster first, for good. Look at each one that is left with --inspect, and recover on the
 /// one with the highest LAST TERM, of those the highest LAST INDEX. The node gets a new id in a new cluster, its old data
@@ -90,7 +90,7 @@ impl Recover {
             return Err(Failure::error("nothing was changed", "bring back a majority of the old cluster"));
         }
         let recovered = backup::recover(disk, &config.storage, config.advertised_rpc()).await;
-        restore::tell(&mut output, ["recovered", "in"], &recovered.map_err(failed)?, &config)
+        restore::report(&mut output, ["recovered", "in"], &recovered.map_err(failed)?, &config)
     }
 }
 

@@ -63,7 +63,7 @@ impl Restore {
             };
             Failure::error(format!("cannot restore {path} to {directory}: {error}"), next)
         })?;
-        tell(&mut Output::new(self.output), ["restored", "to"], &restored, &config)
+        report(&mut Output::new(self.output), ["restored", "to"], &restored, &config)
     }
 }
 
@@ -72,7 +72,7 @@ impl Restore {
 ///
 /// # Errors
 /// If stdout cannot be written to.
-pub fn tell(
+pub fn report(
     output: &mut Output,
     done: [&str; 2],
     restored: &Restored,

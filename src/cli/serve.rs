@@ -12,7 +12,7 @@ use crate::config::settings::{Kind, SETTINGS};
 use crate::config::{self, Layer, NodeConfig};
 use crate::node;
 use crate::rt;
-use crate::rt::disk::{DiskRef, who_else_may_read};
+use crate::rt::disk::{DiskRef, other_readers};
 use crate::rt::process::{StopSignals, end_on_panic, end_with_parent, outlive_terminal};
 
 /// Run one node, from flags, environment variables and a YAML file
@@ -75,7 +75,7 @@ impl Serve {
             let log = log.clone();
             move || log.end()
         });
-        let _telling = log.tell_of_dropped();
+        let _telling = log.report_dropped();
         let ended = self.serve(config, &log).await;
         log.end();
         ended
@@ -124,9 +124,9 @@ async fn run_node(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Res
 /// Logs once which other users may read the node's files. Does not refuse: wider permissions may be intended.
 fn warn_of_readers(path: &Path, remedy: &str) {
     // A path without metadata was opened a moment ago; the cause shows elsewhere.
-    if let Ok(Some(who)) = who_else_may_read(path) {
+    if let Ok(Some(readers)) = other_readers(path) {
         let path = path.display();
-        tracing::warn!("{path} is open to {who}; '{remedy} {path}' keeps it to this node's user");
+        tracing::warn!("{path} can be read by {readers}; '{remedy} {path}' restricts it to this node's user");
     }
 }
 
@@ -162,7 +162,9 @@ impl Args for SettingFlags {
             match setting.kind {
                 Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
                 Kind::HostPorts => arg.action(ArgAction::Append),
-                Kind::Choice(words) => arg.value_parser(PossibleValuesParser::new(words)).ignore_case(true),
+                Kind::Choice(choices) => {
+                    arg.value_parser(PossibleValuesParser::new(choices)).ignore_case(true)
+                }
                 _ => arg,
             }
         }))
@@ -176,8 +178,8 @@ impl Args for SettingFlags {
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = SETTINGS.iter().filter_map(|setting| {
-            let words = matches.get_many::<String>(setting.key)?;
-            Some((setting.key, words.cloned().collect()))
+            let values = matches.get_many::<String>(setting.key)?;
+            Some((setting.key, values.cloned().collect()))
         });
         Ok(SettingFlags(config::flags(given)))
     }

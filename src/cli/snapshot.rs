@@ -179,8 +179,8 @@ impl Save {
         let mut output = Output::new(Format::Plain);
         if output.is_terminal() {
             return Err(Failure::usage(
-                "a backup is nothing to read on a terminal",
-                "send it somewhere: mokv snapshot save - > backup.snap",
+                "a backup is binary and is not written to a terminal",
+                "redirect it to a file: mokv snapshot save - > backup.snap",
             ));
         }
         let name = format!("mokv-backup-{:016x}.part", random_nonzero_u64());
@@ -221,7 +221,7 @@ fn progress(bytes: u64) -> ProgressBar {
 /// If it cannot be read or is not sound.
 async fn inspect(file: FileRef, path: &Path) -> Result<Contents, Failure> {
     backup::inspect(file, &path.display().to_string()).await.map_err(|error| {
-        let next = "use another backup; one that was saved again would do, if the cluster still runs";
+        let next = "use another backup, or save a new one if the cluster still runs";
         Failure::error(format!("{} is not a sound backup: {error}", path.display()), next)
     })
 }

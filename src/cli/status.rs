@@ -125,7 +125,7 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
         ))?;
     }
     for (place, answer) in answers {
-        let who = place.name.as_deref().unwrap_or(&place.address);
+        let node = place.name.as_deref().unwrap_or(&place.address);
         let said = match answer {
             Ok(status) => status.reasons.clone(),
             Err(error) => vec![error.to_string()],
@@ -133,7 +133,7 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
         // The error begins with the node's address.
         let address = format!("{}: ", place.address);
         for reason in &said {
-            output.line(format!("{who}: {}", reason.strip_prefix(&address).unwrap_or(reason)))?;
+            output.line(format!("{node}: {}", reason.strip_prefix(&address).unwrap_or(reason)))?;
         }
     }
     alarms(&known, answers.len()).iter().try_for_each(|alarm| output.line(format!("\nALARM: {alarm}")))
@@ -155,7 +155,7 @@ fn unhealthy(answers: &[Answer]) -> Option<Failure> {
         true => "the states of this cluster's nodes differ".to_owned(),
         false => format!("not all nodes are well: {}", ill.join("; ")),
     };
-    let next = "what the nodes say above, and their logs, tell why";
+    let next = "the reasons above and the nodes' logs say why";
     Some(Failure::error(what, next).with_exit(Exit::Unhealthy))
 }
 
@@ -205,7 +205,8 @@ fn alarms(known: &[&NodeStatus], nodes: usize) -> Vec<String> {
     if !is_minority && !outvoted.is_empty() || outvoted.is_empty() && !differ.is_empty() {
         let all: Vec<&&NodeStatus> = outvoted.into_iter().chain(differ).collect();
         alarms.push(format!(
-            "the states of this cluster's nodes differ ({} say so). Keep the data directories of all nodes, and wipe none \
+            "the states of this cluster's nodes differ ({} say so). Keep the data directories of all nodes, and wipe \
+             none \
              before it is known whose state is right.",
             names(&all)
         ));
@@ -237,7 +238,8 @@ fn contradicted(status: &NodeStatus) -> Option<String> {
     let leader = &found.leader;
     let leader = leader.name.clone().unwrap_or_else(|| Named(None, leader.node_id).to_string());
     Some(format!(
-        "{} serves nothing: it holds a committed entry of term {} at log index {}, and {leader}, the leader of term {}, has \
+        "{} serves nothing: it holds a committed entry of term {} at log index {}, and {leader}, the leader of term \
+         {}, has \
          one of term {} at log index {}.",
         status.name,
         found.term,
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_no_quorum_confirms_is_told_as_such() {
+    fn a_leader_that_no_quorum_confirms_is_reported_as_such() {
         let leader = |leader_id| {
             NodeStatus::from_wire(StatusResponse { role: "leader".into(), leader_id, ..Default::default() })
         };
@@ -434,10 +436,10 @@ mod tests {
     }
 
     #[test]
-    fn only_who_a_majority_outvoted_is_to_be_wiped_and_never_a_majority() {
+    fn only_a_node_that_a_majority_outvoted_is_to_be_wiped_and_never_a_majority() {
         let advises = |nodes: &[NodeStatus], of: usize| {
             let all = alarms(&nodes.iter().collect::<Vec<_>>(), of);
-            assert!(!all.is_empty(), "nobody says anything");
+            assert!(!all.is_empty(), "no line is printed");
             all.iter().filter(|alarm| alarm.contains("--wipe")).count()
         };
         let outvoted = |name| alarmed(name, "quarantined", false);
@@ -452,13 +454,14 @@ mod tests {
         let said = alarms(&[&contradicted], 3);
         assert_eq!(
             said[0],
-            "n3 serves nothing: it holds a committed entry of term 2 at log index 40, and n1, the leader of term 3, has one \
+            "n3 serves nothing: it holds a committed entry of term 2 at log index 40, and n1, the leader of term 3, \
+             has one \
              of term 3 at log index 40."
         );
     }
 
     #[test]
-    fn who_has_gone_back_is_to_be_wiped_only_beside_a_sound_majority() {
+    fn a_node_that_has_gone_back_is_to_be_wiped_only_beside_a_sound_majority() {
         let found = |node_id| api::GoneBack {
             node_id,
             name: format!("n{node_id}"),
@@ -489,13 +492,14 @@ mod tests {
         assert!(!wipes(&[refuses(1, &[3]), outvoted], 3));
         assert_eq!(
             said(&[refuses(1, &[3])], 3)[0],
-            "n1 refuses n3: it had acknowledged log index 20 in term 5, and found log index 11 in term 5 when it started with \
+            "n1 refuses n3: it had acknowledged log index 20 in term 5, and found log index 11 in term 5 when it \
+             started with \
              boot counter 4. Its data directory was put back to an older state, or copied while it ran."
         );
     }
 
     #[test]
-    fn json_says_null_for_an_unknown_leader() {
+    fn json_has_null_for_an_unknown_leader() {
         assert_eq!(status_json(&NodeStatus::from_wire(StatusResponse::default()))["leader_id"], Json::Null);
     }
 }

@@ -102,7 +102,7 @@ fn asked(config: &NodeConfig, files: usize) -> Result<bool, Failure> {
 async fn start_over(config: &NodeConfig) -> Result<(), Failure> {
     let failed = |error: String| {
         let what = format!("cannot wipe {}: {error}", config.data_dir.display());
-        Failure::error(what, "mend that, then wipe again: half a node's data is none")
+        Failure::error(what, "remove the cause, then wipe again: a node cannot use a part of its data")
     };
     let disk = rt::disk::open_directory(&config.data_dir).map_err(|error| failed(error.to_string()))?;
     Identity::wipe(disk, &config.node_name).await.map_err(|error| failed(error.to_string()))?;
@@ -116,7 +116,7 @@ fn delete(directory: &Path, files: &[PathBuf]) -> Result<(), Failure> {
             let what = format!("cannot delete {}: {error}", file.display());
             Failure::error(
                 what,
-                "delete the rest of the directory's files by hand: half a node's data is none",
+                "delete the rest of the directory's files by hand: a node cannot use a part of its data",
             )
         })?;
     }

@@ -63,7 +63,7 @@ pub(super) fn host(text: &str) -> Result<String, Refusal> {
     }
     if text.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
         return refuse(
-            format!("nobody can reach '{text}'"),
+            format!("no other machine can reach '{text}'"),
             "give the host name or the IP address of this node",
         );
     }
@@ -91,9 +91,10 @@ pub(super) fn host_port(text: &str) -> Result<String, Refusal> {
     let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     let address = bracketed.unwrap_or(name).parse::<IpAddr>().ok();
     match address {
-        Some(address) if address.is_unspecified() => {
-            refuse(format!("nobody can be reached at '{text}'"), "give the host name or IP address of a node")
-        }
+        Some(address) if address.is_unspecified() => refuse(
+            format!("no node can be reached at '{text}'"),
+            "give the host name or IP address of a node",
+        ),
         Some(address) if address.is_ipv6() != bracketed.is_some() => {
             refuse(format!("'{text}' is ambiguous"), "write an IPv6 address in brackets, such as [::1]:8401")
         }
@@ -224,10 +225,10 @@ pub(super) fn bounded_time(text: &str, least: Duration, most: Duration) -> Resul
     }
 }
 
-pub(super) fn choice(text: &str, words: &'static [&'static str]) -> Result<&'static str, Refusal> {
-    match words.iter().find(|word| word.eq_ignore_ascii_case(text)) {
-        Some(word) => Ok(word),
-        None => refuse(format!("'{text}' is not a choice"), format!("write {}", words.join(" or "))),
+pub(super) fn choice(text: &str, choices: &'static [&'static str]) -> Result<&'static str, Refusal> {
+    match choices.iter().find(|choice| choice.eq_ignore_ascii_case(text)) {
+        Some(choice) => Ok(choice),
+        None => refuse(format!("'{text}' is not a choice"), format!("write {}", choices.join(" or "))),
     }
 }
 

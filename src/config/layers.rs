@@ -50,8 +50,8 @@ pub enum Source {
 /// A value as given: text, or several for a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// The words of the value; exactly one, except for lists.
-    pub words: Vec<String>,
+    /// The values; exactly one, except for lists.
+    pub values: Vec<String>,
     /// Its source.
     pub source: Source,
 }
@@ -142,20 +142,20 @@ pub fn environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
         .iter()
         .filter_map(|setting| {
             let text = variable(&setting.variable()).filter(|text| !text.is_empty())?;
-            Some((setting.key, Given { words: vec![text], source: Source::Environment }))
+            Some((setting.key, Given { values: vec![text], source: Source::Environment }))
         })
         .collect()
 }
 
-/// Returns the layer of the command line: the words given to each flag.
+/// Returns the layer of the command line: the values given to each flag.
 pub fn flags(given: impl IntoIterator<Item = (&'static str, Vec<String>)>) -> Layer {
-    given.into_iter().map(|(key, words)| (key, Given { words, source: Source::Flag })).collect()
+    given.into_iter().map(|(key, values)| (key, Given { values, source: Source::Flag })).collect()
 }
 
 /// Returns the value of `setting`: from the first layer that has it, else its default.
 pub(super) fn winner(layers: &[&Layer], setting: &Setting) -> Option<Given> {
     layers.iter().find_map(|layer| layer.get(setting.key).cloned()).or_else(|| {
         (!setting.default.is_empty())
-            .then(|| Given { words: vec![setting.default.to_owned()], source: Source::Default })
+            .then(|| Given { values: vec![setting.default.to_owned()], source: Source::Default })
     })
 }

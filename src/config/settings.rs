@@ -107,7 +107,7 @@ pub enum Kind {
         /// The largest value.
         most: Duration,
     },
-    /// One of a few words.
+    /// One of a fixed set of values.
     Choice(&'static [&'static str]),
     /// A log level or tracing directives.
     LogFilter,
@@ -179,7 +179,7 @@ pub const SETTINGS: &[Setting] = &[
         "node-name",
         Kind::Name,
         "",
-        "Name for people, unique in the cluster [default: the host name]",
+        "Name of this node, unique in the cluster [default: the host name]",
     ),
     setting(
         Group::Node,
@@ -237,35 +237,35 @@ pub const SETTINGS: &[Setting] = &[
         "allow-insecure",
         Kind::Switch,
         "false",
-        "Listen beyond this machine although no cluster-key-file is set. Whoever reaches the ports can then become a member",
+        "Listen beyond this machine although no cluster-key-file is set. Any machine that reaches the ports can then become a member",
     ),
     setting(
         Group::Cluster,
         "leave-on-terminate",
         Kind::Switch,
         "false",
-        "On SIGTERM leave the cluster for good, instead of staying a member that comes back",
+        "On SIGTERM leave the cluster for good, instead of staying a member until the next start",
     ),
     setting(
         Group::Cluster,
         "rejoin",
         Kind::Switch,
         "true",
-        "When this node is removed from its cluster while it runs, start over as a newcomer at once, which joins unless fewer members are wanted. Off: it waits outside until it is started again, for an orchestrator that is about to stop it; who was removed while it was away is a newcomer when it is started",
+        "When this node is removed from its cluster while it runs, start over as a newcomer at once, which joins unless fewer members are wanted. Off: it waits outside until it is started again, for an orchestrator that is about to stop it. A node that was removed while it was stopped is a newcomer at its next start",
     ),
     setting(
         Group::Cluster,
         "replace-damaged",
         Kind::Switch,
         "false",
-        "A node whose log, snapshots or state turn out to be damaged asks the leader. If every other voter answers and has all entries, and nobody else is being replaced, it sets its files aside (left-...) and joins again as a new node, as after a lost disk. If not, it waits for a person, as it does without this setting",
+        "A node whose log, snapshots or state turn out to be damaged asks the leader. If every other voter answers and has all entries, and no other node is being replaced, it sets its files aside (left-...) and joins again as a new node, as after a lost disk. If not, it waits for an operator, as it does without this setting",
     ),
     setting(
         Group::Cluster,
         "initial-max-sessions",
         count(*MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
         "10000",
-        "Most client sessions kept at a time, for exactly-once writes. Replicated: a new cluster's leader uses its own until somebody writes or sets a bound, later changed for all nodes at once",
+        "Most client sessions kept at a time, for exactly-once writes. Replicated: a new cluster's leader sets its own value before the first write and the first change of a bound; later changed for all nodes at once",
     ),
     setting(
         Group::Cluster,
@@ -315,7 +315,7 @@ pub const SETTINGS: &[Setting] = &[
         "idle-timeout",
         millis(1_000, 86_400_000),
         "5m",
-        "End a client's connection on which nothing was under way for this long; one that never asked anything ends after 30s. Clients connect again by themselves",
+        "Close a client's connection on which nothing was under way for this long; one without any request is closed after 30s. Clients connect again by themselves",
     ),
     setting(
         Group::Limits,
@@ -329,21 +329,21 @@ pub const SETTINGS: &[Setting] = &[
         "max-list-time",
         millis(100, 86_400_000),
         "60s",
-        "Longest time one List stream may take. It holds on to an old revision of the store for as long",
+        "Longest time one List stream may take. It keeps an old revision of the store in memory for as long",
     ),
     setting(
         Group::Limits,
         "request-timeout",
         millis(10, 3_600_000),
         "5s",
-        "Longest time a request may take whose client set no deadline, and the bound on those that did",
+        "Longest time of a request whose client set no deadline, and the upper bound on the deadlines that clients set",
     ),
     setting(
         Group::Limits,
         "drain-timeout",
         millis(0, 3_600_000),
         "10s",
-        "How long a node that is told to stop waits for requests under way",
+        "How long a node that is stopping waits for requests under way",
     ),
     setting(
         Group::Storage,
@@ -378,21 +378,21 @@ pub const SETTINGS: &[Setting] = &[
         "scrub-interval",
         millis(0, 31_536_000_000),
         "24h",
-        "Pause between two rounds of reading in the background what nobody reads: old log, snapshots and the state in memory, at 16 MiB a second. Damage is said, and what is sound replaces what is not. 0s: never",
+        "Pause between two rounds of the background check of the old log, the snapshots and the state in memory, at 16 MiB a second. Damage is reported, and new snapshots of a sound state replace what is damaged. 0s: never",
     ),
     setting(
         Group::Timing,
         "heartbeat-interval",
         millis(10, 60_000),
         "100ms",
-        "How often the leader tells its followers that it lives",
+        "Interval between the heartbeats that the leader sends to its followers",
     ),
     setting(
         Group::Timing,
         "election-timeout",
         millis(50, 300_000),
         "500ms",
-        "Followers stand for election after hearing nothing for this long, up to twice as long at random. At least three times heartbeat-interval",
+        "Followers stand for election when they have received nothing from a leader for this long, up to twice as long at random. At least three times heartbeat-interval",
     ),
     setting(
         Group::Timing,

@@ -104,7 +104,7 @@ fn an_impossible_value_elsewhere_is_refused_with_its_flag_or_variable() {
 }
 
 #[test]
-fn a_variable_that_is_no_setting_is_refused_unless_it_is_somebody_elses() {
+fn a_variable_that_is_no_setting_is_refused_unless_kubernetes_sets_it() {
     let check = |name: &str, value: &str| {
         layers::check_variables([(name.to_owned(), value.to_owned())]).map_err(|error| error.to_string())
     };
@@ -138,14 +138,14 @@ fn a_variable_that_is_no_setting_is_refused_unless_it_is_somebody_elses() {
 }
 
 #[test]
-fn join_addresses_are_one_word_or_many_without_doubles() {
+fn join_addresses_are_one_value_or_many_without_doubles() {
     let given =
         flags([("start-join-addrs", vec!["a:1, b:2".to_owned(), "c:3".to_owned(), "a:1".to_owned()])]);
     assert_eq!(load(&given, nothing_set).unwrap().start_join_addrs, ["a:1", "b:2", "c:3"]);
 }
 
 #[test]
-fn an_address_that_nobody_can_reach_is_not_published() {
+fn an_unreachable_address_is_not_published() {
     let open = ("allow-insecure", "true");
     assert!(refusal(&[("bind-addr", "0.0.0.0:8401"), open]).contains("set advertise-addr"));
     let config =
@@ -157,7 +157,7 @@ fn an_address_that_nobody_can_reach_is_not_published() {
 }
 
 #[test]
-fn without_a_key_the_node_stays_on_this_machine_unless_told_otherwise_by_name() {
+fn without_a_key_the_node_stays_on_this_machine_unless_allow_insecure_is_set() {
     assert!(refusal(&[("bind-addr", "10.0.0.1:8401")]).contains("allow-insecure"));
     assert!(with_flags(&[("bind-addr", "10.0.0.1:8401"), ("allow-insecure", "true")]).is_ok());
     let (_directory, path) = file("0123456789abcdef\n");

@@ -1,5 +1,7 @@
-//! The configuration file: one YAML mapping from keys to words or lists of words, each with its line. Checks the keys,
-//! not the values. A word is kept as written: 'no' stays 'no' and 0x10 stays 0x10, whatever they mean in YAML.
+//! The configuration file: one YAML mapping from keys to scalars or lists of scalars, each with its line.
+//!
+//! Checks the keys, not the values. A scalar is kept as written: 'no' stays 'no' and 0x10 stays 0x10, whatever they mean
+//! in YAML.
 
 use std::fmt;
 use std::path::Path;
@@ -14,7 +16,7 @@ use super::settings;
 /// Parses the text of the file `path`.
 ///
 /// # Errors
-/// If it is not a YAML mapping of known keys, each at most once, to words or lists of words.
+/// If it is not a YAML mapping of known keys, each at most once, to scalars or lists of scalars.
 pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     // A file with comments only sets nothing; in YAML it would be a null.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -40,43 +42,43 @@ pub fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
             };
             return Err(ConfigError::new(place, "there is no such key", remedy));
         };
-        let words = match node.value {
+        let values = match node.value {
             Node::Nothing => continue,
             Node::Plain => Ok(vec![written(text, &node)]),
-            Node::Word(word) => Ok(vec![word]),
-            Node::List(list) => list.into_iter().map(|node| word(text, node)).collect(),
+            Node::Scalar(value) => Ok(vec![value]),
+            Node::List(list) => list.into_iter().map(|node| scalar(text, node)).collect(),
             Node::Other(what) => Err(what),
         };
-        let words = match words {
-            Ok(words) => words,
+        let values = match values {
+            Ok(values) => values,
             Err(what) => {
                 let problem = format!("the value is {what}");
                 return Err(ConfigError::new(
                     place,
                     problem,
-                    "write a word, in quotes if need be, or a list of words",
+                    "write one value, in quotes if need be, or a list of values",
                 ));
             }
         };
         let source = Source::File { path: path.to_owned(), line };
-        if layer.insert(setting.key, Given { words, source }).is_some() {
+        if layer.insert(setting.key, Given { values, source }).is_some() {
             return Err(ConfigError::new(place, "the key was given before", "keep one of them"));
         }
     }
     Ok(layer)
 }
 
-/// Returns the word of a list's entry.
-fn word(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
+/// Returns the scalar of a list's entry.
+fn scalar(text: &str, node: Spanned<Node>) -> Result<String, &'static str> {
     match node.value {
-        Node::Word(word) => Ok(word),
+        Node::Scalar(value) => Ok(value),
         Node::Plain => Ok(written(text, &node)),
         Node::Nothing => Err("a list with an empty entry"),
-        Node::List(_) | Node::Other(_) => Err("a list of more than words"),
+        Node::List(_) | Node::Other(_) => Err("a list with an entry that is not one value"),
     }
 }
 
-/// Returns the word as written in the file. A number or a truth value contains no space and no quotes.
+/// Returns the scalar as written in the file. A number or a truth value contains no space and no quotes.
 fn written(text: &str, node: &Spanned<Node>) -> String {
     let from = text.chars().skip(node.defined.span().offset() as usize);
     from.take_while(|c| !c.is_whitespace() && !matches!(c, ',' | ']' | '}')).collect()
@@ -88,22 +90,22 @@ pub fn not_read(path: &Path, error: &serde_saphyr::Error, remedy: &str) -> Confi
         Some(location) => format!("{} line {}", path.display(), location.line()),
         None => path.display().to_string(),
     };
-    ConfigError::new(place, in_words(error.without_snippet()), remedy)
+    ConfigError::new(place, as_text(error.without_snippet()), remedy)
 }
 
-/// Returns the error in words that need no knowledge of the library.
-fn in_words(error: &serde_saphyr::Error) -> String {
+/// Returns the error as text that requires no knowledge of the library.
+fn as_text(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error::{
         DuplicateMappingKey, InvalidBooleanStrict, InvalidScalar, MultipleDocuments, NullIntoString,
         SerdeMissingField, SerdeUnknownField, Unexpected,
     };
     match error {
-        Unexpected { expected, .. } if expected.contains("sequence") => "a list has to stand here".to_owned(),
+        Unexpected { expected, .. } if expected.contains("sequence") => "a list is expected here".to_owned(),
         Unexpected { expected, .. } if expected.contains("mapping") => {
-            "lines of the form 'key: value' have to stand here".to_owned()
+            "lines of the form 'key: value' are expected here".to_owned()
         }
-        Unexpected { .. } | NullIntoString { .. } => "a word has to stand here".to_owned(),
-        InvalidBooleanStrict { .. } | InvalidScalar { .. } => "true or false has to stand here".to_owned(),
+        Unexpected { .. } | NullIntoString { .. } => "one value is expected here".to_owned(),
+        InvalidBooleanStrict { .. } | InvalidScalar { .. } => "true or false is expected here".to_owned(),
         SerdeUnknownField { field, expected, .. } => {
             format!("there is no such key: '{}'; the keys are {}", field.escape_debug(), expected.join(", "))
         }
@@ -112,7 +114,7 @@ fn in_words(error: &serde_saphyr::Error) -> String {
             format!("the key '{}' was given before", key.escape_debug())
         }
         DuplicateMappingKey { key: None, .. } => "a key was given before".to_owned(),
-        MultipleDocuments { .. } => "the file goes on behind a line '---' or '...'".to_owned(),
+        MultipleDocuments { .. } => "the file continues after a line '---' or '...'".to_owned(),
         other => format!("this is no YAML: {}", first_line(&other.to_string())),
     }
 }
@@ -151,15 +153,15 @@ impl<'de> Deserialize<'de> for Document {
     }
 }
 
-/// The value of a key. A value that is no word is accepted here and reported by [`parse`], which has the key.
+/// The value of a key. A value that is no scalar is accepted here and reported by [`parse`], which has the key.
 enum Node {
     /// `key:`, which leaves the setting unset.
     Nothing,
-    /// A word that is a number, a fraction or a truth value in YAML.
+    /// A scalar that is a number, a fraction or a truth value in YAML.
     Plain,
-    Word(String),
+    Scalar(String),
     List(Vec<Spanned<Node>>),
-    /// Something else, described in words.
+    /// Something else, with its description.
     Other(&'static str),
 }
 
@@ -171,7 +173,7 @@ impl<'de> Deserialize<'de> for Node {
             type Value = Node;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word or a list of words")
+                f.write_str("one value or a list of values")
             }
 
             fn visit_bool<E: Error>(self, _: bool) -> Result<Node, E> {
@@ -199,7 +201,7 @@ impl<'de> Deserialize<'de> for Node {
             }
 
             fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
-                Ok(Node::Word(value.to_owned()))
+                Ok(Node::Scalar(value.to_owned()))
             }
 
             fn visit_unit<E: Error>(self) -> Result<Node, E> {
@@ -232,8 +234,8 @@ mod tests {
         parse(Path::new("mokv.yaml"), text).expect_err("this file must be refused").to_string()
     }
 
-    fn words(text: &str, key: &str) -> Vec<String> {
-        parse(Path::new("mokv.yaml"), text).unwrap().remove(key).unwrap().words
+    fn values(text: &str, key: &str) -> Vec<String> {
+        parse(Path::new("mokv.yaml"), text).unwrap().remove(key).unwrap().values
     }
 
     #[test]
@@ -256,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_word_is_refused_with_line_and_key() {
+    fn a_value_that_is_no_scalar_is_refused_with_line_and_key() {
         for (value, what) in [
             ("{a: b}", "a mapping"),
-            ("[a, [b]]", "a list of more than words"),
-            ("[a, {b: 1}]", "a list of more than words"),
+            ("[a, [b]]", "a list with an entry that is not one value"),
+            ("[a, {b: 1}]", "a list with an entry that is not one value"),
             ("[a, ]\nnode-name: [ ~ ]", "a list with an empty entry"),
         ] {
             let said = refusal(&format!("rpc-port: 1\nstart-join-addrs: {value}\n"));
@@ -277,21 +279,21 @@ mod tests {
     }
 
     #[test]
-    fn words_lists_and_nothing() {
-        assert_eq!(words("rpc-port: 8400", "rpc-port"), ["8400"]);
-        assert_eq!(words("node-name: 007", "node-name"), ["007"]);
-        assert_eq!(words("bootstrap: true", "bootstrap"), ["true"]);
-        assert_eq!(words("start-join-addrs: 'a:1,b:2'", "start-join-addrs"), ["a:1,b:2"]);
-        assert_eq!(words("start-join-addrs: [a:1, 'b:2']", "start-join-addrs"), ["a:1", "b:2"]);
-        assert_eq!(words("start-join-addrs: []", "start-join-addrs"), [""; 0]);
+    fn scalars_lists_and_nothing() {
+        assert_eq!(values("rpc-port: 8400", "rpc-port"), ["8400"]);
+        assert_eq!(values("node-name: 007", "node-name"), ["007"]);
+        assert_eq!(values("bootstrap: true", "bootstrap"), ["true"]);
+        assert_eq!(values("start-join-addrs: 'a:1,b:2'", "start-join-addrs"), ["a:1,b:2"]);
+        assert_eq!(values("start-join-addrs: [a:1, 'b:2']", "start-join-addrs"), ["a:1", "b:2"]);
+        assert_eq!(values("start-join-addrs: []", "start-join-addrs"), [""; 0]);
         for nothing in ["", "# nothing\n", "advertise-addr:\n"] {
             assert!(parse(Path::new("mokv.yaml"), nothing).unwrap().is_empty(), "{nothing:?}");
         }
     }
 
     #[test]
-    fn no_word_becomes_another_one() {
-        for word in [
+    fn no_scalar_becomes_another_one() {
+        for scalar in [
             "no",
             "yes",
             "on",
@@ -313,18 +315,18 @@ mod tests {
             "8400",
         ] {
             for text in [
-                format!("node-name: {word}\n"),
-                format!("# ö\nnode-name:   {word}   # a remark\nrpc-port: 1"),
-                format!("{{node-name: {word}, rpc-port: 1}}"),
-                format!("{{node-name: {word}}}"),
-                format!("node-name: '{word}'"),
+                format!("node-name: {scalar}\n"),
+                format!("# ö\nnode-name:   {scalar}   # a remark\nrpc-port: 1"),
+                format!("{{node-name: {scalar}, rpc-port: 1}}"),
+                format!("{{node-name: {scalar}}}"),
+                format!("node-name: '{scalar}'"),
             ] {
-                assert_eq!(words(&text, "node-name"), [word], "{text}");
+                assert_eq!(values(&text, "node-name"), [scalar], "{text}");
             }
-            let list = format!("start-join-addrs: [{word}, a:1, {word}]\n");
-            assert_eq!(words(&list, "start-join-addrs"), [word, "a:1", word]);
-            let list = format!("start-join-addrs:\n  - {word}\n  - {word} # a remark\n");
-            assert_eq!(words(&list, "start-join-addrs"), [word, word]);
+            let list = format!("start-join-addrs: [{scalar}, a:1, {scalar}]\n");
+            assert_eq!(values(&list, "start-join-addrs"), [scalar, "a:1", scalar]);
+            let list = format!("start-join-addrs:\n  - {scalar}\n  - {scalar} # a remark\n");
+            assert_eq!(values(&list, "start-join-addrs"), [scalar, scalar]);
         }
     }
 

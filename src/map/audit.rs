@@ -224,7 +224,7 @@ mod tests {
         let digest = map.digest();
         assert!(map.flip_bit(b"key/014", 17));
         assert!(!map.flip_bit(b"no such key", 17));
-        assert_eq!(map.digest(), digest, "nobody has told the sum that is carried along");
+        assert_eq!(map.digest(), digest, "no change was reported to the running sum");
         assert!(matches!(audit(&map.clone(), 500), Err(Unsound::Digest)));
         assert!(map.flip_bit(b"key/014", 17));
         assert_eq!(audit(&map, 500), Ok(()));

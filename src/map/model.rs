@@ -288,7 +288,7 @@ fn listed(map: &Map, prefix: &[u8], start_after: &[u8]) -> Vec<(Vec<u8>, Entry)>
 
 proptest! {
     #[test]
-    fn the_map_lives_as_the_model_does(
+    fn the_map_behaves_as_the_model_does(
         steps in vec(step(), 1..150),
         prefix in vec(b'a'..=b'c', 0..3),
         start_after in vec(b'a'..=b'c', 0..3),

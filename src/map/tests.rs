@@ -4,12 +4,12 @@ use super::*;
 
 /// A map with a log: entries get the next index, and tests use keys and values.
 #[derive(Default)]
-struct Incarnation {
+struct Replica {
     map: Map,
     index: u64,
 }
 
-impl Incarnation {
+impl Replica {
     fn apply(&mut self, command: Command) -> Answer {
         self.index += 1;
         self.map.apply(self.index, &command).answer
@@ -82,41 +82,41 @@ impl Command {
 
 #[test]
 fn a_key_counts_its_writes_until_it_is_deleted() {
-    let mut life = Incarnation::default();
-    assert_eq!(life.set("a", "1"), Answer::Written { revision: 1 });
-    assert_eq!(life.set("b", "1"), Answer::Written { revision: 2 });
-    assert_eq!(life.set("a", "2"), Answer::Written { revision: 3 });
-    assert_eq!(life.revisions("a"), (1, 3, 2));
-    assert_eq!(life.delete("a"), Answer::Deleted { revision: 4, existed: true });
-    assert_eq!(life.value("a"), None);
-    assert_eq!(life.set("a", "3"), Answer::Written { revision: 5 });
-    assert_eq!(life.revisions("a"), (5, 5, 1));
+    let mut store = Replica::default();
+    assert_eq!(store.set("a", "1"), Answer::Written { revision: 1 });
+    assert_eq!(store.set("b", "1"), Answer::Written { revision: 2 });
+    assert_eq!(store.set("a", "2"), Answer::Written { revision: 3 });
+    assert_eq!(store.revisions("a"), (1, 3, 2));
+    assert_eq!(store.delete("a"), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(store.value("a"), None);
+    assert_eq!(store.set("a", "3"), Answer::Written { revision: 5 });
+    assert_eq!(store.revisions("a"), (5, 5, 1));
 }
 
 #[test]
 fn deleting_an_absent_key_takes_no_revision() {
-    let mut life = Incarnation::default();
-    life.set("a", "1");
-    assert_eq!(life.delete("b"), Answer::Deleted { revision: 1, existed: false });
-    assert_eq!(life.map.revision(), 1);
+    let mut store = Replica::default();
+    store.set("a", "1");
+    assert_eq!(store.delete("b"), Answer::Deleted { revision: 1, existed: false });
+    assert_eq!(store.map.revision(), 1);
 }
 
 #[test]
-fn a_condition_that_fails_says_the_present_revision_and_takes_none() {
-    let mut life = Incarnation::default();
-    assert_eq!(life.apply(set("a", "1").if_revision(7)), Answer::ConditionFailed { present_revision: 0 });
-    assert_eq!(life.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 1 });
-    assert_eq!(life.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
-    assert_eq!(life.apply(delete("a").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
-    assert_eq!(life.apply(set("a", "2").if_revision(1)), Answer::Written { revision: 2 });
-    assert_eq!(life.apply(delete("a").if_revision(1)), Answer::ConditionFailed { present_revision: 2 });
-    assert_eq!(life.apply(delete("a").if_revision(2)), Answer::Deleted { revision: 3, existed: true });
-    assert_eq!(life.apply(delete("a").if_revision(2)), Answer::ConditionFailed { present_revision: 0 });
-    assert_eq!(life.apply(delete("a").if_revision(0)), Answer::Deleted { revision: 3, existed: false });
+fn a_condition_that_fails_returns_the_present_revision_and_takes_none() {
+    let mut store = Replica::default();
+    assert_eq!(store.apply(set("a", "1").if_revision(7)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(store.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 1 });
+    assert_eq!(store.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
+    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
+    assert_eq!(store.apply(set("a", "2").if_revision(1)), Answer::Written { revision: 2 });
+    assert_eq!(store.apply(delete("a").if_revision(1)), Answer::ConditionFailed { present_revision: 2 });
+    assert_eq!(store.apply(delete("a").if_revision(2)), Answer::Deleted { revision: 3, existed: true });
+    assert_eq!(store.apply(delete("a").if_revision(2)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::Deleted { revision: 3, existed: false });
 }
 
 #[test]
-fn a_change_tells_what_was_and_what_is() {
+fn a_change_holds_the_old_and_the_new_entry() {
     let mut map = Map::new();
     let created = map.apply(1, &set("a", "1")).change.unwrap();
     assert_eq!((created.revision, &created.key[..], &created.old), (1, &b"a"[..], &None));
@@ -130,13 +130,13 @@ fn a_change_tells_what_was_and_what_is() {
 
 #[test]
 fn a_write_sent_twice_is_applied_once_and_answered_alike() {
-    let mut life = Incarnation::default();
-    let session = life.open();
-    assert_eq!(life.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
-    life.set("k", "theirs");
-    assert_eq!(life.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
-    assert_eq!(life.value("k"), Some(&b"theirs"[..]));
-    assert_eq!(life.map.revision(), 2);
+    let mut store = Replica::default();
+    let session = store.open();
+    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    store.set("k", "theirs");
+    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    assert_eq!(store.value("k"), Some(&b"theirs"[..]));
+    assert_eq!(store.map.revision(), 2);
 }
 
 #[test]
@@ -149,159 +149,159 @@ fn a_repeated_write_makes_no_change_to_listen_to() {
 
 #[test]
 fn refusals_are_remembered_too() {
-    let mut life = Incarnation::default();
-    let session = life.open();
+    let mut store = Replica::default();
+    let session = store.open();
     let create = || set("k", "v").if_revision(0);
-    life.set("k", "theirs");
-    let refused = life.apply(create().of(session, 1, 1));
+    store.set("k", "theirs");
+    let refused = store.apply(create().of(session, 1, 1));
     assert_eq!(refused, Answer::ConditionFailed { present_revision: 1 });
-    life.delete("k");
-    assert_eq!(life.apply(create().of(session, 1, 1)), refused, "though today it would succeed");
+    store.delete("k");
+    assert_eq!(store.apply(create().of(session, 1, 1)), refused, "though today it would succeed");
 
-    life.configure(None, Some(1));
-    let full = life.send(session, 2, 1, "too much");
+    store.configure(None, Some(1));
+    let full = store.send(session, 2, 1, "too much");
     assert_eq!(full, Answer::StoreFull { max_store_bytes: 1 });
-    life.configure(None, Some(0));
-    assert_eq!(life.send(session, 2, 1, "too much"), full);
-    assert_eq!(life.map.keys(), 0);
+    store.configure(None, Some(0));
+    assert_eq!(store.send(session, 2, 1, "too much"), full);
+    assert_eq!(store.map.keys(), 0);
 }
 
 #[test]
 fn writes_of_a_session_may_arrive_in_any_order() {
-    let mut life = Incarnation::default();
-    let session = life.open();
-    assert_eq!(life.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
-    assert_eq!(life.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
-    assert_eq!(life.send(session, 2, 1, "two"), Answer::Written { revision: 3 });
-    assert_eq!(life.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
-    assert_eq!(life.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
+    let mut store = Replica::default();
+    let session = store.open();
+    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(session, 2, 1, "two"), Answer::Written { revision: 3 });
+    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
 }
 
 #[test]
 fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
-    let mut life = Incarnation::default();
-    let session = life.open();
-    life.send(session, 1, 1, "one");
-    life.send(session, 2, 1, "two");
-    assert_eq!(life.send(session, 3, 3, "three"), Answer::Written { revision: 3 });
+    let mut store = Replica::default();
+    let session = store.open();
+    store.send(session, 1, 1, "one");
+    store.send(session, 2, 1, "two");
+    assert_eq!(store.send(session, 3, 3, "three"), Answer::Written { revision: 3 });
     // A late copy of an old entry carries an old lowest number; the window does not move back for it.
-    assert_eq!(life.send(session, 2, 1, "two"), Answer::OutOfWindow { lowest: 3 });
-    assert_eq!(life.send(session, 0, 0, "zero"), Answer::OutOfWindow { lowest: 3 });
-    assert_eq!(life.value("k"), Some(&b"three"[..]));
+    assert_eq!(store.send(session, 2, 1, "two"), Answer::OutOfWindow { lowest: 3 });
+    assert_eq!(store.send(session, 0, 0, "zero"), Answer::OutOfWindow { lowest: 3 });
+    assert_eq!(store.value("k"), Some(&b"three"[..]));
 }
 
 #[test]
 fn a_sequence_beyond_the_window_is_refused_until_the_window_has_moved() {
-    let mut life = Incarnation::default();
-    let window = life.map.session_window();
-    let session = life.open();
-    assert_eq!(life.send(session, window, 1, "last"), Answer::Written { revision: 1 });
-    assert_eq!(life.send(session, window + 1, 1, "next"), Answer::OutOfWindow { lowest: 1 });
-    assert_eq!(life.send(session, u64::MAX, 1, "far"), Answer::OutOfWindow { lowest: 1 });
-    assert_eq!(life.send(session, window + 1, 2, "next"), Answer::Written { revision: 2 });
+    let mut store = Replica::default();
+    let window = store.map.session_window();
+    let session = store.open();
+    assert_eq!(store.send(session, window, 1, "last"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, window + 1, 1, "next"), Answer::OutOfWindow { lowest: 1 });
+    assert_eq!(store.send(session, u64::MAX, 1, "far"), Answer::OutOfWindow { lowest: 1 });
+    assert_eq!(store.send(session, window + 1, 2, "next"), Answer::Written { revision: 2 });
 }
 
 #[test]
 fn a_session_unknown_or_closed_is_expired_and_nothing_is_applied() {
-    let mut life = Incarnation::default();
-    assert_eq!(life.send(99, 1, 1, "v"), Answer::SessionExpired);
-    let session = life.open();
-    life.send(session, 1, 1, "v");
-    assert_eq!(life.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: true });
-    assert_eq!(life.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: false });
-    assert_eq!(life.send(session, 1, 1, "v"), Answer::SessionExpired);
-    assert_eq!(life.send(session, 2, 1, "v"), Answer::SessionExpired);
-    assert_eq!(life.apply(delete("k").of(session, 3, 1)), Answer::SessionExpired);
-    assert_eq!((life.map.revision(), life.map.sessions()), (1, 0));
+    let mut store = Replica::default();
+    assert_eq!(store.send(99, 1, 1, "v"), Answer::SessionExpired);
+    let session = store.open();
+    store.send(session, 1, 1, "v");
+    assert_eq!(store.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: true });
+    assert_eq!(store.apply(Command::CloseSession { session }), Answer::SessionClosed { existed: false });
+    assert_eq!(store.send(session, 1, 1, "v"), Answer::SessionExpired);
+    assert_eq!(store.send(session, 2, 1, "v"), Answer::SessionExpired);
+    assert_eq!(store.apply(delete("k").of(session, 3, 1)), Answer::SessionExpired);
+    assert_eq!((store.map.revision(), store.map.sessions()), (1, 0));
 }
 
 #[test]
 fn of_too_many_sessions_the_least_recently_applied_goes() {
-    let mut life = Incarnation::default();
-    life.configure(Some(2), None);
-    let (first, second) = (life.open(), life.open());
-    life.send(first, 1, 1, "v"); // Used again: the second is now the least recently used.
-    let third = life.open();
-    assert_eq!(life.send(second, 1, 1, "lost"), Answer::SessionExpired);
-    assert_eq!(life.send(first, 1, 1, "v"), Answer::Written { revision: 1 });
-    assert_eq!(life.send(third, 1, 1, "v"), Answer::Written { revision: 2 });
+    let mut store = Replica::default();
+    store.configure(Some(2), None);
+    let (first, second) = (store.open(), store.open());
+    store.send(first, 1, 1, "v"); // Used again: the second is now the least recently used.
+    let third = store.open();
+    assert_eq!(store.send(second, 1, 1, "lost"), Answer::SessionExpired);
+    assert_eq!(store.send(first, 1, 1, "v"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(third, 1, 1, "v"), Answer::Written { revision: 2 });
 }
 
 #[test]
 fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
-    let mut life = Incarnation::default();
-    let sessions = [life.open(), life.open(), life.open()];
-    assert_eq!(life.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
-    assert_eq!(life.map.sessions(), 1);
-    assert_eq!(life.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 1 });
+    let mut store = Replica::default();
+    let sessions = [store.open(), store.open(), store.open()];
+    assert_eq!(store.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
+    assert_eq!(store.map.sessions(), 1);
+    assert_eq!(store.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 1 });
 }
 
 #[test]
 fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
-    let mut life = Incarnation::default();
-    life.set("a", "12345");
-    life.configure(None, Some(8));
-    assert_eq!(life.map.bytes(), 6);
-    assert_eq!(life.set("b", "12"), Answer::StoreFull { max_store_bytes: 8 });
-    assert_eq!(life.set("b", "1"), Answer::Written { revision: 2 });
-    assert_eq!(life.set("a", "123456"), Answer::StoreFull { max_store_bytes: 8 });
+    let mut store = Replica::default();
+    store.set("a", "12345");
+    store.configure(None, Some(8));
+    assert_eq!(store.map.bytes(), 6);
+    assert_eq!(store.set("b", "12"), Answer::StoreFull { max_store_bytes: 8 });
+    assert_eq!(store.set("b", "1"), Answer::Written { revision: 2 });
+    assert_eq!(store.set("a", "123456"), Answer::StoreFull { max_store_bytes: 8 });
 
-    life.configure(None, Some(3));
-    assert_eq!(life.set("a", "54321"), Answer::Written { revision: 3 }, "no larger than before");
-    assert_eq!(life.delete("b"), Answer::Deleted { revision: 4, existed: true });
-    assert_eq!(life.set("a", "1"), Answer::Written { revision: 5 });
-    assert_eq!(life.map.bytes(), 2);
-    assert_eq!(life.set("c", "1"), Answer::StoreFull { max_store_bytes: 3 });
+    store.configure(None, Some(3));
+    assert_eq!(store.set("a", "54321"), Answer::Written { revision: 3 }, "no larger than before");
+    assert_eq!(store.delete("b"), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(store.set("a", "1"), Answer::Written { revision: 5 });
+    assert_eq!(store.map.bytes(), 2);
+    assert_eq!(store.set("c", "1"), Answer::StoreFull { max_store_bytes: 3 });
 }
 
 #[test]
 fn absent_settings_stay_as_they_are() {
-    let mut life = Incarnation::default();
+    let mut store = Replica::default();
     let defaults = Answer::Configured { max_sessions: 10_000, max_store_bytes: 0 };
-    assert_eq!(life.configure(None, None), defaults);
-    life.configure(None, Some(9));
-    assert_eq!(life.configure(Some(5), None), Answer::Configured { max_sessions: 5, max_store_bytes: 9 });
+    assert_eq!(store.configure(None, None), defaults);
+    store.configure(None, Some(9));
+    assert_eq!(store.configure(Some(5), None), Answer::Configured { max_sessions: 5, max_store_bytes: 9 });
 }
 
 #[test]
 fn a_tombstone_stays_and_the_cluster_version_only_rises() {
-    let mut life = Incarnation::default();
-    life.apply(Command::Tombstone { node_id: NodeId(7), name: "node-a".into() });
-    life.apply(Command::Tombstone { node_id: NodeId(7), name: "another".into() });
-    assert!(life.map.is_tombstoned(NodeId(7)) && !life.map.is_tombstoned(NodeId(8)));
-    assert_eq!(life.map.tombstones().collect::<Vec<_>>(), [(NodeId(7), "node-a")]);
+    let mut store = Replica::default();
+    store.apply(Command::Tombstone { node_id: NodeId(7), name: "node-a".into() });
+    store.apply(Command::Tombstone { node_id: NodeId(7), name: "another".into() });
+    assert!(store.map.is_tombstoned(NodeId(7)) && !store.map.is_tombstoned(NodeId(8)));
+    assert_eq!(store.map.tombstones().collect::<Vec<_>>(), [(NodeId(7), "node-a")]);
 
-    life.apply(Command::ClusterVersion(3));
-    life.apply(Command::ClusterVersion(2));
-    assert_eq!(life.map.cluster_version(), 3);
-    assert_eq!(life.map.revision(), 0, "none of these is a write");
+    store.apply(Command::ClusterVersion(3));
+    store.apply(Command::ClusterVersion(2));
+    assert_eq!(store.map.cluster_version(), 3);
+    assert_eq!(store.map.revision(), 0, "none of these is a write");
 }
 
 #[test]
 fn the_first_digest_key_stays() {
-    let mut life = Incarnation::default();
-    assert_eq!(life.map.shown_digest(), None, "nobody has drawn a key");
+    let mut store = Replica::default();
+    assert_eq!(store.map.shown_digest(), None, "no key has been drawn");
     let [first, second] = [1, 2].map(|byte| DigestKey::new([byte; DigestKey::BYTES]));
-    life.apply(Command::DigestKey(first));
-    life.apply(Command::DigestKey(second));
-    assert_eq!(life.map.digest_key(), Some(first));
-    assert_eq!(life.map.revision(), 0, "none of these is a write");
+    store.apply(Command::DigestKey(first));
+    store.apply(Command::DigestKey(second));
+    assert_eq!(store.map.digest_key(), Some(first));
+    assert_eq!(store.map.revision(), 0, "none of these is a write");
 }
 
 /// The sums before and after a write differ by a number that an observer can compute who guesses the value. The
 /// displayed digests do not: two clusters that apply the same commands display different numbers.
 #[test]
-fn what_is_shown_of_a_digest_tells_equal_states_and_nothing_else() {
+fn a_shown_digest_distinguishes_states_and_reveals_nothing_else() {
     let keyed = |byte| {
-        let mut life = Incarnation::default();
-        life.apply(Command::DigestKey(DigestKey::new([byte; DigestKey::BYTES])));
-        life
+        let mut store = Replica::default();
+        store.apply(Command::DigestKey(DigestKey::new([byte; DigestKey::BYTES])));
+        store
     };
-    let around_a_write = |mut life: Incarnation| {
-        life.set("k", "0000");
-        let before = (life.map.digest(), life.map.shown_digest().unwrap().to_string());
-        life.set("k", "1234");
-        (before, (life.map.digest(), life.map.shown_digest().unwrap().to_string()))
+    let around_a_write = |mut store: Replica| {
+        store.set("k", "0000");
+        let before = (store.map.digest(), store.map.shown_digest().unwrap().to_string());
+        store.set("k", "1234");
+        (before, (store.map.digest(), store.map.shown_digest().unwrap().to_string()))
     };
     let number = |shown: &str| u128::from_str_radix(shown, 16).unwrap();
     let (before, after) = around_a_write(keyed(1));
@@ -333,12 +333,12 @@ fn a_digest_key_and_the_sum_do_not_show_in_a_map() {
 
 #[test]
 fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
-    let mut life = Incarnation::default();
+    let mut store = Replica::default();
     for key in ["b", "ab", "a\u{ff}", "a", "aa", "c"] {
-        life.set(key, "");
+        store.set(key, "");
     }
     let keys = |prefix: &str, start_after: &str| -> Vec<String> {
-        let range = life.map.range(prefix.as_bytes(), start_after.as_bytes());
+        let range = store.map.range(prefix.as_bytes(), start_after.as_bytes());
         range.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
     };
     assert_eq!(keys("", ""), ["a", "aa", "ab", "a\u{ff}", "b", "c"]);
@@ -350,16 +350,16 @@ fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
 
 #[test]
 fn a_session_with_a_full_window_of_answers_outlives_a_clone() {
-    let mut life = Incarnation::default();
-    let session = life.open();
-    for sequence in 1..=life.map.session_window() {
-        life.send(session, sequence, 1, "v");
+    let mut store = Replica::default();
+    let session = store.open();
+    for sequence in 1..=store.map.session_window() {
+        store.send(session, sequence, 1, "v");
     }
-    let (before, digest) = (life.map.clone(), life.map.digest());
-    life.send(session, 1025, 1025, "w");
+    let (before, digest) = (store.map.clone(), store.map.digest());
+    store.send(session, 1025, 1025, "w");
     assert_eq!(before.digest(), digest);
-    assert_ne!(before, life.map);
-    assert_eq!(life.send(session, 1024, 1, "v"), Answer::OutOfWindow { lowest: 1025 });
+    assert_ne!(before, store.map);
+    assert_eq!(store.send(session, 1024, 1, "v"), Answer::OutOfWindow { lowest: 1025 });
 }
 
 #[test]

@@ -59,12 +59,12 @@ impl fmt::Display for Alarm {
             Alarm::ForeignCluster { node_id, cluster_id, from } => write!(
                 f,
                 "two clusters meet: node id {node_id} at {from} belongs to cluster {cluster_id}; correct the \
-                 start-join-addrs of one of the two, or wipe the node that shall change its cluster"
+                 start-join-addrs of one of the two, or wipe the node that should change its cluster"
             ),
             Alarm::Unreadable { from, why } => write!(
                 f,
-                "datagrams from {from} are dropped: {why}; give all nodes the same cluster-key-file and a version of \
-                 mokv that can talk to the others"
+                "datagrams from {from} are dropped: {why}; give all nodes the same cluster-key-file and a compatible \
+                 version of mokv"
             ),
         }
     }

@@ -56,7 +56,7 @@ struct Known {
     claim: Claim,
     /// The address it last sent from.
     address: Option<SocketAddr>,
-    heard_at: Instant,
+    received_at: Instant,
 }
 
 /// The gossip state of one node.
@@ -138,8 +138,8 @@ impl Conversation {
         {
             swim.leave();
         }
-        let everybody: Vec<NodeId> = self.known.keys().copied().collect();
-        everybody.into_iter().for_each(|node_id| self.ask_node(node_id));
+        let all: Vec<NodeId> = self.known.keys().copied().collect();
+        all.into_iter().for_each(|node_id| self.ask_node(node_id));
         self.drain_swim();
     }
 
@@ -247,7 +247,7 @@ impl Conversation {
     // ---- received datagrams ----
 
     /// Handles a received datagram.
-    pub(super) fn hear(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
+    pub(super) fn receive(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
         let datagram = match Datagram::open(bytes, &self.key) {
             Ok(datagram) => datagram,
             Err(datagram::Rejected::Noise) => return,
@@ -256,7 +256,7 @@ impl Conversation {
         // It can be read again: its key was corrected, for example.
         self.unreadable.remove(&from);
         if datagram.sender == self.me.node_id {
-            return self.hear_own(from, &datagram, now);
+            return self.receive_own(from, &datagram, now);
         }
         match self.guard.check(&datagram) {
             Verdict::Fresh => {}
@@ -282,12 +282,12 @@ impl Conversation {
             && known.claim.boot <= datagram.boot
         {
             known.address = Some(from);
-            known.heard_at = now;
+            known.received_at = now;
         }
         match datagram.kind {
-            Kind::Swim if datagram.cluster_id.is_some() => self.hear_swim(&datagram),
+            Kind::Swim if datagram.cluster_id.is_some() => self.receive_swim(&datagram),
             Kind::Swim => {}
-            Kind::Ask | Kind::Answer => self.hear_exchange(from, &datagram, now),
+            Kind::Ask | Kind::Answer => self.receive_exchange(from, &datagram, now),
         }
     }
 
@@ -296,7 +296,7 @@ impl Conversation {
         let why = || rejected.to_string();
         match self.unreadable.get_mut(&from) {
             // Every change is published, so it is limited to one per interval.
-            Some((heard, _)) if now.saturating_duration_since(*heard) < EXCHANGE_EVERY => {}
+            Some((received_at, _)) if now.saturating_duration_since(*received_at) < EXCHANGE_EVERY => {}
             Some(known) => *known = (now, why()),
             None if room => drop(self.unreadable.insert(from, (now, why()))),
             None => {}
@@ -306,10 +306,10 @@ impl Conversation {
 
     /// Handles a datagram with this node's own id: sent by itself to its own join address, or by a copy of its
     /// directory.
-    fn hear_own(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
+    fn receive_own(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
         if datagram.instance == self.sealer.instance() {
             if datagram.kind != Kind::Swim {
-                self.hear_exchange(from, datagram, now);
+                self.receive_exchange(from, datagram, now);
             }
             return;
         }
@@ -320,14 +320,14 @@ impl Conversation {
             self.say(Kind::Answer, nonce, from, None);
         }
         let is_news = self.other_self.is_none_or(|other| {
-            other.boot < datagram.boot || now.saturating_duration_since(other.heard) >= EXCHANGE_EVERY
+            other.boot < datagram.boot || now.saturating_duration_since(other.received_at) >= EXCHANGE_EVERY
         });
         if datagram.boot >= self.me.boot && is_news {
-            self.other_self = Some(OtherSelf { boot: datagram.boot, from, heard: now });
+            self.other_self = Some(OtherSelf { boot: datagram.boot, from, received_at: now });
         }
     }
 
-    fn hear_swim(&mut self, datagram: &Datagram) {
+    fn receive_swim(&mut self, datagram: &Datagram) {
         let known = self.known.contains_key(&datagram.sender);
         if let Some(swim) = &mut self.swim
             && (known || self.known.len() < MAX_PEERS)
@@ -337,16 +337,16 @@ impl Conversation {
         }
     }
 
-    fn hear_exchange(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
+    fn receive_exchange(&mut self, from: SocketAddr, datagram: &Datagram, now: Instant) {
         let Ok((nonce, claims)) = open_exchange(datagram) else {
-            return tracing::debug!(%from, "an exchange makes no sense");
+            return tracing::debug!(%from, "an exchange is invalid");
         };
         let direct = claims[0].clone();
         if direct.node_id != self.me.node_id {
             for claim in claims {
                 self.learn(claim, now);
             }
-            self.heard_directly(&direct, from);
+            self.received_directly(&direct, from);
         }
         if datagram.kind == Kind::Ask {
             if self.key.is_secret() && self.me.cluster_id.is_none() && direct.cluster_id.is_some() {
@@ -375,7 +375,7 @@ impl Conversation {
             Some(known) if claim.is_newer_than(&known.claim) => known.claim = claim,
             Some(_) => {}
             None if room => {
-                self.known.insert(claim.node_id, Known { claim, address: None, heard_at: now });
+                self.known.insert(claim.node_id, Known { claim, address: None, received_at: now });
             }
             None => {
                 if let Some(more) = self.crowded.now() {
@@ -392,7 +392,7 @@ impl Conversation {
     }
 
     /// Notes the sender's address, and announces this node to a sender that the failure detector does not see alive.
-    fn heard_directly(&mut self, claim: &Claim, from: SocketAddr) {
+    fn received_directly(&mut self, claim: &Claim, from: SocketAddr) {
         let Some(known) = self.known.get_mut(&claim.node_id) else { return };
         known.address = Some(from);
         let Some(swim) = &mut self.swim else { return };
@@ -415,8 +415,9 @@ impl Conversation {
     }
 
     fn forget(&mut self, now: Instant) {
-        self.unreadable.retain(|_, (heard, _)| now.saturating_duration_since(*heard) < FORGET_UNREADABLE);
-        let dead = |known: &Known| now.saturating_duration_since(known.heard_at) > FORGET_AFTER;
+        self.unreadable
+            .retain(|_, (received_at, _)| now.saturating_duration_since(*received_at) < FORGET_UNREADABLE);
+        let dead = |known: &Known| now.saturating_duration_since(known.received_at) > FORGET_AFTER;
         let alive = self.swim_states();
         let members = &self.members;
         self.known.retain(|node_id, known| {

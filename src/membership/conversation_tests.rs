@@ -96,7 +96,7 @@ impl Network {
                 && !lost
                 && !self.cut.contains(&(index, receiver))
             {
-                self.nodes[receiver].hear(address(index), &bytes, self.now);
+                self.nodes[receiver].receive(address(index), &bytes, self.now);
                 self.settle(receiver);
             }
         }
@@ -221,12 +221,12 @@ fn e4_two_clusters_that_meet_both_say_so_though_only_one_asked() {
     network.begin(1);
     network.run(MINUTE);
     for (index, other) in [(0, 1), (1, 0)] {
-        let told = network.nodes[index]
+        let is_reported = network.nodes[index]
             .alarms
             .all()
             .iter()
             .any(|alarm| matches!(alarm, Alarm::ForeignCluster { from, .. } if *from == address(other)));
-        assert!(told, "node {index}");
+        assert!(is_reported, "node {index}");
         assert_eq!(network.alive(index), [index as u64 + 1], "they do not mix");
     }
 }
@@ -243,7 +243,7 @@ fn e9_a_datagram_that_is_played_back_changes_nothing() {
     network.run(MINUTE);
     let before = network.nodes[0].view();
     let when = network.now;
-    network.nodes[0].hear(address(2), &played_back, when);
+    network.nodes[0].receive(address(2), &played_back, when);
     assert_eq!(network.nodes[0].view(), before);
     assert!(network.nodes[0].take_outbox().is_empty(), "it is not even answered");
 }
@@ -279,14 +279,14 @@ proptest! {
         let mut node = member(0, 1, &[]);
         let kind = [Kind::Swim, Kind::Ask, Kind::Answer][kind];
         let datagram = Sealer::new(Arc::new(Key::open()), NodeId(2), 1).seal(kind, Some(CLUSTER), noise);
-        node.hear(address(1), &datagram, now());
+        node.receive(address(1), &datagram, now());
         prop_assert_eq!(node.view().len(), 1);
     }
 }
 
 /// A node reports that a peer has another key for as long as it receives unreadable datagrams, and no longer.
 #[test]
-fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
+fn an_unreadable_sender_is_remembered_for_as_long_as_it_goes_on() {
     let with_key = |index: usize, key: &str| {
         let me = Claim::example(&format!("node-{index}"), NodeId(index as u64 + 1));
         let key = Arc::new(Key::secret(key.as_bytes()));
@@ -295,25 +295,25 @@ fn who_cannot_be_read_is_remembered_for_as_long_as_it_goes_on() {
     let (mut one, mut other) = (with_key(0, "sixteen bytes and"), with_key(1, "another sixteen b"));
     let attempt = || Resolved(BTreeMap::from([(address(0).to_string(), vec![address(0)])]));
     let start = now();
-    let hear_from = |one: &mut Conversation, other: &mut Conversation, at: Instant| {
+    let unreadable_from = |one: &mut Conversation, other: &mut Conversation, at: Instant| {
         other.attempt(attempt(), at);
-        other.take_outbox().into_iter().for_each(|(_, datagram)| one.hear(address(1), &datagram, at));
+        other.take_outbox().into_iter().for_each(|(_, datagram)| one.receive(address(1), &datagram, at));
         one.unreadable().clone()
     };
-    let mut hear = |at| hear_from(&mut one, &mut other, at);
-    let heard = hear(start);
-    let (at, why) = &heard[&address(1)];
+    let mut unreadable = |at| unreadable_from(&mut one, &mut other, at);
+    let first = unreadable(start);
+    let (at, why) = &first[&address(1)];
     assert_eq!(*at, start);
     assert!(why.contains("another cluster key"), "{why}");
-    assert_eq!(hear(start + EXCHANGE_EVERY / 2), heard, "not published anew for each datagram");
-    assert_eq!(hear(start + MINUTE / 2)[&address(1)].0, start + MINUTE / 2);
+    assert_eq!(unreadable(start + EXCHANGE_EVERY / 2), first, "not published anew for each datagram");
+    assert_eq!(unreadable(start + MINUTE / 2)[&address(1)].0, start + MINUTE / 2);
     let mut corrected = with_key(1, "sixteen bytes and");
     assert_eq!(
-        hear_from(&mut one, &mut corrected, start + MINUTE / 2),
+        unreadable_from(&mut one, &mut corrected, start + MINUTE / 2),
         UnreadableSenders::new(),
         "it can be read now"
     );
-    assert_ne!(hear_from(&mut one, &mut other, start + MINUTE), UnreadableSenders::new());
+    assert_ne!(unreadable_from(&mut one, &mut other, start + MINUTE), UnreadableSenders::new());
     one.attempt(Resolved::default(), start + MINUTE * 3);
     assert_eq!(*one.unreadable(), UnreadableSenders::new(), "it went silent");
 }

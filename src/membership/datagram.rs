@@ -165,7 +165,7 @@ pub enum Rejected {
     #[error("it is no datagram of mokv")]
     Noise,
     /// Another version of the envelope.
-    #[error("its version is {0} and this build speaks {VERSION}")]
+    #[error("its version is {0} and this build reads {VERSION}")]
     Version(u8),
     /// Damaged, or sealed with another key.
     #[error("it was damaged, or sealed with another cluster key")]
@@ -221,7 +221,7 @@ struct Seen {
     highest: u64,
     /// Bit n is set if counter `highest - n` was seen.
     bits: u64,
-    last_heard: u64,
+    last_received: u64,
 }
 
 /// The result of a check.
@@ -241,7 +241,7 @@ impl ReplayGuard {
         self.clock += 1;
         let Datagram { sender, boot, instance, counter, .. } = *datagram;
         let clock = self.clock;
-        let begin = Seen { boot, instance, highest: counter, bits: 1, last_heard: clock };
+        let begin = Seen { boot, instance, highest: counter, bits: 1, last_received: clock };
         let Some(seen) = self.senders.get_mut(&sender) else {
             self.make_room();
             self.senders.insert(sender, begin);
@@ -257,7 +257,7 @@ impl ReplayGuard {
         if instance != seen.instance {
             return Verdict::Twin;
         }
-        seen.last_heard = clock;
+        seen.last_received = clock;
         if counter > seen.highest {
             let ahead = counter - seen.highest;
             seen.bits = if ahead < WINDOW { seen.bits << ahead | 1 } else { 1 };
@@ -274,7 +274,7 @@ impl ReplayGuard {
 
     fn make_room(&mut self) {
         if self.senders.len() >= MAX_SENDERS
-            && let Some((&quietest, _)) = self.senders.iter().min_by_key(|(_, seen)| seen.last_heard)
+            && let Some((&quietest, _)) = self.senders.iter().min_by_key(|(_, seen)| seen.last_received)
         {
             self.senders.remove(&quietest);
         }

@@ -116,7 +116,7 @@ impl Driver {
         if let Err(reason) = self.carry_out(raft, change, expected).await {
             rt::sometimes("membership change did not go through");
             if let Some(more) = failing.now() {
-                tracing::warn!(more, "the change did not go through and is tried again: {reason}");
+                tracing::warn!(more, "the membership change failed and is tried again: {reason}");
             }
         }
     }
@@ -180,11 +180,11 @@ impl Driver {
                 }
                 let stalled = rt::now().saturating_duration_since(*since_when);
                 let is_near = last_log_index.saturating_sub(matched) <= self.policy.catch_up_lag;
-                let heard: Option<Instant> = answered.get(id).copied().flatten().map(|heard| (*heard).into());
+                let answered_at: Option<Instant> = answered.get(id).copied().flatten().map(|at| (*at).into());
                 let progress = Progress {
                     matched,
-                    answered: heard.is_some(),
-                    silence: rt::now().saturating_duration_since(heard.unwrap_or(since)),
+                    answered: answered_at.is_some(),
+                    silence: rt::now().saturating_duration_since(answered_at.unwrap_or(since)),
                     behind_bytes: is_near.then(|| self.consensus.log_bytes_after(matched)).flatten(),
                     stalled,
                     is_full: self.consensus.full_peer(|full| full == *id).is_some(),
@@ -267,7 +267,7 @@ impl Driver {
     /// more.
     async fn write_tombstone(&self) -> Result<(), String> {
         let Ok(_one_at_a_time) = self.removing.try_lock() else {
-            return Err("an operator's removal is being written down".into());
+            return Err("an operator's removal is being committed".into());
         };
         let term = self.settle().await.map_err(|error| error.to_string())?;
         let Some((raft, _)) = self.look() else { return Err("another node leads".into()) };
@@ -380,8 +380,11 @@ impl Operator for Driver {
                 rt::sleep(INTERVAL / 5).await;
             }
         };
-        let late =
-            |_| Refused::unknown(format!("'{name}' is marked as removed and will go, but has not gone yet"));
+        let late = |_| {
+            Refused::unknown(format!(
+                "'{name}' is marked as removed and will be removed, but is still a member"
+            ))
+        };
         timeout(REMOVAL_TIMEOUT, gone).await.map_err(late)?;
         Ok(id)
     }

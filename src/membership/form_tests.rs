@@ -157,6 +157,10 @@ fn what_is_waited_for_in_turns_is_not_said_with_every_attempt() {
     });
     let said: Vec<bool> = said.collect();
     let count = |place: usize| said.iter().skip(place).step_by(2).filter(|said| **said).count();
-    assert_eq!((count(0), count(1)), (7, 2), "each ten seconds, and each minute for who has to do something");
+    assert_eq!(
+        (count(0), count(1)),
+        (7, 2),
+        "every ten seconds, and every minute if the operator has to act"
+    );
     assert!(said[0] && said[1], "at once at first");
 }

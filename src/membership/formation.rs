@@ -302,8 +302,9 @@ impl Formation {
                 second_teller: Box::new(second_teller.clone()),
             }));
         }
-        let first_heard = answers.clusters.get(&cluster_id).map_or(answers.attempt, |teller| teller.attempt);
-        let is_patient = answers.attempt >= first_heard + SILENT_ATTEMPTS;
+        let first_answered =
+            answers.clusters.get(&cluster_id).map_or(answers.attempt, |teller| teller.attempt);
+        let is_patient = answers.attempt >= first_answered + SILENT_ATTEMPTS;
         if !is_patient && !self.all_have_answered(answers) {
             return Some(Step::Wait(Waiting::Answers(self.silent(answers))));
         }

@@ -40,7 +40,7 @@ impl Node {
         Claim { cluster_id: self.cluster, state, ..Claim::example(&me.name, me.node_id) }
     }
 
-    fn hear(&mut self, name: &str, claim: Claim) {
+    fn answer_from(&mut self, name: &str, claim: Claim) {
         if claim.node_id != self.formation.me.node_id {
             self.answers.note(&claim, name);
         }
@@ -57,7 +57,7 @@ impl Node {
     fn obey(&mut self, step: Step) {
         match step {
             Step::Pledge(pledge) => {
-                assert!(self.formation.pledge.is_none(), "nobody pledges twice");
+                assert!(self.formation.pledge.is_none(), "no node pledges twice");
                 assert!(pledge.includes(self.formation.me.node_id));
                 self.formation.pledge = Some(pledge);
             }
@@ -78,7 +78,7 @@ fn settle(nodes: &mut [Node]) {
         for node in nodes.iter_mut().filter(|node| node.up && node.cluster.is_none()) {
             node.attempt();
             for claim in claims.iter().flatten() {
-                node.hear(&claim.name, claim.clone());
+                node.answer_from(&claim.name, claim.clone());
             }
             let step = node.step();
             node.obey(step);
@@ -117,14 +117,14 @@ fn e2_silence_is_never_consent() {
 }
 
 #[test]
-fn e2_before_the_first_attempt_nobody_has_consented() {
+fn e2_before_the_first_attempt_no_node_has_consented() {
     let mut node = Node::new("a", 1, Intent::Bootstrap, &["b"]);
     node.answers = JoinAnswers::default();
     assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["b".into()])));
 }
 
 #[test]
-fn e2_if_anybody_knows_a_cluster_it_is_joined_even_by_a_founder_with_silent_peers() {
+fn e2_if_any_node_knows_a_cluster_it_is_joined_even_by_a_founder_with_silent_peers() {
     for intent in [Intent::Bootstrap, Intent::Expect(3), Intent::Join] {
         let mut nodes = trio(intent);
         nodes[1].cluster = Some(ClusterId([7; 16]));
@@ -193,7 +193,7 @@ fn e3_a_pledge_broken_by_a_lost_disk_asks_for_a_wipe() {
 }
 
 #[test]
-fn e3_a_lost_disk_is_no_broken_pledge_while_somebody_is_silent_who_may_have_formed_the_cluster() {
+fn e3_a_lost_disk_is_no_broken_pledge_while_a_silent_node_may_have_formed_the_cluster() {
     let mut nodes = trio(Intent::Expect(3));
     let pledge = Pledge::propose(nodes.iter().map(|node| node.formation.me.clone()).collect());
     nodes[0].formation.pledge = Some(pledge.clone());
@@ -256,12 +256,12 @@ fn member_of(name: &str, id: u64, cluster_id: ClusterId) -> Claim {
 fn e4_a_second_cluster_that_answers_later_or_in_another_attempt_is_noticed() {
     let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
     let mut node = Node::new("n", 9, Intent::Join, &["a", "b"]);
-    node.hear("a", member_of("a", 1, one));
+    node.answer_from("a", member_of("a", 1, one));
     assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["b".into()])), "b may know another cluster");
     let mut in_turns = node.clone();
-    node.hear("b", member_of("b", 2, other));
+    node.answer_from("b", member_of("b", 2, other));
     in_turns.attempt();
-    in_turns.hear("b", member_of("b", 2, other));
+    in_turns.answer_from("b", member_of("b", 2, other));
     for node in [node, in_turns] {
         let Step::Refuse(refusal) = node.step() else { panic!("{:?}", node.step()) };
         let words = refusal.to_string();
@@ -272,15 +272,15 @@ fn e4_a_second_cluster_that_answers_later_or_in_another_attempt_is_noticed() {
 }
 
 #[test]
-fn e4_a_join_address_that_stays_silent_keeps_nobody_from_joining() {
+fn e4_a_join_address_that_stays_silent_keeps_no_node_from_joining() {
     let cluster_id = ClusterId([1; 16]);
     let mut node = Node::new("n", 9, Intent::Join, &["a", "dead"]);
     for _ in 0..SILENT_ATTEMPTS {
-        node.hear("a", member_of("a", 1, cluster_id));
+        node.answer_from("a", member_of("a", 1, cluster_id));
         assert_eq!(node.step(), Step::Wait(Waiting::Answers(vec!["dead".into()])));
         node.attempt();
     }
-    node.hear("a", member_of("a", 1, cluster_id));
+    node.answer_from("a", member_of("a", 1, cluster_id));
     assert_eq!(node.step(), Step::Form(Formed::Joined { cluster_id }));
 }
 
@@ -324,7 +324,7 @@ fn what_is_set_wrongly_is_said() {
     nodes[1].formation.me.name = "a".into();
     let claims: Vec<Claim> = nodes.iter().map(Node::claim).collect();
     for (name, claim) in ["a", "b", "c"].into_iter().zip(claims) {
-        nodes[0].hear(name, claim);
+        nodes[0].answer_from(name, claim);
     }
     assert_eq!(nodes[0].step(), Step::Wait(Waiting::Name("a".into())));
 }
@@ -395,7 +395,7 @@ impl World {
                 let (to, attempt, name, claim) = self.under_way.swap_remove(number % self.under_way.len());
                 let node = &mut self.nodes[to];
                 if node.up && node.answers.attempt == attempt {
-                    node.hear(&name, claim);
+                    node.answer_from(&name, claim);
                 }
             }
             Event::Arrive(_) => {}

@@ -290,7 +290,7 @@ impl Talker {
                     }
                 }
                 received = self.socket.recv_from(&mut buffer) => match received {
-                    Ok((length, from)) => self.conversation.hear(from, &buffer[..length], now()),
+                    Ok((length, from)) => self.conversation.receive(from, &buffer[..length], now()),
                     Err(error) => {
                         tracing::debug!(%error, "the gossip socket failed");
                         sleep(SOCKET_PAUSE).await;

@@ -98,7 +98,7 @@ async fn a_leaver_is_known_to_have_left() {
 }
 
 #[tokio::test]
-async fn e2_join_addresses_answer_a_pristine_node_and_its_own_is_told_by_its_id() {
+async fn e2_join_addresses_answer_a_pristine_node_and_its_own_is_recognized_by_its_id() {
     let member = start(1, 1, Some(CLUSTER), &[]).await;
     let silent = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let joins = [member.local_addr(), silent.local_addr().unwrap()];
@@ -142,7 +142,7 @@ async fn e4_e8_two_clusters_that_meet_refuse_each_other_loudly() {
 }
 
 #[tokio::test]
-async fn e9_without_the_key_nobody_is_heard_and_the_mismatch_is_reported() {
+async fn e9_without_the_key_no_node_is_known_and_the_mismatch_is_reported() {
     let key = || Key::secret(b"the cluster's key");
     let first = start_with(claim(1, 1, Some(CLUSTER)), &[], key()).await;
     let second = start_with(claim(2, 1, Some(CLUSTER)), &[first.local_addr()], key()).await;
@@ -174,13 +174,13 @@ async fn e1_a_copied_directory_is_noticed_by_its_twin_and_by_others() {
     // Only the copy has the other one's address.
     for (one, other) in [(&original, &copy), (&copy, &original)] {
         let found = (5, other.local_addr());
-        until(one.other_self(), |heard| heard.map(|heard| (heard.boot, heard.from)) == Some(found)).await;
+        until(one.other_self(), |other| other.map(|other| (other.boot, other.from)) == Some(found)).await;
     }
     until(first.alarms(), |alarms| {
         alarms.iter().any(|alarm| matches!(alarm, Alarm::TwinIdentity { node_id: NodeId(2), .. }))
     })
     .await;
     let later = start(2, 6, Some(CLUSTER), &[original.local_addr()]).await;
-    until(original.other_self(), |heard| heard.is_some_and(|heard| heard.boot == 6)).await;
-    assert_eq!(*later.other_self().borrow(), None, "an earlier life is none that it has to give way to");
+    until(original.other_self(), |other| other.is_some_and(|other| other.boot == 6)).await;
+    assert_eq!(*later.other_self().borrow(), None, "it does not give way to an earlier incarnation");
 }

@@ -90,7 +90,7 @@ pub enum IdentityError {
     IdentityWithoutLog(String),
     /// The node has pledged to another cluster before.
     #[error(
-        "node '{0}' has promised to form another cluster already; wipe its data directory to start anew: 'mokv serve \
+        "node '{0}' is already pledged to form another cluster; wipe its data directory to start anew: 'mokv serve \
          --wipe'"
     )]
     PledgedAlready(String),
@@ -563,7 +563,7 @@ impl Record {
             return Err(IdentityError::Newer(word(8)));
         }
         if word(8) == 0 || word(12) as usize != message.len() {
-            return Err(IdentityError::Damaged("its header makes no sense"));
+            return Err(IdentityError::Damaged("its header is invalid"));
         }
         let message = wire::Identity::decode(message)
             .map_err(|_| IdentityError::Damaged("its content is not an identity"))?;
@@ -596,14 +596,14 @@ impl Record {
 
 fn incarnations_to_wire(node_id: NodeId, incarnations: &Incarnations) -> wire::Incarnations {
     let met = incarnations.met.unwrap_or(Incarnation { boot: 0, id: 0 });
-    wire::Incarnations { node_id: node_id.0, boot: incarnations.heard, met: met.boot, incarnation: met.id }
+    wire::Incarnations { node_id: node_id.0, boot: incarnations.reported, met: met.boot, incarnation: met.id }
 }
 
 fn incarnations_from_wire(incarnations: wire::Incarnations) -> (NodeId, Incarnations) {
     let met = Incarnation { boot: incarnations.met, id: incarnations.incarnation };
     (
         NodeId(incarnations.node_id),
-        Incarnations { heard: incarnations.boot, met: (met.boot > 0).then_some(met) },
+        Incarnations { reported: incarnations.boot, met: (met.boot > 0).then_some(met) },
     )
 }
 

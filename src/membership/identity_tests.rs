@@ -177,7 +177,7 @@ async fn where_a_node_was_last_goes_with_its_id() {
 }
 
 #[tokio::test]
-async fn e6_who_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_power_fails() {
+async fn e6_a_node_that_left_starts_over_under_a_new_id_with_its_data_kept_whenever_the_power_fails() {
     for (seed, fault) in ACCIDENTS.into_iter().enumerate() {
         for call in 1..60 {
             let disk = SimDisk::new(seed as u64 * 100 + call);
@@ -281,11 +281,13 @@ proptest! {
 }
 
 #[tokio::test]
-async fn e1_what_was_heard_of_others_outlives_restarts_and_not_the_identity() {
+async fn e1_what_was_reported_of_others_outlives_restarts_and_not_the_identity() {
     let disk = SimDisk::new(1);
-    let met = Incarnations { heard: 3, met: Some(Incarnation { boot: 2, id: 9 }) };
-    let incarnations =
-        std::collections::BTreeMap::from([(NodeId(7), met), (NodeId(u64::MAX), Incarnations::heard_of(1))]);
+    let met = Incarnations { reported: 3, met: Some(Incarnation { boot: 2, id: 9 }) };
+    let incarnations = std::collections::BTreeMap::from([
+        (NodeId(7), met),
+        (NodeId(u64::MAX), Incarnations::from_report(1)),
+    ]);
     start(&disk, "a").await.unwrap().remember(incarnations.clone()).await.unwrap();
     disk.power_loss();
     let identity = start(&disk, "a").await.unwrap();

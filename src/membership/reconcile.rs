@@ -421,8 +421,8 @@ impl Reconciler<'_> {
             .take(self.free_places())
             .collect();
         let change = MembershipChange::Promote { ids };
-        let somebody = matches!(&change, MembershipChange::Promote { ids } if !ids.is_empty());
-        (somebody && self.keeps_majority(&change)).then_some(change)
+        let has_learners = matches!(&change, MembershipChange::Promote { ids } if !ids.is_empty());
+        (has_learners && self.keeps_majority(&change)).then_some(change)
     }
 
     fn admit(&self) -> Option<MembershipChange> {

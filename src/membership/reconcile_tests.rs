@@ -226,7 +226,7 @@ fn e5_a_twin_is_refused_while_the_name_is_in_use_by_the_leaders_own_connection_o
 }
 
 #[test]
-fn e5_nobody_replaces_the_leader_itself() {
+fn e5_no_node_replaces_the_leader_itself() {
     let (mut raft, mut view) = cluster(3);
     arrive(&mut view, "a", 11);
     view.remove(&NodeId(1));
@@ -280,7 +280,7 @@ fn a_learner_that_died_before_it_voted_makes_room_for_its_successor() {
     let (mut raft, mut view) = cluster(3);
     raft.voter_sets = vec![ids([1, 2])];
     silence(&mut raft, &mut view, 3, 31 * SECOND);
-    assert_eq!(decide(&raft, &view, &policy()).change, None, "nobody has come in its place");
+    assert_eq!(decide(&raft, &view, &policy()).change, None, "no node has come in its place");
     arrive(&mut view, "c", 33);
     assert!(matches!(
         decide(&raft, &view, &policy()).refused[&NodeId(33)],
@@ -318,7 +318,7 @@ fn e6_a_leader_that_is_to_go_hands_over_first() {
 }
 
 #[test]
-fn e6_who_left_by_its_own_word_is_removed() {
+fn e6_a_node_that_claims_to_have_left_is_removed() {
     let (mut raft, mut view) = cluster(3);
     view.get_mut(&NodeId(3)).unwrap().liveness = Liveness::Left;
     let gone = [
@@ -388,7 +388,7 @@ fn a6_a_learner_that_has_never_answered_does_not_vote() {
 
 /// Right after its election a leader has received no answer: a voter that it would need after the removal may be dead.
 #[test]
-fn a6_a_leader_that_has_heard_of_nobody_removes_nobody() {
+fn a6_a_leader_without_answers_removes_no_node() {
     let (mut raft, view) = cluster(3);
     raft.progress.values_mut().for_each(|progress| progress.answered = false);
     assert_eq!(
@@ -442,7 +442,7 @@ fn voters(raft: &RaftView) -> Vec<u64> {
 
 /// Three seconds after `members resize --to 3` the two nodes that went on running were voters again.
 #[test]
-fn who_was_removed_and_runs_on_waits_outside_until_more_are_wanted() {
+fn a_removed_node_that_runs_on_waits_outside_until_more_are_wanted() {
     let (mut raft, mut view) = cluster(5);
     raft.wanted_size = Some(3);
     for (id, name, next) in [(NodeId(5), "e", 15), (NodeId(4), "d", 14)] {
@@ -512,7 +512,7 @@ fn the_place_of_a_member_that_was_removed_closes_though_its_successor_is_there()
     assert_eq!(
         decide(&raft, &view, &policy()).refused[&NodeId(10)],
         NotAdmitted::NotWanted { wanted: 3, voters: 4 },
-        "a place that closes is nobody's to take, however long its voter cannot be removed"
+        "a place that closes is not taken by another node, however long its voter cannot be removed"
     );
     assert_eq!(converge(&mut raft, &view), [MembershipChange::Remove { id: NodeId(4) }]);
     assert_eq!(
@@ -537,11 +537,15 @@ fn of_more_newcomers_than_places_some_wait() {
 }
 
 #[test]
-fn a_removal_tells_how_many_remain() {
+fn a_removal_returns_how_many_remain() {
     let (mut raft, _) = cluster(5);
     assert_eq!(check_removal(&raft, &policy(), &[NodeId(5)]), Ok(4));
     raft.tombstones.insert(NodeId(4));
-    assert_eq!(check_removal(&raft, &policy(), &[NodeId(5)]), Ok(3), "whoever is about to go is not counted");
+    assert_eq!(
+        check_removal(&raft, &policy(), &[NodeId(5)]),
+        Ok(3),
+        "a node that is about to go is not counted"
+    );
     raft.nodes.insert(NodeId(6), member("f"));
     assert_eq!(check_removal(&raft, &policy(), &[NodeId(6)]), Ok(4), "a learner does not vote");
     raft.progress.insert(NodeId(6), holding(5000));
@@ -568,8 +572,8 @@ fn livenesses() -> impl Strategy<Value = Liveness> {
 type Drawn = (usize, u8, bool, u64, (u64, bool), Liveness);
 
 fn drawn() -> impl Strategy<Value = (RaftView, View)> {
-    let heard = (0..5000_u64, prop::bool::weighted(0.9));
-    let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, heard, livenesses());
+    let contact = (0..5000_u64, prop::bool::weighted(0.9));
+    let node = (0..6_usize, 0..3_u8, prop::bool::weighted(0.2), 0..60_u64, contact, livenesses());
     let wanted_size = prop::option::of(1..6_u32);
     (prop::collection::vec(node, 1..9), wanted_size).prop_map(|(drawn, wanted_size)| {
         let (raft, view) = build(drawn);
@@ -579,7 +583,7 @@ fn drawn() -> impl Strategy<Value = (RaftView, View)> {
 
 fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
     let (mut raft, mut view) = cluster(1);
-    for (index, (name, role, tombstoned, silent, heard, liveness)) in drawn.into_iter().enumerate() {
+    for (index, (name, role, tombstoned, silent, contact, liveness)) in drawn.into_iter().enumerate() {
         let (id, name) = (NodeId(index as u64 + 2), ["a", "b", "c", "d", "e", "f"][name]);
         let taken = raft
             .nodes
@@ -587,7 +591,7 @@ fn build(drawn: Vec<Drawn>) -> (RaftView, View) {
             .any(|(voter, member)| raft.voter_sets[0].contains(voter) && member.name == name);
         if role > 0 {
             raft.nodes.insert(id, member(name));
-            let (matched, answered) = heard;
+            let (matched, answered) = contact;
             raft.progress
                 .insert(id, Progress { answered, silence: Duration::from_secs(silent), ..holding(matched) });
         }

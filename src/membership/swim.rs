@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn e8_a_restarted_node_replaces_its_earlier_life() {
+    fn e8_a_restarted_node_replaces_its_earlier_incarnation() {
         let pace = Pace::default();
         let mut members = [Swim::new(NodeId(1), 1, pace), Swim::new(NodeId(2), 1, pace)];
         members[0].announce(NodeId(2), 1);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspicion_that_nobody_ends_is_ended_and_the_suspect_comes_back() {
+    fn a_suspicion_without_an_end_times_out_and_the_suspect_comes_back() {
         let pace = Pace::default();
         let mut members = [Swim::new(NodeId(1), 1, pace), Swim::new(NodeId(2), 1, pace)];
         members[0].announce(NodeId(2), 1);

@@ -45,5 +45,5 @@ pub struct OtherSelf {
     /// The address it sends from.
     pub from: SocketAddr,
     /// When a datagram of it was last received, accurate to a second.
-    pub heard: Instant,
+    pub received_at: Instant,
 }

@@ -73,14 +73,14 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, health: &dyn Health) -
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render())
         }
-        // A node that answers is alive: if it replays its log or has no leader, a restart does not help.
+        // A node that answers is live: if it replays its log or has no leader, a restart does not help.
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, plain, "ok\n".into()),
         (&Method::GET | &Method::HEAD, "/readyz") => match health.ready() {
             Ok(()) => (StatusCode::OK, plain, "ok\n".into()),
             Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, plain, format!("not ready: {reason}\n")),
         },
         (_, "/metrics" | "/livez" | "/readyz") => (StatusCode::METHOD_NOT_ALLOWED, plain, "use GET\n".into()),
-        _ => (StatusCode::NOT_FOUND, plain, "here are /metrics, /livez and /readyz\n".into()),
+        _ => (StatusCode::NOT_FOUND, plain, "this port serves /metrics, /livez and /readyz\n".into()),
     };
     Response::builder()
         .status(status)

@@ -38,7 +38,7 @@ pub struct Metrics {
     apply: Histogram,
 }
 
-/// Where damage was found.
+/// The part of a node's data in which damage was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Damaged {
     /// In a segment of the log.
@@ -67,7 +67,7 @@ struct DamageLabels {
     what: &'static str,
 }
 
-/// Why a connection was not served.
+/// The reason why a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turned {
     /// Not yet identified as a client or a peer, and closed in favour of newer connections.
@@ -100,7 +100,7 @@ struct TurnedLabels {
 }
 
 impl Metrics {
-    /// All counters are zero. Requests are counted for `methods`; `sampler` is called at every scrape.
+    /// Returns metrics whose counters are zero. Requests are counted for `methods`; `sampler` is called at every scrape.
     pub fn new(sampler: Arc<dyn Sampler>, methods: impl IntoIterator<Item = MethodName>) -> Arc<Metrics> {
         let mut registry = Registry::with_prefix("mokv");
         let requests = Arc::new(Requests::new(methods));
@@ -112,14 +112,14 @@ impl Metrics {
         Turned::ALL.iter().for_each(|turned| drop(turned_away.get_or_create(&turned.labels())));
         registry.register(
             "connections_refused",
-            "Connections for which there was no place, by kind, or on which neither gRPC nor Raft was spoken",
+            "Connections refused, by kind: for want of a place, or because their first bytes are neither gRPC nor Raft",
             turned_away.clone(),
         );
         let damage = Family::<DamageLabels, Counter>::default();
         Damaged::ALL.iter().for_each(|damaged| drop(damage.get_or_create(&damaged.labels())));
         registry.register(
             "damage_found",
-            "Damage found in what this node holds, by where: a segment of the log, a snapshot, the state in memory",
+            "Damage found in this node's data, by part: a segment of the log, a snapshot, the state in memory",
             damage.clone(),
         );
         let apply = Histogram::new(latency_bounds().map(|bound| bound.as_secs_f64()));
@@ -140,7 +140,7 @@ impl Metrics {
         ConnectionGuard(self.connections.clone())
     }
 
-    /// Counts a connection that was not served.
+    /// Counts a connection that was refused.
     pub fn turned_away(&self, turned: Turned) {
         self.turned_away.get_or_create(&turned.labels()).inc();
     }
@@ -234,7 +234,7 @@ impl Collector for SamplerCollector {
         for name in ROLES {
             role.get_or_create(&RoleLabels { role: name }).set(i64::from(name == sample.role));
         }
-        let help = "1 for what this node is now, 0 for what it is not";
+        let help = "1 for this node's present role, 0 for every other role";
         role.encode(encoder.encode_descriptor("role", help, None, <Gauge as TypedMetric>::TYPE)?)
     }
 }

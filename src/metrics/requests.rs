@@ -148,8 +148,8 @@ mod tests {
     fn codes_stand_at_the_places_of_their_numbers() {
         for (number, name) in CODES.iter().enumerate() {
             let code = Code::from(i32::try_from(number).unwrap());
-            let words: String = format!("{code:?}").to_uppercase();
-            assert_eq!(words, name.replace('_', ""), "{number}");
+            let expected: String = format!("{code:?}").to_uppercase();
+            assert_eq!(expected, name.replace('_', ""), "{number}");
         }
     }
 

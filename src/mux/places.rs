@@ -1,12 +1,12 @@
-//! Who may hold a connection.
+//! Bounds on the connections of each kind.
 //!
-//! A connection has one of four kinds of place, by what it turned out to be, and none of them is another's: while
-//! clients hold all of theirs, peers still meet and operators still ask. Pure but for the places that are given back.
+//! Every connection takes a place of one of four kinds. The kinds have separate bounds: while clients hold all of theirs,
+//! peers and operators still connect. This module does no IO.
 //!
-//! - *Arrivals* have not said yet what they are. The oldest gives way: whoever means it speaks at once.
-//! - *Peers* have proved who they are.
-//! - *Clients* speak HTTP/2. No address holds more than three quarters of their places.
-//! - *Operators* are clients that came when all clients' places were taken; `api.Admin` and health are served to them.
+//! - *Arrivals* have not sent their first bytes yet. A new one displaces the oldest: a working client sends at once.
+//! - *Peers* have finished the handshake.
+//! - *Clients* use HTTP/2. One address holds at most three quarters of their places.
+//! - *Operators* are clients that connected when all clients' places were taken. They are served `api.Admin` and health.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,44 +16,45 @@ use crate::bound::{Bound, Held};
 use crate::rt::lock::Mutex;
 use crate::service::ConnectionKind;
 
-/// Connections that have not said what they are.
+/// Most connections that have not sent their first bytes.
 const MAX_ARRIVALS: usize = 1024;
-/// Connections of peers: four for each other node and direction, with room for those that are being replaced.
+/// Most connections of peers: four for each other node and direction, with room for those that are being replaced.
 const MAX_PEERS: usize = 1024;
-/// Connections beyond the clients' own.
+/// Most connections of operators, beyond those of clients.
 const MAX_OPERATORS: usize = 64;
-/// Connections to the metrics port.
+/// Most connections to the metrics port.
 const MAX_METRICS: usize = 64;
 
-/// Descriptors for this process itself: standard streams, the runtime, listeners, sockets for gossip and for names,
-/// files that are open for a moment.
+/// File descriptors for this process itself: standard streams, the runtime, listeners, sockets for gossip and name
+/// lookups, files that are open for a moment.
 const OWN_DESCRIPTORS: usize = 48;
-/// Descriptors for connections that this node makes to others.
+/// File descriptors for connections that this node makes to others.
 const DIALED_DESCRIPTORS: usize = 64;
-/// With fewer descriptors no node serves.
+/// Fewest file descriptors with which a node starts.
 const LEAST_DESCRIPTORS: usize = 256;
 
-/// How many connections of each kind there may be.
+/// The bounds on connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Of those that have not said what they are.
+    /// Connections that have not sent their first bytes.
     pub arrivals: usize,
-    /// Of peers.
+    /// Connections of peers.
     pub peers: usize,
-    /// Of clients.
+    /// Connections of clients.
     pub clients: usize,
-    /// Beyond the clients' own.
+    /// Connections of operators, beyond those of clients.
     pub operators: usize,
-    /// On the metrics port.
+    /// Connections to the metrics port.
     pub metrics: usize,
 }
 
 impl Room {
-    /// Room for `clients` connections of clients, or for as many as `descriptors` leave, the process's bound on open
-    /// files (`None`: none). A quarter of that stays for files of the log, of which every segment is one.
+    /// Returns bounds for `clients` connections of clients, or for as many as `descriptors` allow. `descriptors` is the
+    /// process's limit on open files (`None`: no limit). A quarter of it is reserved for files of the log, one for every
+    /// segment.
     ///
     /// # Errors
-    /// If so few descriptors serve nobody; how many would.
+    /// If `descriptors` are too few for a node to serve. Returns the fewest that suffice.
     pub fn within(descriptors: Option<u64>, clients: usize) -> Result<Room, usize> {
         let descriptors = descriptors.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         if descriptors < LEAST_DESCRIPTORS {
@@ -73,7 +74,7 @@ pub struct Clients {
     most: usize,
     taken: Mutex<Taken>,
     operators: Arc<Bound>,
-    /// Of the operators' places, for one address.
+    /// Most of the operators' places for one address.
     operators_of_one: usize,
 }
 
@@ -94,7 +95,7 @@ impl Taken {
 }
 
 impl Clients {
-    /// All places are free.
+    /// Returns places of which none is taken.
     pub fn new(room: &Room) -> Arc<Clients> {
         Arc::new(Clients {
             most: room.clients,
@@ -104,7 +105,7 @@ impl Clients {
         })
     }
 
-    /// A place for a connection from `address`, if there is any for it.
+    /// Takes a place for a connection from `address`: of clients, else of operators. `None` if neither has one for it.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = network(address);
         let mut taken = self.taken.lock();
@@ -123,7 +124,7 @@ impl Clients {
     }
 }
 
-/// A client's place, for as long as it lives.
+/// A client's place, held until this is dropped.
 pub struct Place {
     clients: Arc<Clients>,
     kind: ConnectionKind,
@@ -132,7 +133,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// What it may be used for.
+    /// Returns which services the connection may use.
     pub fn kind(&self) -> ConnectionKind {
         self.kind
     }
@@ -151,7 +152,7 @@ impl Drop for Place {
     }
 }
 
-/// Whom an address stands for: whoever has one IPv6 address has 2^64 of them.
+/// Returns the network for which an address is counted. One client with an IPv6 address has 2^64 of them, a /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_descriptors_are_told_and_none_to_count_are_no_bound() {
+    fn too_few_descriptors_are_an_error_and_no_limit_is_no_bound() {
         assert_eq!(Room::within(Some(255), 10), Err(LEAST_DESCRIPTORS));
         assert_eq!(Room::within(None, 16 << 10).unwrap().clients, 16 << 10);
     }

@@ -142,8 +142,7 @@ async fn read_offline_state(
     sizes: &StorageConfig,
 ) -> Result<(State, OfflineState), BackupError> {
     let identity = Identity::read(disk.clone()).await?;
-    let empty =
-        || BackupError::Unsound("this node was never part of a cluster, or holds nothing of it".into());
+    let empty = || BackupError::Unsound("this node was never part of a cluster, or has no log of one".into());
     let cluster_id = identity.cluster_id().filter(|_| identity.log_formatted()).ok_or_else(empty)?;
     let (snapshots, _) = Snapshots::open(disk.clone()).await?;
     let owner = Owner { node_id: identity.node_id(), cluster_id: cluster_id.0 };
@@ -311,7 +310,7 @@ mod tests {
             match found(&state, at, disk.mount(), member).await {
                 Err(BackupError::Storage(_)) => assert_eq!(disk.files(), [], "call {nth} failed"),
                 Err(BackupError::Identity(_)) | Ok(_) => {
-                    assert!(nth > 10, "all of it was tried");
+                    assert!(nth > 10, "every call has failed once");
                     assert!(disk.files().iter().any(|(name, _)| name.ends_with(".snap")));
                     break;
                 }

@@ -61,15 +61,15 @@ pub(super) async fn refuse_to_be_one(identity: &Identity, here: &str) -> Result<
 
 /// Ends this node when another process is detected under its id, unless this is the one that its peers admit.
 pub(super) async fn watch(
-    mut heard: watch::Receiver<Option<OtherSelf>>,
+    mut other_self: watch::Receiver<Option<OtherSelf>>,
     context: Arc<Context>,
     end: watch::Sender<Option<End>>,
 ) {
     let said = Seldom::default();
     loop {
-        let other = *heard.borrow_and_update();
+        let other = *other_self.borrow_and_update();
         if let Some(OtherSelf { boot, from, .. }) = other {
-            let mut later = heard.clone();
+            let mut later = other_self.clone();
             let is_later = |other: &Option<OtherSelf>| other.is_some_and(|other| other.boot > context.boot);
             let goes_on = tokio::select! {
                 biased;
@@ -77,11 +77,12 @@ pub(super) async fn watch(
                 is_known = is_known(context.consensus()) => is_known,
             };
             if !goes_on {
-                let words = format!(
-                    "this node's identity is in use by another process (at {from}, boot {boot}): its data directory was \
+                let reason = format!(
+                    "this node's identity is in use by another process (at {from}, boot {boot}): its data directory \
+                     was \
                      copied, or its volume rolled back; stop one of the two and wipe its data directory"
                 );
-                return finish(&end, End::Failed(NodeError::Identity(words)));
+                return finish(&end, End::Failed(NodeError::Identity(reason)));
             }
             if let Some(more) = said.now() {
                 tracing::error!(
@@ -91,7 +92,7 @@ pub(super) async fn watch(
                 );
             }
         }
-        if heard.changed().await.is_err() {
+        if other_self.changed().await.is_err() {
             return;
         }
     }
@@ -140,7 +141,11 @@ mod tests {
                     "{known} of {others}"
                 );
             }
-            assert_eq!(are_enough(others, others), others > 0, "a single voter has nobody who could tell");
+            assert_eq!(
+                are_enough(others, others),
+                others > 0,
+                "a single voter has no other voter that could answer"
+            );
         }
     }
 }

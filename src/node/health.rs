@@ -24,7 +24,7 @@ const SERVICES: [&str; 3] = ["", "api.KV", "api.Admin"];
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long unreadable datagrams, or a copy of this node, count after they were last received; nodes repeat their
 /// questions more often.
-const HEARD_FOR: Duration = Duration::from_secs(15);
+const REPORTED_FOR: Duration = Duration::from_secs(15);
 
 /// A node is ready when it has recovered, may answer, knows a leader, lags by at most `ready-max-lag` entries, and
 /// votes. Stopping one node after the other, each when the one before is ready, thus never stops one voter too many.
@@ -54,7 +54,8 @@ impl Readiness {
 
     fn known(&self) -> Known {
         let context = &self.context;
-        let was_lately = |heard: Instant| rt::now().saturating_duration_since(heard) < HEARD_FOR;
+        let was_lately =
+            |received_at: Instant| rt::now().saturating_duration_since(received_at) < REPORTED_FOR;
         // The view must not stay borrowed during the calls below: the address book reads it too, and would wait for
         // ever behind a waiting writer.
         let view = self.view.borrow().clone();
@@ -64,14 +65,15 @@ impl Readiness {
         };
         // Connections need the same key: if a node connected after its last unreadable datagram, another process had
         // sent that.
-        let met_since = |from: &SocketAddr, heard: Instant| {
+        let met_since = |from: &SocketAddr, received_at: Instant| {
             let peers = context.consensus().map(Consensus::peers);
             let met = peer_at(from).and_then(|claim| peers?.in_contact_since(claim.node_id));
-            met.is_some_and(|met| met > heard)
+            met.is_some_and(|met| met > received_at)
         };
         let unreadable = self.unreadable.borrow().clone();
-        let lately =
-            unreadable.iter().filter(|(from, (heard, _))| was_lately(*heard) && !met_since(from, *heard));
+        let lately = unreadable
+            .iter()
+            .filter(|(from, (received_at, _))| was_lately(*received_at) && !met_since(from, *received_at));
         Known {
             contradiction: context.contradiction().map(ToString::to_string),
             is_quarantined: context.is_quarantined(),
@@ -89,7 +91,11 @@ impl Readiness {
                     why: why.clone(),
                 })
                 .collect(),
-            copy: self.other_self.borrow().filter(|other| was_lately(other.heard)).map(|other| other.from),
+            copy: self
+                .other_self
+                .borrow()
+                .filter(|other| was_lately(other.received_at))
+                .map(|other| other.from),
             files_waiting: disk::waiting_for_descriptors(),
             damage: context.damage(),
         }
@@ -152,26 +158,26 @@ impl Diagnosis for Readiness {
 /// Reports NOT_SERVING until more is known. Must be called before the first connection is accepted: by default the
 /// service begins with SERVING.
 pub async fn begin(reporter: &HealthReporter) {
-    tell(reporter, ServingStatus::NotServing).await;
+    set_status(reporter, ServingStatus::NotServing).await;
 }
 
 /// Keeps the gRPC health service up to date, for ever.
 pub async fn report(readiness: Arc<Readiness>, reporter: HealthReporter) {
-    let mut told = ServingStatus::NotServing;
+    let mut reported = ServingStatus::NotServing;
     loop {
         let status = match readiness.ready() {
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         };
-        if told != status {
-            tell(&reporter, status).await;
-            told = status;
+        if reported != status {
+            set_status(&reporter, status).await;
+            reported = status;
         }
         rt::sleep(INTERVAL).await;
     }
 }
 
-async fn tell(reporter: &HealthReporter, status: ServingStatus) {
+async fn set_status(reporter: &HealthReporter, status: ServingStatus) {
     for service in SERVICES {
         reporter.set_service_status(service, status).await;
     }

@@ -33,7 +33,7 @@ pub(super) async fn remember(
     loop {
         let known = {
             let view = view.borrow_and_update();
-            view.values().for_each(|peer| admission.hear_of(peer.claim.node_id, peer.claim.boot));
+            view.values().for_each(|peer| admission.record_report(peer.claim.node_id, peer.claim.boot));
             of_peers(&incarnations.borrow_and_update(), &view, consensus)
         };
         let mut is_written = true;
@@ -46,7 +46,7 @@ pub(super) async fn remember(
                     if let Some(more) = full.now() {
                         tracing::warn!(
                             more,
-                            "how often the other members have started is not written down: {error}"
+                            "cannot save the boot counters of the other members: {error}; this node tries again"
                         );
                     }
                     is_written = false;
@@ -54,13 +54,13 @@ pub(super) async fn remember(
                 _ => return error,
             }
         }
-        let heard = tokio::select! {
+        let changed = tokio::select! {
             biased;
-            heard = view.changed() => heard,
-            heard = incarnations.changed() => heard,
+            changed = view.changed() => changed,
+            changed = incarnations.changed() => changed,
             () = rt::sleep(PAUSE), if !is_written => Ok(()),
         };
-        if heard.is_err() {
+        if changed.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -101,13 +101,13 @@ pub(super) async fn meet_for_ever(
             // Only the handshake matters; this request is answered at once.
             let _ = rt::timeout(PAUSE, link.call(request::Body::Digests(Digests {}))).await;
         }
-        let heard = tokio::select! {
+        let changed = tokio::select! {
             biased;
-            heard = view.changed() => heard,
-            heard = incarnations.changed() => heard,
+            changed = view.changed() => changed,
+            changed = incarnations.changed() => changed,
             () = rt::sleep(PAUSE), if !unmet.is_empty() => Ok(()),
         };
-        if heard.is_err() {
+        if changed.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -34,7 +34,13 @@ pub async fn configure_a_new_cluster(consensus: Consensus, wanted: SettingsChang
         false => Missing::Nothing,
     };
     let command = || Command::Configure(wanted);
-    write_down(consensus, "the initial bounds are not written down yet", missing, command).await;
+    write_down(
+        consensus,
+        "the initial bounds are not committed yet, and are proposed again",
+        missing,
+        command,
+    )
+    .await;
 }
 
 /// Gives the cluster a key for the digests that it shows; returns when it has one.
@@ -44,7 +50,13 @@ pub async fn draw_a_digest_key(consensus: Consensus) {
         rand::Rng::fill_bytes(&mut rt::random::rng(), &mut key);
         Command::DigestKey(DigestKey::new(key))
     };
-    write_down(consensus, "there is no key for digests yet, so none are shown", key_missing, command).await;
+    write_down(
+        consensus,
+        "the key for digests is not committed yet, so no digests are shown; it is proposed again",
+        key_missing,
+        command,
+    )
+    .await;
 }
 
 fn key_missing(map: &Map) -> Missing {
@@ -109,7 +121,7 @@ mod tests {
     use mokv_proto::log;
 
     #[test]
-    fn a_cluster_is_new_until_somebody_writes_or_sets() {
+    fn a_cluster_is_new_until_the_first_write_or_setting() {
         let mut map = Map::new();
         assert!(is_new(&map));
         map.apply(1, &Command::Blank);

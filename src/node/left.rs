@@ -73,7 +73,7 @@ mod tests {
     const SEGMENT_BYTES: u64 = 64 << 10;
 
     /// Creates a log of one entry and sets it aside.
-    async fn live_and_leave(disk: &DiskRef) {
+    async fn write_and_set_aside(disk: &DiskRef) {
         let identity = Identity::load_or_create(disk.clone(), "a", Log::is_log_file).await.unwrap();
         let owner = Owner { node_id: identity.node_id(), cluster_id: [7; 16] };
         let config = LogConfig { segment_bytes: SEGMENT_BYTES, reserve_bytes: 0, ..LogConfig::default() };
@@ -92,7 +92,7 @@ mod tests {
         let device = SimDisk::new(1);
         let disk = device.mount();
         for round in 1..=4 {
-            live_and_leave(&disk).await;
+            write_and_set_aside(&disk).await;
             let left = measure(&disk).await.unwrap();
             assert_eq!(left.files, round * 2, "an identity and a segment each: {:?}", device.files());
             assert!(left.bytes > round * 5_000 && left.bytes < round * 8_000, "{left:?}");

@@ -58,7 +58,7 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     /// Runs until the node must not go on, and publishes the reason in `end`.
-    pub async fn live(self) {
+    pub async fn run(self) {
         let _end_on_panic = EndOnPanic(self.end.clone());
         let reason = match self.join_and_serve().await {
             Ok(end) => end,
@@ -108,7 +108,7 @@ impl Lifecycle {
                 Err(NodeError::Failed(format!("this node stops because its Raft did: {reason}")))
             }
             Ok(()) = excluded.wait_for(Option::is_some) => {
-                let refusal = excluded.borrow().clone().expect("it was just seen");
+                let refusal = excluded.borrow().clone().expect("the wait ended on a value");
                 end_of_excluded(refusal)
             }
             error = incarnations::remember(&self.identity, self.gossip.view(), &admission, &consensus) => Err(error.into()),
@@ -120,7 +120,7 @@ impl Lifecycle {
 
     async fn find_cluster(&self) -> Result<Formed, NodeError> {
         let mut identity = self.identity.lock().await;
-        let identity = identity.as_mut().expect("taken only at the end of this life");
+        let identity = identity.as_mut().expect("the identity is taken only when this node ends");
         let joins = &self.config.start_join_addrs;
         match form(identity, &self.gossip, intent(&self.config), joins, &self.waits).await {
             Ok(formed) => Ok(formed),
@@ -131,8 +131,8 @@ impl Lifecycle {
 
     async fn open_storage(&self) -> Result<(Log, Snapshots), NodeError> {
         let mut identity = self.identity.lock().await;
-        let identity = identity.as_mut().expect("taken only at the end of this life");
-        let cluster_id = identity.cluster_id().expect("a cluster was found").0;
+        let identity = identity.as_mut().expect("the identity is taken only when this node ends");
+        let cluster_id = identity.cluster_id().expect("the formation has set the cluster id").0;
         let owner = Owner { node_id: identity.node_id(), cluster_id };
         let log_config = log_config(&self.config.storage);
         let (snapshots, _) = Snapshots::open(self.disk.clone()).await?;
@@ -156,7 +156,7 @@ impl Lifecycle {
     /// contradicted it, its data may be the correct one.
     async fn may_replace_itself(&self) -> bool {
         let identity = self.identity.lock().await;
-        let identity = identity.as_ref().expect("taken only at the end of this life");
+        let identity = identity.as_ref().expect("the identity is taken only when this node ends");
         self.config.replace_damaged && identity.contradiction().is_none()
     }
 
@@ -165,16 +165,17 @@ impl Lifecycle {
         tracing::error!(
             "{error}; asking the leader whether this node may start over as a new one (replace-damaged)"
         );
-        let tell = |why: &str| {
-            let words = format!(
-                "{error}; it asks the leader whether it may start over as a new node, which it may not yet: {why}"
+        let report = |why: &str| {
+            let description = format!(
+                "{error}; this node asks the leader whether it may start over as a new one, and the leader does not \
+                 allow it yet: {why}"
             );
-            self.context.set_damage("data", Some(words));
+            self.context.set_damage("data", Some(description));
         };
-        match self.ask_to_start_over(rt::now() + DAMAGED_PATIENCE, tell).await? {
+        match self.ask_to_start_over(rt::now() + DAMAGED_PATIENCE, report).await? {
             Ok(()) => Ok(End::Replaced),
             Err(why) => Err(NodeError::Failed(format!(
-                "{error}. It does not start over by itself (replace-damaged), because no leader says that it may: {why}"
+                "{error}. This node does not start over by itself (replace-damaged), because no leader allows it: {why}"
             ))),
         }
     }
@@ -184,11 +185,11 @@ impl Lifecycle {
     async fn ask_to_start_over(
         &self,
         deadline: Instant,
-        tell: impl Fn(&str),
+        report: impl Fn(&str),
     ) -> Result<Result<(), String>, NodeError> {
         let (me, incarnations) = {
             let identity = self.identity.lock().await;
-            let identity = identity.as_ref().expect("taken only at the end of this life");
+            let identity = identity.as_ref().expect("the identity is taken only when this node ends");
             (self.local_node(identity), identity.incarnations().clone())
         };
         let admission = Arc::new(PeerAdmission::new(me, incarnations, Positions::default(), |_| false));
@@ -198,14 +199,14 @@ impl Lifecycle {
         tokio::select! {
             biased;
             Ok(()) = excluded.wait_for(Option::is_some) => {
-                let refusal = excluded.borrow().clone().expect("it was just seen");
+                let refusal = excluded.borrow().clone().expect("the wait ended on a value");
                 match end_of_excluded(refusal)? {
                     // The data of a removed node is not needed.
                     End::Removed => Ok(Ok(())),
-                    _ => unreachable!("whoever is excluded was removed, or fails"),
+                    _ => unreachable!("an excluded node was removed, or ends with an error"),
                 }
             }
-            answer = replacing::ask_all(&peers, &self.gossip, deadline, tell) => Ok(answer),
+            answer = replacing::ask_all(&peers, &self.gossip, deadline, report) => Ok(answer),
         }
     }
 
@@ -218,7 +219,7 @@ impl Lifecycle {
             replacing::until_it_may(consensus).await;
             // The task that makes the quarantine durable holds this lock until it is done.
             let identity = self.identity.lock().await;
-            let identity = identity.as_ref().expect("taken only at the end of this life");
+            let identity = identity.as_ref().expect("the identity is taken only when this node ends");
             if identity.quarantined() && identity.contradiction().is_none() {
                 return;
             }
@@ -228,7 +229,7 @@ impl Lifecycle {
     /// This process as its peers identify it.
     fn local_node(&self, identity: &Identity) -> LocalNode {
         LocalNode {
-            cluster_id: identity.cluster_id().expect("a cluster was found").0,
+            cluster_id: identity.cluster_id().expect("the formation has set the cluster id").0,
             node_id: identity.node_id(),
             name: identity.name().to_string(),
             boot: identity.boot(),
@@ -250,7 +251,7 @@ impl Lifecycle {
         let found = found(&log, &snapshots).map_err(|error| NodeError::Failed(error.to_string()))?;
         let (me, incarnations, contradiction) = {
             let mut identity = self.identity.lock().await;
-            let identity = identity.as_mut().expect("taken only at the end of this life");
+            let identity = identity.as_mut().expect("the identity is taken only when this node ends");
             // Durable before this node votes, because the next start may then find more.
             let start = Start { boot: identity.boot(), found };
             identity.note_start(start, &self.config.advertised_rpc()).await?;
@@ -368,7 +369,7 @@ impl Lifecycle {
         self.context.quarantine();
         consensus.doubt();
         let mut identity = self.identity.lock().await;
-        Ok(identity.as_mut().expect("taken only at the end of this life").quarantine().await?)
+        Ok(identity.as_mut().expect("the identity is taken only when this node ends").quarantine().await?)
     }
 
     /// Returns the reason once this node's state is doubted: a majority has another state, or a memory fault has
@@ -379,12 +380,12 @@ impl Lifecycle {
             biased;
             // The store outlives its watchers.
             Ok(()) = rotten.wait_for(Option::is_some) => {
-                let found = rotten.borrow().expect("it was just seen");
+                let found = rotten.borrow().expect("the wait ended on a value");
                 rt::sometimes("rotten state found");
-                let words = format!("this node's state in memory is not what was applied to it: {found}");
+                let reason = format!("this node's state in memory is not what was applied to it: {found}");
                 self.context.metrics.damage_found(Damaged::Memory);
-                self.context.set_damage("memory", Some(format!("{words}. Have the memory of this machine checked")));
-                words
+                self.context.set_damage("memory", Some(format!("{reason}. Have the memory of this machine checked")));
+                reason
             }
             () = digests::compare_for_ever(consensus.clone(), self.context.clone()) => {
                 "this node's state differs from the majority's".to_owned()
@@ -398,7 +399,7 @@ impl Lifecycle {
         let mut contradiction = consensus.contradiction();
         // The consensus outlives its watchers.
         let _ = contradiction.wait_for(Option::is_some).await;
-        let found = contradiction.borrow().expect("it was just seen");
+        let found = contradiction.borrow().expect("the wait ended on a value");
         self.context.contradict(found);
         tracing::error!(
             "this node takes no part in its cluster any more and serves nothing: {found}. One of the two histories is not \
@@ -464,8 +465,8 @@ struct EndOnPanic(watch::Sender<Option<End>>);
 
 impl Drop for EndOnPanic {
     fn drop(&mut self) {
-        let words = "this node stops because one of its tasks panicked, which is a bug of mokv";
-        finish(&self.0, End::Failed(NodeError::Failed(words.into())));
+        let reason = "this node stops because one of its tasks panicked, which is a bug of mokv";
+        finish(&self.0, End::Failed(NodeError::Failed(reason.into())));
     }
 }
 
@@ -487,7 +488,7 @@ fn end_of_excluded(refusal: Refusal) -> Result<End, NodeError> {
     match refusal.exclusion() {
         Exclusion::Removed => Ok(End::Removed),
         Exclusion::Outlived | Exclusion::GoneBack | Exclusion::NotExcluded => {
-            Err(NodeError::Identity(format!("a peer shuts this node out: {}", refusal.reason)))
+            Err(NodeError::Identity(format!("a peer refuses this node: {}", refusal.reason)))
         }
     }
 }
@@ -528,7 +529,7 @@ mod tests {
 
     /// A node that was removed and started over once reported its own earlier id for as long as gossip remembered it.
     #[test]
-    fn a_namesake_lives_elsewhere() {
+    fn a_namesake_is_alive_at_another_address() {
         let claim = |node_id, rpc_addr: &str| Claim {
             rpc_addr: rpc_addr.into(),
             ..Claim::example("node-1", NodeId(node_id))

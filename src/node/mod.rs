@@ -139,14 +139,14 @@ pub async fn run(
             biased;
             end = node.ended() => end,
             () = &mut shutdown => return node.stop().await,
-            tell = node.asked_to_leave() => match node.leave().await {
+            reply = node.asked_to_leave() => match node.leave().await {
                 Ok(()) => {
                     // The client may have disconnected.
-                    let _ = tell.send(Ok(()));
+                    let _ = reply.send(Ok(()));
                     return node.stop().await;
                 }
                 Err(reason) => {
-                    let _ = tell.send(Err(reason));
+                    let _ = reply.send(Err(reason));
                     continue;
                 }
             },
@@ -166,24 +166,24 @@ pub async fn run(
                         StartMode::Outside => "it stays outside until it is started again (rejoin is off)",
                     }
                 );
-                let next = node.config_of_the_next_life(&config);
+                let next = node.config_for_the_next_start(&config);
                 node.set_aside().await?;
                 node = start_again(&next, &disk, &options, mode).await?;
             }
             End::Replaced => {
                 rt::sometimes("damaged node replaced itself");
                 tracing::warn!(
-                    "this node's data is damaged and the cluster can do without it: it is set aside, kept as left-..., and the \
-                     node starts over as a new one"
+                    "this node's data is damaged and the cluster does not need it: it is set aside, kept as \
+                     left-..., and the node starts over as a new one"
                 );
-                let next = node.config_of_the_next_life(&config);
+                let next = node.config_for_the_next_start(&config);
                 node.set_aside().await?;
                 node = start_again(&next, &disk, &options, StartMode::Joining).await?;
             }
             End::Again => {
                 tracing::warn!("this node stops to ask whether it may start over as a new one");
-                let next = node.config_of_the_next_life(&config);
-                node.end_life().await?;
+                let next = node.config_for_the_next_start(&config);
+                node.shut_down().await?;
                 node = start_again(&next, &disk, &options, StartMode::Joining).await?;
             }
         }
@@ -238,8 +238,13 @@ impl Node {
     /// Resolves when the node cannot or must not go on.
     async fn ended(&self) -> End {
         let mut end = self.end.clone();
-        let gone =
-            || End::Failed(NodeError::Failed("the tasks of this node have ended without a word".into()));
+        let gone = || {
+            End::Failed(NodeError::Failed(
+                "the tasks of this node ended without giving a reason, which is a bug \
+                                              of mokv"
+                    .into(),
+            ))
+        };
         match end.wait_for(Option::is_some).await {
             Ok(()) => end.borrow().clone().unwrap_or_else(gone),
             Err(_) => gone(),
@@ -249,14 +254,14 @@ impl Node {
     /// Resolves when a client asks this node to leave.
     async fn asked_to_leave(&self) -> AskedToLeave {
         match self.leave_requests.lock().await.recv().await {
-            Some(tell) => tell,
-            None => unreachable!("the context lives as long as the node, and can always ask"),
+            Some(reply) => reply,
+            None => unreachable!("the context keeps the sender for as long as the node runs"),
         }
     }
 
-    /// The configuration with which this node starts over: its join addresses and those of the members it has learned
-    /// of. The first node of a cluster may have no join addresses, and would never find its cluster again.
-    fn config_of_the_next_life(&self, config: &NodeConfig) -> NodeConfig {
+    /// Returns the configuration with which this node starts over: its join addresses and those of the members that it
+    /// knows. The first node of a cluster may have no join addresses, and would never find its cluster again.
+    fn config_for_the_next_start(&self, config: &NodeConfig) -> NodeConfig {
         let view = self.gossip.view();
         let view = view.borrow();
         let members = view.values().filter(|peer| peer.claim.state == State::Member);

@@ -226,8 +226,8 @@ impl fmt::Display for Other {
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Some(name) => write!(f, "what '{name}' sends from {} cannot be read: {}", self.from, self.why),
-            None => write!(f, "what the node at {} sends cannot be read: {}", self.from, self.why),
+            Some(name) => write!(f, "datagrams of '{name}' from {} cannot be read: {}", self.from, self.why),
+            None => write!(f, "datagrams from {} cannot be read: {}", self.from, self.why),
         }
     }
 }
@@ -258,8 +258,8 @@ impl fmt::Display for Reason {
             ),
             Reason::Recovering { cluster_id } => write!(
                 f,
-                "this node has not recovered yet: it has not heard from cluster {cluster_id} what was committed before its \
-                 start, or has not applied it"
+                "this node has not recovered yet: it does not know what cluster {cluster_id} had committed before \
+                 its start, or has not applied it"
             ),
             Reason::NoLeader { voters, reachable, unreachable } => {
                 let has_quorum = reachable * 2 > *voters;
@@ -283,7 +283,7 @@ impl fmt::Display for Reason {
             Reason::Refusal(other) => write!(f, "no connection with {other}"),
             Reason::Unreadable(unreadable) => write!(
                 f,
-                "{unreadable}; give all nodes the same cluster-key-file, and versions of mokv that go together"
+                "{unreadable}; give all nodes the same cluster-key-file and compatible versions of mokv"
             ),
             Reason::Copied(from) => write!(
                 f,
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quorum_it_says_who_is_missing_and_why() {
+    fn without_a_quorum_the_reason_names_the_missing_voters_and_why() {
         let known = with_raft(|raft| {
             (raft.has_leader, raft.lag) = (false, None);
             raft.others = vec![
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_told_with_and_without_a_quorum() {
+    fn another_key_is_reported_with_and_without_a_quorum() {
         let unreadable = |name: Option<&str>| Unreadable {
             name: name.map(str::to_owned),
             from: "10.0.0.3:8401".parse().unwrap(),
@@ -396,8 +396,8 @@ mod tests {
         assert!(is_ready, "{words}");
         assert!(
             words.starts_with(
-                "no connection with 'node-3' (node id 0000000000000003) at 10.0.0.3:8400 (refused: another key); what \
-                 'node-3' sends from 10.0.0.3:8401 cannot be read: sealed with another key; "
+                "no connection with 'node-3' (node id 0000000000000003) at 10.0.0.3:8400 (refused: another key); \
+                 datagrams of 'node-3' from 10.0.0.3:8401 cannot be read: sealed with another key; "
             ),
             "{words}"
         );
@@ -406,7 +406,7 @@ mod tests {
         let (words, is_ready) = said(&pristine);
         assert!(!is_ready);
         assert!(
-            words.contains("waiting for an answer of 10.0.0.3:8401; what the node at 10.0.0.3:8401 sends"),
+            words.contains("waiting for an answer of 10.0.0.3:8401; datagrams from 10.0.0.3:8401"),
             "{words}"
         );
     }
@@ -442,7 +442,7 @@ mod tests {
         for is_recovered in [false, true] {
             let mut known = with_raft(|raft| (raft.is_voter, raft.has_leader) = (false, false));
             known.is_recovered = is_recovered;
-            assert!(matches!(reasons(&known)[0], Reason::NoLeader { .. }), "nobody has told it yet");
+            assert!(matches!(reasons(&known)[0], Reason::NoLeader { .. }), "no reason is known yet");
             known.not_admitted.clone_from(&why);
             assert_eq!(reasons(&known), [Reason::NotAdmitted { cluster_id: "c1".into(), why: why.clone() }]);
         }
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lags_or_does_not_vote_is_not_ready() {
+    fn a_node_that_lags_or_does_not_vote_is_not_ready() {
         let behind = with_raft(|raft| raft.lag = Some(11));
         assert_eq!(reasons(&behind), [Reason::Behind { lag: 11, most: 10 }]);
         let learner = with_raft(|raft| raft.is_voter = false);
@@ -483,13 +483,13 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_its_directory_is_told_and_ends_no_readiness() {
+    fn a_copy_of_its_directory_is_reported_and_does_not_end_readiness() {
         let (words, is_ready) = said(&Known { copy: Some("10.0.0.9:8401".parse().unwrap()), ..well() });
         assert!(is_ready && words.contains("runs at 10.0.0.9:8401"), "{words}");
     }
 
     #[test]
-    fn a_full_disk_and_want_of_descriptors_are_told_and_end_no_readiness() {
+    fn a_full_disk_and_want_of_descriptors_are_reported_and_do_not_end_readiness() {
         let mut known = with_raft(|raft| raft.full = Some("'node-3' (node id 0000000000000003)".into()));
         known.files_waiting = 2;
         let (words, is_ready) = said(&known);

@@ -23,7 +23,7 @@ use crate::service::Context;
 /// The pause between two rounds of questions, and the time in which a member has to answer.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The pause between two rounds of a node that does not vote and has no answer yet: it can only wait for the leader,
-/// and the operator who started it is looking now why it does not serve.
+/// and its operator needs the reason why it does not serve.
 const SHORT_PAUSE: Duration = Duration::from_millis(250);
 
 /// While this node knows no leader, asks again and again the members by its own log and by gossip. A removed node is

@@ -77,7 +77,7 @@ async fn ask(peers: &Peers, node_id: NodeId) -> Said {
 }
 
 /// Asks all members in gossip's view, again and again until `deadline`; this node takes no part in the cluster
-/// meanwhile. Calls `tell` with the reason against it after each round.
+/// meanwhile. Calls `report` with the reason against it after each round.
 ///
 /// # Errors
 /// The last reason, if no leader has answered yes by then.
@@ -85,7 +85,7 @@ pub(super) async fn ask_all(
     peers: &Peers,
     gossip: &Gossip,
     deadline: Instant,
-    tell: impl Fn(&str),
+    report: impl Fn(&str),
 ) -> Result<(), String> {
     let (me, view) = (peers.local().node_id, gossip.view());
     let mut last = "no leader answers".to_owned();
@@ -103,7 +103,7 @@ pub(super) async fn ask_all(
             }
         }
         drop(answers);
-        tell(&last);
+        report(&last);
         if rt::now() + PAUSE >= deadline {
             rt::sometimes("damaged node not replaced");
             return Err(last);

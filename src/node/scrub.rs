@@ -130,14 +130,14 @@ impl Scrub {
     /// Replaces a damaged file by new snapshots. Returns `true` if there is no damage, or the damaged file is gone.
     async fn settle(&self, damage: Damage, error: Option<StorageError>) -> bool {
         let Some(error) = error else { return true };
-        let words = format!(
-            "{}; the state in memory is sound, and this node is replacing what is damaged by new snapshots. Have the disk \
-             checked: what loses one bit loses more",
+        let found = format!(
+            "{}; the state in memory is sound, and this node is replacing what is damaged by new snapshots. Have the \
+             disk checked: a disk that has lost one bit may lose more",
             error.finding()
         );
-        let was_known = self.context.set_damage(&damage.to_string(), Some(words.clone()));
+        let was_known = self.context.set_damage(&damage.to_string(), Some(found.clone()));
         if !was_known {
-            tracing::error!("damage was found before anybody needed what is damaged: {words}");
+            tracing::error!("the background check found damage: {found}");
             self.context.metrics.damage_found(damage.counts_as());
         }
         for _ in 0..STEPS {
@@ -146,9 +146,7 @@ impl Scrub {
                     Damage::Segment(_) => rt::sometimes("damaged segment given up"),
                     Damage::Snapshot(_) => rt::sometimes("damaged snapshot replaced"),
                 }
-                tracing::info!(
-                    "{damage} was damaged, and is not needed any more: later snapshots stand for it"
-                );
+                tracing::info!("{damage} was damaged and is not needed any more: later snapshots replace it");
                 self.context.set_damage(&damage.to_string(), None);
                 return true;
             }
@@ -187,7 +185,7 @@ impl Scrub {
             return space::propose_nothing(&self.consensus).await;
         }
         match timeout(SNAPSHOT_PATIENCE, self.consensus.take_snapshot()).await {
-            Ok(Ok(index)) => tracing::info!(index, "took a snapshot to do without {damage}"),
+            Ok(Ok(index)) => tracing::info!(index, "took a snapshot to replace {damage}"),
             Ok(Err(error)) => tracing::warn!("no snapshot replaces {damage} yet: {error}"),
             Err(_) => tracing::info!("a snapshot that replaces {damage} is still being written"),
         }

@@ -85,7 +85,7 @@ impl Node {
             spawn_guarded(metrics::http::serve(metrics_port, metrics, readiness.clone(), room.metrics)),
             spawn_guarded(health::report(readiness, reporter)),
             spawn_guarded(copies::watch(gossip.other_self(), context.clone(), lifecycle.end.clone())),
-            spawn_guarded(lifecycle.live()),
+            spawn_guarded(lifecycle.run()),
         ];
         Ok(Node {
             config,
@@ -183,7 +183,8 @@ fn room(clients: usize) -> Result<Room, NodeError> {
     })?;
     if room.clients < clients {
         tracing::info!(
-            "{} connections of clients are let in instead of max-connections ({clients}), as this process may open {} files",
+            "clients get {} connections instead of max-connections ({clients}), because this process may open only \
+             {} files",
             room.clients,
             descriptors.unwrap_or_default()
         );

@@ -24,7 +24,7 @@ impl Node {
             && let Err(reason) = self.leave().await
         {
             let name = &self.config.node_name;
-            tracing::warn!("this node stays a member: {reason}; 'mokv members remove {name}' takes it out");
+            tracing::warn!("this node stays a member: {reason}; 'mokv members remove {name}' removes it");
         }
         if let Some(serving) = self.context.recovered() {
             hand_over(&serving.consensus).await;
@@ -32,7 +32,7 @@ impl Node {
         self.phase.send(Phase::Draining);
         if self.context.admission.drain(self.config.limits.drain_timeout).await.is_err() {
             tracing::warn!(
-                "requests were still under way after {:?} and are broken off",
+                "requests were still under way after {:?} (drain-timeout) and are cancelled",
                 self.config.limits.drain_timeout
             );
         }
@@ -59,7 +59,7 @@ impl Node {
         let serving = self.context.recovered().ok_or("it has not recovered yet, or belongs to no cluster")?;
         // No other task holds the identity for long once the node has recovered.
         let mut identity = self.identity.lock().await;
-        let identity = identity.as_mut().expect("taken only when this node is set aside");
+        let identity = identity.as_mut().expect("the identity is taken only when this node ends");
         if identity.has_left() {
             return Ok(());
         }
@@ -83,14 +83,14 @@ impl Node {
         if let Some(identity) = self.identity.lock().await.as_mut() {
             identity.mark_left().await?;
         }
-        if let Some(identity) = self.end_life().await? {
+        if let Some(identity) = self.shut_down().await? {
             identity.set_aside().await?;
         }
         Ok(())
     }
 
     /// Stops everything that uses this node's data; returns its identity, or `None` if it was taken already.
-    pub(super) async fn end_life(self) -> Result<Option<Identity>, NodeError> {
+    pub(super) async fn shut_down(self) -> Result<Option<Identity>, NodeError> {
         self.phase.send(Phase::Draining);
         let _ = self.context.admission.drain(LAST_ANSWERS.min(self.config.limits.drain_timeout)).await;
         self.quiesce().await?;

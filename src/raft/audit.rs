@@ -43,7 +43,7 @@ pub async fn check_snapshot(
 async fn read_whole(snapshots: &Snapshots, info: &SnapshotInfo, pace: Pace) -> Result<(), StorageError> {
     let mut reader = snapshots.reader(info).await?;
     let Ok((_, digest)) = read_meta(reader.header()) else {
-        return Err(reader.corrupt(0, "its header makes no sense though its checksum holds"));
+        return Err(reader.corrupt(0, "its header cannot be decoded although its checksum matches"));
     };
     let mut sum = BlockSum::default();
     while let Some(block) = reader.next_block().await? {

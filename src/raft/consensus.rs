@@ -97,7 +97,7 @@ pub struct Consensus {
     request_timeout: Duration,
     /// When this node last received a message from its leader, and the leader's commit index in it; `None` if it has
     /// received none since this process started.
-    leader_heard: Arc<Mutex<Option<(Instant, u64)>>>,
+    leader_contact: Arc<Mutex<Option<(Instant, u64)>>>,
     /// A leader that sends nothing for longer counts as absent.
     leader_patience: Duration,
     /// The shortest time for which a follower waits for its leader.
@@ -128,7 +128,7 @@ impl Consensus {
             log,
             reads,
             request_timeout: timing.request_timeout,
-            leader_heard: Arc::default(),
+            leader_contact: Arc::default(),
             // The longest election timeout: by then this node starts an election itself.
             leader_patience: timing.election * 2,
             election: timing.election,
@@ -195,7 +195,7 @@ impl Consensus {
         let is_known = match leader == self.node_id() {
             // Called for every write: the membership is read only if needed.
             true => self.quorum_answered().is_some_and(is_near) || self.membership().voter_ids().count() == 1,
-            false => self.leader_heard().is_some_and(|(at, _)| is_near(at)),
+            false => self.leader_contact().is_some_and(|(at, _)| is_near(at)),
         };
         is_known.then_some(leader)
     }
@@ -208,27 +208,27 @@ impl Consensus {
         answered.map(|at| (*at).into())
     }
 
-    fn leader_heard(&self) -> Option<(Instant, u64)> {
-        *self.leader_heard.lock()
+    fn leader_contact(&self) -> Option<(Instant, u64)> {
+        *self.leader_contact.lock()
     }
 
     /// Records that the leader of this node's term sent an append, and its commit index.
     pub(super) fn leader_spoke(&self, committed: u64) {
-        let heard = Some((rt::now(), committed));
-        *self.leader_heard.lock() = heard;
+        let contact = Some((rt::now(), committed));
+        *self.leader_contact.lock() = contact;
     }
 
     /// Records how far members have acknowledged, as the leader of this node's term reports it.
-    pub(super) fn hear_of_acknowledged(&self, acknowledged: Vec<wire::Acknowledgement>) {
+    pub(super) fn record_acknowledged(&self, acknowledged: Vec<wire::Acknowledgement>) {
         if acknowledged.is_empty() {
             return;
         }
         let membership = self.membership();
         let mut positions = self.peers.positions();
-        for told in acknowledged {
+        for reported in acknowledged {
             // Only members are recorded: nothing else bounds the number of node ids that a leader may send.
-            if membership.membership().get_node(&NodeId(told.node_id)).is_some() {
-                positions.hear(told);
+            if membership.membership().get_node(&NodeId(reported.node_id)).is_some() {
+                positions.record(reported);
             }
         }
     }
@@ -324,7 +324,7 @@ impl Consensus {
                 let committed = metrics.borrow_watched().local_committed;
                 committed.map_or(0, |id| id.index)
             }
-            _ => self.leader_heard()?.1,
+            _ => self.leader_contact()?.1,
         };
         let applied = self.store.read().applied.map_or(0, |id| id.index);
         Some(committed.saturating_sub(applied))
@@ -486,7 +486,11 @@ impl Consensus {
         {
             Ok(Ok(response::Body::Forward(answer))) => answer,
             Ok(Ok(response::Body::Failed(reason))) => return Err(ProposeError::Unknown(reason)),
-            Ok(Ok(_)) => return Err(ProposeError::Unknown("the leader answered another question".into())),
+            Ok(Ok(_)) => {
+                return Err(ProposeError::Unknown(
+                    "the leader's answer is to another kind of request".into(),
+                ));
+            }
             Ok(Err(CallError::NotSent(reason))) => {
                 rt::sometimes("forwarded write not sent");
                 return Err(ProposeError::NotExecuted(format!("the leader cannot be reached: {reason}")));
@@ -569,7 +573,7 @@ impl Consensus {
             return Err("its state differs from the majority's, so it must not lead".into());
         }
         if self.membership().voter_ids().count() < 2 {
-            return Err("the only voter has nobody to hand leadership to".into());
+            return Err("there is no other voter to hand leadership to".into());
         }
         self.raft.trigger().transfer_leader(to).await.map_err(|error| error.to_string())?;
         let moved = async {

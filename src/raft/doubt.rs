@@ -90,8 +90,8 @@ pub async fn keep_from_leading(consensus: Consensus) {
             Step::Replicate => {
                 rt::sometimes("doubted node leads until another one is level");
                 tracing::warn!(
-                    "this node's state is doubted, and only its log lets the cluster go on: it leads, and serves nothing, \
-                     until another voter has all of it"
+                    "this node's state is doubted, but no other voter has all of its log: it leads, and serves \
+                     nothing, until another voter has"
                 );
             }
             Step::HandOver(to) => match consensus.transfer_leader(to, pause).await {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_stands_only_where_nobody_leads_for_long_and_leads_no_longer_than_it_must() {
+    fn it_stands_only_where_no_node_leads_for_long_and_leads_no_longer_than_it_must() {
         const PATIENCE: Duration = Duration::from_secs(10);
         let step = |leads, seconds, level| {
             Seen { leads, leaderless: Duration::from_secs(seconds), level }.step(PATIENCE)

@@ -94,7 +94,7 @@ async fn append(consensus: Consensus, mut request: wire::AppendEntries) -> Resul
     }
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
         consensus.leader_spoke(committed);
-        consensus.hear_of_acknowledged(acknowledged);
+        consensus.record_acknowledged(acknowledged);
     }
     let boot = consensus.peers().local().boot;
     Ok(Response::Append(append_answer_to_wire(answer, consensus.condition(), boot)))
@@ -141,7 +141,9 @@ async fn forward(consensus: Consensus, request: wire::Forward) -> Result<Respons
     let payload = Bytes::copy_from_slice(&request.payload);
     let proposed = match may_be_forwarded(&payload) {
         true => consensus.propose_here(payload, deadline).await,
-        false => Err(ProposeError::NotExecuted("the leader takes no such command from another node".into())),
+        false => {
+            Err(ProposeError::NotExecuted("the leader accepts no such command from another node".into()))
+        }
     };
     let outcome = match proposed {
         Ok(committed) => forward_answer::Outcome::Forwarded(wire::Forwarded {

@@ -59,7 +59,7 @@ impl LogStore {
         Ok(Found { vote, purged: state.purged.map(log_id_at), last: state.last.map(log_id_at) })
     }
 
-    fn tell(&self, step: impl FnOnce(&dyn Observer)) {
+    fn observe(&self, step: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.observer {
             step(&**observer);
         }
@@ -127,7 +127,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             "the vote {vote} does not follow {saved:?}"
         );
         self.log.save_vote(encode_vote(vote)).await.map_err(io::Error::other)?;
-        self.tell(|observer| observer.voted(vote));
+        self.observe(|observer| observer.voted(vote));
         Ok(())
     }
 
@@ -157,7 +157,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         assert!(terms.is_sorted(), "an entry has an earlier term than the one before it");
         // This bounds the memory for entries that wait to be written.
         self.log.ready().await.map_err(io::Error::other)?;
-        self.tell(|observer| {
+        self.observe(|observer| {
             entries.iter().for_each(|entry| observer.appended(log_id_at(entry.position()), &entry.payload));
         });
         if let Some(acknowledged) = self.peers.as_ref().and_then(|peers| peers.positions().unsaved()) {
@@ -183,9 +183,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             "truncating after {last:?} what is committed up to {:?}",
             self.committed
         );
-        self.tell(|observer| observer.truncating(last));
+        self.observe(|observer| observer.truncating(last));
         self.log.truncate_after(last.map(|id| id.index)).await.map_err(io::Error::other)?;
-        self.tell(|observer| observer.truncated(last));
+        self.observe(|observer| observer.truncated(last));
         Ok(())
     }
 
@@ -206,7 +206,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         match keep_from {
             Some(position) => {
                 self.log.purge(position).await.map_err(io::Error::other)?;
-                self.tell(|observer| observer.purged(log_id_at(position)));
+                self.observe(|observer| observer.purged(log_id_at(position)));
                 Ok(())
             }
             None => Ok(()),

@@ -116,7 +116,11 @@ async fn ask_leader(raft: Raft, peers: Arc<Peers>) -> Result<LogId, ReadIndexErr
             let asked = link.call(request::Body::ReadIndex(wire::ReadIndex {}));
             match timeout(ROUND_TIMEOUT, asked).await {
                 Ok(Ok(response::Body::ReadIndex(answer))) => from_wire(answer),
-                Ok(Ok(_)) => Err(ReadIndexError::Unconfirmed("the leader answered another question".into())),
+                Ok(Ok(_)) => Err(ReadIndexError::Unconfirmed(
+                    "the leader's answer is to another kind of \
+                                                              request"
+                        .into(),
+                )),
                 Ok(Err(error)) => {
                     Err(ReadIndexError::Unconfirmed(format!("the leader cannot be asked: {error}")))
                 }

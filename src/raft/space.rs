@@ -53,7 +53,7 @@ enum Step {
     RaftEntry,
     /// A snapshot would free space, but there is no room to write it.
     NoRoom,
-    /// A snapshot would free nothing to speak of.
+    /// A snapshot would free almost nothing.
     Nothing,
 }
 
@@ -75,19 +75,19 @@ impl Holdings {
 
 /// Makes room whenever this node's disk is nearly full. Never returns.
 pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
-    let mut told = None;
+    let mut logged = None;
     let failing = Seldom::default();
     loop {
         sleep(PAUSE).await;
         if !consensus.is_disk_full() {
-            told = None;
+            logged = None;
             continue;
         }
         purge(&consensus, &snapshots).await;
         let holdings = holdings(&consensus, &snapshots);
         let step = holdings.step();
-        if told.replace(step) != Some(step) {
-            tell(step, &holdings);
+        if logged.replace(step) != Some(step) {
+            report(step, &holdings);
         }
         match step {
             Step::Snapshot => snapshot(&consensus, &failing).await,
@@ -110,7 +110,7 @@ fn holdings(consensus: &Consensus, snapshots: &Snapshots) -> Holdings {
     }
 }
 
-fn tell(step: Step, holdings: &Holdings) {
+fn report(step: Step, holdings: &Holdings) {
     let Holdings { expected_bytes, room_bytes, sealed_bytes, .. } = holdings;
     match step {
         Step::Snapshot | Step::RaftEntry => {
@@ -125,7 +125,7 @@ fn tell(step: Step, holdings: &Holdings) {
         Step::Nothing => tracing::warn!(
             expected_bytes,
             sealed_bytes,
-            "the disk is nearly full, and a snapshot would free nothing to speak of: free space in the file system of the \
+            "the disk is nearly full, and a snapshot would free almost nothing: free space in the file system of the \
              data directory, make it larger, or delete keys"
         ),
     }
@@ -149,7 +149,7 @@ async fn snapshot(consensus: &Consensus, failing: &Seldom) {
         Err(_) => format!("it takes longer than {SNAPSHOT_PATIENCE:?}"),
     };
     if let Some(more) = failing.now() {
-        tracing::warn!(more, "no snapshot makes room: {failure}");
+        tracing::warn!(more, "a snapshot to make room failed: {failure}");
     }
 }
 

@@ -59,13 +59,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let applied = catch_unwind(AssertUnwindSafe(|| self.store.apply(&entry)));
             let applied = applied.map_err(|_| {
                 io::Error::other(format!(
-                    "applying entry {} panicked, which is a bug of mokv; what it said is in this node's log",
+                    "applying entry {} panicked, which is a bug of mokv; the panic message is in this node's log",
                     entry.log_id
                 ))
             })?;
             let reply = applied.map_err(|error| {
                 io::Error::other(format!(
-                    "entry {} cannot be applied: {error}; this node is too old for its cluster: upgrade it",
+                    "entry {} cannot be applied: {error}; this version of mokv is too old for the cluster: upgrade \
+                     this node",
                     entry.log_id
                 ))
             })?;

@@ -141,7 +141,7 @@ impl Store {
 
     /// Waits until the store's revision is at least `revision`.
     pub async fn wait_revision(&self, revision: u64) {
-        // The sender lives as long as the store.
+        // The sender exists as long as the store.
         let _ = self.revision.subscribe().wait_for(|now| *now >= revision).await;
     }
 

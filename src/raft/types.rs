@@ -74,7 +74,7 @@ impl fmt::Display for Reply {
 /// A member of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
-    /// For people; unique in a cluster.
+    /// The name that operators use; unique in a cluster.
     pub name: String,
     /// `host:port` of its only port, as the log last recorded it. The newest address claimed by gossip takes
     /// precedence.

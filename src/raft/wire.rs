@@ -47,12 +47,12 @@ pub fn log_id_at(position: storage::Position) -> LogId {
     log_id(position.term, position.index)
 }
 
-/// The leader in a message that says who leads instead; 0: none is known.
+/// The leader's node id in a message that names the leader; 0: none is known.
 pub fn leader_to_wire(leader: Option<NodeId>) -> u64 {
     leader.map_or(0, |id| id.0)
 }
 
-/// The leader from a message that says who leads instead.
+/// Returns the leader from a message that names it.
 pub fn leader_from_wire(leader: u64) -> Option<NodeId> {
     (leader != 0).then_some(NodeId(leader))
 }

@@ -114,14 +114,14 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods)] // Any instant will do.
-    fn whoever_waits_until_a_time_sees_it_on_the_clock_then_and_hardly_later() {
+    fn a_wait_until_a_time_ends_when_the_clock_shows_it_and_hardly_later() {
         let begin = Instant::now();
         for per_mille in [250, 800, 999, 1_000, 1_001, 1_250, 4_000] {
             let clock = Clock { truth: begin, local: begin + Duration::from_secs(3), per_mille };
             for nanos in [0, 1, 2, 999, 1_000_003, 7_000_000_011] {
                 let deadline = clock.local + Duration::from_nanos(nanos);
                 let shown = clock.local(clock.truth(deadline));
-                let late = shown.checked_duration_since(deadline).expect("nobody wakes too early");
+                let late = shown.checked_duration_since(deadline).expect("no waiter wakes too early");
                 assert!(late <= Duration::from_nanos(9), "{late:?} late at {per_mille}");
             }
         }

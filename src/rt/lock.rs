@@ -6,7 +6,7 @@ use std::sync;
 
 pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
-/// What a thread that comes after a panic says.
+/// The panic message of a thread that finds a lock left held by a panic.
 const PANICKED: &str = "another thread panicked while it held this lock";
 
 /// A mutual exclusion lock.

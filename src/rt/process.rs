@@ -85,13 +85,13 @@ pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
 /// Makes a panic anywhere end the process: a node that has met its own bug in one task must not continue with the
 /// others. The kernel cleans up, and the log's recovery relies on nothing that was not synced.
 ///
-/// `last_words` is called before the panic is reported on stderr. Neither delays the end for long: stderr may be a pipe
-/// that is not read.
-pub fn end_on_panic(last_words: impl Fn() + Send + Sync + 'static) {
+/// `before_report` is called before the panic is reported on stderr. Neither delays the end for long: stderr may be a
+/// pipe that is not read.
+pub fn end_on_panic(before_report: impl Fn() + Send + Sync + 'static) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         world::abort_after(LAST_WORDS_PATIENCE);
-        last_words();
+        before_report();
         report(panic);
         std::process::abort();
     }));
@@ -225,17 +225,17 @@ mod tests {
     #[test]
     fn a_process_that_ends_does_not_wait_for_a_name_that_is_still_looked_up() {
         let (release, released) = std::sync::mpsc::channel();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (outcome, ended) = std::sync::mpsc::channel();
         block_on_and_leave(async {
             let (started, starts) = tokio::sync::oneshot::channel();
             crate::rt::spawn(crate::rt::spawn_blocking(move || {
                 let _ = started.send(());
-                let _ = tell.send(released.recv_timeout(Duration::from_secs(10)));
+                let _ = outcome.send(released.recv_timeout(Duration::from_secs(10)));
             }));
             starts.await.unwrap();
         })
         .unwrap();
         release.send(()).expect("the look-up was waited for");
-        assert_eq!(told.recv().unwrap(), Ok(()));
+        assert_eq!(ended.recv().unwrap(), Ok(()));
     }
 }

@@ -320,7 +320,7 @@ mod tests {
     /// `/readyz` borrowed the gossip's value and called a function that borrowed it again: the node hung for ever.
     #[test]
     #[cfg_attr(debug_assertions, should_panic(expected = "borrowed twice"))]
-    fn nobody_borrows_a_value_twice_at_once() {
+    fn a_value_cannot_be_borrowed_twice_at_once() {
         let (_sender, receiver) = channel(0);
         drop(receiver.borrow());
         let _held = receiver.borrow();
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gives_up_waiting_is_forgotten() {
+    async fn a_waiter_that_gives_up_is_removed() {
         let (sender, receiver) = channel(0);
         for _ in 0..1000 {
             let mut receiver = receiver.clone();

@@ -1,6 +1,6 @@
-//! Who is served at a time: a place for each request of a class, bytes of requests and answers, streams, connections.
+//! Admission: the bounds on requests of each class, on bytes of requests and answers, and on streams.
 //!
-//! Each class has places of its own, so that operators are served while clients hold all of theirs.
+//! Each class has places of its own, so that the node serves operators while clients hold all of theirs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,52 +13,52 @@ use crate::config::Limits;
 use crate::rt;
 use crate::rt::time::{Elapsed, timeout_at};
 
-/// An answer that is ready leaves within this, or its caller is not there to take it.
+/// Time for an answer that is ready to leave. After it, the caller counts as gone.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// Operators' requests at a time: they are people, and a few programs.
+/// Operators' requests at a time. Few operators and programs send them.
 const MAX_OPERATOR_CALLS: usize = 64;
-/// Answers that are streams, of all services: each holds a state of the store or waits for news.
+/// Streamed answers at a time, of all services. Each holds a state of the store, or waits for changes.
 const MAX_ANSWER_STREAMS: usize = 1024;
 /// Bytes of clients' requests, until they are answered.
 const MAX_REQUEST_BYTES: usize = 256 << 20;
 /// Bytes of all other requests, which are short.
 const MAX_OPERATOR_BYTES: usize = 32 << 20;
-/// Bytes of answers that are not taken.
+/// Bytes of answers that their clients have not read yet.
 const MAX_UNREAD_BYTES: usize = 256 << 20;
 
-/// Among whose requests a request is counted.
+/// The class of requests whose places a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Those of `max-in-flight-requests`.
+    /// Requests of clients, bounded by `max-in-flight-requests`.
     Client,
-    /// Those of operators.
+    /// Requests of operators.
     Operator,
-    /// None: answered even when all places are taken, and while the node drains.
+    /// Requests that take no place. They are answered even when all places are taken, and while the node drains.
     Exempt,
 }
 
-/// What a client's connection may be used for.
+/// The services that a client's connection may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
     /// All services.
     Client,
-    /// All but clients' requests: it was made when clients held all the connections that they may.
+    /// All but those of clients: the connection was made when clients held all connections of `max-connections`.
     Operator,
 }
 
-/// How far a node's life has come, for its connections.
+/// The phase of a node's shutdown, for its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Every connection is served.
     Serving,
-    /// Clients finish what they asked for and are turned away; peers are served, or nothing would finish.
+    /// Requests of clients under way finish, and new ones are refused. Peers are served, or no write would finish.
     Draining,
     /// All connections end.
     Stopped,
 }
 
-/// The places of one node.
+/// The bounds of one node.
 pub struct Admission {
     clients: Arc<Bound>,
     operators: Arc<Bound>,
@@ -71,7 +71,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// All places are free.
+    /// Returns bounds of which nothing is taken.
     pub(super) fn new(limits: &Limits) -> Admission {
         Admission {
             clients: Bound::new(limits.max_in_flight_requests),
@@ -80,16 +80,16 @@ impl Admission {
             received: Bound::new(MAX_REQUEST_BYTES),
             received_by_operators: Bound::new(MAX_OPERATOR_BYTES),
             unread: Bound::new(MAX_UNREAD_BYTES),
-            // Counted, and bounded by those who accept them.
+            // Only counted here; `mux::places` bounds them.
             connections: Bound::new(usize::MAX),
             draining: AtomicBool::new(false),
         }
     }
 
-    /// Whether a caller may send requests of a class at all. To be asked before anything of one is read.
+    /// Checks that a caller may send requests of a class at all. Call it before reading any part of a request.
     ///
     /// # Errors
-    /// [`Refused::Overloaded`].
+    /// [`Refused::Overloaded`] if the caller's connection is of a kind that serves no clients.
     pub fn may_call(&self, caller: Caller, class: Class) -> Result<(), Refused> {
         match (caller.connection, class) {
             (ConnectionKind::Operator, Class::Client) => Err(Refused::Overloaded(
@@ -100,7 +100,7 @@ impl Admission {
         }
     }
 
-    /// A place for one request that is there whole, until it is answered. `None`: it needs none.
+    /// Returns a place for one request that has been read whole, held until it is answered. `None`: it needs none.
     ///
     /// # Errors
     /// [`Refused::NotExecuted`] while the node drains, [`Refused::Overloaded`] if all places are taken.
@@ -118,7 +118,7 @@ impl Admission {
         bound.take().map(Some).ok_or_else(full)
     }
 
-    /// Counts the bytes of all requests of a class, until they are answered.
+    /// Returns the bound on the bytes of all requests of a class, held until they are answered.
     pub fn received(&self, class: Class) -> Arc<Bound> {
         match class {
             Class::Client => self.received.clone(),
@@ -126,12 +126,12 @@ impl Admission {
         }
     }
 
-    /// Counts the bytes of all answers that are encoded and not taken.
+    /// Returns the bound on the bytes of all answers that are encoded, and that their clients have not read yet.
     pub fn unread(&self) -> Arc<Bound> {
         self.unread.clone()
     }
 
-    /// A place for an answer that is a stream, until it ends.
+    /// Returns a place for a streamed answer, held until the stream ends.
     ///
     /// # Errors
     /// [`Refused::Overloaded`] if all places are taken.
@@ -140,13 +140,13 @@ impl Admission {
         self.streams.take().ok_or_else(full)
     }
 
-    /// Held by a client's connection for as long as it has something to send.
+    /// Returns the count of a client's connection, held for as long as the connection has something to send.
     pub fn connected(&self) -> Option<Held> {
         self.connections.take()
     }
 
-    /// Admits no more requests, and waits until those under way are answered and the answers have left. Connections
-    /// have to be told to end before.
+    /// Admits no more requests, and waits until those under way are answered and the answers have left. The caller has
+    /// to enter [`Phase::Draining`] before.
     ///
     /// # Errors
     /// If that takes longer than `within`.
@@ -155,7 +155,7 @@ impl Admission {
         let until = rt::now() + within;
         timeout_at(until, self.clients.all_given_back()).await?;
         timeout_at(until, self.operators.all_given_back()).await?;
-        // A caller that does not take its answer now has gone away.
+        // A client that does not read its answer now has gone away.
         let until = until.min(rt::now() + LAST_BYTES);
         let _ = timeout_at(until, self.connections.all_given_back()).await;
         Ok(())

@@ -1,4 +1,5 @@
-//! What the services of a node share: who it is, whether it serves, and why not.
+//! The state that the services of a node share: the node's name and id, whether it serves, and the reasons if it does
+//! not.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,45 +20,45 @@ use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError
 use crate::rt::lock::Mutex;
 use crate::storage::{Log, Snapshots};
 
-/// What becomes of the place of a member that is removed.
+/// What happens to the place of a member that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The cluster is smaller from then on: the node stays out, also while it runs.
+    /// The cluster is smaller from then on. The removed node stays out, also while it runs.
     Closes,
-    /// The node may come back as another, or any other node may join in its stead.
+    /// The removed node may join again under a new id, or another node may take its place.
     StaysOpen,
 }
 
-/// What operators may ask of a node that is part of a cluster.
+/// Requests of operators to a node that is part of a cluster.
 #[async_trait]
 pub trait Operator: Send + Sync + 'static {
-    /// Takes a member out of the cluster for good; the leader's work.
+    /// Removes a member from the cluster for good. Only the leader does so. Returns the member's node id.
     async fn remove_member(&self, name: &str, place: Place) -> Result<NodeId, Refused>;
 }
 
-/// Asks a node to leave its cluster for good and to end; hears whether it has left.
+/// The reply channel of a request to leave the cluster for good and to end. The node sends whether it has left.
 pub type AskedToLeave = oneshot::Sender<Result<(), String>>;
 
-/// Knows why a node does not serve, and what else a person should know of it.
+/// The reasons why a node does not serve, and its warnings for operators.
 pub trait Diagnosis: Send + Sync + 'static {
-    /// In words, what keeps the node from serving first. None: it is well.
+    /// Returns the reasons as sentences; those that keep the node from serving come first. Empty: the node is well.
     fn reasons(&self) -> Vec<String>;
 
-    /// Whether the node belongs to no cluster yet, and waits for one.
+    /// Returns whether the node belongs to no cluster yet, and waits for one.
     fn is_forming(&self) -> bool;
 }
 
 /// A node that is part of a cluster and has recovered.
 pub struct Serving {
-    /// Its share of the consensus.
+    /// This node's handle of Raft.
     pub consensus: Consensus,
-    /// Where the other members are.
+    /// The addresses of the members.
     pub book: Arc<dyn AddressBook>,
     /// Its log, for space and positions.
     pub log: Log,
     /// Its snapshots, for their sizes.
     pub snapshots: Snapshots,
-    /// What operators may ask of it.
+    /// The requests of operators.
     pub operator: Arc<dyn Operator>,
 }
 
@@ -67,15 +68,15 @@ pub struct Context {
     pub name: String,
     /// The node's id.
     pub node_id: NodeId,
-    /// How often its data directory was started.
+    /// The boot counter of its data directory.
     pub boot: u64,
-    /// Its own rpc address, as others should use it.
+    /// Its own rpc address, as other nodes and clients should use it.
     pub rpc_addr: String,
-    /// What a request may cost.
+    /// The bounds of a request.
     pub limits: Limits,
-    /// What is counted.
+    /// The node's counters.
     pub metrics: Arc<Metrics>,
-    /// Who is served at a time.
+    /// The places for requests, streams and connections.
     pub admission: Admission,
     leave: mpsc::Sender<AskedToLeave>,
     raft: OnceLock<(Consensus, Arc<dyn AddressBook>)>,
@@ -86,12 +87,12 @@ pub struct Context {
     contradiction: OnceLock<Contradiction>,
     digest_alarm: AtomicBool,
     not_admitted: Mutex<Option<String>>,
-    /// What is damaged on this node, and how that is known, in words.
+    /// The parts of this node that are damaged, each with a sentence that says how the damage was found.
     damage: Mutex<BTreeMap<String, String>>,
 }
 
 impl Context {
-    /// The context of a node that serves nothing yet.
+    /// Returns the context of a node that serves nothing yet.
     pub fn new(
         name: String,
         node_id: NodeId,
@@ -122,12 +123,12 @@ impl Context {
         })
     }
 
-    /// From now on this is asked why the node does not serve. The first one counts.
+    /// Sets the source of [`Context::reasons`]. Only the first call has an effect.
     pub fn explained_by(&self, diagnosis: Weak<dyn Diagnosis>) {
         self.diagnosis.get_or_init(|| diagnosis);
     }
 
-    /// What a person should know of this node, in words.
+    /// Returns the reasons why this node does not serve, and its warnings, as sentences.
     pub fn reasons(&self) -> Vec<String> {
         self.diagnosis().map(|diagnosis| diagnosis.reasons()).unwrap_or_default()
     }
@@ -136,38 +137,38 @@ impl Context {
         self.diagnosis.get().and_then(Weak::upgrade)
     }
 
-    /// From now on the node takes part in Raft, though it may not have recovered yet.
+    /// Notes that the node takes part in Raft from now on. It may not have recovered yet.
     ///
     /// # Panics
-    /// If it did before.
+    /// If it was called before.
     pub fn take_part(&self, consensus: Consensus, book: Arc<dyn AddressBook>) {
         assert!(self.raft.set((consensus, book)).is_ok(), "a node starts its Raft once");
     }
 
-    /// The node's share of the consensus and where the others are, from before it has recovered on.
+    /// Returns the node's handle of Raft and the members' addresses, once Raft runs, also before the node has recovered.
     pub fn raft(&self) -> Option<&(Consensus, Arc<dyn AddressBook>)> {
         self.raft.get()
     }
 
-    /// The node's share of the consensus, from before it has recovered on.
+    /// Returns the node's handle of Raft, once Raft runs, also before the node has recovered.
     pub fn consensus(&self) -> Option<&Consensus> {
         self.raft().map(|(consensus, _)| consensus)
     }
 
-    /// From now on the node serves.
+    /// Notes that the node serves from now on.
     ///
     /// # Panics
-    /// If it served before.
+    /// If it was called before.
     pub fn start_serving(&self, serving: Serving) {
         assert!(self.serving.set(serving).is_ok(), "a node starts serving once");
     }
 
-    /// The node's inner life, if it has recovered; whatever its state.
+    /// Returns the parts of a node that has recovered, even if it is quarantined.
     pub fn recovered(&self) -> Option<&Serving> {
         self.serving.get()
     }
 
-    /// The node's inner life, if it may answer clients.
+    /// Returns the parts of a node that may answer clients.
     ///
     /// # Errors
     /// [`Refused::NotExecuted`], with the reasons.
@@ -175,23 +176,26 @@ impl Context {
         let serving = self.serving.get().filter(|_| !self.is_quarantined());
         serving.ok_or_else(|| {
             let reasons = self.reasons();
-            let words = match reasons.is_empty() {
+            let reason = match reasons.is_empty() {
                 true => "this node is about to serve".to_owned(),
                 false => reasons.join("; "),
             };
-            Refused::not_executed(words)
+            Refused::not_executed(reason)
         })
     }
 
-    /// Asks the node to leave and to end; resolves when it has left, or says why it stays.
+    /// Asks the node to leave its cluster and to end, and waits until it has left.
+    ///
+    /// # Errors
+    /// The reason why the node stays a member.
     pub async fn ask_to_leave(&self) -> Result<(), String> {
-        let (tell, told) = oneshot::channel();
-        // Whoever asks while the node leaves already waits for the same end.
-        let _ = self.leave.send(tell).await;
-        told.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
+        let (reply, left) = oneshot::channel();
+        // A second request while the node leaves already waits for the same end.
+        let _ = self.leave.send(reply).await;
+        left.await.unwrap_or_else(|_| Err("it is stopping".to_owned()))
     }
 
-    /// What this node is now, in one word of [`crate::metrics::ROLES`].
+    /// Returns this node's present role, one of [`crate::metrics::ROLES`].
     pub fn role(&self) -> &'static str {
         if self.is_quarantined() && (self.recovered().is_some() || self.contradiction().is_some()) {
             return "quarantined";
@@ -213,55 +217,56 @@ impl Context {
         }
     }
 
-    /// Whether this node was removed from its cluster and waits to be stopped.
+    /// Returns whether this node was removed from its cluster and waits to be stopped.
     pub fn is_outside(&self) -> bool {
         self.outside.load(Ordering::Relaxed)
     }
 
-    /// Belong to no cluster until the process ends.
+    /// Notes that this node belongs to no cluster until its process ends.
     pub fn stay_outside(&self) {
         self.outside.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this node was outvoted by a majority over its state, or contradicted by a leader over its log.
+    /// Returns whether a majority has outvoted this node's state, or a leader's log contradicts this node's.
     pub fn is_quarantined(&self) -> bool {
         self.quarantined.load(Ordering::Relaxed) || self.contradiction().is_some()
     }
 
-    /// Where a leader's log contradicts what this node knows to be committed.
+    /// Returns the position where a leader's log contradicts an entry that this node knows to be committed.
     pub fn contradiction(&self) -> Option<&Contradiction> {
         self.contradiction.get()
     }
 
-    /// Serve nothing any more, because a leader's log contradicts what this node knows to be committed. The first time
-    /// counts.
+    /// Stops serving, because a leader's log contradicts an entry that this node knows to be committed. Only the first
+    /// contradiction is kept.
     pub fn contradict(&self, found: Contradiction) {
         self.contradiction.get_or_init(|| found);
     }
 
-    /// The members that this node refuses, because they have gone back behind what they had acknowledged.
+    /// Returns the members that this node refuses, because they have gone back behind what they had acknowledged.
     pub fn gone_back(&self) -> BTreeMap<NodeId, GoneBack> {
         self.consensus().map(|consensus| consensus.peers().positions().refused().clone()).unwrap_or_default()
     }
 
-    /// A member's name. Empty: no member has this id, or this node does not take part in Raft yet.
+    /// Returns a member's name. Empty: no member has this id, or this node does not take part in Raft yet.
     pub(super) fn member_name(&self, node_id: NodeId) -> String {
         let membership = self.consensus().map(Consensus::membership);
         let member = membership.and_then(|members| members.membership().get_node(&node_id).cloned());
         member.map(|member| member.name).unwrap_or_default()
     }
 
-    /// Serve nothing any more.
+    /// Stops serving until the process ends.
     pub fn quarantine(&self) {
         self.quarantined.store(true, Ordering::Relaxed);
     }
 
-    /// Why the leader does not admit this node, if it said so.
+    /// Returns the reason why the leader does not admit this node, if the leader sent one.
     pub fn not_admitted(&self) -> Option<String> {
         self.not_admitted.lock().clone()
     }
 
-    /// Says why the leader does not admit this node, or that nothing is known against it. The log tells it once.
+    /// Sets the reason why the leader does not admit this node; `None`: it has no objection. Logs the first reason after
+    /// `None`.
     pub fn set_not_admitted(&self, reason: Option<String>) {
         let mut known = self.not_admitted.lock();
         if let (Some(reason), None) = (&reason, &*known) {
@@ -270,40 +275,41 @@ impl Context {
         *known = reason;
     }
 
-    /// What is damaged on this node, in words.
+    /// Returns a sentence for each part of this node that is damaged.
     pub fn damage(&self) -> Vec<String> {
         let damage = self.damage.lock();
         damage.values().cloned().collect()
     }
 
-    /// Notes that `what` is damaged, in `words`, or (`None`) no more. Whether it was known to be damaged before.
-    pub fn set_damage(&self, what: &str, words: Option<String>) -> bool {
+    /// Sets the sentence that describes the damage of `what`; `None`: `what` is no longer damaged. Returns whether `what`
+    /// was known to be damaged before.
+    pub fn set_damage(&self, what: &str, description: Option<String>) -> bool {
         let mut damage = self.damage.lock();
-        match words {
-            Some(words) => damage.insert(what.to_owned(), words),
+        match description {
+            Some(description) => damage.insert(what.to_owned(), description),
             None => damage.remove(what),
         }
         .is_some()
     }
 
-    /// Whether digests of the members disagree.
+    /// Returns whether digests of the members disagree.
     pub fn digest_alarm(&self) -> bool {
         self.digest_alarm.load(Ordering::Relaxed)
     }
 
-    /// Says whether digests of the members disagree.
+    /// Sets whether digests of the members disagree.
     pub fn set_digest_alarm(&self, disagree: bool) {
         self.digest_alarm.store(disagree, Ordering::Relaxed);
     }
 }
 
 impl Serving {
-    /// Where a member is: its newest claim, or what the membership says.
+    /// Returns a member's address as `host:port`: of its newest claim, else of the membership.
     pub fn address_of(&self, node_id: NodeId, member: &Member) -> String {
         self.book.addresses(node_id).into_iter().next().unwrap_or_else(|| member.rpc_addr.clone())
     }
 
-    /// Where the leader is.
+    /// Returns the leader's address as `host:port`, if the leader is known and a member.
     pub fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
         let leader = leader?;
         let membership = self.consensus.membership();
@@ -312,13 +318,13 @@ impl Serving {
 }
 
 impl Context {
-    /// Why a read was not answered, for its client.
+    /// Returns the error for the client of a read that was not confirmed.
     pub(super) fn read_failed(&self, error: ReadIndexError) -> Refused {
         let reason = self.with_reasons(format!("no leader confirmed this read: {error}"));
         Refused::NotExecuted { reason, leader: self.leader_address(None) }
     }
 
-    /// Why a command was not answered, for its client.
+    /// Returns the error for the client of a command that was not answered.
     pub(super) fn propose_failed(&self, error: ProposeError, deadline_passed: bool) -> Refused {
         match error {
             ProposeError::NotLeader(leader) => Refused::NotExecuted {
@@ -335,12 +341,12 @@ impl Context {
         }
     }
 
-    /// What went wrong, and what this node knows of the cause.
-    fn with_reasons(&self, words: String) -> String {
-        [words].into_iter().chain(self.reasons()).collect::<Vec<_>>().join("; ")
+    /// Returns the failure, followed by what this node knows of its cause.
+    fn with_reasons(&self, failure: String) -> String {
+        [failure].into_iter().chain(self.reasons()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Where this leader is, or the one that this node knows.
+    /// Returns the address of this leader, or else of the leader that this node knows.
     fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
         let serving = self.recovered()?;
         serving.leader_address(leader.or_else(|| serving.consensus.leader()))

@@ -1,9 +1,9 @@
 //! The request core: every request of every API passes here, once.
 //!
-//! A caller, a request as plain types and a deadline come in; a reply or a [`Refused`] goes out, and streams the same. Here a
-//! request gets its place ([`Admission`]), is checked against the node's limits, proposed or read, and its outcome is found.
-//! What bytes, codes and texts an API has for that is the business of [`crate::api`]; what a command does is decided in
-//! [`crate::map`]. Knows neither HTTP nor gRPC.
+//! The input is a caller, a request as plain types and a deadline. The output is a reply or a [`Refused`]; streams are
+//! handled the same way. The core takes a place for the request ([`Admission`]), checks it against the node's limits,
+//! proposes or reads, and determines the outcome. [`crate::api`] maps both to the bytes, codes and texts of its API;
+//! [`crate::map`] decides what a command does. This module has no code for HTTP or gRPC.
 
 mod admission;
 mod context;
@@ -23,22 +23,22 @@ pub use request::*;
 
 use crate::rt::Instant;
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
     /// The kind of place that its connection holds.
     pub connection: ConnectionKind,
 }
 
-/// A request of one kind: what it asks for, and how it is executed.
+/// A request of one kind, and how it is executed.
 pub trait Operation: Send + 'static {
-    /// What answers it.
+    /// Its reply.
     type Reply: Send + 'static;
 
-    /// Among whose requests it is counted.
+    /// The class whose places it takes.
     const CLASS: Class;
 
-    /// Executes it. It has its place, and its caller may send it.
+    /// Executes the request. The request holds its place, and its caller may send it.
     fn execute(
         self,
         service: &Service,
@@ -54,15 +54,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// The core of a node.
+    /// Returns the core of a node.
     pub fn new(context: Arc<Context>) -> Service {
         Service { context, retained: Arc::default() }
     }
 
-    /// Executes a request, which is all there, and answers by `deadline`.
+    /// Executes a request that has been read whole, and answers by `deadline`.
     ///
     /// # Errors
-    /// [`Refused`]: the request was answered otherwise than it asked for, was certainly not executed, or its outcome is unknown.
+    /// [`Refused`]: the node declined the request, the request was certainly not executed, or its outcome is unknown.
     pub async fn call<O: Operation>(
         &self,
         caller: Caller,

@@ -1,24 +1,24 @@
-//! What becomes of a request that is not answered as it asked.
+//! The outcomes of a request that does not succeed.
 
-/// Why a request is not answered as it asked. Each API has a code and a text for each.
+/// The reason why a request did not succeed. Each API has a code and a text for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    // ---- the request is wrong: the same for ever ----
+    // ---- the request is invalid: sending it again gives the same answer ----
     /// The key has no bytes.
     EmptyKey,
-    /// The key has so many bytes, more than [`crate::config::MAX_KEY_BYTES`].
+    /// The key has more bytes than [`crate::config::MAX_KEY_BYTES`].
     LongKey {
-        /// How many.
+        /// The key's bytes.
         bytes: usize,
     },
     /// The value has more bytes than `max-value-bytes` allows.
     LongValue {
-        /// How many.
+        /// The value's bytes.
         bytes: usize,
-        /// How many are allowed.
+        /// The bytes that are allowed.
         most: usize,
     },
-    /// What was asked for makes no sense, in words.
+    /// An argument of the request is invalid; the text says which.
     Invalid(String),
 
     // ---- answers of the store: definite ----
@@ -27,9 +27,9 @@ pub enum Refused {
         /// The store's revision.
         revision: u64,
     },
-    /// The revision that a listing is to go on with is no longer retained.
+    /// The revision at which a listing should continue is no longer retained.
     RevisionGone {
-        /// That one.
+        /// The revision that was requested.
         revision: u64,
     },
     /// `if_revision` did not match.
@@ -44,7 +44,7 @@ pub enum Refused {
         /// The lowest sequence in it.
         lowest: u64,
     },
-    /// The store holds as many bytes as it may, and nothing was applied.
+    /// The store has reached `max-store-bytes`, and nothing was applied.
     StoreFull {
         /// The replicated bound, in bytes of keys and values.
         max_store_bytes: u64,
@@ -53,43 +53,43 @@ pub enum Refused {
     // ---- answers of this node: definite ----
     /// No member has this name.
     NoSuchMember(String),
-    /// The cluster is not as the request needs it, in words.
+    /// The cluster is not in the state that the request requires; the text says why.
     Precondition(String),
-    /// The answer is larger than it may be, or there is no room on a disk, in words.
+    /// The answer is larger than its bound, or a disk has no room; the text says which.
     NoRoom(String),
-    /// This node cannot do it now, in words, and has not done it.
+    /// This node cannot execute the request now, and has not; the text says why.
     Unavailable(String),
-    /// The answer was not ready by the deadline, in words. Nothing was to be changed.
+    /// The answer was not ready by the deadline; the text says of what. The request changes nothing.
     Late(String),
 
     // ---- certainly not executed ----
-    /// As many requests are under way as may be, in words; the caller may try again.
+    /// A bound of this node is reached; the text says which. The caller may try again.
     Overloaded(String),
-    /// The node came to execute nothing, in words: there is no leader, or it is another node.
+    /// The node did not execute the request: for example there is no leader, or the leader is another node.
     NotExecuted {
-        /// Why.
+        /// The reason, as a sentence.
         reason: String,
-        /// Where the leader is, as `host:port`, if that is known.
+        /// The leader's address as `host:port`, if it is known.
         leader: Option<String>,
     },
 
     // ---- unknown ----
-    /// It may have been executed, or may yet be.
+    /// The request may have been executed, or may yet be.
     Unknown {
-        /// Why the outcome is not known, in words.
+        /// The reason why the outcome is not known, as a sentence.
         reason: String,
-        /// The deadline has passed.
+        /// Whether the deadline has passed.
         is_late: bool,
     },
 
-    /// A bug of this program, in words.
+    /// A bug of this program; the text says where.
     Bug(String),
 }
 
-/// What is certain about the effect of a request that was refused.
+/// What is certain about the effect of a request that did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certainty {
-    /// It was answered; of what it would have changed, nothing was.
+    /// It was answered, and changed nothing.
     Refused,
     /// It was not executed, and will not be.
     NotExecuted,
@@ -98,7 +98,7 @@ pub enum Certainty {
 }
 
 impl Refused {
-    /// What is certain about the request's effect.
+    /// Returns what is certain about the request's effect.
     pub fn certainty(&self) -> Certainty {
         match self {
             Refused::Overloaded(_) | Refused::NotExecuted { .. } => Certainty::NotExecuted,
@@ -121,12 +121,12 @@ impl Refused {
         }
     }
 
-    /// Certainly not executed; no leader is known.
+    /// Returns the refusal of a request that was certainly not executed, with no leader's address.
     pub fn not_executed(reason: impl Into<String>) -> Refused {
         Refused::NotExecuted { reason: reason.into(), leader: None }
     }
 
-    /// It may have been executed, or may yet be; the deadline has not passed.
+    /// Returns the refusal of a request that may have been executed, or may yet be; its deadline has not passed.
     pub fn unknown(reason: impl Into<String>) -> Refused {
         Refused::Unknown { reason: reason.into(), is_late: false }
     }

@@ -10,12 +10,12 @@ use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
 
-/// How fresh a read has to be.
+/// The consistency that a read requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It sees every write that was answered before the read came.
+    /// The read sees every write that was answered before the read arrived.
     Linearizable,
-    /// This node's copy as it is, if it has reached this revision.
+    /// The read sees this node's state as it is, once the state has reached this revision.
     Stale {
         /// 0: any.
         min_revision: u64,
@@ -29,7 +29,7 @@ pub struct WriteName {
     pub session: u64,
     /// The write's number in it.
     pub sequence: u64,
-    /// The lowest number in it whose answer its client still waits for.
+    /// The lowest number in the session whose answer the client still waits for.
     pub lowest_unanswered: u64,
 }
 
@@ -42,12 +42,12 @@ pub struct Get {
     pub freshness: Freshness,
 }
 
-/// A key as it was read.
+/// A key that was read.
 #[derive(Debug)]
 pub struct Got {
     /// The key.
     pub key: Bytes,
-    /// What it holds.
+    /// Its value and revisions.
     pub entry: Entry,
     /// The store's revision.
     pub revision: u64,
@@ -77,40 +77,40 @@ pub struct Delete {
     pub name: Option<WriteName>,
 }
 
-/// What a deletion came to.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy)]
 pub struct Deleted {
-    /// The store's revision; of one that changed something, its own.
+    /// The revision of this deletion, or the store's revision if the key did not exist.
     pub revision: u64,
-    /// Whether the key was there.
+    /// Whether the key existed.
     pub existed: bool,
 }
 
 /// Lists keys of one revision in byte order.
 #[derive(Debug)]
 pub struct List {
-    /// Only keys that begin so.
+    /// Only keys with this prefix.
     pub prefix: Bytes,
     /// Only keys behind this one.
     pub start_after: Bytes,
-    /// At most so many keys; `None`: as many as there are.
+    /// At most this many keys; `None`: all.
     pub limit: Option<u64>,
-    /// How fresh, or at which revision.
+    /// The revision, or the consistency, at which to read.
     pub at: ListAt,
-    /// Values are left out.
+    /// Whether values are left out.
     pub keys_only: bool,
 }
 
-/// Which revision a listing shows.
+/// The revision that a listing shows.
 #[derive(Debug, Clone, Copy)]
 pub enum ListAt {
     /// The present one.
     Present(Freshness),
-    /// This one, of an earlier page.
+    /// The revision of an earlier page.
     Revision(u64),
 }
 
-/// A listing that begins.
+/// The beginning of a listing.
 pub struct Listed {
     /// The revision that it shows.
     pub revision: u64,
@@ -127,7 +127,7 @@ pub struct OpenSession;
 pub struct SessionOpened {
     /// Its id.
     pub session: u64,
-    /// How many of its writes may be unanswered at a time.
+    /// The most of its writes that may be unanswered at a time.
     pub window: u64,
 }
 
@@ -141,16 +141,17 @@ pub struct CloseSession {
 /// Lists the members of the cluster.
 #[derive(Debug)]
 pub struct Members {
-    /// As of every change that was committed before the request came; else as this node knows them.
+    /// Whether the list includes every change that was committed before the request arrived. Otherwise it is the list
+    /// that this node knows.
     pub linearizable: bool,
 }
 
 /// The members of the cluster.
 #[derive(Debug)]
 pub struct MemberList {
-    /// By node id.
+    /// In order of node id.
     pub members: Vec<MemberInfo>,
-    /// How many voters there are to be; `None`: as many as come.
+    /// The wanted number of voters; `None`: no bound.
     pub wanted_size: Option<NonZeroU32>,
 }
 
@@ -161,40 +162,40 @@ pub struct MemberInfo {
     pub node_id: NodeId,
     /// Its name.
     pub name: String,
-    /// Where its port is, as `host:port`.
+    /// Its rpc address, as `host:port`.
     pub rpc_addr: String,
-    /// It leads, as far as this node knows.
+    /// Whether it leads, as far as this node knows.
     pub is_leader: bool,
-    /// It has no vote.
+    /// Whether it has no vote.
     pub is_learner: bool,
 }
 
-/// Asks how a node is. Every node answers, whatever its state.
+/// Asks for a node's status. Every node answers, whatever its state.
 #[derive(Debug)]
 pub struct Status;
 
-/// How a node is.
+/// A node's status.
 #[derive(Debug)]
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
     /// Its Raft node id.
     pub node_id: NodeId,
-    /// How often its data directory was started.
+    /// The boot counter of its data directory.
     pub boot: u64,
-    /// Where its port is, as `host:port`.
+    /// Its rpc address, as `host:port`.
     pub rpc_addr: String,
-    /// One word of [`crate::metrics::ROLES`].
+    /// One of [`crate::metrics::ROLES`].
     pub role: &'static str,
-    /// Digests of the members disagree.
+    /// Whether digests of the members disagree.
     pub digest_alarm: bool,
-    /// What a person should know of it, in words.
+    /// The reasons why it does not serve, and its warnings, as sentences.
     pub reasons: Vec<String>,
-    /// Where a leader's log contradicts what this node knows to be committed.
+    /// The position where a leader's log contradicts an entry that this node knows to be committed.
     pub contradiction: Option<Contradicted>,
     /// The members that it refuses, because they have gone back behind what they had acknowledged.
     pub gone_back: Vec<WentBack>,
-    /// What it knows of the cluster; `None`: it takes no part in one yet.
+    /// Its view of the cluster; `None`: it takes no part in one yet.
     pub raft: Option<RaftStatus>,
 }
 
@@ -213,11 +214,11 @@ pub struct Contradicted {
     pub leader_id: NodeId,
     /// The leader's name; empty: it is no member.
     pub leader_name: String,
-    /// The term that it led in.
+    /// The term in which it led.
     pub leader_term: u64,
 }
 
-/// A member that lacks what it had acknowledged.
+/// A member that lacks entries or a term that it had acknowledged.
 #[derive(Debug)]
 pub struct WentBack {
     /// Its node id.
@@ -228,7 +229,7 @@ pub struct WentBack {
     pub acknowledged_term: u64,
     /// The last log index that it acknowledged; `None`: none.
     pub acknowledged_index: Option<u64>,
-    /// The boot counter of the start in which it did.
+    /// The boot counter of the start in which it acknowledged.
     pub acknowledged_boot: u64,
     /// The term that a later start found on the disk.
     pub found_term: u64,
@@ -238,12 +239,12 @@ pub struct WentBack {
     pub found_boot: u64,
 }
 
-/// What a node knows of its cluster.
+/// A node's view of its cluster.
 #[derive(Debug)]
 pub struct RaftStatus {
-    /// The cluster.
+    /// The cluster's id.
     pub cluster_id: ClusterId,
-    /// Raft's term.
+    /// The current term.
     pub term: u64,
     /// Positions and state; `None`: it has not recovered yet.
     pub recovered: Option<StateStatus>,
@@ -268,33 +269,33 @@ pub struct StateStatus {
     pub applied_index: u64,
     /// The store's revision.
     pub revision: u64,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
-    /// How many sessions are open.
+    /// The number of open sessions.
     pub sessions: u64,
-    /// How many voters there are to be; `None`: as many as come.
+    /// The wanted number of voters; `None`: no bound.
     pub wanted_size: Option<NonZeroU32>,
-    /// Of the whole state; `None`: the cluster has no key for digests yet.
+    /// The digest of the whole state; `None`: the cluster has no key for digests yet.
     pub digest: Option<ShownDigest>,
-    /// Digests at fixed positions of the log, to compare nodes by.
+    /// Digests by log index, at fixed positions, so that nodes can be compared.
     pub digests: Vec<(u64, ShownDigest)>,
 }
 
-/// Hands leadership over. The leader's work.
+/// Hands leadership over. Only the leader executes it.
 #[derive(Debug)]
 pub struct TransferLeader {
-    /// To this member; `None`: to whichever voter is nearest.
+    /// The name of the next leader; `None`: the voter whose log reaches furthest, of those that answered recently.
     pub to: Option<String>,
 }
 
-/// Takes a member out of the cluster for good. The leader's work.
+/// Removes a member from the cluster for good. Only the leader executes it.
 #[derive(Debug)]
 pub struct RemoveMember {
     /// Its name.
     pub name: String,
-    /// What becomes of its place.
+    /// What happens to its place.
     pub place: Place,
 }
 
@@ -313,8 +314,8 @@ pub struct Backup;
 /// Changes the replicated settings.
 #[derive(Debug)]
 pub enum Configure {
-    /// What the state may hold.
+    /// The bounds of the state.
     Bounds(SettingsChange),
-    /// How many voters there are to be; `None`: as many as come.
+    /// The wanted number of voters; `None`: no bound.
     WantedSize(Option<NonZeroU32>),
 }

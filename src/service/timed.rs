@@ -1,6 +1,6 @@
-//! A stream that holds a state of the store is ended by a timer.
+//! A time limit on a stream that holds a state of the store.
 //!
-//! A client that takes nothing is not asked again: only a timer of the node's own notices, and lets go of the state.
+//! HTTP/2 does not poll the stream of a client that reads nothing. So a timer of the node's own drops the state.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::rt::lock::Mutex;
 use crate::rt::task::{TaskGuard, spawn_guarded};
 use crate::rt::{self, Instant};
 
-/// `S` until a moment, then one error.
+/// The items of `S` until a deadline, then one error.
 pub(super) struct Timed<S, E> {
     inner: Arc<Mutex<Option<S>>>,
     late: Option<E>,
@@ -20,7 +20,8 @@ pub(super) struct Timed<S, E> {
 }
 
 impl<S: Send + 'static, E> Timed<S, E> {
-    /// `stream`, which is dropped at `until` whether anybody asks it or not; who asks then is told `late`.
+    /// Returns `stream` with a deadline. A timer drops `stream` at `until`, even if it is not polled. The next poll then
+    /// returns the error `late`.
     pub(super) fn new(stream: S, until: Instant, late: E) -> Timed<S, E> {
         let inner = Arc::new(Mutex::new(Some(stream)));
         let timed = inner.clone();
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_stream_holds_is_let_go_of_though_nobody_asks_it() {
+    async fn a_stream_is_dropped_at_its_deadline_without_being_polled() {
         let state = Arc::new(());
         let held = state.clone();
         let endless = stream::repeat_with(move || Ok::<_, &str>(held.clone()));

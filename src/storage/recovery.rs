@@ -68,7 +68,7 @@ pub(super) async fn recover(
     }
     if !replay.index.is_whole() {
         let file = segment::live_name(numbers[0] - 1);
-        return Err(StorageError::Missing { file, reason: "it holds entries that nobody purged" });
+        return Err(StorageError::Missing { file, reason: "it holds entries that were not purged" });
     }
     if let Some((number, content)) = last {
         make_durable(disk, config, &mut replay, number, content).await?;

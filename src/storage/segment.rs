@@ -132,7 +132,7 @@ fn parse_body(number: u64, offset: usize, record: &Record) -> Result<Body, Stora
         Nonsense::Malformed => StorageError::Corrupt {
             file: live_name(number),
             offset: offset as u64,
-            reason: "a record makes no sense though its checksum holds",
+            reason: "a record cannot be decoded although its checksum matches",
         },
         Nonsense::Version(found) => {
             StorageError::Version { file: live_name(number), found, known: record::FORMAT_VERSION }

@@ -273,7 +273,7 @@ impl Writer {
         }
         let acknowledged = batch.acknowledged.take();
         if let Some(acknowledged) =
-            acknowledged.filter(|told| self.tail.state.acknowledged.as_ref() != Some(told))
+            acknowledged.filter(|newest| self.tail.state.acknowledged.as_ref() != Some(newest))
         {
             batch.records.bodies.push(Body::Acknowledged(acknowledged));
         }

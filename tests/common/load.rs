@@ -42,7 +42,7 @@ impl Journal {
             Err(Error::NotExecuted(_)) if again => {}
             Err(Error::NotExecuted(_)) => drop(self.not_executed.insert(key.to_owned())),
             Err(Error::Unknown(_)) => self.unknown.entry(key.to_owned()).or_default().push(value.to_owned()),
-            Err(error) => panic!("a writer was told: {error}"),
+            Err(error) => panic!("a writer received an error: {error}"),
         }
     }
 }
@@ -144,7 +144,7 @@ impl Promises {
         for (key, (value, _)) in &found {
             let ours = journal.acknowledged.get(key) == Some(value)
                 || journal.unknown.get(key).is_some_and(|values| values.contains(value));
-            assert!(ours, "'{key}' holds '{value}', which nobody was promised");
+            assert!(ours, "'{key}' holds '{value}', which was acknowledged to no client");
         }
         for key in &journal.not_executed {
             assert!(!found.contains_key(key), "'{key}' was called not executed and is there");

@@ -20,7 +20,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 pub async fn play(mut command: Command, cluster: &mut Cluster) -> Vec<String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut program = Running::start(command);
-    let mut tell = program.0.stdin.take().unwrap();
+    let mut stdin = program.0.stdin.take().unwrap();
     let output = BufReader::new(program.0.stdout.take().unwrap());
     let (sender, lines) = sync_channel(1000);
     // Until the program ends, or the receiver is dropped.
@@ -40,7 +40,7 @@ pub async fn play(mut command: Command, cluster: &mut Cluster) -> Vec<String> {
             proved.push(claim.to_owned());
         } else if let Some(wish) = line.strip_prefix("do  ") {
             fulfil(wish, cluster);
-            writeln!(tell, "done").unwrap();
+            writeln!(stdin, "done").unwrap();
         }
     }
     let status = program.ended(SILENCE_LIMIT).await;
@@ -55,6 +55,6 @@ fn fulfil(wish: &str, cluster: &mut Cluster) {
     match verb {
         "kill" => node.kill(),
         "start" => node.start(),
-        _ => panic!("nobody knows how to '{wish}'"),
+        _ => panic!("the harness cannot '{wish}'"),
     }
 }

@@ -30,7 +30,7 @@ pub fn python_is_here() -> bool {
     is_here(asks, "Python 3.10 or later with its module venv (on Debian: python3-venv)")
 }
 
-/// A person gets a message about what is missing; in continuous integration it must be there.
+/// Prints a message about what is missing; in continuous integration nothing may be missing.
 fn is_here(mut asks: Command, what: &str) -> bool {
     let answer = asks.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if answer.is_ok_and(|status| status.success()) {

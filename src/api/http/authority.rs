@@ -1,27 +1,26 @@
-//! Requests whose `:authority` the HTTP/2 library would refuse reach their services all the same.
+//! Translation of requests whose `:authority` the HTTP/2 library (h2) would refuse.
 //!
 //! grpc-go sends an *empty* `:authority` for targets such as `mokv://HOST:PORT`, others send socket paths or lists of
-//! endpoints. To h2 each of these is a malformed request, answered with `PROTOCOL_ERROR`; to gRPC an authority is a
-//! name for virtual hosts, of which a node has none. So the [`AuthorityFilter`] stands between a connection and HTTP/2:
+//! endpoints. h2 answers each of these as a malformed request with `PROTOCOL_ERROR`. In gRPC an authority names a virtual
+//! host, and a node has none. So the [`AuthorityFilter`] sits between a connection and HTTP/2:
 //!
-//! - It holds back the connection's first header block until that is complete. If its authority is one that h2 takes, or
-//!   there is none, or it cannot be decoded, everything passes unchanged from then on, at the cost of one comparison a
-//!   read.
-//! - Otherwise every header block of the connection is decoded and written again with [`REPLACEMENT`] in place of an
+//! - It holds back the connection's first header block until that is complete. If h2 accepts its authority, or it has
+//!   none, or it cannot be decoded, everything passes unchanged from then on, at the cost of one comparison per read.
+//! - Otherwise it decodes every header block of the connection and encodes it again, with [`REPLACEMENT`] in place of an
 //!   authority that h2 would refuse.
 //!
-//! The bound of this: a connection whose first request has a good authority and a later one a bad one is not
-//! translated, and the later request is refused as malformed. A client takes the authority from its target, which a
-//! connection has one of.
+//! Limit: if a connection's first request has a valid authority and a later one an invalid one, the filter does not
+//! translate, and h2 refuses the later request. A client takes the authority from its target, and a connection has one
+//! target.
 //!
-//! Invariants: all other header fields, their order, and all other frames arrive as they were sent, and no frame waits
-//! that belongs to no header block (a client may ping long before it asks for anything). What is written
-//! again refers to no dynamic table, so h2's stays empty and nothing can get out of step. No more is kept than
-//! [`MAX_BLOCK_BYTES`], and a block that decodes to more than [`MAX_LIST_BYTES`] is cut off beyond it, where h2 refuses
-//! it as too large.
+//! Invariants: all other header fields, their order, and all other frames arrive as they were sent. A frame that belongs
+//! to no header block is never held back (a client may ping long before its first request). An encoded block refers to
+//! no dynamic table, so h2's table stays empty and cannot diverge from the client's. The filter keeps at most
+//! [`MAX_BLOCK_BYTES`]. It truncates a block that decodes to more than [`MAX_LIST_BYTES`] beyond that size, so that h2
+//! refuses it as too large.
 //!
-//! Judges nothing else: what is malformed otherwise goes to h2 as it is, or ends the connection when it cannot be
-//! followed.
+//! The filter checks nothing else. Other malformed input goes to h2 as it is, or ends the connection if the filter cannot
+//! decode it.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,25 +30,25 @@ use std::task::{Context, Poll, ready};
 use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The length of what a client's connection begins with (RFC 9113, section 3.4).
+/// The length of the client's connection preface (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
 const FRAME_HEADER_BYTES: usize = 9;
-/// SETTINGS_MAX_FRAME_SIZE, which hyper leaves at what RFC 9113 begins with.
+/// SETTINGS_MAX_FRAME_SIZE: hyper leaves it at the initial value of RFC 9113.
 const MAX_FRAME_BYTES: usize = 16 << 10;
-/// SETTINGS_HEADER_TABLE_SIZE, which hyper leaves at what RFC 9113 begins with.
+/// SETTINGS_HEADER_TABLE_SIZE: hyper leaves it at the initial value of RFC 9113.
 const MAX_TABLE_BYTES: usize = 4 << 10;
-/// What hyper takes as a header list by default (SETTINGS_MAX_HEADER_LIST_SIZE), counted as RFC 9113 does.
+/// SETTINGS_MAX_HEADER_LIST_SIZE: hyper's default, counted as RFC 9113 does.
 const MAX_LIST_BYTES: usize = 16 << 10;
-/// What RFC 9113 counts for a field besides its name and its value.
+/// Bytes that RFC 9113 counts for a field besides its name and its value.
 const FIELD_OVERHEAD: usize = 32;
-/// Bytes of one encoded header block, in all its frames: what a whole list takes uncompressed, twice.
+/// Most bytes of one encoded header block, in all its frames: twice those of a whole uncompressed list.
 const MAX_BLOCK_BYTES: usize = 2 * MAX_LIST_BYTES;
-/// Frames of one header block; an honest client fills each but the last.
+/// Most frames of one header block. A well-behaved client fills each but the last.
 const MAX_BLOCK_FRAMES: usize = 8;
-/// Bytes read from the connection at a time while it is looked at.
+/// Bytes read from the connection at a time while the filter decodes.
 const READ_BYTES: usize = 16 << 10;
 
-/// What stands for an authority that h2 refuses. Nothing in a node looks at it.
+/// Replaces an authority that h2 refuses. No code of a node reads it.
 const REPLACEMENT: &[u8] = b"localhost";
 
 const HEADERS: u8 = 0x1;
@@ -59,29 +58,29 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const PRIORITY_BYTES: usize = 5;
 
-/// A connection, its requests' authorities made such that h2 takes them.
+/// A connection whose requests have only authorities that h2 accepts.
 pub struct AuthorityFilter<S> {
     stream: S,
     state: State,
-    /// Ready for HTTP/2, from `read` on.
+    /// Bytes for HTTP/2; those before `read` are already read.
     ready: Vec<u8>,
     read: usize,
 }
 
 enum State {
-    /// Header blocks are looked at.
+    /// Header blocks are decoded.
     Watching(Box<Watch>),
-    /// Nothing is.
+    /// Everything passes unchanged.
     Passing,
 }
 
 impl<S> AuthorityFilter<S> {
-    /// Filters what `stream` reads, from the client's preface on.
+    /// Returns a filter of what `stream` reads, beginning with the client's preface.
     pub fn new(stream: S) -> AuthorityFilter<S> {
         AuthorityFilter { stream, state: State::Watching(Box::default()), ready: Vec::new(), read: 0 }
     }
 
-    /// Takes what the connection brought; nothing: its end.
+    /// Processes bytes that were read from the connection. Empty: the connection has ended.
     fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
         let State::Watching(watch) = &mut self.state else {
             self.ready.extend_from_slice(bytes);
@@ -96,7 +95,7 @@ impl<S> AuthorityFilter<S> {
     }
 }
 
-/// Whether h2 makes no URI of this authority and calls the request malformed.
+/// Returns whether h2 cannot parse this authority and would refuse the request as malformed.
 fn is_refused(authority: &[u8]) -> bool {
     http::uri::Authority::try_from(authority).is_err()
 }
@@ -105,28 +104,28 @@ fn is_refused(authority: &[u8]) -> bool {
 struct Frame<'a> {
     kind: u8,
     flags: u8,
-    /// The stream's number as it was sent, reserved bit and all.
+    /// The stream's number as it was sent, with the reserved bit.
     stream: [u8; 4],
     payload: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// The length of the payload that these bytes begin to tell.
+    /// Returns the payload length from the frame header at the beginning of `bytes`; `None`: too few bytes.
     fn length(bytes: &[u8]) -> Option<usize> {
         let [high, middle, low] = *bytes.first_chunk::<3>()?;
         Some(u32::from_be_bytes([0, high, middle, low]) as usize)
     }
 
-    /// The frame of which these are the bytes, if they are all of it.
+    /// Returns the frame in `bytes`, if it is complete.
     fn whole(bytes: &'a [u8]) -> Option<Frame<'a>> {
         let (header, payload) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>()?;
         let [_, _, _, kind, flags, stream @ ..] = *header;
         (payload.len() == Frame::length(header)?).then_some(Frame { kind, flags, stream, payload })
     }
 
-    /// Of HEADERS: what stands before the fragment that has to stay, and the fragment, without padding.
+    /// Returns the priority fields and the fragment of a HEADERS frame, without padding.
     fn fragment(&self) -> io::Result<(&'a [u8], &'a [u8])> {
-        let too_short = || malformed("a HEADERS frame is shorter than what it says it holds");
+        let too_short = || malformed("a HEADERS frame is shorter than its fields require");
         let mut payload = self.payload;
         if self.flags & PADDED != 0 {
             let (&padding, rest) = payload.split_first().ok_or_else(too_short)?;
@@ -138,7 +137,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A header block on its way, of one HEADERS frame and perhaps CONTINUATION frames.
+/// A header block that is being received: one HEADERS frame, and perhaps CONTINUATION frames.
 #[derive(Default)]
 struct Block {
     frames: usize,
@@ -149,7 +148,7 @@ struct Block {
 }
 
 impl Block {
-    /// Adds a frame; whether the block is complete.
+    /// Adds a frame. Returns whether the block is complete.
     fn take(&mut self, frame: &Frame<'_>) -> io::Result<bool> {
         match frame.kind {
             HEADERS if self.frames == 0 => {
@@ -162,7 +161,7 @@ impl Block {
             CONTINUATION if self.frames > 0 && frame.stream == self.stream => {
                 self.bytes.extend_from_slice(frame.payload);
             }
-            _ => return Err(malformed("a header block is broken off by another frame")),
+            _ => return Err(malformed("a header block is interrupted by another frame")),
         }
         self.frames += 1;
         if self.frames > MAX_BLOCK_FRAMES || self.bytes.len() > MAX_BLOCK_BYTES {
@@ -172,25 +171,25 @@ impl Block {
     }
 }
 
-/// What becomes of a connection's bytes.
+/// Whether the filter goes on decoding a connection's bytes, or passes them unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Watch,
     Pass,
 }
 
-/// Looks for header blocks, and writes them anew once the first one asked for it.
+/// Decodes header blocks, and encodes them again if the first one had an authority that h2 refuses.
 struct Watch {
-    /// Follows the client's dynamic table.
+    /// Has the client's dynamic table.
     decoder: Decoder<'static>,
-    /// The first header block had an authority that h2 refuses.
+    /// Whether the first header block had an authority that h2 refuses.
     translating: bool,
     block: Block,
-    /// The frames of the block as they came, as long as it may have to pass as it is.
+    /// The first block's frames as they arrived, in case that they have to pass unchanged.
     held_back: Vec<u8>,
-    /// A frame of a header block, or a frame's header, that is not yet there as a whole.
+    /// A frame of a header block, or a frame's header, that has not arrived completely.
     partial: Vec<u8>,
-    /// Bytes that are still to come and pass as they are: of the preface, then of a frame of no header block.
+    /// Number of bytes to come that pass unchanged: of the preface, or of a frame that belongs to no header block.
     passing: usize,
 }
 
@@ -212,7 +211,7 @@ impl Default for Watch {
 impl Watch {
     fn take(&mut self, mut bytes: &[u8], ready: &mut Vec<u8>) -> io::Result<Next> {
         while !bytes.is_empty() {
-            // First a frame's header, then all of it if it belongs to a header block.
+            // Collect a frame's header first, then the whole frame if it belongs to a header block.
             let wanted = match Frame::length(&self.partial) {
                 _ if self.passing > 0 => self.passing,
                 Some(length) if self.partial.len() >= FRAME_HEADER_BYTES => {
@@ -229,7 +228,7 @@ impl Watch {
             }
             self.partial.extend_from_slice(now);
             let next = match self.advance(ready) {
-                // So far h2 sees what the client sent, and it is h2 that judges.
+                // Before the first translation h2 gets the client's bytes unchanged, and reports their errors itself.
                 Err(_) if !self.translating => Next::Pass,
                 next => next?,
             };
@@ -242,13 +241,13 @@ impl Watch {
         Ok(Next::Watch)
     }
 
-    /// Lets pass what is held back of the first header block.
+    /// Passes on unchanged what is held back of the first header block.
     fn give_up(&mut self, ready: &mut Vec<u8>) {
         ready.append(&mut self.held_back);
         ready.append(&mut self.partial);
     }
 
-    /// Does what can be done with what is there of a frame.
+    /// Processes the part of a frame that has arrived.
     fn advance(&mut self, ready: &mut Vec<u8>) -> io::Result<Next> {
         let Some(header) = self.partial.first_chunk::<FRAME_HEADER_BYTES>() else {
             return Ok(Next::Watch);
@@ -283,7 +282,8 @@ impl Watch {
         Ok(Next::Watch)
     }
 
-    /// Writes a block that is translated; whether its authority is one that h2 refuses.
+    /// Decodes a block, and encodes it into `ready` if the connection is translated. Returns whether h2 would refuse its
+    /// authority.
     fn write(&mut self, block: &Block, ready: &mut Vec<u8>) -> io::Result<bool> {
         let mut fields = Vec::new();
         let mut list_bytes = 0;
@@ -291,7 +291,7 @@ impl Watch {
         let decoded = self.decoder.decode_with_cb(&block.bytes, |name, value| {
             let replaced = name.as_ref() == b":authority" && is_refused(&value);
             has_refused |= replaced;
-            // Beyond the bound h2 has to see no more, but the dynamic table has.
+            // Beyond the bound h2 needs no more fields, but the decoder's dynamic table does.
             if list_bytes <= MAX_LIST_BYTES {
                 let value = if replaced { REPLACEMENT } else { value.as_ref() };
                 list_bytes += name.len() + value.len() + FIELD_OVERHEAD;
@@ -325,7 +325,7 @@ fn write_frame(kind: u8, flags: u8, stream: [u8; 4], payload: &[u8], ready: &mut
     ready.extend_from_slice(payload);
 }
 
-/// A literal field that enters no table, its name spelled out (RFC 7541, section 6.2.2).
+/// Encodes a literal field without indexing, with its name as a literal (RFC 7541, section 6.2.2).
 fn encode(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
     block.push(0);
     for text in [name, value] {
@@ -334,7 +334,7 @@ fn encode(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
     }
 }
 
-/// An integer with a prefix of seven bits (RFC 7541, section 5.1).
+/// Encodes an integer with a prefix of seven bits (RFC 7541, section 5.1).
 fn encode_length(length: usize, block: &mut Vec<u8>) {
     const PREFIX: usize = 0x7f;
     let Some(mut rest) = length.checked_sub(PREFIX) else {

@@ -125,7 +125,7 @@ fn padding_goes_and_priority_stays() {
 }
 
 #[test]
-fn what_a_client_says_before_it_asks_for_anything_passes_at_once() {
+fn frames_before_the_first_request_pass_at_once() {
     let mut filter = AuthorityFilter::new(tokio::io::empty());
     let ping = frame(6, 0, b"pingpong");
     let bytes = [PREFACE, &frame(SETTINGS, 0, &[])[..], &ping[..]].concat();

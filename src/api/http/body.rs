@@ -1,11 +1,12 @@
-//! Bodies of requests and answers on their way, and what they may hold meanwhile.
+//! Bodies of requests and answers, and the bounds on the bytes that they hold.
 //!
-//! A request is read whole before it takes a place among the requests being served: whoever sends half of one holds
-//! bytes of a bound, for as long as its deadline, and nothing else. Where a connection has its share, a request on it is
-//! refused and gives back what it holds. To let it wait would hold up the others on its connection, which share one
-//! window, and many that came in part would wait for each other.
+//! A request is read whole before it takes a place among the requests being served. So a client that sends half of a
+//! request holds bytes of a bound until its deadline, and nothing else. If a connection has used its share, a further
+//! request on it is refused and gives its bytes back. It does not wait: it would block the others on its connection,
+//! which share one window, and many requests that arrived in part would wait for each other.
 //!
-//! An answer holds what of it was encoded and not taken. Where a bound is reached nothing more of it is encoded.
+//! An answer holds the bytes that are encoded and that the client has not read. If a bound is reached, nothing more of
+//! the answer is encoded.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -23,10 +24,10 @@ use super::connection::{Call, SEND_BUFFER_BYTES};
 use crate::bound::{Bound, Held, LOOK_AGAIN};
 use crate::rt::{self, time::Sleep};
 
-/// gRPC puts a flag and a length before each message.
+/// Bytes of the flag and the length that gRPC puts before each message.
 const MESSAGE_HEADER_BYTES: usize = 5;
 
-/// Waits, by being polled, for room in all bounds.
+/// Waits for room in all bounds, by polling them.
 struct Room {
     bounds: [Arc<Bound>; 2],
     pause: Option<Sleep>,
@@ -43,7 +44,7 @@ impl Room {
     }
 }
 
-/// Bytes counted in two bounds: of a connection, and of all.
+/// Bytes counted in two bounds: that of a connection, and that of all connections.
 pub(in crate::api) struct HeldBytes([Held; 2]);
 
 impl HeldBytes {
@@ -60,11 +61,12 @@ impl HeldBytes {
     }
 }
 
-/// Reads a request of one message whole. Of one that is longer than `most_bytes` the beginning comes back, which tells
-/// its length and is refused for it. Its bytes count, for its connection and in all, for as long as the second is kept.
+/// Reads a request of one message whole. Returns its body, and the guard that counts its bytes in both bounds. Of a
+/// request longer than `most_bytes` the body is only the beginning; it contains the length, for which tonic refuses the
+/// request.
 ///
 /// # Errors
-/// If the client breaks it off, or its connection has its share of all bytes.
+/// `CANCELLED` if the client breaks the request off; the status of `overloaded` if its connection has used its share.
 pub(in crate::api) async fn receive<B>(
     mut incoming: B,
     most_bytes: usize,
@@ -79,11 +81,11 @@ where
     while !incoming.is_end_stream() && parts.len() <= most_bytes + MESSAGE_HEADER_BYTES {
         let Some(frame) = incoming.frame().await else { break };
         let broken = |error| Status::cancelled(format!("the request was broken off: {error}"));
-        // Trailers of a request say nothing.
+        // Trailers of a request have no meaning in gRPC.
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if !has_share(&bounds) {
             return Err(status::overloaded(
-                "the requests under way on this node hold all the memory that they may; try again later",
+                "the requests under way on this node hold all the memory that is allowed; try again later",
             ));
         }
         held.add(data.len());
@@ -99,20 +101,20 @@ where
     Ok((Body::new(Full::new(whole)), held))
 }
 
-/// Whether a connection may hold more: as much as it leaves free. However many hold what they can, some is left for
-/// one that holds little, and one alone may have half.
+/// Returns whether a connection may hold more: it may hold as many bytes as are free. So a single connection gets at
+/// most half, and however many connections hold their share, a connection that holds little still gets some.
 fn has_share([of_connection, of_all]: &[Arc<Bound>; 2]) -> bool {
     of_connection.taken() < of_all.free()
 }
 
-/// An answer on its way.
+/// The body of an answer, whose bytes are counted until the client has read them.
 pub(in crate::api) struct Answer {
     body: Body,
     room: Room,
     held: HeldBytes,
     sent: usize,
     _call: Call,
-    /// The place of an answer that is a stream.
+    /// The place of a streamed answer.
     _place: Option<Held>,
 }
 
@@ -137,7 +139,7 @@ impl hyper::body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        // Asked for more, HTTP/2 has sent all of what it had but as much as it buffers.
+        // hyper polls only when it has sent everything but its buffer.
         this.held.keep(this.sent.min(SEND_BUFFER_BYTES));
         std::task::ready!(this.room.poll(cx));
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));

@@ -1,7 +1,7 @@
-//! One HTTP/2 connection: how it is served, and when it is ended though its client says nothing.
+//! One HTTP/2 connection: how the node serves it, and when the node closes it.
 //!
-//! A connection ends when it has had nothing to do for long, and when an answer on it is not taken long after its call
-//! should have been over: what the client does not read is held here for as long as the connection lives.
+//! The node closes a connection that was idle for too long. It also closes one on which the client has not read an answer
+//! long after the call's deadline, because the unread bytes stay in memory until the connection ends.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,44 +18,44 @@ use crate::rt::net::TcpStream;
 use crate::rt::{self, Instant, watch};
 use crate::service::{ConnectionKind, Phase};
 
-/// A client that is gone without a word is noticed after the two together.
+/// HTTP/2 pings: a client that has vanished is noticed after the interval and the timeout together.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way on one connection.
+/// Most requests under way on one connection.
 const MAX_STREAMS: u32 = 1024;
-/// What a client may send ahead of our reading it, on a connection and on a stream of it.
+/// Flow-control window: the bytes that a client may send before the node reads them, per connection and per stream.
 const RECEIVE_WINDOW_BYTES: u32 = 256 << 10;
-/// What is encoded of an answer ahead of the client's reading it.
+/// Bytes of an answer that are encoded before the client reads them.
 pub(super) const SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// A connection on which nothing was ever asked is ended after this.
+/// A connection without any request is closed after this time.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// An answer that is not taken so long after its call should have been over ends its connection.
+/// A connection is closed if the client has not read an answer for this long after the call's deadline.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that is told to end has so long for what is under way.
+/// Time for calls under way to finish after the node has decided to close a connection.
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
-/// What the calls of one connection share.
+/// The state that the calls of one connection share.
 pub(in crate::api) struct Connection {
-    /// What it may be used for.
+    /// The services that it may use.
     pub kind: ConnectionKind,
-    /// Bytes of requests on it, until they are answered. Counted; how many it may hold depends on the others.
+    /// Bytes of requests on it, until they are answered. Only counted: its share depends on the other connections.
     pub received: Arc<Bound>,
-    /// Bytes of answers on it that are not taken.
+    /// Bytes of answers on it that the client has not read.
     pub unread: Arc<Bound>,
     calls: Mutex<Calls>,
 }
 
 struct Calls {
     next: u64,
-    /// Until when each that is under way should be over.
+    /// The time by which each call under way should be over.
     under_way: BTreeMap<u64, Instant>,
-    has_asked: bool,
-    /// When the last one ended.
+    has_called: bool,
+    /// The time at which the last call ended.
     idle_since: Instant,
 }
 
-/// Why a connection is ended by the node.
+/// The reason why the node closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overdue {
     Idle,
@@ -64,7 +64,7 @@ enum Overdue {
 
 impl Connection {
     fn new(kind: ConnectionKind, most_unread: usize) -> Arc<Connection> {
-        let calls = Calls { next: 0, under_way: BTreeMap::new(), has_asked: false, idle_since: rt::now() };
+        let calls = Calls { next: 0, under_way: BTreeMap::new(), has_called: false, idle_since: rt::now() };
         Arc::new(Connection {
             kind,
             received: Bound::new(usize::MAX),
@@ -73,25 +73,28 @@ impl Connection {
         })
     }
 
-    /// A call begins that should be over by `until`.
+    /// Notes that a call begins, which should be over by `until`. The guard ends it.
     pub fn begin(self: &Arc<Self>, until: Instant) -> Call {
         let mut calls = self.calls.lock();
-        calls.has_asked = true;
+        calls.has_called = true;
         calls.next += 1;
         let number = calls.next;
         calls.under_way.insert(number, until);
         Call { connection: self.clone(), number }
     }
 
-    /// Why this connection is to be ended now, or when to look again.
+    /// Returns the time at which to check again.
+    ///
+    /// # Errors
+    /// The reason why the connection has to be closed now.
     fn look(&self, now: Instant, idle_timeout: Duration) -> Result<Instant, Overdue> {
         let calls = self.calls.lock();
         let (due, why) = match calls.under_way.values().min() {
             Some(until) => (*until + UNREAD_TIMEOUT, Overdue::Unread),
-            None if calls.has_asked => (calls.idle_since + idle_timeout, Overdue::Idle),
+            None if calls.has_called => (calls.idle_since + idle_timeout, Overdue::Idle),
             None => (calls.idle_since + idle_timeout.min(FIRST_REQUEST_TIMEOUT), Overdue::Idle),
         };
-        // Shorter calls may begin meanwhile.
+        // A shorter call may begin in the meantime.
         if due <= now { Err(why) } else { Ok(due.min(now + UNREAD_TIMEOUT)) }
     }
 
@@ -105,7 +108,7 @@ impl Connection {
     }
 }
 
-/// A call under way, until its answer was taken.
+/// A call under way. Dropped when the client has read its answer.
 pub(in crate::api) struct Call {
     connection: Arc<Connection>,
     number: u64,
@@ -119,10 +122,10 @@ impl Drop for Call {
     }
 }
 
-/// Serves one HTTP/2 connection until it ends; when the node drains, until its requests are answered.
+/// Serves one HTTP/2 connection until it ends. While the node drains, it ends when its requests are answered.
 ///
 /// # Errors
-/// If the connection breaks, or, of the kind `InvalidData`, if its client breaks the rules of HTTP/2.
+/// If the connection breaks. The kind is `InvalidData` if the client violates HTTP/2.
 pub async fn serve_connection(
     stream: TcpStream,
     services: Services,
@@ -157,7 +160,7 @@ pub async fn serve_connection(
         ended = connection.as_mut() => return ended.map_err(connection_error),
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => None,
         why = calls.overdue(idle_timeout) => {
-            tracing::debug!(?why, "a client's connection is ended");
+            tracing::debug!(?why, "this node closes a client's connection");
             Some(rt::sleep(LAST_CALLS))
         }
     };
@@ -193,7 +196,7 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(300);
 
     #[test]
-    fn who_asks_nothing_is_ended_soon_and_who_has_asked_later() {
+    fn an_idle_connection_is_closed_soon_without_a_request_and_later_after_one() {
         let connection = Connection::new(ConnectionKind::Client, 1);
         let began = connection.calls.lock().idle_since;
         let late = |after| connection.look(began + after, IDLE);
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_takes_ends_its_connection_and_one_under_way_does_not() {
+    fn an_unread_answer_closes_its_connection_and_one_under_way_does_not() {
         let connection = Connection::new(ConnectionKind::Client, 1);
         let now = rt::now();
         let _stream = connection.begin(now + 2 * IDLE);

@@ -1,4 +1,4 @@
-//! The service `api.Admin`: its messages as requests of the core, and back.
+//! The service `api.Admin`: translates its messages to requests of the core, and replies back.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::Pin;
@@ -16,13 +16,13 @@ use crate::service::{
     WentBack,
 };
 
-/// What operators do.
+/// The service for operators.
 pub struct Admin {
     service: Service,
 }
 
 impl Admin {
-    /// The service of a node.
+    /// Returns the service of a node.
     pub fn new(service: Service) -> Admin {
         Admin { service }
     }
@@ -138,7 +138,9 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<api::ConfigureResponse>, Status> {
         let asked = request.get_ref();
         if asked.wanted_size.is_some() && (asked.max_sessions.is_some() || asked.max_store_bytes.is_some()) {
-            return Err(Status::invalid_argument("the wanted size is changed by itself"));
+            return Err(Status::invalid_argument(
+                "wanted_size cannot be changed together with bounds; change it in a request of its own",
+            ));
         }
         let configure =
             |api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size }| match wanted_size {
@@ -195,7 +197,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Empty: the cluster has no key for its digests yet.
+/// Encodes a digest. Empty: the cluster has no key for digests yet.
 fn shown(digest: Option<ShownDigest>) -> String {
     digest.map(|digest| digest.to_string()).unwrap_or_default()
 }

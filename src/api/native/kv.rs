@@ -1,4 +1,4 @@
-//! The service `api.KV`: its messages as requests of the core, and back.
+//! The service `api.KV`: translates its messages to requests of the core, and replies back.
 
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -15,13 +15,13 @@ use crate::service::{
     WriteName,
 };
 
-/// Keys and values for clients.
+/// The service for clients.
 pub struct Kv {
     service: Service,
 }
 
 impl Kv {
-    /// The service of a node.
+    /// Returns the service of a node.
     pub fn new(service: Service) -> Kv {
         Kv { service }
     }
@@ -46,7 +46,7 @@ fn bytes(text: String) -> Bytes {
     text.into_bytes().into()
 }
 
-/// Keys that came through this service are UTF-8; others are shown as well as they can be.
+/// Returns a key as text. Keys written through this service are UTF-8; in others, invalid bytes are replaced.
 fn text(key: Vec<u8>) -> String {
     String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

@@ -11,14 +11,15 @@ pub(super) use outcome::status;
 use super::Deadline;
 use crate::service::{Caller, Operation, Service};
 
-/// Has the core execute the operation that a message asks for. Every request gets its caller and its deadline when it arrives.
+/// Executes the operation of a message in the core. The connection has put the caller and the deadline into every
+/// request.
 async fn call<T, O: Operation>(
     service: &Service,
     request: Request<T>,
     operation: impl FnOnce(T) -> O,
 ) -> Result<O::Reply, Status> {
     let extensions = request.extensions();
-    let caller = *extensions.get::<Caller>().expect("every request gets its caller when it arrives");
-    let Deadline(deadline) = *extensions.get().expect("every request gets one when it arrives");
+    let caller = *extensions.get::<Caller>().expect("every request gets its caller on arrival");
+    let Deadline(deadline) = *extensions.get().expect("every request gets its deadline on arrival");
     service.call(caller, operation(request.into_inner()), deadline).await.map_err(status)
 }

@@ -1,4 +1,4 @@
-//! Code and text of each refusal, in this API.
+//! The gRPC code and text of each refusal.
 
 use mokv_proto::status;
 use tonic::Status;
@@ -7,7 +7,7 @@ use tonic::metadata::MetadataValue;
 use crate::config::MAX_KEY_BYTES;
 use crate::service::Refused;
 
-/// The status that says so.
+/// Returns the gRPC status of a refusal.
 pub fn status(refused: Refused) -> Status {
     match refused {
         Refused::EmptyKey => Status::invalid_argument("the key is empty; a key has 1 to 4096 bytes"),
@@ -50,27 +50,27 @@ mod tests {
 
     #[test]
     fn what_is_certain_of_a_refusal_is_what_its_status_says() {
-        let words = || "words".to_owned();
+        let reason = || "a reason".to_owned();
         let all = [
             Refused::EmptyKey,
             Refused::LongKey { bytes: 5000 },
             Refused::LongValue { bytes: 2, most: 1 },
-            Refused::Invalid(words()),
+            Refused::Invalid(reason()),
             Refused::NoSuchKey { revision: 3 },
             Refused::RevisionGone { revision: 3 },
             Refused::ConditionFailed { present_revision: 3 },
             Refused::SessionExpired,
             Refused::OutOfWindow { lowest: 3 },
             Refused::StoreFull { max_store_bytes: 3 },
-            Refused::NoSuchMember(words()),
-            Refused::Precondition(words()),
-            Refused::NoRoom(words()),
-            Refused::Unavailable(words()),
-            Refused::Late(words()),
-            Refused::Overloaded(words()),
-            Refused::NotExecuted { reason: words(), leader: Some("n1:1".into()) },
-            Refused::Unknown { reason: words(), is_late: true },
-            Refused::Unknown { reason: words(), is_late: false },
+            Refused::NoSuchMember(reason()),
+            Refused::Precondition(reason()),
+            Refused::NoRoom(reason()),
+            Refused::Unavailable(reason()),
+            Refused::Late(reason()),
+            Refused::Overloaded(reason()),
+            Refused::NotExecuted { reason: reason(), leader: Some("n1:1".into()) },
+            Refused::Unknown { reason: reason(), is_late: true },
+            Refused::Unknown { reason: reason(), is_late: false },
         ];
         for refused in all {
             let said = match Outcome::of(&status(refused.clone())) {

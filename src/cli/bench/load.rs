@@ -156,7 +156,7 @@ impl Work {
                 self.begun.store(STOPPED, Ordering::Relaxed);
             }
             measured.record(operation, rt::now().duration_since(since), result);
-            self.tell();
+            self.show_progress();
         }
         measured
     }
@@ -183,7 +183,7 @@ impl Work {
         }
     }
 
-    fn tell(&self) {
+    fn show_progress(&self) {
         match self.until {
             Until::Requests(_) => self.progress.inc(1),
             Until::Elapsed(_) => {

@@ -186,8 +186,8 @@ fn suggest(plan: &Plan, nodes: &[NodeProcess], leader: &str, output: &mut Output
         Some(process) if nodes.len() > 2 => {
             let other = nodes.iter().find(|other| other.node.name != leader).expect("there are three");
             format!(
-                "\n  kill -9 {}    # {leader} dies, another leads\n  \
-                 {mokv} get greeting --endpoints {}    # and nothing is lost",
+                "\n  kill -9 {}    # {leader} ends, another node leads\n  \
+                 {mokv} get greeting --endpoints {}    # no write is lost",
                 process.pid(),
                 other.node.rpc,
             )

@@ -11,22 +11,22 @@ use super::super::types::{LogId, TypeConfig};
 use super::super::wire::*;
 use super::{broken, unexpected, unreachable};
 use crate::node_id::NodeId;
-use crate::positions::{Acknowledgement, Reach, Told};
+use crate::positions::{Acknowledgement, Delivered, Reach};
 use crate::rt;
 use crate::storage::Log;
 
 /// Adds to the appends for one peer how far members have acknowledged. Positions that the peer has not confirmed are
 /// sent again with the next append.
-pub struct Teller {
+pub struct Appender {
     peers: Arc<Peers>,
     log: Log,
     target: NodeId,
-    told: Told,
+    delivered: Delivered,
 }
 
-impl Teller {
-    pub fn new(peers: Arc<Peers>, log: Log, target: NodeId) -> Teller {
-        Teller { peers, log, target, told: Told::default() }
+impl Appender {
+    pub fn new(peers: Arc<Peers>, log: Log, target: NodeId) -> Appender {
+        Appender { peers, log, target, delivered: Delivered::default() }
     }
 
     /// Records that the peer voted for this node in `term`.
@@ -44,7 +44,7 @@ impl Teller {
             let upto = Reach { term: durable.term, index: Some(durable.index) };
             positions.remember(me.node_id, Acknowledgement { boot: me.boot, upto });
         }
-        let news = positions.news(self.told.version(), self.target);
+        let news = positions.news(self.delivered.version(), self.target);
         let sent = Sent::of(request, positions.version());
         drop(positions);
         (Request::Append(append_to_wire(request, news)), sent)
@@ -68,21 +68,21 @@ impl Sent {
     }
 
     /// Returns a follower's answer for openraft, and records what it reports.
-    pub fn hear(
+    pub fn process_answer(
         &self,
         answer: Response,
-        teller: &mut Teller,
+        appender: &mut Appender,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let answer = match answer {
             Response::Append(answer) => answer,
             other => return Err(unexpected(other)),
         };
-        let (peers, follower, boot) = (&teller.peers, teller.target, answer.boot);
+        let (peers, follower, boot) = (&appender.peers, appender.target, answer.boot);
         let state = FollowerState { disk_full: answer.disk_full, is_doubted: answer.doubted };
         peers.report(follower, self.term, state);
         let answer = append_answer_from_wire(answer).map_err(broken)?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            teller.told.heard(boot, self.version);
+            appender.delivered.confirm(boot, self.version);
         }
         match &answer {
             AppendEntriesResponse::Success => self.acknowledged(self.last, peers, follower, boot),
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_append_that_carries_more_tells_its_answer_from_the_one_before() {
+    fn only_an_append_that_carries_more_distinguishes_its_answer_from_the_one_before() {
         let append = |previous, last| Sent {
             term: 2,
             previous: Some(log_id(2, previous)),

@@ -30,7 +30,7 @@ use crate::node_id::NodeId;
 use crate::rt::{self, timeout};
 use crate::storage::Log;
 
-use append::Teller;
+use append::Appender;
 use pipeline::Pipeline;
 
 /// Creates openraft's clients, one for each peer.
@@ -51,7 +51,7 @@ impl Network {
             append: self.peers.link(target, append_channel),
             snapshot: self.peers.link(target, Channel::Snapshot),
             doubt: self.doubt.clone(),
-            teller: Teller::new(self.peers.clone(), self.log.clone(), target),
+            appender: Appender::new(self.peers.clone(), self.log.clone(), target),
         }
     }
 }
@@ -77,7 +77,7 @@ pub struct Client {
     append: Arc<Link>,
     snapshot: Arc<Link>,
     doubt: Doubt,
-    teller: Teller,
+    appender: Appender,
 }
 
 /// Connecting failed: openraft backs off.
@@ -101,7 +101,7 @@ fn call_failed(error: CallError) -> RPCError<TypeConfig> {
 fn unexpected(answer: Response) -> RPCError<TypeConfig> {
     match answer {
         Response::Failed(reason) => unreachable(reason),
-        _ => broken("the peer answered another question"),
+        _ => broken("the peer's answer is to another kind of request"),
     }
 }
 
@@ -124,9 +124,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (append, sent) = self.teller.append(&request);
+        let (append, sent) = self.appender.append(&request);
         let answer = call(&self.append, append, option.hard_ttl()).await?;
-        sent.hear(answer, &mut self.teller)
+        sent.process_answer(answer, &mut self.appender)
     }
 
     fn stream_append<'s, S>(
@@ -143,7 +143,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let pipeline = Pipeline::new(self.append.clone(), &mut self.teller, input);
+        let pipeline = Pipeline::new(self.append.clone(), &mut self.appender, input);
         async move { Ok(pipeline.answers().boxed()) }.boxed()
     }
 
@@ -157,7 +157,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 let (boot, granted) = (answer.boot, answer.granted);
                 let answer = vote_answer_from_wire(answer).map_err(broken)?;
                 if granted {
-                    self.teller.granted(boot, request.vote.leader_id.term);
+                    self.appender.granted(boot, request.vote.leader_id.term);
                 }
                 Ok(answer)
             }

@@ -13,7 +13,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 
 use super::super::peers::{CallError, Link};
 use super::super::types::TypeConfig;
-use super::append::{Sent, Teller};
+use super::append::{Appender, Sent};
 use super::{call_failed, unreachable};
 use crate::rt::time::InactivityTimer;
 use crate::rt::{self, timeout};
@@ -35,7 +35,7 @@ struct Unanswered {
 /// The in-flight appends of one stream, answered in the order in which they were sent.
 pub struct Pipeline<'a, S> {
     link: Arc<Link>,
-    teller: &'a mut Teller,
+    appender: &'a mut Appender,
     input: S,
     input_ended: bool,
     unanswered: VecDeque<Unanswered>,
@@ -48,9 +48,9 @@ type Answered = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
 impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a, S> {
     /// Sends the appends of `input` over `link`.
-    pub fn new(link: Arc<Link>, teller: &'a mut Teller, input: S) -> Pipeline<'a, S> {
+    pub fn new(link: Arc<Link>, appender: &'a mut Appender, input: S) -> Pipeline<'a, S> {
         let inactivity = InactivityTimer::new(NO_PROGRESS);
-        Pipeline { link, teller, input, input_ended: false, unanswered: VecDeque::new(), inactivity }
+        Pipeline { link, appender, input, input_ended: false, unanswered: VecDeque::new(), inactivity }
     }
 
     /// The answers. The stream ends once its input has ended and every append is answered: openraft sends a heartbeat
@@ -109,7 +109,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
         let Unanswered { sent, .. } = self.unanswered.pop_front().expect("the one just answered");
         let is_next_alike =
             self.unanswered.front().is_some_and(|next| next.sent.seems_answered_by(sent.last));
-        let answer = sent.hear(answer.map_err(call_failed)?, self.teller)?;
+        let answer = sent.process_answer(answer.map_err(call_failed)?, self.appender)?;
         if is_next_alike && matches!(answer, AppendEntriesResponse::Success) {
             rt::sometimes("answer to an append held back");
             return Ok(None);
@@ -118,7 +118,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
     }
 
     async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RPCError<TypeConfig>> {
-        let (append, sent) = self.teller.append(&request);
+        let (append, sent) = self.appender.append(&request);
         let sending = self.link.start(append);
         let answer = timeout(NO_PROGRESS, sending).await.map_err(unreachable)?.map_err(call_failed)?;
         self.unanswered.push_back(Unanswered { sent, answer: Box::pin(answer) });

@@ -114,16 +114,16 @@ const WHAT_TO_DO: &str = "If a majority of the voters goes on without it, restor
 /// The refusal of an incarnation that does not continue the recorded ones. Of two that run at once it is not known
 /// which one is the copy.
 fn refuse_incarnation(node_id: NodeId, boot: u64, objection: Objection) -> Refusal {
-    let outlived = |words| Refusal {
+    let outlived = |found: String| Refusal {
         reason: format!(
-            "node id {node_id} {words}: its data directory was rolled back or copied. {WHAT_TO_DO}"
+            "node id {node_id} {found}: its data directory was rolled back or copied. {WHAT_TO_DO}"
         ),
         exclusion: Exclusion::Outlived.into(),
     };
     match objection {
-        Objection::Outlived(heard) => {
+        Objection::Outlived(reported) => {
             rt::sometimes("older boot counter refused");
-            outlived(format!("was seen with boot counter {heard}, now {boot}"))
+            outlived(format!("was seen with boot counter {reported}, now {boot}"))
         }
         Objection::Forked(at) => {
             rt::sometimes("another past refused");
@@ -198,12 +198,12 @@ impl PeerAdmission {
 
     /// Records a node's boot counter that another source reports. Ignored for a node that has gone back: its right data
     /// directory has started less often than the wrong one, and must be admitted.
-    pub fn hear_of(&self, node_id: NodeId, boot: u64) {
+    pub fn record_report(&self, node_id: NodeId, boot: u64) {
         if self.positions().refused().contains_key(&node_id) {
             return;
         }
         self.incarnations
-            .send_if_modified(|incarnations| incarnations.entry(node_id).or_default().hear_of(boot));
+            .send_if_modified(|incarnations| incarnations.entry(node_id).or_default().record_report(boot));
     }
 
     /// Records the refusal that a peer sent to this process, and returns it as an error. The first exclusion is kept.
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_let_in_is_checked_again() {
+    fn an_admitted_peer_is_checked_again() {
         let removed = std::sync::Arc::new(std::sync::Mutex::new(false));
         let seen = removed.clone();
         let admission = PeerAdmission::new(
@@ -316,7 +316,7 @@ mod tests {
 
     /// What is recorded of a peer outlasts the process: a rolled-back node must not meet one that has forgotten.
     #[test]
-    fn a_life_that_was_only_heard_of_counts_and_so_does_one_of_before_a_restart() {
+    fn an_incarnation_known_only_from_gossip_counts_and_so_does_one_from_before_a_restart() {
         let admit = |admission: &PeerAdmission, boot, incarnation, past: &[u64]| {
             let incarnation = Incarnation { boot, id: incarnation };
             let cluster_id = &[7; 16];
@@ -332,8 +332,8 @@ mod tests {
         let before =
             PeerAdmission::new(LocalNode::example(1, None), BTreeMap::new(), Positions::default(), |_| false);
         admit(&before, 3, 30, &[]).unwrap();
-        before.hear_of(NodeId(2), 5);
-        before.hear_of(NodeId(2), 4);
+        before.record_report(NodeId(2), 5);
+        before.record_report(NodeId(2), 4);
         assert!(admit(&before, 3, 30, &[]).unwrap_err().reason.contains("boot counter 5"));
         let after = PeerAdmission::new(
             LocalNode::example(1, None),

@@ -318,12 +318,12 @@ mod tests {
 
     /// A volume was rolled back: its node is excluded, whether it dials or is dialed.
     #[tokio::test]
-    async fn who_was_outlived_is_told_whether_it_dials_or_is_dialed() {
+    async fn an_outlived_node_is_refused_whether_it_dials_or_is_dialed() {
         for key in [None, Some("a")] {
             let rolled_back = admission(LocalNode::example(1, key));
             let peer = PeerAdmission::new(
                 LocalNode::example(2, key),
-                BTreeMap::from([(NodeId(1), Incarnations::heard_of(9))]),
+                BTreeMap::from([(NodeId(1), Incarnations::from_report(9))]),
                 Positions::default(),
                 |_| false,
             );
@@ -336,14 +336,14 @@ mod tests {
             assert!(matches!(dialed, Err(HandshakeError::Refused(_))), "{dialed:?}");
             assert!(matches!(answered, Err(HandshakeError::RefusedByPeer(_))), "{answered:?}");
             assert_eq!(said(&rolled_back), Some(Exclusion::Outlived), "it is dialed, key {key:?}");
-            assert_eq!(said(&peer), None, "who was not refused goes on");
+            assert_eq!(said(&peer), None, "a peer that was not refused goes on");
         }
     }
 
     /// The directory was put back to a copy of the incarnation that had acknowledged: its boot counter and its past are
     /// right.
     #[tokio::test]
-    async fn who_lacks_what_it_acknowledged_is_told_and_comes_back_with_the_right_directory() {
+    async fn a_node_that_lacks_what_it_acknowledged_is_refused_and_comes_back_with_the_right_directory() {
         let found = |boot, index| Start { boot, found: Reach { term: 5, index: Some(index) } };
         let started = |index, incarnation| LocalNode {
             boot: 4,
@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(said(&back).map(|refusal| refusal.exclusion()), Some(Exclusion::GoneBack), "it is dialed");
         assert_eq!(peer.positions().refused().len(), 1);
         // The wrong directory is started again and again, and gossip reports its boot counter.
-        peer.hear_of(NodeId(1), 9);
+        peer.record_report(NodeId(1), 9);
         let right = admission(started(20, 60));
         let (dialed, answered) = meet(&right, 2, &peer).await;
         dialed.unwrap();
@@ -414,12 +414,12 @@ mod tests {
     /// Any process that answers at a peer's address may refuse. Only one that holds the key can exclude this process,
     /// or have its boot counter recorded.
     #[tokio::test]
-    async fn without_the_key_nobody_is_excluded_and_nothing_is_remembered() {
+    async fn without_the_key_no_node_is_excluded_and_nothing_is_remembered() {
         let knows = admission(LocalNode::example(1, Some("a")));
-        let heard = BTreeMap::from([(NodeId(1), Incarnations::heard_of(9))]);
+        let reported = BTreeMap::from([(NodeId(1), Incarnations::from_report(9))]);
         let stranger = PeerAdmission::new(
             LocalNode { boot: 1 << 40, ..LocalNode::example(2, None) },
-            heard,
+            reported,
             Positions::default(),
             |_| true,
         );

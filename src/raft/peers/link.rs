@@ -97,7 +97,7 @@ struct Report {
     /// The term of the leader that received it.
     term: u64,
     /// When it answered.
-    heard: Instant,
+    received_at: Instant,
     condition: FollowerState,
 }
 
@@ -189,7 +189,7 @@ impl Peers {
     /// Records the condition that a peer reported to this node as the leader of `term`.
     pub fn report(&self, node_id: NodeId, term: u64, condition: FollowerState) {
         let mut reports = self.reports.lock();
-        reports.insert(node_id, Report { term, heard: rt::now(), condition });
+        reports.insert(node_id, Report { term, received_at: rt::now(), condition });
     }
 
     /// Whether a peer has reported that its state is doubted.
@@ -216,7 +216,7 @@ impl Peers {
         let is_valid = |report: &Report| {
             report.condition.disk_full
                 && report.term == term
-                && now.saturating_duration_since(report.heard) <= patience
+                && now.saturating_duration_since(report.received_at) <= patience
         };
         reports.iter().find(|(id, report)| is_valid(report) && counts(**id)).map(|(id, _)| *id)
     }
@@ -320,7 +320,7 @@ impl Link {
                 Line::Dialing(dialed) => dialed.clone(),
                 Line::Up(_) | Line::Down => {
                     let is_again = matches!(*line, Line::Up(_));
-                    let (tell, dialed) = watch::channel(None);
+                    let (result, dialed) = watch::channel(None);
                     *line = Line::Dialing(dialed.clone());
                     // A separate task: heartbeats time out before a slow peer is connected, and an attempt that was
                     // cancelled with each of them would never succeed.
@@ -328,7 +328,7 @@ impl Link {
                     rt::spawn(async move {
                         let outcome = link.dial(is_again).await;
                         *link.line.lock() = outcome.clone().map_or(Line::Down, Line::Up);
-                        tell.send(Some(outcome));
+                        result.send(Some(outcome));
                     });
                     dialed
                 }
@@ -511,7 +511,7 @@ async fn read_answers(
     pings: mpsc::WeakSender<raft::Request>,
 ) -> io::Result<()> {
     let mut reader = FrameReader::new(read, MAX_FRAME_BYTES);
-    let mut heard = rt::now();
+    let mut last_answer = rt::now();
     let mut asked = false;
     let mut check = rt::sleep(SILENCE / 2);
     loop {
@@ -519,7 +519,7 @@ async fn read_answers(
             biased;
             answer = reader.next::<raft::Response>() => {
                 let Some(answer) = answer? else { return Ok(()) };
-                (heard, asked) = (rt::now(), false);
+                (last_answer, asked) = (rt::now(), false);
                 let waiting = state.lock().waiting.remove(&answer.id);
                 if let (Some((waiting, _permit)), Some(body)) = (waiting, answer.body) {
                     // The caller may have stopped waiting.
@@ -527,9 +527,9 @@ async fn read_answers(
                 }
             }
             () = &mut check => {
-                let silent = rt::now() - heard;
+                let silent = rt::now() - last_answer;
                 if state.lock().waiting.is_empty() {
-                    (heard, asked) = (rt::now(), false);
+                    (last_answer, asked) = (rt::now(), false);
                 } else if silent >= SILENCE && asked {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {silent:?}")));
                 } else if silent >= SILENCE / 2 && let Some(pings) = pings.upgrade() {
@@ -599,20 +599,20 @@ mod tests {
         peers.acknowledge(NodeId(2), 1, 5, 8);
         assert_eq!(peers.denies(NodeId(2), 5, 11), None, "it never held that");
         assert_eq!(peers.denies(NodeId(2), 6, 3), None, "another leader's log");
-        assert_eq!(peers.denies(NodeId(3), 5, 3), None, "nobody's word");
+        assert_eq!(peers.denies(NodeId(3), 5, 3), None, "no report about this node");
         assert_eq!(peers.denies(NodeId(2), 5, 10), denied(true));
         peers.acknowledge(NodeId(2), 1, 5, 12);
         assert_eq!(peers.denies(NodeId(2), 5, 12), denied(false));
         peers.acknowledge(NodeId(2), 1, 6, 9);
         assert_eq!(peers.denies(NodeId(2), 6, 10), None);
-        assert_eq!(peers.denies(NodeId(2), 6, 9), denied(true), "a new term, a new word");
+        assert_eq!(peers.denies(NodeId(2), 6, 9), denied(true), "a new term, a new report");
         peers.retain(|id| id != NodeId(2));
         assert_eq!(peers.denies(NodeId(2), 6, 9), None);
     }
 
     /// A voter that died with a full disk once blocked every write for ever.
     #[test]
-    fn a_full_disk_counts_while_its_node_is_heard_and_under_the_leader_that_heard_it() {
+    fn a_full_disk_counts_while_its_node_answers_and_under_the_leader_that_it_answered() {
         const PATIENCE: Duration = Duration::from_secs(60);
         let peers = peers_at("127.0.0.1:1".into());
         let condition = |disk_full| FollowerState { disk_full, is_doubted: false };
@@ -620,8 +620,8 @@ mod tests {
         peers.report(NodeId(2), 5, condition(true));
         peers.report(NodeId(9), 5, condition(true));
         assert_eq!(full(5, Duration::ZERO), Some(NodeId(2)));
-        assert_eq!(full(6, Duration::ZERO), None, "said to another leader");
-        assert_eq!(full(5, PATIENCE * 2), None, "not heard any more");
+        assert_eq!(full(6, Duration::ZERO), None, "reported to another leader");
+        assert_eq!(full(5, PATIENCE * 2), None, "its answer is too old");
         peers.report(NodeId(2), 5, condition(false));
         assert_eq!(full(5, Duration::ZERO), None, "it has room again");
         peers.report(NodeId(2), 6, condition(true));
@@ -632,7 +632,7 @@ mod tests {
 
     /// A node that had been removed and came back under another id once reported itself as unreachable.
     #[test]
-    fn nobody_misses_who_came_back_as_another_nor_who_is_no_member() {
+    fn neither_a_node_that_came_back_as_another_nor_a_nonmember_is_missing() {
         let peers = peers_at("127.0.0.1:1".into());
         let is_missed = |peer| peers.link(NodeId(peer), Channel::Control).is_missed();
         assert!(is_missed(2), "a member by what was applied");
@@ -686,13 +686,13 @@ mod tests {
 
     /// Attempts once queued behind each other, and went on long after all their callers had given up.
     #[tokio::test]
-    async fn those_who_ask_for_a_silent_peer_share_one_attempt() {
+    async fn callers_of_a_silent_peer_share_one_attempt() {
         let (address, dialed, _accepting) = silent_peer().await;
         let peers = peers_at(address);
         let link = peers.link(NodeId(2), Channel::Control);
         let ask = || link.start(request::Body::Forward(raft::Forward::default()));
         for refused in join_all((0..20).map(|_| ask())).await {
-            let Err(CallError::NotSent(reason)) = refused else { panic!("nobody answers") };
+            let Err(CallError::NotSent(reason)) = refused else { panic!("no peer answers") };
             assert!(reason.contains("no answer within"), "{reason}");
         }
         assert_eq!(dialed.load(Ordering::Relaxed), 1);
@@ -714,7 +714,7 @@ mod tests {
                 let Err(CallError::NotSent(refusal)) =
                     link.start(request::Body::Forward(raft::Forward::default())).await
                 else {
-                    panic!("it accepts connections and says nothing")
+                    panic!("it accepts connections and sends nothing")
                 };
                 refusals.push(refusal);
             }

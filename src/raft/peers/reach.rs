@@ -45,14 +45,14 @@ struct Attempts {
     since: Instant,
     /// When the last attempt was.
     last: Instant,
-    told: Seldom,
-    is_told: bool,
+    log_limit: Seldom,
+    is_logged: bool,
 }
 
 impl Attempts {
     fn new(contact: Contact) -> Attempts {
         let now = rt::now();
-        Attempts { contact, since: now, last: now, told: Seldom::default(), is_told: false }
+        Attempts { contact, since: now, last: now, log_limit: Seldom::default(), is_logged: false }
     }
 
     /// Records a failed attempt. Returns how long the peer has been unreachable, if that is long enough to report.
@@ -72,7 +72,7 @@ impl Reach {
     /// Records that a connection to a peer was made.
     pub(super) fn reached(&self, peer: Named<'_>) {
         let before = self.lock().insert(peer.1, Attempts::new(Contact::Reached));
-        if before.is_some_and(|before| before.is_told) {
+        if before.is_some_and(|before| before.is_logged) {
             tracing::info!("{peer} is within reach again");
         }
     }
@@ -90,9 +90,9 @@ impl Reach {
         let lasts = attempts.out_of_reach(rt::now());
         if is_missed
             && let Some(lasts) = lasts
-            && let Some(more) = attempts.told.now()
+            && let Some(more) = attempts.log_limit.now()
         {
-            attempts.is_told = true;
+            attempts.is_logged = true;
             tracing::warn!(seconds = lasts.as_secs(), more, "{peer} cannot be reached: {why}");
         }
     }
@@ -126,8 +126,9 @@ mod tests {
         let told_at = |seconds: &[u64]| {
             let mut attempts = failing();
             let times = seconds.iter().map(|after| attempts.since + Duration::from_secs(*after));
-            let told = times.collect::<Vec<_>>().into_iter().map(|now| attempts.out_of_reach(now).is_some());
-            told.collect::<Vec<bool>>()
+            let logged =
+                times.collect::<Vec<_>>().into_iter().map(|now| attempts.out_of_reach(now).is_some());
+            logged.collect::<Vec<bool>>()
         };
         assert_eq!(told_at(&[0, 5]), [false, false], "nothing is known of the time in between");
         assert_eq!(told_at(&[0, 5, 10]), [false, false, true]);

@@ -193,9 +193,9 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's error. In simulation always: there all files are on a simulated disk.
-pub fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
+pub fn other_readers(path: &Path) -> io::Result<Option<&'static str>> {
     #[cfg(not(madsim))]
-    return real::who_else_may_read(path);
+    return real::other_readers(path);
     #[cfg(madsim)]
     return Err(outside(path));
 }

@@ -160,8 +160,8 @@ fn create_private(path: &Path) -> io::Result<StdFile> {
     Ok(file)
 }
 
-/// See [`super::who_else_may_read`].
-pub(super) fn who_else_may_read(path: &Path) -> io::Result<Option<&'static str>> {
+/// See [`super::other_readers`].
+pub(super) fn other_readers(path: &Path) -> io::Result<Option<&'static str>> {
     let metadata = std::fs::metadata(path)?;
     // If another user owns it, its group was chosen for this process: that is how Kubernetes mounts volumes and
     // secrets.
@@ -197,7 +197,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 /// Number of files in the whole process that wait for a descriptor.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// Limits the log lines about them.
-static TOLD: LazyLock<Seldom> = LazyLock::new(Seldom::default);
+static WARNED: LazyLock<Seldom> = LazyLock::new(Seldom::default);
 
 /// One file counted in [`WAITING`].
 struct Waiting;
@@ -232,7 +232,7 @@ async fn with_descriptors<T, F: Future<Output = io::Result<T>>>(
         match open().await {
             Err(error) if is_out_of_descriptors(&error) => {
                 waiting.get_or_insert_with(Waiting::begin);
-                if let Some(more) = TOLD.now() {
+                if let Some(more) = WARNED.now() {
                     tracing::warn!(more, "cannot open {name} yet and try again: {error}");
                 }
                 sleep(PAUSE).await;

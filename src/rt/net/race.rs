@@ -106,10 +106,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_that_refuse_are_passed_over_at_once_and_the_last_refusal_is_told() {
+    async fn addresses_that_refuse_are_passed_over_at_once_and_the_last_refusal_is_returned() {
         let all = addresses(&["10.0.0.1:1", "[::1]:1", "10.0.0.2:1"]);
         let refuse = |address: SocketAddr| async move { Err::<(), _>(io::Error::other(address.to_string())) };
-        let refused = timeout(ATTEMPT_DELAY, race(all, refuse)).await.expect("nobody waits for a refusal");
+        let refused = timeout(ATTEMPT_DELAY, race(all, refuse)).await.expect("a refusal causes no wait");
         assert_eq!(refused.unwrap_err().to_string(), "10.0.0.2:1");
     }
 }

@@ -38,12 +38,12 @@ type Ask = Box<dyn Fn(String) -> Lookup + Send + Sync>;
 #[derive(Debug, Clone)]
 struct Failed {
     kind: io::ErrorKind,
-    words: String,
+    text: String,
 }
 
 impl From<Failed> for io::Error {
     fn from(failed: Failed) -> io::Error {
-        io::Error::new(failed.kind, failed.words)
+        io::Error::new(failed.kind, failed.text)
     }
 }
 
@@ -111,7 +111,7 @@ impl Resolver {
         let found = if seen { answer.borrow().clone() } else { kept.map(Ok) };
         let abandoned = || Failed {
             kind: io::ErrorKind::Interrupted,
-            words: format!("the lookup of '{host_port}' was abandoned"),
+            text: format!("the lookup of '{host_port}' was abandoned"),
         };
         Ok(found.unwrap_or_else(|| Err(abandoned()))?)
     }
@@ -152,14 +152,14 @@ impl Resolver {
         if let Some(answer) = &name.under_way {
             return (answer.clone(), kept);
         }
-        let (tell, answer) = watch::channel(None);
+        let (reply, answer) = watch::channel(None);
         name.under_way = Some(answer.clone());
         drop(names);
         let lookup = UnderWay { shared: self.0.clone(), host_port: host_port.to_owned() };
         spawn(async move {
             let found = lookup.run().await;
             drop(lookup);
-            tell.send(Some(found));
+            reply.send(Some(found));
         });
         (answer, kept)
     }
@@ -175,7 +175,7 @@ impl UnderWay {
     async fn run(&self) -> Answer {
         let _place = self.shared.places.acquire().await.expect("the semaphore is never closed");
         let found = (self.shared.ask)(self.host_port.clone()).await;
-        let found = found.map_err(|error| Failed { kind: error.kind(), words: error.to_string() })?;
+        let found = found.map_err(|error| Failed { kind: error.kind(), text: error.to_string() })?;
         if let Some(name) = self.shared.names.lock().get_mut(&self.host_port) {
             name.kept = Some(found.clone());
         }

@@ -30,7 +30,7 @@ fn answering(answers: Vec<(Duration, Option<SocketAddr>)>) -> (Resolver, Arc<Ato
 }
 
 #[tokio::test]
-async fn a_late_answer_is_kept_and_used_by_the_next_who_asks() {
+async fn a_late_answer_is_kept_and_used_by_the_next_caller() {
     let (resolver, asked) = answering(vec![(SLOW, Some(address(1)))]);
     let mut given_up = 0;
     let found = timeout(GENEROUS, async {
@@ -42,7 +42,7 @@ async fn a_late_answer_is_kept_and_used_by_the_next_who_asks() {
         }
     });
     assert_eq!(found.await.expect("the lookup ends"), [address(1)]);
-    assert!(given_up >= 1, "nobody had to wait");
+    assert!(given_up >= 1, "no caller had to wait");
     assert_eq!(asked.load(Ordering::Relaxed), 1, "one lookup of a name at a time");
 }
 
@@ -50,7 +50,7 @@ async fn a_late_answer_is_kept_and_used_by_the_next_who_asks() {
 async fn what_was_found_before_is_used_while_a_new_lookup_takes_long() {
     let (resolver, _) = answering(vec![(Duration::ZERO, Some(address(1))), (SLOW, Some(address(2)))]);
     assert_eq!(resolver.resolve("a:1").await.unwrap(), [address(1)]);
-    let found = timeout(SLOW, resolver.resolve("a:1")).await.expect("nobody waits for the slow lookup");
+    let found = timeout(SLOW, resolver.resolve("a:1")).await.expect("no caller waits for the slow lookup");
     assert_eq!(found.unwrap(), [address(1)]);
     let moved = async {
         while resolver.kept("a:1") != Some(vec![address(2)]) {
@@ -71,7 +71,7 @@ async fn a_quick_answer_takes_the_place_of_what_was_found_before_at_once() {
 /// A name that no longer resolves is reported as an error, which matters while a cluster is formed. A caller that only
 /// connects, and checks which node it reaches, uses the earlier addresses.
 #[tokio::test]
-async fn a_name_that_does_not_resolve_any_more_is_told_but_still_connected_to() {
+async fn a_name_that_no_longer_resolves_is_reported_and_still_connected_to() {
     let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let here = listener.local_addr().unwrap();
     let (resolver, _) = answering(vec![(Duration::ZERO, Some(here)), (Duration::ZERO, None)]);

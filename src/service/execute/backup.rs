@@ -1,7 +1,7 @@
-//! A backup on its way to a client: the store as it was when it was asked for, framed as a snapshot file.
+//! Backups: a stream of the whole store at one revision, framed as a snapshot file.
 //!
-//! Holds a clone of the map (O(1)) and never more than a few blocks of bytes. A client that takes nothing for long is
-//! given up, so that nobody keeps an old state alive for ever.
+//! A backup holds a clone of the map (O(1)) and never more than a few blocks of bytes. It ends if the client reads
+//! nothing for [`PATIENCE`], so that a client cannot keep an old state in memory for ever.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -20,29 +20,29 @@ use crate::service::timed::Timed;
 use crate::service::{Backup, Class, Operation, Refused, Service};
 use crate::storage::SnapshotEncoder;
 
-/// A backup takes at most this long, or its client does not want it.
+/// Longest time of a backup. Then the node drops its state and ends the stream with an error.
 pub const MAX_BACKUP_TIME: Duration = Duration::from_secs(3600);
-/// Blocks that wait for the client.
+/// Most chunks that wait for the client.
 const AHEAD: usize = 2;
-/// A client that takes nothing for so long is given up.
+/// Longest time that a client may read nothing. Then the backup ends.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most bytes in one message: gRPC clients take 4 MiB unless told otherwise.
+/// Most bytes in one message. The default limit of gRPC clients is 4 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The bytes of a backup, in order. After an error nothing follows.
 pub type BackupChunks = Pin<Box<dyn Stream<Item = Result<Bytes, Refused>> + Send>>;
 
-/// A backup that begins.
+/// The beginning of a backup.
 pub struct BackupStart {
     /// The store's revision.
     pub revision: u64,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// Of the whole state; `None`: the cluster has no key for digests yet.
+    /// The digest of the whole state; `None`: the cluster has no key for digests yet.
     pub digest: Option<ShownDigest>,
     /// The log index of the last entry in it; 0: none.
     pub index: u64,
-    /// About so many bytes come.
+    /// An estimate of the bytes that follow.
     pub expected_bytes: u64,
     /// The bytes.
     pub chunks: BackupChunks,
@@ -54,7 +54,7 @@ impl Operation for Backup {
 
     async fn execute(self, service: &Service, deadline: Instant) -> Result<BackupStart, Refused> {
         let serving = service.context.serving()?;
-        // It holds every write that was answered before it was asked for.
+        // The backup holds every write that was answered before the request arrived.
         let confirmed = serving.consensus.read_barrier(deadline).await;
         confirmed.map_err(|error| service.context.read_failed(error))?;
         let (map, meta) = serving.consensus.store().read().frozen();
@@ -62,7 +62,7 @@ impl Operation for Backup {
     }
 }
 
-/// The backup of a state.
+/// Returns the backup of a state.
 fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
     let at = meta.last_log_id.map(position).unwrap_or_default();
     let (revision, keys, digest) = (map.revision(), map.keys(), map.shown_digest());
@@ -71,13 +71,13 @@ fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
     let (chunks, taken) = mpsc::channel(AHEAD);
     let sending = spawn_guarded(async move {
         let mut chunks = Chunks(chunks);
-        // Whoever does not want the rest has gone away.
+        // If the client has gone away, the backup just ends.
         let _: Result<(), Gone> = async {
             let (mut encoder, beginning) = SnapshotEncoder::new(at, &header);
             chunks.send_bytes(beginning).await?;
             for block in map.blocks() {
                 chunks.send_bytes(encoder.block(&block)).await?;
-                // A large map is many blocks; heartbeats are answered in between.
+                // A large map has many blocks. Yield, so that heartbeats are answered in between.
                 rt::task::yield_now().await;
             }
             chunks.send_bytes(encoder.end()).await
@@ -93,7 +93,7 @@ fn start(map: Map, meta: &SnapshotMeta) -> BackupStart {
     BackupStart { revision, keys, digest, index: at.index, expected_bytes, chunks }
 }
 
-/// The client has gone away, or takes nothing.
+/// The client has gone away, or reads nothing.
 struct Gone;
 
 struct Chunks(mpsc::Sender<Bytes>);

@@ -1,4 +1,4 @@
-//! What operators ask of a node and of its cluster.
+//! Requests of operators to a node and to its cluster.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -99,7 +99,7 @@ fn state_status(context: &Context, consensus: &Consensus) -> StateStatus {
 }
 
 impl Operation for TransferLeader {
-    /// The name of the node that leads then.
+    /// The name of the new leader.
     type Reply = String;
     const CLASS: Class = Class::Operator;
 
@@ -141,7 +141,7 @@ impl Operation for TransferLeader {
 }
 
 impl Operation for RemoveMember {
-    /// Its node id.
+    /// The removed member's node id.
     type Reply = NodeId;
     const CLASS: Class = Class::Operator;
 
@@ -170,7 +170,7 @@ impl Operation for Leave {
 }
 
 impl Operation for TakeSnapshot {
-    /// The log index of the last entry in it.
+    /// The log index of the last entry in the snapshot.
     type Reply = u64;
     const CLASS: Class = Class::Operator;
 
@@ -186,7 +186,7 @@ impl Operation for TakeSnapshot {
 }
 
 impl Operation for Configure {
-    /// The settings as this change left them, as far as it names them: another one may have followed it.
+    /// The settings, with the values of this change for those that it names. A later change may have followed.
     type Reply = Settings;
     const CLASS: Class = Class::Operator;
 
@@ -196,7 +196,7 @@ impl Operation for Configure {
         match self {
             Configure::WantedSize(wanted_size) => {
                 let version = serving.consensus.store().read().map.cluster_version();
-                // Members of an older version know of no size.
+                // Members of an older version do not understand the command.
                 if version < Command::WANTED_SIZE_VERSION {
                     return Ok(settings());
                 }

@@ -1,4 +1,4 @@
-//! Listing keys: one revision a stream, bounded in bytes and time, page by page if the client likes.
+//! Listing keys: a stream of one revision, bounded in bytes and time. A client may also read it page by page.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use crate::rt::{self, Instant};
 use crate::service::timed::Timed;
 use crate::service::{List, Refused};
 
-/// Keys looked up at a time.
+/// Most keys read from the map at a time.
 const STEP: usize = 128;
-/// A page's revision can be asked for again for this long.
+/// How long the revision of a page is retained for the next page.
 const RETAINED_FOR: Duration = Duration::from_secs(30);
-/// Revisions retained at a time; each keeps what was overwritten since.
+/// Most revisions retained at a time. Each keeps in memory what was overwritten since.
 const MAX_RETAINED: usize = 16;
 
 /// A key of a listing.
@@ -26,14 +26,14 @@ const MAX_RETAINED: usize = 16;
 pub struct ListedKey {
     /// The key.
     pub key: Vec<u8>,
-    /// What it holds; its value is empty if keys only were asked for.
+    /// Its value and revisions. The value is empty if the request asks for keys only.
     pub entry: Entry,
 }
 
-/// The keys of a listing, a few looked up at a time. After an error nothing follows.
+/// The keys of a listing in byte order. After an error nothing follows.
 pub type Keys = Pin<Box<dyn Stream<Item = Result<ListedKey, Refused>> + Send>>;
 
-/// One stream of keys.
+/// A listing in progress.
 pub(super) struct Listing {
     map: Map,
     request: List,
@@ -49,7 +49,7 @@ impl Listing {
         Listing { map, request, start_after, keys_left, bytes_left: max_bytes }
     }
 
-    /// The answer, until `until`.
+    /// Returns the stream of keys, which ends with an error at `until`.
     pub(super) fn stream(self, until: Instant) -> Keys {
         let late = Refused::Late(
             "the listing took longer than this node allows (max-list-time); page through it with a limit"
@@ -67,7 +67,7 @@ impl Listing {
         Box::pin(Timed::new(Box::pin(keys), until, late))
     }
 
-    /// The next few keys; none at the end.
+    /// Returns the next keys, at most [`STEP`]; none at the end.
     fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);
@@ -91,14 +91,14 @@ impl Listing {
     }
 }
 
-/// Maps of revisions that pages were read at.
+/// Maps at the revisions of recent pages.
 #[derive(Default)]
 pub(in crate::service) struct Retained {
     maps: Mutex<VecDeque<(Instant, Map)>>,
 }
 
 impl Retained {
-    /// The map as it was at `revision`, if it still is or was retained.
+    /// Returns the map at `revision`, if that is the current one or is retained.
     pub(super) fn at(&self, revision: u64, current: Map) -> Option<Map> {
         if current.revision() == revision {
             return Some(current);
@@ -107,7 +107,7 @@ impl Retained {
         maps.iter().map(|(_, map)| map).find(|map| map.revision() == revision).cloned()
     }
 
-    /// Retains a map for a while.
+    /// Retains a map for [`RETAINED_FOR`].
     pub(super) fn keep(self: &Arc<Self>, map: Map) {
         let mut maps = self.maps.lock();
         if maps.iter().any(|(_, kept)| kept.revision() == map.revision()) {
@@ -128,7 +128,7 @@ impl Retained {
         }
     }
 
-    /// Lets go of what was retained for long enough; when the next one will have been.
+    /// Drops the maps whose time is over. Returns the time at which the next one expires.
     fn expire(&self) -> Option<Instant> {
         let mut maps = self.maps.lock();
         while maps.front().is_some_and(|(until, _)| *until <= rt::now()) {

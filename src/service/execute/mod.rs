@@ -1,4 +1,4 @@
-//! How each request is executed.
+//! The execution of each request.
 
 mod backup;
 mod cluster;
@@ -18,7 +18,7 @@ use crate::raft::Committed;
 use crate::rt::{self, Instant};
 
 impl Service {
-    /// Has a command committed and applied, by whichever node leads.
+    /// Proposes a command through the leader, and returns its answer when it is committed and applied here.
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Committed, Refused> {
         let serving = self.context.serving()?;
         let committed = serving.consensus.propose(command.encode(), deadline).await;
@@ -34,7 +34,7 @@ fn check_key(key: &[u8]) -> Result<(), Refused> {
     }
 }
 
-/// What the store refused.
+/// Maps an answer of the store other than success to the error for the client.
 fn refused(answer: Answer) -> Refused {
     match answer {
         Answer::ConditionFailed { present_revision } => Refused::ConditionFailed { present_revision },

@@ -1,4 +1,4 @@
-//! Reads of one key, and the wait that comes before every read.
+//! Reads of one key, of listings and of the members, and the wait before each of them.
 
 use std::sync::Arc;
 
@@ -13,7 +13,10 @@ use crate::service::{
 use super::list::Listing;
 
 impl Service {
-    /// Waits until this node may answer a read, as fresh as asked.
+    /// Waits until this node may answer a read of this consistency.
+    ///
+    /// # Errors
+    /// [`Refused`]: the node does not serve, no leader confirmed the read, or the revision was not reached.
     pub(super) async fn ready_to_read(
         &self,
         freshness: Freshness,
@@ -38,7 +41,7 @@ impl Service {
                 })?;
             }
         }
-        // Meanwhile its state may have come to be doubted.
+        // The node may have been quarantined in the meantime.
         self.context.serving()
     }
 }
@@ -68,7 +71,7 @@ impl Operation for List {
         let map = match self.at {
             ListAt::Present(freshness) => {
                 let serving = service.ready_to_read(freshness, deadline).await?;
-                // One revision for the whole stream, however long it takes: O(1) to clone.
+                // The clone, which is O(1), fixes one revision for the whole stream.
                 serving.consensus.store().read().map.clone()
             }
             ListAt::Revision(revision) => {

@@ -1,4 +1,4 @@
-//! The sessions under whose names writes are applied once.
+//! Opening and closing client sessions, whose writes are applied once.
 
 use super::refused;
 use crate::map::{Answer, Command};
@@ -21,7 +21,7 @@ impl Operation for OpenSession {
 }
 
 impl Operation for CloseSession {
-    /// Whether there was such a session.
+    /// Whether the session existed.
     type Reply = bool;
     const CLASS: Class = Class::Client;
 

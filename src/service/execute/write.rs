@@ -13,7 +13,7 @@ fn session_write(name: WriteName) -> log::SessionWrite {
 }
 
 impl Operation for Set {
-    /// The store's revision by it.
+    /// The revision of this write.
     type Reply = u64;
     const CLASS: Class = Class::Client;
 

@@ -47,7 +47,7 @@ fn story() -> Vec<Operation> {
     story
 }
 
-async fn tell(log: &Log, history: &mut History) {
+async fn exercise(log: &Log, history: &mut History) {
     for operation in story() {
         let mut next = history.states[history.states.len() - 1].clone();
         next.apply(&operation);
@@ -72,7 +72,7 @@ async fn an_accident_at_any_call_of_rotation_and_purge_loses_nothing() {
             let hit = aim(&disk, nth, fault);
             let mut history = History::from(Model::default());
             if let Ok(log) = Log::open(disk.mount(), small(), OWNER).await {
-                tell(&log, &mut history).await;
+                exercise(&log, &mut history).await;
             }
             end(&disk, nth);
             if !hit.load(Ordering::SeqCst) {
@@ -95,7 +95,7 @@ async fn an_accident_at_any_call_of_recovery_loses_nothing() {
             let disk = SimDisk::new(nth);
             let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
             let mut history = History::from(Model::default());
-            tell(&log, &mut history).await;
+            exercise(&log, &mut history).await;
             // An operation is in progress when the process is killed.
             submit(&log, Operation::Vote(vote(7)), history.states.len(), &history.acknowledged);
             let mut next = history.states[history.states.len() - 1].clone();

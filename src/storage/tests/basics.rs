@@ -135,8 +135,8 @@ async fn what_members_acknowledged_rides_along_is_kept_by_every_segment_and_neve
     append(&log, vec![entry(1, 1, 10)]).await;
     idle().await;
     let writes = disk.counts().writes;
-    let told = Bytes::from(vec![7; 400]);
-    log.save_acknowledged(told.clone());
+    let acknowledged = Bytes::from(vec![7; 400]);
+    log.save_acknowledged(acknowledged.clone());
     idle().await;
     assert_eq!(disk.counts().writes, writes);
     let first = log.metrics().segments;
@@ -149,7 +149,7 @@ async fn what_members_acknowledged_rides_along_is_kept_by_every_segment_and_neve
     assert_eq!(log.durable(), Some(at(1, 200)));
     disk.power_loss();
     let log = open(&disk).await;
-    assert_eq!((log.state().acknowledged, log.durable()), (Some(told), None));
+    assert_eq!((log.state().acknowledged, log.durable()), (Some(acknowledged), None));
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn purged_segments_are_used_again_and_the_disk_does_not_grow() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_before_it_hurts_and_votes_go_on() {
+async fn a_full_disk_is_reported_in_time_and_votes_go_on() {
     let disk = SimDisk::new(1);
     let config = LogConfig { space_check_interval: Duration::from_millis(1), ..small() };
     let log = Log::open(disk.mount(), config, OWNER).await.unwrap();
@@ -396,9 +396,9 @@ async fn real_files_hold_what_the_model_says() {
     let disk: DiskRef = Arc::new(crate::rt::disk::RealDisk::open(directory.path()).unwrap());
     let mut dice = Dice(5);
     let mut model = Model::default();
-    for life in 0..12 {
+    for round in 0..12 {
         let log = Log::open(disk.clone(), small(), OWNER).await.unwrap();
-        assert_eq!(Model::of(&log).await.unwrap(), model, "life {life}");
+        assert_eq!(Model::of(&log).await.unwrap(), model, "round {round}");
         let acknowledged = Acknowledged::default();
         for number in 1..=40 {
             let operation = model.draw(&mut dice);
@@ -406,7 +406,7 @@ async fn real_files_hold_what_the_model_says() {
             log.ready().await.unwrap();
             submit(&log, operation, number, &acknowledged);
         }
-        assert_eq!(Model::of(&log).await.unwrap(), model, "life {life}");
+        assert_eq!(Model::of(&log).await.unwrap(), model, "round {round}");
         log.close().await.unwrap();
         assert_eq!(acknowledged.get(), 40);
     }

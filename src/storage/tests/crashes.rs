@@ -95,7 +95,7 @@ fn brief(model: &Model) -> impl std::fmt::Debug + use<> {
     (model.vote.clone(), model.purged, model.entries.first().map(|entry| entry.index), model.last())
 }
 
-async fn life(
+async fn incarnation(
     disk: &SimDisk,
     config: &LogConfig,
     accident: Accident,
@@ -182,12 +182,12 @@ fn run(seeds: std::ops::Range<u64>) -> Seen {
                 seen.incarnations += 1;
                 let accident = draw_accident(&mut dice);
                 arrange(&disk, accident, &mut dice);
-                life(&disk, &config, accident, &mut history, &mut dice, seed, &mut seen).await;
+                incarnation(&disk, &config, accident, &mut history, &mut dice, seed, &mut seen).await;
                 // However the incarnation ended, now the process is killed or power fails.
                 arrange(&disk, Accident::Closed, &mut dice);
                 if dice.below(2) == 0 { disk.kill() } else { disk.power_loss() }
             }
-            life(&disk, &config, Accident::Closed, &mut history, &mut dice, seed, &mut seen).await;
+            incarnation(&disk, &config, Accident::Closed, &mut history, &mut dice, seed, &mut seen).await;
         });
     }
     seen

@@ -51,7 +51,7 @@ async fn flip_one(seed: u64, closed: bool, seen: &mut Seen) {
     };
     match recovered {
         Err(StorageError::Corrupt { .. } | StorageError::Missing { .. }) => seen.refused += 1,
-        Err(error) => panic!("seed {seed}: told as something else: {error}"),
+        Err(error) => panic!("seed {seed}: reported as something else: {error}"),
         Ok(recovered) if recovered == model => seen.harmless += 1,
         Ok(recovered) => {
             assert_eq!(recovered, before, "seed {seed}: silent damage");

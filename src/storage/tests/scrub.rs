@@ -61,7 +61,7 @@ async fn a_log_that_was_recovered_and_goes_on_in_its_last_segment_is_sound() {
 }
 
 #[tokio::test]
-async fn a_segment_that_was_given_up_says_nothing() {
+async fn a_segment_that_was_given_up_is_not_reported() {
     let disk = SimDisk::new(3);
     let log = several_segments(&disk).await;
     let first = log.sealed()[0];

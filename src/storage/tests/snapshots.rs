@@ -248,7 +248,7 @@ async fn what_a_dead_process_had_begun_is_removed_by_the_next() {
 }
 
 #[tokio::test]
-async fn lives_that_share_a_disk_remove_their_own_files_only() {
+async fn incarnations_that_share_a_disk_remove_their_own_files_only() {
     let disk = SimDisk::new(1);
     let mount = disk.mount();
     let (before, _) = Snapshots::open(mount.clone()).await.unwrap();
@@ -256,7 +256,7 @@ async fn lives_that_share_a_disk_remove_their_own_files_only() {
     let (after, _) = Snapshots::open(mount.clone()).await.unwrap();
     let new = after.receive(at(1, 2), 5_000).await.unwrap();
     let kept = disk.files();
-    assert_eq!(kept.len(), 1, "the next life has swept up");
+    assert_eq!(kept.len(), 1, "the next incarnation removed what was left");
     drop((old, before));
     for_all_tasks().await;
     assert_eq!(disk.files(), kept);

@@ -27,10 +27,10 @@ var claims = []struct {
 	prove func(*cluster) string
 }{
 	{"three members answer and one of them leads", (*cluster).hasMembers},
-	{"a set takes the next revision and a get tells all of it", (*cluster).setsAndGets},
+	{"a set takes the next revision and a get returns all of it", (*cluster).setsAndGets},
 	{"a target mokv://HOST:PORT, which leaves :authority empty, writes and reads", (*cluster).goesByHost},
 	{"a delete says whether the key was there, and a get then NOT_FOUND", (*cluster).deletes},
-	{"a failed condition tells the present revision in google.rpc.Status", (*cluster).writesOnCondition},
+	{"a failed condition returns the present revision in google.rpc.Status", (*cluster).writesOnCondition},
 	{"a list is one revision in byte order, page by page", (*cluster).lists},
 	{"the bytes of google.protobuf.Empty list everything", (*cluster).listsForEmpty},
 	{"a linearizable get on each follower sees the last write", (*cluster).readsLastWrite},

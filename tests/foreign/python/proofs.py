@@ -51,7 +51,7 @@ class Story:
         return str(leaders[0])
 
 
-@claim("every member is told of, and one of them leads")
+@claim("every member is listed, and one of them leads")
 def members(story: Story) -> str:
     leader = eventually(story.leader)
     servers = story.node.servers()
@@ -70,7 +70,7 @@ def health(story: Story) -> None:
         equal("an unknown service", refused(node.health, "nonsense").code, StatusCode.NOT_FOUND)
 
 
-@claim("a value goes in and comes out byte by byte, with all that is told of it")
+@claim("a value is returned byte by byte as it was written, with its revisions")
 def sets_and_gets(story: Story) -> None:
     node, key = story.node, story.key("fields")
     first = node.set(key, b"one")
@@ -101,7 +101,7 @@ def any_node(story: Story) -> None:
             equal(f"what {name} reads", (entry.value, entry.mod_revision), (writer_name.encode(), revision))
 
 
-@claim("a write on condition happens once, and its refusal tells the present revision")
+@claim("a conditional write happens once, and its refusal returns the present revision")
 def conditions(story: Story) -> None:
     node, key = story.node, story.key("condition")
 

@@ -36,7 +36,7 @@ struct State {
     /// Its own generator, so that a disk's faults depend on its seed alone.
     dice: SplitMix,
     /// Rises with every crash of the process, so that handles of an earlier process can be rejected.
-    life: u64,
+    generation: u64,
     rates: FaultRates,
     /// Fails the n-th call of an operation from now on with EIO.
     fail_next: Vec<(Operation, u64)>,
@@ -58,7 +58,7 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
             platter: Platter::default(),
             dice: SplitMix::new(seed),
-            life: 0,
+            generation: 0,
             rates: FaultRates::default(),
             fail_next: Vec::new(),
             capacity: None,
@@ -179,14 +179,14 @@ impl SimDisk {
 
 impl State {
     fn kill(&mut self) {
-        self.life += 1;
+        self.generation += 1;
         self.counts.kills += 1;
         self.platter.kill(&mut self.dice);
         trace::record("disk", b"kill");
     }
 
     fn lose_power(&mut self) {
-        self.life += 1;
+        self.generation += 1;
         self.counts.power_losses += 1;
         self.platter.lose_power(&mut self.dice);
         trace::record("disk", b"power loss");

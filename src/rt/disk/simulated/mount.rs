@@ -17,7 +17,7 @@ use crate::rt::disk::{Disk, DiskRef, File, FileRef};
 use crate::rt::{sleep, trace};
 
 fn dead() -> io::Error {
-    io::Error::other("the machine this disk was mounted on is gone")
+    io::Error::other("the process that mounted this disk was killed")
 }
 
 fn eio(operation: Operation) -> io::Error {
@@ -28,7 +28,7 @@ fn eio(operation: Operation) -> io::Error {
 #[derive(Debug, Clone)]
 pub(super) struct Mounted {
     disk: SimDisk,
-    life: u64,
+    generation: u64,
 }
 
 /// What a call refers to.
@@ -41,13 +41,13 @@ enum Subject<'a> {
 
 impl Mounted {
     pub fn new(disk: SimDisk) -> Mounted {
-        let life = disk.state().life;
-        Mounted { disk, life }
+        let generation = disk.state().generation;
+        Mounted { disk, generation }
     }
 
-    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+    fn current(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.disk.state();
-        if state.life == self.life { Ok(state) } else { Err(dead()) }
+        if state.generation == self.generation { Ok(state) } else { Err(dead()) }
     }
 
     /// Every call goes through here: counted, passed to the hook, failed by request or at random, delayed, traced.
@@ -62,7 +62,7 @@ impl Mounted {
         broken: impl FnOnce(&mut State),
     ) -> io::Result<T> {
         let (call, delay) = {
-            let mut state = self.alive()?;
+            let mut state = self.current()?;
             state.counts.calls += 1;
             let name = match subject {
                 Subject::Directory => String::new(),
@@ -90,7 +90,7 @@ impl Mounted {
         trace::record_of("disk", call.name.as_bytes(), &event);
         self.pause(delay).await;
         // The result of a call that outlived its process is not delivered.
-        drop(self.alive()?);
+        drop(self.current()?);
         result
     }
 
@@ -101,11 +101,11 @@ impl Mounted {
         broken: impl FnOnce(&mut State),
     ) -> io::Result<T> {
         // The hook runs without the lock: it may use the disk.
-        let mut hook = self.alive()?.hook.take();
+        let mut hook = self.current()?.hook.take();
         let fault = hook.as_mut().map_or(Fault::None, |hook| hook(call));
         let mut state = self.disk.state();
         state.hook = state.hook.take().or(hook);
-        if state.life != self.life {
+        if state.generation != self.generation {
             return Err(dead());
         }
         match fault {
@@ -113,7 +113,7 @@ impl Mounted {
             Fault::PowerLossBefore => state.lose_power(),
             _ => {}
         }
-        if state.life != self.life {
+        if state.generation != self.generation {
             return Err(dead());
         }
         let by_chance = state.fails(call.operation);
@@ -246,7 +246,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let Ok(mut state) = self.mounted.alive() else { return };
+        let Ok(mut state) = self.mounted.current() else { return };
         if let Some(handles) = state.platter.handles.get_mut(&self.inode) {
             *handles -= 1;
             if *handles == 0 {
@@ -289,7 +289,7 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn begin(mounted: &'a Mounted, write: (u64, u64, Bytes)) -> io::Result<UnderWay<'a>> {
-        let ticket = mounted.alive()?.platter.begin_write(write);
+        let ticket = mounted.current()?.platter.begin_write(write);
         Ok(UnderWay { mounted, ticket })
     }
 
@@ -301,7 +301,7 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         // A write that its caller dropped is never executed; one that was executed is no longer registered.
-        if let Ok(mut state) = self.mounted.alive() {
+        if let Ok(mut state) = self.mounted.current() {
             self.end(&mut state);
         }
     }
