@@ -70,7 +70,7 @@ impl Places {
     fn turn_away(&self, turned: Turned, from: SocketAddr, why: String) {
         self.metrics.turned_away(turned);
         if let Some(more) = self.log_limit.now() {
-            tracing::warn!(%from, more, "connection refused: {why}");
+            tracing::warn!(%from, more, "connection ended: {why}");
         }
     }
 }
