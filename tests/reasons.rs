@@ -29,21 +29,31 @@ async fn not_ready(cluster: &Cluster, node: usize, words: &[&str]) -> String {
     found.await
 }
 
-/// Asserts that `mokv status` of this node and a client's error contain all of these words.
-fn status_and_client_say(endpoint: &str, words: &[&str]) {
-    let status = mokv(endpoint, &["status"]);
-    let said = text(&status.stdout);
-    assert_eq!(status.status.code(), Some(7), "{said}{}", text(&status.stderr));
-    assert!(words.iter().all(|word| said.contains(word)), "{words:?} in:\n{said}");
-    println!("mokv status:\n{said}{}", text(&status.stderr));
-    let json = text(&mokv(endpoint, &["status", "--output", "json"]).stdout);
-    let rows = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let reasons: String = rows.map(|row| row["reasons"].to_string()).collect();
-    assert!(words.iter().all(|word| reasons.contains(word)), "{words:?} in: {reasons}");
-    let read = mokv(endpoint, &["get", "key"]);
+/// Waits until `mokv status` of this node, and a client's error, contain all of these words. What a node waits for
+/// changes from one attempt to the next.
+async fn status_and_client_say(endpoint: &str, words: &[&str]) {
+    let says = |said: &str| words.iter().all(|word| said.contains(word));
+    let status = wait_for(&format!("mokv status of {endpoint} says {words:?}"), async || {
+        let status = mokv(endpoint, &["status"]);
+        says(&text(&status.stdout)).then_some(status)
+    })
+    .await;
+    let (said, errors) = (text(&status.stdout), text(&status.stderr));
+    assert_eq!(status.status.code(), Some(7), "{said}{errors}");
+    println!("mokv status:\n{said}{errors}");
+    wait_for(&format!("mokv status --output json of {endpoint} says {words:?}"), async || {
+        let json = text(&mokv(endpoint, &["status", "--output", "json"]).stdout);
+        let rows = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        says(&rows.map(|row| row["reasons"].to_string()).collect::<String>()).then_some(())
+    })
+    .await;
+    let read = wait_for(&format!("mokv get from {endpoint} says {words:?}"), async || {
+        let read = mokv(endpoint, &["get", "key"]);
+        says(&text(&read.stderr)).then_some(read)
+    })
+    .await;
     let said = text(&read.stderr);
     assert_eq!(read.status.code(), Some(6), "{said}");
-    assert!(words.iter().all(|word| said.contains(word)), "{words:?} in: {said}");
     println!("mokv get: {said}");
 }
 
@@ -63,7 +73,7 @@ fn one_of_three_names_the_missing_voters_and_why() {
         let mut words = vec!["no quorum: 1 of 3 voters reachable, no leader; not reachable: "];
         words.extend(missing.iter().chain(&names).map(String::as_str));
         println!("/readyz: {}", not_ready(&cluster, survivor, &words).await);
-        status_and_client_say(&cluster.nodes[survivor].rpc, &words);
+        status_and_client_say(&cluster.nodes[survivor].rpc, &words).await;
         let write = mokv(&cluster.endpoints().join(","), &["set", "key", "other"]);
         let said = text(&write.stderr);
         assert_eq!(write.status.code(), Some(6), "{said}");
@@ -85,7 +95,7 @@ fn two_sizes_of_one_cluster_are_reported_with_their_nodes() {
         cluster.start_all();
         let words = ["bootstrap-expect is 2 on 'node-3' and 3 on this node"];
         println!("/readyz: {}", not_ready(&cluster, 0, &words).await);
-        status_and_client_say(&cluster.nodes[0].rpc, &words);
+        status_and_client_say(&cluster.nodes[0].rpc, &words).await;
         not_ready(&cluster, 2, &["bootstrap-expect is 3 on 'node-", "and 2 on this node"]).await;
     });
 }
@@ -112,7 +122,7 @@ fn another_key_is_reported_by_nodes_that_form_a_cluster_and_by_members() {
             "another cluster key",
         ];
         println!("/readyz: {}", not_ready(&cluster, 0, &words).await);
-        status_and_client_say(&cluster.nodes[0].rpc, &words);
+        status_and_client_say(&cluster.nodes[0].rpc, &words).await;
 
         cluster.nodes[2].kill();
         cluster.configure(&cluster.nodes[2], &[expect, &own]);
