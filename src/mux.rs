@@ -1,7 +1,7 @@
 //! The multiplexer of the rpc port: the first bytes of a connection select its protocol.
 //!
 //! `0x01` is a Raft peer, `PRI` is HTTP/2 and so gRPC. An HTTP/1 client gets an error that names the metrics port. Any
-//! other connection is closed, as is one that sends nothing within [`FIRST_BYTES_TIMEOUT`]. [`places`] bounds the
+//! other connection is closed, as is one that sends nothing within `FIRST_BYTES_TIMEOUT`. [`places`] bounds the
 //! connections of each kind.
 
 pub mod places;

@@ -161,11 +161,8 @@ pub fn compare(name: &str, trace: &str) -> Result<(), String> {
     if golden == whole {
         return Ok(());
     }
-    let diff = diffy::DiffOptions::new()
-        .set_original_filename(format!("sim/golden/{name}.txt"))
-        .set_modified_filename("what was sent")
-        .create_patch(&golden, &whole)
-        .to_string();
+    let diff = similar::TextDiff::from_lines(&golden, &whole);
+    let diff = diff.unified_diff().header(&format!("sim/golden/{name}.txt"), "what was sent").to_string();
     Err(format!("the messages differ from sim/golden/{name}.txt; if that is meant: {COMMAND}\n{diff}"))
 }
 
