@@ -195,7 +195,8 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
         let known = node.status().await.unwrap();
         let expected = [
             ("name", known.name),
-            ("nodeId", known.node_id.to_string()),
+            // The contract has a number, which JSON shows in decimal.
+            ("nodeId", known.node_id.0.to_string()),
             ("clusterId", known.cluster_id.unwrap_or_default()),
             ("role", known.role.to_string()),
             ("term", known.term.to_string()),
