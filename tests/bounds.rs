@@ -3,6 +3,7 @@
 mod common;
 
 use bytes::Bytes;
+use common::cluster::SMALL_FILES;
 use common::node::Node;
 use common::ports::PortBlock;
 use common::{LIMIT, assert_no_panic, http1, run, wait_for};
@@ -31,8 +32,6 @@ struct Case {
     /// Length of the value that is written, in bytes.
     write_bytes: usize,
 }
-
-const SMALL_FILES: [&str; 3] = ["log-segment-bytes: 4MiB", "log-cache-bytes: 1MiB", "min-free-bytes: 1MiB"];
 
 /// Gossip addresses of eight nodes that do not exist.
 const NOBODY: &str = "start-join-addrs: [nobody-1.invalid:1, nobody-2.invalid:1, nobody-3.invalid:1, nobody-4.invalid:1, \
@@ -103,8 +102,7 @@ async fn start_at(node: &mut Node, case: &Case) {
     let probe = if case.expected == Expected::Runs { "/livez" } else { "/readyz" };
     wait_for(&format!("a node with {given} answers {probe}"), async || {
         assert!(!node.has_ended(), "a node with {given} ended:\n{}", node.log());
-        std::net::TcpStream::connect(&node.metrics).ok()?;
-        (http1::get(&node.metrics, probe).0 == 200).then_some(())
+        (http1::get_if_listening(&node.metrics, probe)?.0 == 200).then_some(())
     })
     .await;
     let client = Client::builder().endpoints([&node.rpc]).timeout(LIMIT).build().unwrap();

@@ -21,9 +21,7 @@ fn text(bytes: &[u8]) -> String {
 async fn not_ready(cluster: &Cluster, node: usize, words: &[&str]) -> String {
     let what = format!("/readyz says {words:?}");
     let found = wait_for(&what, async || {
-        // The node may not listen yet.
-        std::net::TcpStream::connect(&cluster.nodes[node].metrics).ok()?;
-        let (status, body) = http1::get(&cluster.nodes[node].metrics, "/readyz");
+        let (status, body) = http1::get_if_listening(&cluster.nodes[node].metrics, "/readyz")?;
         (status == 503 && words.iter().all(|word| body.contains(word))).then_some(body)
     });
     found.await

@@ -19,7 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 /// Settings of every node in a test: small files, and little free disk space needed.
-const SETTINGS: [&str; 3] = ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
+pub const SMALL_FILES: [&str; 3] =
+    ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
 
 /// Clusters of one test program run one after the other: several at a time would cause elections by their load.
 static TURN: Mutex<()> = Mutex::new(());
@@ -82,7 +83,7 @@ impl Cluster {
         let given = self.settings.iter().map(String::as_str);
         // A test may override a common setting: a key may occur only once in a file.
         let key = |line: &str| line.split(':').next().map(str::to_owned);
-        let common = SETTINGS.into_iter().filter(|line| given.clone().all(|own| key(own) != key(line)));
+        let common = SMALL_FILES.into_iter().filter(|line| given.clone().all(|own| key(own) != key(line)));
         let lines: Vec<&str> =
             common.chain(given.clone()).chain([joins.as_str()]).chain(more.iter().copied()).collect();
         node.configure(&lines);

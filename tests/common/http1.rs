@@ -26,6 +26,12 @@ pub fn read_until_closed(stream: &mut TcpStream) -> Vec<u8> {
     said
 }
 
+/// Status and body of a GET; `None` if nothing listens at `address` yet.
+pub fn get_if_listening(address: &str, path: &str) -> Option<(u16, String)> {
+    TcpStream::connect(address).ok()?;
+    Some(get(address, path))
+}
+
 /// Status and body of a GET.
 pub fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = connect(address);
