@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 use mokv_proto::tonic::{Status, Streaming};
 
+use crate::rt::Instant;
 use crate::rt::time::{Elapsed, Sleep, sleep_until};
-use crate::rt::{self, Instant};
 
 /// The messages that a node streams.
 pub(super) struct Arriving<T> {
@@ -35,6 +35,6 @@ impl<T> Arriving<T> {
         }
         let silence = self.silence.get_or_insert_with(|| sleep_until(until()));
         ready!(Pin::new(silence).poll(cx));
-        Poll::Ready(Err(rt::time::Elapsed))
+        Poll::Ready(Err(Elapsed))
     }
 }

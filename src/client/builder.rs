@@ -1,4 +1,4 @@
-//! Builds a client: checks its settings, and connects to nobody yet.
+//! Builds a client: checks its settings, and opens no connection yet.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -191,7 +191,8 @@ impl Client {
         self.change_settings(api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size: None }).await
     }
 
-    /// Sets how many voters the cluster is to have: nobody becomes one more. `None`: as many as join. Removes nobody.
+    /// Sets how many voters the cluster is to have: no further node becomes one. `None`: as many as join. Removes no
+    /// member.
     /// Returns all replicated settings after the change. The wanted size among them is `None` all the same while not
     /// all members know of wanted sizes: then it cannot be set.
     ///

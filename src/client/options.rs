@@ -88,7 +88,7 @@ impl From<Consistency> for ReadOptions {
 ///
 /// match client.set_with("lock", "me", WriteOptions::if_absent()).await {
 ///     Ok(written) => println!("mine, at revision {}", written.revision),
-///     Err(Error::ConditionFailed { .. }) => println!("somebody else has it"),
+///     Err(Error::ConditionFailed { .. }) => println!("another client has it"),
 ///     Err(error) => return Err(error),
 /// }
 /// # Ok(())
@@ -129,8 +129,8 @@ impl WriteOptions {
         WriteOptions { condition: Some(Condition::Absent) }
     }
 
-    /// Only if the key's [`mod_revision`](super::KeyValue::mod_revision) is this one. No key is ever at revision 0: the call then
-    /// returns [`Error::Invalid`].
+    /// Only if the key's [`mod_revision`](super::KeyValue::mod_revision) is this one. No key is ever at revision 0: the
+    /// call then returns [`Error::Invalid`].
     ///
     /// ```no_run
     /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
@@ -140,7 +140,6 @@ impl WriteOptions {
     /// # Ok(())
     /// # }
     /// ```
-    ///
     pub fn if_revision(revision: u64) -> WriteOptions {
         WriteOptions { condition: Some(Condition::Revision(revision)) }
     }

@@ -111,7 +111,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let last_purged_log_id = self.purged();
-        let last_log_id = self.log.state().last.map(log_id_at).max(last_purged_log_id);
+        let last_log_id = self.log.last().map(log_id_at).max(last_purged_log_id);
         Ok(LogState { last_purged_log_id, last_log_id })
     }
 
@@ -152,7 +152,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| entry_to_storage(&entry)).collect();
         // Terms never decrease along the log (Raft thesis, 3.5); that no index is left out is checked by the log.
-        let last = self.log.state().last.map(|last| last.term);
+        let last = self.log.last().map(|last| last.term);
         let terms = last.into_iter().chain(entries.iter().map(|entry| entry.term));
         assert!(terms.is_sorted(), "an entry has an earlier term than the one before it");
         // This bounds the memory for entries that wait to be written.
@@ -175,7 +175,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        if self.log.state().last.is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
+        if self.log.last().is_some_and(|end| last.is_none_or(|last| last.index < end.index)) {
             rt::sometimes("log conflict truncated");
         }
         assert!(
@@ -194,7 +194,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut purged = self.purged.lock();
             *purged = (*purged).max(Some(upto));
         }
-        let jumped_a_gap = self.log.state().last.is_none_or(|last| last.index < upto.index);
+        let jumped_a_gap = self.log.last().is_none_or(|last| last.index < upto.index);
         if jumped_a_gap {
             rt::sometimes("snapshot jumped a gap in the log");
         }

@@ -48,10 +48,10 @@ impl State {
         }
         let revision = self.map.revision();
         let applied = self.map.apply(entry.log_id.index, &command);
-        let changed = applied.change.as_ref().map(|change| change.revision);
-        let expected = changed.map_or(revision, |_| revision + 1);
+        let change = applied.change.as_ref();
+        let expected = revision + u64::from(change.is_some());
         assert_eq!(self.map.revision(), expected, "a change takes one revision, and nothing else does");
-        assert!(changed.is_none_or(|changed| changed == expected), "a change has the store's revision");
+        assert!(change.is_none_or(|change| change.revision == expected), "a change has the store's revision");
         self.applied = Some(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());

@@ -284,6 +284,11 @@ impl Log {
         }
     }
 
+    /// The last entry, durable or not, or the purge mark if there is none after it.
+    pub fn last(&self) -> Option<Position> {
+        self.shared.state().index.last()
+    }
+
     /// The last entry made durable since the log was opened. It may have been truncated since.
     pub fn durable(&self) -> Option<Position> {
         self.shared.state().durable

@@ -109,7 +109,7 @@ impl Cluster {
         }));
     }
 
-    /// The observer of a process that is about to start. `None`: nobody records what it does.
+    /// The observer of a process that is about to start. `None`: what it does is not recorded.
     fn observer(&self, name: &str, host: &mut Host) -> Option<Arc<dyn Observer>> {
         let tampered = host.disk.counts().tampered;
         // Under a copied identity two processes vote and acknowledge, until both are wiped.
