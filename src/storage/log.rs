@@ -3,74 +3,21 @@
 //! Every change is visible to readers at once, and durable when its callback is called or its future resolves. All
 //! changes go through one queue, in the order of their calls. Nothing here writes.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Range, RangeInclusive};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::config::{LogConfig, SEGMENT_BYTES};
 use super::error::StorageError;
-use super::index::{EntryIndex, Found, Location};
+use super::index::{Found, Location};
 use super::metrics::LogMetrics;
 use super::record::{self, Body, Seed};
-use super::spares::{self, Space, Spare};
-use super::{LogEntry, Owner, Position, recovery, segment, writer};
-use crate::rt::disk::{DiskRef, FileRef};
-use crate::rt::{self, watch};
-
-/// The sizes that a segment may have, in bytes. A smaller one would hold few records beside its checkpoint; offsets in
-/// a segment are 32 bits, and a batch may reach beyond its end.
-pub const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
-
-/// The log's use of disk and memory.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// Size of a segment. A larger one means fewer rotations, a longer start (the last segment is rewritten), and more
-    /// space held by entries that are purged already.
-    pub segment_bytes: u64,
-    /// Payload bytes of the newest entries kept in memory, for followers that lag only a little.
-    pub cache_bytes: u64,
-    /// Requests are added to a batch until its payloads reach this, or half a segment.
-    pub max_batch_bytes: u64,
-    /// [`Log::ready`] waits while more payload than this is queued.
-    pub max_queued_bytes: u64,
-    /// After this idle time an empty batch marks the last batch as durable.
-    pub idle_mark_delay: Duration,
-    /// Segments prepared ahead, at least one. As long as there is one, Raft can write even if the disk is full.
-    pub spare_segments: usize,
-    /// Purged segments kept for reuse, beyond those prepared ahead.
-    pub recycled_segments: usize,
-    /// [`Log::has_room`] returns `false` while the file system has less free space than this.
-    pub reserve_bytes: u64,
-    /// The interval at which the free space is checked, and preparing a segment is retried after the disk was full.
-    pub space_check_interval: Duration,
-}
-
-impl LogConfig {
-    /// Maximum size of a batch: together with the checkpoint that begins a segment it fits into a prepared segment, and
-    /// so needs no more space even if the disk is full. Only a single entry that is larger exceeds it.
-    pub(super) fn batch_bytes(&self) -> u64 {
-        self.max_batch_bytes.min(self.segment_bytes / 2)
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> LogConfig {
-        LogConfig {
-            segment_bytes: 32 << 20,
-            cache_bytes: 32 << 20,
-            max_batch_bytes: 4 << 20,
-            max_queued_bytes: 16 << 20,
-            idle_mark_delay: Duration::from_millis(50),
-            spare_segments: 2,
-            recycled_segments: 4,
-            reserve_bytes: 64 << 20,
-            space_check_interval: Duration::from_secs(1),
-        }
-    }
-}
+use super::shared::{Callback, Inner, LogChange, Request, Shared, Space};
+use super::{LogEntry, Owner, Position, recovery, segment, spares, writer};
+use crate::rt::disk::DiskRef;
+use crate::rt::watch;
 
 /// The state of the log besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,105 +32,6 @@ pub struct LogState {
     pub last: Option<Position>,
     /// The last saved acknowledgements of members, opaque here; after a restart possibly earlier ones.
     pub acknowledged: Option<Bytes>,
-}
-
-/// Called when a request is durable, or never will be.
-pub(super) type Callback = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
-
-/// A change for the writer.
-pub(super) enum LogChange {
-    /// Entries, each with its ticket in the index.
-    Append(Vec<(LogEntry, u32)>),
-    Vote(Bytes),
-    Truncate(Option<Position>),
-    Purge(Position),
-    /// Makes everything before it durable and marked, then ends the writer.
-    Close,
-}
-
-pub(super) struct Request {
-    pub change: LogChange,
-    /// Payload bytes, counted for the bounds of batch and queue.
-    pub bytes: u64,
-    pub callback: Callback,
-}
-
-impl Request {
-    /// Removes and returns the first entries and their size, if there are several: as many as fit into `room`, at least
-    /// one. The last entry stays.
-    pub fn first_entries(&mut self, room: u64) -> (Vec<(LogEntry, u32)>, u64) {
-        let LogChange::Append(entries) = &mut self.change else { return (Vec::new(), 0) };
-        let most = entries.len().saturating_sub(1);
-        let (mut count, mut bytes) = (0, 0);
-        for (entry, _) in &entries[..most] {
-            let more = record::entry_bytes(entry.payload.len());
-            if count > 0 && bytes + more > room {
-                break;
-            }
-            (count, bytes) = (count + 1, bytes + more);
-        }
-        self.bytes -= bytes;
-        (entries.drain(..count).collect(), bytes)
-    }
-}
-
-/// State shared by the handle and the tasks.
-pub(super) struct Shared {
-    state: Mutex<Inner>,
-    pub config: LogConfig,
-    pub failure: watch::Sender<Option<StorageError>>,
-    /// Sent after every batch.
-    pub progress: watch::Sender<()>,
-    /// Sent when `spares` or `space` changes.
-    pub spares_changed: watch::Sender<()>,
-}
-
-/// See [`Shared`].
-pub(super) struct Inner {
-    pub index: EntryIndex,
-    vote: Option<Bytes>,
-    pub committed: Option<Position>,
-    pub acknowledged: Option<Bytes>,
-    /// The last entry made durable since the log was opened. It may have been truncated since.
-    pub durable: Option<Position>,
-    pub queue: VecDeque<Request>,
-    pub queued_bytes: u64,
-    /// Set once; nothing is accepted afterwards.
-    pub ended: Option<StorageError>,
-    /// Segments that hold state, open for reading, each with the salt of its checksums.
-    pub segments: BTreeMap<u64, (FileRef, u64)>,
-    /// Segments prepared ahead.
-    pub spares: VecDeque<Spare>,
-    pub space: Space,
-    pub metrics: LogMetrics,
-}
-
-impl Shared {
-    pub fn state(&self) -> MutexGuard<'_, Inner> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Stops the log after a failed write or sync. Never retried: after a failed sync the kernel marks the pages as
-    /// clean, and the next sync succeeds without them.
-    pub fn poison(&self, error: StorageError, callbacks: impl IntoIterator<Item = Callback>) {
-        let stopped = error.clone().stopped();
-        let queued = {
-            let mut state = self.state();
-            state.ended = Some(stopped.clone());
-            let queued = std::mem::take(&mut state.queue);
-            // What a batch in progress has taken is subtracted when it is written.
-            state.queued_bytes -= queued.iter().map(|request| request.bytes).sum::<u64>();
-            queued
-        };
-        rt::sometimes("log stopped by a failed write or sync");
-        tracing::error!(%error, "the log has stopped for good");
-        self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(error).is_none());
-        self.progress.send(());
-        let queued = queued.into_iter().map(|request| request.callback);
-        for callback in callbacks.into_iter().chain(queued) {
-            callback(Err(stopped.clone()));
-        }
-    }
 }
 
 /// The write-ahead log. Cheap to clone; all clones are the same log. It stops when it is closed or all clones are
@@ -242,26 +90,8 @@ impl Log {
         assert!(config.segment_bytes <= *SEGMENT_BYTES.end(), "offsets in a segment are 32 bits");
         let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
         let recovered = recovery::recover(&disk, &config, owner).await?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(Inner {
-                vote: recovered.state.vote.clone(),
-                committed: recovered.state.committed,
-                acknowledged: recovered.state.acknowledged,
-                durable: None,
-                index: recovered.index,
-                queue: VecDeque::new(),
-                queued_bytes: 0,
-                ended: None,
-                segments: recovered.segments,
-                spares: VecDeque::new(),
-                space: Space::Enough,
-                metrics: LogMetrics::default(),
-            }),
-            config,
-            failure: watch::channel(None).0,
-            progress: watch::channel(()).0,
-            spares_changed: watch::channel(()).0,
-        });
+        let shared =
+            Arc::new(Shared::new(config, &recovered.tail.state, recovered.index, recovered.segments));
         let (doorbell, rings) = mpsc::channel(1);
         let spares = spares::start(shared.clone(), disk);
         writer::start(shared.clone(), log_disk, rings, spares, recovered.tail, owner).await?;

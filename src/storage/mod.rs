@@ -16,6 +16,7 @@
 //!
 //! This module is independent of Raft and of the map: payloads, votes and snapshot blocks are opaque bytes.
 
+mod config;
 mod error;
 mod index;
 mod log;
@@ -24,6 +25,7 @@ mod record;
 mod recovery;
 mod scrub;
 mod segment;
+mod shared;
 mod snapshot;
 mod spares;
 #[cfg(test)]
@@ -33,8 +35,9 @@ mod writer;
 use crate::node_id::NodeId;
 use bytes::Bytes;
 
+pub use config::{LogConfig, SEGMENT_BYTES};
 pub use error::StorageError;
-pub use log::{Log, LogConfig, LogState, SEGMENT_BYTES};
+pub use log::{Log, LogState};
 pub use metrics::{LATENCY_BOUNDS, LatencyHistogram, LogMetrics};
 pub use scrub::Pace;
 pub use snapshot::{

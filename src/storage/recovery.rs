@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::config::LogConfig;
 use super::error::StorageError;
 use super::index::{EntryIndex, Location};
-use super::log::LogConfig;
 use super::record::{Body, Checkpoint, State};
 use super::segment::{self, Contents};
 use super::writer::{Sealed, Tail};
@@ -22,7 +22,6 @@ const STEP_BYTES: usize = 1 << 20;
 
 /// The recovered log.
 pub(super) struct Recovered {
-    pub state: State,
     pub index: EntryIndex,
     /// Segments open for reading, each with the salt of its checksums.
     pub segments: BTreeMap<u64, (FileRef, u64)>,
@@ -220,7 +219,7 @@ impl Replay {
     }
 
     fn finish(mut self) -> Recovered {
-        self.tail.state = self.state.clone();
-        Recovered { state: self.state, index: self.index, segments: self.segments, tail: self.tail }
+        self.tail.state = self.state;
+        Recovered { index: self.index, segments: self.segments, tail: self.tail }
     }
 }

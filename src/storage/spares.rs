@@ -11,34 +11,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::error::StorageError;
-use super::log::Shared;
 use super::segment;
+use super::shared::{Shared, Space, Spare};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::sleep;
 use crate::rt::task::{TaskGuard, spawn_guarded};
-
-/// A file of the size of a segment, ready to become the active one.
-pub(super) struct Spare {
-    pub name: String,
-    /// Open for reading, on another thread than the log's own.
-    pub file: FileRef,
-    pub capacity: u64,
-}
 
 /// A segment that the log no longer needs.
 pub(super) struct Retired {
     pub number: u64,
     pub file: FileRef,
-}
-
-/// Whether there is space for client writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Space {
-    Enough,
-    /// Less than the reserve is free.
-    Low,
-    /// The next segment could not be prepared.
-    Full(StorageError),
 }
 
 /// The writer's handle of the task.

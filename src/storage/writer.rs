@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::error::StorageError;
-use super::log::{Callback, LogChange, Request, Shared};
 use super::record::{self, Body, Checkpoint, Place, Seed, State};
-use super::spares::{Retired, Spare, Spares};
+use super::shared::{Callback, LogChange, Request, Shared, Spare};
+use super::spares::{Retired, Spares};
 use super::{LogEntry, Owner, Position, segment};
 use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::{self, now, random, spawn, timeout};
