@@ -17,7 +17,7 @@ pub struct LogConfig {
     pub cache_bytes: u64,
     /// Requests are added to a batch until its payloads reach this, or half a segment.
     pub max_batch_bytes: u64,
-    /// [`Log::ready`] waits while more payload than this is queued.
+    /// [`Log::ready`](super::Log::ready) waits while more payload than this is queued.
     pub max_queued_bytes: u64,
     /// After this idle time an empty batch marks the last batch as durable.
     pub idle_mark_delay: Duration,
@@ -25,7 +25,7 @@ pub struct LogConfig {
     pub spare_segments: usize,
     /// Purged segments kept for reuse, beyond those prepared ahead.
     pub recycled_segments: usize,
-    /// [`Log::has_room`] returns `false` while the file system has less free space than this.
+    /// [`Log::has_room`](super::Log::has_room) returns `false` while the file system has less free space than this.
     pub reserve_bytes: u64,
     /// The interval at which the free space is checked, and preparing a segment is retried after the disk was full.
     pub space_check_interval: Duration,
