@@ -80,7 +80,8 @@ fn keys_and_values_out_of_bounds_are_refused_as_what_they_are() {
         let mut kv = node.connect().await.kv();
         let longest = "k".repeat(4096);
         let mut set = async |key: &str, value: Vec<u8>| {
-            let request = api::SetRequest { key: key.into(), value: value.into(), ..Default::default() };
+            let request =
+                api::SetRequest { key: key.to_owned().into(), value: value.into(), ..Default::default() };
             kv.set(request).await.map(|_| ()).map_err(|status: Status| status)
         };
         let empty = set("", b"value".to_vec()).await.unwrap_err();
@@ -102,13 +103,14 @@ fn keys_and_values_out_of_bounds_are_refused_as_what_they_are() {
 
         let mut kv = node.connect().await.kv();
         for key in [String::new(), "k".repeat(5 << 10)] {
-            let get = api::GetRequest { key: key.clone(), ..Default::default() };
+            let get = api::GetRequest { key: key.clone().into(), ..Default::default() };
             assert_eq!(kv.get(get).await.unwrap_err().code(), Code::InvalidArgument);
-            let delete = api::DeleteRequest { key, ..Default::default() };
+            let delete = api::DeleteRequest { key: key.into(), ..Default::default() };
             assert_eq!(kv.delete(delete).await.unwrap_err().code(), Code::InvalidArgument);
         }
-        let read = kv.get(api::GetRequest { key: longest, ..Default::default() }).await.unwrap().into_inner();
-        assert_eq!((read.value.len(), read.revision), (1 << 20, 2), "what was refused took no revision");
+        let read =
+            kv.get(api::GetRequest { key: longest.into(), ..Default::default() }).await.unwrap().into_inner();
+        assert_eq!((read.value.len(), read.revision), (1 << 20, 3), "what was refused took no revision");
 
         // The same in a user's shell.
         let value_file = cluster.path("value");
@@ -140,7 +142,7 @@ fn unlike_the_original_errors_of_different_kinds_have_different_codes() {
         let mut cluster = Cluster::start(&["request-timeout: 1s"]).await;
         let node = cluster.follower().await;
         let mut kv = cluster.nodes[node].connect().await.kv();
-        let get = |key: &str| api::GetRequest { key: key.into(), ..Default::default() };
+        let get = |key: &str| api::GetRequest { key: key.to_owned().into(), ..Default::default() };
         assert_eq!(kv.get(get("absent")).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(kv.get(get("")).await.unwrap_err().code(), Code::InvalidArgument);
         let conditional = api::SetRequest {

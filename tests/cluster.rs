@@ -51,7 +51,7 @@ fn set_get_list_and_members_work_through_each_of_three_ports() {
             let key = format!("through-{}", node.name);
             let value = format!("written through port {i}").into_bytes();
             let request = api::SetRequest {
-                key: key.clone(),
+                key: key.clone().into(),
                 value: value.clone().into(),
                 ..api::SetRequest::default()
             };

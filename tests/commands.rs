@@ -2,7 +2,9 @@
 
 mod store;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 
 use mokv::rt::process::block_on;
@@ -69,10 +71,10 @@ fn json(line: &str) -> serde_json::Value {
 #[test]
 fn a_value_goes_in_and_comes_out_byte_by_byte() {
     with_store(|shell| {
-        assert_eq!(shell.ok(&["set", "greeting", "hello"]), "revision 1\n");
+        assert_eq!(shell.ok(&["set", "greeting", "hello"]), "revision 2\n");
         assert_eq!(shell.ok(&["get", "greeting"]), "hello", "a pipe gets the value and nothing else");
         assert_eq!(json(&shell.ok(&["get", "greeting", "-ojson"]))["value"]["text"], "hello");
-        let table = "KEY       REVISION  VERSION  VALUE\ngreeting  1         1        hello\n";
+        let table = "KEY       REVISION  VERSION  VALUE\ngreeting  2         1        hello\n";
         assert_eq!(shell.ok(&["get", "greeting", "--output", "table"]), table);
         let bytes: Vec<u8> = (0..=255).chain(*b"\n\n").collect();
         assert!(shell.run_with_stdin(&["set", "bytes", "-", "--no-session"], &bytes).status.success());
@@ -89,7 +91,7 @@ fn an_absent_key_exits_with_3_and_writes_nothing_to_stdout() {
         assert_eq!(output.status.code(), Some(3));
         assert!(output.stdout.is_empty());
         assert!(String::from_utf8_lossy(&output.stderr).contains("no key 'absent'"));
-        assert_eq!(shell.ok(&["delete", "absent"]), "there was no such key, revision 0\n");
+        assert_eq!(shell.ok(&["delete", "absent"]), "there was no such key, revision 1\n");
     });
 }
 
@@ -99,9 +101,9 @@ fn a_conditional_write_that_fails_returns_the_present_revision() {
         shell.ok(&["set", "lock", "mine", "--if-revision", "0"]);
         let (code, said) = shell.fails(&["set", "lock", "yours", "--if-revision", "0"]);
         assert_eq!(code, Some(4));
-        assert!(said.contains("the key is at revision 1"), "{said}");
-        assert!(shell.fails(&["delete", "lock", "--if-revision", "9"]).1.contains("revision 1"));
-        assert_eq!(shell.ok(&["delete", "lock", "--if-revision", "1"]), "deleted, revision 2\n");
+        assert!(said.contains("the key is at revision 2"), "{said}");
+        assert!(shell.fails(&["delete", "lock", "--if-revision", "9"]).1.contains("revision 2"));
+        assert_eq!(shell.ok(&["delete", "lock", "--if-revision", "2"]), "deleted, revision 3\n");
     });
 }
 
@@ -150,14 +152,38 @@ fn lists_are_lines_that_no_value_can_break() {
         assert_eq!(shell.ok(&["list", "--prefix", "a/", "--count"]), "2\n");
         assert_eq!(json(&shell.ok(&["list", "--count", "--output=json"]))["count"], 3);
         let table = shell.ok(&["list", "--output=table", "--limit", "1"]);
-        assert_eq!(table, "KEY  REVISION  VALUE\na/1  2         tab\\there\n(1 key at revision 3)\n");
+        assert_eq!(table, "KEY  REVISION  VALUE\na/1  3         tab\\there\n(1 key at revision 4)\n");
         let lines = shell.ok(&["list", "--output=json"]);
         let first = json(lines.lines().next().unwrap());
         assert_eq!(first["key"], "a/1");
         assert_eq!(first["value"]["text"], "tab\there");
-        assert_eq!((&first["mod_revision"], &first["revision"]), (&2.into(), &3.into()));
+        assert_eq!((&first["mod_revision"], &first["revision"]), (&3.into(), &4.into()));
         let keys_only = json(shell.ok(&["list", "--output=json", "--keys-only", "--limit", "1"]).trim_end());
         assert!(keys_only.get("value").is_none());
+    });
+}
+
+#[test]
+fn a_key_that_is_no_text_is_typed_and_shown_with_escapes() {
+    with_store(|shell| {
+        shell.ok(&["set", "--escaped-keys", r"a\xff\t", "value"]);
+        shell.ok(&["set", r"a\xff", "the key has a backslash"]);
+        assert_eq!(
+            shell.ok(&["list", "--keys-only"]),
+            concat!(r"a\\xff", "\n", r"a\xff\t", "\n"),
+            "as one would type them with the flag"
+        );
+        assert_eq!(shell.ok(&["get", "--escaped-keys", r"a\\xff"]), "the key has a backslash");
+        let read = json(&shell.ok(&["get", "--escaped-keys", r"a\xff\t", "-ojson"]));
+        assert_eq!((&read["key"], &read["key_base64"]), (&serde_json::Value::Null, &"Yf8J".into()));
+        let bytes = OsStr::from_bytes(b"a\xff\t");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+        let raw = command.arg("get").arg(bytes).args(["--endpoints", &shell.endpoint]).output().unwrap();
+        assert_eq!(raw.stdout, b"value", "bytes of the shell are a key as they are");
+        let (code, said) = shell.fails(&["get", "--escaped-keys", r"a\q"]);
+        assert_eq!(code, Some(2));
+        assert!(said.contains(r"'\q' in 'a\q' is no escape sequence"), "{said}");
+        assert_eq!(shell.ok(&["delete", "--escaped-keys", "--prefix", r"a\xff", "--yes"]), "deleted 1 key\n");
     });
 }
 
@@ -287,7 +313,7 @@ fn several_keys_are_read_at_once_and_absent_ones_are_reported() {
         shell.ok(&["put", "a", "1"]);
         shell.ok(&["set", "b", "two\nlines"]);
         let table =
-            "KEY  REVISION  VERSION  VALUE\na    1         1        1\nb    2         1        two\\nlines\n";
+            "KEY  REVISION  VERSION  VALUE\na    2         1        1\nb    3         1        two\\nlines\n";
         assert_eq!(shell.ok(&["get", "a", "b"]), table);
         assert_eq!(shell.ok(&["get", "b", "a", "--output=plain"]), "b\ttwo\\nlines\na\t1\n");
         let lines = shell.ok(&["get", "a", "b", "--output=json"]);
@@ -300,8 +326,8 @@ fn several_keys_are_read_at_once_and_absent_ones_are_reported() {
         assert!(said.contains("no key 'x'") && said.contains("no key 'y'"), "{said}");
         let listed = shell.ok(&["list"]);
         assert_eq!(shell.ok(&["ls"]), listed);
-        assert_eq!(shell.ok(&["rm", "a"]), "deleted, revision 3\n");
-        assert_eq!(shell.ok(&["del", "b"]), "deleted, revision 4\n");
+        assert_eq!(shell.ok(&["rm", "a"]), "deleted, revision 4\n");
+        assert_eq!(shell.ok(&["del", "b"]), "deleted, revision 5\n");
     });
 }
 

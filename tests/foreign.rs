@@ -139,40 +139,42 @@ fn services_are_described(grpcurl: &Grpcurl) {
 
 fn keys_and_values(all: &[Grpcurl]) {
     let (first, last) = (&all[0], &all[2]);
+    // JSON has bytes in base64, keys too.
+    let [bytes_key, greeting, prefix] = ["bytes", "greeting", "g"].map(|key| BASE64_STANDARD.encode(key));
     let bytes = BASE64_STANDARD.encode((0..=255).collect::<Vec<u8>>());
-    let set = first.answer("api.KV/Set", json!({"key": "bytes", "value": bytes}));
-    assert_eq!(set, json!({"ok": true, "revision": "1"}));
-    first.answer("api.KV/Set", json!({"key": "greeting", "value": BASE64_STANDARD.encode("hello")}));
+    let set = first.answer("api.KV/Set", json!({"key": bytes_key, "value": bytes}));
+    assert_eq!(set, json!({"ok": true, "revision": "2"}));
+    first.answer("api.KV/Set", json!({"key": greeting, "value": BASE64_STANDARD.encode("hello")}));
     ok("Set writes and returns the revision");
 
     let entry = json!({
-        "key": "bytes", "value": bytes, "revision": "2", "createRevision": "1", "modRevision": "1", "version": "1",
+        "key": bytes_key, "value": bytes, "revision": "3", "createRevision": "2", "modRevision": "2", "version": "1",
     });
     for node in all {
-        assert_eq!(node.answer("api.KV/Get", json!({"key": "bytes"})), entry);
+        assert_eq!(node.answer("api.KV/Get", json!({"key": bytes_key})), entry);
     }
     ok("Get returns the same on every node");
 
     let listed = last.call("api.KV/List", json!({})).unwrap();
     let values: Vec<_> = listed.iter().map(|entry| (&entry["key"], &entry["value"])).collect();
-    assert_eq!(values, [(&json!("bytes"), &json!(bytes)), (&json!("greeting"), &json!("aGVsbG8="))]);
-    let page = last.call("api.KV/List", json!({"prefix": "g", "keys_only": true, "limit": 1})).unwrap();
+    assert_eq!(values, [(&json!(bytes_key), &json!(bytes)), (&json!(greeting), &json!("aGVsbG8="))]);
+    let page = last.call("api.KV/List", json!({"prefix": prefix, "keys_only": true, "limit": 1})).unwrap();
     assert_eq!(page.len(), 1);
-    assert_eq!((&page[0]["key"], page[0].get("value")), (&json!("greeting"), None));
+    assert_eq!((&page[0]["key"], page[0].get("value")), (&json!(greeting), None));
     ok("List streams keys in order");
 
-    let refusal = first.call("api.KV/Set", json!({"key": "greeting", "if_revision": 1})).unwrap_err();
+    let refusal = first.call("api.KV/Set", json!({"key": greeting, "if_revision": 2})).unwrap_err();
     let expected = json!({
         "code": 9,
-        "message": "condition failed: the key is at revision 2",
-        "details": [{"@type": "type.googleapis.com/api.ConditionFailed", "presentRevision": "2"}],
+        "message": "condition failed: the key is at revision 3",
+        "details": [{"@type": "type.googleapis.com/api.ConditionFailed", "presentRevision": "3"}],
     });
     assert_eq!((refusal.exit_code, refusal.status), (Some(64 + 9), expected));
     ok("a failed condition has its detail");
 
-    let delete = last.answer("api.KV/Delete", json!({"key": "greeting", "if_revision": 2}));
-    assert_eq!(delete, json!({"ok": true, "revision": "3", "existed": true}));
-    let refusal = first.call("api.KV/Get", json!({"key": "greeting"})).unwrap_err();
+    let delete = last.answer("api.KV/Delete", json!({"key": greeting, "if_revision": 3}));
+    assert_eq!(delete, json!({"ok": true, "revision": "4", "existed": true}));
+    let refusal = first.call("api.KV/Get", json!({"key": greeting})).unwrap_err();
     assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 5), &json!(5)));
     ok("Delete deletes, and the key is NOT_FOUND");
 }
@@ -201,7 +203,7 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
             ("role", known.role.to_string()),
             ("term", known.term.to_string()),
             ("leaderName", cluster.nodes[leader].name.clone()),
-            ("revision", "3".to_owned()),
+            ("revision", "4".to_owned()),
             ("keys", "1".to_owned()),
             ("rpcAddr", node.rpc.clone()),
         ];

@@ -135,7 +135,7 @@ async fn record() -> (String, Vec<Place>) {
     for number in 0..WRITES {
         let value = format!("{:-<VALUE_BYTES$}", mark(number));
         let request = api::SetRequest {
-            key: format!("key-{}", number % 50),
+            key: format!("key-{}", number % 50).into(),
             value: value.into_bytes().into(),
             ..api::SetRequest::default()
         };

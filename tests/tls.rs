@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mokv::rt::process::block_on;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use store::{PeerAdmission, Store};
+use store::{Gate, Store};
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -80,7 +80,7 @@ impl Authority {
 }
 
 /// Runs a test against an empty store with these requirements; the test receives a function that runs a command.
-fn behind(gate: PeerAdmission, story: impl FnOnce(&dyn Fn(&[&str]) -> Output) + Send + 'static) {
+fn behind(gate: Gate, story: impl FnOnce(&dyn Fn(&[&str]) -> Output) + Send + 'static) {
     block_on(async {
         let store = Store::start_behind(gate).await;
         let endpoint = store.address.clone();
@@ -110,7 +110,7 @@ fn fails(output: Output, exit: i32, word: &str) {
 fn a_store_behind_tls_serves_clients_that_trust_its_authority() {
     let authority = Authority::new();
     let stranger = Authority::new();
-    let gate = PeerAdmission { tls: Some(authority.server("127.0.0.1", false)), token: None };
+    let gate = Gate { tls: Some(authority.server("127.0.0.1", false)), token: None };
     behind(gate, move |run| {
         succeeds(run(&["set", "k", "over TLS", "--tls-ca", &authority.ca()]));
         assert_eq!(succeeds(run(&["get", "k", "--tls-ca", &authority.ca()])), "over TLS");
@@ -129,7 +129,7 @@ fn a_store_behind_tls_serves_clients_that_trust_its_authority() {
 #[test]
 fn the_authorities_of_the_machine_are_trusted_unless_others_are_named() {
     let authority = Authority::new();
-    let gate = PeerAdmission { tls: Some(authority.server("127.0.0.1", false)), token: None };
+    let gate = Gate { tls: Some(authority.server("127.0.0.1", false)), token: None };
     block_on(async {
         let store = Store::start_behind(gate).await;
         let endpoint = store.address.clone();
@@ -146,7 +146,7 @@ fn the_authorities_of_the_machine_are_trusted_unless_others_are_named() {
 #[test]
 fn one_name_can_stand_for_all_nodes() {
     let authority = Authority::new();
-    let gate = PeerAdmission { tls: Some(authority.server("mokv.test", false)), token: None };
+    let gate = Gate { tls: Some(authority.server("mokv.test", false)), token: None };
     behind(gate, move |run| {
         fails(run(&["set", "k", "v", "--tls-ca", &authority.ca()]), 6, "not valid for name");
         succeeds(run(&["set", "k", "v", "--tls-ca", &authority.ca(), "--tls-server-name", "mokv.test"]));
@@ -156,7 +156,7 @@ fn one_name_can_stand_for_all_nodes() {
 #[test]
 fn a_client_shows_its_certificate_to_servers_that_ask() {
     let authority = Authority::new();
-    let gate = PeerAdmission { tls: Some(authority.server("127.0.0.1", true)), token: None };
+    let gate = Gate { tls: Some(authority.server("127.0.0.1", true)), token: None };
     behind(gate, move |run| {
         let Signed { certificate, key } = authority.sign("a client");
         let ca = authority.ca();
@@ -170,7 +170,7 @@ fn a_client_shows_its_certificate_to_servers_that_ask() {
 
 #[test]
 fn a_request_with_the_right_token_is_served() {
-    let gate = PeerAdmission { tls: None, token: Some("open-sesame") };
+    let gate = Gate { tls: None, token: Some("open-sesame") };
     behind(gate, |run| {
         let files = tempfile::tempdir().unwrap();
         let token = files.path().join("token");

@@ -1,12 +1,16 @@
 //! `mokv delete`: deletes one key, or all keys with a prefix, one by one.
 
+use std::ffi::OsString;
+
+use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
 
 use super::confirm::confirmed;
 use super::connect::Connect;
 use super::failure::Failure;
-use super::output::keys;
+use super::key::{KeySyntax, add_key};
+use super::output::{escaped, keys};
 use super::set::Write;
 use crate::client::{Client, Error, ListOptions, WriteOptions};
 
@@ -28,13 +32,15 @@ Examples:
 pub struct Delete {
     /// The key
     #[arg(required_unless_present = "prefix")]
-    key: Option<String>,
+    key: Option<OsString>,
     /// All keys that begin with this
     #[arg(long, conflicts_with_all = ["key", "if_revision"])]
-    prefix: Option<String>,
+    prefix: Option<OsString>,
     /// Do not ask before --prefix
     #[arg(long, conflicts_with = "key")]
     yes: bool,
+    #[command(flatten)]
+    syntax: KeySyntax,
     #[command(flatten)]
     write: Write,
     #[command(flatten)]
@@ -54,32 +60,33 @@ impl Delete {
     ///
     /// # Errors
     /// If a delete failed or has an unknown outcome, or there is no terminal to ask on.
-    pub async fn run(self) -> Result<(), Failure> {
-        match (&self.key, &self.prefix) {
-            (_, Some(prefix)) => self.delete_prefix(prefix).await,
-            (Some(key), None) => self.delete_key(key).await,
+    pub async fn run(mut self) -> Result<(), Failure> {
+        match (self.key.take(), self.prefix.take()) {
+            (_, Some(prefix)) => self.delete_prefix(&self.syntax.key(prefix)?).await,
+            (Some(key), None) => self.delete_key(&self.syntax.key(key)?).await,
             (None, None) => unreachable!("the command line asks for one of them"),
         }
     }
 
-    async fn delete_key(&self, key: &str) -> Result<(), Failure> {
+    async fn delete_key(&self, key: &Bytes) -> Result<(), Failure> {
         let client = self.write.client(&self.connect)?;
         let result = client.delete_with(key, self.write.options()).await;
-        let deleted = result.map_err(|error| self.connect.failure(&format!("delete '{key}'"), error))?;
+        let deleted =
+            result.map_err(|error| self.connect.failure(&format!("delete '{}'", escaped(key)), error))?;
         self.write.finish(&client).await;
         let crate::client::Deleted { revision, existed } = deleted;
         let what = if existed { "deleted" } else { "there was no such key" };
-        self.connect.output().answer(
-            format!("{what}, revision {revision}"),
-            &json!({ "key": key, "existed": existed, "revision": revision }),
-        )
+        let mut json = json!({ "existed": existed, "revision": revision });
+        add_key(&mut json, "key", key);
+        self.connect.output().answer(format!("{what}, revision {revision}"), &json)
     }
 
-    async fn delete_prefix(&self, prefix: &str) -> Result<(), Failure> {
+    async fn delete_prefix(&self, prefix: &Bytes) -> Result<(), Failure> {
         // Each call has the whole timeout, because the number of calls is not known yet.
         let client = self.connect.client()?;
         let listed = self.list(&client, prefix).await?;
-        let question = format!("This deletes {} under '{prefix}', one by one.", keys(listed.len() as u64));
+        let question =
+            format!("This deletes {} under '{}', one by one.", keys(listed.len() as u64), escaped(prefix));
         if !listed.is_empty() && !self.yes && !confirmed(&question, "delete")? {
             return Err(Failure::error("nothing was deleted", "type 'delete' to go on, or add --yes"));
         }
@@ -98,8 +105,7 @@ impl Delete {
             }
             if let Some((key, error)) = failed {
                 let (done, all) = (count.deleted, listed.len());
-                let action =
-                    format!("delete '{}', {done} of {all} are deleted", String::from_utf8_lossy(key));
+                let action = format!("delete '{}', {done} of {all} are deleted", escaped(key));
                 return Err(self.connect.failure(&action, error));
             }
         }
@@ -110,14 +116,15 @@ impl Delete {
         if changed > 0 {
             sentence.push_str(&format!(", left {} that changed meanwhile", keys(changed)));
         }
-        self.connect
-            .output()
-            .answer(sentence, &json!({ "prefix": prefix, "deleted": deleted, "changed_meanwhile": changed }))
+        let mut json = json!({ "deleted": deleted, "changed_meanwhile": changed });
+        add_key(&mut json, "prefix", prefix);
+        self.connect.output().answer(sentence, &json)
     }
 
     /// Returns the keys with their mod revisions.
-    async fn list(&self, client: &Client, prefix: &str) -> Result<Vec<(bytes::Bytes, u64)>, Failure> {
-        let failed = |error| self.connect.failure(&format!("list the keys under '{prefix}'"), error);
+    async fn list(&self, client: &Client, prefix: &Bytes) -> Result<Vec<(Bytes, u64)>, Failure> {
+        let failed =
+            |error| self.connect.failure(&format!("list the keys under '{}'", escaped(prefix)), error);
         let mut listing = client.list_with(ListOptions::prefix(prefix).keys_only()).await.map_err(failed)?;
         let mut listed = Vec::new();
         while let Some(entry) = listing.next().await.map_err(failed)? {

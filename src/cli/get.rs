@@ -1,11 +1,14 @@
 //! `mokv get`: reads one key or several.
 
+use std::ffi::OsString;
+
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
 use super::failure::Failure;
 use super::format::Format;
+use super::key::{KeySyntax, add_key};
 use super::output::{Row, escaped, json_value, shortened};
 use crate::client::{KeyValue, ReadOptions};
 
@@ -21,11 +24,14 @@ Examples:
   mokv get greeting planet            a table of both
   mokv get greeting --output table    with its revision and version
   mokv get greeting --output json     {\"key\":..,\"value\":{\"text\":..,\"base64\":..},\"mod_revision\":..,..}
-                                      (text is null where the value is not UTF-8)")]
+                                      (text, or a key, is null where it is not UTF-8; key_base64 never is)
+  mokv get --escaped-keys 'a\\xff'     a key that is no text, written as tables show it")]
 pub struct Get {
     /// The keys
     #[arg(required = true, value_name = "KEY")]
-    keys: Vec<String>,
+    keys: Vec<OsString>,
+    #[command(flatten)]
+    syntax: KeySyntax,
     /// Answer at once from one node's memory, possibly with an old value
     #[arg(long)]
     stale: bool,
@@ -43,15 +49,17 @@ impl Get {
         let options = read_options(self.stale);
         let mut found = Vec::new();
         let mut absent = Vec::new();
-        for key in &self.keys {
+        let one = self.keys.len() == 1;
+        let keys = self.keys.into_iter().map(|key| self.syntax.key(key)).collect::<Result<Vec<_>, _>>()?;
+        for key in &keys {
+            let shown = escaped(key);
             let read = client.get_with(key, options).await;
-            let read = read.map_err(|error| self.connect.failure(&format!("read '{key}'"), error))?;
+            let read = read.map_err(|error| self.connect.failure(&format!("read '{shown}'"), error))?;
             match read.entry {
                 Some(entry) => found.push((read.revision, entry)),
-                None => absent.push(format!("there is no key '{key}' at revision {}", read.revision)),
+                None => absent.push(format!("there is no key '{shown}' at revision {}", read.revision)),
             }
         }
-        let one = self.keys.len() == 1;
         let mut output = self.connect.output_or(if one { Format::Plain } else { Format::Table });
         match (output.format(), found.as_slice()) {
             (_, []) => {}
@@ -95,13 +103,12 @@ pub fn read_options(stale: bool) -> ReadOptions {
 /// Returns an entry that was read at `revision` of the store.
 pub fn entry_json(entry: &KeyValue, revision: u64, keys_only: bool) -> Json {
     let mut object = json!({
-        // The service accepts only keys in UTF-8.
-        "key": String::from_utf8_lossy(&entry.key),
         "create_revision": entry.create_revision,
         "mod_revision": entry.mod_revision,
         "version": entry.version,
         "revision": revision,
     });
+    add_key(&mut object, "key", &entry.key);
     if !keys_only {
         object["value"] = json_value(&entry.value);
     }

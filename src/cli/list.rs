@@ -1,5 +1,6 @@
 //! `mokv list`: keys and values of one revision, in key order.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use clap::Args;
@@ -9,6 +10,7 @@ use super::connect::Connect;
 use super::failure::Failure;
 use super::format::Format;
 use super::get::entry_json;
+use super::key::KeySyntax;
 use super::output::{Output, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
 
@@ -31,10 +33,10 @@ Examples:
 pub struct List {
     /// Only keys that begin with this
     #[arg(long, default_value = "")]
-    prefix: String,
+    prefix: OsString,
     /// Only keys after this one: the last key of the page before
     #[arg(long, value_name = "KEY", default_value = "")]
-    start_after: String,
+    start_after: OsString,
     /// At most this many keys; 0: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: u64,
@@ -51,6 +53,8 @@ pub struct List {
     #[arg(long)]
     stale: bool,
     #[command(flatten)]
+    syntax: KeySyntax,
+    #[command(flatten)]
     connect: Connect,
 }
 
@@ -62,7 +66,7 @@ impl List {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client()?;
         let mut listing = client
-            .list_with(self.options())
+            .list_with(self.options()?)
             .await
             .map_err(|error| self.connect.failure("list the keys", error))?;
         if self.count {
@@ -85,8 +89,10 @@ impl List {
         output.flush()
     }
 
-    fn options(&self) -> ListOptions {
-        let mut options = ListOptions::prefix(&self.prefix).start_after(&self.start_after);
+    fn options(&self) -> Result<ListOptions, Failure> {
+        let (prefix, start_after) =
+            (self.syntax.key(self.prefix.clone())?, self.syntax.key(self.start_after.clone())?);
+        let mut options = ListOptions::prefix(prefix).start_after(start_after);
         if self.limit > 0 {
             options = options.limit(self.limit);
         }
@@ -99,7 +105,7 @@ impl List {
         if self.at_revision > 0 {
             options = options.at_revision(self.at_revision);
         }
-        options
+        Ok(options)
     }
 
     async fn next(&self, listing: &mut Listing) -> Result<Option<KeyValue>, Failure> {

@@ -17,6 +17,7 @@ mod dev;
 mod failure;
 mod format;
 mod get;
+mod key;
 mod leave;
 mod left;
 mod list;

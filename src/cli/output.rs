@@ -129,8 +129,7 @@ pub fn json_value(value: &[u8]) -> Json {
 }
 
 /// Returns one line of text for any bytes, which can be decoded unambiguously: tab, newline, carriage return and
-/// backslash become `\t`, `
-/// `, `\r`, `\\`; other control characters and bytes that are not UTF-8 become `\xHH`.
+/// backslash become `\t`, `\n`, `\r`, `\\`; other control characters and bytes that are not UTF-8 become `\xHH`.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut line = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -9,6 +9,8 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::failure::Failure;
+use super::key::{KeySyntax, add_key};
+use super::output::escaped;
 use crate::client::WriteOptions;
 use crate::raft::peers::frame::MAX_VALUE_BYTES;
 
@@ -28,10 +30,12 @@ Examples:
   mokv set counter 2 --if-revision 17    only if the key was last written at revision 17")]
 pub struct Set {
     /// The key, 1 to 4096 bytes
-    key: String,
+    key: OsString,
     /// The value; '-' reads it from stdin
     #[arg(allow_negative_numbers = true)]
     value: OsString,
+    #[command(flatten)]
+    syntax: KeySyntax,
     #[command(flatten)]
     write: Write,
     #[command(flatten)]
@@ -82,17 +86,18 @@ impl Set {
     /// # Errors
     /// If the value cannot be read or the write failed or has an unknown outcome.
     pub async fn run(self) -> Result<(), Failure> {
+        let key = self.syntax.key(self.key)?;
         // Before the client's timeout starts: reading may take long.
         let value = if self.value == "-" { read_stdin()? } else { self.value.into_vec() };
         let client = self.write.client(&self.connect)?;
-        let result = client.set_with(&self.key, value, self.write.options()).await;
+        let result = client.set_with(&key, value, self.write.options()).await;
         let written =
-            result.map_err(|error| self.connect.failure(&format!("write '{}'", self.key), error))?;
+            result.map_err(|error| self.connect.failure(&format!("write '{}'", escaped(&key)), error))?;
         self.write.finish(&client).await;
         let revision = written.revision;
-        self.connect
-            .output()
-            .answer(format!("revision {revision}"), &json!({ "key": self.key, "revision": revision }))
+        let mut json = json!({ "revision": revision });
+        add_key(&mut json, "key", &key);
+        self.connect.output().answer(format!("revision {revision}"), &json)
     }
 }
 

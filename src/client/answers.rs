@@ -22,7 +22,7 @@ pub struct KeyValue {
 impl KeyValue {
     pub(super) fn from_wire(entry: api::GetResponse) -> KeyValue {
         KeyValue {
-            key: entry.key.into(),
+            key: entry.key,
             value: entry.value,
             create_revision: entry.create_revision,
             mod_revision: entry.mod_revision,

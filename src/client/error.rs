@@ -84,7 +84,7 @@ pub enum Error {
     NotExecuted(Why),
     /// The write may have been executed or may still be; only a read can tell.
     Unknown(Why),
-    /// The request is invalid (empty or over-long key, key that is not UTF-8, over-large value); nothing was done.
+    /// The request is invalid (empty or over-long key, over-large value); nothing was done.
     Invalid(Why),
     /// The store or the node is full; nothing was done.
     ResourceExhausted(Why),

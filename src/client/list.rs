@@ -152,9 +152,6 @@ impl Listing {
             let within = self.client.list_timeout;
             return Err(Error::Unavailable(format!("the listing was not complete within {within:?}").into()));
         }
-        if self.revision == 0 {
-            return Err(gone()); // It cannot be requested: the store was empty, and may no longer be.
-        }
         self.request.limit = wire_limit(self.limit);
         self.request.at_revision = self.revision;
         self.request.min_revision = self.revision;

@@ -183,7 +183,7 @@ impl Client {
     /// ```
     pub async fn get_with(&self, key: impl AsRef<[u8]>, options: ReadOptions) -> Result<Read, Error> {
         let request = api::GetRequest {
-            key: text("the key", key.as_ref())?,
+            key: Bytes::copy_from_slice(key.as_ref()),
             consistency: options.consistency.wire(),
             min_revision: self.min_revision(options.consistency),
         };
@@ -242,7 +242,7 @@ impl Client {
         options: WriteOptions,
     ) -> Result<Written, Error> {
         let request = api::SetRequest {
-            key: text("the key", key.as_ref())?,
+            key: Bytes::copy_from_slice(key.as_ref()),
             value: value.into(),
             if_revision: options.wire()?,
             session: None,
@@ -287,7 +287,7 @@ impl Client {
     /// ```
     pub async fn delete_with(&self, key: impl AsRef<[u8]>, options: WriteOptions) -> Result<Deleted, Error> {
         let request = api::DeleteRequest {
-            key: text("the key", key.as_ref())?,
+            key: Bytes::copy_from_slice(key.as_ref()),
             if_revision: options.wire()?,
             session: None,
         };
@@ -382,13 +382,5 @@ impl Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
-    }
-}
-
-/// Keys are bytes in the store; `api.KV` requires UTF-8.
-fn text(what: &str, bytes: &[u8]) -> Result<String, Error> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(Error::Invalid(format!("{what} is not UTF-8, which api.KV asks for").into())),
     }
 }

@@ -1,11 +1,11 @@
 //! The options of reads, writes and listings. The calls without options ([`Client::get`](super::Client::get) and its
 //! like) use the defaults.
 
+use bytes::Bytes;
 use mokv_proto::api;
 
 use super::error::Error;
 use super::picker::Purpose;
-use super::text;
 
 /// How recent the result of a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -188,8 +188,8 @@ impl WriteOptions {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListOptions {
-    prefix: Vec<u8>,
-    start_after: Vec<u8>,
+    prefix: Bytes,
+    start_after: Bytes,
     pub(super) limit: Option<u64>,
     keys_only: bool,
     pub(super) consistency: Consistency,
@@ -217,7 +217,7 @@ impl ListOptions {
     /// # }
     /// ```
     pub fn prefix(prefix: impl AsRef<[u8]>) -> ListOptions {
-        ListOptions { prefix: prefix.as_ref().to_vec(), ..ListOptions::default() }
+        ListOptions { prefix: Bytes::copy_from_slice(prefix.as_ref()), ..ListOptions::default() }
     }
 
     /// Only keys after this one, in byte order: the last key of the page before.
@@ -231,7 +231,7 @@ impl ListOptions {
     /// # }
     /// ```
     pub fn start_after(mut self, key: impl AsRef<[u8]>) -> ListOptions {
-        self.start_after = key.as_ref().to_vec();
+        self.start_after = Bytes::copy_from_slice(key.as_ref());
         self
     }
 
@@ -317,17 +317,15 @@ impl ListOptions {
     /// Returns the request; `min_revision` is what a stale listing must show.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a prefix or a key that is not UTF-8, [`Error::RevisionGone`] for revision 0.
+    /// [`Error::Invalid`] for revision 0, at which no store ever is.
     pub(super) fn wire(&self, min_revision: u64) -> Result<api::ListRequest, Error> {
         if self.at_revision == Some(0) {
             // In a request this would mean the newest.
-            return Err(Error::RevisionGone(
-                "at revision 0 the store was empty: list again from the start".into(),
-            ));
+            return Err(Error::Invalid("no store is ever at revision 0".into()));
         }
         Ok(api::ListRequest {
-            prefix: text("the prefix", &self.prefix)?,
-            start_after: text("the key to start after", &self.start_after)?,
+            prefix: self.prefix.clone(),
+            start_after: self.start_after.clone(),
             limit: wire_limit(self.limit),
             keys_only: self.keys_only,
             consistency: self.consistency.wire(),
@@ -370,10 +368,10 @@ mod tests {
         assert_eq!(all, api::ListRequest::default());
         let page = ListOptions::prefix("a/").start_after("a/b").limit(3).keys_only().stale().at_revision(8);
         let page = page.wire(5).unwrap();
-        assert_eq!((page.prefix.as_str(), page.start_after.as_str()), ("a/", "a/b"));
+        assert_eq!((&page.prefix[..], &page.start_after[..]), (&b"a/"[..], &b"a/b"[..]));
         assert_eq!((page.limit, page.keys_only, page.at_revision, page.min_revision), (3, true, 8, 5));
         assert_eq!(page.consistency(), api::Consistency::Stale);
         assert_eq!(ListOptions::all().limit(0).wire(0).unwrap().limit, 1, "none would be all");
-        assert!(matches!(ListOptions::all().at_revision(0).wire(0), Err(Error::RevisionGone(_))));
+        assert!(matches!(ListOptions::all().at_revision(0).wire(0), Err(Error::Invalid(_))));
     }
 }

@@ -50,7 +50,7 @@ pub struct Map {
     entries: OrdMap<Key, Entry>,
     /// Size of keys and values together.
     bytes: u64,
-    /// The revision of the last write that changed the store.
+    /// The revision of the last write that changed the store; [`Map::FIRST_REVISION`]: nothing was written yet.
     revision: u64,
     sessions: Sessions,
     settings: Settings,
@@ -102,7 +102,7 @@ impl Default for Map {
         Map {
             entries: OrdMap::new(),
             bytes: 0,
-            revision: 0,
+            revision: Map::FIRST_REVISION,
             sessions: Sessions::default(),
             settings: Settings::default(),
             tombstones: OrdMap::new(),
@@ -114,6 +114,10 @@ impl Default for Map {
 }
 
 impl Map {
+    /// The revision of an empty store; its first write makes the next one. So 0 is never a revision, and stands for the
+    /// absence of a key where a condition names one.
+    pub const FIRST_REVISION: u64 = 1;
+
     /// The cluster version before any entry has raised it.
     pub const FIRST_CLUSTER_VERSION: u32 = 1;
 
@@ -284,7 +288,7 @@ impl Map {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// The store's revision: the number of writes that have changed it.
+    /// The store's revision: [`Map::FIRST_REVISION`], and one more for each write that has changed it.
     pub fn revision(&self) -> u64 {
         self.revision
     }

@@ -30,7 +30,7 @@ struct ModelSession {
 
 impl Model {
     fn new() -> Model {
-        Model { cluster_version: 1, ..Model::default() }
+        Model { revision: 1, cluster_version: 1, ..Model::default() }
     }
 
     fn bytes(&self) -> u64 {

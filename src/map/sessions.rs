@@ -125,9 +125,9 @@ impl Sessions {
     }
 
     /// The answer to a session's write that must not be applied: the first answer if it had one, a rejection if the
-    /// The answer to a session's write that must not be applied: the first answer if it had one, a rejection if the
     /// session or the sequence number is not valid. `None`: the caller applies the write and passes the answer to
     /// [`remember`](Sessions::remember).
+    ///
     /// # Panics
     /// If `index` is not above the session's last one: entries are applied once and in order.
     pub(super) fn settled(&mut self, index: u64, write: &SessionWrite) -> Option<Answer> {

@@ -191,6 +191,7 @@ impl Restore {
     fn add_state(&mut self, state: log::SnapshotState) -> Result<(), &'static str> {
         check(self.stage == Stage::State, "holds the state a second time")?;
         check(state.max_sessions > 0, "allows no sessions")?;
+        check(state.revision >= Map::FIRST_REVISION, "holds a revision below the first")?;
         self.stage = Stage::Entries;
         self.map.revision = state.revision;
         self.map.settings = settings(&state);
@@ -210,7 +211,8 @@ impl Restore {
         let log::SnapshotEntry { key, value, create_revision, mod_revision, version } = entry;
         let last = self.map.entries.get_max();
         check(last.is_none_or(|(last, _)| **last < *key), "holds keys out of order")?;
-        check(0 < create_revision && create_revision <= mod_revision, "holds an impossible revision")?;
+        check(Map::FIRST_REVISION < create_revision, "holds an impossible revision")?;
+        check(create_revision <= mod_revision, "holds an impossible revision")?;
         check(mod_revision <= self.map.revision, "holds a revision of the future")?;
         check(version > 0, "holds an impossible version")?;
         self.map.insert(&Key::from(&*key), Entry { value, create_revision, mod_revision, version });

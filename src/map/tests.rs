@@ -83,60 +83,60 @@ impl Command {
 #[test]
 fn a_key_counts_its_writes_until_it_is_deleted() {
     let mut store = Replica::default();
-    assert_eq!(store.set("a", "1"), Answer::Written { revision: 1 });
-    assert_eq!(store.set("b", "1"), Answer::Written { revision: 2 });
-    assert_eq!(store.set("a", "2"), Answer::Written { revision: 3 });
-    assert_eq!(store.revisions("a"), (1, 3, 2));
-    assert_eq!(store.delete("a"), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(store.set("a", "1"), Answer::Written { revision: 2 });
+    assert_eq!(store.set("b", "1"), Answer::Written { revision: 3 });
+    assert_eq!(store.set("a", "2"), Answer::Written { revision: 4 });
+    assert_eq!(store.revisions("a"), (2, 4, 2));
+    assert_eq!(store.delete("a"), Answer::Deleted { revision: 5, existed: true });
     assert_eq!(store.value("a"), None);
-    assert_eq!(store.set("a", "3"), Answer::Written { revision: 5 });
-    assert_eq!(store.revisions("a"), (5, 5, 1));
+    assert_eq!(store.set("a", "3"), Answer::Written { revision: 6 });
+    assert_eq!(store.revisions("a"), (6, 6, 1));
 }
 
 #[test]
 fn deleting_an_absent_key_takes_no_revision() {
     let mut store = Replica::default();
     store.set("a", "1");
-    assert_eq!(store.delete("b"), Answer::Deleted { revision: 1, existed: false });
-    assert_eq!(store.map.revision(), 1);
+    assert_eq!(store.delete("b"), Answer::Deleted { revision: 2, existed: false });
+    assert_eq!(store.map.revision(), 2);
 }
 
 #[test]
 fn a_condition_that_fails_returns_the_present_revision_and_takes_none() {
     let mut store = Replica::default();
-    assert_eq!(store.apply(set("a", "1").if_revision(7)), Answer::ConditionFailed { present_revision: 0 });
-    assert_eq!(store.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 1 });
-    assert_eq!(store.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
-    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::ConditionFailed { present_revision: 1 });
-    assert_eq!(store.apply(set("a", "2").if_revision(1)), Answer::Written { revision: 2 });
-    assert_eq!(store.apply(delete("a").if_revision(1)), Answer::ConditionFailed { present_revision: 2 });
-    assert_eq!(store.apply(delete("a").if_revision(2)), Answer::Deleted { revision: 3, existed: true });
-    assert_eq!(store.apply(delete("a").if_revision(2)), Answer::ConditionFailed { present_revision: 0 });
-    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::Deleted { revision: 3, existed: false });
+    assert_eq!(store.apply(set("a", "1").if_revision(8)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(store.apply(set("a", "1").if_revision(0)), Answer::Written { revision: 2 });
+    assert_eq!(store.apply(set("a", "2").if_revision(0)), Answer::ConditionFailed { present_revision: 2 });
+    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::ConditionFailed { present_revision: 2 });
+    assert_eq!(store.apply(set("a", "2").if_revision(2)), Answer::Written { revision: 3 });
+    assert_eq!(store.apply(delete("a").if_revision(2)), Answer::ConditionFailed { present_revision: 3 });
+    assert_eq!(store.apply(delete("a").if_revision(3)), Answer::Deleted { revision: 4, existed: true });
+    assert_eq!(store.apply(delete("a").if_revision(3)), Answer::ConditionFailed { present_revision: 0 });
+    assert_eq!(store.apply(delete("a").if_revision(0)), Answer::Deleted { revision: 4, existed: false });
 }
 
 #[test]
 fn a_change_holds_the_old_and_the_new_entry() {
     let mut map = Map::new();
     let created = map.apply(1, &set("a", "1")).change.unwrap();
-    assert_eq!((created.revision, &created.key[..], &created.old), (1, &b"a"[..], &None));
+    assert_eq!((created.revision, &created.key[..], &created.old), (2, &b"a"[..], &None));
     let changed = map.apply(2, &set("a", "2")).change.unwrap();
-    assert_eq!((changed.revision, &changed.old), (2, &created.new));
+    assert_eq!((changed.revision, &changed.old), (3, &created.new));
     let deleted = map.apply(3, &delete("a")).change.unwrap();
-    assert_eq!((deleted.revision, &deleted.old, &deleted.new), (3, &changed.new, &None));
+    assert_eq!((deleted.revision, &deleted.old, &deleted.new), (4, &changed.new, &None));
     assert_eq!(map.apply(4, &delete("a")).change, None);
-    assert_eq!(map.apply(5, &set("a", "3").if_revision(9)).change, None);
+    assert_eq!(map.apply(5, &set("a", "3").if_revision(10)).change, None);
 }
 
 #[test]
 fn a_write_sent_twice_is_applied_once_and_answered_alike() {
     let mut store = Replica::default();
     let session = store.open();
-    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 2 });
     store.set("k", "theirs");
-    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, 1, 1, "mine"), Answer::Written { revision: 2 });
     assert_eq!(store.value("k"), Some(&b"theirs"[..]));
-    assert_eq!(store.map.revision(), 2);
+    assert_eq!(store.map.revision(), 3);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn refusals_are_remembered_too() {
     let create = || set("k", "v").if_revision(0);
     store.set("k", "theirs");
     let refused = store.apply(create().of(session, 1, 1));
-    assert_eq!(refused, Answer::ConditionFailed { present_revision: 1 });
+    assert_eq!(refused, Answer::ConditionFailed { present_revision: 2 });
     store.delete("k");
     assert_eq!(store.apply(create().of(session, 1, 1)), refused, "though today it would succeed");
 
@@ -170,11 +170,11 @@ fn refusals_are_remembered_too() {
 fn writes_of_a_session_may_arrive_in_any_order() {
     let mut store = Replica::default();
     let session = store.open();
-    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
-    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
-    assert_eq!(store.send(session, 2, 1, "two"), Answer::Written { revision: 3 });
-    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 1 });
-    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 3 });
+    assert_eq!(store.send(session, 2, 1, "two"), Answer::Written { revision: 4 });
+    assert_eq!(store.send(session, 3, 1, "three"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(session, 1, 1, "one"), Answer::Written { revision: 3 });
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn what_the_client_has_an_answer_for_is_forgotten_and_refused() {
     let session = store.open();
     store.send(session, 1, 1, "one");
     store.send(session, 2, 1, "two");
-    assert_eq!(store.send(session, 3, 3, "three"), Answer::Written { revision: 3 });
+    assert_eq!(store.send(session, 3, 3, "three"), Answer::Written { revision: 4 });
     // A late copy of an old entry carries an old lowest number; the window does not move back for it.
     assert_eq!(store.send(session, 2, 1, "two"), Answer::OutOfWindow { lowest: 3 });
     assert_eq!(store.send(session, 0, 0, "zero"), Answer::OutOfWindow { lowest: 3 });
@@ -195,10 +195,10 @@ fn a_sequence_beyond_the_window_is_refused_until_the_window_has_moved() {
     let mut store = Replica::default();
     let window = store.map.session_window();
     let session = store.open();
-    assert_eq!(store.send(session, window, 1, "last"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(session, window, 1, "last"), Answer::Written { revision: 2 });
     assert_eq!(store.send(session, window + 1, 1, "next"), Answer::OutOfWindow { lowest: 1 });
     assert_eq!(store.send(session, u64::MAX, 1, "far"), Answer::OutOfWindow { lowest: 1 });
-    assert_eq!(store.send(session, window + 1, 2, "next"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(session, window + 1, 2, "next"), Answer::Written { revision: 3 });
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_session_unknown_or_closed_is_expired_and_nothing_is_applied() {
     assert_eq!(store.send(session, 1, 1, "v"), Answer::SessionExpired);
     assert_eq!(store.send(session, 2, 1, "v"), Answer::SessionExpired);
     assert_eq!(store.apply(delete("k").of(session, 3, 1)), Answer::SessionExpired);
-    assert_eq!((store.map.revision(), store.map.sessions()), (1, 0));
+    assert_eq!((store.map.revision(), store.map.sessions()), (2, 0));
 }
 
 #[test]
@@ -223,8 +223,8 @@ fn of_too_many_sessions_the_least_recently_applied_goes() {
     store.send(first, 1, 1, "v"); // Used again: the second is now the least recently used.
     let third = store.open();
     assert_eq!(store.send(second, 1, 1, "lost"), Answer::SessionExpired);
-    assert_eq!(store.send(first, 1, 1, "v"), Answer::Written { revision: 1 });
-    assert_eq!(store.send(third, 1, 1, "v"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(first, 1, 1, "v"), Answer::Written { revision: 2 });
+    assert_eq!(store.send(third, 1, 1, "v"), Answer::Written { revision: 3 });
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
     let sessions = [store.open(), store.open(), store.open()];
     assert_eq!(store.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
     assert_eq!(store.map.sessions(), 1);
-    assert_eq!(store.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 1 });
+    assert_eq!(store.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 2 });
 }
 
 #[test]
@@ -243,13 +243,13 @@ fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
     store.configure(None, Some(8));
     assert_eq!(store.map.bytes(), 6);
     assert_eq!(store.set("b", "12"), Answer::StoreFull { max_store_bytes: 8 });
-    assert_eq!(store.set("b", "1"), Answer::Written { revision: 2 });
+    assert_eq!(store.set("b", "1"), Answer::Written { revision: 3 });
     assert_eq!(store.set("a", "123456"), Answer::StoreFull { max_store_bytes: 8 });
 
     store.configure(None, Some(3));
-    assert_eq!(store.set("a", "54321"), Answer::Written { revision: 3 }, "no larger than before");
-    assert_eq!(store.delete("b"), Answer::Deleted { revision: 4, existed: true });
-    assert_eq!(store.set("a", "1"), Answer::Written { revision: 5 });
+    assert_eq!(store.set("a", "54321"), Answer::Written { revision: 4 }, "no larger than before");
+    assert_eq!(store.delete("b"), Answer::Deleted { revision: 5, existed: true });
+    assert_eq!(store.set("a", "1"), Answer::Written { revision: 6 });
     assert_eq!(store.map.bytes(), 2);
     assert_eq!(store.set("c", "1"), Answer::StoreFull { max_store_bytes: 3 });
 }
@@ -274,7 +274,7 @@ fn a_tombstone_stays_and_the_cluster_version_only_rises() {
     store.apply(Command::ClusterVersion(3));
     store.apply(Command::ClusterVersion(2));
     assert_eq!(store.map.cluster_version(), 3);
-    assert_eq!(store.map.revision(), 0, "none of these is a write");
+    assert_eq!(store.map.revision(), 1, "none of these is a write");
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn the_first_digest_key_stays() {
     store.apply(Command::DigestKey(first));
     store.apply(Command::DigestKey(second));
     assert_eq!(store.map.digest_key(), Some(first));
-    assert_eq!(store.map.revision(), 0, "none of these is a write");
+    assert_eq!(store.map.revision(), 1, "none of these is a write");
 }
 
 /// The sums before and after a write differ by a number that an observer can compute who guesses the value. The

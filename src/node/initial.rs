@@ -112,7 +112,7 @@ async fn write_down(
 /// Returns `true` if the cluster has no writes and only the default bounds.
 fn is_new(map: &Map) -> bool {
     let bounds = Settings { wanted_size: None, ..map.settings() };
-    map.revision() == 0 && bounds == Settings::default()
+    map.revision() == Map::FIRST_REVISION && bounds == Settings::default()
 }
 
 #[cfg(test)]

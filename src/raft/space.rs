@@ -50,7 +50,7 @@ enum Step {
     /// Take a snapshot.
     Snapshot,
     /// Propose an entry: a snapshot of everything applied exists, and only one of a later entry frees log.
-    RaftEntry,
+    Entry,
     /// A snapshot would free space, but there is no room to write it.
     NoRoom,
     /// A snapshot would free almost nothing.
@@ -67,7 +67,7 @@ impl Holdings {
         }
         match self.kept.first() {
             _ if self.expected_bytes > self.room_bytes => Step::NoRoom,
-            Some(newest) if newest.position.index >= self.applied => Step::RaftEntry,
+            Some(newest) if newest.position.index >= self.applied => Step::Entry,
             _ => Step::Snapshot,
         }
     }
@@ -91,7 +91,7 @@ pub async fn make_room_for_ever(consensus: Consensus, snapshots: Snapshots) {
         }
         match step {
             Step::Snapshot => snapshot(&consensus, &failing).await,
-            Step::RaftEntry => propose_nothing(&consensus).await,
+            Step::Entry => propose_nothing(&consensus).await,
             Step::NoRoom | Step::Nothing => {}
         }
     }
@@ -113,7 +113,7 @@ fn holdings(consensus: &Consensus, snapshots: &Snapshots) -> Holdings {
 fn report(step: Step, holdings: &Holdings) {
     let Holdings { expected_bytes, room_bytes, sealed_bytes, .. } = holdings;
     match step {
-        Step::Snapshot | Step::RaftEntry => {
+        Step::Snapshot | Step::Entry => {
             tracing::warn!(expected_bytes, sealed_bytes, "the disk is nearly full: a snapshot will free log");
         }
         Step::NoRoom => tracing::warn!(
@@ -190,7 +190,7 @@ mod tests {
         let mut holdings = deleted();
         assert_eq!(holdings.step(), Step::Snapshot);
         holdings.kept = vec![kept(2_000, 1_000)];
-        assert_eq!(holdings.step(), Step::RaftEntry, "the older one is still none");
+        assert_eq!(holdings.step(), Step::Entry, "the older one is still none");
         holdings.applied = 2_001;
         assert_eq!(holdings.step(), Step::Snapshot);
         holdings.kept = vec![kept(2_001, 1_000), kept(2_000, 1_000)];

@@ -102,7 +102,7 @@ impl Store {
             state: RwLock::default(),
             waiting: Mutex::default(),
             digests: Mutex::default(),
-            revision: watch::channel(0).0,
+            revision: watch::channel(Map::FIRST_REVISION).0,
             snapshot_declined: watch::channel(String::new()).0,
             rotten: watch::channel(None).0,
             observer,

@@ -17,7 +17,7 @@ use super::{Owner, Position};
 use crate::node_id::NodeId;
 
 /// The version of everything in this file.
-pub(super) const FORMAT_VERSION: u32 = 2;
+pub(super) const FORMAT_VERSION: u32 = 3;
 const MAGIC: &[u8; 8] = b"mokv-log";
 
 /// Bytes before a record's body.

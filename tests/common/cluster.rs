@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use mokv::client::{Client, Member, MemberRole, NodeStatus, ReadOptions, Role};
 use mokv_proto::api;
 use mokv_proto::tonic::Code;
@@ -162,7 +163,8 @@ impl Cluster {
 
     /// A linearizable read through one node, without retries.
     pub async fn get_from(&self, node: usize, key: &str) -> Result<Vec<u8>, Code> {
-        let request = api::GetRequest { key: key.to_owned(), ..api::GetRequest::default() };
+        let request =
+            api::GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..api::GetRequest::default() };
         let answer = self.nodes[node].connect().await.kv().get(request).await;
         answer.map(|response| response.into_inner().value.to_vec()).map_err(|status| status.code())
     }

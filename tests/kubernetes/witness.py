@@ -203,7 +203,7 @@ class Witness:
         with key.lock:
             key.issued += 1
             number = key.issued
-        request = kv.SetRequest(key=key.name, value=str(number).encode(), if_revision=key.revision)
+        request = kv.SetRequest(key=key.name.encode(), value=str(number).encode(), if_revision=key.revision)
         self.tally.operations += 1
         try:
             answer = stub.Set(request, timeout=CALL_SECONDS)
@@ -269,11 +269,11 @@ class Witness:
             floor = key.floor
         self.tally.operations += 1
         try:
-            entry = stub.Get(kv.GetRequest(key=key.name), timeout=CALL_SECONDS)
+            entry = stub.Get(kv.GetRequest(key=key.name.encode()), timeout=CALL_SECONDS)
         except (grpc.RpcError, ValueError) as error:
             if not isinstance(error, grpc.RpcError) or error.code() != grpc.StatusCode.NOT_FOUND:
                 return None
-            entry = kv.GetResponse(key=key.name, value=b"0")
+            entry = kv.GetResponse(key=key.name.encode(), value=b"0")
         number = int(entry.value)
         with key.lock:
             if number < floor:

@@ -31,7 +31,7 @@ pub struct Store {
 
 /// What a client has to pass before it reaches the store.
 #[derive(Clone, Default)]
-pub struct PeerAdmission {
+pub struct Gate {
     /// Accepts only TLS.
     pub tls: Option<TlsAcceptor>,
     /// Accepts only requests with this token.
@@ -41,19 +41,20 @@ pub struct PeerAdmission {
 impl Store {
     /// Starts an empty store whose one node is called `only`.
     pub async fn start() -> Store {
-        Store::start_behind(PeerAdmission::default()).await
+        Store::start_behind(Gate::default()).await
     }
 
     /// The same, with TLS or a token required.
-    pub async fn start_behind(gate: PeerAdmission) -> Store {
+    pub async fn start_behind(gate: Gate) -> Store {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State { address: address.clone(), ..State::default() }));
+        let state =
+            Arc::new(Mutex::new(State { address: address.clone(), entries: BTreeMap::new(), revision: 1 }));
         Store { address, _serving: spawn_guarded(accept(listener, gate, Service(state))) }
     }
 }
 
-async fn accept(listener: TcpListener, gate: PeerAdmission, store: Service) {
+async fn accept(listener: TcpListener, gate: Gate, store: Service) {
     let mut routes = Routes::new(KvServer::new(store.clone()));
     routes = routes.add_service(AdminServer::new(store));
     let routes = routes.prepare();
@@ -96,15 +97,14 @@ where
         .await;
 }
 
-#[derive(Default)]
 struct State {
     address: String,
-    entries: BTreeMap<String, GetResponse>,
+    entries: BTreeMap<Bytes, GetResponse>,
     revision: u64,
 }
 
 impl State {
-    fn check(&self, key: &str, if_revision: Option<u64>) -> Result<(), Status> {
+    fn check(&self, key: &[u8], if_revision: Option<u64>) -> Result<(), Status> {
         let present = self.entries.get(key).map_or(0, |entry| entry.mod_revision);
         match if_revision {
             Some(expected) if expected != present => Err(status::condition_failed(present)),
@@ -136,9 +136,9 @@ impl Kv for Service {
 
     async fn set(&self, request: Request<SetRequest>) -> Answer<SetResponse> {
         let SetRequest { key, value, if_revision, .. } = request.into_inner();
-        match key.as_str() {
-            "lost" => return Err(status::unknown("the answer was lost")),
-            "idle" => return Err(status::not_executed("no leader is known", None)),
+        match &key[..] {
+            b"lost" => return Err(status::unknown("the answer was lost")),
+            b"idle" => return Err(status::not_executed("no leader is known", None)),
             _ => {}
         }
         let mut state = self.state();
@@ -178,7 +178,7 @@ impl Kv for Service {
         let entries: Vec<Result<GetResponse, Status>> = state
             .entries
             .values()
-            .filter(|entry| entry.key.starts_with(&prefix) && entry.key > start_after)
+            .filter(|entry| entry.key.starts_with(&prefix[..]) && entry.key > start_after)
             .take(limit)
             .map(|entry| {
                 let value = if keys_only { Bytes::new() } else { entry.value.clone() };
@@ -224,7 +224,7 @@ impl Admin for Service {
             keys: state.entries.len() as u64,
             reasons: state
                 .entries
-                .contains_key("ill")
+                .contains_key(&b"ill"[..])
                 .then(|| "the key 'ill' is there".to_owned())
                 .into_iter()
                 .collect(),

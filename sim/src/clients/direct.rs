@@ -62,7 +62,7 @@ impl Direct {
         let value = self.run.next_value();
         let call = Call::Set { value, if_revision: None };
         let request = api::SetRequest {
-            key: key.to_owned(),
+            key: key.to_owned().into(),
             value: values::encode(value, 16),
             ..api::SetRequest::default()
         };
@@ -76,7 +76,7 @@ impl Direct {
     pub async fn get(self, key: &str, stale: bool, deadline: Duration, patience: Duration) -> Reply {
         let consistency = if stale { api::Consistency::Stale } else { api::Consistency::Linearizable };
         let request = api::GetRequest {
-            key: key.to_owned(),
+            key: key.to_owned().into(),
             consistency: consistency.into(),
             ..api::GetRequest::default()
         };

@@ -220,10 +220,14 @@ impl Names {
     /// A client's request: a write if it has a value, else a read of one key.
     pub fn call(&mut self, message: &[u8]) -> String {
         match api::SetRequest::decode(message) {
-            Ok(set) if !set.value.is_empty() => format!("set {} = {}", set.key, self.value(&set.value)),
+            Ok(set) if !set.value.is_empty() => {
+                format!("set {} = {}", text(&set.key), self.value(&set.value))
+            }
             _ => match api::GetRequest::decode(message) {
-                Ok(get) if get.consistency() == api::Consistency::Stale => format!("get {}, stale", get.key),
-                Ok(get) => format!("get {}, linearizable", get.key),
+                Ok(get) if get.consistency() == api::Consistency::Stale => {
+                    format!("get {}, stale", text(&get.key))
+                }
+                Ok(get) => format!("get {}, linearizable", text(&get.key)),
                 Err(error) => error.to_string(),
             },
         }
@@ -232,10 +236,14 @@ impl Names {
     /// The answer to a client's request.
     pub fn reply(&mut self, message: &[u8]) -> String {
         match api::GetResponse::decode(message) {
-            Ok(got) if !got.key.is_empty() => format!("{} = {}", got.key, self.value(&got.value)),
+            Ok(got) if !got.key.is_empty() => format!("{} = {}", text(&got.key), self.value(&got.value)),
             _ => "written".into(),
         }
     }
+}
+
+fn text(key: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(key)
 }
 
 /// What a request is called in the answer to it. An append without entries is a heartbeat on the channel of heartbeats, and

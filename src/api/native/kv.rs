@@ -42,18 +42,9 @@ fn write_name(session: Option<api::SessionWrite>) -> Option<WriteName> {
     })
 }
 
-fn bytes(text: String) -> Bytes {
-    text.into_bytes().into()
-}
-
-/// Returns a key as text. Keys written through this service are UTF-8; in others, invalid bytes are replaced.
-fn text(key: Vec<u8>) -> String {
-    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-}
-
-fn to_response(key: Vec<u8>, entry: Entry, revision: u64) -> api::GetResponse {
+fn to_response(key: Bytes, entry: Entry, revision: u64) -> api::GetResponse {
     let Entry { value, create_revision, mod_revision, version } = entry;
-    api::GetResponse { key: text(key), value, revision, create_revision, mod_revision, version }
+    api::GetResponse { key, value, revision, create_revision, mod_revision, version }
 }
 
 #[async_trait]
@@ -61,15 +52,15 @@ impl kv_server::Kv for Kv {
     async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Status> {
         let got = call(&self.service, request, |request| Get {
             freshness: freshness(request.consistency(), request.min_revision),
-            key: bytes(request.key),
+            key: request.key,
         })
         .await?;
-        Ok(Response::new(to_response(got.key.into(), got.entry, got.revision)))
+        Ok(Response::new(to_response(got.key, got.entry, got.revision)))
     }
 
     async fn set(&self, request: Request<api::SetRequest>) -> Result<Response<api::SetResponse>, Status> {
         let set = |api::SetRequest { key, value, if_revision, session }| Set {
-            key: bytes(key),
+            key,
             value,
             if_revision,
             name: write_name(session),
@@ -83,7 +74,7 @@ impl kv_server::Kv for Kv {
         request: Request<api::DeleteRequest>,
     ) -> Result<Response<api::DeleteResponse>, Status> {
         let delete = |api::DeleteRequest { key, if_revision, session }| Delete {
-            key: bytes(key),
+            key,
             if_revision,
             name: write_name(session),
         };
@@ -103,8 +94,8 @@ impl kv_server::Kv for Kv {
                 0 => ListAt::Present(freshness(request.consistency(), request.min_revision)),
                 revision => ListAt::Revision(revision),
             },
-            prefix: bytes(request.prefix),
-            start_after: bytes(request.start_after),
+            prefix: request.prefix,
+            start_after: request.start_after,
             limit: (request.limit > 0).then_some(request.limit),
             keys_only: request.keys_only,
         };
@@ -153,5 +144,31 @@ impl kv_server::Kv for Kv {
         let close = |request: api::CloseSessionRequest| CloseSession { session: request.session };
         let existed = call(&self.service, request, close).await?;
         Ok(Response::new(api::CloseSessionResponse { ok: existed }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    /// `SetRequest` as the original declares it, whose clients work unchanged.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct OriginalSetRequest {
+        #[prost(string, tag = "1")]
+        key: String,
+        #[prost(bytes = "vec", tag = "2")]
+        value: Vec<u8>,
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_the_same_on_the_wire_as_the_originals(key in any::<String>(), value in any::<Vec<u8>>()) {
+            let original = OriginalSetRequest { key: key.clone(), value: value.clone() }.encode_to_vec();
+            let ours = api::SetRequest { key: key.into(), value: value.into(), ..Default::default() };
+            prop_assert_eq!(&ours.encode_to_vec(), &original);
+            prop_assert_eq!(api::SetRequest::decode(original.as_slice()).unwrap(), ours);
+        }
     }
 }

@@ -102,7 +102,7 @@ impl Node {
         state.entries = keys
             .iter()
             .map(|key| GetResponse {
-                key: (*key).to_owned(),
+                key: Bytes::copy_from_slice(key.as_bytes()),
                 value: Bytes::from_static(b"v"),
                 revision,
                 create_revision: 1,

@@ -19,4 +19,4 @@ pub use server::Handler;
 /// The first byte of a peer's connection; HTTP/2 begins with `P`.
 pub const FIRST_BYTE: u8 = 0x01;
 /// The version of the handshake and of the frames.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;

@@ -25,7 +25,7 @@ const MAX_RETAINED: usize = 16;
 #[derive(Debug)]
 pub struct ListedKey {
     /// The key.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// Its value and revisions. The value is empty if the request asks for keys only.
     pub entry: Entry,
 }
@@ -37,14 +37,14 @@ pub type Keys = Pin<Box<dyn Stream<Item = Result<ListedKey, Refused>> + Send>>;
 pub(super) struct Listing {
     map: Map,
     request: List,
-    start_after: Vec<u8>,
+    start_after: Bytes,
     keys_left: u64,
     bytes_left: u64,
 }
 
 impl Listing {
     pub(super) fn new(map: Map, request: List, max_bytes: u64) -> Listing {
-        let start_after = request.start_after.to_vec();
+        let start_after = request.start_after.clone();
         let keys_left = request.limit.unwrap_or(u64::MAX);
         Listing { map, request, start_after, keys_left, bytes_left: max_bytes }
     }
@@ -81,7 +81,7 @@ impl Listing {
                 ));
             }
             self.bytes_left -= bytes;
-            keys.push(ListedKey { key: key.as_bytes().to_vec(), entry: Entry { value, ..*entry } });
+            keys.push(ListedKey { key: Bytes::copy_from_slice(key), entry: Entry { value, ..*entry } });
         }
         if let Some(last) = keys.last() {
             self.start_after.clone_from(&last.key);

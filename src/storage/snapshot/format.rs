@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::storage::Position;
 
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"mokvsnap";
 
 /// Bytes before a frame's body.

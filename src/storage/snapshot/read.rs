@@ -47,7 +47,7 @@ impl SnapshotReader {
     /// Reads a file that holds a snapshot of any position, in any directory. Returns the position too.
     ///
     /// # Errors
-    /// If it cannot be read, has a newer format version, or does not begin with a snapshot's header.
+    /// If it cannot be read, has another format version, or does not begin with a snapshot's header.
     pub async fn of_any(file: FileRef, name: String) -> Result<(SnapshotReader, Position), StorageError> {
         let length = file.len().await.map_err(StorageError::io("look at", &name))?;
         let header = Bytes::new();
@@ -64,7 +64,7 @@ impl SnapshotReader {
         let (kind, body) = reader.next_frame().await?;
         let parsed = format::parse_header(&body).filter(|_| kind == Kind::Header);
         let (version, found, header) = parsed.ok_or_else(|| reader.corrupt(0, "it has no header"))?;
-        if version > FORMAT_VERSION {
+        if version != FORMAT_VERSION {
             return Err(StorageError::Version { file: reader.name, found: version, known: FORMAT_VERSION });
         }
         reader.header = header;

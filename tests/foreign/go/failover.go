@@ -20,10 +20,10 @@ func (c *cluster) outlivesLeader() string {
 }
 
 func (c *cluster) keepsPromises() string {
-	entries, _ := c.list(&api.ListRequest{Prefix: c.load.prefix})
+	entries, _ := c.list(&api.ListRequest{Prefix: []byte(c.load.prefix)})
 	found := map[string]*api.GetResponse{}
 	for _, entry := range entries {
-		found[entry.Key] = entry
+		found[string(entry.Key)] = entry
 	}
 	kept, doubtful := 0, 0
 	for _, fates := range c.load.fates {
@@ -59,7 +59,7 @@ func (c *cluster) welcomesBack() string {
 	kv, conn := only(c.killed)
 	defer conn.Close()
 	eventually(func() {
-		entry := must(kv.Get(background, &api.GetRequest{Key: c.key("back")}))
+		entry := must(kv.Get(background, &api.GetRequest{Key: []byte(c.key("back"))}))
 		equal("what "+c.killed.Id+" reads", string(entry.Value), "welcome")
 	})
 	c.killed = nil

@@ -89,7 +89,7 @@ func startLoad(kv api.KVClient, prefix string) *load {
 func (l *load) writeKeys(writer int) error {
 	for number := 0; l.ctx.Err() == nil; number++ {
 		key := fmt.Sprintf("%skeys/%d/%06d", l.prefix, writer, number)
-		fate, err := l.send(&api.SetRequest{Key: key, Value: valueOf(key)}, notExecuted)
+		fate, err := l.send(&api.SetRequest{Key: []byte(key), Value: valueOf(key)}, notExecuted)
 		if err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func (l *load) writeInSession() error {
 	}
 	for l.ctx.Err() == nil {
 		turn := l.turns + 1
-		request := &api.SetRequest{Key: l.sessionKey(), Value: turnValue(turn), Session: &api.SessionWrite{
+		request := &api.SetRequest{Key: []byte(l.sessionKey()), Value: turnValue(turn), Session: &api.SessionWrite{
 			Session: session.Session, Sequence: turn, LowestUnanswered: turn}}
 		if _, err := l.send(request, notExecuted, unknown); err != nil {
 			return err

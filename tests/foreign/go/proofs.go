@@ -32,7 +32,7 @@ var background = context.Background()
 func (c *cluster) key(name string) string { return c.prefix + name }
 
 func (c *cluster) set(key, value string) uint64 {
-	answer := must(c.kv.Set(background, &api.SetRequest{Key: key, Value: []byte(value)}))
+	answer := must(c.kv.Set(background, &api.SetRequest{Key: []byte(key), Value: []byte(value)}))
 	require(answer.Ok, "the answer to a set is not ok")
 	return answer.Revision
 }
@@ -86,8 +86,8 @@ func (c *cluster) setsAndGets() string {
 	first := c.set(key, "one")
 	equal("the revision of the next write", c.set(key, "two"), first+1)
 	c.set(c.key("other"), "")
-	entry := must(c.kv.Get(background, &api.GetRequest{Key: key}))
-	want := &api.GetResponse{Key: key, Value: []byte("two"), Revision: first + 2,
+	entry := must(c.kv.Get(background, &api.GetRequest{Key: []byte(key)}))
+	want := &api.GetResponse{Key: []byte(key), Value: []byte("two"), Revision: first + 2,
 		CreateRevision: first, ModRevision: first + 1, Version: 2}
 	require(proto.Equal(entry, want), "the entry is %v, not %v", entry, want)
 	return ""
@@ -99,8 +99,8 @@ func (c *cluster) goesByHost() string {
 	defer conn.Close()
 	key, kv := c.key("by-host"), api.NewKVClient(conn)
 	for _, value := range []string{"one", "two"} {
-		must(kv.Set(background, &api.SetRequest{Key: key, Value: []byte(value)}))
-		entry := must(kv.Get(background, &api.GetRequest{Key: key}))
+		must(kv.Set(background, &api.SetRequest{Key: []byte(key), Value: []byte(value)}))
+		entry := must(kv.Get(background, &api.GetRequest{Key: []byte(key)}))
 		equal("the value", string(entry.Value), value)
 	}
 	return conn.CanonicalTarget()
@@ -113,11 +113,11 @@ func (c *cluster) deletes() string {
 		{Ok: true, Existed: true, Revision: written + 1},
 		{Ok: true, Existed: false, Revision: written + 1},
 	} {
-		answer := must(c.kv.Delete(background, &api.DeleteRequest{Key: key}))
+		answer := must(c.kv.Delete(background, &api.DeleteRequest{Key: []byte(key)}))
 		require(proto.Equal(answer, want), "the answer is %v, not %v", answer, want)
 	}
 	var trailer metadata.MD
-	_, err := c.kv.Get(background, &api.GetRequest{Key: key}, grpc.Trailer(&trailer))
+	_, err := c.kv.Get(background, &api.GetRequest{Key: []byte(key)}, grpc.Trailer(&trailer))
 	equal("the code of a get", status.Code(err), codes.NotFound)
 	equal("its mokv-revision", single(trailer, "mokv-revision"), strconv.FormatUint(written+1, 10))
 	return ""
@@ -125,7 +125,7 @@ func (c *cluster) deletes() string {
 
 func (c *cluster) writesOnCondition() string {
 	key := c.key("condition")
-	create := &api.SetRequest{Key: key, Value: []byte("first"), IfRevision: proto.Uint64(0)}
+	create := &api.SetRequest{Key: []byte(key), Value: []byte("first"), IfRevision: proto.Uint64(0)}
 	created := must(c.kv.Set(background, create)).Revision
 	refused := func(what string, present uint64, err error) {
 		equal("the code of "+what, status.Code(err), codes.FailedPrecondition)
@@ -140,12 +140,12 @@ func (c *cluster) writesOnCondition() string {
 	refused("a set if absent", created, err)
 	equal("its mokv-reason", single(trailer, "mokv-reason"), "condition-failed")
 
-	_, err = c.kv.Delete(background, &api.DeleteRequest{Key: key, IfRevision: proto.Uint64(created + 1)})
+	_, err = c.kv.Delete(background, &api.DeleteRequest{Key: []byte(key), IfRevision: proto.Uint64(created + 1)})
 	refused("a delete of another revision", created, err)
-	_, err = c.kv.Delete(background, &api.DeleteRequest{Key: c.key("absent"), IfRevision: proto.Uint64(created)})
+	_, err = c.kv.Delete(background, &api.DeleteRequest{Key: []byte(c.key("absent")), IfRevision: proto.Uint64(created)})
 	refused("a delete of an absent key's revision", 0, err)
 
-	update := &api.SetRequest{Key: key, Value: []byte("second"), IfRevision: &created}
+	update := &api.SetRequest{Key: []byte(key), Value: []byte("second"), IfRevision: &created}
 	equal("the revision of a met condition", must(c.kv.Set(background, update)).Revision, created+1)
 	return ""
 }
@@ -174,7 +174,7 @@ func collect(stream entryStream) (entries []*api.GetResponse, revision uint64) {
 func keysOf(entries []*api.GetResponse) string {
 	var keys []string
 	for _, entry := range entries {
-		keys = append(keys, entry.Key)
+		keys = append(keys, string(entry.Key))
 	}
 	return strings.Join(keys, " ")
 }
@@ -185,19 +185,19 @@ func (c *cluster) lists() string {
 	for _, key := range []string{ue, b, a} {
 		c.set(key, "value of "+key)
 	}
-	all, _ := c.list(&api.ListRequest{Prefix: folder})
+	all, _ := c.list(&api.ListRequest{Prefix: []byte(folder)})
 	equal("the listing", keysOf(all), strings.Join([]string{a, b, ue}, " "))
 	for _, entry := range all {
-		equal("the value of "+entry.Key, string(entry.Value), "value of "+entry.Key)
+		equal("the value of "+string(entry.Key), string(entry.Value), "value of "+string(entry.Key))
 	}
 	// Pages of one revision are one node's to keep.
 	_, followers := c.members()
 	kv, conn := only(followers[0])
 	defer conn.Close()
-	page, revision := collect(must(kv.List(background, &api.ListRequest{Prefix: folder, Limit: 2})))
+	page, revision := collect(must(kv.List(background, &api.ListRequest{Prefix: []byte(folder), Limit: 2})))
 	equal("the first page", keysOf(page), a+" "+b)
 	c.set(folder+"c", "too late")
-	rest := &api.ListRequest{Prefix: folder, Limit: 2, StartAfter: b, AtRevision: revision, KeysOnly: true}
+	rest := &api.ListRequest{Prefix: []byte(folder), Limit: 2, StartAfter: []byte(b), AtRevision: revision, KeysOnly: true}
 	page, at := collect(must(kv.List(background, rest)))
 	equal("the second page", keysOf(page), ue)
 	equal("its revision", at, revision)
@@ -218,7 +218,7 @@ func (c *cluster) listsForEmpty() string {
 	for i, entry := range everything {
 		require(proto.Equal(entries[i], entry), "%s differs", entry.Key)
 	}
-	ours := slices.ContainsFunc(entries, func(entry *api.GetResponse) bool { return entry.Key == c.key("everything") })
+	ours := slices.ContainsFunc(entries, func(entry *api.GetResponse) bool { return string(entry.Key) == c.key("everything") })
 	require(ours, "a key of ours is missing")
 	return ""
 }
@@ -231,7 +231,7 @@ func (c *cluster) readsLastWrite() string {
 		for round := range freshReads {
 			value := fmt.Sprintf("round %d of %s", round, follower.Id)
 			c.set(c.key("fresh"), value)
-			got := must(kv.Get(background, &api.GetRequest{Key: c.key("fresh")}))
+			got := must(kv.Get(background, &api.GetRequest{Key: []byte(c.key("fresh"))}))
 			equal("what "+follower.Id+" reads", string(got.Value), value)
 		}
 	}
@@ -242,7 +242,7 @@ func (c *cluster) sendsTwice() string {
 	session := must(c.kv.OpenSession(background, &api.OpenSessionRequest{}))
 	require(session.Window > 0, "the session's window is empty")
 	name := &api.SessionWrite{Session: session.Session, Sequence: 1, LowestUnanswered: 1}
-	request := &api.SetRequest{Key: c.key("session"), Value: []byte("once"), Session: name}
+	request := &api.SetRequest{Key: []byte(c.key("session")), Value: []byte("once"), Session: name}
 	first := must(c.kv.Set(background, request)).Revision
 	equal("the revision told again", must(c.kv.Set(background, request)).Revision, first)
 	_, followers := c.members()
@@ -274,10 +274,10 @@ func (c *cluster) routes() string {
 		for i := range routed {
 			key := c.key("routed/" + strconv.Itoa(i))
 			c.set(key, "written")
-			must(c.kv.Get(background, &api.GetRequest{Key: key}))
-			must(c.kv.Delete(background, &api.DeleteRequest{Key: key}))
+			must(c.kv.Get(background, &api.GetRequest{Key: []byte(key)}))
+			must(c.kv.Delete(background, &api.DeleteRequest{Key: []byte(key)}))
 		}
-		c.list(&api.ListRequest{Prefix: c.prefix, KeysOnly: true})
+		c.list(&api.ListRequest{Prefix: []byte(c.prefix), KeysOnly: true})
 		sent := c.traffic.take()
 		equal("the number of nodes written to", len(sent.writes), 1)
 		equal("the number of writes to the leader", sent.writes[leader.RpcAddr], 2*routed)

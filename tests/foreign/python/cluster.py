@@ -96,16 +96,16 @@ class Node:
         self._kv = services.KVStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
 
-    def get(self, key: str, **fields: Any) -> Any:
+    def get(self, key: bytes, **fields: Any) -> Any:
         return self._call(self._kv.Get, api.GetRequest(key=key, **fields))
 
-    def set(self, key: str, value: bytes, **fields: Any) -> int:
+    def set(self, key: bytes, value: bytes, **fields: Any) -> int:
         """Writes; the revision."""
         answer = self._call(self._kv.Set, api.SetRequest(key=key, value=value, **fields))
         require(answer.ok, "the answer to a set is not ok")
         return int(answer.revision)
 
-    def delete(self, key: str, **fields: Any) -> Any:
+    def delete(self, key: bytes, **fields: Any) -> Any:
         return self._call(self._kv.Delete, api.DeleteRequest(key=key, **fields))
 
     def entries(self, **fields: Any) -> tuple[list[Any], int]:

@@ -41,8 +41,8 @@ class Story:
         self.nodes: dict[str, Node] = {}
         self._prefix = f"python/{time.time_ns()}/"
 
-    def key(self, name: str) -> str:
-        return self._prefix + name
+    def key(self, name: str) -> bytes:
+        return (self._prefix + name).encode()
 
     def leader(self) -> str:
         """The name of the one that leads."""
@@ -130,9 +130,9 @@ def errors(story: Story) -> None:
     absent = refused(node.get, story.key("absent"))
     equal("the code of an absent key", absent.code, StatusCode.NOT_FOUND)
     equal("its mokv-revision", absent.metadata.get("mokv-revision"), str(revision))
-    too_long = "k" * (MAX_KEY_BYTES + 1)
+    too_long = b"k" * (MAX_KEY_BYTES + 1)
     wrong = {
-        "an empty key": refused(node.get, ""),
+        "an empty key": refused(node.get, b""),
         "a long key": refused(node.delete, too_long),
         "a long value": refused(node.set, story.key("larger"), b"\0" * (MAX_VALUE_BYTES + 1)),
     }
@@ -157,9 +157,9 @@ def stale_reads(story: Story) -> None:
 @claim("pages of a list are of one revision, whatever is written in between")
 def pages(story: Story) -> str:
     node = story.node
-    keys = [story.key(f"page/{name}") for name in ["a", "b", "c", "d", "ü"]]
+    keys = [story.key(f"page/{name}") for name in ["a", "b", "c", "d", "ü"]] + [story.key("page/") + b"\xff"]
     for key in keys:
-        node.set(key, key.encode())
+        node.set(key, b"value of " + key)
     page, revision = node.entries(prefix=story.key("page/"), limit=2)
     everything = list(page)
     while page:
@@ -170,7 +170,7 @@ def pages(story: Story) -> str:
         equal("the revision of a page", at, revision)
         everything += page
     equal("the keys", [entry.key for entry in everything], keys)
-    equal("the values", [entry.value.decode() for entry in everything], keys)
+    equal("the values", [entry.value for entry in everything], [b"value of " + key for key in keys])
     names, _ = node.entries(prefix=story.key("page/"), keys_only=True)
     require(not any(entry.value for entry in names), "a value was not left out")
     gone = refused(node.entries, limit=2, at_revision=revision + 1_000_000)
@@ -187,7 +187,7 @@ def no_majority(story: Story) -> str:
     for name in lost:
         story.ask(f"kill {name}")
     node = story.nodes[survivor]
-    not_executed: list[str] = []
+    not_executed: list[bytes] = []
     unknown = 0
     while len(not_executed) < REFUSALS:
         key = story.key(f"refused/{len(not_executed) + unknown}")
@@ -211,6 +211,6 @@ def no_majority(story: Story) -> str:
         story.ask(f"start {name}")
     eventually(node.set, story.key("after"), b"there is a majority")
     for key in not_executed:
-        equal(f"{key}, not executed", refused(node.get, key).code, StatusCode.NOT_FOUND)
+        equal(f"{key!r}, not executed", refused(node.get, key).code, StatusCode.NOT_FOUND)
     eventually(node.require_health, "api.KV", "SERVING")
     return f"{survivor} refused {REFUSALS} writes, and none was found"
