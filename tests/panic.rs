@@ -23,7 +23,7 @@ struct Bomb;
 
 impl Observer for Bomb {
     fn applied(&self, _at: LogId, _payload: &Bytes, change: Option<&Change>, _digest: u128) {
-        assert!(change.is_none_or(|change| change.key.as_bytes() != b"fatal"), "the bomb");
+        assert!(change.is_none_or(|change| change.new.key() != b"fatal"), "the bomb");
     }
 
     fn installed(&self, _at: LogId, _digest: u128) {}

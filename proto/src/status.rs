@@ -136,9 +136,9 @@ pub fn key_not_found(revision: u64) -> Status {
     with_revision(Status::not_found("the key does not exist"), revision)
 }
 
-/// `ABORTED`: the revision that a listing continues with is no longer retained.
-pub fn revision_gone(at_revision: u64) -> Status {
-    Status::aborted(format!("revision {at_revision} is no longer retained; list again from the start"))
+/// `ABORTED`: the revision is below the earliest one that can be read.
+pub fn compacted(revision: u64, floor: u64) -> Status {
+    Status::aborted(format!("revision {revision} is compacted; the earliest that can be read is {floor}"))
 }
 
 /// `UNAVAILABLE`, certainly not executed. `leader`: the address to send the request to instead, as `host:port`.

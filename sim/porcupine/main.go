@@ -31,6 +31,7 @@ type line struct {
 	Value           uint64
 	IfRevision      *uint64 `json:"if_revision"`
 	Stale           bool
+	AtRevision      *uint64 `json:"at_revision"`
 	Invoked         int64
 	Returned        *int64
 	Outcome         string
@@ -143,7 +144,7 @@ func split(lines []line) map[string][]porcupine.Operation {
 			refusedAt: l.PresentRevision, unknown: l.Outcome == "unknown"}
 		says := l.Outcome == "ok" || l.PresentRevision != nil
 		writes := l.Operation == "set" || l.Operation == "delete"
-		if l.Stale || (!says && !(in.unknown && writes)) {
+		if l.Stale || l.AtRevision != nil || (!says && !(in.unknown && writes)) {
 			continue
 		}
 		returned := int64(math.MaxInt64)

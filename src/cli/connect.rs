@@ -229,7 +229,9 @@ fn meaning(what: String, error: &Error) -> Failure {
         Error::ResourceExhausted(_) => {
             Failure::error(what, "nothing was changed: delete keys or raise the limit")
         }
-        Error::RevisionGone(_) => Failure::error(what, "list again from the start"),
+        Error::RevisionGone(_) => {
+            Failure::error(what, "read the present revision, or list again from the start")
+        }
         Error::Unavailable(_) => Failure::error(
             what,
             "start nodes with 'mokv dev', name nodes that run with --endpoints, or give more --timeout",

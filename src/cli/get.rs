@@ -23,6 +23,7 @@ Examples:
   mokv get photo > photo.jpg
   mokv get greeting planet            a table of both
   mokv get greeting --output table    with its revision and version
+  mokv get greeting --at-revision 7   as it was then
   mokv get greeting --output json     {\"key\":..,\"value\":{\"text\":..,\"base64\":..},\"mod_revision\":..,..}
                                       (text, or a key, is null where it is not UTF-8; key_base64 never is)
   mokv get --escaped-keys 'a\\xff'     a key that is no text, written as tables show it")]
@@ -32,6 +33,9 @@ pub struct Get {
     keys: Vec<OsString>,
     #[command(flatten)]
     syntax: KeySyntax,
+    /// Read the keys as they were at this revision
+    #[arg(long, value_name = "REVISION", conflicts_with = "stale")]
+    at_revision: Option<u64>,
     /// Answer at once from one node's memory, possibly with an old value
     #[arg(long)]
     stale: bool,
@@ -46,7 +50,10 @@ impl Get {
     /// If a key does not exist, or a read failed.
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connect.client_for_all()?;
-        let options = read_options(self.stale);
+        let mut options = read_options(self.stale);
+        if let Some(revision) = self.at_revision {
+            options = options.at_revision(revision);
+        }
         let mut found = Vec::new();
         let mut absent = Vec::new();
         let one = self.keys.len() == 1;

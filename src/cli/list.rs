@@ -46,9 +46,9 @@ pub struct List {
     /// Write only how many keys there are
     #[arg(long)]
     count: bool,
-    /// Go on with the revision of an earlier page, while it is retained
-    #[arg(long, value_name = "REVISION", default_value_t = 0)]
-    at_revision: u64,
+    /// List the keys as they were at this revision, for example that of an earlier page
+    #[arg(long, value_name = "REVISION", conflicts_with = "stale")]
+    at_revision: Option<u64>,
     /// Answer at once from one node's memory, possibly with old values
     #[arg(long)]
     stale: bool,
@@ -102,8 +102,8 @@ impl List {
         if self.stale {
             options = options.stale();
         }
-        if self.at_revision > 0 {
-            options = options.at_revision(self.at_revision);
+        if let Some(revision) = self.at_revision {
+            options = options.at_revision(revision);
         }
         Ok(options)
     }

@@ -88,7 +88,7 @@ pub enum Error {
     Invalid(Why),
     /// The store or the node is full; nothing was done.
     ResourceExhausted(Why),
-    /// The revision that a listing continues with is no longer retained: list again from the start.
+    /// The revision at which to read is compacted: read the present one, and list again from the start.
     RevisionGone(Why),
     /// No node served the read in time; it is safe to read again.
     Unavailable(Why),

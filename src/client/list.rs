@@ -20,8 +20,8 @@ use crate::rt::{self, Instant};
 
 /// A listing in progress: a [`Stream`] of entries, which [`Listing::next`] takes one by one. Dropping it ends the listing.
 ///
-/// The stream ends after the first error: [`Error::RevisionGone`] if the listing was interrupted and no node retains its
-/// revision any more, [`Error::Unavailable`] if no node continued it in time.
+/// The stream ends after the first error: [`Error::RevisionGone`] if the listing was interrupted and its revision is
+/// compacted by now, [`Error::Unavailable`] if no node continued it in time.
 ///
 /// ```no_run
 /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
@@ -89,7 +89,7 @@ impl Listing {
     /// Cancel safe: no entry is lost if the future is dropped.
     ///
     /// # Errors
-    /// [`Error::RevisionGone`] if the listing was interrupted and no node retains its revision any more,
+    /// [`Error::RevisionGone`] if the listing was interrupted and its revision is compacted by now,
     /// [`Error::Unavailable`] if no node continued it in time. A listing that failed returns no more entries.
     ///
     /// ```no_run
@@ -143,7 +143,7 @@ impl Listing {
         KeyValue::from_wire(entry)
     }
 
-    /// Continues after the last entry, at the same revision, on any node that still retains it.
+    /// Continues after the last entry, at the same revision, on any node.
     fn resume(&mut self, status: &Status) -> Result<State, Error> {
         if let Some(error) = retry::after_read(status) {
             return Err(error);

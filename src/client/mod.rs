@@ -186,6 +186,7 @@ impl Client {
             key: Bytes::copy_from_slice(key.as_ref()),
             consistency: options.consistency.wire(),
             min_revision: self.min_revision(options.consistency),
+            at_revision: options.wire_revision()?,
         };
         self.inner.keep_informed();
         let deadline = self.deadline();
@@ -320,7 +321,7 @@ impl Client {
     /// Like [`Client::list`], with options.
     ///
     /// # Errors
-    /// As [`Client::list`]; [`Error::RevisionGone`] if the revision of [`ListOptions::at_revision`] is no longer retained.
+    /// As [`Client::list`]; [`Error::RevisionGone`] if the revision of [`ListOptions::at_revision`] is compacted.
     ///
     /// ```no_run
     /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
@@ -353,7 +354,7 @@ impl Client {
         self.inner.close_session(self.deadline()).await
     }
 
-    /// Returns the highest revision of the store that this client has seen; 0, that of an empty store, at first.
+    /// Returns the highest revision of the store that this client has seen; 0 at first.
     ///
     /// ```no_run
     /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {

@@ -47,6 +47,7 @@ impl Consistency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadOptions {
     pub(super) consistency: Consistency,
+    at_revision: Option<u64>,
 }
 
 impl ReadOptions {
@@ -72,11 +73,44 @@ impl ReadOptions {
     pub fn stale() -> ReadOptions {
         Consistency::Stale.into()
     }
+
+    /// The key as it was at this revision, from the earliest one that the store still has to the present one. Any node
+    /// answers; how fresh does not matter then. For a key only: the members have no revision.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ReadOptions;
+    /// let written = client.set("greeting", "hello").await?;
+    /// client.delete("greeting").await?;
+    /// let before = ReadOptions::linearizable().at_revision(written.revision);
+    /// assert_eq!(client.get_with("greeting", before).await?.entry.unwrap().value, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn at_revision(mut self, revision: u64) -> ReadOptions {
+        self.at_revision = Some(revision);
+        self
+    }
+
+    /// Returns the revision in a request, where 0 stands for the present one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for revision 0, at which no store ever is.
+    pub(super) fn wire_revision(&self) -> Result<u64, Error> {
+        wire_revision(self.at_revision)
+    }
 }
 
 impl From<Consistency> for ReadOptions {
     fn from(consistency: Consistency) -> ReadOptions {
-        ReadOptions { consistency }
+        ReadOptions { consistency, at_revision: None }
+    }
+}
+
+fn wire_revision(at_revision: Option<u64>) -> Result<u64, Error> {
+    match at_revision {
+        Some(0) => Err(Error::Invalid("no store is ever at revision 0".into())),
+        revision => Ok(revision.unwrap_or(0)),
     }
 }
 
@@ -319,10 +353,6 @@ impl ListOptions {
     /// # Errors
     /// [`Error::Invalid`] for revision 0, at which no store ever is.
     pub(super) fn wire(&self, min_revision: u64) -> Result<api::ListRequest, Error> {
-        if self.at_revision == Some(0) {
-            // In a request this would mean the newest.
-            return Err(Error::Invalid("no store is ever at revision 0".into()));
-        }
         Ok(api::ListRequest {
             prefix: self.prefix.clone(),
             start_after: self.start_after.clone(),
@@ -330,7 +360,7 @@ impl ListOptions {
             keys_only: self.keys_only,
             consistency: self.consistency.wire(),
             min_revision,
-            at_revision: self.at_revision.unwrap_or(0),
+            at_revision: wire_revision(self.at_revision)?,
         })
     }
 }

@@ -246,7 +246,7 @@ mod tests {
     fn reads_move_on_unless_the_answer_is_definite() {
         assert!(after_read(&Status::internal("oops")).is_none());
         assert!(after_read(&status::not_executed("no leader", None)).is_none());
-        assert!(matches!(after_read(&status::revision_gone(3)), Some(Error::RevisionGone(_))));
+        assert!(matches!(after_read(&status::compacted(3, 20)), Some(Error::RevisionGone(_))));
         assert!(matches!(after_read(&Status::invalid_argument("key")), Some(Error::Invalid(_))));
     }
 }

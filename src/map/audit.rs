@@ -13,7 +13,7 @@ use mokv_proto::log;
 use prost::Message;
 
 use super::digest::{Digest, Item};
-use super::{Answer, Entry, Map, snapshot};
+use super::{Answer, Map, snapshot};
 use crate::node_id::NodeId;
 
 /// Work for an item in addition to its bytes, expressed in bytes.
@@ -65,10 +65,10 @@ impl fmt::Display for Unsound {
 
 impl<'a> Audit<'a> {
     pub(super) fn of(map: &'a Map) -> Audit<'a> {
-        let entries = map.entries.iter().map(move |(key, entry)| Part {
-            item: Item::entry(key, entry),
-            bytes: (key.len() + entry.value.len()) as u64,
-            misfit: (entry.mod_revision > map.revision).then_some("a key was written at a revision to come"),
+        let versions = map.history.records().map(move |record| Part {
+            item: Item::record(record),
+            bytes: record.payload_bytes(),
+            misfit: (record.revision() > map.revision()).then_some("a key was written at a revision to come"),
         });
         let tombstones = map.tombstones().map(|(node_id, name)| Part {
             item: Item::tombstone(node_id, name),
@@ -91,7 +91,7 @@ impl<'a> Audit<'a> {
         });
         Audit {
             map,
-            items: Box::new(entries.chain(tombstones).chain(sessions)),
+            items: Box::new(versions.chain(tombstones).chain(sessions)),
             digest: Digest::default(),
             bytes: 0,
             misfit: None,
@@ -116,13 +116,13 @@ impl<'a> Audit<'a> {
     /// # Errors
     /// If the map's contents differ from what was applied.
     pub fn verdict(&self) -> Result<(), Unsound> {
-        let (carried, summed) =
-            (self.map.digest(), self.digest.total(Digest::default(), self.map.standing()));
+        let (carried, summed) = (self.map.digest(), self.digest.total([], self.map.standing()));
         if carried != summed {
             return Err(Unsound::Digest);
         }
-        if self.map.bytes != self.bytes {
-            return Err(Unsound::Bytes { carried: self.map.bytes, summed: self.bytes });
+        let carried = self.map.bytes() + self.map.history_bytes();
+        if carried != self.bytes {
+            return Err(Unsound::Bytes { carried, summed: self.bytes });
         }
         self.misfit.map_or(Ok(()), |misfit| Err(Unsound::Misfit(misfit)))
     }
@@ -144,15 +144,20 @@ impl BlockSum {
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "a block cannot be decoded")?;
         if let Some(state) = block.state {
             let (settings, key) = (snapshot::settings(&state), snapshot::digest_key(&state)?);
-            Item::standing(state.revision, &settings, state.cluster_version, key.as_ref())
-                .for_each(|item| self.digest.add(item));
+            Item::standing(
+                state.revision,
+                snapshot::progress(&state),
+                &settings,
+                state.cluster_version,
+                key.as_ref(),
+            )
+            .for_each(|item| self.digest.add(item));
             for log::Tombstone { node_id, name } in &state.tombstones {
                 self.digest.add(Item::tombstone(NodeId(*node_id), name));
             }
         }
-        for log::SnapshotEntry { key, value, create_revision, mod_revision, version } in block.entries {
-            let entry = Entry { value, create_revision, mod_revision, version };
-            self.digest.add(Item::entry(&key, &entry));
+        for version in &block.versions {
+            self.digest.add(Item::record(&snapshot::record(version)?));
         }
         for log::SnapshotSession { id, last_applied, lowest_unanswered, answers } in block.sessions {
             self.digest.add(Item::session(id, last_applied, lowest_unanswered));
@@ -166,7 +171,7 @@ impl BlockSum {
 
     /// The digest of the map whose blocks were added.
     pub fn digest(self) -> u128 {
-        self.digest.total(Digest::default(), [])
+        self.digest.total([], [])
     }
 }
 
@@ -233,7 +238,7 @@ mod tests {
     #[test]
     fn what_the_sums_do_not_cover_is_compared_by_itself() {
         let mut map = full();
-        map.bytes += 1;
+        map.history.miscount();
         assert!(matches!(audit(&map, 500), Err(Unsound::Bytes { .. })));
         let mut map = full();
         map.sessions.misplace(1);

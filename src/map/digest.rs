@@ -23,7 +23,9 @@
 //! clients see an HMAC of it ([`DigestKey::show`]), with a key that the cluster has drawn at random and keeps in its
 //! state. Equal states of one cluster display equal numbers, also after a restore from a backup, which holds the key.
 
-use super::{Answer, Entry};
+use super::Answer;
+use super::history::Progress;
+use super::record::Record;
 use crate::node_id::NodeId;
 use crate::replicated_settings::Settings;
 use hmac::{Hmac, KeyInit, Mac};
@@ -89,9 +91,13 @@ impl Digest {
         self.0 = self.0.wrapping_sub(item.0);
     }
 
-    /// The sum of both digests and some further items.
-    pub(super) fn total(self, other: Digest, items: impl IntoIterator<Item = Item>) -> u128 {
-        let sum = self.0.wrapping_add(other.0);
+    /// The sum of this digest, others and some further items.
+    pub(super) fn total(
+        self,
+        others: impl IntoIterator<Item = Digest>,
+        items: impl IntoIterator<Item = Item>,
+    ) -> u128 {
+        let sum = others.into_iter().fold(self.0, |sum, other| sum.wrapping_add(other.0));
         items.into_iter().fold(sum, |sum, item| sum.wrapping_add(item.0))
     }
 }
@@ -104,24 +110,39 @@ impl Digest {
 pub(super) struct Item(u128);
 
 const STATE: u128 = 1;
-const ENTRY: u128 = 2;
+const RECORD: u128 = 2;
 const SESSION: u128 = 3;
 const ANSWER: u128 = 4;
 const TOMBSTONE: u128 = 5;
 const WANTED_SIZE: u128 = 6;
 const DIGEST_KEY: u128 = 7;
+const COMPACTION: u128 = 8;
 
 impl Item {
     /// The items that exist once: counters, settings, the key of the displayed digests.
     pub(super) fn standing(
         revision: u64,
+        compaction: Progress,
         settings: &Settings,
         cluster_version: u32,
         digest_key: Option<&DigestKey>,
     ) -> impl Iterator<Item = Item> + use<> {
-        let state = Item::state(revision, settings, cluster_version);
+        let always = [Item::state(revision, settings, cluster_version), Item::compaction(compaction)];
         let younger = [Item::wanted_size(settings.wanted_size), Item::digest_key(digest_key)];
-        std::iter::once(state).chain(younger.into_iter().flatten())
+        always.into_iter().chain(younger.into_iter().flatten())
+    }
+
+    /// How far compaction has come.
+    pub(super) fn compaction(progress: Progress) -> Item {
+        let Progress { floor, start, settled_until } = progress;
+        Item::hash([
+            COMPACTION,
+            floor.into(),
+            start.revision.into(),
+            start.place.into(),
+            settled_until.revision.into(),
+            settled_until.place.into(),
+        ])
     }
 
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
@@ -146,15 +167,16 @@ impl Item {
         key.map(|key| Item::hash([DIGEST_KEY, xxh3_128(key.bytes())]))
     }
 
-    pub(super) fn entry(key: &[u8], entry: &Entry) -> Item {
-        let Entry { value, create_revision, mod_revision, version } = entry;
+    /// A version of a key, deletions included.
+    pub(super) fn record(record: &Record) -> Item {
         Item::hash([
-            ENTRY,
-            xxh3_128(key),
-            xxh3_128(value),
-            (*create_revision).into(),
-            (*mod_revision).into(),
-            (*version).into(),
+            RECORD,
+            xxh3_128(record.key()),
+            xxh3_128(record.value()),
+            record.revision().into(),
+            record.at().place.into(),
+            record.create_revision().into(),
+            record.version().into(),
         ])
     }
 
@@ -190,17 +212,22 @@ impl Item {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::ChangeAt;
 
     /// Nodes of different versions compare these numbers, so they must never change.
     #[test]
     fn the_numbers_are_for_ever() {
         assert_eq!(xxh3_128(b""), 0x99aa06d3014798d86001c324468d497f, "the vector of the xxHash authors");
-        let entry = Entry { value: "value".into(), create_revision: 1, mod_revision: 3, version: 2 };
+        let at = ChangeAt { revision: 3, place: 1 };
+        let written = |value: &[u8]| Item::record(&Record::written(b"key", value, at, 2, 2));
         let settings = Settings::default();
+        let progress = Progress { floor: 2, start: at, settled_until: ChangeAt { revision: 4, place: 0 } };
         let items = [
             Item::state(3, &settings, 1),
-            Item::entry(b"key", &entry),
-            Item::entry(b"key", &Entry { value: vec![b'v'; 1000].into(), ..entry }), // xxh3's wide path
+            Item::compaction(progress),
+            written(b"value"),
+            written(&[b'v'; 1000]), // xxh3's wide path
+            Item::record(&Record::deletion(b"key", at)),
             Item::session(7, 9, 1),
             Item::answer(7, 1, Answer::Written { revision: 3 }),
             Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
@@ -212,8 +239,10 @@ mod tests {
         assert!(Item::digest_key(None).is_none(), "what is not set adds nothing");
         let golden = [
             0xe054c275ccaa8df4dcd947c96604a72e,
-            0x1597af91002a0ece86dd586a2e616c79,
-            0x0d5fba3f7c424796fa7f3ef53ed3d5ca,
+            0xb6a429fefb44b9fc954943f33d4d8828,
+            0x5911f540d68db167ed69f1d23dbc0650,
+            0xa314e9d813a14b12d34bf5992ed2bc24,
+            0xbcfd3ec86220bdbae149492606e3bedf,
             0x103b7caea77ac52a888edf3a91ef5f44,
             0xfe6bcfa2c9235c46ea038f13241c301c,
             0xb12ce42bfeb4a32e8ba035701e20423f,
@@ -247,11 +276,16 @@ mod tests {
 
     #[test]
     fn every_field_counts() {
-        let entry = |value: &'static str, create_revision, mod_revision, version| Entry {
-            value: value.into(),
-            create_revision,
-            mod_revision,
-            version,
+        let written = |key: &str, value: &str, revision, place, create_revision, version| {
+            let at = ChangeAt { revision, place };
+            Item::record(&Record::written(key.as_bytes(), value.as_bytes(), at, create_revision, version))
+        };
+        let deletion = |key: &str, revision, place| {
+            Item::record(&Record::deletion(key.as_bytes(), ChangeAt { revision, place }))
+        };
+        let compaction = |floor, start: (u64, u32), settled: (u64, u32)| {
+            let at = |(revision, place)| ChangeAt { revision, place };
+            Item::compaction(Progress { floor, start: at(start), settled_until: at(settled) })
         };
         let settings = |max_sessions, max_store_bytes| Settings {
             max_sessions,
@@ -259,12 +293,23 @@ mod tests {
             wanted_size: None,
         };
         let items = [
-            Item::entry(b"k", &entry("v", 1, 2, 3)),
-            Item::entry(b"v", &entry("k", 1, 2, 3)),
-            Item::entry(b"k", &entry("v", 2, 2, 3)),
-            Item::entry(b"k", &entry("v", 1, 3, 3)),
-            Item::entry(b"k", &entry("v", 1, 2, 4)),
-            Item::entry(b"kv", &entry("", 1, 2, 3)),
+            written("k", "v", 2, 0, 1, 3),
+            written("v", "k", 2, 0, 1, 3),
+            written("k", "v", 2, 0, 2, 3),
+            written("k", "v", 3, 0, 1, 3),
+            written("k", "v", 2, 1, 1, 3),
+            written("k", "v", 2, 0, 1, 4),
+            written("kv", "", 2, 0, 1, 3),
+            deletion("k", 2, 0),
+            deletion("kv", 2, 0),
+            deletion("k", 3, 0),
+            deletion("k", 2, 1),
+            compaction(1, (2, 3), (4, 5)),
+            compaction(9, (2, 3), (4, 5)),
+            compaction(1, (9, 3), (4, 5)),
+            compaction(1, (2, 9), (4, 5)),
+            compaction(1, (2, 3), (9, 5)),
+            compaction(1, (2, 3), (4, 9)),
             Item::state(1, &settings(2, 3), 4),
             Item::state(9, &settings(2, 3), 4),
             Item::state(1, &settings(9, 3), 4),

@@ -17,9 +17,10 @@ mod answer;
 mod audit;
 mod command;
 mod digest;
-mod key;
+mod history;
 #[cfg(test)]
 mod model;
+mod record;
 mod sessions;
 mod snapshot;
 #[cfg(test)]
@@ -29,36 +30,34 @@ pub use answer::{Answer, UnknownAnswer};
 pub use audit::{Audit, BlockSum, Unsound};
 pub use command::{Command, UnknownCommand};
 pub use digest::{DigestKey, ShownDigest};
-pub use key::Key;
+pub use history::Change;
+pub use record::{ChangeAt, Record};
 pub use snapshot::{Restore, RestoreError};
 
 use crate::node_id::NodeId;
 use bytes::Bytes;
 use digest::{Digest, Item};
+use history::History;
 use imbl::OrdMap;
 use mokv_proto::log::{self, SessionWrite};
 use sessions::Sessions;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use crate::replicated_settings::{Settings, SettingsChange};
 
 /// The replicated state. Cloning is O(1): the clone shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
 pub struct Map {
-    entries: OrdMap<Key, Entry>,
-    /// Size of keys and values together.
-    bytes: u64,
-    /// The revision of the last write that changed the store; [`Map::FIRST_REVISION`]: nothing was written yet.
-    revision: u64,
+    history: History,
     sessions: Sessions,
     settings: Settings,
     /// Node id to the node's last name.
     tombstones: OrdMap<NodeId, String>,
     cluster_version: u32,
     digest_key: Option<DigestKey>,
-    /// Of `entries` and `tombstones`; the other items are added on demand.
+    /// Of `tombstones`; the other items are added on demand.
     digest: Digest,
 }
 
@@ -84,25 +83,10 @@ pub struct Applied {
     pub change: Option<Change>,
 }
 
-/// The change of one key by one revision.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// The store's revision after this change.
-    pub revision: u64,
-    /// The key.
-    pub key: Key,
-    /// The entry before; `None` if the key did not exist.
-    pub old: Option<Entry>,
-    /// The entry now; `None` if the key was deleted.
-    pub new: Option<Entry>,
-}
-
 impl Default for Map {
     fn default() -> Map {
         Map {
-            entries: OrdMap::new(),
-            bytes: 0,
-            revision: Map::FIRST_REVISION,
+            history: History::at(Map::FIRST_REVISION),
             sessions: Sessions::default(),
             settings: Settings::default(),
             tombstones: OrdMap::new(),
@@ -118,6 +102,16 @@ impl Map {
     /// absence of a key where a condition names one.
     pub const FIRST_REVISION: u64 = 1;
 
+    /// The most revisions before the present one that can be read.
+    pub const HISTORY_REVISIONS: u64 = 10_000;
+
+    /// Keys and values of earlier versions take at most as many bytes as those of present ones, within these bounds. So the
+    /// history never more than doubles a large store, and gives its space back when a store is emptied.
+    pub const HISTORY_BYTES: RangeInclusive<u64> = 256 << 10..=64 << 20;
+
+    /// The most versions that are removed with one entry: more than an entry adds, and few enough to delay nobody.
+    const REMOVALS_PER_ENTRY: usize = 16;
+
     /// The cluster version before any entry has raised it.
     pub const FIRST_CLUSTER_VERSION: u32 = 1;
 
@@ -132,6 +126,14 @@ impl Map {
     /// # Panics
     /// If the index shows that the entry was applied before.
     pub fn apply(&mut self, index: u64, command: &Command) -> Applied {
+        let applied = self.execute(index, command);
+        // Once an entry, so that equal logs keep equal versions.
+        let bytes = self.bytes().clamp(*Map::HISTORY_BYTES.start(), *Map::HISTORY_BYTES.end());
+        self.history.keep_within(Map::HISTORY_REVISIONS, bytes, Map::REMOVALS_PER_ENTRY);
+        applied
+    }
+
+    fn execute(&mut self, index: u64, command: &Command) -> Applied {
         let answer = match command {
             Command::Blank | Command::Membership(_) => Answer::Done,
             Command::Set(set) => return self.once(index, set.session.as_ref(), |map| map.set(set)),
@@ -190,47 +192,35 @@ impl Map {
         if let Some(refused) = condition_fails(set.if_revision, present) {
             return Applied::unchanged(refused);
         }
-        let bytes = match present {
-            Some(old) => self.bytes - old.value.len() as u64 + set.value.len() as u64,
-            None => self.bytes + (set.key.len() + set.value.len()) as u64,
-        };
+        let written = (set.key.len() + set.value.len()) as u64;
+        let bytes = self.bytes() + written - present.map_or(0, Record::payload_bytes);
         // A write that does not grow the store is allowed even above a bound that was lowered.
         if let Some(bound) = self.settings.max_store_bytes.map(NonZeroU64::get)
             && bytes > bound
-            && bytes > self.bytes
+            && bytes > self.bytes()
         {
             return Applied::unchanged(Answer::StoreFull { max_store_bytes: bound });
         }
 
-        let revision = self.revision + 1;
-        let new = Entry {
-            value: set.value.clone(),
-            create_revision: present.map_or(revision, |old| old.create_revision),
-            mod_revision: revision,
-            version: present.map_or(1, |old| old.version + 1),
-        };
-        let key = Key::from(&*set.key);
-        let old = self.insert(&key, new.clone());
-        self.revision = revision;
-        Applied {
-            answer: Answer::Written { revision },
-            change: Some(Change { revision, key, old, new: Some(new) }),
-        }
+        let at = self.next_change();
+        let change = self.history.write(&set.key, &set.value, at);
+        Applied { answer: Answer::Written { revision: at.revision }, change: Some(change) }
     }
 
     fn delete(&mut self, delete: &log::Delete) -> Applied {
         if let Some(refused) = condition_fails(delete.if_revision, self.get(&delete.key)) {
             return Applied::unchanged(refused);
         }
-        let Some((key, old)) = self.remove(&delete.key) else {
-            return Applied::unchanged(Answer::Deleted { revision: self.revision, existed: false });
-        };
-        self.revision += 1;
-        let revision = self.revision;
-        Applied {
-            answer: Answer::Deleted { revision, existed: true },
-            change: Some(Change { revision, key, old: Some(old), new: None }),
+        let at = self.next_change();
+        match self.history.delete(&delete.key, at) {
+            None => Applied::unchanged(Answer::Deleted { revision: self.revision(), existed: false }),
+            change => Applied { answer: Answer::Deleted { revision: at.revision, existed: true }, change },
         }
+    }
+
+    /// The place of a change that the present entry makes.
+    fn next_change(&self) -> ChangeAt {
+        ChangeAt { revision: self.revision() + 1, place: 0 }
     }
 
     fn configure(&mut self, change: SettingsChange) -> Answer {
@@ -248,59 +238,62 @@ impl Map {
         }
     }
 
-    // All insertions and removals go through these two functions, which keep `bytes` and `digest` consistent.
-
-    fn insert(&mut self, key: &Key, new: Entry) -> Option<Entry> {
-        self.digest.add(Item::entry(key, &new));
-        self.bytes += (key.len() + new.value.len()) as u64;
-        let old = self.entries.insert(key.clone(), new)?;
-        self.digest.remove(Item::entry(key, &old));
-        self.bytes -= (key.len() + old.value.len()) as u64;
-        Some(old)
+    /// The present version of a key; `None` if the key does not exist.
+    pub fn get(&self, key: &[u8]) -> Option<&Record> {
+        self.history.get(key)
     }
 
-    fn remove(&mut self, key: &[u8]) -> Option<(Key, Entry)> {
-        let (key, old) = self.entries.remove_with_key(key)?;
-        self.digest.remove(Item::entry(&key, &old));
-        self.bytes -= (key.len() + old.value.len()) as u64;
-        Some((key, old))
+    /// The version of a key at a revision from the floor to the present one; `None` if the key did not exist.
+    pub fn get_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
+        self.history.get_at(key, revision)
     }
 
-    /// The entry of a key; `None` if the key does not exist.
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.entries.get(key)
-    }
-
-    /// The keys that begin with `prefix` and come after `start_after`, in byte order. An empty argument does not
+    /// The keys at a revision, from the floor to the present one, that begin with `prefix` and come after `start_after`, in byte order. An empty argument does not
     /// restrict.
-    pub fn range<'a>(
+    pub fn range_at<'a>(
         &'a self,
         prefix: &'a [u8],
-        start_after: &[u8],
-    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+        start_after: &'a [u8],
+        revision: u64,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let start = match start_after {
             [] => Bound::Included(prefix),
             _ if start_after < prefix => Bound::Included(prefix),
             _ => Bound::Excluded(start_after),
         };
-        self.entries
-            .range::<_, [u8]>((start, Bound::Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
+        self.history
+            .range_at(start, None, revision)
+            .take_while(move |record| record.key().starts_with(prefix))
     }
 
     /// The store's revision: [`Map::FIRST_REVISION`], and one more for each write that has changed it.
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.history.revision()
     }
 
     /// Number of keys.
     pub fn keys(&self) -> u64 {
-        self.entries.len() as u64
+        self.history.keys()
     }
 
-    /// Size of keys and values together, in bytes.
+    /// Size of the keys that exist and their values, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.history.present_bytes()
+    }
+
+    /// Size of what is kept besides: earlier versions of keys, and deleted keys, in bytes of keys and values.
+    pub fn history_bytes(&self) -> u64 {
+        self.history.past_bytes()
+    }
+
+    /// Number of versions that are kept, present ones and deletions included.
+    pub fn versions(&self) -> u64 {
+        self.history.versions_kept()
+    }
+
+    /// The earliest revision that can be read.
+    pub fn floor(&self) -> u64 {
+        self.history.floor()
     }
 
     /// Number of open sessions.
@@ -341,11 +334,18 @@ impl Map {
     /// The digest of the whole state, equal on replicas that are equal. O(1). It reveals what was written: for nodes
     /// and snapshots only.
     pub fn digest(&self) -> u128 {
-        self.digest.total(self.sessions.digest(), self.standing())
+        let history = [self.history.digest(), self.sessions.digest()];
+        self.digest.total(history, self.standing())
     }
 
     fn standing(&self) -> impl Iterator<Item = Item> + use<> {
-        Item::standing(self.revision, &self.settings, self.cluster_version, self.digest_key.as_ref())
+        Item::standing(
+            self.revision(),
+            self.history.progress(),
+            &self.settings,
+            self.cluster_version,
+            self.digest_key.as_ref(),
+        )
     }
 
     /// The displayed form of [`Map::digest`]; `None` if the cluster has no key yet.
@@ -362,14 +362,7 @@ impl Map {
     /// if the key does not exist or its value is empty. For tests and the simulation; nothing else may call it.
     #[cfg(any(test, feature = "sim"))]
     pub fn flip_bit(&mut self, key: &[u8], bit: usize) -> bool {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.value.is_empty()) else {
-            return false;
-        };
-        let mut value = entry.value.to_vec();
-        let at = bit / 8 % value.len();
-        value[at] ^= 1 << (bit % 8);
-        entry.value = value.into();
-        true
+        self.history.flip_bit(key, bit)
     }
 
     /// The state as encoded snapshot blocks. [`Restore`] takes them back in this order.
@@ -379,8 +372,8 @@ impl Map {
 }
 
 /// The rejection, if the condition of a write does not hold.
-fn condition_fails(if_revision: Option<u64>, present: Option<&Entry>) -> Option<Answer> {
-    let present_revision = present.map_or(0, |entry| entry.mod_revision);
+fn condition_fails(if_revision: Option<u64>, present: Option<&Record>) -> Option<Answer> {
+    let present_revision = present.map_or(0, Record::revision);
     (if_revision? != present_revision).then_some(Answer::ConditionFailed { present_revision })
 }
 
@@ -394,9 +387,9 @@ impl Applied {
 impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Map")
-            .field("revision", &self.revision)
+            .field("revision", &self.revision())
             .field("keys", &self.keys())
-            .field("bytes", &self.bytes)
+            .field("bytes", &self.bytes())
             .field("sessions", &self.sessions())
             .field("settings", &self.settings)
             .field("cluster_version", &self.cluster_version)

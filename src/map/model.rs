@@ -1,7 +1,8 @@
 //! The map compared with a model that is simple enough to be trusted: sorted maps, lists, and everything computed anew.
 
 use super::digest::{Digest, Item};
-use super::{Answer, Command, DigestKey, Entry, Map, Restore};
+use super::history::{CannotCompact, History, Progress, Rebuild};
+use super::{Answer, ChangeAt, Command, DigestKey, Entry, Map, Record, Restore};
 use crate::node_id::NodeId;
 use crate::replicated_settings::{Settings, SettingsChange};
 use bytes::Bytes;
@@ -10,10 +11,18 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::Bound;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
-    entries: BTreeMap<Vec<u8>, Entry>,
+    /// All that ever were, in order.
+    changes: Vec<ModelChange>,
+    /// The earliest revision that can be read.
+    floor: u64,
+    /// The first change that is not dropped.
+    start: usize,
+    /// The first change that is not settled.
+    settled_until: usize,
     revision: u64,
     sessions: BTreeMap<u64, ModelSession>,
     settings: Settings,
@@ -22,6 +31,26 @@ struct Model {
     digest_key: Option<DigestKey>,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+struct ModelChange {
+    key: Vec<u8>,
+    at: ChangeAt,
+    /// `None`: the key was deleted.
+    entry: Option<Entry>,
+}
+
+impl ModelChange {
+    fn record(&self) -> Record {
+        match &self.entry {
+            Some(Entry { value, create_revision, version, .. }) => {
+                Record::written(&self.key, value, self.at, *create_revision, *version)
+            }
+            None => Record::deletion(&self.key, self.at),
+        }
+    }
+}
+
+#[derive(Clone)]
 struct ModelSession {
     last_applied: u64,
     lowest: u64,
@@ -30,21 +59,103 @@ struct ModelSession {
 
 impl Model {
     fn new() -> Model {
-        Model { revision: 1, cluster_version: 1, ..Model::default() }
+        Model { revision: 1, floor: 1, cluster_version: 1, ..Model::default() }
+    }
+
+    /// A key at a revision.
+    fn get_at(&self, key: &[u8], revision: u64) -> Option<&Entry> {
+        let last = self.changes.iter().rfind(|change| change.key == key && change.at.revision <= revision);
+        last?.entry.as_ref()
+    }
+
+    /// All keys at a revision.
+    fn entries_at(&self, revision: u64) -> BTreeMap<Vec<u8>, Entry> {
+        let mut entries = BTreeMap::new();
+        for change in self.changes.iter().filter(|change| change.at.revision <= revision) {
+            match &change.entry {
+                Some(entry) => entries.insert(change.key.clone(), entry.clone()),
+                None => entries.remove(&change.key),
+            };
+        }
+        entries
+    }
+
+    fn entries(&self) -> BTreeMap<Vec<u8>, Entry> {
+        self.entries_at(self.revision)
+    }
+
+    /// Whether the version that a change made is kept: a deletion until it is dropped, another one until a change that
+    /// replaced it is settled.
+    fn is_kept(&self, index: usize) -> bool {
+        let change = &self.changes[index];
+        match change.entry {
+            None => index >= self.start,
+            Some(_) => {
+                let later = self.changes[..self.settled_until].iter().skip(index + 1);
+                later.into_iter().all(|later| later.key != change.key)
+            }
+        }
+    }
+
+    /// The versions that are kept, by key and revision.
+    fn records(&self) -> Vec<Record> {
+        let kept = (0..self.changes.len()).filter(|index| self.is_kept(*index));
+        let mut records: Vec<Record> = kept.map(|index| self.changes[index].record()).collect();
+        records.sort_by(|a, b| (a.key(), a.at()).cmp(&(b.key(), b.at())));
+        records
+    }
+
+    fn revision_of(&self, index: usize) -> u64 {
+        self.changes.get(index).map_or(u64::MAX, |change| change.at.revision)
+    }
+
+    fn remove_step(&mut self) -> bool {
+        let is_settled_below_the_floor =
+            self.start < self.settled_until && self.revision_of(self.start) < self.floor;
+        if !is_settled_below_the_floor {
+            if self.revision_of(self.settled_until) > self.floor {
+                return false;
+            }
+            self.settled_until += 1;
+        }
+        self.start += usize::from(self.revision_of(self.start) < self.floor);
+        true
+    }
+
+    fn keep_within(&mut self, revisions: u64, bytes: u64, steps: usize) {
+        self.floor = self.floor.max(self.revision.saturating_sub(revisions));
+        for _ in 0..steps {
+            if !self.clone().remove_step() && self.bytes() - self.present_bytes() > bytes {
+                self.floor = self.floor.max(self.revision_of(self.settled_until).min(self.revision));
+            }
+            if !self.remove_step() {
+                break;
+            }
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let next = ChangeAt { revision: self.revision + 1, place: 0 };
+        let at = |index: usize| self.changes.get(index).map_or(next, |change| change.at);
+        Progress { floor: self.floor, start: at(self.start), settled_until: at(self.settled_until) }
     }
 
     fn bytes(&self) -> u64 {
-        self.entries.iter().map(|(key, entry)| (key.len() + entry.value.len()) as u64).sum()
+        self.records().iter().map(Record::payload_bytes).sum()
+    }
+
+    fn present_bytes(&self) -> u64 {
+        self.entries().iter().map(|(key, entry)| (key.len() + entry.value.len()) as u64).sum()
     }
 
     fn present_revision(&self, key: &[u8]) -> u64 {
-        self.entries.get(key).map_or(0, |entry| entry.mod_revision)
+        self.get_at(key, self.revision).map_or(0, |entry| entry.mod_revision)
     }
 
     /// The digest of the whole state, computed from nothing.
     fn digest(&self) -> u128 {
         let mut items = Vec::new();
-        items.extend(self.entries.iter().map(|(key, entry)| Item::entry(key, entry)));
+        items.extend(self.records().iter().map(Item::record));
         items.extend(self.tombstones.iter().map(|(id, name)| Item::tombstone(*id, name)));
         for (id, session) in &self.sessions {
             items.push(Item::session(*id, session.last_applied, session.lowest));
@@ -56,10 +167,17 @@ impl Model {
         items.into_iter().for_each(|item| digest.add(item));
         Item::wanted_size(self.settings.wanted_size).into_iter().for_each(|item| digest.add(item));
         Item::digest_key(self.digest_key.as_ref()).into_iter().for_each(|item| digest.add(item));
-        digest.total(Digest::default(), [Item::state(self.revision, &self.settings, self.cluster_version)])
+        let state = Item::state(self.revision, &self.settings, self.cluster_version);
+        digest.total([], [state, Item::compaction(self.progress())])
     }
 
     fn apply(&mut self, index: u64, command: &Command) -> Answer {
+        let answer = self.apply_once(index, command);
+        self.keep_within(10_000, self.present_bytes().clamp(256 << 10, 64 << 20), 16);
+        answer
+    }
+
+    fn apply_once(&mut self, index: u64, command: &Command) -> Answer {
         let write = match command {
             Command::Set(set) => set.session,
             Command::Delete(delete) => delete.session,
@@ -90,21 +208,19 @@ impl Model {
                 if if_revision.is_some_and(|expected| expected != present_revision) {
                     return Answer::ConditionFailed { present_revision };
                 }
-                let (before, old) = (self.bytes(), self.entries.get(&key[..]).cloned());
-                let (create_revision, version) =
-                    old.as_ref().map_or((self.revision + 1, 1), |old| (old.create_revision, old.version + 1));
-                let mod_revision = self.revision + 1;
-                let new = Entry { value: value.clone(), create_revision, mod_revision, version };
-                self.entries.insert(key.to_vec(), new);
+                let old = self.get_at(key, self.revision).cloned();
+                let replaced = old.as_ref().map_or(0, |old| key.len() + old.value.len());
+                let grows = key.len() + value.len() > replaced;
+                let bytes = self.present_bytes() + (key.len() + value.len()) as u64 - replaced as u64;
                 let bound = self.settings.max_store_bytes.map_or(0, NonZeroU64::get);
-                if bound != 0 && self.bytes() > bound && self.bytes() > before {
-                    match old {
-                        Some(old) => self.entries.insert(key.to_vec(), old),
-                        None => self.entries.remove(&key[..]),
-                    };
+                if bound != 0 && bytes > bound && grows {
                     return Answer::StoreFull { max_store_bytes: bound };
                 }
-                self.revision += 1;
+                let mod_revision = self.revision + 1;
+                let (create_revision, version) =
+                    old.map_or((mod_revision, 1), |old| (old.create_revision, old.version + 1));
+                let entry = Entry { value: value.clone(), create_revision, mod_revision, version };
+                self.change(key, Some(entry));
                 Answer::Written { revision: self.revision }
             }
             Command::Delete(log::Delete { key, if_revision, .. }) => {
@@ -112,8 +228,10 @@ impl Model {
                 if if_revision.is_some_and(|expected| expected != present_revision) {
                     return Answer::ConditionFailed { present_revision };
                 }
-                let existed = self.entries.remove(&key[..]).is_some();
-                self.revision += u64::from(existed);
+                let existed = present_revision != 0;
+                if existed {
+                    self.change(key, None);
+                }
                 Answer::Deleted { revision: self.revision, existed }
             }
             Command::OpenSession => {
@@ -152,6 +270,12 @@ impl Model {
                 Answer::Done
             }
         }
+    }
+
+    fn change(&mut self, key: &[u8], entry: Option<Entry>) {
+        self.revision += 1;
+        let at = ChangeAt { revision: self.revision, place: 0 };
+        self.changes.push(ModelChange { key: key.to_vec(), at, entry });
     }
 
     fn evict(&mut self) {
@@ -282,8 +406,10 @@ fn restored(map: &Map) -> Map {
     restore.finish(map.digest()).unwrap()
 }
 
-fn listed(map: &Map, prefix: &[u8], start_after: &[u8]) -> Vec<(Vec<u8>, Entry)> {
-    map.range(prefix, start_after).map(|(key, entry)| (key.to_vec(), entry.clone())).collect()
+fn listed(map: &Map, prefix: &[u8], start_after: &[u8], revision: u64) -> Vec<(Vec<u8>, Entry)> {
+    map.range_at(prefix, start_after, revision)
+        .map(|record| (record.key().to_vec(), record.entry().unwrap()))
+        .collect()
 }
 
 proptest! {
@@ -304,7 +430,7 @@ proptest! {
                 map = again;
                 continue;
             };
-            let before = model.entries.clone();
+            let before = model.entries();
             let revision_before = model.revision;
             let applied = map.apply(index, &command);
             prop_assert_eq!(applied.answer, model.apply(index, &command), "{:?}", command);
@@ -315,36 +441,44 @@ proptest! {
             // The change is exactly the difference, and there is a change exactly when the revision rose.
             let mut after = before;
             if let Some(change) = &applied.change {
-                prop_assert_eq!(change.revision, revision_before + 1);
-                let old = match change.new.clone() {
-                    Some(new) => after.insert(change.key.to_vec(), new),
-                    None => after.remove(&change.key[..]),
+                prop_assert_eq!(change.new.at(), ChangeAt { revision: revision_before + 1, place: 0 });
+                let old = match change.new.entry() {
+                    Some(new) => after.insert(change.new.key().to_vec(), new),
+                    None => after.remove(change.new.key()),
                 };
-                prop_assert_eq!(&old, &change.old);
+                prop_assert_eq!(&old, &change.old.as_ref().and_then(Record::entry));
             }
             prop_assert_eq!(applied.change.is_some(), model.revision > revision_before);
-            prop_assert_eq!(&after, &model.entries);
+            prop_assert_eq!(&after, &model.entries());
 
             prop_assert_eq!(map.digest(), model.digest(), "{:?}", command);
             prop_assert_eq!(map.revision(), model.revision);
-            prop_assert_eq!(map.keys(), model.entries.len() as u64);
-            prop_assert_eq!(map.bytes(), model.bytes());
+            prop_assert_eq!(map.keys(), model.entries().len() as u64);
+            prop_assert_eq!(map.bytes(), model.present_bytes());
+            prop_assert_eq!(map.bytes() + map.history_bytes(), model.bytes());
+            prop_assert_eq!(map.versions(), model.records().len() as u64);
+            prop_assert_eq!(map.floor(), model.floor);
             prop_assert_eq!(map.sessions(), model.sessions.len() as u64);
             prop_assert_eq!(map.settings(), model.settings);
             prop_assert_eq!(map.cluster_version(), model.cluster_version);
             prop_assert_eq!(map.digest_key(), model.digest_key);
         }
 
-        prop_assert_eq!(listed(&map, b"", b""), model.entries.clone().into_iter().collect::<Vec<_>>());
-        let page: Vec<_> = model
-            .entries
-            .iter()
-            .filter(|(key, _)| key.starts_with(&prefix) && (start_after.is_empty() || **key > start_after))
-            .map(|(key, entry)| (key.clone(), entry.clone()))
-            .collect();
-        prop_assert_eq!(listed(&map, &prefix, &start_after), page);
-        for (key, entry) in &model.entries {
-            prop_assert_eq!(map.get(key), Some(entry));
+        prop_assert_eq!(listed(&map, b"", b"", map.revision()), model.entries().into_iter().collect::<Vec<_>>());
+        for revision in map.floor()..=map.revision() {
+            let entries = model.entries_at(revision);
+            for change in &model.changes {
+                let read = map.get_at(&change.key, revision).and_then(Record::entry);
+                prop_assert_eq!(read.as_ref(), entries.get(&change.key));
+            }
+            let page: Vec<_> = entries
+                .into_iter()
+                .filter(|(key, _)| key.starts_with(&prefix) && (start_after.is_empty() || *key > start_after))
+                .collect();
+            prop_assert_eq!(listed(&map, &prefix, &start_after, revision), page);
+        }
+        for (key, entry) in &model.entries() {
+            prop_assert_eq!(map.get(key).and_then(Record::entry), Some(entry.clone()));
         }
         prop_assert_eq!(
             map.tombstones().map(|(id, name)| (id, name.to_owned())).collect::<BTreeMap<_, _>>(),
@@ -353,6 +487,176 @@ proptest! {
         // The clones taken on the way have not changed since.
         for (clone, blocks) in kept {
             prop_assert_eq!(clone.blocks().collect::<Vec<_>>(), blocks);
+        }
+    }
+}
+
+/// One step of a history of several changes a revision.
+#[derive(Debug, Clone)]
+enum Event {
+    /// One revision. Of several changes of one key the first counts; `None` deletes.
+    Change(Vec<(Vec<u8>, Option<Vec<u8>>)>),
+    /// Raises the floor by so much.
+    Compact(u64),
+    /// Makes so many steps of removal.
+    Remove(usize),
+    /// Keeps the history within so many revisions and bytes, with so many steps.
+    Keep(u64, u64, usize),
+    /// Makes a copy from the versions.
+    Rebuild,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let value = prop_oneof![3 => vec(any::<u8>(), 0..4).prop_map(Some), 2 => Just(None)];
+    prop_oneof![
+        8 => vec((key(), value), 1..5).prop_map(Event::Change),
+        3 => (0..6u64).prop_map(Event::Compact),
+        3 => (0..12usize).prop_map(Event::Remove),
+        2 => (0..20u64, 0..40u64, 0..9usize).prop_map(|(revisions, bytes, steps)| Event::Keep(revisions, bytes, steps)),
+        1 => Just(Event::Rebuild),
+    ]
+}
+
+impl Model {
+    /// Makes one revision of several changes, those that change anything. Returns what each change replaced.
+    fn change_all(&mut self, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> Vec<(Vec<u8>, Option<Entry>)> {
+        let before = self.revision;
+        let mut replaced = Vec::new();
+        for (key, value) in changes {
+            let old = self.get_at(key, before).cloned();
+            let is_again = replaced.iter().any(|(earlier, _)| earlier == key);
+            if is_again || value.is_none() && old.is_none() {
+                continue;
+            }
+            let at = ChangeAt { revision: before + 1, place: replaced.len() as u32 };
+            let (create_revision, version) =
+                old.as_ref().map_or((at.revision, 1), |old| (old.create_revision, old.version + 1));
+            let entry = value.clone().map(|value| Entry {
+                value: value.into(),
+                create_revision,
+                mod_revision: at.revision,
+                version,
+            });
+            self.changes.push(ModelChange { key: key.clone(), at, entry });
+            replaced.push((key.clone(), old));
+        }
+        self.revision += u64::from(!replaced.is_empty());
+        replaced
+    }
+}
+
+fn rebuilt(history: &History) -> History {
+    let mut rebuild = Rebuild::new(history.revision(), history.progress()).unwrap();
+    history.records().for_each(|record| rebuild.add(record.clone()).unwrap());
+    rebuild.finish()
+}
+
+/// All that can be read from a history.
+fn readable(history: &History) -> Vec<Vec<(Vec<u8>, Entry)>> {
+    let range_at = |revision| history.range_at(Bound::Unbounded, None, revision);
+    let at = |revision| {
+        range_at(revision).map(|record| (record.key().to_vec(), record.entry().unwrap())).collect()
+    };
+    (history.floor()..=history.revision()).map(at).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_history_shows_every_revision_from_its_floor_on(
+        events in vec(event(), 1..60),
+        start in vec(b'a'..=b'c', 0..3),
+        end in prop::option::of(vec(b'a'..=b'c', 0..3)),
+    ) {
+        let mut model = Model { revision: 1, floor: 1, ..Model::default() };
+        let mut history = History::at(1);
+        let mut clones = Vec::new();
+        for event in &events {
+            match event {
+                Event::Change(changes) => {
+                    let replaced = model.change_all(changes);
+                    for ((key, old), made) in replaced.iter().zip(&model.changes[model.changes.len() - replaced.len()..]) {
+                        let change = match &made.entry {
+                            Some(entry) => history.write(key, &entry.value, made.at),
+                            None => history.delete(key, made.at).unwrap(),
+                        };
+                        prop_assert_eq!(change.new, made.record());
+                        prop_assert_eq!(&change.old.as_ref().and_then(Record::entry), old);
+                    }
+                }
+                Event::Compact(up) => {
+                    let floor = model.floor + up;
+                    let expected = match () {
+                        () if *up == 0 => Err(CannotCompact::Compacted { floor }),
+                        () if floor > model.revision => Err(CannotCompact::Future { present: model.revision }),
+                        () => Ok(()),
+                    };
+                    prop_assert_eq!(history.compact(floor), expected);
+                    if expected.is_ok() {
+                        model.floor = floor;
+                    }
+                }
+                Event::Remove(steps) => {
+                    for _ in 0..*steps {
+                        prop_assert_eq!(history.has_removable(), model.clone().remove_step());
+                        prop_assert_eq!(history.remove_step(), model.remove_step());
+                    }
+                }
+                Event::Keep(revisions, bytes, steps) => {
+                    history.keep_within(*revisions, *bytes, *steps);
+                    model.keep_within(*revisions, *bytes, *steps);
+                }
+                Event::Rebuild => {
+                    clones.push((history.clone(), readable(&history), history.records().cloned().collect::<Vec<_>>()));
+                    let copy = rebuilt(&history);
+                    prop_assert_eq!(&copy, &history);
+                    history = copy;
+                }
+            }
+            let records = model.records();
+            prop_assert_eq!(history.records().cloned().collect::<Vec<_>>(), records.clone());
+            prop_assert_eq!(history.progress(), model.progress());
+            prop_assert_eq!((history.revision(), history.floor()), (model.revision, model.floor));
+            prop_assert_eq!(history.versions_kept(), records.len() as u64);
+            prop_assert_eq!(history.present_bytes(), model.present_bytes());
+            prop_assert_eq!(history.past_bytes(), model.bytes() - model.present_bytes());
+            prop_assert_eq!(history.keys(), model.entries().len() as u64);
+            let mut digest = Digest::default();
+            records.iter().for_each(|record| digest.add(Item::record(record)));
+            prop_assert_eq!(history.digest(), digest);
+        }
+
+        for revision in model.floor..=model.revision {
+            let entries = model.entries_at(revision);
+            let is_within = |key: &[u8]| key >= &start[..] && end.as_ref().is_none_or(|end| key < &end[..]);
+            let expected: Vec<_> = entries.iter().filter(|(key, _)| is_within(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            let listed: Vec<_> = history
+                .range_at(Bound::Included(&start), end.as_deref(), revision)
+                .map(|record| (record.key().to_vec(), record.entry().unwrap()))
+                .collect();
+            prop_assert_eq!(listed, expected);
+            for change in &model.changes {
+                let read = history.get_at(&change.key, revision).and_then(Record::entry);
+                prop_assert_eq!(read.as_ref(), model.get_at(&change.key, revision));
+            }
+        }
+
+        // Nothing more than what the floor asks for is left in the end.
+        while history.remove_step() {}
+        let floor = history.floor();
+        for key in model.changes.iter().map(|change| &change.key) {
+            let mut of_key = model.changes.iter().filter(|change| change.key == *key).rev().map(ModelChange::record);
+            let mut expected: Vec<Record> = of_key.by_ref().take_while(|record| record.revision() > floor).collect();
+            let newest = model.changes.iter().rfind(|change| change.key == *key && change.at.revision <= floor);
+            let newest = newest.map(ModelChange::record);
+            expected.extend(newest.filter(|record| !record.is_deletion() || record.revision() == floor));
+            expected.reverse();
+            let kept = history.records().filter(|record| record.key() == &key[..]).cloned();
+            prop_assert_eq!(kept.collect::<Vec<_>>(), expected);
+        }
+        // The clones taken on the way have not changed since.
+        for (clone, shown, records) in clones {
+            prop_assert_eq!(readable(&clone), shown);
+            prop_assert_eq!(clone.records().cloned().collect::<Vec<_>>(), records);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The whole state as a sequence of blocks, and back.
 //!
-//! The order of blocks is fixed: the counters and settings, the entries by ascending key, the sessions by ascending id.
+//! The order of blocks is fixed: the counters and settings, the versions by ascending key and revision, the sessions by ascending id.
 //! A map has exactly one sequence of blocks, whatever its history. Restoring checks everything: the order, block by
 //! block, and the digest, recomputed from what was read, against the one in the snapshot's header. No files here, and
 //! no checksums of bytes: those are part of the storage.
 
+use super::history::{History, Progress, Rebuild};
 use super::sessions::Session;
-use super::{Answer, DigestKey, Entry, Key, Map};
+use super::{Answer, ChangeAt, DigestKey, Map, Record};
 use crate::node_id::NodeId;
 use crate::replicated_settings::Settings;
 use bytes::Bytes;
@@ -19,12 +20,13 @@ use std::num::{NonZeroU32, NonZeroU64};
 const BLOCK_BYTES: usize = 256 * 1024;
 
 pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
-    let entries = map.entries.iter().map(|(key, entry)| log::SnapshotEntry {
-        key: Bytes::copy_from_slice(key),
-        value: entry.value.clone(),
-        create_revision: entry.create_revision,
-        mod_revision: entry.mod_revision,
-        version: entry.version,
+    let versions = map.history.records().map(|record| log::SnapshotVersion {
+        key: Bytes::copy_from_slice(record.key()),
+        value: Bytes::copy_from_slice(record.value()),
+        create_revision: record.create_revision(),
+        mod_revision: record.revision(),
+        version: record.version(),
+        place: record.at().place,
     });
     let sessions = map.sessions.iter().map(|(id, session)| log::SnapshotSession {
         id,
@@ -41,13 +43,18 @@ pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
     });
     let state = log::SnapshotBlock { state: Some(state(map)), ..Default::default() };
     std::iter::once(state.encode_to_vec().into())
-        .chain(batches(entries, |entries| log::SnapshotBlock { entries, ..Default::default() }))
+        .chain(batches(versions, |versions| log::SnapshotBlock { versions, ..Default::default() }))
         .chain(batches(sessions, |sessions| log::SnapshotBlock { sessions, ..Default::default() }))
 }
 
 fn state(map: &Map) -> log::SnapshotState {
+    let Progress { floor, start, settled_until } = map.history.progress();
+    let change_at = |at: ChangeAt| Some(log::ChangeAt { revision: at.revision, place: at.place });
     log::SnapshotState {
-        revision: map.revision,
+        revision: map.revision(),
+        floor,
+        changes_start: change_at(start),
+        settled_until: change_at(settled_until),
         max_sessions: map.settings.max_sessions,
         max_store_bytes: map.settings.max_store_bytes.map_or(0, NonZeroU64::get),
         cluster_version: map.cluster_version,
@@ -85,17 +92,18 @@ fn batches<T: Message>(
 /// A map that is being restored from its blocks.
 #[derive(Debug, Default)]
 pub struct Restore {
+    /// Everything but the history.
     map: Map,
     blocks: u64,
     stage: Stage,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default)]
 enum Stage {
     #[default]
     State,
-    Entries,
-    Sessions,
+    Versions(Rebuild),
+    Sessions(History),
 }
 
 /// The blocks are not those of a map.
@@ -135,6 +143,33 @@ pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     }
 }
 
+/// How far compaction has come, in a state block.
+pub(super) fn progress(state: &log::SnapshotState) -> Progress {
+    let change_at = |at: Option<log::ChangeAt>| {
+        let log::ChangeAt { revision, place } = at.unwrap_or_default();
+        ChangeAt { revision, place }
+    };
+    let (start, settled_until) = (change_at(state.changes_start), change_at(state.settled_until));
+    Progress { floor: state.floor, start, settled_until }
+}
+
+/// The version in a block.
+///
+/// # Errors
+/// The reason why no history has it.
+pub(super) fn record(version: &log::SnapshotVersion) -> Result<Record, &'static str> {
+    let log::SnapshotVersion { key, value, create_revision, mod_revision, version, place } = version;
+    let at = ChangeAt { revision: *mod_revision, place: *place };
+    check(at.revision > Map::FIRST_REVISION, "holds an impossible revision")?;
+    if *version == 0 {
+        check(value.is_empty() && *create_revision == 0, "holds a deletion with a value")?;
+        return Ok(Record::deletion(key, at));
+    }
+    check(*create_revision > Map::FIRST_REVISION, "holds an impossible revision")?;
+    check(create_revision <= mod_revision, "holds an impossible revision")?;
+    Ok(Record::written(key, value, at, *create_revision, *version))
+}
+
 /// The key of the displayed digests; `None` if the state block holds none.
 pub(super) fn digest_key(state: &log::SnapshotState) -> Result<Option<DigestKey>, &'static str> {
     match state.digest_key.as_ref() {
@@ -164,10 +199,12 @@ impl Restore {
     ///
     /// # Errors
     /// [`RestoreError`] if blocks are missing or are not those of the map with this digest.
-    pub fn finish(self, expected: u128) -> Result<Map, RestoreError> {
-        if self.stage == Stage::State {
-            return Err(RestoreError::Empty);
-        }
+    pub fn finish(mut self, expected: u128) -> Result<Map, RestoreError> {
+        self.map.history = match self.stage {
+            Stage::State => return Err(RestoreError::Empty),
+            Stage::Versions(rebuild) => rebuild.finish(),
+            Stage::Sessions(history) => history,
+        };
         if self.map.digest() != expected {
             return Err(RestoreError::Digest);
         }
@@ -175,12 +212,10 @@ impl Restore {
     }
 
     fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
-        // Decoded from a plain slice, not from `Bytes`: a value that shared the block's memory would keep all of it in
-        // memory.
         let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "cannot be decoded")?;
-        match (block.state, block.entries.is_empty(), block.sessions.is_empty()) {
+        match (block.state, block.versions.is_empty(), block.sessions.is_empty()) {
             (Some(state), true, true) => self.add_state(state),
-            (None, false, true) => block.entries.into_iter().try_for_each(|entry| self.add_entry(entry)),
+            (None, false, true) => block.versions.iter().try_for_each(|version| self.add_version(version)),
             (None, true, false) => {
                 block.sessions.into_iter().try_for_each(|session| self.add_session(session))
             }
@@ -189,11 +224,10 @@ impl Restore {
     }
 
     fn add_state(&mut self, state: log::SnapshotState) -> Result<(), &'static str> {
-        check(self.stage == Stage::State, "holds the state a second time")?;
+        check(matches!(self.stage, Stage::State), "holds the state a second time")?;
         check(state.max_sessions > 0, "allows no sessions")?;
         check(state.revision >= Map::FIRST_REVISION, "holds a revision below the first")?;
-        self.stage = Stage::Entries;
-        self.map.revision = state.revision;
+        self.stage = Stage::Versions(Rebuild::new(state.revision, progress(&state))?);
         self.map.settings = settings(&state);
         self.map.cluster_version = state.cluster_version;
         self.map.digest_key = digest_key(&state)?;
@@ -206,22 +240,19 @@ impl Restore {
         Ok(())
     }
 
-    fn add_entry(&mut self, entry: log::SnapshotEntry) -> Result<(), &'static str> {
-        check(self.stage == Stage::Entries, "holds entries out of place")?;
-        let log::SnapshotEntry { key, value, create_revision, mod_revision, version } = entry;
-        let last = self.map.entries.get_max();
-        check(last.is_none_or(|(last, _)| **last < *key), "holds keys out of order")?;
-        check(Map::FIRST_REVISION < create_revision, "holds an impossible revision")?;
-        check(create_revision <= mod_revision, "holds an impossible revision")?;
-        check(mod_revision <= self.map.revision, "holds a revision of the future")?;
-        check(version > 0, "holds an impossible version")?;
-        self.map.insert(&Key::from(&*key), Entry { value, create_revision, mod_revision, version });
-        Ok(())
+    fn add_version(&mut self, version: &log::SnapshotVersion) -> Result<(), &'static str> {
+        match &mut self.stage {
+            Stage::Versions(rebuild) => rebuild.add(record(version)?),
+            Stage::State | Stage::Sessions(_) => Err("holds versions of keys out of place"),
+        }
     }
 
     fn add_session(&mut self, session: log::SnapshotSession) -> Result<(), &'static str> {
-        check(self.stage != Stage::State, "holds sessions out of place")?;
-        self.stage = Stage::Sessions;
+        self.stage = match std::mem::take(&mut self.stage) {
+            Stage::State => return Err("holds sessions out of place"),
+            Stage::Versions(rebuild) => Stage::Sessions(rebuild.finish()),
+            Stage::Sessions(history) => Stage::Sessions(history),
+        };
         let log::SnapshotSession { id, last_applied, lowest_unanswered, answers } = session;
         let last = self.map.sessions.last_id();
         check(last < Some(id), "holds sessions out of order")?;
@@ -312,8 +343,12 @@ mod tests {
         let blocks: Vec<Bytes> = large_map().blocks().collect();
         let large: Vec<&Bytes> = blocks.iter().filter(|block| block.len() > BLOCK_BYTES).collect();
         assert_eq!(large.len(), 1);
-        assert_eq!(log::SnapshotBlock::decode(large[0].as_ref()).unwrap().entries.len(), 1);
-        assert_eq!(blocks.len(), 1 + 5 + 1 + 2, "state, two large values a block, the largest, sessions");
+        assert_eq!(log::SnapshotBlock::decode(large[0].as_ref()).unwrap().versions.len(), 1);
+        assert_eq!(
+            blocks.len(),
+            1 + 6 + 1 + 2,
+            "state, two large values a block, the history of a small one, the largest, sessions"
+        );
     }
 
     #[test]

@@ -41,12 +41,12 @@ impl Replica {
     }
 
     fn value(&self, key: &str) -> Option<&[u8]> {
-        self.map.get(key.as_bytes()).map(|entry| &entry.value[..])
+        self.map.get(key.as_bytes()).map(Record::value)
     }
 
     fn revisions(&self, key: &str) -> (u64, u64, u64) {
         let entry = self.map.get(key.as_bytes()).expect("the key exists");
-        (entry.create_revision, entry.mod_revision, entry.version)
+        (entry.create_revision(), entry.revision(), entry.version())
     }
 }
 
@@ -119,11 +119,14 @@ fn a_condition_that_fails_returns_the_present_revision_and_takes_none() {
 fn a_change_holds_the_old_and_the_new_entry() {
     let mut map = Map::new();
     let created = map.apply(1, &set("a", "1")).change.unwrap();
-    assert_eq!((created.revision, &created.key[..], &created.old), (2, &b"a"[..], &None));
+    assert_eq!((created.new.revision(), created.new.key(), &created.old), (2, &b"a"[..], &None));
     let changed = map.apply(2, &set("a", "2")).change.unwrap();
-    assert_eq!((changed.revision, &changed.old), (3, &created.new));
+    assert_eq!((changed.new.revision(), changed.old), (3, Some(created.new)));
     let deleted = map.apply(3, &delete("a")).change.unwrap();
-    assert_eq!((deleted.revision, &deleted.old, &deleted.new), (4, &changed.new, &None));
+    assert_eq!(
+        (deleted.new.revision(), deleted.old, deleted.new.is_deletion()),
+        (4, Some(changed.new), true)
+    );
     assert_eq!(map.apply(4, &delete("a")).change, None);
     assert_eq!(map.apply(5, &set("a", "3").if_revision(10)).change, None);
 }
@@ -338,8 +341,8 @@ fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
         store.set(key, "");
     }
     let keys = |prefix: &str, start_after: &str| -> Vec<String> {
-        let range = store.map.range(prefix.as_bytes(), start_after.as_bytes());
-        range.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+        let range = store.map.range_at(prefix.as_bytes(), start_after.as_bytes(), store.map.revision());
+        range.map(|record| String::from_utf8(record.key().to_vec()).unwrap()).collect()
     };
     assert_eq!(keys("", ""), ["a", "aa", "ab", "a\u{ff}", "b", "c"]);
     assert_eq!(keys("a", ""), ["a", "aa", "ab", "a\u{ff}"]);

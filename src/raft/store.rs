@@ -51,7 +51,10 @@ impl State {
         let change = applied.change.as_ref();
         let expected = revision + u64::from(change.is_some());
         assert_eq!(self.map.revision(), expected, "a change takes one revision, and nothing else does");
-        assert!(change.is_none_or(|change| change.revision == expected), "a change has the store's revision");
+        assert!(
+            change.is_none_or(|change| change.new.revision() == expected),
+            "a change has the store's revision"
+        );
         self.applied = Some(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 pub use admission::{Admission, Class, ConnectionKind, Phase};
 pub use context::{AskedToLeave, Context, Diagnosis, Operator, Place, Serving};
-use execute::Retained;
 pub use execute::{BackupChunks, BackupStart, Keys, ListedKey, MAX_BACKUP_TIME};
 pub use outcome::{Certainty, Refused};
 pub use request::*;
@@ -50,13 +49,12 @@ pub trait Operation: Send + 'static {
 #[derive(Clone)]
 pub struct Service {
     context: Arc<Context>,
-    retained: Arc<Retained>,
 }
 
 impl Service {
     /// Returns the core of a node.
     pub fn new(context: Arc<Context>) -> Service {
-        Service { context, retained: Arc::default() }
+        Service { context }
     }
 
     /// Executes a request that has been read whole, and answers by `deadline`.

@@ -27,10 +27,19 @@ pub enum Refused {
         /// The store's revision.
         revision: u64,
     },
-    /// The revision at which a listing should continue is no longer retained.
-    RevisionGone {
+    /// The revision is below the earliest one that can be read.
+    Compacted {
         /// The revision that was requested.
         revision: u64,
+        /// The earliest that can be read.
+        floor: u64,
+    },
+    /// The store has not reached the revision.
+    FutureRevision {
+        /// The revision that was requested.
+        revision: u64,
+        /// The store's revision.
+        present: u64,
     },
     /// `if_revision` did not match.
     ConditionFailed {
@@ -108,7 +117,8 @@ impl Refused {
             | Refused::LongValue { .. }
             | Refused::Invalid(_)
             | Refused::NoSuchKey { .. }
-            | Refused::RevisionGone { .. }
+            | Refused::Compacted { .. }
+            | Refused::FutureRevision { .. }
             | Refused::ConditionFailed { .. }
             | Refused::SessionExpired
             | Refused::OutOfWindow { .. }

@@ -38,8 +38,8 @@ pub struct WriteName {
 pub struct Get {
     /// 1 to [`crate::config::MAX_KEY_BYTES`] bytes.
     pub key: Bytes,
-    /// How fresh.
-    pub freshness: Freshness,
+    /// The revision, or the consistency, at which to read.
+    pub at: ReadAt,
 }
 
 /// A key that was read.
@@ -49,7 +49,7 @@ pub struct Got {
     pub key: Bytes,
     /// Its value and revisions.
     pub entry: Entry,
-    /// The store's revision.
+    /// The revision at which it was read.
     pub revision: u64,
 }
 
@@ -96,17 +96,17 @@ pub struct List {
     /// At most this many keys; `None`: all.
     pub limit: Option<u64>,
     /// The revision, or the consistency, at which to read.
-    pub at: ListAt,
+    pub at: ReadAt,
     /// Whether values are left out.
     pub keys_only: bool,
 }
 
-/// The revision that a listing shows.
+/// The revision at which to read.
 #[derive(Debug, Clone, Copy)]
-pub enum ListAt {
+pub enum ReadAt {
     /// The present one.
     Present(Freshness),
-    /// The revision of an earlier page.
+    /// This one.
     Revision(u64),
 }
 

@@ -4,7 +4,7 @@
 //! not be searched for. Three things must hold. A linearizable operation never has a lower revision than one that was
 //! answered before it was sent. A read or list, stale or not, returns what the store held at its revision: no change
 //! that any client has seen lies between, and the applied log agrees. The revisions that one client sees never go back,
-//! stale reads included (Terry et al., "Session guarantees for weakly consistent replicated data", 1994: monotonic
+//! stale reads included, reads of the past not (Terry et al., "Session guarantees for weakly consistent replicated data", 1994: monotonic
 //! reads, read your writes).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,7 @@ const SESSION: &str = "one client's reads never go back";
 /// Checks all answers that have a revision.
 pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     let mut findings = Findings::new();
+    asked_for(operations, &mut findings);
     real_time_order(operations, &mut findings);
     told(operations, &mut findings);
     // The applied log has more detail, but would only repeat the same findings.
@@ -31,15 +32,33 @@ pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     findings
 }
 
-/// The revision of an answer, and whether the operation created that revision.
+/// The revision of an answer, and whether the operation created that revision. A read of the past tells nothing about the
+/// present.
 fn revision_of(operation: &Operation) -> Option<(u64, bool)> {
     match &operation.outcome {
+        _ if operation.call.at_revision().is_some() => None,
         Outcome::Ok(Answer::Written { revision }) => Some((*revision, true)),
         Outcome::Ok(Answer::Deleted { revision, existed }) => Some((*revision, *existed)),
         Outcome::Ok(Answer::Read { revision, .. } | Answer::Listed { revision, .. }) => {
             Some((*revision, false))
         }
         _ => None,
+    }
+}
+
+/// Checks that reads of the past are answered at their revision.
+fn asked_for(operations: &[Operation], findings: &mut Findings) {
+    for operation in operations {
+        if let Some(asked) = operation.call.at_revision()
+            && let Outcome::Ok(Answer::Read { revision, .. } | Answer::Listed { revision, .. }) =
+                &operation.outcome
+            && *revision != asked
+        {
+            findings.push(Finding::violation(
+                CONTENT,
+                format!("an answer is of another revision\n    {operation}"),
+            ));
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, WriteOptions};
+use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, ReadOptions, WriteOptions};
 use mokv::rt;
 
 use crate::checkers::Finding;
@@ -95,6 +95,35 @@ impl SimClient {
             Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
         })
         .await
+    }
+
+    /// Reads a key as it was at a revision.
+    pub async fn get_at(&self, key: &str, revision: u64) -> Outcome {
+        let (client, name) = (self.client.clone(), key.to_owned());
+        self.record(key, Call::GetAt { revision }, 1, async move {
+            let read = client.get_with(name, ReadOptions::linearizable().at_revision(revision)).await?;
+            Ok(Answer::Read { revision: read.revision, entry: read.entry.as_ref().map(entry) })
+        })
+        .await
+    }
+
+    /// Reads all keys with a prefix as they were at a revision.
+    pub async fn list_at(&self, prefix: &str, revision: u64) -> Outcome {
+        let (client, name) = (self.client.clone(), prefix.to_owned());
+        self.record(prefix, Call::ListAt { revision }, 1, async move {
+            let mut listing = client.list_with(ListOptions::prefix(name).at_revision(revision)).await?;
+            let mut entries = Vec::new();
+            while let Some(found) = listing.next().await? {
+                entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
+            }
+            Ok(Answer::Listed { revision: listing.revision(), entries })
+        })
+        .await
+    }
+
+    /// The highest revision that the client has seen.
+    pub fn seen_revision(&self) -> u64 {
+        self.client.seen_revision()
     }
 
     /// Reads all keys with a prefix.

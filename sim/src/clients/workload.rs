@@ -1,6 +1,6 @@
-//! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds, and lists; on a few
-//! contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it, and others
-//! take their place.
+//! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds and of the past, and
+//! lists; on a few contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it,
+//! and others take their place.
 //!
 //! The doubt on a key is bounded: writes under way and writes of unknown outcome together never exceed a few, and then
 //! the key is retired and a new one takes its place, so that the checker never has to give up.
@@ -33,6 +33,8 @@ const SELDOM_SHARE: f64 = 0.06;
 const MANY_AT_ONCE: f64 = 0.15;
 /// Share of sets whose value has the maximum length, or is one byte longer.
 const LONGEST: f64 = 0.004;
+/// Share of the rounds of a client in which it reads the past.
+const PAST: f64 = 0.1;
 /// Pause of a reader between two pages of a long list.
 const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 /// Time between two requests of clients without the library.
@@ -80,8 +82,9 @@ impl Workload {
                 let mut dice = Dice::new(cluster.run().seed, &format!("client {number}"));
                 let client = shared.new_client(&mut dice);
                 let crashes = Dice::new(cluster.run().seed, &format!("crashes of client {number}"));
+                let past = Dice::new(cluster.run().seed, &format!("past of client {number}"));
                 let seen = Arc::default();
-                rt::spawn(Worker { client, dice, crashes, shared: shared.clone(), seen }.work())
+                rt::spawn(Worker { client, dice, crashes, past, shared: shared.clone(), seen }.work())
             })
             .chain([rt::spawn(witness(shared.clone()))])
             .collect();
@@ -165,6 +168,8 @@ struct Worker {
     dice: Dice,
     /// A generator of its own: whether clients crash must not change what the others do.
     crashes: Dice,
+    /// The same for reads of the past.
+    past: Dice,
     shared: Arc<Shared>,
     /// The last mod revision seen of each key, for conditions.
     seen: Arc<Mutex<BTreeMap<String, u64>>>,
@@ -195,9 +200,29 @@ impl Worker {
                 self.client.crash();
                 self.client = shared.new_client(&mut self.crashes);
             }
+            if self.past.chance(PAST) {
+                self.read_the_past().await;
+            }
             for operation in under_way {
                 operation.await.expect("operations do not panic");
             }
+        }
+    }
+
+    /// Reads a key, or several, at a revision that the client has seen: often a recent one.
+    async fn read_the_past(&mut self) {
+        let seen = self.client.seen_revision();
+        let back = if self.past.chance(0.7) { 1..30 } else { 1..2_000 };
+        let revision = seen.saturating_sub(self.past.within(back)).max(1);
+        let slot = self.past.within(0..self.shared.cluster.world().keys) as usize;
+        let seldom = self.past.chance(0.3);
+        if self.past.chance(0.3) {
+            self.client.list_at(if seldom { SELDOM } else { WANTED }, revision).await;
+        } else if seldom {
+            let key = format!("{SELDOM}{:03}", self.past.within(0..SELDOM_KEYS));
+            self.client.get_at(&key, revision).await;
+        } else {
+            self.client.get_at(&self.shared.key(slot), revision).await;
         }
     }
 

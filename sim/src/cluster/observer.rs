@@ -170,16 +170,17 @@ fn vote(vote: &raft::Vote) -> Vote {
 }
 
 fn plain(change: &MapChange) -> KeyChange {
-    let entry = |entry: &mokv::map::Entry| KeyState {
-        value: values::decode(&entry.value).unwrap_or(u64::MAX),
-        create_revision: entry.create_revision,
-        mod_revision: entry.mod_revision,
-        version: entry.version,
+    let new = &change.new;
+    let state = || KeyState {
+        value: values::decode(new.value()).unwrap_or(u64::MAX),
+        create_revision: new.create_revision(),
+        mod_revision: new.revision(),
+        version: new.version(),
     };
     KeyChange {
-        revision: change.revision,
-        key: String::from_utf8_lossy(change.key.as_bytes()).into_owned(),
-        new: change.new.as_ref().map(entry),
+        revision: new.revision(),
+        key: String::from_utf8_lossy(new.key()).into_owned(),
+        new: (!new.is_deletion()).then(state),
     }
 }
 

@@ -50,6 +50,26 @@ pub enum Call {
         /// From any node's memory, without a read index.
         stale: bool,
     },
+    /// Reads the key as it was.
+    GetAt {
+        /// At this revision.
+        revision: u64,
+    },
+    /// Reads all keys of a prefix as they were.
+    ListAt {
+        /// At this revision.
+        revision: u64,
+    },
+}
+
+impl Call {
+    /// The revision that a read of the past asks for.
+    pub fn at_revision(self) -> Option<u64> {
+        match self {
+            Call::GetAt { revision } | Call::ListAt { revision } => Some(revision),
+            Call::Set { .. } | Call::Delete { .. } | Call::Get { .. } | Call::List { .. } => None,
+        }
+    }
 }
 
 /// How an operation ended.
@@ -190,6 +210,8 @@ impl fmt::Display for Operation {
             }
             Call::Get { stale } => write!(f, "reads {}{}", self.key, if stale { " (stale)" } else { "" })?,
             Call::List { stale } => write!(f, "lists {}*{}", self.key, if stale { " (stale)" } else { "" })?,
+            Call::GetAt { revision } => write!(f, "reads {} as at revision {revision}", self.key)?,
+            Call::ListAt { revision } => write!(f, "lists {}* as at revision {revision}", self.key)?,
         }
         write!(f, ": ")?;
         match &self.outcome {

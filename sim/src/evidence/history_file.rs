@@ -31,6 +31,9 @@ struct Line {
     if_revision: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
+    /// For a get or a list of the past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_revision: Option<u64>,
     invoked: Nanos,
     returned: Option<Nanos>,
     outcome: Status,
@@ -111,6 +114,8 @@ fn line(operation: &Operation) -> Line {
         Call::Delete { if_revision } => (Kind::Delete, None, if_revision, false),
         Call::Get { stale } => (Kind::Get, None, None, stale),
         Call::List { stale } => (Kind::List, None, None, stale),
+        Call::GetAt { .. } => (Kind::Get, None, None, false),
+        Call::ListAt { .. } => (Kind::List, None, None, false),
     };
     let mut line = Line {
         client: operation.client,
@@ -119,6 +124,7 @@ fn line(operation: &Operation) -> Line {
         value,
         if_revision,
         stale,
+        at_revision: operation.call.at_revision(),
         invoked: operation.invoked,
         returned: operation.returned,
         outcome: Status::Ok,
@@ -151,11 +157,13 @@ fn line(operation: &Operation) -> Line {
 }
 
 fn operation(line: &Line) -> Option<Operation> {
-    let call = match line.operation {
-        Kind::Set => Call::Set { value: line.value?, if_revision: line.if_revision },
-        Kind::Delete => Call::Delete { if_revision: line.if_revision },
-        Kind::Get => Call::Get { stale: line.stale },
-        Kind::List => Call::List { stale: line.stale },
+    let call = match (line.operation, line.at_revision) {
+        (Kind::Set, _) => Call::Set { value: line.value?, if_revision: line.if_revision },
+        (Kind::Delete, _) => Call::Delete { if_revision: line.if_revision },
+        (Kind::Get, None) => Call::Get { stale: line.stale },
+        (Kind::List, None) => Call::List { stale: line.stale },
+        (Kind::Get, Some(revision)) => Call::GetAt { revision },
+        (Kind::List, Some(revision)) => Call::ListAt { revision },
     };
     let outcome = match (line.outcome, line.operation) {
         (Status::Unknown, _) => Outcome::Unknown,

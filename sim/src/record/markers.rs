@@ -136,6 +136,7 @@ pub const ALL: &[Marker] = &[
     chaos("reads shared a confirmation", "several reads waited for one round of heartbeats"),
     chaos("stale read waited for its revision", "a node was behind what a client had seen already"),
     chaos("stale read declined for its revision", "a node stayed behind it until the deadline"),
+    scenario("read refused because its revision is compacted", "a read asked for more past than is kept"),
     chaos("client repeats a write in doubt", "a client sent a write again without knowing its fate"),
     chaos("session deduplicated a retry", "a repeated write got its first answer again"),
     scenario("session evicted", "a session had to go, for there were too many"),

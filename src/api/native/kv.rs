@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{call, status};
 use crate::map::Entry;
 use crate::service::{
-    CloseSession, Delete, Freshness, Get, List, ListAt, ListedKey, Members, OpenSession, Service, Set,
+    CloseSession, Delete, Freshness, Get, List, ListedKey, Members, OpenSession, ReadAt, Service, Set,
     WriteName,
 };
 
@@ -34,6 +34,14 @@ fn freshness(consistency: Consistency, min_revision: u64) -> Freshness {
     }
 }
 
+/// `at_revision` 0 stands for the present one.
+fn read_at(at_revision: u64, consistency: Consistency, min_revision: u64) -> ReadAt {
+    match at_revision {
+        0 => ReadAt::Present(freshness(consistency, min_revision)),
+        revision => ReadAt::Revision(revision),
+    }
+}
+
 fn write_name(session: Option<api::SessionWrite>) -> Option<WriteName> {
     session.map(|api::SessionWrite { session, sequence, lowest_unanswered }| WriteName {
         session,
@@ -51,7 +59,7 @@ fn to_response(key: Bytes, entry: Entry, revision: u64) -> api::GetResponse {
 impl kv_server::Kv for Kv {
     async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Status> {
         let got = call(&self.service, request, |request| Get {
-            freshness: freshness(request.consistency(), request.min_revision),
+            at: read_at(request.at_revision, request.consistency(), request.min_revision),
             key: request.key,
         })
         .await?;
@@ -90,10 +98,7 @@ impl kv_server::Kv for Kv {
 
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
         let list = |request: api::ListRequest| List {
-            at: match request.at_revision {
-                0 => ListAt::Present(freshness(request.consistency(), request.min_revision)),
-                revision => ListAt::Revision(revision),
-            },
+            at: read_at(request.at_revision, request.consistency(), request.min_revision),
             prefix: request.prefix,
             start_after: request.start_after,
             limit: (request.limit > 0).then_some(request.limit),

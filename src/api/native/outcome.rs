@@ -19,7 +19,10 @@ pub fn status(refused: Refused) -> Status {
         )),
         Refused::Invalid(reason) => Status::invalid_argument(reason),
         Refused::NoSuchKey { revision } => status::key_not_found(revision),
-        Refused::RevisionGone { revision } => status::revision_gone(revision),
+        Refused::Compacted { revision, floor } => status::compacted(revision, floor),
+        Refused::FutureRevision { revision, present } => Status::invalid_argument(format!(
+            "revision {revision} is not there yet; the store is at revision {present}"
+        )),
         Refused::ConditionFailed { present_revision } => status::condition_failed(present_revision),
         Refused::SessionExpired => status::session_expired(),
         Refused::OutOfWindow { lowest } => status::out_of_window(lowest),
@@ -57,7 +60,8 @@ mod tests {
             Refused::LongValue { bytes: 2, most: 1 },
             Refused::Invalid(reason()),
             Refused::NoSuchKey { revision: 3 },
-            Refused::RevisionGone { revision: 3 },
+            Refused::Compacted { revision: 3, floor: 5 },
+            Refused::FutureRevision { revision: 3, present: 2 },
             Refused::ConditionFailed { present_revision: 3 },
             Refused::SessionExpired,
             Refused::OutOfWindow { lowest: 3 },

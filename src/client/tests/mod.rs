@@ -558,7 +558,7 @@ async fn a_listing_whose_revision_is_gone_fails_rather_than_mix_two() {
     let client = informed(builder(&[&node])).await;
     node.set_entries(9, &["a", "b"]);
     node.play("list", Play::CutAfter(1));
-    node.play("list", Play::Fail(status::revision_gone(9)));
+    node.play("list", Play::Fail(status::compacted(9, 20)));
     let mut listing = client.list("").await.unwrap();
     assert!(matches!(keys(&mut listing).await, Err(Error::RevisionGone(_))));
     // The client rejects an answer at another revision.
@@ -595,7 +595,7 @@ async fn a_stream_ends_after_its_error() {
     let client = informed(builder(&[&node])).await;
     node.set_entries(9, &["a", "b"]);
     node.play("list", Play::CutAfter(1));
-    node.play("list", Play::Fail(status::revision_gone(9)));
+    node.play("list", Play::Fail(status::compacted(9, 20)));
     let mut entries = client.list("").await.unwrap();
     assert!(matches!(StreamExt::next(&mut entries).await, Some(Ok(_))));
     assert!(matches!(StreamExt::next(&mut entries).await, Some(Err(Error::RevisionGone(_)))));

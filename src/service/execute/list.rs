@@ -1,25 +1,17 @@
 //! Listing keys: a stream of one revision, bounded in bytes and time. A client may also read it page by page.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
 use crate::map::{Entry, Map};
-use crate::rt::lock::Mutex;
-use crate::rt::{self, Instant};
+use crate::rt::Instant;
 use crate::service::timed::Timed;
 use crate::service::{List, Refused};
 
 /// Most keys read from the map at a time.
 const STEP: usize = 128;
-/// How long the revision of a page is retained for the next page.
-const RETAINED_FOR: Duration = Duration::from_secs(30);
-/// Most revisions retained at a time. Each keeps in memory what was overwritten since.
-const MAX_RETAINED: usize = 16;
 
 /// A key of a listing.
 #[derive(Debug)]
@@ -36,6 +28,7 @@ pub type Keys = Pin<Box<dyn Stream<Item = Result<ListedKey, Refused>> + Send>>;
 /// A listing in progress.
 pub(super) struct Listing {
     map: Map,
+    revision: u64,
     request: List,
     start_after: Bytes,
     keys_left: u64,
@@ -43,10 +36,11 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn new(map: Map, request: List, max_bytes: u64) -> Listing {
+    /// Lists a map at a revision that can be read in it.
+    pub(super) fn new(map: Map, revision: u64, request: List, max_bytes: u64) -> Listing {
         let start_after = request.start_after.clone();
         let keys_left = request.limit.unwrap_or(u64::MAX);
-        Listing { map, request, start_after, keys_left, bytes_left: max_bytes }
+        Listing { map, revision, request, start_after, keys_left, bytes_left: max_bytes }
     }
 
     /// Returns the stream of keys, which ends with an error at `until`.
@@ -71,9 +65,11 @@ impl Listing {
     fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);
-        for (key, entry) in self.map.range(&self.request.prefix, &self.start_after).take(count) {
-            let value = if self.request.keys_only { Bytes::new() } else { entry.value.clone() };
-            let bytes = (key.as_bytes().len() + value.len()) as u64;
+        for record in self.map.range_at(&self.request.prefix, &self.start_after, self.revision).take(count) {
+            let key = Bytes::copy_from_slice(record.key());
+            let entry = if self.request.keys_only { record.entry_without_value() } else { record.entry() };
+            let entry = entry.expect("no deletion is listed");
+            let bytes = (key.len() + entry.value.len()) as u64;
             if bytes > self.bytes_left {
                 return Err(Refused::NoRoom(
                     "the listing is larger than this node allows (max-list-bytes); page through it with a limit"
@@ -81,59 +77,12 @@ impl Listing {
                 ));
             }
             self.bytes_left -= bytes;
-            keys.push(ListedKey { key: Bytes::copy_from_slice(key), entry: Entry { value, ..*entry } });
+            keys.push(ListedKey { key, entry });
         }
         if let Some(last) = keys.last() {
             self.start_after.clone_from(&last.key);
         }
         self.keys_left -= keys.len() as u64;
         Ok(keys)
-    }
-}
-
-/// Maps at the revisions of recent pages.
-#[derive(Default)]
-pub(in crate::service) struct Retained {
-    maps: Mutex<VecDeque<(Instant, Map)>>,
-}
-
-impl Retained {
-    /// Returns the map at `revision`, if that is the current one or is retained.
-    pub(super) fn at(&self, revision: u64, current: Map) -> Option<Map> {
-        if current.revision() == revision {
-            return Some(current);
-        }
-        let maps = self.maps.lock();
-        maps.iter().map(|(_, map)| map).find(|map| map.revision() == revision).cloned()
-    }
-
-    /// Retains a map for [`RETAINED_FOR`].
-    pub(super) fn keep(self: &Arc<Self>, map: Map) {
-        let mut maps = self.maps.lock();
-        if maps.iter().any(|(_, kept)| kept.revision() == map.revision()) {
-            return;
-        }
-        let is_first = maps.is_empty();
-        maps.push_back((rt::now() + RETAINED_FOR, map));
-        if maps.len() > MAX_RETAINED {
-            maps.pop_front();
-        }
-        if is_first {
-            let retained = Arc::downgrade(self);
-            rt::spawn(async move {
-                while let Some(until) = retained.upgrade().and_then(|retained| retained.expire()) {
-                    rt::sleep_until(until).await;
-                }
-            });
-        }
-    }
-
-    /// Drops the maps whose time is over. Returns the time at which the next one expires.
-    fn expire(&self) -> Option<Instant> {
-        let mut maps = self.maps.lock();
-        while maps.front().is_some_and(|(until, _)| *until <= rt::now()) {
-            maps.pop_front();
-        }
-        maps.front().map(|(until, _)| *until)
     }
 }

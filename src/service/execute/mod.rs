@@ -8,7 +8,6 @@ mod sessions;
 mod write;
 
 pub use backup::{BackupChunks, BackupStart, MAX_BACKUP_TIME};
-pub(super) use list::Retained;
 pub use list::{Keys, ListedKey};
 
 use super::{Refused, Service};

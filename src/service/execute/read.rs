@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::check_key;
+use crate::map::Map;
 use crate::node_id::NodeId;
 use crate::rt::{self, Instant};
 use crate::service::{
-    Class, Freshness, Get, Got, List, ListAt, Listed, MemberInfo, MemberList, Members, Operation, Refused,
+    Class, Freshness, Get, Got, List, Listed, MemberInfo, MemberList, Members, Operation, ReadAt, Refused,
     Service, Serving,
 };
 
@@ -46,17 +47,59 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Waits until this node may be read at `at`.
+    ///
+    /// # Errors
+    /// As [`Service::ready_to_read`], or the revision is not there yet.
+    async fn ready_at(&self, at: ReadAt, deadline: Instant) -> Result<&Serving, Refused> {
+        let revision = match at {
+            ReadAt::Present(freshness) => return self.ready_to_read(freshness, deadline).await,
+            ReadAt::Revision(revision) => revision,
+        };
+        let present = |serving: &Serving| serving.consensus.store().read().map.revision();
+        let serving = self.context.serving()?;
+        if revision <= present(serving) {
+            return Ok(serving);
+        }
+        // Only the leader knows whether it is there.
+        let serving = self.ready_to_read(Freshness::Linearizable, deadline).await?;
+        match present(serving) {
+            present if present < revision => Err(Refused::FutureRevision { revision, present }),
+            _ => Ok(serving),
+        }
+    }
+}
+
+/// Returns the revision of a map at which to read.
+///
+/// # Errors
+/// If it is below the earliest one that can be read.
+fn revision_at(map: &Map, at: ReadAt) -> Result<u64, Refused> {
+    match at {
+        ReadAt::Present(_) => Ok(map.revision()),
+        ReadAt::Revision(revision) if revision < map.floor() => {
+            rt::sometimes("read refused because its revision is compacted");
+            Err(Refused::Compacted { revision, floor: map.floor() })
+        }
+        ReadAt::Revision(revision) => Ok(revision),
+    }
+}
+
 impl Operation for Get {
     type Reply = Got;
     const CLASS: Class = Class::Client;
 
     async fn execute(self, service: &Service, deadline: Instant) -> Result<Got, Refused> {
         check_key(&self.key)?;
-        let serving = service.ready_to_read(self.freshness, deadline).await?;
-        let state = serving.consensus.store().read();
-        let revision = state.map.revision();
-        match state.map.get(&self.key) {
-            Some(entry) => Ok(Got { key: self.key, entry: entry.clone(), revision }),
+        let serving = service.ready_at(self.at, deadline).await?;
+        let (record, revision) = {
+            let state = serving.consensus.store().read();
+            let revision = revision_at(&state.map, self.at)?;
+            (state.map.get_at(&self.key, revision).cloned(), revision)
+        };
+        match record.and_then(|record| record.entry()) {
+            Some(entry) => Ok(Got { key: self.key, entry, revision }),
             None => Err(Refused::NoSuchKey { revision }),
         }
     }
@@ -68,23 +111,11 @@ impl Operation for List {
 
     async fn execute(self, service: &Service, deadline: Instant) -> Result<Listed, Refused> {
         let limits = &service.context.limits;
-        let map = match self.at {
-            ListAt::Present(freshness) => {
-                let serving = service.ready_to_read(freshness, deadline).await?;
-                // The clone, which is O(1), fixes one revision for the whole stream.
-                serving.consensus.store().read().map.clone()
-            }
-            ListAt::Revision(revision) => {
-                let current = service.context.serving()?.consensus.store().read().map.clone();
-                service.retained.at(revision, current).ok_or(Refused::RevisionGone { revision })?
-            }
-        };
-        let revision = map.revision();
-        if self.limit.is_some() {
-            // More pages may follow.
-            service.retained.keep(map.clone());
-        }
-        let listing = Listing::new(map, self, limits.max_list_bytes);
+        let serving = service.ready_at(self.at, deadline).await?;
+        // The clone, which is O(1), keeps the revision readable for the whole stream.
+        let map = serving.consensus.store().read().map.clone();
+        let revision = revision_at(&map, self.at)?;
+        let listing = Listing::new(map, revision, self, limits.max_list_bytes);
         Ok(Listed { revision, keys: listing.stream(rt::now() + limits.max_list_time) })
     }
 }

@@ -173,8 +173,8 @@ def pages(story: Story) -> str:
     equal("the values", [entry.value for entry in everything], [b"value of " + key for key in keys])
     names, _ = node.entries(prefix=story.key("page/"), keys_only=True)
     require(not any(entry.value for entry in names), "a value was not left out")
-    gone = refused(node.entries, limit=2, at_revision=revision + 1_000_000)
-    equal("the code of a revision that is not retained", gone.code, StatusCode.ABORTED)
+    future = refused(node.entries, limit=2, at_revision=revision + 1_000_000)
+    equal("the code of a revision that is not there yet", future.code, StatusCode.INVALID_ARGUMENT)
     return f"{len(everything)} keys at revision {revision}"
 
 

@@ -1,0 +1,494 @@
+//! Every version of every key from the floor on, and the order in which they were made.
+//!
+//! Three orders share the same records: the present version of each key, earlier versions and deletions by key, and the
+//! changes by revision, from which watches are served. A write adds one record and moves pointers.
+//!
+//! **Compaction** raises the floor at once: what lies below cannot be read from then on. Records that no revision from the
+//! floor on can show are removed later, a bounded number with each applied entry, in the order of changes. How far that has
+//! come is part of the state, so equal logs make equal histories:
+//!
+//! - A change up to the floor is *settled*: the version that it replaced is removed.
+//! - A settled change below the floor is *dropped* from the order of changes, and if it is a deletion, it is removed. Those
+//!   exactly at the floor stay until the floor rises, so that a watch can begin at the floor.
+//!
+//! ```text
+//!  dropped: below      settled: all of       unsettled
+//!  the floor           one revision
+//! ─────────────────┊────────────────────┊──────────────────▶ changes
+//!                start            settled_until
+//! ```
+//!
+//! Invariants: nothing that a clone can reach is ever changed; cloning is O(1); a key is changed at most once in a
+//! revision; every change that is not dropped is a version that is kept.
+
+use std::ops::Bound;
+
+use imbl::{OrdSet, Vector};
+
+use super::digest::{Digest, Item};
+use super::record::{ByKey, ByVersion, ChangeAt, Gap, OfKey, Record};
+
+/// All versions that are kept.
+#[derive(Debug, Clone)]
+pub(super) struct History {
+    /// The version of each key that exists now.
+    present: OrdSet<ByKey>,
+    /// Versions that were replaced or deleted, and deletions.
+    past: OrdSet<ByVersion>,
+    /// The changes that are not dropped, in order.
+    changes: Vector<Record>,
+    /// How many of `changes` are settled; they are the first.
+    settled: usize,
+    /// The revision of the last change.
+    revision: u64,
+    /// The earliest revision that can be read.
+    floor: u64,
+    /// Keys and values of all versions that are kept, in bytes.
+    payload_bytes: u64,
+    /// The part of it that the present versions have.
+    present_bytes: u64,
+    /// Of all versions.
+    digest: Digest,
+}
+
+/// What a write or a deletion did to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The version that was replaced; `None` if the key did not exist.
+    pub old: Option<Record>,
+    /// The new version, or the deletion.
+    pub new: Record,
+}
+
+/// A revision to which the history cannot be compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CannotCompact {
+    /// It is not there yet.
+    Future {
+        /// The present revision.
+        present: u64,
+    },
+    /// The history begins there, or later.
+    Compacted {
+        /// The earliest revision that can be read.
+        floor: u64,
+    },
+}
+
+/// A step of removal.
+enum Step {
+    /// Drops the first change, which is settled.
+    Drop,
+    /// Settles the first change that is not.
+    Settle(Record),
+}
+
+/// How far compaction has come; see the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The earliest revision that can be read.
+    pub floor: u64,
+    /// The first change that is not dropped.
+    pub start: ChangeAt,
+    /// The first change that is not settled.
+    pub settled_until: ChangeAt,
+}
+
+impl History {
+    /// An empty history at a revision.
+    pub(super) fn at(revision: u64) -> History {
+        History {
+            present: OrdSet::new(),
+            past: OrdSet::new(),
+            changes: Vector::new(),
+            settled: 0,
+            revision,
+            floor: revision,
+            payload_bytes: 0,
+            present_bytes: 0,
+            digest: Digest::default(),
+        }
+    }
+
+    // ---- changes ----
+
+    /// Writes a value.
+    ///
+    /// # Panics
+    /// If `at` is not after the last change.
+    pub(super) fn write(&mut self, key: &[u8], value: &[u8], at: ChangeAt) -> Change {
+        let old = self.get(key).cloned();
+        let (create_revision, version) =
+            old.as_ref().map_or((at.revision, 1), |old| (old.create_revision(), old.version() + 1));
+        self.change(old, Record::written(key, value, at, create_revision, version))
+    }
+
+    /// Deletes a key; `None` if it does not exist.
+    ///
+    /// # Panics
+    /// If `at` is not after the last change.
+    pub(super) fn delete(&mut self, key: &[u8], at: ChangeAt) -> Option<Change> {
+        let old = self.get(key)?.clone();
+        Some(self.change(Some(old), Record::deletion(key, at)))
+    }
+
+    fn change(&mut self, old: Option<Record>, new: Record) -> Change {
+        let is_next = self.changes.back().is_none_or(|last| last.at() < new.at());
+        assert!(is_next && new.revision() >= self.revision, "a change follows the last one");
+        self.add(&new);
+        if let Some(old) = &old {
+            self.present_bytes -= old.payload_bytes();
+            self.past.insert(ByVersion(old.clone()));
+        }
+        if new.is_deletion() {
+            self.present.remove(&OfKey(new.key()));
+            self.past.insert(ByVersion(new.clone()));
+        } else {
+            self.present_bytes += new.payload_bytes();
+            self.present.insert(ByKey(new.clone()));
+        }
+        self.changes.push_back(new.clone());
+        self.revision = new.revision();
+        Change { old, new }
+    }
+
+    // All additions and removals of versions are counted by these two functions.
+
+    fn add(&mut self, record: &Record) {
+        self.digest.add(Item::record(record));
+        self.payload_bytes += record.payload_bytes();
+    }
+
+    fn remove(&mut self, record: &Record) {
+        self.digest.remove(Item::record(record));
+        self.payload_bytes -= record.payload_bytes();
+    }
+
+    /// Replaces a key's value by one that differs in one bit, and counts nothing. `false`: there is no bit to flip.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn flip_bit(&mut self, key: &[u8], bit: usize) -> bool {
+        let Some(record) = self.get(key).filter(|record| !record.value().is_empty()) else { return false };
+        let mut value = record.value().to_vec();
+        let at = bit / 8 % value.len();
+        value[at] ^= 1 << (bit % 8);
+        let flipped = Record::written(key, &value, record.at(), record.create_revision(), record.version());
+        self.present.insert(ByKey(flipped));
+        true
+    }
+
+    /// Counts one byte too many.
+    #[cfg(test)]
+    pub(super) fn miscount(&mut self) {
+        self.payload_bytes += 1;
+    }
+
+    // ---- compaction ----
+
+    /// Raises the floor to a revision.
+    ///
+    /// # Errors
+    /// If the revision is not above the floor or not there yet; nothing is changed then.
+    pub(super) fn compact(&mut self, revision: u64) -> Result<(), CannotCompact> {
+        if revision <= self.floor {
+            return Err(CannotCompact::Compacted { floor: self.floor });
+        }
+        if revision > self.revision {
+            return Err(CannotCompact::Future { present: self.revision });
+        }
+        self.floor = revision;
+        Ok(())
+    }
+
+    /// Raises the floor as bounds ask for, and makes at most `steps` steps of removal. The floor rises by itself until at
+    /// most `revisions` lie between it and the present one, and until earlier versions take at most `bytes`, which takes
+    /// as many steps as there is to remove.
+    pub(super) fn keep_within(&mut self, revisions: u64, bytes: u64, steps: usize) {
+        let lowest = self.revision.saturating_sub(revisions);
+        // Refused if it is not above the floor.
+        let _ = self.compact(lowest);
+        for _ in 0..steps {
+            if !self.has_removable() && self.past_bytes() > bytes {
+                let next = self.changes.get(self.settled).map(Record::revision);
+                next.into_iter().for_each(|next| self.floor = next);
+            }
+            if !self.remove_step() {
+                break;
+            }
+        }
+    }
+
+    /// Makes one step of removal; `false` if there is nothing to remove.
+    pub(super) fn remove_step(&mut self) -> bool {
+        match self.next_step() {
+            Some(Step::Drop) => self.drop_first(),
+            Some(Step::Settle(change)) => {
+                self.settle(&change);
+                // Nothing below the floor stays in front of it, so it is the first.
+                if change.revision() < self.floor {
+                    self.drop_first();
+                }
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// Whether there is something to remove.
+    pub(super) fn has_removable(&self) -> bool {
+        self.next_step().is_some()
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        let settled = self.changes.front().filter(|_| self.settled > 0);
+        if settled.is_some_and(|first| first.revision() < self.floor) {
+            return Some(Step::Drop);
+        }
+        let change = self.changes.get(self.settled)?;
+        (change.revision() <= self.floor).then(|| Step::Settle(change.clone()))
+    }
+
+    fn drop_first(&mut self) {
+        let first = self.changes.pop_front().expect("only a settled change is dropped");
+        self.settled -= 1;
+        if first.is_deletion() {
+            self.forget(first);
+        }
+    }
+
+    fn settle(&mut self, change: &Record) {
+        self.settled += 1;
+        let before = self.past.get_prev(&Gap::Before(change.key(), change.at()));
+        let replaced = before.filter(|before| before.0.key() == change.key());
+        if let Some(ByVersion(replaced)) = replaced.cloned() {
+            assert!(
+                !replaced.is_deletion(),
+                "a deletion below the floor is dropped before what follows is settled"
+            );
+            self.forget(replaced);
+        }
+    }
+
+    fn forget(&mut self, record: Record) {
+        self.remove(&record);
+        let removed = self.past.remove(&ByVersion(record));
+        assert!(removed.is_some(), "a version is removed once");
+    }
+
+    /// How far compaction has come.
+    pub(super) fn progress(&self) -> Progress {
+        let at = |index: usize| {
+            let next = ChangeAt { revision: self.revision + 1, place: 0 };
+            self.changes.get(index).map_or(next, Record::at)
+        };
+        Progress { floor: self.floor, start: at(0), settled_until: at(self.settled) }
+    }
+
+    // ---- reading ----
+
+    /// The present version of a key; `None` if it does not exist.
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Record> {
+        self.present.get(&OfKey(key)).map(|present| &present.0)
+    }
+
+    /// The version of a key at a revision, which is the floor or later; `None` if the key did not exist.
+    pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
+        if let Some(present) = self.get(key)
+            && present.revision() <= revision
+        {
+            return Some(present);
+        }
+        let past = self.past.get_prev(&Gap::After(key, revision)).map(|past| &past.0);
+        past.filter(|past| past.key() == key && !past.is_deletion())
+    }
+
+    /// The present versions of the keys from `start` on and before `end` (`None`: to the last), in byte order.
+    pub(super) fn range<'a>(
+        &'a self,
+        start: Bound<&'a [u8]>,
+        end: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        // A tree takes an empty range for a mistake.
+        let is_empty = match (start, end) {
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) => start >= end,
+            _ => false,
+        };
+        let bounds = (start.map(OfKey), end.map(OfKey));
+        let range = (!is_empty).then(|| self.present.range::<_, OfKey<'a>>(bounds));
+        range.into_iter().flatten().map(|present| &present.0)
+    }
+
+    /// The same at a revision, which is the floor or later.
+    pub(super) fn range_at<'a>(
+        &'a self,
+        start: Bound<&'a [u8]>,
+        end: Option<&'a [u8]>,
+        revision: u64,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let mut present = self.range(start, end).peekable();
+        let is_within = move |record: &&Record| end.is_none_or(|end| record.key() < end);
+        let first = match start {
+            Bound::Included(key) => Gap::before_all(key),
+            Bound::Excluded(key) => Gap::after_all(key),
+            Bound::Unbounded => Gap::before_all(b""),
+        };
+        // The present revision shows present versions only.
+        let mut past = (revision < self.revision).then(|| self.next_past(first)).flatten().filter(is_within);
+        std::iter::from_fn(move || {
+            loop {
+                let key = match (present.peek().copied(), past) {
+                    (Some(present), Some(past)) => present.key().min(past.key()),
+                    (Some(one), None) | (None, Some(one)) => one.key(),
+                    (None, None) => return None,
+                };
+                let newest = present.next_if(|present| present.key() == key);
+                let has_past = past.is_some_and(|past| past.key() == key);
+                if has_past {
+                    past = self.next_past(Gap::after_all(key)).filter(is_within);
+                }
+                let found = match newest {
+                    Some(newest) if newest.revision() <= revision => Some(newest),
+                    _ if has_past => self.get_at(key, revision),
+                    _ => None,
+                };
+                if found.is_some() {
+                    return found;
+                }
+            }
+        })
+    }
+
+    fn next_past(&self, after: Gap<'_>) -> Option<&Record> {
+        self.past.get_next(&after).map(|past| &past.0)
+    }
+
+    /// All versions that are kept, by key and then in ascending order.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        let (mut present, mut past) =
+            (self.present.iter().peekable(), self.past.iter().map(|past| &past.0).peekable());
+        std::iter::from_fn(move || {
+            // Of one key, the present version is the last one.
+            let earlier = present.peek().map(|present| &present.0);
+            let earlier = past.next_if(|past| earlier.is_none_or(|present| past.key() <= present.key()));
+            earlier.or_else(|| present.next().map(|present| &present.0))
+        })
+    }
+
+    /// The revision of the last change.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The earliest revision that can be read.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Number of keys that exist.
+    pub(super) fn keys(&self) -> u64 {
+        self.present.len() as u64
+    }
+
+    /// Number of versions that are kept, deletions included.
+    pub(super) fn versions_kept(&self) -> u64 {
+        (self.present.len() + self.past.len()) as u64
+    }
+
+    /// Keys and values of the keys that exist, in bytes.
+    pub(super) fn present_bytes(&self) -> u64 {
+        self.present_bytes
+    }
+
+    /// Keys and values of earlier versions, and the keys of deletions, in bytes.
+    pub(super) fn past_bytes(&self) -> u64 {
+        self.payload_bytes - self.present_bytes
+    }
+
+    /// The digest of all versions that are kept.
+    pub(super) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+// The orders compare keys and places only.
+impl PartialEq for History {
+    fn eq(&self, other: &History) -> bool {
+        (self.revision, self.progress()) == (other.revision, other.progress())
+            && (self.payload_bytes, self.digest) == (other.payload_bytes, other.digest)
+            && self.changes == other.changes
+            && self.records().eq(other.records())
+    }
+}
+
+/// A history that is being put together from its versions.
+#[derive(Debug)]
+pub(super) struct Rebuild {
+    history: History,
+    progress: Progress,
+    /// The last version: the next one decides whether it is the present one of its key.
+    last: Option<Record>,
+    changes: Vec<Record>,
+}
+
+impl Rebuild {
+    /// Begins with no version.
+    ///
+    /// # Errors
+    /// The reason why compaction cannot have come so far.
+    pub(super) fn new(revision: u64, progress: Progress) -> Result<Rebuild, &'static str> {
+        if progress.floor > revision {
+            return Err("holds a floor of the future");
+        }
+        if progress.start > progress.settled_until {
+            return Err("holds settled changes out of order");
+        }
+        Ok(Rebuild { history: History::at(revision), progress, last: None, changes: Vec::new() })
+    }
+
+    /// Adds a version; they come in the order of [`History::records`].
+    ///
+    /// # Errors
+    /// The reason why no history has this version after the ones before.
+    pub(super) fn add(&mut self, record: Record) -> Result<(), &'static str> {
+        if record.revision() > self.history.revision {
+            return Err("holds a revision of the future");
+        }
+        if let Some(last) = self.last.take() {
+            let is_ascending = (last.key(), last.at()) < (record.key(), record.at());
+            if !is_ascending {
+                return Err("holds versions out of order");
+            }
+            self.place(last.clone(), last.key() == record.key());
+        }
+        if record.at() >= self.progress.start {
+            self.changes.push(record.clone());
+        }
+        self.history.add(&record);
+        self.last = Some(record);
+        Ok(())
+    }
+
+    fn place(&mut self, record: Record, has_successor: bool) {
+        if has_successor || record.is_deletion() {
+            self.history.past.insert(ByVersion(record));
+        } else {
+            self.history.present_bytes += record.payload_bytes();
+            self.history.present.insert(ByKey(record));
+        }
+    }
+
+    /// The history, after the last version.
+    pub(super) fn finish(mut self) -> History {
+        if let Some(last) = self.last.take() {
+            self.place(last, false);
+        }
+        self.changes.sort_unstable_by_key(Record::at);
+        let settled = self.changes.partition_point(|change| change.at() < self.progress.settled_until);
+        History {
+            settled,
+            floor: self.progress.floor,
+            changes: self.changes.into_iter().collect(),
+            ..self.history
+        }
+    }
+}
