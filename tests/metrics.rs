@@ -86,6 +86,9 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_store_keys",
             "mokv_store_bytes",
             "mokv_store_max_bytes",
+            "mokv_store_versions",
+            "mokv_store_history_bytes",
+            "mokv_store_floor_revision",
             "mokv_store_sessions",
             "mokv_store_max_sessions",
             "mokv_log_segments",
@@ -116,6 +119,7 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
         }
         assert_eq!(value_of(&metrics, "mokv_raft_voters"), Some(3.0));
         assert_eq!(value_of(&metrics, "mokv_store_keys"), Some(10.0));
+        assert_eq!(value_of(&metrics, "mokv_store_floor_revision"), Some(1.0));
         assert_eq!(value_of(&metrics, "mokv_digest_alarm"), Some(0.0));
         assert_eq!(value_of(&metrics, "mokv_role{role=\"leader\"}"), Some(1.0));
         assert!(value_of(&metrics, "mokv_log_fsync_duration_seconds_count").unwrap() >= 10.0);

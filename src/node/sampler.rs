@@ -104,14 +104,17 @@ fn sample_raft(serving: &Serving, sample: &mut Sample) {
 
 fn sample_store(serving: &Serving, sample: &mut Sample) {
     let state = serving.consensus.store().read();
-    let bounds = state.map.settings();
+    let (map, bounds) = (&state.map, state.map.settings());
     let max_store_bytes = bounds.max_store_bytes.map_or(0, NonZeroU64::get);
     sample.gauges.extend([
-        ("store_revision", "The store's revision", state.map.revision() as f64),
-        ("store_keys", "Keys in the store", state.map.keys() as f64),
-        ("store_bytes", "Bytes of keys and values", state.map.bytes() as f64),
+        ("store_revision", "The store's revision", map.revision() as f64),
+        ("store_keys", "Keys in the store", map.keys() as f64),
+        ("store_bytes", "Bytes of keys and values, earlier versions not counted", map.bytes() as f64),
         ("store_max_bytes", "Its bound, 0 for none", max_store_bytes as f64),
-        ("store_sessions", "Open sessions", state.map.sessions() as f64),
+        ("store_versions", "Versions of keys that are kept, deletions included", map.versions() as f64),
+        ("store_history_bytes", "Bytes of keys and values of earlier versions", map.history_bytes() as f64),
+        ("store_floor_revision", "The earliest revision that can be read", map.floor() as f64),
+        ("store_sessions", "Open sessions", map.sessions() as f64),
         ("store_max_sessions", "Their bound", bounds.max_sessions as f64),
     ]);
 }
