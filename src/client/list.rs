@@ -152,6 +152,10 @@ impl Listing {
             let within = self.client.list_timeout;
             return Err(Error::Unavailable(format!("the listing was not complete within {within:?}").into()));
         }
+        if self.revision == 0 {
+            // It cannot be requested.
+            return Err(Error::RevisionGone("the node did not say which revision it listed".into()));
+        }
         self.request.limit = wire_limit(self.limit);
         self.request.at_revision = self.revision;
         self.request.min_revision = self.revision;

@@ -324,8 +324,7 @@ impl ListOptions {
     }
 
     /// Lists this revision, the one of an earlier page ([`Listing::revision`](super::Listing::revision)), so that all
-    /// pages show one state of the store. By default the newest. A node retains the revisions of the last 16 pages with a
-    /// limit that it sent, each for 30 s.
+    /// pages show one state of the store. By default the newest. Any node answers, and how fresh does not matter then.
     ///
     /// ```no_run
     /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {

@@ -1,7 +1,7 @@
 //! Every version of every key from the floor on, and the order in which they were made.
 //!
 //! Three orders share the same records: the present version of each key, earlier versions and deletions by key, and the
-//! changes by revision, from which watches are served. A write adds one record and moves pointers.
+//! changes by revision, along which compaction goes. A write adds one record and moves pointers.
 //!
 //! **Compaction** raises the floor at once: what lies below cannot be read from then on. Records that no revision from the
 //! floor on can show are removed later, a bounded number with each applied entry, in the order of changes. How far that has
@@ -9,7 +9,7 @@
 //!
 //! - A change up to the floor is *settled*: the version that it replaced is removed.
 //! - A settled change below the floor is *dropped* from the order of changes, and if it is a deletion, it is removed. Those
-//!   exactly at the floor stay until the floor rises, so that a watch can begin at the floor.
+//!   exactly at the floor stay until the floor rises, so that the floor is a revision whose changes are known.
 //!
 //! ```text
 //!  dropped: below      settled: all of       unsettled
@@ -176,9 +176,12 @@ impl History {
         true
     }
 
-    /// Counts one byte too many.
+    /// Counts one byte too many, in the present versions or in all.
     #[cfg(test)]
-    pub(super) fn miscount(&mut self) {
+    pub(super) fn miscount(&mut self, present: bool) {
+        if present {
+            self.present_bytes += 1;
+        }
         self.payload_bytes += 1;
     }
 
@@ -199,17 +202,24 @@ impl History {
         Ok(())
     }
 
-    /// Raises the floor as bounds ask for, and makes at most `steps` steps of removal. The floor rises by itself until at
-    /// most `revisions` lie between it and the present one, and until earlier versions take at most `bytes`, which takes
-    /// as many steps as there is to remove.
+    /// Raises the floor until at most `revisions` lie between it and the present one, and makes at most `steps` steps of
+    /// removal. While earlier versions take more than `bytes`, the floor rises further, and the number of steps has no other
+    /// bound than the history: large values after many small ones would otherwise outrun their removal.
     pub(super) fn keep_within(&mut self, revisions: u64, bytes: u64, steps: usize) {
         let lowest = self.revision.saturating_sub(revisions);
         // Refused if it is not above the floor.
         let _ = self.compact(lowest);
-        for _ in 0..steps {
-            if !self.has_removable() && self.past_bytes() > bytes {
-                let next = self.changes.get(self.settled).map(Record::revision);
-                next.into_iter().for_each(|next| self.floor = next);
+        let mut left = steps;
+        loop {
+            if self.past_bytes() > bytes {
+                if !self.has_removable() {
+                    let next = self.changes.get(self.settled).map(Record::revision);
+                    next.into_iter().for_each(|next| self.floor = next);
+                }
+            } else if left > 0 {
+                left -= 1;
+            } else {
+                break;
             }
             if !self.remove_step() {
                 break;
@@ -362,15 +372,24 @@ impl History {
         self.past.get_next(&after).map(|past| &past.0)
     }
 
+    /// The present version of each key, by key.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Record> {
+        self.present.iter().map(|present| &present.0)
+    }
+
+    /// Versions that were replaced or deleted, and deletions, by key and then in ascending order.
+    pub(super) fn past(&self) -> impl Iterator<Item = &Record> {
+        self.past.iter().map(|past| &past.0)
+    }
+
     /// All versions that are kept, by key and then in ascending order.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        let (mut present, mut past) =
-            (self.present.iter().peekable(), self.past.iter().map(|past| &past.0).peekable());
+        let (mut present, mut past) = (self.present().peekable(), self.past().peekable());
         std::iter::from_fn(move || {
             // Of one key, the present version is the last one.
-            let earlier = present.peek().map(|present| &present.0);
-            let earlier = past.next_if(|past| earlier.is_none_or(|present| past.key() <= present.key()));
-            earlier.or_else(|| present.next().map(|present| &present.0))
+            let next = present.peek().copied();
+            let earlier = past.next_if(|past| next.is_none_or(|present| past.key() <= present.key()));
+            earlier.or_else(|| present.next())
         })
     }
 
@@ -436,6 +455,9 @@ impl Rebuild {
     /// # Errors
     /// The reason why compaction cannot have come so far.
     pub(super) fn new(revision: u64, progress: Progress) -> Result<Rebuild, &'static str> {
+        if revision == u64::MAX {
+            return Err("holds a revision that no write can follow");
+        }
         if progress.floor > revision {
             return Err("holds a floor of the future");
         }
@@ -452,6 +474,9 @@ impl Rebuild {
     pub(super) fn add(&mut self, record: Record) -> Result<(), &'static str> {
         if record.revision() > self.history.revision {
             return Err("holds a revision of the future");
+        }
+        if record.is_deletion() && record.at() < self.progress.start {
+            return Err("holds a deletion that compaction has removed");
         }
         if let Some(last) = self.last.take() {
             let is_ascending = (last.key(), last.at()) < (record.key(), record.at());

@@ -248,8 +248,8 @@ impl Map {
         self.history.get_at(key, revision)
     }
 
-    /// The keys at a revision, from the floor to the present one, that begin with `prefix` and come after `start_after`, in byte order. An empty argument does not
-    /// restrict.
+    /// The keys at a revision, from the floor to the present one, that begin with `prefix` and come after `start_after`, in
+    /// byte order. An empty argument does not restrict.
     pub fn range_at<'a>(
         &'a self,
         prefix: &'a [u8],

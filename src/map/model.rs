@@ -124,8 +124,14 @@ impl Model {
 
     fn keep_within(&mut self, revisions: u64, bytes: u64, steps: usize) {
         self.floor = self.floor.max(self.revision.saturating_sub(revisions));
-        for _ in 0..steps {
-            if !self.clone().remove_step() && self.bytes() - self.present_bytes() > bytes {
+        let mut left = steps;
+        loop {
+            let is_over = self.bytes() - self.present_bytes() > bytes;
+            if !is_over && left == 0 {
+                break;
+            }
+            left -= usize::from(!is_over);
+            if is_over && !self.clone().remove_step() {
                 self.floor = self.floor.max(self.revision_of(self.settled_until).min(self.revision));
             }
             if !self.remove_step() {

@@ -1,9 +1,9 @@
 //! The whole state as a sequence of blocks, and back.
 //!
-//! The order of blocks is fixed: the counters and settings, the versions by ascending key and revision, the sessions by ascending id.
-//! A map has exactly one sequence of blocks, whatever its history. Restoring checks everything: the order, block by
-//! block, and the digest, recomputed from what was read, against the one in the snapshot's header. No files here, and
-//! no checksums of bytes: those are part of the storage.
+//! The order of blocks is fixed: the counters and settings, the versions by ascending key and revision, the sessions by
+//! ascending id. A state has exactly one sequence of blocks, however it came about. Restoring checks everything: the order,
+//! block by block, and the digest, recomputed from what was read, against the one in the snapshot's header. No files here,
+//! and no checksums of bytes: those are part of the storage.
 
 use super::history::{History, Progress, Rebuild};
 use super::sessions::Session;
@@ -161,6 +161,8 @@ pub(super) fn record(version: &log::SnapshotVersion) -> Result<Record, &'static 
     let log::SnapshotVersion { key, value, create_revision, mod_revision, version, place } = version;
     let at = ChangeAt { revision: *mod_revision, place: *place };
     check(at.revision > Map::FIRST_REVISION, "holds an impossible revision")?;
+    check(!key.is_empty(), "holds an empty key")?;
+    check(*version < u64::MAX, "holds an impossible version")?;
     if *version == 0 {
         check(value.is_empty() && *create_revision == 0, "holds a deletion with a value")?;
         return Ok(Record::deletion(key, at));
@@ -411,16 +413,63 @@ mod tests {
     fn a_digest_key_of_another_length_is_refused() {
         for bytes in [1, 31, 33] {
             let state = log::SnapshotState {
+                revision: 1,
+                floor: 1,
                 max_sessions: 1,
                 digest_key: vec![7; bytes].into(),
                 ..log::SnapshotState::default()
             };
             let block = log::SnapshotBlock { state: Some(state), ..Default::default() }.encode_to_vec();
             let refused = Restore::new().add_block(&block.into());
-            assert!(
-                matches!(refused, Err(RestoreError::Block { block: 0, .. })),
-                "{bytes} bytes: {refused:?}"
-            );
+            let reason = "holds a digest key of another length";
+            assert_eq!(refused, Err(RestoreError::Block { block: 0, reason }), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn versions_that_no_history_has_are_refused() {
+        let state = log::SnapshotState {
+            revision: 9,
+            floor: 5,
+            max_sessions: 1,
+            changes_start: Some(log::ChangeAt { revision: 5, place: 0 }),
+            settled_until: Some(log::ChangeAt { revision: 6, place: 0 }),
+            ..log::SnapshotState::default()
+        };
+        let version = log::SnapshotVersion {
+            key: "k".into(),
+            create_revision: 4,
+            mod_revision: 7,
+            version: 2,
+            ..log::SnapshotVersion::default()
+        };
+        let restore = |state: &log::SnapshotState, version: log::SnapshotVersion| {
+            let mut restore = Restore::new();
+            let block = log::SnapshotBlock { state: Some(state.clone()), ..Default::default() };
+            restore.add_block(&block.encode_to_vec().into())?;
+            let block = log::SnapshotBlock { versions: vec![version], ..Default::default() };
+            restore.add_block(&block.encode_to_vec().into())
+        };
+        assert_eq!(restore(&state, version.clone()), Ok(()));
+        let deletion = log::SnapshotVersion { create_revision: 0, version: 0, ..version.clone() };
+        assert_eq!(restore(&state, deletion.clone()), Ok(()));
+        let wrong = [
+            log::SnapshotVersion { key: Bytes::new(), ..version.clone() },
+            log::SnapshotVersion { create_revision: 8, ..version.clone() },
+            log::SnapshotVersion { mod_revision: 10, ..version.clone() },
+            log::SnapshotVersion { version: u64::MAX, ..version.clone() },
+            log::SnapshotVersion { value: "v".into(), ..deletion.clone() },
+            log::SnapshotVersion { mod_revision: 4, ..deletion },
+        ];
+        for version in wrong {
+            let refused = restore(&state, version.clone());
+            assert!(matches!(refused, Err(RestoreError::Block { block: 1, .. })), "{version:?}: {refused:?}");
+        }
+        let last = log::SnapshotState { revision: u64::MAX, ..state.clone() };
+        let ahead = log::SnapshotState { floor: 10, ..state };
+        for state in [last, ahead] {
+            let refused = restore(&state, version.clone());
+            assert!(matches!(refused, Err(RestoreError::Block { block: 0, .. })), "{state:?}: {refused:?}");
         }
     }
 

@@ -373,3 +373,23 @@ fn applying_an_entry_of_a_session_twice_is_our_own_bug() {
     map.apply(2, &set("k", "v").of(1, 1, 1));
     map.apply(2, &set("k", "v").of(1, 1, 1));
 }
+
+/// Their removal would lag far behind if it were counted in versions only.
+#[test]
+fn large_values_after_many_small_ones_do_not_outgrow_the_bound_of_the_history() {
+    let mut store = Replica::default();
+    for number in 0..5_000 {
+        store.set("small", &number.to_string());
+    }
+    assert_eq!(store.map.floor(), Map::FIRST_REVISION, "they take little");
+    let large = "v".repeat(300 << 10);
+    for _ in 0..20 {
+        store.set("large", &large);
+        let bound = store.map.bytes().max(*Map::HISTORY_BYTES.start());
+        assert!(store.map.history_bytes() <= bound, "{} of {bound}", store.map.history_bytes());
+    }
+    store.delete("large");
+    assert!(store.map.history_bytes() <= *Map::HISTORY_BYTES.start());
+    let floor = store.map.floor();
+    assert!(floor > 5_000 && store.map.get_at(b"small", floor).is_some(), "{floor}");
+}

@@ -4,8 +4,8 @@
 //! not be searched for. Three things must hold. A linearizable operation never has a lower revision than one that was
 //! answered before it was sent. A read or list, stale or not, returns what the store held at its revision: no change
 //! that any client has seen lies between, and the applied log agrees. The revisions that one client sees never go back,
-//! stale reads included, reads of the past not (Terry et al., "Session guarantees for weakly consistent replicated data", 1994: monotonic
-//! reads, read your writes).
+//! stale reads included, reads of the past not (Terry et al., "Session guarantees for weakly consistent replicated data",
+//! 1994: monotonic reads, read your writes).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
