@@ -154,7 +154,7 @@ impl BlockSum {
     /// # Errors
     /// The reason, if the bytes are not a valid block.
     pub fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
-        let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "a block cannot be decoded")?;
+        let block = log::SnapshotBlock::decode(block.clone()).map_err(|_| "a block cannot be decoded")?;
         if let Some(state) = block.state {
             let (settings, key) = (snapshot::settings(&state), snapshot::digest_key(&state)?);
             Item::standing(

@@ -112,24 +112,23 @@ impl History {
 
     // ---- changes ----
 
-    /// Writes a value.
+    /// Writes a value. `old` is the key's present version, which the caller has looked up.
     ///
     /// # Panics
     /// If `at` is not after the last change.
-    pub(super) fn write(&mut self, key: &[u8], value: &[u8], at: ChangeAt) -> Change {
-        let old = self.get(key).cloned();
+    pub(super) fn write(&mut self, old: Option<Record>, key: &[u8], value: &[u8], at: ChangeAt) -> Change {
         let (create_revision, version) =
             old.as_ref().map_or((at.revision, 1), |old| (old.create_revision(), old.version() + 1));
         self.change(old, Record::written(key, value, at, create_revision, version))
     }
 
-    /// Deletes a key; `None` if it does not exist.
+    /// Deletes the key whose present version is `old`.
     ///
     /// # Panics
     /// If `at` is not after the last change.
-    pub(super) fn delete(&mut self, key: &[u8], at: ChangeAt) -> Option<Change> {
-        let old = self.get(key)?.clone();
-        Some(self.change(Some(old), Record::deletion(key, at)))
+    pub(super) fn delete(&mut self, old: Record, at: ChangeAt) -> Change {
+        let deletion = Record::deletion(old.key(), at);
+        self.change(Some(old), deletion)
     }
 
     fn change(&mut self, old: Option<Record>, new: Record) -> Change {
@@ -302,17 +301,18 @@ impl History {
 
     /// The version of a key at a revision, which is the floor or later; `None` if the key did not exist.
     pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
-        if let Some(present) = self.get(key)
-            && present.revision() <= revision
-        {
-            return Some(present);
-        }
+        let present = self.get(key).filter(|present| present.revision() <= revision);
+        present.or_else(|| self.past_at(key, revision))
+    }
+
+    /// The version of a key at a revision that lies before its present version.
+    fn past_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
         let past = self.past.get_prev(&Gap::After(key, revision)).map(|past| &past.0);
         past.filter(|past| past.key() == key && !past.is_deletion())
     }
 
     /// The present versions of the keys from `start` on and before `end` (`None`: to the last), in byte order.
-    pub(super) fn range<'a>(
+    fn range<'a>(
         &'a self,
         start: Bound<&'a [u8]>,
         end: Option<&'a [u8]>,
@@ -358,7 +358,7 @@ impl History {
                 }
                 let found = match newest {
                     Some(newest) if newest.revision() <= revision => Some(newest),
-                    _ if has_past => self.get_at(key, revision),
+                    _ if has_past => self.past_at(key, revision),
                     _ => None,
                 };
                 if found.is_some() {

@@ -109,7 +109,8 @@ impl Map {
     /// history never more than doubles a large store, and gives its space back when a store is emptied.
     pub const HISTORY_BYTES: RangeInclusive<u64> = 256 << 10..=64 << 20;
 
-    /// The most versions that are removed with one entry: more than an entry adds, and few enough to delay nobody.
+    /// The most steps of removal with one entry while the history is within its bytes: more than an entry adds, and few
+    /// enough to take microseconds.
     const REMOVALS_PER_ENTRY: usize = 16;
 
     /// The cluster version before any entry has raised it.
@@ -202,20 +203,22 @@ impl Map {
             return Applied::unchanged(Answer::StoreFull { max_store_bytes: bound });
         }
 
-        let at = self.next_change();
-        let change = self.history.write(&set.key, &set.value, at);
+        let (old, at) = (present.cloned(), self.next_change());
+        let change = self.history.write(old, &set.key, &set.value, at);
         Applied { answer: Answer::Written { revision: at.revision }, change: Some(change) }
     }
 
     fn delete(&mut self, delete: &log::Delete) -> Applied {
-        if let Some(refused) = condition_fails(delete.if_revision, self.get(&delete.key)) {
+        let present = self.get(&delete.key);
+        if let Some(refused) = condition_fails(delete.if_revision, present) {
             return Applied::unchanged(refused);
         }
+        let Some(old) = present.cloned() else {
+            return Applied::unchanged(Answer::Deleted { revision: self.revision(), existed: false });
+        };
         let at = self.next_change();
-        match self.history.delete(&delete.key, at) {
-            None => Applied::unchanged(Answer::Deleted { revision: self.revision(), existed: false }),
-            change => Applied { answer: Answer::Deleted { revision: at.revision, existed: true }, change },
-        }
+        let change = self.history.delete(old, at);
+        Applied { answer: Answer::Deleted { revision: at.revision, existed: true }, change: Some(change) }
     }
 
     /// The place of a change that the present entry makes.

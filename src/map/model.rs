@@ -582,8 +582,8 @@ proptest! {
                     let replaced = model.change_all(changes);
                     for ((key, old), made) in replaced.iter().zip(&model.changes[model.changes.len() - replaced.len()..]) {
                         let change = match &made.entry {
-                            Some(entry) => history.write(key, &entry.value, made.at),
-                            None => history.delete(key, made.at).unwrap(),
+                            Some(entry) => history.write(history.get(key).cloned(), key, &entry.value, made.at),
+                            None => history.delete(history.get(key).unwrap().clone(), made.at),
                         };
                         prop_assert_eq!(change.new, made.record());
                         prop_assert_eq!(&change.old.as_ref().and_then(Record::entry), old);

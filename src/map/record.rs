@@ -116,7 +116,8 @@ impl Record {
         self.entry_without_value().map(|entry| Entry { value: self.shared_value(), ..entry })
     }
 
-    fn shared_value(&self) -> Bytes {
+    /// The value, not copied if it is long.
+    pub(super) fn shared_value(&self) -> Bytes {
         // Sharing costs an allocation of its own, so a short value is copied.
         const COPIED_BYTES: usize = 4 << 10;
         match self.value() {

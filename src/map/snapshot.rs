@@ -22,7 +22,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
     let versions = map.history.records().map(|record| log::SnapshotVersion {
         key: Bytes::copy_from_slice(record.key()),
-        value: Bytes::copy_from_slice(record.value()),
+        value: record.shared_value(),
         create_revision: record.create_revision(),
         mod_revision: record.revision(),
         version: record.version(),
@@ -214,7 +214,8 @@ impl Restore {
     }
 
     fn add(&mut self, block: &Bytes) -> Result<(), &'static str> {
-        let block = log::SnapshotBlock::decode(block.as_ref()).map_err(|_| "cannot be decoded")?;
+        // Values share the block's memory until they are copied into their records.
+        let block = log::SnapshotBlock::decode(block.clone()).map_err(|_| "cannot be decoded")?;
         match (block.state, block.versions.is_empty(), block.sessions.is_empty()) {
             (Some(state), true, true) => self.add_state(state),
             (None, false, true) => block.versions.iter().try_for_each(|version| self.add_version(version)),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, ReadOptions, WriteOptions};
+use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, Listing, ReadOptions, WriteOptions};
 use mokv::rt;
 
 use crate::checkers::Finding;
@@ -112,10 +112,7 @@ impl SimClient {
         let (client, name) = (self.client.clone(), prefix.to_owned());
         self.record(prefix, Call::ListAt { revision }, 1, async move {
             let mut listing = client.list_with(ListOptions::prefix(name).at_revision(revision)).await?;
-            let mut entries = Vec::new();
-            while let Some(found) = listing.next().await? {
-                entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
-            }
+            let entries = rest_of(&mut listing).await?;
             Ok(Answer::Listed { revision: listing.revision(), entries })
         })
         .await
@@ -151,10 +148,9 @@ impl SimClient {
                     options = options.start_after(last).at_revision(at_revision);
                 }
                 let mut listing = client.list_with(options).await?;
-                let before = entries.len();
-                while let Some(found) = listing.next().await? {
-                    entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
-                }
+                let found = rest_of(&mut listing).await?;
+                let count = found.len() as u64;
+                entries.extend(found);
                 if at_revision != 0 && listing.revision() != at_revision {
                     let words = format!(
                         "page {number} of a list at revision {at_revision} came at revision {}",
@@ -163,7 +159,7 @@ impl SimClient {
                     run.find(Finding::violation("a list is one revision", words));
                 }
                 at_revision = listing.revision();
-                if limit.is_none_or(|keys| ((entries.len() - before) as u64) < keys) {
+                if limit.is_none_or(|keys| count < keys) {
                     break;
                 }
                 rt::sleep(pause).await;
@@ -225,6 +221,15 @@ fn condition(if_revision: Option<u64>) -> WriteOptions {
 
 fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+/// Reads a listing to its end.
+async fn rest_of(listing: &mut Listing) -> Result<Vec<(String, KeyState)>, Error> {
+    let mut entries = Vec::new();
+    while let Some(found) = listing.next().await? {
+        entries.push((String::from_utf8_lossy(&found.key).into_owned(), entry(&found)));
+    }
+    Ok(entries)
 }
 
 fn entry(found: &KeyValue) -> KeyState {

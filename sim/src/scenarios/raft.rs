@@ -252,8 +252,7 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
         set(&writer, &format!("page/{number:02}")).await?;
     }
     let reader = client(&cluster);
-    let mut complete = 0;
-    for _ in 0..10 {
+    for round in 0..10 {
         let (mut start_after, mut at_revision, mut keys) = (Vec::new(), 0, 0);
         loop {
             let mut options = ListOptions::prefix("page/").limit(7).start_after(&start_after);
@@ -284,12 +283,11 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
                 Some((key, _)) => start_after.clone_from(key),
                 None => {
                     ensure(keys == 30, || format!("the pages had {keys} keys of 30"))?;
-                    complete += 1;
                     break;
                 }
             }
             // Sometimes a write comes between two pages.
-            if keys == 14 && complete % 2 == 1 {
+            if keys == 14 && round % 2 == 1 {
                 set(&writer, "page/00").await?;
             }
         }

@@ -45,9 +45,7 @@ impl Service {
         // The node may have been quarantined in the meantime.
         self.context.serving()
     }
-}
 
-impl Service {
     /// Waits until this node may be read at `at`.
     ///
     /// # Errors
