@@ -64,7 +64,7 @@ pub struct NodeConfig {
     pub ready_max_lag: u64,
     /// Replicated when this node forms a cluster: the most sessions at a time.
     pub initial_max_sessions: u64,
-    /// Replicated when this node forms a cluster: the most bytes of keys and values; 0: no bound.
+    /// Replicated when this node forms a cluster: the most bytes that the store must keep; 0: no bound.
     pub initial_max_store_bytes: u64,
     /// Valid directives for `tracing_subscriber::EnvFilter`.
     pub log_level: String,

@@ -18,6 +18,7 @@
 //! - [`raft`]: openraft's adapters, peers, reads.
 //! - [`positions`]: detects a member whose disk has lost what it acknowledged, pure.
 //! - [`incarnations`]: detects a data directory that was rolled back or copied, pure.
+//! - [`leader`]: the duties of the leader that nobody asks for: compaction.
 //! - [`map`]: the replicated state, pure.
 //! - [`replicated_settings`]: the settings on which all nodes agree.
 //! - [`node_id`]: the type of a node id, with the one format in which it is displayed.
@@ -38,6 +39,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod incarnations;
+#[cfg(feature = "server")]
+pub mod leader;
 #[cfg(feature = "server")]
 pub mod map;
 #[cfg(feature = "server")]

@@ -5,6 +5,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// The values that [`Settings::max_sessions`] may be set to. A log entry with another value is older than this bound.
 pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
@@ -15,9 +16,17 @@ pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
 pub struct Settings {
     /// Maximum number of client sessions, at least 1. Beyond it the least recently used session is evicted.
     pub max_sessions: u64,
-    /// Maximum size of keys and values together, in bytes; `None`: no bound. The store may exceed a bound that was
-    /// lowered.
+    /// Maximum size of what must be kept, in bytes: keys, values and sessions, each with what it takes besides its content;
+    /// `None`: no bound. The store may exceed a bound that was lowered. History counts as well, and gives way.
     pub max_store_bytes: Option<NonZeroU64>,
+    /// How long a revision can be read after later ones, in whole seconds; `None`: no matter how long. The leader measures
+    /// it, and a new leader from its election on: a revision may reach twice the age.
+    pub history_max_age: Option<Duration>,
+    /// Maximum size of earlier versions, in bytes; `None`: no bound. The leader keeps the history below it, a moment late.
+    pub history_max_bytes: Option<NonZeroU64>,
+    /// So many revisions before the present one can be read, whatever their age and size, unless the store or a disk is
+    /// full.
+    pub history_min_revisions: u64,
     /// The number of voters that the cluster is to have; `None`: as many as join. Affects which nodes are admitted, but
     /// no answer to a read or a write.
     pub wanted_size: Option<NonZeroU32>,
@@ -25,7 +34,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { max_sessions: 10_000, max_store_bytes: None, wanted_size: None }
+        Settings {
+            max_sessions: 10_000,
+            max_store_bytes: None,
+            history_max_age: Some(Duration::from_secs(5 * 60)),
+            history_max_bytes: NonZeroU64::new(128 << 20),
+            history_min_revisions: 100,
+            wanted_size: None,
+        }
     }
 }
 
@@ -47,6 +63,12 @@ pub struct SettingsChange {
     pub max_sessions: Option<u64>,
     /// The new [`Settings::max_store_bytes`], `Some(None)` for no bound.
     pub max_store_bytes: Option<Option<NonZeroU64>>,
+    /// The new [`Settings::history_max_age`], `Some(None)` for no bound. Parts of a second are cut off.
+    pub history_max_age: Option<Option<Duration>>,
+    /// The new [`Settings::history_max_bytes`], `Some(None)` for no bound.
+    pub history_max_bytes: Option<Option<NonZeroU64>>,
+    /// The new [`Settings::history_min_revisions`].
+    pub history_min_revisions: Option<u64>,
 }
 
 impl SettingsChange {
@@ -60,9 +82,24 @@ impl SettingsChange {
         SettingsChange { max_sessions: Some(sessions), ..self }
     }
 
-    /// Bounds keys and values together to so many bytes; `None`: no bound.
+    /// Bounds what the store must keep to so many bytes; `None`: no bound.
     pub fn max_store_bytes(self, bytes: impl Into<Option<NonZeroU64>>) -> SettingsChange {
         SettingsChange { max_store_bytes: Some(bytes.into()), ..self }
+    }
+
+    /// Keeps revisions for so long, in whole seconds, at least one; `None`: no matter how long.
+    pub fn history_max_age(self, age: impl Into<Option<Duration>>) -> SettingsChange {
+        SettingsChange { history_max_age: Some(age.into()), ..self }
+    }
+
+    /// Bounds earlier versions to so many bytes; `None`: no bound.
+    pub fn history_max_bytes(self, bytes: impl Into<Option<NonZeroU64>>) -> SettingsChange {
+        SettingsChange { history_max_bytes: Some(bytes.into()), ..self }
+    }
+
+    /// Keeps so many revisions before the present one, whatever their age and size.
+    pub fn history_min_revisions(self, revisions: u64) -> SettingsChange {
+        SettingsChange { history_min_revisions: Some(revisions), ..self }
     }
 
     /// Returns `settings` with this change.
@@ -71,6 +108,9 @@ impl SettingsChange {
             // At least one: otherwise opening a session would evict it.
             max_sessions: self.max_sessions.map_or(settings.max_sessions, |sessions| sessions.max(1)),
             max_store_bytes: self.max_store_bytes.unwrap_or(settings.max_store_bytes),
+            history_max_age: self.history_max_age.unwrap_or(settings.history_max_age),
+            history_max_bytes: self.history_max_bytes.unwrap_or(settings.history_max_bytes),
+            history_min_revisions: self.history_min_revisions.unwrap_or(settings.history_min_revisions),
             ..settings
         }
     }

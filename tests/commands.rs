@@ -275,7 +275,19 @@ fn operators_commands_and_members_that_do_not_exist() {
             format!("only\t{}\t7\n", shell.endpoint)
         );
         let settings = shell.ok(&["configure", "--max-store-bytes", "2GiB", "--output=plain"]);
-        assert_eq!(settings, "max-sessions\t10000\nmax-store-bytes\t2147483648\nwanted-size\t0\n");
+        assert_eq!(
+            settings,
+            "max-sessions\t10000\nmax-store-bytes\t2147483648\nhistory-max-age\t300s\n\
+             history-max-bytes\t134217728\nhistory-min-revisions\t100\nwanted-size\t0\n"
+        );
+        let settings = shell.ok(&["configure", "--history-max-age=2m", "--output=plain"]);
+        assert!(settings.contains("history-max-age\t120s\n"), "{settings}");
+        assert_eq!(shell.fails(&["configure", "--history-max-age=1500ms"]).0, Some(2));
+        assert_eq!(shell.ok(&["compact", "7"]), "the earliest revision that can be read is 7\n");
+        assert_eq!(
+            json(&shell.ok(&["compact", "--output=json"])),
+            serde_json::json!({ "floor_revision": 1 })
+        );
         for sessions in ["0", "1000001"] {
             assert_eq!(shell.fails(&["configure", "--max-sessions", sessions]).0, Some(2), "{sessions}");
         }

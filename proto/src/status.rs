@@ -125,9 +125,8 @@ pub fn out_of_window(lowest: u64) -> Status {
 
 /// `RESOURCE_EXHAUSTED`: the store is over its replicated bound.
 pub fn store_full(max_store_bytes: u64) -> Status {
-    let message = format!(
-        "the store is full: it holds at most {max_store_bytes} bytes of keys and values; delete some"
-    );
+    let message =
+        format!("the store is full: it holds at most {max_store_bytes} bytes (max-store-bytes); delete keys");
     with_reason(Status::resource_exhausted(message), Reason::StoreFull)
 }
 

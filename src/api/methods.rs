@@ -8,8 +8,8 @@ use tonic::Status;
 
 use crate::metrics::MethodName;
 use crate::service::{
-    Backup, Class, CloseSession, Configure, Delete, Get, Leave, List, MAX_BACKUP_TIME, Members, OpenSession,
-    Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, TransferLeader,
+    Backup, Class, CloseSession, Compact, Configure, Delete, Get, Leave, List, MAX_BACKUP_TIME, Members,
+    OpenSession, Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, TransferLeader,
 };
 
 /// Longest time of streams of health and reflection: practically unbounded.
@@ -44,7 +44,7 @@ const fn streams(service: &'static str, method: &'static str, class: Class, long
     Method { stream: Some(longest), ..unary(service, method, class) }
 }
 
-static METHODS: [Method; 17] = [
+static METHODS: [Method; 18] = [
     unary("api.KV", "Get", Get::CLASS),
     unary("api.KV", "Set", Set::CLASS),
     unary("api.KV", "Delete", Delete::CLASS),
@@ -59,6 +59,7 @@ static METHODS: [Method; 17] = [
     unary("api.Admin", "Snapshot", TakeSnapshot::CLASS),
     streams("api.Admin", "Backup", Backup::CLASS, Longest::Constant(MAX_BACKUP_TIME)),
     unary("api.Admin", "Configure", Configure::CLASS),
+    unary("api.Admin", "Compact", Compact::CLASS),
     unary("grpc.health.v1.Health", "Check", Class::Exempt),
     streams("grpc.health.v1.Health", "Watch", Class::Exempt, Longest::Constant(MAX_WATCH_TIME)),
     Method {

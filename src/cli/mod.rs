@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod compact;
 mod completion;
 mod configure;
 mod confirm;
@@ -87,6 +88,7 @@ enum Command {
     Recover(Box<recover::Recover>),
     Left(Box<left::Left>),
     Configure(configure::Configure),
+    Compact(compact::Compact),
     Context(context::Context),
     Check(check::Check),
     Bench(bench::Bench),
@@ -115,6 +117,7 @@ impl Command {
             Command::Recover(recover) => recover.run().await,
             Command::Left(left) => left.run().await,
             Command::Configure(configure) => configure.run().await,
+            Command::Compact(compact) => compact.run().await,
             Command::Context(context) => context.run().await,
             Command::Check(check) => check.run().await,
             Command::Bench(bench) => bench.run().await,

@@ -84,6 +84,7 @@ calls! {
     AdminClient::backup(api::BackupRequest) -> Streaming<api::BackupChunk>;
     AdminClient::snapshot(api::SnapshotRequest) -> api::SnapshotResponse;
     AdminClient::configure(api::ConfigureRequest) -> api::ConfigureResponse;
+    AdminClient::compact(api::CompactRequest) -> api::CompactResponse;
 }
 
 impl NamedWrite for api::SetRequest {

@@ -44,6 +44,13 @@ pub struct NodeStatus {
     pub keys: u64,
     /// Keys and values together, in bytes.
     pub bytes: u64,
+    /// What the store must keep, in bytes: keys, values and sessions, each with a fixed amount for what it takes besides.
+    /// [`Settings::max_store_bytes`](super::Settings::max_store_bytes) is its bound.
+    pub size_bytes: u64,
+    /// Earlier versions of keys in bytes, each with a fixed amount for what it takes besides key and value.
+    pub history_bytes: u64,
+    /// The earliest revision that can be read.
+    pub floor_revision: u64,
     /// The number of open client sessions.
     pub sessions: u64,
     /// The digest of its whole state at `applied_index`, 32 hexadecimal digits; `None` until the cluster has agreed on
@@ -210,6 +217,9 @@ impl NodeStatus {
             revision: status.revision,
             keys: status.keys,
             bytes: status.bytes,
+            size_bytes: status.size_bytes,
+            history_bytes: status.history_bytes,
+            floor_revision: status.floor_revision,
             sessions: status.sessions,
             digest: not_empty(status.digest),
             digests: status.digests.into_iter().map(DigestAt::from_wire).collect(),

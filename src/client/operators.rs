@@ -1,6 +1,7 @@
 //! What operators ask of a node or of the cluster.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 use mokv_proto::api;
 
@@ -186,9 +187,23 @@ impl Client {
     /// # }
     /// ```
     pub async fn configure(&self, change: SettingsChange) -> Result<Settings, Error> {
-        let SettingsChange { max_sessions, max_store_bytes } = change;
-        let max_store_bytes = max_store_bytes.map(|bytes| bytes.map_or(0, NonZeroU64::get));
-        self.change_settings(api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size: None }).await
+        let SettingsChange {
+            max_sessions,
+            max_store_bytes,
+            history_max_age,
+            history_max_bytes,
+            history_min_revisions,
+        } = change;
+        let bytes = |bound: Option<Option<NonZeroU64>>| bound.map(|bytes| bytes.map_or(0, NonZeroU64::get));
+        let request = api::ConfigureRequest {
+            max_sessions,
+            max_store_bytes: bytes(max_store_bytes),
+            wanted_size: None,
+            history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
+            history_max_bytes: bytes(history_max_bytes),
+            history_min_revisions,
+        };
+        self.change_settings(request).await
     }
 
     /// Sets how many voters the cluster is to have: no further node becomes one. `None`: as many as join. Removes no
@@ -217,8 +232,30 @@ impl Client {
         Ok(Settings {
             max_sessions: settings.max_sessions,
             max_store_bytes: NonZeroU64::new(settings.max_store_bytes),
+            history_max_age: Some(Duration::from_secs(settings.history_max_age_seconds))
+                .filter(|age| !age.is_zero()),
+            history_max_bytes: NonZeroU64::new(settings.history_max_bytes),
+            history_min_revisions: settings.history_min_revisions,
             wanted_size: NonZeroU32::new(settings.wanted_size),
         })
+    }
+
+    /// Makes revisions below this one unreadable, so that versions of keys which only they show are removed; `None`: below
+    /// the present one. Returns the earliest revision that can be read, which is higher if it was before. The leader does
+    /// the same by itself, after [`Settings::history_max_age`] and [`Settings::history_max_bytes`].
+    ///
+    /// # Errors
+    /// As [`Client::set`]; [`Error::Invalid`] if the revision is not there yet.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// let earliest = client.compact(None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn compact(&self, revision: impl Into<Option<u64>>) -> Result<u64, Error> {
+        let request = api::CompactRequest { revision: revision.into() };
+        Ok(self.command(request, Resend::Never).await?.floor_revision)
     }
 
     async fn command<C: Call>(&self, request: C, resend: Resend) -> Result<C::Reply, Error> {

@@ -272,7 +272,7 @@ pub const SETTINGS: &[Setting] = &[
         "initial-max-store-bytes",
         bytes(0, 1 << 50),
         "0",
-        "Most bytes of keys and values in the store, 0 for no bound. Replicated, as initial-max-sessions is",
+        "Most bytes that the store must keep: keys, values and sessions, each with what it takes besides, 0 for no bound. Replicated, as initial-max-sessions is",
     ),
     setting(
         Group::Logging,

@@ -44,15 +44,20 @@ pub enum Answer {
     },
     /// The write would grow the store beyond its replicated bound; nothing was written.
     StoreFull {
-        /// The bound, in bytes of keys and values.
+        /// The bound, in bytes.
         max_store_bytes: u64,
     },
-    /// The replicated settings after the change.
-    Configured {
-        /// Maximum number of sessions.
-        max_sessions: u64,
-        /// Maximum size of keys and values together, in bytes; 0: no bound.
-        max_store_bytes: u64,
+    /// Revisions below the floor cannot be read any more.
+    Compacted {
+        /// The earliest revision that can be read.
+        floor: u64,
+        /// `false` if the floor was there before, or higher than asked for.
+        raised: bool,
+    },
+    /// The revision is not there yet; nothing was done.
+    FutureRevision {
+        /// The present revision.
+        present: u64,
     },
     /// Applied; the command has no result.
     Done,
@@ -76,9 +81,8 @@ impl From<Answer> for log::Answer {
             Answer::SessionExpired => Outcome::SessionExpired(log::SessionExpired {}),
             Answer::OutOfWindow { lowest } => Outcome::OutOfWindow(log::OutOfWindow { lowest }),
             Answer::StoreFull { max_store_bytes } => Outcome::StoreFull(log::StoreFull { max_store_bytes }),
-            Answer::Configured { max_sessions, max_store_bytes } => {
-                Outcome::Configured(log::Configured { max_sessions, max_store_bytes })
-            }
+            Answer::Compacted { floor, raised } => Outcome::Compacted(log::Compacted { floor, raised }),
+            Answer::FutureRevision { present } => Outcome::FutureRevision(log::FutureRevision { present }),
             Answer::Done => Outcome::Done(log::Done {}),
         };
         log::Answer { outcome: Some(outcome) }
@@ -100,9 +104,8 @@ impl TryFrom<log::Answer> for Answer {
             Outcome::SessionExpired(log::SessionExpired {}) => Answer::SessionExpired,
             Outcome::OutOfWindow(log::OutOfWindow { lowest }) => Answer::OutOfWindow { lowest },
             Outcome::StoreFull(log::StoreFull { max_store_bytes }) => Answer::StoreFull { max_store_bytes },
-            Outcome::Configured(log::Configured { max_sessions, max_store_bytes }) => {
-                Answer::Configured { max_sessions, max_store_bytes }
-            }
+            Outcome::Compacted(log::Compacted { floor, raised }) => Answer::Compacted { floor, raised },
+            Outcome::FutureRevision(log::FutureRevision { present }) => Answer::FutureRevision { present },
             Outcome::Done(log::Done {}) => Answer::Done,
         })
     }
@@ -125,7 +128,8 @@ mod tests {
             Answer::SessionExpired,
             Answer::OutOfWindow { lowest: 3 },
             Answer::StoreFull { max_store_bytes: 1 << 40 },
-            Answer::Configured { max_sessions: 1, max_store_bytes: 0 },
+            Answer::Compacted { floor: 9, raised: true },
+            Answer::FutureRevision { present: 4 },
             Answer::Done,
         ];
         for answer in answers {

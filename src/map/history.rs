@@ -201,29 +201,15 @@ impl History {
         Ok(())
     }
 
-    /// Raises the floor until at most `revisions` lie between it and the present one, and makes at most `steps` steps of
-    /// removal. While earlier versions take more than `bytes`, the floor rises further, and the number of steps has no other
-    /// bound than the history: large values after many small ones would otherwise outrun their removal.
-    pub(super) fn keep_within(&mut self, revisions: u64, bytes: u64, steps: usize) {
-        let lowest = self.revision.saturating_sub(revisions);
-        // Refused if it is not above the floor.
-        let _ = self.compact(lowest);
-        let mut left = steps;
-        loop {
-            if self.past_bytes() > bytes {
-                if !self.has_removable() {
-                    let next = self.changes.get(self.settled).map(Record::revision);
-                    next.into_iter().for_each(|next| self.floor = next);
-                }
-            } else if left > 0 {
-                left -= 1;
-            } else {
-                break;
-            }
-            if !self.remove_step() {
-                break;
-            }
-        }
+    /// About the lowest revision to which the history has to be compacted until its size, of which `size` is the present
+    /// one, is at most `wanted`.
+    pub(super) fn floor_for(&self, size: u64, wanted: u64) -> u64 {
+        let Some(over) = size.checked_sub(wanted).filter(|over| *over > 0) else { return self.floor };
+        // As many changes replaced a version as there are versions in the past, up to the deletions that are kept.
+        let unsettled = (self.changes.len() - self.settled) as u128;
+        let settling = (unsettled * u128::from(over)).div_ceil(u128::from(size));
+        let last = (self.settled + settling as usize).checked_sub(1).and_then(|last| self.changes.get(last));
+        last.map_or(self.floor, |last| last.revision().max(self.floor))
     }
 
     /// Makes one step of removal; `false` if there is nothing to remove.

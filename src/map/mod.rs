@@ -20,8 +20,11 @@ mod digest;
 mod history;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod properties;
 mod record;
 mod sessions;
+mod sizes;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -37,15 +40,15 @@ pub use snapshot::{Restore, RestoreError};
 use crate::node_id::NodeId;
 use bytes::Bytes;
 use digest::{Digest, Item};
-use history::History;
+use history::{CannotCompact, History};
 use imbl::OrdMap;
 use mokv_proto::log::{self, SessionWrite};
 use sessions::Sessions;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::ops::{Bound, RangeInclusive};
+use std::ops::Bound;
 
-use crate::replicated_settings::{Settings, SettingsChange};
+use crate::replicated_settings::Settings;
 
 /// The replicated state. Cloning is O(1): the clone shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
@@ -102,16 +105,12 @@ impl Map {
     /// absence of a key where a condition names one.
     pub const FIRST_REVISION: u64 = 1;
 
-    /// The most revisions before the present one that can be read.
-    pub const HISTORY_REVISIONS: u64 = 10_000;
-
-    /// Keys and values of earlier versions take at most as many bytes as those of present ones, within these bounds. So the
-    /// history never more than doubles a large store, and gives its space back when a store is emptied.
-    pub const HISTORY_BYTES: RangeInclusive<u64> = 256 << 10..=64 << 20;
-
-    /// The most steps of removal with one entry while the history is within its bytes: more than an entry adds, and few
-    /// enough to take microseconds.
+    /// The steps of removal with each entry: more than a write adds, and few enough to take microseconds.
     const REMOVALS_PER_ENTRY: usize = 16;
+
+    /// The steps of removal with [`Command::Prune`], and the most with an entry while the store is above its bound; they
+    /// take about a millisecond.
+    const REMOVALS_PER_PRUNE: usize = 1024;
 
     /// The cluster version before any entry has raised it.
     pub const FIRST_CLUSTER_VERSION: u32 = 1;
@@ -128,10 +127,29 @@ impl Map {
     /// If the index shows that the entry was applied before.
     pub fn apply(&mut self, index: u64, command: &Command) -> Applied {
         let applied = self.execute(index, command);
-        // Once an entry, so that equal logs keep equal versions.
-        let bytes = self.bytes().clamp(*Map::HISTORY_BYTES.start(), *Map::HISTORY_BYTES.end());
-        self.history.keep_within(Map::HISTORY_REVISIONS, bytes, Map::REMOVALS_PER_ENTRY);
+        let steps = match command {
+            Command::Prune => Map::REMOVALS_PER_PRUNE,
+            _ => Map::REMOVALS_PER_ENTRY,
+        };
+        let _ = (0..steps).try_for_each(|_| self.history.remove_step().then_some(()));
+        self.give_way();
         applied
+    }
+
+    /// Compacts the history of a store that is above its bound: first to the revisions that are kept whatever their age
+    /// and size, then altogether.
+    fn give_way(&mut self) {
+        let Some(bound) = self.settings.max_store_bytes.map(NonZeroU64::get) else { return };
+        let kept = self.revision().saturating_sub(self.settings.history_min_revisions);
+        for _ in 0..Map::REMOVALS_PER_PRUNE {
+            let can_give = self.size() + self.history_size() > bound
+                && (self.history.remove_step()
+                    || self.history.compact(kept).is_ok()
+                    || self.history.compact(self.revision()).is_ok());
+            if !can_give {
+                break;
+            }
+        }
     }
 
     fn execute(&mut self, index: u64, command: &Command) -> Applied {
@@ -148,7 +166,11 @@ impl Map {
             Command::CloseSession { session } => {
                 Answer::SessionClosed { existed: self.sessions.close(*session) }
             }
-            Command::Configure(change) => self.configure(*change),
+            Command::Configure(change) => {
+                self.settings = change.applied_to(self.settings);
+                self.sessions.evict_beyond(self.settings.max_sessions);
+                Answer::Done
+            }
             Command::Tombstone { node_id, name } => {
                 self.tombstone(*node_id, name);
                 Answer::Done
@@ -167,6 +189,12 @@ impl Map {
                 self.digest_key.get_or_insert(*key);
                 Answer::Done
             }
+            Command::Compact { revision } => match self.history.compact(*revision) {
+                Ok(()) => Answer::Compacted { floor: *revision, raised: true },
+                Err(CannotCompact::Compacted { floor }) => Answer::Compacted { floor, raised: false },
+                Err(CannotCompact::Future { present }) => Answer::FutureRevision { present },
+            },
+            Command::Prune => Answer::Done,
         };
         Applied::unchanged(answer)
     }
@@ -193,12 +221,13 @@ impl Map {
         if let Some(refused) = condition_fails(set.if_revision, present) {
             return Applied::unchanged(refused);
         }
-        let written = (set.key.len() + set.value.len()) as u64;
-        let bytes = self.bytes() + written - present.map_or(0, Record::payload_bytes);
+        let written = sizes::VERSION_BYTES + (set.key.len() + set.value.len()) as u64;
+        let replaced = present.map_or(0, Record::size);
+        let size = self.size() + written - replaced;
         // A write that does not grow the store is allowed even above a bound that was lowered.
         if let Some(bound) = self.settings.max_store_bytes.map(NonZeroU64::get)
-            && bytes > bound
-            && bytes > self.bytes()
+            && size > bound
+            && written > replaced
         {
             return Applied::unchanged(Answer::StoreFull { max_store_bytes: bound });
         }
@@ -224,13 +253,6 @@ impl Map {
     /// The place of a change that the present entry makes.
     fn next_change(&self) -> ChangeAt {
         ChangeAt { revision: self.revision() + 1, place: 0 }
-    }
-
-    fn configure(&mut self, change: SettingsChange) -> Answer {
-        self.settings = change.applied_to(self.settings);
-        self.sessions.evict_beyond(self.settings.max_sessions);
-        let Settings { max_sessions, max_store_bytes, .. } = self.settings;
-        Answer::Configured { max_sessions, max_store_bytes: max_store_bytes.map_or(0, NonZeroU64::get) }
     }
 
     /// Excludes a node id; the name of its first tombstone stays.
@@ -284,9 +306,31 @@ impl Map {
         self.history.present_bytes()
     }
 
-    /// Size of what is kept besides: earlier versions of keys, and deleted keys, in bytes of keys and values.
+    /// Size of what must be kept, in bytes: the keys that exist, their values and the sessions, each with a fixed amount for
+    /// what it takes besides its content. The bound of the store is compared with it.
+    pub fn size(&self) -> u64 {
+        self.bytes() + self.keys() * sizes::VERSION_BYTES + self.sessions() * sizes::SESSION_BYTES
+    }
+
+    /// Size of keys and values of earlier versions, and of deleted keys, in bytes.
     pub fn history_bytes(&self) -> u64 {
         self.history.past_bytes()
+    }
+
+    /// Size of earlier versions and deletions, in bytes, each with a fixed amount for what it takes besides its content.
+    pub fn history_size(&self) -> u64 {
+        self.history_bytes() + (self.versions() - self.keys()) * sizes::VERSION_BYTES
+    }
+
+    /// Whether there are versions that no revision shows any more.
+    pub fn has_removable(&self) -> bool {
+        self.history.has_removable()
+    }
+
+    /// About the lowest revision to which the history has to be compacted until its size is at most `size` bytes: the
+    /// versions that are kept count as if they were of one size.
+    pub fn floor_for(&self, size: u64) -> u64 {
+        self.history.floor_for(self.history_size(), size)
     }
 
     /// Number of versions that are kept, present ones and deletions included.

@@ -11,6 +11,7 @@ use equivalent::{Comparable, Equivalent};
 use triomphe::ThinArc;
 
 use super::Entry;
+use super::sizes::VERSION_BYTES;
 
 /// A change's place in the order of all changes: the revision that it belongs to, and its number within it, from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +110,11 @@ impl Record {
     /// What takes part in the size of the store: key and value, in bytes.
     pub(super) fn payload_bytes(&self) -> u64 {
         self.0.slice.len() as u64
+    }
+
+    /// What it counts against the bound of the store, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.payload_bytes() + VERSION_BYTES
     }
 
     /// The value and the numbers, for readers; `None` if this is a deletion.

@@ -15,6 +15,7 @@ use mokv_proto::log;
 use prost::Message;
 use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 /// Maximum size of a block, in bytes; a block may exceed it only with a single item.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -57,6 +58,9 @@ fn state(map: &Map) -> log::SnapshotState {
         settled_until: change_at(settled_until),
         max_sessions: map.settings.max_sessions,
         max_store_bytes: map.settings.max_store_bytes.map_or(0, NonZeroU64::get),
+        history_max_age_seconds: map.settings.history_max_age.map_or(0, |age| age.as_secs()),
+        history_max_bytes: map.settings.history_max_bytes.map_or(0, NonZeroU64::get),
+        history_min_revisions: map.settings.history_min_revisions,
         cluster_version: map.cluster_version,
         tombstones: map
             .tombstones()
@@ -139,6 +143,10 @@ pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     Settings {
         max_sessions: state.max_sessions,
         max_store_bytes: NonZeroU64::new(state.max_store_bytes),
+        history_max_age: Some(Duration::from_secs(state.history_max_age_seconds))
+            .filter(|age| !age.is_zero()),
+        history_max_bytes: NonZeroU64::new(state.history_max_bytes),
+        history_min_revisions: state.history_min_revisions,
         wanted_size: NonZeroU32::new(state.wanted_size),
     }
 }
@@ -349,8 +357,8 @@ mod tests {
         assert_eq!(log::SnapshotBlock::decode(large[0].as_ref()).unwrap().versions.len(), 1);
         assert_eq!(
             blocks.len(),
-            1 + 6 + 1 + 2,
-            "state, two large values a block, the history of a small one, the largest, sessions"
+            1 + 8 + 1 + 2,
+            "state, large values and the history of a small one, the largest, sessions"
         );
     }
 

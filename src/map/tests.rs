@@ -1,6 +1,7 @@
 //! The rules of the map, one test each.
 
 use super::*;
+use crate::replicated_settings::SettingsChange;
 
 /// A map with a log: entries get the next index, and tests use keys and values.
 #[derive(Default)]
@@ -37,7 +38,8 @@ impl Replica {
 
     fn configure(&mut self, max_sessions: Option<u64>, max_store_bytes: Option<u64>) -> Answer {
         let max_store_bytes = max_store_bytes.map(NonZeroU64::new);
-        self.apply(Command::Configure(SettingsChange { max_sessions, max_store_bytes }))
+        let change = SettingsChange { max_sessions, max_store_bytes, ..SettingsChange::none() };
+        self.apply(Command::Configure(change))
     }
 
     fn value(&self, key: &str) -> Option<&[u8]> {
@@ -234,8 +236,8 @@ fn of_too_many_sessions_the_least_recently_applied_goes() {
 fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
     let mut store = Replica::default();
     let sessions = [store.open(), store.open(), store.open()];
-    assert_eq!(store.configure(Some(0), None), Answer::Configured { max_sessions: 1, max_store_bytes: 0 });
-    assert_eq!(store.map.sessions(), 1);
+    assert_eq!(store.configure(Some(0), None), Answer::Done);
+    assert_eq!((store.map.settings().max_sessions, store.map.sessions()), (1, 1));
     assert_eq!(store.send(sessions[2], 1, 1, "v"), Answer::Written { revision: 2 });
 }
 
@@ -243,11 +245,11 @@ fn lowering_the_bound_evicts_at_once_but_always_leaves_one() {
 fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
     let mut store = Replica::default();
     store.set("a", "12345");
-    store.configure(None, Some(8));
-    assert_eq!(store.map.bytes(), 6);
-    assert_eq!(store.set("b", "12"), Answer::StoreFull { max_store_bytes: 8 });
+    assert_eq!((store.map.bytes(), store.map.size()), (6, 86));
+    store.configure(None, Some(168));
+    assert_eq!(store.set("b", "12"), Answer::StoreFull { max_store_bytes: 168 });
     assert_eq!(store.set("b", "1"), Answer::Written { revision: 3 });
-    assert_eq!(store.set("a", "123456"), Answer::StoreFull { max_store_bytes: 8 });
+    assert_eq!(store.set("a", "123456"), Answer::StoreFull { max_store_bytes: 168 });
 
     store.configure(None, Some(3));
     assert_eq!(store.set("a", "54321"), Answer::Written { revision: 4 }, "no larger than before");
@@ -258,12 +260,102 @@ fn a_full_store_refuses_what_grows_it_and_admits_what_does_not() {
 }
 
 #[test]
+fn sessions_count_against_the_bound() {
+    let mut store = Replica::default();
+    store.configure(None, Some(600));
+    store.open();
+    assert_eq!(store.map.size(), 512);
+    assert_eq!(store.set("k", "1234567"), Answer::Written { revision: 2 });
+    assert_eq!(store.set("k", "12345678"), Answer::StoreFull { max_store_bytes: 600 });
+}
+
+#[test]
+fn the_history_of_a_full_store_gives_way() {
+    let mut store = Replica::default();
+    let value = "v".repeat(100);
+    for _ in 0..500 {
+        store.set("k", &value);
+    }
+    assert_eq!((store.map.floor(), store.map.versions()), (1, 500));
+    let bound = 150 * store.map.size();
+    store.configure(None, Some(bound));
+    let floor = store.map.revision() - Settings::default().history_min_revisions;
+    assert_eq!(store.map.floor(), floor, "what is kept by all means fits");
+    assert!(store.map.size() + store.map.history_size() <= bound);
+
+    store.configure(None, Some(store.map.size()));
+    assert_eq!((store.map.floor(), store.map.versions()), (store.map.revision(), 1), "it does not fit");
+    assert_eq!(store.set("k", &value), Answer::Written { revision: 502 }, "history refuses no write");
+    assert_eq!(store.delete("k"), Answer::Deleted { revision: 503, existed: true });
+    assert_eq!(store.map.history_size(), 81, "the deletion, which is at the floor");
+}
+
+#[test]
+fn a_compaction_raises_the_floor_once_and_never_beyond_the_present() {
+    let mut store = Replica::default();
+    for _ in 0..5 {
+        store.set("k", "v");
+    }
+    assert_eq!(store.apply(Command::Compact { revision: 7 }), Answer::FutureRevision { present: 6 });
+    assert_eq!(store.map.floor(), 1);
+    assert_eq!(store.apply(Command::Compact { revision: 4 }), Answer::Compacted { floor: 4, raised: true });
+    assert_eq!(store.apply(Command::Compact { revision: 4 }), Answer::Compacted { floor: 4, raised: false });
+    assert_eq!(store.apply(Command::Compact { revision: 2 }), Answer::Compacted { floor: 4, raised: false });
+    assert_eq!(store.map.get_at(b"k", 4).map(Record::version), Some(3));
+    assert_eq!((store.map.versions(), store.map.revision()), (3, 6), "it takes no revision");
+}
+
+#[test]
+fn removal_is_paced_by_the_log() {
+    let mut store = Replica::default();
+    for _ in 0..5_000 {
+        store.set("k", "v");
+    }
+    store.apply(Command::Compact { revision: 5_001 });
+    assert_eq!(store.map.versions(), 5_000 - 16 + 1, "the first of them replaced nothing");
+    store.set("other", "v");
+    assert_eq!(store.map.versions(), 5_000 - 32 + 2);
+    store.apply(Command::Prune);
+    assert_eq!(store.map.versions(), 5_000 - 32 + 2 - 1024);
+    for _ in 0..4 {
+        store.apply(Command::Prune);
+    }
+    assert_eq!((store.map.versions(), store.map.has_removable()), (2, false));
+}
+
+#[test]
+fn the_floor_for_a_size_is_reached_in_a_few_compactions() {
+    let mut store = Replica::default();
+    for number in 0..2_000 {
+        // Values that grow, and keys that stay.
+        store.set(if number % 3 == 0 { "a" } else { "b" }, &"v".repeat(number));
+        store.set(&format!("once/{number}"), "v");
+    }
+    let wanted = store.map.history_size() / 3;
+    let mut compactions = 0;
+    while store.map.history_size() > wanted {
+        let floor = store.map.floor_for(wanted);
+        assert!(floor > store.map.floor(), "each of them removes something");
+        store.apply(Command::Compact { revision: floor });
+        for _ in 0..9 {
+            store.apply(Command::Prune);
+        }
+        compactions += 1;
+    }
+    assert!(compactions < 20, "{compactions}");
+    assert!(store.map.history_size() > wanted / 2, "{} of {wanted}", store.map.history_size());
+    assert_eq!(store.map.floor_for(wanted), store.map.floor());
+}
+
+#[test]
 fn absent_settings_stay_as_they_are() {
     let mut store = Replica::default();
-    let defaults = Answer::Configured { max_sessions: 10_000, max_store_bytes: 0 };
-    assert_eq!(store.configure(None, None), defaults);
+    store.configure(None, None);
+    assert_eq!(store.map.settings(), Settings::default());
     store.configure(None, Some(9));
-    assert_eq!(store.configure(Some(5), None), Answer::Configured { max_sessions: 5, max_store_bytes: 9 });
+    store.configure(Some(5), None);
+    let expected = Settings { max_sessions: 5, max_store_bytes: NonZeroU64::new(9), ..Settings::default() };
+    assert_eq!(store.map.settings(), expected);
 }
 
 #[test]
@@ -372,24 +464,4 @@ fn applying_an_entry_of_a_session_twice_is_our_own_bug() {
     map.apply(1, &Command::OpenSession);
     map.apply(2, &set("k", "v").of(1, 1, 1));
     map.apply(2, &set("k", "v").of(1, 1, 1));
-}
-
-/// Their removal would lag far behind if it were counted in versions only.
-#[test]
-fn large_values_after_many_small_ones_do_not_outgrow_the_bound_of_the_history() {
-    let mut store = Replica::default();
-    for number in 0..5_000 {
-        store.set("small", &number.to_string());
-    }
-    assert_eq!(store.map.floor(), Map::FIRST_REVISION, "they take little");
-    let large = "v".repeat(300 << 10);
-    for _ in 0..20 {
-        store.set("large", &large);
-        let bound = store.map.bytes().max(*Map::HISTORY_BYTES.start());
-        assert!(store.map.history_bytes() <= bound, "{} of {bound}", store.map.history_bytes());
-    }
-    store.delete("large");
-    assert!(store.map.history_bytes() <= *Map::HISTORY_BYTES.start());
-    let floor = store.map.floor();
-    assert!(floor > 5_000 && store.map.get_at(b"small", floor).is_some(), "{floor}");
 }

@@ -14,6 +14,7 @@ use super::replacing::{self, Claimed};
 use super::scrub::Scrub;
 use super::{End, NodeError, Options, digests, finish, incarnations, initial, intent, log_config, removal};
 use crate::config::NodeConfig;
+use crate::leader::compaction;
 use crate::membership::driver::{self, Driver};
 use crate::membership::formation::{self, Waiting};
 use crate::membership::identity::IdentityError;
@@ -344,8 +345,9 @@ impl Lifecycle {
         recovered.map(|_| ()).map_err(|error| NodeError::Failed(error.to_string()))
     }
 
-    /// Starts what keeps a serving node in order: free space, sound files, and the first settings of a new cluster.
-    fn start_upkeep(&self, consensus: &Consensus, log: Log, snapshots: Snapshots) -> [TaskGuard<()>; 4] {
+    /// Starts what keeps a serving node in order: the history, free space, sound files, and the first settings of a new
+    /// cluster.
+    fn start_upkeep(&self, consensus: &Consensus, log: Log, snapshots: Snapshots) -> [TaskGuard<()>; 5] {
         let scrub = Scrub {
             consensus: consensus.clone(),
             log,
@@ -357,6 +359,7 @@ impl Lifecycle {
             .max_sessions(self.config.initial_max_sessions)
             .max_store_bytes(NonZeroU64::new(self.config.initial_max_store_bytes));
         [
+            spawn_guarded(compaction::compact_for_ever(consensus.clone())),
             spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots)),
             spawn_guarded(scrub.scrub_for_ever()),
             spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds)),

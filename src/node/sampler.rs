@@ -105,14 +105,26 @@ fn sample_raft(serving: &Serving, sample: &mut Sample) {
 fn sample_store(serving: &Serving, sample: &mut Sample) {
     let state = serving.consensus.store().read();
     let (map, bounds) = (&state.map, state.map.settings());
-    let max_store_bytes = bounds.max_store_bytes.map_or(0, NonZeroU64::get);
+    let bytes = |bound: Option<NonZeroU64>| bound.map_or(0, NonZeroU64::get);
+    let (max_store_bytes, history_max_bytes) =
+        (bytes(bounds.max_store_bytes), bytes(bounds.history_max_bytes));
     sample.gauges.extend([
         ("store_revision", "The store's revision", map.revision() as f64),
         ("store_keys", "Keys in the store", map.keys() as f64),
         ("store_bytes", "Bytes of keys and values, earlier versions not counted", map.bytes() as f64),
-        ("store_max_bytes", "Its bound, 0 for none", max_store_bytes as f64),
+        (
+            "store_size_bytes",
+            "Bytes that must be kept: keys, values and sessions, each with what it takes besides",
+            map.size() as f64,
+        ),
+        ("store_max_bytes", "The bound of store_size_bytes, 0 for none", max_store_bytes as f64),
         ("store_versions", "Versions of keys that are kept, deletions included", map.versions() as f64),
-        ("store_history_bytes", "Bytes of keys and values of earlier versions", map.history_bytes() as f64),
+        (
+            "store_history_bytes",
+            "Bytes of earlier versions, each with what it takes besides key and value",
+            map.history_size() as f64,
+        ),
+        ("store_history_max_bytes", "Its bound, 0 for none", history_max_bytes as f64),
         ("store_floor_revision", "The earliest revision that can be read", map.floor() as f64),
         ("store_sessions", "Open sessions", map.sessions() as f64),
         ("store_max_sessions", "Their bound", bounds.max_sessions as f64),

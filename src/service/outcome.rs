@@ -55,7 +55,7 @@ pub enum Refused {
     },
     /// The store has reached `max-store-bytes`, and nothing was applied.
     StoreFull {
-        /// The replicated bound, in bytes of keys and values.
+        /// The replicated bound, in bytes.
         max_store_bytes: u64,
     },
 

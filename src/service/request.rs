@@ -273,6 +273,12 @@ pub struct StateStatus {
     pub keys: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+    /// Bytes that must be kept: [`crate::map::Map::size`].
+    pub size_bytes: u64,
+    /// Bytes of earlier versions: [`crate::map::Map::history_size`].
+    pub history_bytes: u64,
+    /// The earliest revision that can be read.
+    pub floor: u64,
     /// The number of open sessions.
     pub sessions: u64,
     /// The wanted number of voters; `None`: no bound.
@@ -318,4 +324,20 @@ pub enum Configure {
     Bounds(SettingsChange),
     /// The wanted number of voters; `None`: no bound.
     WantedSize(Option<NonZeroU32>),
+}
+
+/// Makes revisions unreadable, so that versions which only they show are removed.
+#[derive(Debug)]
+pub struct Compact {
+    /// The earliest revision that is to be readable; `None`: the present one.
+    pub revision: Option<u64>,
+}
+
+/// The result of a compaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Compacted {
+    /// The earliest revision that can be read.
+    pub floor: u64,
+    /// `false` if it was as high, or higher, before.
+    pub raised: bool,
 }

@@ -262,11 +262,19 @@ impl Admin for Service {
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
-        let ConfigureRequest { max_sessions, max_store_bytes, wanted_size } = request.into_inner();
+        let request = request.into_inner();
         Ok(Response::new(ConfigureResponse {
-            max_sessions: max_sessions.unwrap_or(10_000),
-            max_store_bytes: max_store_bytes.unwrap_or(0),
-            wanted_size: wanted_size.unwrap_or(0),
+            max_sessions: request.max_sessions.unwrap_or(10_000),
+            max_store_bytes: request.max_store_bytes.unwrap_or(0),
+            wanted_size: request.wanted_size.unwrap_or(0),
+            history_max_age_seconds: request.history_max_age_seconds.unwrap_or(300),
+            history_max_bytes: request.history_max_bytes.unwrap_or(128 << 20),
+            history_min_revisions: request.history_min_revisions.unwrap_or(100),
         }))
+    }
+
+    async fn compact(&self, request: Request<CompactRequest>) -> Answer<CompactResponse> {
+        let floor_revision = request.into_inner().revision.unwrap_or(1);
+        Ok(Response::new(CompactResponse { floor_revision, raised: true }))
     }
 }

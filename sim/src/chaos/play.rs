@@ -39,6 +39,7 @@ pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.start_all();
     let nodes = cluster.names();
     cluster.wait_for_leader(&nodes, FORMING).await?;
+    cluster.bound_history().await;
     let workload = Workload::start(&cluster, &nodes);
     let before = rt::now();
     rage(&cluster, &reduction).await;

@@ -118,6 +118,22 @@ impl SimClient {
         .await
     }
 
+    /// Gives up the past before a revision that the client has seen.
+    pub async fn compact(&self, revision: u64) {
+        let (client, run) = (self.client.clone(), self.run.clone());
+        let compact = async move {
+            match client.compact(revision).await {
+                Ok(floor) if floor < revision => {
+                    let words = format!("a compaction to revision {revision} left {floor} readable");
+                    run.find(Finding::violation("a compaction holds", words));
+                }
+                // What it asks for is harmless whenever it takes place.
+                Ok(_) | Err(_) => {}
+            }
+        };
+        self.cluster.try_on(&self.host, compact).await;
+    }
+
     /// The highest revision that the client has seen.
     pub fn seen_revision(&self) -> u64 {
         self.client.seen_revision()

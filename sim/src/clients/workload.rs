@@ -35,6 +35,8 @@ const MANY_AT_ONCE: f64 = 0.15;
 const LONGEST: f64 = 0.004;
 /// Share of the rounds of a client in which it reads the past.
 const PAST: f64 = 0.1;
+/// Share of these rounds in which it gives up the past before the revision that it would read.
+const COMPACTS: f64 = 0.1;
 /// Pause of a reader between two pages of a long list.
 const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 /// Time between two requests of clients without the library.
@@ -214,6 +216,9 @@ impl Worker {
         let seen = self.client.seen_revision();
         let back = if self.past.chance(0.7) { 1..30 } else { 1..2_000 };
         let revision = seen.saturating_sub(self.past.within(back)).max(1);
+        if self.past.chance(COMPACTS) {
+            self.client.compact(revision).await;
+        }
         let slot = self.past.within(0..self.shared.cluster.world().keys) as usize;
         let seldom = self.past.chance(0.3);
         if self.past.chance(0.3) {

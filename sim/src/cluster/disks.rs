@@ -298,6 +298,12 @@ impl Cluster {
         hit
     }
 
+    /// The log index of the last snapshot that a node has installed or loaded; 0: none.
+    pub fn installed(&self, name: &str) -> u64 {
+        let mut state = self.state();
+        self.host(&mut state, name).installed.load(Ordering::Relaxed)
+    }
+
     /// A node's newest snapshot file, if the node can recover without it: there is an older one, and since that one no
     /// snapshot that jumped a gap in the log was installed.
     pub fn snapshot_with_fallback(&self, name: &str) -> Option<String> {

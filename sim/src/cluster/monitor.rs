@@ -2,6 +2,7 @@
 //! that may be missing before the harness itself would destroy the data.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use madsim::runtime::Handle;
@@ -10,6 +11,7 @@ use mokv::rt;
 
 use super::network::dns_name;
 use super::{Cluster, Power, RPC_PORT};
+use crate::world::HistoryBounds;
 use crate::world::fault_budget::{self, Missing, SelfReport};
 
 /// Interval at which the monitor polls every node.
@@ -118,6 +120,17 @@ impl Cluster {
         let usual = SettingsChange::none().max_sessions(self.world().limits.sessions).max_store_bytes(None);
         let ask = |client: Client| async move { client.configure(usual).await };
         self.operate("usual bounds", ask).await;
+    }
+
+    /// Gives the history the bounds of the world.
+    pub async fn bound_history(&self) {
+        let HistoryBounds { seconds, bytes, revisions } = self.world().history;
+        let change = SettingsChange::none()
+            .history_max_age(seconds.map(Duration::from_secs))
+            .history_max_bytes(bytes.and_then(NonZeroU64::new))
+            .history_min_revisions(revisions);
+        let ask = |client: Client| async move { client.configure(change).await };
+        self.operate("bounds of the history", ask).await;
     }
 
     /// Makes room for nodes that want to join, if any node last reported a wanted size.

@@ -91,6 +91,8 @@ impl Names {
             Ok(Command::ClusterVersion(version)) => format!("cluster version {version}"),
             Ok(Command::WantedSize(voters)) => format!("wanted size {voters}"),
             Ok(Command::DigestKey(_)) => "digest key".into(),
+            Ok(Command::Compact { revision }) => format!("compact to revision {revision}"),
+            Ok(Command::Prune) => "prune".into(),
             Err(error) => error.to_string(),
         }
     }

@@ -36,6 +36,7 @@ pub const SCENARIO: Scenario = Scenario {
 pub async fn play(run: Arc<Run>) -> Result<Cluster, String> {
     let world = World { packet_loss: 0.0, faults: Vec::new(), ..World::draw(run.seed) };
     let (cluster, _) = formed_within(&run, &world, FORMING).await?;
+    cluster.bound_history().await;
     let workload = Workload::start(&cluster, &cluster.names());
     rt::sleep(WORKING).await;
     workload.stop().await;

@@ -16,6 +16,7 @@ mod golden;
 mod histories;
 mod identity;
 mod logs;
+mod past;
 mod raft;
 mod replicated;
 mod restarts;
@@ -180,7 +181,13 @@ pub const ALL: &[Scenario] = &[
         "more clients than the cluster keeps sessions for"
     ),
     scenario!("pages", 1, raft::pages_of_one_revision, "the pages of a list belong to one revision"),
-    scenario!("history", 1, raft::history, "every node shows the same past, and only as far back as it goes"),
+    scenario!("history", 1, past::history, "every node shows the same past, and only as far back as it goes"),
+    scenario!(
+        "compaction",
+        2,
+        past::compaction,
+        "the leader gives the past up by age and size, also while nobody writes"
+    ),
     scenario!("flipped-bit", 2, disks::flipped_bit_in_the_log, "a bit flips in the middle of a log"),
     scenario!(
         "damaged-snapshot",

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Error, ListOptions, ReadOptions, SettingsChange};
-use mokv::map::Map;
+use mokv::client::{Error, ListOptions, SettingsChange};
 use mokv::rt::task::spawn_guarded;
 use mokv::rt::{self, Instant};
 
@@ -290,86 +289,6 @@ pub async fn pages_of_one_revision(run: Arc<Run>) -> Result<Cluster, String> {
             if keys == 14 && round % 2 == 1 {
                 set(&writer, "page/00").await?;
             }
-        }
-    }
-    Ok(cluster)
-}
-
-/// Writes this many values or a few more, each of 16 writers to a key of its own.
-async fn write_by_many(client: &SimClient, count: u64) -> Result<(), String> {
-    const WRITERS: u64 = 16;
-    let writing: Vec<_> = (0..WRITERS)
-        .map(|number| {
-            let client = client.clone();
-            rt::spawn(async move {
-                for _ in 0..count.div_ceil(WRITERS) {
-                    set(&client, &format!("writer/{number:02}")).await?;
-                }
-                Ok::<_, String>(())
-            })
-        })
-        .collect();
-    for writer in writing {
-        writer.await.expect("writers do not panic")?;
-    }
-    Ok(())
-}
-
-/// Every node shows the same past, also after it has lost power or installed a snapshot, and only as far back as the
-/// history goes.
-pub async fn history(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
-    let writer = client(&cluster);
-    // The history of a small store is short.
-    for number in 0..20 {
-        writer.set(&format!("large/{number}"), None, 40_000).await;
-    }
-    let (_, first) = set(&writer, "past").await?;
-    set(&writer, "deleted later").await?;
-    // More than the history keeps, and many times what makes a snapshot.
-    let half = Map::HISTORY_REVISIONS / 2 + 200;
-    write_by_many(&writer, half).await?;
-    let (_, middle) = set(&writer, "past").await?;
-    writer.delete("deleted later", None).await;
-    let [behind, restarted] = [0, 1].map(|index| others(&cluster.names(), &leader)[index].clone());
-    cluster.power_loss(&behind);
-    write_by_many(&writer, half).await?;
-    cluster.start(&behind);
-    cluster.power_loss(&restarted);
-    cluster.start(&restarted);
-    let (_, last) = set(&writer, "past").await?;
-
-    for node in cluster.names() {
-        let reader = client_of(&cluster, &node);
-        // What they answer is compared with the log by the checkers.
-        for revision in [middle - 1, middle, middle + 1, middle + 5, last - 1, last] {
-            for key in ["past", "deleted later", "writer/07"] {
-                let outcome = reader.get_at(key, revision).await;
-                let is_answered =
-                    matches!(outcome, Outcome::Ok(Answer::Read { revision: at, .. }) if at == revision);
-                ensure(is_answered, || {
-                    format!("{node} did not show {key} at revision {revision}: {outcome:?}")
-                })?;
-            }
-            let outcome = reader.list_at("", revision).await;
-            ensure(matches!(outcome, Outcome::Ok(_)), || format!("{node} did not list revision {revision}"))?;
-        }
-        let floor = last - Map::HISTORY_REVISIONS;
-        let outcome = reader.get_at("past", floor).await;
-        ensure(matches!(outcome, Outcome::Ok(_)), || {
-            format!("{node} did not show {floor}, the earliest revision")
-        })?;
-        for (revision, is_expected) in
-            [(first, "compacted"), (floor - 1, "compacted"), (last + 1_000, "of the future")]
-        {
-            let options = ReadOptions::linearizable().at_revision(revision);
-            let read =
-                reader.with_library(|library| async move { library.get_with("past", options).await }).await;
-            let is_right = match is_expected {
-                "compacted" => matches!(read, Err(Error::RevisionGone(_))),
-                _ => matches!(read, Err(Error::Invalid(_))),
-            };
-            ensure(is_right, || format!("revision {revision} is {is_expected}, {node} answered {read:?}"))?;
         }
     }
     Ok(cluster)

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mokv::rt;
+
 use crate::clients::SimClient;
 use crate::cluster::Cluster;
 use crate::evidence::history::{Answer, Outcome};
@@ -64,6 +66,26 @@ pub async fn set_many(client: &SimClient, count: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Writes this many values or a few more, each of 16 writers to a key of its own.
+pub async fn write_by_many(client: &SimClient, count: u64) -> Result<(), String> {
+    const WRITERS: u64 = 16;
+    let writing: Vec<_> = (0..WRITERS)
+        .map(|number| {
+            let client = client.clone();
+            rt::spawn(async move {
+                for _ in 0..count.div_ceil(WRITERS) {
+                    set(&client, &format!("writer/{number:02}")).await?;
+                }
+                Ok::<_, String>(())
+            })
+        })
+        .collect();
+    for writer in writing {
+        writer.await.expect("writers do not panic")?;
+    }
+    Ok(())
+}
+
 /// Reads a key, which must hold the value.
 pub async fn expect(client: &SimClient, key: &str, value: u64) -> Result<(), String> {
     match client.get(key, false).await {
@@ -84,12 +106,12 @@ pub fn others(names: &[String], but: &str) -> Vec<String> {
 
 /// Waits until a node exits by itself. Returns its exit message.
 pub async fn wait_for_end(cluster: &Cluster, node: &str, within: Duration) -> Result<String, String> {
-    let before = mokv::rt::now();
+    let before = rt::now();
     while cluster.power(node) != crate::cluster::Power::Off {
-        ensure(mokv::rt::now() - before < within, || {
+        ensure(rt::now() - before < within, || {
             format!("{node} should have refused to go on and did not within {within:?}")
         })?;
-        mokv::rt::sleep(Duration::from_millis(20)).await;
+        rt::sleep(Duration::from_millis(20)).await;
     }
     let stop = cluster.run().stops().into_iter().rfind(|stop| stop.node == node);
     stop.map(|stop| stop.reason).ok_or_else(|| format!("{node} ended and gave no reason"))

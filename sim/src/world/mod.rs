@@ -41,6 +41,17 @@ pub struct Limits {
     pub requests_in_flight: usize,
 }
 
+/// How much of the past can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryBounds {
+    /// For how long, in seconds; `None`: no matter how long.
+    pub seconds: Option<u64>,
+    /// How many bytes; `None`: any.
+    pub bytes: Option<u64>,
+    /// How many revisions at least.
+    pub revisions: u64,
+}
+
 /// The world that a seed draws.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -70,6 +81,8 @@ pub struct World {
     pub scrub: Option<Duration>,
     /// The nodes' bounds.
     pub limits: Limits,
+    /// The replicated bounds of the history.
+    pub history: HistoryBounds,
     /// Number of clients.
     pub clients: u32,
     /// Number of keys that the clients share.
@@ -120,6 +133,7 @@ impl World {
                 log_cache_bytes: 64 << 10,
                 requests_in_flight: 1_000,
             },
+            history: HistoryBounds { seconds: Some(300), bytes: Some(128 << 20), revisions: 100 },
             clients: 3,
             keys: 6,
             think_time: millis(1..60),
@@ -156,6 +170,7 @@ impl World {
             snapshot_entries: *dice.one_of(&[30, 100, 300, 1_000, 5_000]),
             scrub: None,
             limits: Limits::draw(seed),
+            history: HistoryBounds::draw(seed),
             clients: dice.within(3..6) as u32,
             keys,
             think_time: if busy { millis(1..25) } else { millis(5..100) },
@@ -230,6 +245,31 @@ impl Limits {
     }
 }
 
+impl HistoryBounds {
+    fn draw(seed: u64) -> HistoryBounds {
+        let mut dice = Dice::new(seed, "history");
+        HistoryBounds {
+            seconds: *dice.one_of(&[None, Some(1), Some(4), Some(20)]),
+            bytes: *dice.one_of(&[None, Some(2_000), Some(20_000), Some(200_000)]),
+            revisions: *dice.one_of(&[0, 0, 5, 100]),
+        }
+    }
+}
+
+impl fmt::Display for HistoryBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HistoryBounds { seconds, bytes, revisions } = self;
+        let bound =
+            |bound: Option<u64>, unit| bound.map_or("any".to_owned(), |bound| format!("{bound} {unit}"));
+        write!(
+            f,
+            "a history of {}, {}, {revisions} revisions at least",
+            bound(*seconds, "s"),
+            bound(*bytes, "bytes")
+        )
+    }
+}
+
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -253,6 +293,7 @@ impl fmt::Display for World {
             self.limits.log_cache_bytes >> 10,
             self.limits.requests_in_flight
         )?;
+        writeln!(f, "{}", self.history)?;
         if let Some(pause) = self.scrub {
             writeln!(f, "everything is read again every {pause:?}")?;
         }

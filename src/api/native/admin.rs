@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -12,8 +13,8 @@ use super::{call, status};
 use crate::map::ShownDigest;
 use crate::replicated_settings::SettingsChange;
 use crate::service::{
-    self, Backup, Configure, Contradicted, Leave, Place, RemoveMember, Service, TakeSnapshot, TransferLeader,
-    WentBack,
+    self, Backup, Compact, Compacted, Configure, Contradicted, Leave, Place, RemoveMember, Service,
+    TakeSnapshot, TransferLeader, WentBack,
 };
 
 /// The service for operators.
@@ -62,6 +63,9 @@ impl admin_server::Admin for Admin {
         response.revision = state.revision;
         response.keys = state.keys;
         response.bytes = state.bytes;
+        response.size_bytes = state.size_bytes;
+        response.history_bytes = state.history_bytes;
+        response.floor_revision = state.floor;
         response.sessions = state.sessions;
         response.wanted_size = state.wanted_size.map_or(0, NonZeroU32::get);
         response.digest = shown(state.digest);
@@ -137,26 +141,46 @@ impl admin_server::Admin for Admin {
         request: Request<api::ConfigureRequest>,
     ) -> Result<Response<api::ConfigureResponse>, Status> {
         let asked = request.get_ref();
-        if asked.wanted_size.is_some() && (asked.max_sessions.is_some() || asked.max_store_bytes.is_some()) {
+        let size_alone = api::ConfigureRequest { wanted_size: asked.wanted_size, ..Default::default() };
+        if asked.wanted_size.is_some() && *asked != size_alone {
             return Err(Status::invalid_argument(
                 "wanted_size cannot be changed together with bounds; change it in a request of its own",
             ));
         }
-        let configure =
-            |api::ConfigureRequest { max_sessions, max_store_bytes, wanted_size }| match wanted_size {
-                Some(wanted_size) => Configure::WantedSize(NonZeroU32::new(wanted_size)),
-                None => Configure::Bounds(SettingsChange {
-                    max_sessions,
-                    max_store_bytes: max_store_bytes.map(NonZeroU64::new),
-                }),
-            };
+        let configure = |request: api::ConfigureRequest| match request.wanted_size {
+            Some(wanted_size) => Configure::WantedSize(NonZeroU32::new(wanted_size)),
+            None => Configure::Bounds(SettingsChange {
+                max_sessions: request.max_sessions,
+                max_store_bytes: request.max_store_bytes.map(NonZeroU64::new),
+                history_max_age: request.history_max_age_seconds.map(age),
+                history_max_bytes: request.history_max_bytes.map(NonZeroU64::new),
+                history_min_revisions: request.history_min_revisions,
+            }),
+        };
         let settings = call(&self.service, request, configure).await?;
         Ok(Response::new(api::ConfigureResponse {
             max_sessions: settings.max_sessions,
             max_store_bytes: settings.max_store_bytes.map_or(0, NonZeroU64::get),
             wanted_size: settings.wanted_size.map_or(0, NonZeroU32::get),
+            history_max_age_seconds: settings.history_max_age.map_or(0, |age| age.as_secs()),
+            history_max_bytes: settings.history_max_bytes.map_or(0, NonZeroU64::get),
+            history_min_revisions: settings.history_min_revisions,
         }))
     }
+
+    async fn compact(
+        &self,
+        request: Request<api::CompactRequest>,
+    ) -> Result<Response<api::CompactResponse>, Status> {
+        let compact = |api::CompactRequest { revision }| Compact { revision };
+        let Compacted { floor, raised } = call(&self.service, request, compact).await?;
+        Ok(Response::new(api::CompactResponse { floor_revision: floor, raised }))
+    }
+}
+
+/// Decodes an age in seconds. 0: no bound.
+fn age(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero())
 }
 
 fn contradiction(found: Contradicted) -> api::Contradiction {

@@ -362,6 +362,15 @@ impl Admin for Service {
         Ok(Response::new(Box::pin(futures_util::stream::iter(chunks))))
     }
 
+    async fn compact(
+        &self,
+        request: Request<api::CompactRequest>,
+    ) -> Result<Response<api::CompactResponse>, Status> {
+        let floor_revision = request.get_ref().revision.unwrap_or(0);
+        self.hear("compact", request, |_| Some(Heard::Admin)).await?;
+        Ok(Response::new(api::CompactResponse { floor_revision, raised: true }))
+    }
+
     async fn configure(
         &self,
         request: Request<api::ConfigureRequest>,

@@ -1,6 +1,6 @@
 //! Requests of operators to a node and to its cluster.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 
 use super::refused;
 use crate::map::{Answer, Command};
@@ -12,8 +12,8 @@ use crate::raft::{Consensus, Contradiction, SnapshotError};
 use crate::replicated_settings::{MAX_SESSIONS, Settings};
 use crate::rt::{self, Instant};
 use crate::service::{
-    Class, Configure, Context, Contradicted, Leave, NodeStatus, Operation, RaftStatus, Refused, RemoveMember,
-    Service, StateStatus, Status, TakeSnapshot, TransferLeader, WentBack,
+    Class, Compact, Compacted, Configure, Context, Contradicted, Freshness, Leave, NodeStatus, Operation,
+    RaftStatus, Refused, RemoveMember, Service, StateStatus, Status, TakeSnapshot, TransferLeader, WentBack,
 };
 
 impl Operation for Status {
@@ -85,6 +85,9 @@ fn state_status(context: &Context, consensus: &Consensus) -> StateStatus {
             revision: state.map.revision(),
             keys: state.map.keys(),
             bytes: state.map.bytes(),
+            size_bytes: state.map.size(),
+            history_bytes: state.map.history_size(),
+            floor: state.map.floor(),
             sessions: state.map.sessions(),
             wanted_size: state.map.settings().wanted_size,
             digest: state.map.shown_digest(),
@@ -210,13 +213,30 @@ impl Operation for Configure {
                     return Err(Refused::Invalid(format!("max-sessions is a number from {least} to {most}")));
                 }
                 match service.propose(Command::Configure(change), deadline).await?.answer {
-                    Answer::Configured { max_sessions, max_store_bytes } => {
-                        let max_store_bytes = NonZeroU64::new(max_store_bytes);
-                        Ok(Settings { max_sessions, max_store_bytes, ..settings() })
-                    }
+                    Answer::Done => Ok(change.applied_to(settings())),
                     other => Err(refused(other)),
                 }
             }
+        }
+    }
+}
+
+impl Operation for Compact {
+    type Reply = Compacted;
+    const CLASS: Class = Class::Operator;
+
+    async fn execute(self, service: &Service, deadline: Instant) -> Result<Compacted, Refused> {
+        let revision = match self.revision {
+            Some(revision) => revision,
+            None => {
+                let serving = service.ready_to_read(Freshness::Linearizable, deadline).await?;
+                serving.consensus.store().read().map.revision()
+            }
+        };
+        match service.propose(Command::Compact { revision }, deadline).await?.answer {
+            Answer::Compacted { floor, raised } => Ok(Compacted { floor, raised }),
+            Answer::FutureRevision { present } => Err(Refused::FutureRevision { revision, present }),
+            other => Err(refused(other)),
         }
     }
 }
