@@ -21,6 +21,7 @@
 //! - [`leader`]: the duties of the leader that nobody asks for: compaction.
 //! - [`map`]: the replicated state, pure.
 //! - [`replicated_settings`]: the settings on which all nodes agree.
+//! - [`transaction`]: a transaction as plain values.
 //! - [`node_id`]: the type of a node id, with the one format in which it is displayed.
 //! - [`storage`]: the write-ahead log and snapshot files.
 //! - [`rt`]: the boundary between the real and the simulated environment.
@@ -62,3 +63,4 @@ pub mod rt;
 pub mod service;
 #[cfg(feature = "server")]
 pub mod storage;
+pub mod transaction;

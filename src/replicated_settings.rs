@@ -27,6 +27,11 @@ pub struct Settings {
     /// So many revisions before the present one can be read, whatever their age and size, unless the store or a disk is
     /// full.
     pub history_min_revisions: u64,
+    /// Most keys that one transaction changes, at least 1. The store stands still while it is executed.
+    pub max_transaction_changes: u64,
+    /// Most bytes of keys and values that one transaction looks at to test conditions on ranges and to delete ranges, with a
+    /// fixed amount for each version.
+    pub max_transaction_bytes: u64,
     /// The number of voters that the cluster is to have; `None`: as many as join. Affects which nodes are admitted, but
     /// no answer to a read or a write.
     pub wanted_size: Option<NonZeroU32>,
@@ -40,6 +45,8 @@ impl Default for Settings {
             history_max_age: Some(Duration::from_secs(5 * 60)),
             history_max_bytes: NonZeroU64::new(128 << 20),
             history_min_revisions: 100,
+            max_transaction_changes: 10_000,
+            max_transaction_bytes: 64 << 20,
             wanted_size: None,
         }
     }
@@ -69,6 +76,10 @@ pub struct SettingsChange {
     pub history_max_bytes: Option<Option<NonZeroU64>>,
     /// The new [`Settings::history_min_revisions`].
     pub history_min_revisions: Option<u64>,
+    /// The new [`Settings::max_transaction_changes`].
+    pub max_transaction_changes: Option<u64>,
+    /// The new [`Settings::max_transaction_bytes`].
+    pub max_transaction_bytes: Option<u64>,
 }
 
 impl SettingsChange {
@@ -102,6 +113,16 @@ impl SettingsChange {
         SettingsChange { history_min_revisions: Some(revisions), ..self }
     }
 
+    /// Bounds the keys that one transaction changes.
+    pub fn max_transaction_changes(self, changes: u64) -> SettingsChange {
+        SettingsChange { max_transaction_changes: Some(changes), ..self }
+    }
+
+    /// Bounds what one transaction looks at, in bytes.
+    pub fn max_transaction_bytes(self, bytes: u64) -> SettingsChange {
+        SettingsChange { max_transaction_bytes: Some(bytes), ..self }
+    }
+
     /// Returns `settings` with this change.
     pub fn applied_to(self, settings: Settings) -> Settings {
         Settings {
@@ -111,6 +132,10 @@ impl SettingsChange {
             history_max_age: self.history_max_age.unwrap_or(settings.history_max_age),
             history_max_bytes: self.history_max_bytes.unwrap_or(settings.history_max_bytes),
             history_min_revisions: self.history_min_revisions.unwrap_or(settings.history_min_revisions),
+            // A write of one key is a transaction, too.
+            max_transaction_changes: (self.max_transaction_changes)
+                .map_or(settings.max_transaction_changes, |changes| changes.max(1)),
+            max_transaction_bytes: self.max_transaction_bytes.unwrap_or(settings.max_transaction_bytes),
             ..settings
         }
     }

@@ -10,7 +10,10 @@ use std::time::Duration;
 use common::cluster::{ALL, Cluster, set, voters_are};
 use common::load::Load;
 use common::{run, wait_for};
-use mokv::client::{Client, Consistency, Error, ListOptions, Member, MemberRole, NodeStatus, Role};
+use mokv::client::{
+    Client, Comparison, Condition, Consistency, Error, KeyValue, ListOptions, Member, MemberRole, NodeStatus,
+    Operation, ReadOptions, Role, Transaction,
+};
 use mokv::rt;
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request};
@@ -554,4 +557,93 @@ fn unlike_the_original_a_listing_has_keys_and_pages_of_one_revision() {
             assert_eq!(all, everything);
         }
     });
+}
+
+/// Transfers between accounts, each through any node, while the leader is killed again and again: the sum never changes,
+/// whenever it is read, and each transfer happens once or not at all.
+#[test]
+fn transactions_are_whole_and_happen_once_while_leaders_are_killed() {
+    const ACCOUNTS: u64 = 5;
+    const EACH: u64 = 1_000;
+    run(async {
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
+        let client = cluster.client();
+        let key = |number: u64| format!("account/{number}");
+        let open = (0..ACCOUNTS)
+            .fold(Transaction::new(), |all, number| all.then(Operation::set(key(number), EACH.to_string())));
+        let opened = client.transact(open).await.unwrap();
+        let transferring: Vec<_> = (0..4)
+            .map(|worker| {
+                let client = client_of(&cluster.endpoints()[worker as usize % 3]);
+                rt::spawn(async move {
+                    let mut done = 0;
+                    for number in 0.. {
+                        let (from, to) =
+                            (key((worker + number) % ACCOUNTS), key((worker + number + 1) % ACCOUNTS));
+                        if transfer(&client, &from, &to).await {
+                            done += 1;
+                        }
+                        if done == 60 {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..3 {
+            let leader = cluster.leader().await;
+            cluster.nodes[leader].kill();
+            rt::sleep(Duration::from_millis(500)).await;
+            cluster.nodes[leader].start();
+            for node in cluster.endpoints() {
+                assert_eq!(sum(&client_of(&node), None).await, ACCOUNTS * EACH);
+            }
+        }
+        for worker in transferring {
+            worker.await.unwrap();
+        }
+        let state = cluster.equal_state().await;
+        assert_eq!(sum(&client, None).await, ACCOUNTS * EACH);
+        assert_eq!(sum(&client, Some(opened.revision)).await, ACCOUNTS * EACH, "as it was at first");
+        // Four workers made 60 transfers each, and whatever else was executed was no transfer.
+        assert!(state.revision >= opened.revision + 240, "{}", state.revision);
+
+        let floor = client.compact(None).await.unwrap();
+        let read = ReadOptions::linearizable().at_revision(floor - 1);
+        for node in cluster.endpoints() {
+            assert!(matches!(
+                client_of(&node).get_with("account/0", read).await,
+                Err(Error::RevisionGone(_))
+            ));
+            assert_eq!(sum(&client_of(&node), Some(floor)).await, ACCOUNTS * EACH);
+        }
+    });
+}
+
+/// Moves 1 from one account to another, if neither has changed since it was read. Returns whether it did.
+async fn transfer(client: &Client, from: &str, to: &str) -> bool {
+    let Ok(read) = client.get_many([from, to]).await else { return false };
+    let [Some(one), Some(other)] = read.entries.as_slice() else { panic!("the accounts exist") };
+    let balance = |entry: &KeyValue| str::from_utf8(&entry.value).unwrap().parse::<u64>().unwrap();
+    let unchanged =
+        |entry: &KeyValue| Condition::mod_revision(entry.key.clone(), Comparison::Equal, entry.mod_revision);
+    let transaction = Transaction::new()
+        .when(unchanged(one))
+        .when(unchanged(other))
+        .then(Operation::set(from, (balance(one) - 1).to_string()))
+        .then(Operation::set(to, (balance(other) + 1).to_string()));
+    client.transact(transaction).await.is_ok_and(|done| done.succeeded)
+}
+
+/// The sum of all accounts, at a revision or now.
+async fn sum(client: &Client, revision: Option<u64>) -> u64 {
+    let keys = (0..5).map(|number| format!("account/{number}"));
+    let mut options = ReadOptions::linearizable();
+    if let Some(revision) = revision {
+        options = options.at_revision(revision);
+    }
+    let read =
+        wait_for("the accounts are read", async || client.get_many_with(keys.clone(), options).await.ok());
+    let values = read.await.entries.into_iter().map(|entry| entry.unwrap().value);
+    values.map(|value| str::from_utf8(&value).unwrap().parse::<u64>().unwrap()).sum()
 }

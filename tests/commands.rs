@@ -278,7 +278,8 @@ fn operators_commands_and_members_that_do_not_exist() {
         assert_eq!(
             settings,
             "max-sessions\t10000\nmax-store-bytes\t2147483648\nhistory-max-age\t300s\n\
-             history-max-bytes\t134217728\nhistory-min-revisions\t100\nwanted-size\t0\n"
+             history-max-bytes\t134217728\nhistory-min-revisions\t100\nmax-transaction-changes\t10000\n\
+             max-transaction-bytes\t67108864\nwanted-size\t0\n"
         );
         let settings = shell.ok(&["configure", "--history-max-age=2m", "--output=plain"]);
         assert!(settings.contains("history-max-age\t120s\n"), "{settings}");
@@ -380,6 +381,60 @@ fn a_prefix_is_deleted_when_that_is_meant() {
         for wrong in [&["delete"][..], &["delete", "a", "--prefix", "a"], &["delete", "a", "--yes"]] {
             assert_eq!(shell.fails(wrong).0, Some(2), "{wrong:?}");
         }
+    });
+}
+
+#[test]
+fn a_transaction_is_a_script_that_is_shown_before_it_is_sent() {
+    with_store(|shell| {
+        shell.ok(&["set", "a", "1"]);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("move.txn");
+        let script = "if a mod-revision = 2\nif b absent\nthen\n  delete a\n  set b \"two words\"\n  list \"\"\nelse\n  get a\n";
+        std::fs::write(&file, script).unwrap();
+        let file = file.to_str().unwrap();
+
+        let (code, said) = shell.fails(&["txn", file]);
+        assert_eq!(code, Some(2), "there is no node to ask");
+        assert!(said.contains("  set b \"two words\"") && said.contains("--yes"), "{said}");
+        assert_eq!(shell.ok(&["list", "--keys-only"]), "a\n", "nothing was sent");
+
+        let done = shell.ok(&["txn", file, "--yes", "--output=plain"]);
+        let expected = "delete\ta\t-\tdeleted\nset\tb\t3\twritten\nlist\tb\t3\ttwo words\nlist\t\t-\t1 key\n\
+                        the conditions hold, revision 3\n";
+        assert_eq!(done, expected);
+        let again = shell.ok_or(4, &["txn", file, "--yes", "--output=json"]);
+        let lines: Vec<_> = again.lines().map(json).collect();
+        assert_eq!((&lines[0]["operation"], &lines[0]["exists"]), (&"get".into(), &false.into()));
+        assert_eq!((&lines[1]["succeeded"], &lines[1]["revision"]), (&false.into(), &3.into()));
+
+        // A read is not asked about.
+        std::fs::write(file, "get b\n").unwrap();
+        let read = shell.ok(&["txn", file, "--output=plain"]);
+        assert_eq!(read, "get\tb\t3\ttwo words\nexecuted, revision 3\n");
+        std::fs::write(file, "set b 1\nset b 2\n").unwrap();
+        let (code, said) = shell.fails(&["txn", file, "--yes"]);
+        assert!(code == Some(2) && said.contains("twice"), "{said}");
+        std::fs::write(file, "get b\njump\n").unwrap();
+        let (code, said) = shell.fails(&["txn", file]);
+        assert!(code == Some(2) && said.contains("line 2 of") && said.contains("'jump'"), "{said}");
+        let (code, said) = shell.fails(&["txn", "nowhere.txn"]);
+        assert!(code == Some(1) && said.contains("cannot read nowhere.txn"), "{said}");
+        assert_eq!(shell.fails(&["txn"]).0, Some(2), "there is no terminal");
+    });
+}
+
+#[test]
+fn several_keys_are_read_at_one_revision() {
+    with_store(|shell| {
+        shell.ok(&["set", "a", "1"]);
+        shell.ok(&["set", "b", "2"]);
+        let lines = shell.ok(&["get", "a", "b", "--output=json"]);
+        let read: Vec<_> = lines.lines().map(json).collect();
+        assert_eq!((&read[0]["mod_revision"], &read[1]["mod_revision"]), (&2.into(), &3.into()));
+        assert!(read.iter().all(|read| read["revision"] == 3));
+        let (code, said) = shell.fails(&["get", "a", "nothing"]);
+        assert!(code == Some(3) && said.contains("there is no key 'nothing' at revision 3"), "{said}");
     });
 }
 

@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Bomb;
 
 impl Observer for Bomb {
-    fn applied(&self, _at: LogId, _payload: &Bytes, change: Option<&Change>, _digest: u128) {
-        assert!(change.is_none_or(|change| change.new.key() != b"fatal"), "the bomb");
+    fn applied(&self, _at: LogId, _payload: &Bytes, changes: &[Change], _digest: u128) {
+        assert!(changes.iter().all(|change| change.new.key() != b"fatal"), "the bomb");
     }
 
     fn installed(&self, _at: LogId, _digest: u128) {}

@@ -68,11 +68,22 @@ pub enum Reason {
     OutOfWindow,
     /// `store-full`: the store is over its replicated bound; nothing was applied.
     StoreFull,
+    /// `transaction-too-large`: a transaction would change or look at more than its replicated bounds; nothing was applied.
+    TransactionTooLarge,
+    /// `compacted`: a revision is below the earliest one that can be read. A transaction that reads it is not applied; a read
+    /// has this reason, too.
+    Compacted,
 }
 
 impl Reason {
-    const ALL: [Reason; 4] =
-        [Reason::ConditionFailed, Reason::SessionExpired, Reason::OutOfWindow, Reason::StoreFull];
+    const ALL: [Reason; 6] = [
+        Reason::ConditionFailed,
+        Reason::SessionExpired,
+        Reason::OutOfWindow,
+        Reason::StoreFull,
+        Reason::TransactionTooLarge,
+        Reason::Compacted,
+    ];
 
     /// Returns its text in the metadata.
     pub fn as_str(self) -> &'static str {
@@ -81,6 +92,8 @@ impl Reason {
             Reason::SessionExpired => "session-expired",
             Reason::OutOfWindow => "out-of-window",
             Reason::StoreFull => "store-full",
+            Reason::TransactionTooLarge => "transaction-too-large",
+            Reason::Compacted => "compacted",
         }
     }
 
@@ -137,7 +150,13 @@ pub fn key_not_found(revision: u64) -> Status {
 
 /// `ABORTED`: the revision is below the earliest one that can be read.
 pub fn compacted(revision: u64, floor: u64) -> Status {
-    Status::aborted(format!("revision {revision} is compacted; the earliest that can be read is {floor}"))
+    let message = format!("revision {revision} is compacted; the earliest that can be read is {floor}");
+    with_reason(Status::aborted(message), Reason::Compacted)
+}
+
+/// `RESOURCE_EXHAUSTED`: a transaction would change or look at more than the replicated settings allow.
+pub fn transaction_too_large(message: impl Into<String>) -> Status {
+    with_reason(Status::resource_exhausted(message), Reason::TransactionTooLarge)
 }
 
 /// `UNAVAILABLE`, certainly not executed. `leader`: the address to send the request to instead, as `host:port`.

@@ -40,6 +40,12 @@ pub struct Configure {
     /// So many revisions before the present one can be read, whatever their age and size
     #[arg(long, value_name = "N")]
     history_min_revisions: Option<u64>,
+    /// Most keys that one transaction changes; nothing else is done meanwhile
+    #[arg(long, value_name = "N")]
+    max_transaction_changes: Option<u64>,
+    /// Most bytes that one transaction looks at to test its conditions and to find what it deletes
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_transaction_bytes: Option<u64>,
     #[command(flatten)]
     connect: Connect,
 }
@@ -57,6 +63,8 @@ impl Configure {
         change.history_max_age = self.history_max_age.map(|age| Some(age).filter(|age| !age.is_zero()));
         change.history_max_bytes = self.history_max_bytes.map(NonZeroU64::new);
         change.history_min_revisions = self.history_min_revisions;
+        change.max_transaction_changes = self.max_transaction_changes;
+        change.max_transaction_bytes = self.max_transaction_bytes;
         let settings = client
             .configure(change)
             .await
@@ -68,6 +76,8 @@ impl Configure {
             ("history-max-age", settings.history_max_age.map_or(0, |age| age.as_secs()), "s"),
             ("history-max-bytes", bytes(settings.history_max_bytes), ""),
             ("history-min-revisions", settings.history_min_revisions, ""),
+            ("max-transaction-changes", settings.max_transaction_changes, ""),
+            ("max-transaction-bytes", settings.max_transaction_bytes, ""),
             ("wanted-size", settings.wanted_size.map_or(0, NonZeroU32::get).into(), ""),
         ];
         let mut output = self.connect.output();

@@ -14,8 +14,8 @@ use crate::client::{KeyValue, ReadOptions};
 
 /// Read keys
 ///
-/// Writes the value of one key as it is, byte by byte; on a terminal a newline follows. Several keys are read one after
-/// the other and become a table, or with --output json or plain a line each. Exit code 3: a key does not exist.
+/// Writes the value of one key as it is, byte by byte; on a terminal a newline follows. Several keys are read at one
+/// revision and become a table, or with --output json or plain a line each. Exit code 3: a key does not exist.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -54,17 +54,21 @@ impl Get {
         if let Some(revision) = self.at_revision {
             options = options.at_revision(revision);
         }
+        let keys = self.keys.into_iter().map(|key| self.syntax.key(key)).collect::<Result<Vec<_>, _>>()?;
+        let (one, names) = (keys.len() == 1, keys.iter().map(|key| escaped(key)).collect::<Vec<_>>());
+        let shown = format!("'{}'", names.join("', '"));
+        let read = match keys.as_slice() {
+            [key] => client.get_with(key, options).await.map(|read| (read.revision, vec![read.entry])),
+            keys => client.get_many_with(keys, options).await.map(|read| (read.revision, read.entries)),
+        };
+        let (revision, entries) =
+            read.map_err(|error| self.connect.failure(&format!("read {shown}"), error))?;
         let mut found = Vec::new();
         let mut absent = Vec::new();
-        let one = self.keys.len() == 1;
-        let keys = self.keys.into_iter().map(|key| self.syntax.key(key)).collect::<Result<Vec<_>, _>>()?;
-        for key in &keys {
-            let shown = escaped(key);
-            let read = client.get_with(key, options).await;
-            let read = read.map_err(|error| self.connect.failure(&format!("read '{shown}'"), error))?;
-            match read.entry {
-                Some(entry) => found.push((read.revision, entry)),
-                None => absent.push(format!("there is no key '{shown}' at revision {}", read.revision)),
+        for (key, entry) in keys.iter().zip(entries) {
+            match entry {
+                Some(entry) => found.push((revision, entry)),
+                None => absent.push(format!("there is no key '{}' at revision {revision}", escaped(key))),
             }
         }
         let mut output = self.connect.output_or(if one { Format::Plain } else { Format::Table });

@@ -43,7 +43,7 @@ impl KeySyntax {
 ///
 /// # Errors
 /// The first sequence that begins with a backslash and is no escape sequence.
-fn unescaped(mut text: &[u8]) -> Result<Vec<u8>, &[u8]> {
+pub fn unescaped(mut text: &[u8]) -> Result<Vec<u8>, &[u8]> {
     let mut bytes = Vec::with_capacity(text.len());
     while let Some(at) = text.iter().position(|byte| *byte == b'\\') {
         bytes.extend_from_slice(&text[..at]);

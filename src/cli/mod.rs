@@ -36,6 +36,7 @@ mod set;
 mod snapshot;
 mod status;
 mod transfer_leader;
+mod txn;
 mod wipe;
 
 use std::ffi::OsString;
@@ -79,6 +80,7 @@ enum Command {
     Delete(delete::Delete),
     #[command(visible_alias = "ls")]
     List(list::List),
+    Txn(txn::Txn),
     Members(Box<members::Members>),
     Leave(leave::Leave),
     Status(status::Status),
@@ -108,6 +110,7 @@ impl Command {
             Command::Set(set) => set.run().await,
             Command::Delete(delete) => delete.run().await,
             Command::List(list) => list.run().await,
+            Command::Txn(txn) => txn.run().await,
             Command::Members(members) => members.run().await,
             Command::Leave(leave) => leave.run().await,
             Command::Status(status) => status.run().await,

@@ -74,6 +74,7 @@ calls! {
     KvClient::set(api::SetRequest) -> api::SetResponse;
     KvClient::delete(api::DeleteRequest) -> api::DeleteResponse;
     KvClient::list(api::ListRequest) -> Streaming<api::GetResponse>;
+    KvClient::transact(api::TransactRequest) -> api::TransactResponse;
     KvClient::get_servers(api::GetServersRequest) -> api::GetServersResponse;
     KvClient::open_session(api::OpenSessionRequest) -> api::OpenSessionResponse;
     KvClient::close_session(api::CloseSessionRequest) -> api::CloseSessionResponse;
@@ -88,6 +89,12 @@ calls! {
 }
 
 impl NamedWrite for api::SetRequest {
+    fn set_name(&mut self, name: SessionWrite) {
+        self.session = Some(name);
+    }
+}
+
+impl NamedWrite for api::TransactRequest {
     fn set_name(&mut self, name: SessionWrite) {
         self.session = Some(name);
     }

@@ -24,11 +24,11 @@
 //! Files: `builder` makes a client; `options` and `answers` are what calls take and return; `operators` has the calls
 //! for operators, `members` and `node_status` what they return. `call` is the loop of one call; `retry` and `picker` make
 //! its decisions, as pure functions; `topology` holds the known members and the leader; `connection` is a node's address
-//! and the connection to it; `tls` makes the TLS handshake; `opening` opens and closes sessions; `session` names writes;
+//! and the connection to it; `transaction` sends transactions; `tls` makes the TLS handshake; `opening` opens and closes sessions; `session` names writes;
 //! `refresh` asks for the members again; `arriving` is a stream from a node, from which `list` makes a listing and
 //! `backup` a backup of the whole store.
 //!
-//! Depends only on `rt`, `node_id`, `replicated_settings` and the wire contract, not on nodes, logs or maps. Types of the
+//! Depends only on `rt`, `node_id`, `replicated_settings`, `transaction` and the wire contract, not on nodes, logs or maps. Types of the
 //! wire contract, and its 0 and "" for what is absent, do not leave this module.
 
 mod answers;
@@ -53,6 +53,7 @@ mod tests;
 #[cfg(feature = "tls")]
 mod tls;
 mod topology;
+mod transaction;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +77,8 @@ pub use options::{Consistency, ListOptions, ReadOptions, WriteOptions};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 
+pub use transaction::{DeletedPrefix, GotMany, OperationResult, ResultsMissing, Transacted};
+
 use call::Deadline;
 use opening::SessionSlot;
 use refresh::Refresher;
@@ -85,6 +88,7 @@ pub use crate::node_id::NodeId;
 pub use crate::replicated_settings::{Settings, SettingsChange};
 use crate::rt;
 use crate::rt::lock::Mutex;
+pub use crate::transaction::{Comparison, Condition, KeyRange, Keys, Operation, Test, Transaction};
 
 /// A client of one cluster. Clones are cheap and share connections, the session and everything learned.
 #[derive(Clone)]

@@ -193,6 +193,8 @@ impl Client {
             history_max_age,
             history_max_bytes,
             history_min_revisions,
+            max_transaction_changes,
+            max_transaction_bytes,
         } = change;
         let bytes = |bound: Option<Option<NonZeroU64>>| bound.map(|bytes| bytes.map_or(0, NonZeroU64::get));
         let request = api::ConfigureRequest {
@@ -202,6 +204,8 @@ impl Client {
             history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
             history_max_bytes: bytes(history_max_bytes),
             history_min_revisions,
+            max_transaction_changes,
+            max_transaction_bytes,
         };
         self.change_settings(request).await
     }
@@ -236,6 +240,8 @@ impl Client {
                 .filter(|age| !age.is_zero()),
             history_max_bytes: NonZeroU64::new(settings.history_max_bytes),
             history_min_revisions: settings.history_min_revisions,
+            max_transaction_changes: settings.max_transaction_changes,
+            max_transaction_bytes: settings.max_transaction_bytes,
             wanted_size: NonZeroU32::new(settings.wanted_size),
         })
     }

@@ -92,6 +92,10 @@ impl ReadOptions {
         self
     }
 
+    pub(super) fn of_revision(at_revision: Option<u64>) -> ReadOptions {
+        ReadOptions { at_revision, ..ReadOptions::default() }
+    }
+
     /// Returns the revision in a request, where 0 stands for the present one.
     ///
     /// # Errors

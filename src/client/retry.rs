@@ -44,8 +44,11 @@ impl Verdict {
                     None => Verdict::Answered(Error::Refused(Why::of(status.message(), status))),
                 };
             }
-            Some(Reason::StoreFull) => {
+            Some(Reason::StoreFull | Reason::TransactionTooLarge) => {
                 return Verdict::Answered(Error::ResourceExhausted(Why::of(status.message(), status)));
+            }
+            Some(Reason::Compacted) => {
+                return Verdict::Answered(Error::RevisionGone(Why::of(status.message(), status)));
             }
             Some(Reason::SessionExpired | Reason::OutOfWindow) => return Verdict::SessionLost,
             None => {}
@@ -230,6 +233,12 @@ mod tests {
             Verdict::of(&status::condition_failed(0)),
             Verdict::Answered(Error::ConditionFailed { present_revision: None })
         );
+        let answered = |status: &Status| match Verdict::of(status) {
+            Verdict::Answered(error) => error,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(answered(&status::transaction_too_large("!")), Error::ResourceExhausted(_)));
+        assert!(matches!(answered(&status::compacted(3, 20)), Error::RevisionGone(_)));
         assert!(matches!(Verdict::of(&Status::invalid_argument("key")), Verdict::Refused(Error::Invalid(_))));
     }
 

@@ -3,10 +3,13 @@
 //! An answer is small, holds no key and no value, and is the same on every node. Sessions remember answers, forwarding
 //! nodes carry them back and snapshots keep them: [`log::Answer`] is the encoded form.
 
-use mokv_proto::log::{self, answer::Outcome};
+use mokv_proto::log::{self, answer::Outcome as Wire};
+use std::sync::Arc;
+
+use super::Outcome;
 
 /// The answer to one applied command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The value was written; the store is now at `revision`.
     Written {
@@ -59,8 +62,38 @@ pub enum Answer {
         /// The present revision.
         present: u64,
     },
+    /// A transaction was executed.
+    Transaction(Arc<Outcome>),
+    /// The transaction would change too many keys; nothing was done.
+    TooManyChanges {
+        /// [`Settings::max_transaction_changes`](crate::replicated_settings::Settings::max_transaction_changes).
+        max_changes: u64,
+    },
+    /// The transaction would look at too many bytes; nothing was done.
+    TooManyBytes {
+        /// [`Settings::max_transaction_bytes`](crate::replicated_settings::Settings::max_transaction_bytes).
+        max_bytes: u64,
+    },
+    /// The transaction reads a revision that cannot be read any more; nothing was done.
+    BelowFloor {
+        /// The earliest revision that can be read.
+        floor: u64,
+    },
     /// Applied; the command has no result.
     Done,
+}
+
+impl Answer {
+    /// The bytes that it takes in a snapshot, together with its sequence number, at most.
+    pub(super) fn max_encoded_bytes(&self) -> u64 {
+        const NUMBER: u64 = 10;
+        const FRAME: u64 = 20;
+        let numbers = match self {
+            Answer::Transaction(outcome) => outcome.branches.len() + outcome.deleted.len(),
+            _ => 1,
+        };
+        FRAME + NUMBER * (2 + numbers as u64)
+    }
 }
 
 /// The bytes hold an answer of a kind that this version cannot decode.
@@ -71,19 +104,25 @@ pub struct UnknownAnswer;
 impl From<Answer> for log::Answer {
     fn from(answer: Answer) -> log::Answer {
         let outcome = match answer {
-            Answer::Written { revision } => Outcome::Written(log::Written { revision }),
-            Answer::Deleted { revision, existed } => Outcome::Deleted(log::Deleted { revision, existed }),
+            Answer::Written { revision } => Wire::Written(log::Written { revision }),
+            Answer::Deleted { revision, existed } => Wire::Deleted(log::Deleted { revision, existed }),
             Answer::ConditionFailed { present_revision } => {
-                Outcome::ConditionFailed(log::ConditionFailed { present_revision })
+                Wire::ConditionFailed(log::ConditionFailed { present_revision })
             }
-            Answer::SessionOpened { session } => Outcome::SessionOpened(log::SessionOpened { session }),
-            Answer::SessionClosed { existed } => Outcome::SessionClosed(log::SessionClosed { existed }),
-            Answer::SessionExpired => Outcome::SessionExpired(log::SessionExpired {}),
-            Answer::OutOfWindow { lowest } => Outcome::OutOfWindow(log::OutOfWindow { lowest }),
-            Answer::StoreFull { max_store_bytes } => Outcome::StoreFull(log::StoreFull { max_store_bytes }),
-            Answer::Compacted { floor, raised } => Outcome::Compacted(log::Compacted { floor, raised }),
-            Answer::FutureRevision { present } => Outcome::FutureRevision(log::FutureRevision { present }),
-            Answer::Done => Outcome::Done(log::Done {}),
+            Answer::SessionOpened { session } => Wire::SessionOpened(log::SessionOpened { session }),
+            Answer::SessionClosed { existed } => Wire::SessionClosed(log::SessionClosed { existed }),
+            Answer::SessionExpired => Wire::SessionExpired(log::SessionExpired {}),
+            Answer::OutOfWindow { lowest } => Wire::OutOfWindow(log::OutOfWindow { lowest }),
+            Answer::StoreFull { max_store_bytes } => Wire::StoreFull(log::StoreFull { max_store_bytes }),
+            Answer::Compacted { floor, raised } => Wire::Compacted(log::Compacted { floor, raised }),
+            Answer::FutureRevision { present } => Wire::FutureRevision(log::FutureRevision { present }),
+            Answer::Transaction(outcome) => Wire::Transaction(outcome.as_ref().into()),
+            Answer::TooManyChanges { max_changes } => {
+                Wire::TooManyChanges(log::TooManyChanges { max_changes })
+            }
+            Answer::TooManyBytes { max_bytes } => Wire::TooManyBytes(log::TooManyBytes { max_bytes }),
+            Answer::BelowFloor { floor } => Wire::BelowFloor(log::BelowFloor { floor }),
+            Answer::Done => Wire::Done(log::Done {}),
         };
         log::Answer { outcome: Some(outcome) }
     }
@@ -94,19 +133,25 @@ impl TryFrom<log::Answer> for Answer {
 
     fn try_from(answer: log::Answer) -> Result<Answer, UnknownAnswer> {
         Ok(match answer.outcome.ok_or(UnknownAnswer)? {
-            Outcome::Written(log::Written { revision }) => Answer::Written { revision },
-            Outcome::Deleted(log::Deleted { revision, existed }) => Answer::Deleted { revision, existed },
-            Outcome::ConditionFailed(log::ConditionFailed { present_revision }) => {
+            Wire::Written(log::Written { revision }) => Answer::Written { revision },
+            Wire::Deleted(log::Deleted { revision, existed }) => Answer::Deleted { revision, existed },
+            Wire::ConditionFailed(log::ConditionFailed { present_revision }) => {
                 Answer::ConditionFailed { present_revision }
             }
-            Outcome::SessionOpened(log::SessionOpened { session }) => Answer::SessionOpened { session },
-            Outcome::SessionClosed(log::SessionClosed { existed }) => Answer::SessionClosed { existed },
-            Outcome::SessionExpired(log::SessionExpired {}) => Answer::SessionExpired,
-            Outcome::OutOfWindow(log::OutOfWindow { lowest }) => Answer::OutOfWindow { lowest },
-            Outcome::StoreFull(log::StoreFull { max_store_bytes }) => Answer::StoreFull { max_store_bytes },
-            Outcome::Compacted(log::Compacted { floor, raised }) => Answer::Compacted { floor, raised },
-            Outcome::FutureRevision(log::FutureRevision { present }) => Answer::FutureRevision { present },
-            Outcome::Done(log::Done {}) => Answer::Done,
+            Wire::SessionOpened(log::SessionOpened { session }) => Answer::SessionOpened { session },
+            Wire::SessionClosed(log::SessionClosed { existed }) => Answer::SessionClosed { existed },
+            Wire::SessionExpired(log::SessionExpired {}) => Answer::SessionExpired,
+            Wire::OutOfWindow(log::OutOfWindow { lowest }) => Answer::OutOfWindow { lowest },
+            Wire::StoreFull(log::StoreFull { max_store_bytes }) => Answer::StoreFull { max_store_bytes },
+            Wire::Compacted(log::Compacted { floor, raised }) => Answer::Compacted { floor, raised },
+            Wire::FutureRevision(log::FutureRevision { present }) => Answer::FutureRevision { present },
+            Wire::Transaction(outcome) => Answer::Transaction(Arc::new(outcome.into())),
+            Wire::TooManyChanges(log::TooManyChanges { max_changes }) => {
+                Answer::TooManyChanges { max_changes }
+            }
+            Wire::TooManyBytes(log::TooManyBytes { max_bytes }) => Answer::TooManyBytes { max_bytes },
+            Wire::BelowFloor(log::BelowFloor { floor }) => Answer::BelowFloor { floor },
+            Wire::Done(log::Done {}) => Answer::Done,
         })
     }
 }
@@ -130,10 +175,18 @@ mod tests {
             Answer::StoreFull { max_store_bytes: 1 << 40 },
             Answer::Compacted { floor: 9, raised: true },
             Answer::FutureRevision { present: 4 },
+            Answer::Transaction(Arc::new(Outcome {
+                revision: 9,
+                branches: vec![true, false],
+                deleted: vec![3, 0],
+            })),
+            Answer::TooManyChanges { max_changes: 5 },
+            Answer::TooManyBytes { max_bytes: 6 },
+            Answer::BelowFloor { floor: 7 },
             Answer::Done,
         ];
         for answer in answers {
-            let bytes = log::Answer::from(answer).encode_to_vec();
+            let bytes = log::Answer::from(answer.clone()).encode_to_vec();
             let read = log::Answer::decode(bytes.as_slice()).unwrap();
             assert_eq!(Answer::try_from(read), Ok(answer));
         }

@@ -91,7 +91,7 @@ impl<'a> Audit<'a> {
                 misfit: misfit.then_some("a session is not where its last use puts it"),
             };
             let answers = session.answers.iter().map(move |(sequence, answer)| Part {
-                item: Item::answer(id, *sequence, *answer),
+                item: Item::answer(id, *sequence, answer),
                 bytes: 0,
                 is_present: false,
                 misfit: None,
@@ -176,7 +176,8 @@ impl BlockSum {
             self.digest.add(Item::session(id, last_applied, lowest_unanswered));
             for log::SnapshotAnswer { sequence, answer } in answers {
                 let answer = answer.and_then(|answer| Answer::try_from(answer).ok());
-                self.digest.add(Item::answer(id, sequence, answer.ok_or("a block holds an unknown answer")?));
+                let answer = answer.ok_or("a block holds an unknown answer")?;
+                self.digest.add(Item::answer(id, sequence, &answer));
             }
         }
         Ok(())

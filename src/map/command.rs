@@ -15,6 +15,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::replicated_settings::SettingsChange;
+use crate::transaction::Transaction;
 
 /// One decoded log entry.
 #[derive(Clone, PartialEq)]
@@ -58,6 +59,13 @@ pub enum Command {
     },
     /// Removes versions that no revision shows any more, more of them than other entries do.
     Prune,
+    /// Tests conditions, and reads and writes several keys.
+    Transaction {
+        /// What is tested and done.
+        transaction: Transaction,
+        /// `None`: applied once for each entry.
+        session: Option<log::SessionWrite>,
+    },
 }
 
 /// A log entry that this version cannot decode and must not guess at.
@@ -93,6 +101,7 @@ const WANTED_SIZE: u8 = 9;
 const DIGEST_KEY: u8 = 10;
 const COMPACT: u8 = 11;
 const PRUNE: u8 = 12;
+const TRANSACTION: u8 = 13;
 
 impl Command {
     /// The first cluster version whose members all know [`Command::WantedSize`].
@@ -124,6 +133,10 @@ impl Command {
             }
             Command::Compact { revision } => entry(COMPACT, &log::Compact { revision: *revision }),
             Command::Prune => entry(PRUNE, &log::Prune {}),
+            Command::Transaction { transaction, session } => entry(
+                TRANSACTION,
+                &log::Transaction { session: *session, choice: Some(transaction.encode()) },
+            ),
         }
     }
 
@@ -137,9 +150,16 @@ impl Command {
         bytes.first() == Some(&TOMBSTONE)
     }
 
-    /// Whether an entry carries a client's value, the one kind that a cluster without free space rejects.
+    /// Whether an entry carries a client's value: such entries a cluster without free space rejects.
     pub fn carries_a_value(bytes: &Bytes) -> bool {
-        bytes.first() == Some(&SET)
+        match bytes.first() {
+            Some(&SET) => true,
+            Some(&TRANSACTION) => match Command::decode(bytes) {
+                Ok(Command::Transaction { transaction, .. }) => transaction.may_set(),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Decodes an entry. Key and value are slices of `bytes`, not copies: a stored value keeps the whole buffer of its
@@ -193,6 +213,12 @@ impl Command {
                 let log::Prune {} = message(type_byte, payload)?;
                 Command::Prune
             }
+            TRANSACTION => {
+                let log::Transaction { session, choice } = message(type_byte, payload)?;
+                let transaction = choice.and_then(|choice| Transaction::decode(choice).ok());
+                let transaction = transaction.ok_or(UnknownCommand::Payload(type_byte))?;
+                Command::Transaction { transaction, session }
+            }
             unknown => return Err(UnknownCommand::Type(unknown)),
         })
     }
@@ -207,6 +233,8 @@ fn configure(change: &SettingsChange) -> log::Configure {
         history_max_age,
         history_max_bytes,
         history_min_revisions,
+        max_transaction_changes,
+        max_transaction_bytes,
     } = *change;
     let bytes = |bound: Option<Option<NonZeroU64>>| bound.map(|bytes| bytes.map_or(0, NonZeroU64::get));
     log::Configure {
@@ -215,6 +243,8 @@ fn configure(change: &SettingsChange) -> log::Configure {
         history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
         history_max_bytes: bytes(history_max_bytes),
         history_min_revisions,
+        max_transaction_changes,
+        max_transaction_bytes,
     }
 }
 
@@ -225,6 +255,8 @@ fn settings_change(configure: &log::Configure) -> SettingsChange {
         history_max_age_seconds,
         history_max_bytes,
         history_min_revisions,
+        max_transaction_changes,
+        max_transaction_bytes,
     } = *configure;
     let age = |seconds| Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero());
     SettingsChange {
@@ -233,6 +265,8 @@ fn settings_change(configure: &log::Configure) -> SettingsChange {
         history_max_age: history_max_age_seconds.map(age),
         history_max_bytes: history_max_bytes.map(NonZeroU64::new),
         history_min_revisions,
+        max_transaction_changes,
+        max_transaction_bytes,
     }
 }
 
@@ -277,6 +311,9 @@ impl fmt::Debug for Command {
             Command::DigestKey(_) => f.write_str("DigestKey"),
             Command::Compact { revision } => write!(f, "Compact({revision})"),
             Command::Prune => f.write_str("Prune"),
+            Command::Transaction { transaction, session } => {
+                f.debug_tuple("Transaction").field(transaction).field(session).finish()
+            }
         }
     }
 }
@@ -284,6 +321,7 @@ impl fmt::Debug for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::txn::testing::transaction;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -318,7 +356,8 @@ mod tests {
             }),
             Just(Command::OpenSession),
             any::<u64>().prop_map(|session| Command::CloseSession { session }),
-            any::<[Option<u64>; 5]>().prop_map(|[max_sessions, max_store_bytes, age, history, revisions]| {
+            any::<[Option<u64>; 7]>().prop_map(|numbers| {
+                let [max_sessions, max_store_bytes, age, history, revisions, changes, bytes] = numbers;
                 let seconds = |age| Some(Duration::from_secs(age)).filter(|age| !age.is_zero());
                 Command::Configure(SettingsChange {
                     max_sessions,
@@ -326,6 +365,8 @@ mod tests {
                     history_max_age: age.map(seconds),
                     history_max_bytes: history.map(NonZeroU64::new),
                     history_min_revisions: revisions,
+                    max_transaction_changes: changes,
+                    max_transaction_bytes: bytes,
                 })
             }),
             any::<(u64, String)>().prop_map(|(id, name)| Command::Tombstone { node_id: NodeId(id), name }),
@@ -334,6 +375,8 @@ mod tests {
             any::<[u8; DigestKey::BYTES]>().prop_map(|key| Command::DigestKey(DigestKey::new(key))),
             any::<u64>().prop_map(|revision| Command::Compact { revision }),
             Just(Command::Prune),
+            (transaction(), session())
+                .prop_map(|(transaction, session)| Command::Transaction { transaction, session }),
         ]
     }
 
@@ -363,7 +406,7 @@ mod tests {
         }
 
         #[test]
-        fn a_type_of_the_future_is_refused(type_byte in PRUNE + 1..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
+        fn a_type_of_the_future_is_refused(type_byte in TRANSACTION + 1..=u8::MAX, payload in vec(any::<u8>(), 0..20)) {
             let bytes = [&[type_byte], payload.as_slice()].concat();
             prop_assert_eq!(Command::decode(&bytes.into()), Err(UnknownCommand::Type(type_byte)));
         }

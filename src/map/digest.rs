@@ -29,6 +29,8 @@ use super::record::Record;
 use crate::node_id::NodeId;
 use crate::replicated_settings::Settings;
 use hmac::{Hmac, KeyInit, Mac};
+use mokv_proto::log;
+use prost::Message as _;
 use sha2::Sha256;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -153,6 +155,8 @@ impl Item {
             history_max_age,
             history_max_bytes,
             history_min_revisions,
+            max_transaction_changes,
+            max_transaction_bytes,
             wanted_size: _,
         } = *settings;
         Item::hash([
@@ -163,6 +167,8 @@ impl Item {
             u128::from(history_max_age.map_or(0, |age| age.as_secs())),
             history_max_bytes.map_or(0, NonZeroU64::get).into(),
             history_min_revisions.into(),
+            max_transaction_changes.into(),
+            max_transaction_bytes.into(),
             cluster_version.into(),
         ])
     }
@@ -194,21 +200,28 @@ impl Item {
         Item::hash([SESSION, id.into(), last_applied.into(), lowest_unanswered.into()])
     }
 
-    pub(super) fn answer(session: u64, sequence: u64, answer: Answer) -> Item {
-        let (kind, first, second): (u128, u64, u64) = match answer {
-            Answer::Written { revision } => (1, revision, 0),
-            Answer::Deleted { revision, existed } => (2, revision, existed.into()),
-            Answer::ConditionFailed { present_revision } => (3, present_revision, 0),
-            Answer::SessionOpened { session } => (4, session, 0),
+    pub(super) fn answer(session: u64, sequence: u64, answer: &Answer) -> Item {
+        let (kind, first, second): (u128, u128, u128) = match *answer {
+            Answer::Written { revision } => (1, revision.into(), 0),
+            Answer::Deleted { revision, existed } => (2, revision.into(), existed.into()),
+            Answer::ConditionFailed { present_revision } => (3, present_revision.into(), 0),
+            Answer::SessionOpened { session } => (4, session.into(), 0),
             Answer::SessionClosed { existed } => (5, existed.into(), 0),
             Answer::SessionExpired => (6, 0, 0),
-            Answer::OutOfWindow { lowest } => (7, lowest, 0),
-            Answer::StoreFull { max_store_bytes } => (8, max_store_bytes, 0),
+            Answer::OutOfWindow { lowest } => (7, lowest.into(), 0),
+            Answer::StoreFull { max_store_bytes } => (8, max_store_bytes.into(), 0),
             Answer::Done => (9, 0, 0),
-            Answer::Compacted { floor, raised } => (10, floor, raised.into()),
-            Answer::FutureRevision { present } => (11, present, 0),
+            Answer::Compacted { floor, raised } => (10, floor.into(), raised.into()),
+            Answer::FutureRevision { present } => (11, present.into(), 0),
+            Answer::Transaction(ref outcome) => {
+                let bytes = log::TransactionOutcome::from(outcome.as_ref()).encode_to_vec();
+                (12, xxh3_128(&bytes), 0)
+            }
+            Answer::TooManyChanges { max_changes } => (13, max_changes.into(), 0),
+            Answer::TooManyBytes { max_bytes } => (14, max_bytes.into(), 0),
+            Answer::BelowFloor { floor } => (15, floor.into(), 0),
         };
-        Item::hash([ANSWER, session.into(), sequence.into(), kind, first.into(), second.into()])
+        Item::hash([ANSWER, session.into(), sequence.into(), kind, first, second])
     }
 
     pub(super) fn tombstone(node_id: NodeId, name: &str) -> Item {
@@ -223,7 +236,7 @@ impl Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::ChangeAt;
+    use crate::map::{ChangeAt, Outcome};
     use std::time::Duration;
 
     /// Nodes of different versions compare these numbers, so they must never change.
@@ -241,8 +254,8 @@ mod tests {
             written(&[b'v'; 1000]), // xxh3's wide path
             Item::record(&Record::deletion(b"key", at)),
             Item::session(7, 9, 1),
-            Item::answer(7, 1, Answer::Written { revision: 3 }),
-            Item::answer(7, 2, Answer::Deleted { revision: 3, existed: true }),
+            Item::answer(7, 1, &Answer::Written { revision: 3 }),
+            Item::answer(7, 2, &Answer::Deleted { revision: 3, existed: true }),
             Item::tombstone(NodeId(5), "node-a"),
             Item::wanted_size(NonZeroU32::new(3)).unwrap(),
             Item::digest_key(Some(&DigestKey::new([7; 32]))).unwrap(),
@@ -250,7 +263,7 @@ mod tests {
         assert!(Item::wanted_size(None).is_none(), "what is not set adds nothing");
         assert!(Item::digest_key(None).is_none(), "what is not set adds nothing");
         let golden = [
-            0x098f1f2aa743d3c2f811d121c1665acd,
+            0x282d1984e1bb874107adfd4d9ce09b98,
             0xb6a429fefb44b9fc954943f33d4d8828,
             0x5911f540d68db167ed69f1d23dbc0650,
             0xa314e9d813a14b12d34bf5992ed2bc24,
@@ -299,15 +312,20 @@ mod tests {
             let at = |(revision, place)| ChangeAt { revision, place };
             Item::compaction(Progress { floor, start: at(start), settled_until: at(settled) })
         };
-        let settings =
-            |max_sessions, max_store_bytes, age, history_max_bytes, history_min_revisions| Settings {
-                max_sessions,
-                max_store_bytes: NonZeroU64::new(max_store_bytes),
-                history_max_age: Some(Duration::from_secs(age)),
-                history_max_bytes: NonZeroU64::new(history_max_bytes),
-                history_min_revisions,
-                wanted_size: None,
-            };
+        let executed = |revision, branches: &[bool], deleted: &[u64]| {
+            let (branches, deleted) = (branches.to_vec(), deleted.to_vec());
+            Answer::Transaction(Outcome { revision, branches, deleted }.into())
+        };
+        let settings = |numbers: [u64; 7]| Settings {
+            max_sessions: numbers[0],
+            max_store_bytes: NonZeroU64::new(numbers[1]),
+            history_max_age: Some(Duration::from_secs(numbers[2])),
+            history_max_bytes: NonZeroU64::new(numbers[3]),
+            history_min_revisions: numbers[4],
+            max_transaction_changes: numbers[5],
+            max_transaction_bytes: numbers[6],
+            wanted_size: None,
+        };
         let items = [
             written("k", "v", 2, 0, 1, 3),
             written("v", "k", 2, 0, 1, 3),
@@ -326,29 +344,39 @@ mod tests {
             compaction(1, (2, 9), (4, 5)),
             compaction(1, (2, 3), (9, 5)),
             compaction(1, (2, 3), (4, 9)),
-            Item::state(1, &settings(2, 3, 4, 5, 6), 7),
-            Item::state(9, &settings(2, 3, 4, 5, 6), 7),
-            Item::state(1, &settings(9, 3, 4, 5, 6), 7),
-            Item::state(1, &settings(2, 9, 4, 5, 6), 7),
-            Item::state(1, &settings(2, 3, 9, 5, 6), 7),
-            Item::state(1, &settings(2, 3, 4, 9, 6), 7),
-            Item::state(1, &settings(2, 3, 4, 5, 9), 7),
-            Item::state(1, &settings(2, 3, 4, 5, 6), 9),
+            Item::state(1, &settings([2, 3, 4, 5, 6, 7, 8]), 10),
+            Item::state(9, &settings([2, 3, 4, 5, 6, 7, 8]), 10),
+            Item::state(1, &settings([9, 3, 4, 5, 6, 7, 8]), 10),
+            Item::state(1, &settings([2, 9, 4, 5, 6, 7, 8]), 10),
+            Item::state(1, &settings([2, 3, 9, 5, 6, 7, 8]), 10),
+            Item::state(1, &settings([2, 3, 4, 9, 6, 7, 8]), 10),
+            Item::state(1, &settings([2, 3, 4, 5, 9, 7, 8]), 10),
+            Item::state(1, &settings([2, 3, 4, 5, 6, 9, 8]), 10),
+            Item::state(1, &settings([2, 3, 4, 5, 6, 7, 9]), 10),
+            Item::state(1, &settings([2, 3, 4, 5, 6, 7, 8]), 11),
             Item::session(1, 2, 3),
             Item::session(9, 2, 3),
             Item::session(1, 9, 3),
             Item::session(1, 2, 9),
-            Item::answer(1, 2, Answer::Done),
-            Item::answer(9, 2, Answer::Done),
-            Item::answer(1, 9, Answer::Done),
-            Item::answer(1, 2, Answer::Written { revision: 3 }),
-            Item::answer(1, 2, Answer::ConditionFailed { present_revision: 3 }),
-            Item::answer(1, 2, Answer::Deleted { revision: 3, existed: true }),
-            Item::answer(1, 2, Answer::Deleted { revision: 3, existed: false }),
-            Item::answer(1, 2, Answer::StoreFull { max_store_bytes: 3 }),
-            Item::answer(1, 2, Answer::Compacted { floor: 3, raised: true }),
-            Item::answer(1, 2, Answer::Compacted { floor: 3, raised: false }),
-            Item::answer(1, 2, Answer::FutureRevision { present: 3 }),
+            Item::answer(1, 2, &Answer::Done),
+            Item::answer(9, 2, &Answer::Done),
+            Item::answer(1, 9, &Answer::Done),
+            Item::answer(1, 2, &Answer::Written { revision: 3 }),
+            Item::answer(1, 2, &Answer::ConditionFailed { present_revision: 3 }),
+            Item::answer(1, 2, &Answer::Deleted { revision: 3, existed: true }),
+            Item::answer(1, 2, &Answer::Deleted { revision: 3, existed: false }),
+            Item::answer(1, 2, &Answer::StoreFull { max_store_bytes: 3 }),
+            Item::answer(1, 2, &Answer::Compacted { floor: 3, raised: true }),
+            Item::answer(1, 2, &Answer::Compacted { floor: 3, raised: false }),
+            Item::answer(1, 2, &Answer::FutureRevision { present: 3 }),
+            Item::answer(1, 2, &executed(3, &[true], &[4])),
+            Item::answer(1, 2, &executed(9, &[true], &[4])),
+            Item::answer(1, 2, &executed(3, &[false], &[4])),
+            Item::answer(1, 2, &executed(3, &[true, true], &[4])),
+            Item::answer(1, 2, &executed(3, &[true], &[9])),
+            Item::answer(1, 2, &Answer::TooManyChanges { max_changes: 3 }),
+            Item::answer(1, 2, &Answer::TooManyBytes { max_bytes: 3 }),
+            Item::answer(1, 2, &Answer::BelowFloor { floor: 3 }),
             Item::wanted_size(NonZeroU32::new(1)).unwrap(),
             Item::wanted_size(NonZeroU32::new(2)).unwrap(),
             Item::digest_key(Some(&DigestKey::new([1; 32]))).unwrap(),

@@ -252,7 +252,7 @@ impl History {
 
     fn settle(&mut self, change: &Record) {
         self.settled += 1;
-        let before = self.past.get_prev(&Gap::Before(change.key(), change.at()));
+        let before = self.past.get_prev(&Gap::before(change.key(), change.at()));
         let replaced = before.filter(|before| before.0.key() == change.key());
         if let Some(ByVersion(replaced)) = replaced.cloned() {
             assert!(
@@ -271,10 +271,7 @@ impl History {
 
     /// How far compaction has come.
     pub(super) fn progress(&self) -> Progress {
-        let at = |index: usize| {
-            let next = ChangeAt { revision: self.revision + 1, place: 0 };
-            self.changes.get(index).map_or(next, Record::at)
-        };
+        let at = |index: usize| self.changes.get(index).map_or(ChangeAt::after(self.revision), Record::at);
         Progress { floor: self.floor, start: at(0), settled_until: at(self.settled) }
     }
 
@@ -285,23 +282,23 @@ impl History {
         self.present.get(&OfKey(key)).map(|present| &present.0)
     }
 
-    /// The version of a key at a revision, which is the floor or later; `None` if the key did not exist.
-    pub(super) fn get_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
-        let present = self.get(key).filter(|present| present.revision() <= revision);
-        present.or_else(|| self.past_at(key, revision))
+    /// The version of a key just before a change, of which all that it replaced is kept; `None` if the key did not exist.
+    pub(super) fn get_before(&self, key: &[u8], before: ChangeAt) -> Option<&Record> {
+        let present = self.get(key).filter(|present| present.at() < before);
+        present.or_else(|| self.past_before(key, before))
     }
 
-    /// The version of a key at a revision that lies before its present version.
-    fn past_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
-        let past = self.past.get_prev(&Gap::After(key, revision)).map(|past| &past.0);
+    /// The version of a key just before a change that does not lie behind its present version.
+    fn past_before(&self, key: &[u8], before: ChangeAt) -> Option<&Record> {
+        let past = self.past.get_prev(&Gap::before(key, before)).map(|past| &past.0);
         past.filter(|past| past.key() == key && !past.is_deletion())
     }
 
     /// The present versions of the keys from `start` on and before `end` (`None`: to the last), in byte order.
-    fn range<'a>(
+    pub(super) fn range<'a>(
         &'a self,
-        start: Bound<&'a [u8]>,
-        end: Option<&'a [u8]>,
+        start: Bound<&[u8]>,
+        end: Option<&[u8]>,
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         // A tree takes an empty range for a mistake.
@@ -310,16 +307,16 @@ impl History {
             _ => false,
         };
         let bounds = (start.map(OfKey), end.map(OfKey));
-        let range = (!is_empty).then(|| self.present.range::<_, OfKey<'a>>(bounds));
+        let range = (!is_empty).then(|| self.present.range::<_, OfKey<'_>>(bounds));
         range.into_iter().flatten().map(|present| &present.0)
     }
 
-    /// The same at a revision, which is the floor or later.
-    pub(super) fn range_at<'a>(
+    /// The same just before a change, of which all that it replaced is kept.
+    pub(super) fn range_before<'a>(
         &'a self,
         start: Bound<&'a [u8]>,
         end: Option<&'a [u8]>,
-        revision: u64,
+        before: ChangeAt,
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let mut present = self.range(start, end).peekable();
         let is_within = move |record: &&Record| end.is_none_or(|end| record.key() < end);
@@ -329,7 +326,10 @@ impl History {
             Bound::Unbounded => Gap::before_all(b""),
         };
         // The present revision shows present versions only.
-        let mut past = (revision < self.revision).then(|| self.next_past(first)).flatten().filter(is_within);
+        let mut past = (before <= ChangeAt { revision: self.revision, place: u32::MAX })
+            .then(|| self.next_past(first))
+            .flatten()
+            .filter(is_within);
         std::iter::from_fn(move || {
             loop {
                 let key = match (present.peek().copied(), past) {
@@ -343,8 +343,8 @@ impl History {
                     past = self.next_past(Gap::after_all(key)).filter(is_within);
                 }
                 let found = match newest {
-                    Some(newest) if newest.revision() <= revision => Some(newest),
-                    _ if has_past => self.past_at(key, revision),
+                    Some(newest) if newest.at() < before => Some(newest),
+                    _ if has_past => self.past_before(key, before),
                     _ => None,
                 };
                 if found.is_some() {

@@ -28,6 +28,7 @@ mod sizes;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 pub use answer::{Answer, UnknownAnswer};
 pub use audit::{Audit, BlockSum, Unsound};
@@ -36,6 +37,7 @@ pub use digest::{DigestKey, ShownDigest};
 pub use history::Change;
 pub use record::{ChangeAt, Record};
 pub use snapshot::{Restore, RestoreError};
+pub use txn::{OperationResult, Outcome, Results, ResultsMissing};
 
 use crate::node_id::NodeId;
 use bytes::Bytes;
@@ -47,8 +49,11 @@ use sessions::Sessions;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Bound;
+use std::sync::Arc;
+use txn::{Plan, Planned};
 
 use crate::replicated_settings::Settings;
+use crate::transaction::{KeyRange, Transaction};
 
 /// The replicated state. Cloning is O(1): the clone shares what later writes do not touch.
 #[derive(Clone, PartialEq)]
@@ -82,8 +87,8 @@ pub struct Entry {
 pub struct Applied {
     /// The answer to the sender of the command.
     pub answer: Answer,
-    /// The change in the store; no command changes more than one key.
-    pub change: Option<Change>,
+    /// The changes in the store, all of one revision, in order.
+    pub changes: Vec<Change>,
 }
 
 impl Default for Map {
@@ -129,7 +134,8 @@ impl Map {
         let applied = self.execute(index, command);
         let steps = match command {
             Command::Prune => Map::REMOVALS_PER_PRUNE,
-            _ => Map::REMOVALS_PER_ENTRY,
+            // Twice as many as it adds, so that removal is never outrun.
+            _ => Map::REMOVALS_PER_ENTRY + 2 * applied.changes.len(),
         };
         let _ = (0..steps).try_for_each(|_| self.history.remove_step().then_some(()));
         self.give_way();
@@ -195,6 +201,9 @@ impl Map {
                 Err(CannotCompact::Future { present }) => Answer::FutureRevision { present },
             },
             Command::Prune => Answer::Done,
+            Command::Transaction { transaction, session } => {
+                return self.once(index, session.as_ref(), |map| map.transact(transaction));
+            }
         };
         Applied::unchanged(answer)
     }
@@ -212,7 +221,7 @@ impl Map {
             return Applied::unchanged(answer);
         }
         let applied = write(self);
-        self.sessions.remember(session, applied.answer);
+        self.sessions.remember(session, applied.answer.clone());
         applied
     }
 
@@ -223,18 +232,21 @@ impl Map {
         }
         let written = sizes::VERSION_BYTES + (set.key.len() + set.value.len()) as u64;
         let replaced = present.map_or(0, Record::size);
-        let size = self.size() + written - replaced;
-        // A write that does not grow the store is allowed even above a bound that was lowered.
-        if let Some(bound) = self.settings.max_store_bytes.map(NonZeroU64::get)
-            && size > bound
-            && written > replaced
-        {
-            return Applied::unchanged(Answer::StoreFull { max_store_bytes: bound });
+        if let Some(full) = self.too_full_for(written, replaced) {
+            return Applied::unchanged(full);
         }
 
         let (old, at) = (present.cloned(), self.next_change());
         let change = self.history.write(old, &set.key, &set.value, at);
-        Applied { answer: Answer::Written { revision: at.revision }, change: Some(change) }
+        Applied { answer: Answer::Written { revision: at.revision }, changes: vec![change] }
+    }
+
+    /// The rejection of a write that adds so many bytes and takes the place of so many, if the store is too full for it. One
+    /// that does not grow the store is allowed even above a bound that was lowered.
+    fn too_full_for(&self, written: u64, replaced: u64) -> Option<Answer> {
+        let bound = self.settings.max_store_bytes.map(NonZeroU64::get)?;
+        let is_full = written > replaced && self.size() + (written - replaced) > bound;
+        is_full.then_some(Answer::StoreFull { max_store_bytes: bound })
     }
 
     fn delete(&mut self, delete: &log::Delete) -> Applied {
@@ -247,7 +259,29 @@ impl Map {
         };
         let at = self.next_change();
         let change = self.history.delete(old, at);
-        Applied { answer: Answer::Deleted { revision: at.revision, existed: true }, change: Some(change) }
+        Applied { answer: Answer::Deleted { revision: at.revision, existed: true }, changes: vec![change] }
+    }
+
+    fn transact(&mut self, transaction: &Transaction) -> Applied {
+        let plan = match Plan::of(self, transaction) {
+            Ok(plan) => plan,
+            Err(refused) => return Applied::unchanged(refused),
+        };
+        if let Some(full) = self.too_full_for(plan.added_bytes, plan.removed_bytes) {
+            return Applied::unchanged(full);
+        }
+
+        let first = self.next_change();
+        let changes = plan.changes.into_iter().zip(0..).map(|(planned, place)| {
+            let at = ChangeAt { place, ..first };
+            match planned {
+                Planned::Set { key, value, old } => self.history.write(old, key, value, at),
+                Planned::Delete { old } => self.history.delete(old, at),
+            }
+        });
+        let changes: Vec<Change> = changes.collect();
+        let outcome = Outcome { revision: self.revision(), branches: plan.branches, deleted: plan.deleted };
+        Applied { answer: Answer::Transaction(Arc::new(outcome)), changes }
     }
 
     /// The place of a change that the present entry makes.
@@ -270,25 +304,23 @@ impl Map {
 
     /// The version of a key at a revision from the floor to the present one; `None` if the key did not exist.
     pub fn get_at(&self, key: &[u8], revision: u64) -> Option<&Record> {
-        self.history.get_at(key, revision)
+        self.history.get_before(key, ChangeAt::after(revision))
     }
 
-    /// The keys at a revision, from the floor to the present one, that begin with `prefix` and come after `start_after`, in
-    /// byte order. An empty argument does not restrict.
+    /// The keys of a range at a revision, from the floor to the present one, that come after `start_after` (empty: all), in
+    /// byte order.
     pub fn range_at<'a>(
         &'a self,
-        prefix: &'a [u8],
+        range: &'a KeyRange,
         start_after: &'a [u8],
         revision: u64,
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let start = match start_after {
-            [] => Bound::Included(prefix),
-            _ if start_after < prefix => Bound::Included(prefix),
+            [] => Bound::Included(&range.start[..]),
+            _ if *start_after < *range.start => Bound::Included(&range.start[..]),
             _ => Bound::Excluded(start_after),
         };
-        self.history
-            .range_at(start, None, revision)
-            .take_while(move |record| record.key().starts_with(prefix))
+        self.history.range_before(start, range.end.as_deref(), ChangeAt::after(revision))
     }
 
     /// The store's revision: [`Map::FIRST_REVISION`], and one more for each write that has changed it.
@@ -346,6 +378,12 @@ impl Map {
     /// Number of open sessions.
     pub fn sessions(&self) -> u64 {
         self.sessions.len()
+    }
+
+    /// The size of the sessions in a snapshot, at most, in bytes.
+    pub fn session_bytes(&self) -> u64 {
+        const PER_SESSION: u64 = 64;
+        self.sessions() * PER_SESSION + self.sessions.answer_bytes()
     }
 
     /// Maximum number of unanswered writes of one session.
@@ -426,7 +464,7 @@ fn condition_fails(if_revision: Option<u64>, present: Option<&Record>) -> Option
 
 impl Applied {
     fn unchanged(answer: Answer) -> Applied {
-        Applied { answer, change: None }
+        Applied { answer, changes: Vec::new() }
     }
 }
 

@@ -3,12 +3,16 @@
 
 use super::digest::{Digest, Item};
 use super::history::Progress;
-use super::{Answer, ChangeAt, Command, DigestKey, Entry, Record};
+use super::{Answer, ChangeAt, Command, DigestKey, Entry, OperationResult, Outcome, Record, Results};
 use crate::node_id::NodeId;
 use crate::replicated_settings::{Settings, SettingsChange};
+use crate::transaction::{Comparison, Condition, KeyRange, Keys, Operation, Test, Transaction};
+use bytes::Bytes;
 use mokv_proto::log;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
 #[derive(Clone, Default)]
 pub(super) struct Model {
@@ -171,7 +175,7 @@ impl Model {
         for (id, session) in &self.sessions {
             items.push(Item::session(*id, session.last_applied, session.lowest));
             items.extend(
-                session.answers.iter().map(|(sequence, answer)| Item::answer(*id, *sequence, *answer)),
+                session.answers.iter().map(|(sequence, answer)| Item::answer(*id, *sequence, answer)),
             );
         }
         let mut digest = Digest::default();
@@ -183,8 +187,10 @@ impl Model {
     }
 
     pub(super) fn apply(&mut self, index: u64, command: &Command) -> Answer {
+        let before = self.changes.len();
         let answer = self.apply_once(index, command);
-        let steps = if *command == Command::Prune { 1024 } else { 16 };
+        let made = self.changes.len() - before;
+        let steps = if *command == Command::Prune { 1024 } else { 16 + 2 * made };
         (0..steps).for_each(|_| {
             self.remove_step();
         });
@@ -196,6 +202,7 @@ impl Model {
         let write = match command {
             Command::Set(set) => set.session,
             Command::Delete(delete) => delete.session,
+            Command::Transaction { session, .. } => *session,
             _ => None,
         };
         let Some(write) = write else { return self.apply_now(index, command) };
@@ -208,10 +215,10 @@ impl Model {
             return Answer::OutOfWindow { lowest };
         }
         if let Some(first) = session.answers.get(&write.sequence) {
-            return *first;
+            return first.clone();
         }
         let answer = self.apply_now(index, command);
-        self.sessions.get_mut(&write.session).unwrap().answers.insert(write.sequence, answer);
+        self.sessions.get_mut(&write.session).unwrap().answers.insert(write.sequence, answer.clone());
         answer
     }
 
@@ -219,35 +226,16 @@ impl Model {
         match command {
             Command::Blank | Command::Membership(_) => Answer::Done,
             Command::Set(log::Set { key, value, if_revision, .. }) => {
-                let present_revision = self.present_revision(key);
-                if if_revision.is_some_and(|expected| expected != present_revision) {
-                    return Answer::ConditionFailed { present_revision };
-                }
-                let old = self.get_at(key, self.revision).cloned();
-                let replaced = old.as_ref().map_or(0, |old| (key.len() + old.value.len() + 80) as u64);
-                let written = (key.len() + value.len() + 80) as u64;
-                let bound = self.settings.max_store_bytes.map_or(u64::MAX, NonZeroU64::get);
-                if written > replaced && self.size() + written - replaced > bound {
-                    return Answer::StoreFull { max_store_bytes: bound };
-                }
-                let mod_revision = self.revision + 1;
-                let (create_revision, version) =
-                    old.map_or((mod_revision, 1), |old| (old.create_revision, old.version + 1));
-                let entry = Entry { value: value.clone(), create_revision, mod_revision, version };
-                self.change(key, Some(entry));
-                Answer::Written { revision: self.revision }
+                let set = Operation::Set { key: key.clone(), value: value.clone() };
+                self.write_one(key, *if_revision, set)
             }
             Command::Delete(log::Delete { key, if_revision, .. }) => {
-                let present_revision = self.present_revision(key);
-                if if_revision.is_some_and(|expected| expected != present_revision) {
-                    return Answer::ConditionFailed { present_revision };
-                }
-                let existed = present_revision != 0;
-                if existed {
-                    self.change(key, None);
-                }
-                Answer::Deleted { revision: self.revision, existed }
+                self.write_one(key, *if_revision, Operation::Delete { key: key.clone() })
             }
+            Command::Transaction { transaction, .. } => match self.transact(transaction) {
+                Ok((outcome, _)) => Answer::Transaction(Arc::new(outcome)),
+                Err(refused) => refused,
+            },
             Command::OpenSession => {
                 let session = ModelSession { last_applied: index, lowest: 1, answers: BTreeMap::new() };
                 self.sessions.insert(index, session);
@@ -264,6 +252,8 @@ impl Model {
                     history_max_age,
                     history_max_bytes,
                     history_min_revisions,
+                    max_transaction_changes,
+                    max_transaction_bytes,
                 } = *change;
                 let settings = &mut self.settings;
                 settings.max_sessions = max_sessions.unwrap_or(settings.max_sessions).max(1);
@@ -272,6 +262,10 @@ impl Model {
                 settings.history_max_bytes = history_max_bytes.unwrap_or(settings.history_max_bytes);
                 settings.history_min_revisions =
                     history_min_revisions.unwrap_or(settings.history_min_revisions);
+                settings.max_transaction_changes =
+                    max_transaction_changes.unwrap_or(settings.max_transaction_changes).max(1);
+                settings.max_transaction_bytes =
+                    max_transaction_bytes.unwrap_or(settings.max_transaction_bytes);
                 self.evict();
                 Answer::Done
             }
@@ -305,10 +299,49 @@ impl Model {
         }
     }
 
-    fn change(&mut self, key: &[u8], entry: Option<Entry>) {
-        self.revision += 1;
-        let at = ChangeAt { revision: self.revision, place: 0 };
-        self.changes.push(ModelChange { key: key.to_vec(), at, entry });
+    /// A write of one key is a transaction of one operation.
+    fn write_one(&mut self, key: &Bytes, if_revision: Option<u64>, operation: Operation) -> Answer {
+        let is_set = matches!(operation, Operation::Set { .. });
+        let at_revision = |revision| Condition {
+            keys: Keys::One(key.clone()),
+            test: Test::ModRevision(Comparison::Equal, revision),
+        };
+        let present_revision = self.present_revision(key);
+        let transaction = Transaction {
+            conditions: if_revision.map(at_revision).into_iter().collect(),
+            then: vec![operation],
+            otherwise: Vec::new(),
+        };
+        match self.transact(&transaction) {
+            Ok((outcome, _)) if !outcome.branches[0] => Answer::ConditionFailed { present_revision },
+            Ok((outcome, _)) if is_set => Answer::Written { revision: outcome.revision },
+            Ok((outcome, _)) => {
+                Answer::Deleted { revision: outcome.revision, existed: outcome.deleted[0] == 1 }
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    /// Executes a transaction on a copy of what is there, one operation after the other, and keeps the copy if nothing is
+    /// refused. The results are what the reads find on the way.
+    pub(super) fn transact(&mut self, transaction: &Transaction) -> Result<(Outcome, Results), Answer> {
+        let mut run = Run {
+            before: self,
+            after: self.clone(),
+            looked_at: 0,
+            grown: 0,
+            outcome: Outcome { revision: 0, branches: Vec::new(), deleted: Vec::new() },
+        };
+        let results = run.transaction(transaction)?;
+        let Run { mut after, mut outcome, grown, .. } = run;
+        let bound = self.settings.max_store_bytes.map_or(u64::MAX, NonZeroU64::get);
+        if grown > 0 && self.size() as i64 + grown > bound.min(i64::MAX as u64) as i64 {
+            return Err(Answer::StoreFull { max_store_bytes: bound });
+        }
+        after.revision += u64::from(after.changes.len() > self.changes.len());
+        outcome.revision = after.revision;
+        *self = after;
+        Ok((outcome, results))
     }
 
     fn evict(&mut self) {
@@ -345,5 +378,177 @@ impl Model {
         }
         self.revision += u64::from(!replaced.is_empty());
         replaced
+    }
+}
+
+/// A transaction under way.
+struct Run<'a> {
+    before: &'a Model,
+    after: Model,
+    looked_at: u64,
+    grown: i64,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    fn transaction(&mut self, transaction: &Transaction) -> Result<Results, Answer> {
+        let mut succeeded = true;
+        for condition in &transaction.conditions {
+            succeeded = succeeded && self.holds(condition)?;
+        }
+        self.outcome.branches.push(succeeded);
+        let branch = if succeeded { &transaction.then } else { &transaction.otherwise };
+        let operations =
+            branch.iter().map(|operation| self.operation(operation)).collect::<Result<_, _>>()?;
+        Ok(Results { succeeded, operations })
+    }
+
+    /// Conditions see the state before, whatever was written since.
+    fn holds(&mut self, condition: &Condition) -> Result<bool, Answer> {
+        let entries = self.before.entries();
+        let within: Vec<_> = match &condition.keys {
+            Keys::One(key) => {
+                let entry = entries.get(&key[..]);
+                return Ok(passes(&condition.test, entry));
+            }
+            Keys::In(range) => entries.iter().filter(|(key, _)| is_within(range, key)).collect(),
+        };
+        if let Test::Exists(exists) = condition.test {
+            return Ok(within.is_empty() != exists);
+        }
+        for (key, entry) in within {
+            self.look_at(key, entry)?;
+            if !passes(&condition.test, Some(entry)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn look_at(&mut self, key: &[u8], entry: &Entry) -> Result<(), Answer> {
+        self.looked_at += (key.len() + entry.value.len() + 80) as u64;
+        let max_bytes = self.before.settings.max_transaction_bytes;
+        if self.looked_at <= max_bytes { Ok(()) } else { Err(Answer::TooManyBytes { max_bytes }) }
+    }
+
+    /// What is there now, the writes of this transaction included.
+    fn now(&self) -> BTreeMap<Vec<u8>, Entry> {
+        self.after.entries_at(self.before.revision + 1)
+    }
+
+    fn read_at(&self, at_revision: Option<u64>) -> Result<BTreeMap<Vec<u8>, Entry>, Answer> {
+        match at_revision {
+            Some(revision) if revision < self.before.floor => {
+                Err(Answer::BelowFloor { floor: self.before.floor })
+            }
+            Some(revision) if revision > self.before.revision => {
+                Err(Answer::FutureRevision { present: self.before.revision })
+            }
+            Some(revision) => Ok(self.before.entries_at(revision)),
+            None => Ok(self.now()),
+        }
+    }
+
+    fn change(&mut self, key: &[u8], entry: Option<Entry>) -> Result<(), Answer> {
+        let max_changes = self.before.settings.max_transaction_changes;
+        let place = self.after.changes.len() - self.before.changes.len();
+        if place as u64 == max_changes {
+            return Err(Answer::TooManyChanges { max_changes });
+        }
+        let size = |entry: &Entry| (key.len() + entry.value.len() + 80) as i64;
+        self.grown += entry.as_ref().map_or(0, size) - self.now().get(key).map_or(0, size);
+        let at = ChangeAt { revision: self.before.revision + 1, place: place as u32 };
+        self.after.changes.push(ModelChange { key: key.to_vec(), at, entry });
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<u64, Answer> {
+        let exists = self.now().contains_key(key);
+        if exists {
+            self.change(key, None)?;
+        }
+        Ok(exists.into())
+    }
+
+    fn delete_all(&mut self, range: &KeyRange, limit: u64) -> Result<u64, Answer> {
+        let mut deleted = 0;
+        // A key that is deleted already is looked at again, as what it was.
+        for (key, entry) in self.before.entries().iter().filter(|(key, _)| is_within(range, key)) {
+            if deleted == limit {
+                break;
+            }
+            self.look_at(key, entry)?;
+            deleted += self.delete(key)?;
+        }
+        Ok(deleted)
+    }
+
+    fn operation(&mut self, operation: &Operation) -> Result<OperationResult, Answer> {
+        match operation {
+            Operation::Set { key, value } => {
+                let mod_revision = self.before.revision + 1;
+                let (create_revision, version) = self
+                    .now()
+                    .get(&key[..])
+                    .map_or((mod_revision, 1), |old| (old.create_revision, old.version + 1));
+                let entry = Entry { value: value.clone(), create_revision, mod_revision, version };
+                self.change(key, Some(entry))?;
+                Ok(OperationResult::Set)
+            }
+            Operation::Delete { key } => {
+                let deleted = self.delete(key)?;
+                self.outcome.deleted.push(deleted);
+                Ok(OperationResult::Deleted(deleted))
+            }
+            Operation::DeleteRange { range, limit } => {
+                let deleted = self.delete_all(range, limit.map_or(u64::MAX, NonZeroU64::get))?;
+                self.outcome.deleted.push(deleted);
+                Ok(OperationResult::Deleted(deleted))
+            }
+            Operation::Get { key, at_revision } => {
+                Ok(OperationResult::Got(self.read_at(*at_revision)?.remove(&key[..])))
+            }
+            Operation::List { range, limit, keys_only, at_revision } => {
+                let found = self.read_at(*at_revision)?.into_iter();
+                let mut entries: Vec<(Bytes, Entry)> = found
+                    .filter(|(key, _)| is_within(range, key))
+                    .map(|(key, entry)| {
+                        let value = if *keys_only { Bytes::new() } else { entry.value.clone() };
+                        (key.into(), Entry { value, ..entry })
+                    })
+                    .collect();
+                let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
+                let more = entries.len() > limit;
+                entries.truncate(limit);
+                Ok(OperationResult::Listed { entries, more })
+            }
+            Operation::Nested(nested) => Ok(OperationResult::Nested(self.transaction(nested)?)),
+        }
+    }
+}
+
+fn is_within(range: &KeyRange, key: &[u8]) -> bool {
+    key >= &range.start[..] && range.end.as_ref().is_none_or(|end| key < &end[..])
+}
+
+fn passes(test: &Test, entry: Option<&Entry>) -> bool {
+    let compares = |comparison: &Comparison, order: Ordering| match comparison {
+        Comparison::Equal => order == Ordering::Equal,
+        Comparison::NotEqual => order != Ordering::Equal,
+        Comparison::Less => order == Ordering::Less,
+        Comparison::Greater => order == Ordering::Greater,
+    };
+    let zero = Entry { value: Bytes::new(), create_revision: 0, mod_revision: 0, version: 0 };
+    let there = entry.unwrap_or(&zero);
+    match test {
+        Test::Exists(exists) => entry.is_some() == *exists,
+        Test::Value(comparison, value) => {
+            entry.is_some_and(|entry| compares(comparison, entry.value.cmp(value)))
+        }
+        Test::CreateRevision(comparison, revision) => {
+            compares(comparison, there.create_revision.cmp(revision))
+        }
+        Test::ModRevision(comparison, revision) => compares(comparison, there.mod_revision.cmp(revision)),
+        Test::Version(comparison, version) => compares(comparison, there.version.cmp(version)),
     }
 }

@@ -3,9 +3,12 @@
 use super::digest::{Digest, Item};
 use super::history::{CannotCompact, History, Rebuild};
 use super::model::{Model, ModelChange};
+use super::txn::testing::transaction;
 use super::{Answer, ChangeAt, Command, DigestKey, Entry, Map, Record, Restore};
+use super::{Outcome, Results, ResultsMissing};
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
+use crate::transaction::{KeyRange, Operation, Transaction};
 use bytes::Bytes;
 use mokv_proto::log::{self, SessionWrite};
 use proptest::collection::vec;
@@ -28,6 +31,10 @@ enum Step {
     Delete {
         key: Vec<u8>,
         condition: Condition,
+        session: Option<Write>,
+    },
+    Transaction {
+        transaction: Transaction,
         session: Option<Write>,
     },
     OpenSession,
@@ -91,6 +98,9 @@ impl Step {
                 key: key.into(),
                 session: session(write),
             }),
+            Step::Transaction { transaction, session: write } => {
+                Command::Transaction { transaction, session: session(write) }
+            }
             Step::OpenSession => Command::OpenSession,
             Step::CloseSession { nth: number } => Command::CloseSession { session: nth(number) },
             Step::Configure(change) => Command::Configure(change),
@@ -131,13 +141,17 @@ fn write() -> impl Strategy<Value = Option<Write>> {
 
 fn settings_change() -> impl Strategy<Value = SettingsChange> {
     let bounds = (option::of(0..5u64), option::of(0..4_000u64), option::of(0..10u64));
-    (bounds, option::of(0..10u64), option::of(any::<u64>())).prop_map(|(bounds, age, history_max_bytes)| {
+    let transactions = (option::of(0..20u64), option::of(0..2_000u64));
+    let history = (option::of(0..10u64), option::of(any::<u64>()));
+    (bounds, transactions, history).prop_map(|(bounds, transactions, (age, history_max_bytes))| {
         SettingsChange {
             max_sessions: bounds.0,
             max_store_bytes: bounds.1.map(NonZeroU64::new),
             history_min_revisions: bounds.2,
             history_max_age: age.map(|age| Some(Duration::from_secs(age)).filter(|age| !age.is_zero())),
             history_max_bytes: history_max_bytes.map(NonZeroU64::new),
+            max_transaction_changes: transactions.0,
+            max_transaction_bytes: transactions.1,
         }
     })
 }
@@ -148,6 +162,8 @@ fn step() -> impl Strategy<Value = Step> {
         12 => set.prop_map(|(key, value, condition, session)| Step::Set { key, value, condition, session }),
         6 => (key(), condition(), write())
             .prop_map(|(key, condition, session)| Step::Delete { key, condition, session }),
+        12 => (transaction(), write())
+            .prop_map(|(transaction, session)| Step::Transaction { transaction, session }),
         3 => Just(Step::OpenSession),
         1 => (0..4usize).prop_map(|nth| Step::CloseSession { nth }),
         1 => settings_change().prop_map(Step::Configure),
@@ -168,8 +184,17 @@ fn restored(map: &Map) -> Map {
     restore.finish(map.digest()).unwrap()
 }
 
+fn reads_the_past(transaction: &Transaction) -> bool {
+    transaction.operations().any(|operation| match operation {
+        Operation::Get { at_revision, .. } | Operation::List { at_revision, .. } => at_revision.is_some(),
+        Operation::Nested(nested) => reads_the_past(nested),
+        Operation::Set { .. } | Operation::Delete { .. } | Operation::DeleteRange { .. } => false,
+    })
+}
+
 fn listed(map: &Map, prefix: &[u8], start_after: &[u8], revision: u64) -> Vec<(Vec<u8>, Entry)> {
-    map.range_at(prefix, start_after, revision)
+    let range = KeyRange::prefix(Bytes::copy_from_slice(prefix));
+    map.range_at(&range, start_after, revision)
         .map(|record| (record.key().to_vec(), record.entry().unwrap()))
         .collect()
 }
@@ -184,6 +209,7 @@ proptest! {
         let (mut map, mut model) = (Map::new(), Model::new());
         let mut opened = Vec::new();
         let mut kept: Vec<(Map, Vec<Bytes>)> = Vec::new();
+        let mut transacted: Vec<(Transaction, Outcome, Results)> = Vec::new();
         for (step, index) in steps.iter().zip(1..) {
             let Some(command) = step.command(&model, &opened) else {
                 let again = restored(&map);
@@ -194,23 +220,44 @@ proptest! {
             };
             let before = model.entries();
             let revision_before = model.revision;
+            let (mut executed, before_it) = (model.clone(), map.clone());
             let applied = map.apply(index, &command);
-            prop_assert_eq!(applied.answer, model.apply(index, &command), "{:?}", command);
+            prop_assert_eq!(&applied.answer, &model.apply(index, &command), "{:?}", command);
             if let Answer::SessionOpened { session } = applied.answer {
                 opened.push(session);
             }
+            // What was read, now and for as long as the history reaches.
+            if let (Command::Transaction { transaction, .. }, Answer::Transaction(outcome)) = (&command, &applied.answer)
+                && let Ok((same, results)) = executed.transact(transaction)
+                && same == **outcome
+            {
+                if !transaction.may_write() {
+                    prop_assert_eq!(&results, &before_it.results_of(transaction, outcome, u64::MAX).unwrap());
+                    prop_assert_eq!(Ok(same.clone()), before_it.read_only(transaction));
+                }
+                transacted.push((transaction.clone(), same, results));
+            }
+            for (transaction, outcome, results) in &transacted {
+                match map.results_of(transaction, outcome, u64::MAX) {
+                    Ok(found) => prop_assert_eq!(&found, results),
+                    Err(missing) => prop_assert_eq!(missing, ResultsMissing::Compacted { floor: map.floor() }),
+                }
+                if map.floor() < outcome.revision && !reads_the_past(transaction) {
+                    prop_assert!(map.results_of(transaction, outcome, u64::MAX).is_ok());
+                }
+            }
 
-            // The change is exactly the difference, and there is a change exactly when the revision rose.
+            // The changes are exactly the difference, and there are changes exactly when the revision rose.
             let mut after = before;
-            if let Some(change) = &applied.change {
-                prop_assert_eq!(change.new.at(), ChangeAt { revision: revision_before + 1, place: 0 });
+            for (change, place) in applied.changes.iter().zip(0..) {
+                prop_assert_eq!(change.new.at(), ChangeAt { revision: revision_before + 1, place });
                 let old = match change.new.entry() {
                     Some(new) => after.insert(change.new.key().to_vec(), new),
                     None => after.remove(change.new.key()),
                 };
                 prop_assert_eq!(&old, &change.old.as_ref().and_then(Record::entry));
             }
-            prop_assert_eq!(applied.change.is_some(), model.revision > revision_before);
+            prop_assert_eq!(!applied.changes.is_empty(), model.revision > revision_before);
             prop_assert_eq!(&after, &model.entries());
 
             prop_assert_eq!(map.digest(), model.digest(), "{:?}", command);
@@ -285,7 +332,7 @@ fn rebuilt(history: &History) -> History {
 
 /// All that can be read from a history.
 fn readable(history: &History) -> Vec<Vec<(Vec<u8>, Entry)>> {
-    let range_at = |revision| history.range_at(Bound::Unbounded, None, revision);
+    let range_at = |revision| history.range_before(Bound::Unbounded, None, ChangeAt::after(revision));
     let at = |revision| {
         range_at(revision).map(|record| (record.key().to_vec(), record.entry().unwrap())).collect()
     };
@@ -358,12 +405,12 @@ proptest! {
             let is_within = |key: &[u8]| key >= &start[..] && end.as_ref().is_none_or(|end| key < &end[..]);
             let expected: Vec<_> = entries.iter().filter(|(key, _)| is_within(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect();
             let listed: Vec<_> = history
-                .range_at(Bound::Included(&start), end.as_deref(), revision)
+                .range_before(Bound::Included(&start), end.as_deref(), ChangeAt::after(revision))
                 .map(|record| (record.key().to_vec(), record.entry().unwrap()))
                 .collect();
             prop_assert_eq!(listed, expected);
             for change in &model.changes {
-                let read = history.get_at(&change.key, revision).and_then(Record::entry);
+                let read = history.get_before(&change.key, ChangeAt::after(revision)).and_then(Record::entry);
                 prop_assert_eq!(read.as_ref(), model.get_at(&change.key, revision));
             }
         }

@@ -22,6 +22,13 @@ pub struct ChangeAt {
     pub place: u32,
 }
 
+impl ChangeAt {
+    /// The place after all changes of a revision.
+    pub fn after(revision: u64) -> ChangeAt {
+        ChangeAt { revision: revision.saturating_add(1), place: 0 }
+    }
+}
+
 /// A version of a key; cloning it copies a pointer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record(ThinArc<Header, u8>);
@@ -223,22 +230,26 @@ impl Comparable<ByKey> for OfKey<'_> {
 
 /// A place between two records in the order of versions; it is equal to none.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Gap<'a> {
-    /// Before the version of the key that this change made, or would have made.
-    Before(&'a [u8], ChangeAt),
-    /// After all versions of the key that were made up to this revision.
-    After(&'a [u8], u64),
+pub(super) struct Gap<'a> {
+    key: &'a [u8],
+    before: ChangeAt,
 }
 
 impl<'a> Gap<'a> {
+    /// Before the version of the key that this change made, or would have made.
+    pub(super) fn before(key: &'a [u8], before: ChangeAt) -> Gap<'a> {
+        Gap { key, before }
+    }
+
     /// Before all versions of the key.
     pub(super) fn before_all(key: &'a [u8]) -> Gap<'a> {
-        Gap::Before(key, ChangeAt::default())
+        Gap { key, before: ChangeAt::default() }
     }
 
     /// After all versions of the key.
     pub(super) fn after_all(key: &'a [u8]) -> Gap<'a> {
-        Gap::After(key, u64::MAX)
+        // No change has this place: no revision can follow it.
+        Gap { key, before: ChangeAt { revision: u64::MAX, place: u32::MAX } }
     }
 }
 
@@ -250,14 +261,9 @@ impl Equivalent<ByVersion> for Gap<'_> {
 
 impl Comparable<ByVersion> for Gap<'_> {
     fn compare(&self, record: &ByVersion) -> Ordering {
-        let (Gap::Before(key, _) | Gap::After(key, _)) = self;
-        key.cmp(&record.0.key()).then_with(|| {
-            let is_before = match self {
-                Gap::Before(_, at) => *at <= record.0.at(),
-                Gap::After(_, revision) => *revision < record.0.revision(),
-            };
-            if is_before { Ordering::Less } else { Ordering::Greater }
-        })
+        self.key
+            .cmp(record.0.key())
+            .then_with(|| if self.before <= record.0.at() { Ordering::Less } else { Ordering::Greater })
     }
 }
 
@@ -297,7 +303,8 @@ mod tests {
         fn a_gap_lies_right_before_or_after_its_change(a in record(), b in record()) {
             prop_assert_eq!(OfKey(a.key()).compare(&ByKey(b.clone())), ByKey(a.clone()).cmp(&ByKey(b.clone())));
             let (one, other) = (ByVersion(a.clone()), ByVersion(b.clone()));
-            let (before, after) = (Gap::Before(a.key(), a.at()), Gap::After(a.key(), a.revision()));
+            let before = Gap::before(a.key(), a.at());
+            let after = Gap::before(a.key(), ChangeAt::after(a.revision()));
             prop_assert_eq!(before.compare(&other) == Ordering::Less, one <= other);
             let is_of_a_later_revision = (a.key(), a.revision()) < (b.key(), b.revision());
             prop_assert_eq!(after.compare(&other) == Ordering::Less, is_of_a_later_revision);

@@ -24,6 +24,8 @@ pub(super) struct Sessions {
     by_id: OrdMap<u64, Arc<Session>>,
     // `last_applied` to id: the first one is evicted next.
     by_last_applied: OrdMap<u64, u64>,
+    /// What the answers take in a snapshot, at most, in bytes.
+    answer_bytes: u64,
     digest: Digest,
 }
 
@@ -111,9 +113,26 @@ impl Sessions {
         self.by_last_applied.remove(&session.last_applied);
         self.digest.remove(session.item(id));
         for (sequence, answer) in &session.answers {
-            self.digest.remove(Item::answer(id, *sequence, *answer));
+            self.remove_answer(id, *sequence, answer);
         }
         true
+    }
+
+    // All additions and removals of answers are counted by these two functions.
+
+    fn add_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
+        self.digest.add(Item::answer(id, sequence, answer));
+        self.answer_bytes += answer.max_encoded_bytes();
+    }
+
+    fn remove_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
+        self.digest.remove(Item::answer(id, sequence, answer));
+        self.answer_bytes -= answer.max_encoded_bytes();
+    }
+
+    /// What the answers take in a snapshot, at most, in bytes.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        self.answer_bytes
     }
 
     /// Closes the least recently used sessions until at most `max_sessions` are left.
@@ -140,15 +159,17 @@ impl Sessions {
         self.by_last_applied.remove(&session.last_applied);
         session.last_applied = index;
         self.by_last_applied.insert(index, id);
-        session.forget_below(write.lowest_unanswered, |sequence, answer| {
-            self.digest.remove(Item::answer(id, sequence, answer));
-        });
+        let mut forgotten = Vec::new();
+        session.forget_below(write.lowest_unanswered, |sequence, answer| forgotten.push((sequence, answer)));
         self.digest.add(session.item(id));
-
-        if !session.window_contains(write.sequence) {
-            return Some(Answer::OutOfWindow { lowest: session.lowest_unanswered });
+        let settled = match session.window_contains(write.sequence) {
+            false => Some(Answer::OutOfWindow { lowest: session.lowest_unanswered }),
+            true => session.position(write.sequence).ok().map(|at| session.answers[at].1.clone()),
+        };
+        for (sequence, answer) in forgotten {
+            self.remove_answer(id, sequence, &answer);
         }
-        session.position(write.sequence).ok().map(|at| session.answers[at].1)
+        settled
     }
 
     /// Stores the first answer to a write for which [`settled`](Sessions::settled) just returned `None`.
@@ -156,8 +177,8 @@ impl Sessions {
         let session = self.by_id.get_mut(&write.session).expect("the session was just looked up");
         let session = Arc::make_mut(session);
         let at = session.position(write.sequence).expect_err("the sequence was just found unanswered");
-        session.answers.insert(at, (write.sequence, answer));
-        self.digest.add(Item::answer(write.session, write.sequence, answer));
+        session.answers.insert(at, (write.sequence, answer.clone()));
+        self.add_answer(write.session, write.sequence, &answer);
     }
 
     /// Adds a session in the given state. Returns `false` and adds nothing if another session has its id or its last
@@ -168,7 +189,7 @@ impl Sessions {
         }
         self.digest.add(session.item(id));
         for (sequence, answer) in &session.answers {
-            self.digest.add(Item::answer(id, *sequence, *answer));
+            self.add_answer(id, *sequence, answer);
         }
         self.by_last_applied.insert(session.last_applied, id);
         self.by_id.insert(id, Arc::new(session));

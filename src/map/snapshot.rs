@@ -38,7 +38,7 @@ pub(super) fn blocks(map: &Map) -> impl Iterator<Item = Bytes> {
             .iter()
             .map(|(sequence, answer)| log::SnapshotAnswer {
                 sequence: *sequence,
-                answer: Some((*answer).into()),
+                answer: Some(answer.clone().into()),
             })
             .collect(),
     });
@@ -61,6 +61,8 @@ fn state(map: &Map) -> log::SnapshotState {
         history_max_age_seconds: map.settings.history_max_age.map_or(0, |age| age.as_secs()),
         history_max_bytes: map.settings.history_max_bytes.map_or(0, NonZeroU64::get),
         history_min_revisions: map.settings.history_min_revisions,
+        max_transaction_changes: map.settings.max_transaction_changes,
+        max_transaction_bytes: map.settings.max_transaction_bytes,
         cluster_version: map.cluster_version,
         tombstones: map
             .tombstones()
@@ -147,6 +149,8 @@ pub(super) fn settings(state: &log::SnapshotState) -> Settings {
             .filter(|age| !age.is_zero()),
         history_max_bytes: NonZeroU64::new(state.history_max_bytes),
         history_min_revisions: state.history_min_revisions,
+        max_transaction_changes: state.max_transaction_changes,
+        max_transaction_bytes: state.max_transaction_bytes,
         wanted_size: NonZeroU32::new(state.wanted_size),
     }
 }
@@ -360,6 +364,15 @@ mod tests {
             1 + 8 + 1 + 2,
             "state, large values and the history of a small one, the largest, sessions"
         );
+    }
+
+    #[test]
+    fn sessions_take_no_more_than_is_said() {
+        let map = large_map();
+        let blocks = map.blocks().map(|block| log::SnapshotBlock::decode(block).unwrap());
+        let sessions: usize =
+            blocks.flat_map(|block| block.sessions).map(|session| session.encoded_len()).sum();
+        assert!((sessions as u64..8 * sessions as u64).contains(&map.session_bytes()), "{sessions}");
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub trait Observer: Send + Sync + 'static {
     fn truncated(&self, _last: Option<LogId>) {}
     /// The entries up to here are gone: a snapshot replaces them.
     fn purged(&self, _upto: LogId) {}
-    /// An entry was applied and made this change; `digest` is that of the state after it.
-    fn applied(&self, _at: LogId, _payload: &Bytes, _change: Option<&Change>, _digest: u128) {}
+    /// An entry was applied and made these changes; `digest` is that of the state after it.
+    fn applied(&self, _at: LogId, _payload: &Bytes, _changes: &[Change], _digest: u128) {}
     /// A snapshot replaced the state, which has this digest now.
     fn installed(&self, _at: LogId, _digest: u128) {}
     /// The digest of the membership and its log id in the state at this position, applied or installed.

@@ -21,13 +21,8 @@ pub fn header(meta: &SnapshotMeta, digest: u128) -> Bytes {
 /// An estimate, slightly too high, of the size of a snapshot of the map.
 pub fn estimated_bytes(map: &Map) -> u64 {
     const PER_VERSION: u64 = 48;
-    const PER_SESSION: u64 = 64;
     const FIXED: u64 = 64 << 10;
-    map.bytes()
-        + map.history_bytes()
-        + map.versions() * PER_VERSION
-        + map.sessions() * PER_SESSION * 4
-        + FIXED
+    map.bytes() + map.history_bytes() + map.versions() * PER_VERSION + map.session_bytes() + FIXED
 }
 
 /// Returns a snapshot's metadata and the digest of its state, from its header.

@@ -48,11 +48,10 @@ impl State {
         }
         let revision = self.map.revision();
         let applied = self.map.apply(entry.log_id.index, &command);
-        let change = applied.change.as_ref();
-        let expected = revision + u64::from(change.is_some());
-        assert_eq!(self.map.revision(), expected, "a change takes one revision, and nothing else does");
+        let expected = revision + u64::from(!applied.changes.is_empty());
+        assert_eq!(self.map.revision(), expected, "changes take one revision, and nothing else does");
         assert!(
-            change.is_none_or(|change| change.new.revision() == expected),
+            applied.changes.iter().all(|change| change.new.revision() == expected),
             "a change has the store's revision"
         );
         self.applied = Some(entry.log_id);
@@ -197,7 +196,7 @@ impl Store {
         let revision = state.map.revision();
         if let Some(observer) = &self.observer {
             let payload = entry_to_storage(entry).payload;
-            observer.applied(entry.log_id, &payload, applied.change.as_ref(), state.map.digest());
+            observer.applied(entry.log_id, &payload, &applied.changes, state.map.digest());
             observer.members(entry.log_id, state.members_digest());
         }
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
@@ -254,7 +253,7 @@ fn mark(applied: &Applied, no_session_more: bool) {
     match applied.answer {
         Answer::SessionOpened { .. } if no_session_more => rt::sometimes("session evicted"),
         Answer::SessionExpired => rt::sometimes("write of an ended session refused"),
-        Answer::Written { .. } | Answer::Deleted { existed: true, .. } if applied.change.is_none() => {
+        Answer::Written { .. } | Answer::Deleted { existed: true, .. } if applied.changes.is_empty() => {
             rt::sometimes("session deduplicated a retry");
         }
         _ => {}

@@ -59,6 +59,9 @@ pub enum Refused {
         max_store_bytes: u64,
     },
 
+    /// The transaction would change or look at more than the replicated settings allow; the text says which.
+    TransactionTooLarge(String),
+
     // ---- answers of this node: definite ----
     /// No member has this name.
     NoSuchMember(String),
@@ -123,6 +126,7 @@ impl Refused {
             | Refused::SessionExpired
             | Refused::OutOfWindow { .. }
             | Refused::StoreFull { .. }
+            | Refused::TransactionTooLarge(_)
             | Refused::NoSuchMember(_)
             | Refused::Precondition(_)
             | Refused::NoRoom(_)

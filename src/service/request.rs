@@ -5,10 +5,11 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 
 use super::Place;
-use crate::map::{Entry, ShownDigest};
+use crate::map::{Entry, OperationResult, ResultsMissing, ShownDigest};
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
+use crate::transaction::Transaction;
 
 /// The consistency that a read requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,28 @@ pub struct Deleted {
     pub revision: u64,
     /// Whether the key existed.
     pub existed: bool,
+}
+
+/// Executes a transaction.
+#[derive(Debug)]
+pub struct Transact {
+    /// What is tested and done.
+    pub transaction: Transaction,
+    /// `None`: applied once for each time that it is sent.
+    pub name: Option<WriteName>,
+    /// The consistency of a transaction that cannot write.
+    pub freshness: Freshness,
+}
+
+/// The result of a transaction.
+#[derive(Debug)]
+pub struct Transacted {
+    /// The store's revision after it: its own if it changed anything.
+    pub revision: u64,
+    /// Whether the conditions held.
+    pub succeeded: bool,
+    /// What its operations found, or why that cannot be had.
+    pub results: Result<Vec<OperationResult>, ResultsMissing>,
 }
 
 /// Lists keys of one revision in byte order.

@@ -113,6 +113,75 @@ impl State {
     }
 }
 
+/// Transactions that are not nested, do not read the past, and compare mod revisions, versions and existence only.
+impl State {
+    fn holds(&self, condition: &Condition) -> bool {
+        use condition::{Comparison, Keys, Operand};
+        let passes = |entry: Option<&GetResponse>| {
+            let (there, named) = match condition.operand.as_ref().unwrap() {
+                Operand::ModRevision(named) => (entry.map_or(0, |entry| entry.mod_revision), *named),
+                Operand::Version(named) => (entry.map_or(0, |entry| entry.version), *named),
+                Operand::Exists(named) => (entry.is_some().into(), (*named).into()),
+                other => panic!("{other:?}"),
+            };
+            match condition.comparison() {
+                Comparison::Equal => there == named,
+                Comparison::NotEqual => there != named,
+                Comparison::Less => there < named,
+                Comparison::Greater => there > named,
+            }
+        };
+        match condition.keys.as_ref().unwrap() {
+            Keys::Key(key) => passes(self.entries.get(key)),
+            Keys::Range(range) => self.within(range).iter().all(|entry| passes(Some(entry))),
+        }
+    }
+
+    fn within(&self, range: &KeyRange) -> Vec<GetResponse> {
+        let entries = self.entries.range(range.start.clone()..).map(|(_, entry)| entry);
+        entries.take_while(|entry| range.end.as_ref().is_none_or(|end| entry.key < *end)).cloned().collect()
+    }
+
+    fn execute(&mut self, operation: Operation, revision: u64) -> OperationResult {
+        use operation::Operation as Do;
+        use operation_result::Result as Done;
+        let done = match operation.operation.unwrap() {
+            Do::Set(SetOperation { key, value }) => {
+                let before = self.entries.get(&key);
+                let (create_revision, version) =
+                    before.map_or((revision, 1), |entry| (entry.create_revision, entry.version + 1));
+                let mod_revision = revision;
+                let entry =
+                    GetResponse { key: key.clone(), value, revision, create_revision, mod_revision, version };
+                self.entries.insert(key, entry);
+                self.revision = revision;
+                Done::Set(SetResult {})
+            }
+            Do::Delete(DeleteOperation { key }) => {
+                let deleted = self.entries.remove(&key).is_some();
+                self.revision = if deleted { revision } else { self.revision };
+                Done::Delete(DeleteResult { deleted: deleted.into() })
+            }
+            Do::DeleteRange(DeleteRangeOperation { range, limit }) => {
+                let limit = if limit == 0 { usize::MAX } else { limit as usize };
+                let gone = self.within(&range.unwrap());
+                let gone: Vec<_> = gone.into_iter().take(limit).collect();
+                gone.iter().for_each(|entry| drop(self.entries.remove(&entry.key)));
+                self.revision = if gone.is_empty() { self.revision } else { revision };
+                Done::Delete(DeleteResult { deleted: gone.len() as u64 })
+            }
+            Do::Get(GetOperation { key, .. }) => {
+                Done::Get(GetResult { entry: self.entries.get(&key).cloned() })
+            }
+            Do::List(ListOperation { range, .. }) => {
+                Done::List(ListResult { entries: self.within(&range.unwrap()), more: false })
+            }
+            other => panic!("{other:?}"),
+        };
+        OperationResult { result: Some(done) }
+    }
+}
+
 #[derive(Clone)]
 struct Service(Arc<Mutex<State>>);
 
@@ -167,6 +236,16 @@ impl Kv for Service {
         let existed = state.entries.remove(&key).is_some();
         state.revision += u64::from(existed);
         Ok(Response::new(DeleteResponse { ok: true, revision: state.revision, existed }))
+    }
+
+    async fn transact(&self, request: Request<TransactRequest>) -> Answer<TransactResponse> {
+        let TransactRequest { conditions, then, otherwise, .. } = request.into_inner();
+        let mut state = self.state();
+        let succeeded = conditions.iter().all(|condition| state.holds(condition));
+        let before = state.revision;
+        let branch = if succeeded { then } else { otherwise };
+        let results = branch.into_iter().map(|operation| state.execute(operation, before + 1)).collect();
+        Ok(Response::new(TransactResponse { revision: state.revision, succeeded, results, missing: None }))
     }
 
     type ListStream = Pin<Box<dyn Stream<Item = Result<GetResponse, Status>> + Send>>;
@@ -270,6 +349,8 @@ impl Admin for Service {
             history_max_age_seconds: request.history_max_age_seconds.unwrap_or(300),
             history_max_bytes: request.history_max_bytes.unwrap_or(128 << 20),
             history_min_revisions: request.history_min_revisions.unwrap_or(100),
+            max_transaction_changes: request.max_transaction_changes.unwrap_or(10_000),
+            max_transaction_bytes: request.max_transaction_bytes.unwrap_or(64 << 20),
         }))
     }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::{Finding, Findings};
 use crate::evidence::applied_log::AppliedLog;
 use crate::evidence::history::{Answer, Call, KeyState, Operation, Outcome};
+use crate::evidence::transactions::is_transacted;
 
 const NAME: &str = "exactly-once";
 
@@ -76,7 +77,8 @@ fn entries(operation: &Operation) -> Vec<(&str, KeyState)> {
 /// Checks the applied log.
 fn applied(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
     let mut places: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
-    for (index, change) in applied_log.changes() {
+    // What transactions write is checked with them.
+    for (index, change) in applied_log.changes().filter(|(_, change)| !is_transacted(&change.key)) {
         if let Some(entry) = change.new {
             places.entry(entry.value).or_default().push((index, change.revision));
         }
@@ -120,8 +122,8 @@ mod tests {
     fn applied(written: &[(u64, u64)]) -> AppliedLog {
         let mut applied_log = AppliedLog::default();
         for (index, (value, revision)) in (1..).zip(written) {
-            let change = Some(KeyChange { revision: *revision, key: "k".into(), new: Some(entry(*value)) });
-            applied_log.applied("n1", index, Applied { term: 1, payload: index, digest: 0, change });
+            let changes = vec![KeyChange { revision: *revision, key: "k".into(), new: Some(entry(*value)) }];
+            applied_log.applied("n1", index, Applied { term: 1, payload: index, digest: 0, changes });
         }
         applied_log
     }

@@ -22,6 +22,7 @@ pub mod state_machine;
 pub mod stops;
 #[cfg(test)]
 pub mod testing;
+pub mod transactions;
 
 use std::fmt;
 

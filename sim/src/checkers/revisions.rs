@@ -8,21 +8,24 @@
 //! 1994: monotonic reads, read your writes).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Bound;
 
-use super::{Finding, Findings};
+use super::{Finding, Findings, transactions};
 use crate::evidence::applied_log::AppliedLog;
 use crate::evidence::history::{Answer, Call, KeyState, Nanos, Operation, Outcome};
+use crate::evidence::past::Past;
+use crate::evidence::transactions::{Found, Told, Transacted, is_transacted};
 
 const ORDER: &str = "revision order";
 const CONTENT: &str = "reads show one revision";
 const SESSION: &str = "one client's reads never go back";
 
 /// Checks all answers that have a revision.
-pub fn check(operations: &[Operation], applied_log: &AppliedLog) -> Findings {
+pub fn check(operations: &[Operation], transactions: &[Transacted], applied_log: &AppliedLog) -> Findings {
     let mut findings = Findings::new();
     asked_for(operations, &mut findings);
-    real_time_order(operations, &mut findings);
+    real_time_order(operations, transactions, &mut findings);
     told(operations, &mut findings);
     // The applied log has more detail, but would only repeat the same findings.
     if findings.is_empty() {
@@ -66,25 +69,33 @@ fn is_stale(operation: &Operation) -> bool {
     matches!(operation.call, Call::Get { stale: true } | Call::List { stale: true })
 }
 
-fn real_time_order(operations: &[Operation], findings: &mut Findings) {
+fn real_time_order(operations: &[Operation], transactions: &[Transacted], findings: &mut Findings) {
+    let operations = operations.iter().filter(|operation| !is_stale(operation)).filter_map(|operation| {
+        let (revision, made) = revision_of(operation)?;
+        let returned = operation.returned.unwrap_or(Nanos::MAX);
+        Some((operation.invoked, returned, revision, made, What::Operation(operation)))
+    });
+    let transactions = transactions.iter().filter_map(|transacted| match &transacted.told {
+        Told::Executed { revision, results, .. } => {
+            let returned = transacted.returned.unwrap_or(Nanos::MAX);
+            // One without a write may share its revision with others.
+            let made = results.as_ref().is_some_and(|results| has_set(results));
+            Some((transacted.invoked, returned, *revision, made, What::Transaction(transacted)))
+        }
+        Told::Failed | Told::Unknown => None,
+    });
+    let mut answered: Vec<(Nanos, Nanos, u64, bool, What<'_>)> = operations.chain(transactions).collect();
+    answered.sort_by_key(|(invoked, ..)| *invoked);
     // The highest revision among the answers given so far, as a sweep over time.
-    let answered: Vec<(&Operation, u64, bool)> = operations
-        .iter()
-        .filter(|operation| !is_stale(operation))
-        .filter_map(|operation| revision_of(operation).map(|(revision, made)| (operation, revision, made)))
-        .collect();
-    let mut by_return: Vec<(Nanos, usize)> = answered
-        .iter()
-        .enumerate()
-        .map(|(index, (operation, ..))| (operation.returned.unwrap_or(Nanos::MAX), index))
-        .collect();
+    let mut by_return: Vec<(Nanos, usize)> =
+        answered.iter().enumerate().map(|(index, (_, returned, ..))| (*returned, index)).collect();
     by_return.sort_unstable();
-    let mut makers: BTreeMap<u64, &Operation> = BTreeMap::new();
+    let mut makers: BTreeMap<u64, What<'_>> = BTreeMap::new();
     let mut returned = by_return.into_iter().peekable();
-    let mut highest: Option<(u64, &Operation)> = None;
-    for (operation, revision, made) in &answered {
-        while let Some((_, index)) = returned.next_if(|(at, _)| *at < operation.invoked) {
-            let (earlier, revision, _) = answered[index];
+    let mut highest: Option<(u64, What<'_>)> = None;
+    for (invoked, _, revision, made, what) in &answered {
+        while let Some((_, index)) = returned.next_if(|(at, _)| at < invoked) {
+            let (_, _, revision, _, earlier) = answered[index];
             if highest.is_none_or(|(highest, _)| highest < revision) {
                 highest = Some((revision, earlier));
             }
@@ -92,22 +103,47 @@ fn real_time_order(operations: &[Operation], findings: &mut Findings) {
         if let Some((highest, earlier)) = highest
             && (*revision < highest || (*made && *revision == highest))
         {
-            let words = format!("an operation went back in time\n    {earlier}\n    {operation}");
+            let words = format!("an operation went back in time\n    {earlier}\n    {what}");
             findings.push(Finding::violation(ORDER, words));
         }
-        if *made && let Some(other) = makers.insert(*revision, operation) {
-            let words = format!("two writes made revision {revision}\n    {other}\n    {operation}");
+        if *made && let Some(other) = makers.insert(*revision, *what) {
+            let words = format!("two writes made revision {revision}\n    {other}\n    {what}");
             findings.push(Finding::violation(ORDER, words));
         }
     }
 }
 
+/// What an answer answers.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Operation(&'a Operation),
+    Transaction(&'a Transacted),
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Operation(operation) => operation.fmt(f),
+            What::Transaction(transacted) => f.write_str(&transactions::shown(transacted)),
+        }
+    }
+}
+
+/// Whether a value was written.
+fn has_set(results: &[Found]) -> bool {
+    results.iter().any(|result| match result {
+        Found::Set => true,
+        Found::Nested(_, results) => has_set(results),
+        Found::Deleted(_) | Found::Got(_) | Found::Listed(..) => false,
+    })
+}
+
 /// What answers of any client reveal of a key: revisions and the values written at them; `None`: a delete.
-type Told<'a> = BTreeMap<&'a str, BTreeMap<u64, Option<u64>>>;
+type Revealed<'a> = BTreeMap<&'a str, BTreeMap<u64, Option<u64>>>;
 
 /// Checks reads against the answers of all clients.
 fn told(operations: &[Operation], findings: &mut Findings) {
-    let mut told = Told::new();
+    let mut told = Revealed::new();
     let mut may_be_deleted: BTreeSet<&str> = BTreeSet::new();
     for operation in operations {
         let key = operation.key.as_str();
@@ -167,36 +203,6 @@ fn told(operations: &[Operation], findings: &mut Findings) {
     }
 }
 
-/// The state of every key at every revision.
-struct Past(BTreeMap<String, Vec<(u64, Option<KeyState>)>>);
-
-impl Past {
-    fn of(applied_log: &AppliedLog) -> Past {
-        let mut past: BTreeMap<String, Vec<(u64, Option<KeyState>)>> = BTreeMap::new();
-        for (_, change) in applied_log.changes() {
-            past.entry(change.key.clone()).or_default().push((change.revision, change.new));
-        }
-        Past(past)
-    }
-
-    fn at(steps: &[(u64, Option<KeyState>)], revision: u64) -> Option<KeyState> {
-        let after = steps.partition_point(|(made, _)| *made <= revision);
-        after.checked_sub(1).and_then(|index| steps[index].1)
-    }
-
-    fn key(&self, key: &str, revision: u64) -> Option<KeyState> {
-        self.0.get(key).and_then(|steps| Past::at(steps, revision))
-    }
-
-    fn prefix(&self, prefix: &str, revision: u64) -> Vec<(String, KeyState)> {
-        self.0
-            .range(prefix.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .filter_map(|(key, steps)| Some((key.clone(), Past::at(steps, revision)?)))
-            .collect()
-    }
-}
-
 fn content(operations: &[Operation], past: &Past, findings: &mut Findings) {
     for operation in operations {
         let complaint = match &operation.outcome {
@@ -205,7 +211,9 @@ fn content(operations: &[Operation], past: &Past, findings: &mut Findings) {
                 (held != *entry).then(|| format!("it answered {entry:?}, the store held {held:?}"))
             }
             Outcome::Ok(Answer::Listed { revision, entries }) => {
-                let held = past.prefix(&operation.key, *revision);
+                let mut held = past.prefix(&operation.key, *revision);
+                // Transactions are checked by themselves.
+                held.retain(|(key, _)| !is_transacted(key));
                 let wrong = held.iter().zip(entries).find(|(held, listed)| held != listed);
                 match wrong {
                     Some((held, listed)) => Some(format!("it has {listed:?} where the store held {held:?}")),
@@ -262,14 +270,14 @@ mod tests {
     fn applied_log(revisions: u64) -> AppliedLog {
         let mut applied_log = AppliedLog::default();
         for revision in 1..=revisions {
-            let change = Some(KeyChange { revision, key: "k".into(), new: Some(entry(revision)) });
-            applied_log.applied("n1", revision, Applied { term: 1, payload: revision, digest: 0, change });
+            let changes = vec![KeyChange { revision, key: "k".into(), new: Some(entry(revision)) }];
+            applied_log.applied("n1", revision, Applied { term: 1, payload: revision, digest: 0, changes });
         }
         applied_log
     }
 
     fn complaints(operations: &[Operation]) -> Vec<&'static str> {
-        check(operations, &applied_log(9)).iter().map(Finding::checker).collect()
+        check(operations, &[], &applied_log(9)).iter().map(Finding::checker).collect()
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub fn finding(conflict: &Conflict) -> Finding {
                 format!("an entry of term {} and one of term {}", one.term, other.term)
             } else if one.payload != other.payload {
                 format!("different entries of term {}", one.term)
-            } else if one.change != other.change {
-                format!("the same entry with different effects ({:?} and {:?})", one.change, other.change)
+            } else if one.changes != other.changes {
+                format!("the same entry with different effects ({:?} and {:?})", one.changes, other.changes)
             } else {
                 format!("the same entry to different states ({:032x} and {:032x})", one.digest, other.digest)
             };
@@ -43,7 +43,7 @@ mod tests {
     use crate::evidence::applied_log::{Applied, AppliedLog};
 
     fn entry(term: u64, payload: u64, digest: u128) -> Applied {
-        Applied { term, payload, digest, change: None }
+        Applied { term, payload, digest, changes: Vec::new() }
     }
 
     fn words(applied_log: &mut AppliedLog) -> String {

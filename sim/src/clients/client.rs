@@ -6,15 +6,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Client, Consistency, Error, KeyValue, ListOptions, Listing, ReadOptions, WriteOptions};
+use mokv::client::{
+    Client, Consistency, Error, KeyValue, ListOptions, Listing, OperationResult, ReadOptions, WriteOptions,
+};
 use mokv::rt;
 
 use crate::checkers::Finding;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};
 use crate::evidence::history::{Answer, Call, KeyState, Outcome};
+use crate::evidence::transactions::{Asked, Found, Told, is_transacted};
 use crate::evidence::values;
 use crate::record::Run;
+
+use super::transactor::transaction;
 
 /// How much longer than its own time limit a call may take.
 const GRACE: Duration = Duration::from_secs(5);
@@ -118,6 +123,35 @@ impl SimClient {
         .await
     }
 
+    /// Executes a transaction, whose keys are [those of transactions](is_transacted). Returns what the client was told.
+    pub async fn transact(&self, asked: Asked) -> Told {
+        let transaction = transaction(&asked);
+        let ticket = self.run.transaction_invoked(self.number, asked);
+        let (client, bound) = (self.client.clone(), self.patience * 2 + GRACE);
+        let work = async move { client.transact(transaction).await };
+        let told = match self.cluster.try_on(&self.host, rt::timeout(bound, work)).await {
+            Some(Ok(Ok(done))) => Told::Executed {
+                revision: done.revision,
+                succeeded: done.succeeded,
+                results: done.results.ok().map(|results| results.iter().map(found).collect()),
+            },
+            Some(Ok(Err(error))) if was_refused(&error) => Told::Failed,
+            Some(Ok(Err(_))) => Told::Unknown,
+            Some(Err(_)) => {
+                let words = format!(
+                    "a transaction of client {} has not returned after {bound:?}, it promised {:?}",
+                    self.number, self.patience
+                );
+                self.run.find(Finding::liveness("calls return in time", words));
+                Told::Unknown
+            }
+            // The client has crashed: nothing receives the outcome.
+            None => return Told::Unknown,
+        };
+        self.run.transaction_returned(ticket, told.clone());
+        told
+    }
+
     /// Gives up the past before a revision that the client has seen.
     pub async fn compact(&self, revision: u64) {
         let (client, run) = (self.client.clone(), self.run.clone());
@@ -180,6 +214,8 @@ impl SimClient {
                 }
                 rt::sleep(pause).await;
             }
+            // Transactions are checked by themselves.
+            entries.retain(|(key, _)| !is_transacted(key));
             Ok(Answer::Listed { revision: at_revision, entries })
         })
         .await
@@ -264,15 +300,38 @@ fn outcome(result: Result<Answer, Error>, writes: bool) -> Outcome {
         Err(Error::ConditionFailed { present_revision }) => {
             Outcome::Ok(Answer::ConditionFailed { present_revision: present_revision.unwrap_or(0) })
         }
-        Err(
-            Error::NotExecuted(_)
-            | Error::Invalid(_)
-            | Error::ResourceExhausted(_)
-            | Error::Refused(_)
-            | Error::NotFound(_),
-        ) => Outcome::Failed,
+        Err(error) if was_refused(&error) => Outcome::Failed,
         Err(_) if writes => Outcome::Unknown,
         // A failed read gives no information.
         Err(_) => Outcome::Failed,
     }
+}
+
+fn found(result: &OperationResult) -> Found {
+    match result {
+        OperationResult::Set => Found::Set,
+        OperationResult::Deleted(deleted) => Found::Deleted(*deleted),
+        OperationResult::Got(read) => Found::Got(read.as_ref().map(entry)),
+        OperationResult::Listed { entries, more } => {
+            let key = |read: &KeyValue| String::from_utf8_lossy(&read.key).into_owned();
+            Found::Listed(entries.iter().map(|read| (key(read), entry(read))).collect(), *more)
+        }
+        OperationResult::Nested { succeeded, results } => {
+            Found::Nested(*succeeded, results.iter().map(found).collect())
+        }
+        other => unreachable!("the library knows no {other:?}"),
+    }
+}
+
+/// Whether what failed with this error was certainly not executed.
+fn was_refused(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotExecuted(_)
+            | Error::Invalid(_)
+            | Error::ResourceExhausted(_)
+            | Error::Refused(_)
+            | Error::NotFound(_)
+            | Error::RevisionGone(_)
+    )
 }

@@ -5,6 +5,7 @@
 
 mod client;
 pub mod direct;
+mod transactor;
 mod workload;
 
 pub use client::SimClient;

@@ -1,5 +1,5 @@
-//! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds and of the past, and
-//! lists; on a few contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it,
+//! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds and of the past, lists,
+//! and transactions; on a few contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it,
 //! and others take their place.
 //!
 //! The doubt on a key is bounded: writes under way and writes of unknown outcome together never exceed a few, and then
@@ -14,6 +14,7 @@ use mokv::rt::task::JoinHandle;
 
 use super::client::SimClient;
 use super::direct::Direct;
+use super::transactor::Transactor;
 use crate::cluster::Cluster;
 use crate::evidence::history::{Answer, Outcome};
 use crate::world::Doing;
@@ -37,6 +38,8 @@ const LONGEST: f64 = 0.004;
 const PAST: f64 = 0.1;
 /// Share of these rounds in which it gives up the past before the revision that it would read.
 const COMPACTS: f64 = 0.1;
+/// Share of the rounds of a client in which it executes a transaction.
+const TRANSACTS: f64 = 0.15;
 /// Pause of a reader between two pages of a long list.
 const READING: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
 /// Time between two requests of clients without the library.
@@ -85,8 +88,10 @@ impl Workload {
                 let client = shared.new_client(&mut dice);
                 let crashes = Dice::new(cluster.run().seed, &format!("crashes of client {number}"));
                 let past = Dice::new(cluster.run().seed, &format!("past of client {number}"));
+                let transactor = Transactor::new(cluster.run(), number);
                 let seen = Arc::default();
-                rt::spawn(Worker { client, dice, crashes, past, shared: shared.clone(), seen }.work())
+                let shared = shared.clone();
+                rt::spawn(Worker { client, dice, crashes, past, transactor, shared, seen }.work())
             })
             .chain([rt::spawn(witness(shared.clone()))])
             .collect();
@@ -172,6 +177,8 @@ struct Worker {
     crashes: Dice,
     /// The same for reads of the past.
     past: Dice,
+    /// The same for transactions.
+    transactor: Transactor,
     shared: Arc<Shared>,
     /// The last mod revision seen of each key, for conditions.
     seen: Arc<Mutex<BTreeMap<String, u64>>>,
@@ -204,6 +211,10 @@ impl Worker {
             }
             if self.past.chance(PAST) {
                 self.read_the_past().await;
+            }
+            if self.past.chance(TRANSACTS) {
+                let asked = self.transactor.draw();
+                self.transactor.learn(&self.client.transact(asked).await);
             }
             for operation in under_way {
                 operation.await.expect("operations do not panic");

@@ -109,7 +109,7 @@ impl Observer for NodeObserver {
         self.run.with_logs(|logs| logs.purged(&self.host, upto.index));
     }
 
-    fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
+    fn applied(&self, at: LogId, payload: &Bytes, changes: &[MapChange], digest: u128) {
         let hash = xxh3_64(payload);
         golden::applied(&self.host, place(at));
         self.open_memberships().remove(&at.index);
@@ -129,7 +129,8 @@ impl Observer for NodeObserver {
                 _ => {}
             }
         });
-        let applied = Applied { term: at.leader_id.term, payload: hash, digest, change: change.map(plain) };
+        let changes = changes.iter().map(plain).collect();
+        let applied = Applied { term: at.leader_id.term, payload: hash, digest, changes };
         self.run.with_applied_log(|applied_log| applied_log.applied(&self.host, at.index, applied));
     }
 
@@ -233,8 +234,8 @@ impl Observer for UntilOver {
         self.tell(|observer| observer.purged(upto));
     }
 
-    fn applied(&self, at: LogId, payload: &Bytes, change: Option<&MapChange>, digest: u128) {
-        self.tell(|observer| observer.applied(at, payload, change, digest));
+    fn applied(&self, at: LogId, payload: &Bytes, changes: &[MapChange], digest: u128) {
+        self.tell(|observer| observer.applied(at, payload, changes, digest));
     }
 
     fn installed(&self, at: LogId, digest: u128) {

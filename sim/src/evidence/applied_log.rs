@@ -16,8 +16,8 @@ pub struct Applied {
     pub payload: u64,
     /// The digest of the whole state after the entry.
     pub digest: u128,
-    /// The change of a key, if the entry made one.
-    pub change: Option<KeyChange>,
+    /// The changes that the entry made, in order, all of one revision.
+    pub changes: Vec<KeyChange>,
 }
 
 /// The change of one key from one revision to the next.
@@ -159,7 +159,7 @@ impl AppliedLog {
 
     /// All changes, in the order of the log.
     pub fn changes(&self) -> impl Iterator<Item = (u64, &KeyChange)> {
-        self.entries().filter_map(|(index, applied)| Some((index, applied.change.as_ref()?)))
+        self.entries().flat_map(|(index, applied)| applied.changes.iter().map(move |change| (index, change)))
     }
 
     /// How many snapshots were installed.

@@ -4,4 +4,6 @@ pub mod applied_log;
 pub mod history;
 pub mod history_file;
 pub mod node_log;
+pub mod past;
+pub mod transactions;
 pub mod values;

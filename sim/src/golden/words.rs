@@ -93,6 +93,7 @@ impl Names {
             Ok(Command::DigestKey(_)) => "digest key".into(),
             Ok(Command::Compact { revision }) => format!("compact to revision {revision}"),
             Ok(Command::Prune) => "prune".into(),
+            Ok(Command::Transaction { transaction, .. }) => format!("transaction {transaction:?}"),
             Err(error) => error.to_string(),
         }
     }

@@ -7,7 +7,9 @@ use mokv::rt;
 
 use super::watch;
 use crate::checkers::replicas::{self, Replica};
-use crate::checkers::{Finding, direct, durability, exactly_once, linearizability, revisions, stops};
+use crate::checkers::{
+    Finding, direct, durability, exactly_once, linearizability, revisions, stops, transactions,
+};
 use crate::clients::SimClient;
 use crate::cluster::{Cluster, votes};
 use crate::evidence::history::{Answer, KeyState, Outcome};
@@ -39,10 +41,11 @@ pub async fn end(cluster: &Cluster) {
 
 /// Runs the checkers over the record.
 pub fn check(run: &Run) {
-    let mut findings = run.with_evidence(|operations, applied_log| {
+    let mut findings = run.with_evidence(|operations, transacted, applied_log| {
         let mut findings = linearizability::check(operations);
-        findings.extend(revisions::check(operations, applied_log));
+        findings.extend(revisions::check(operations, transacted, applied_log));
         findings.extend(exactly_once::check(operations, applied_log));
+        findings.extend(transactions::check(transacted, applied_log));
         findings
     });
     findings.extend(direct::check(&run.spoken()));

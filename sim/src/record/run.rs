@@ -18,6 +18,7 @@ use crate::checkers::stops::Stop;
 use crate::checkers::{Finding, state_machine};
 use crate::evidence::applied_log::AppliedLog;
 use crate::evidence::history::{Call, History, Nanos, Operation, Outcome, Seconds, Ticket};
+use crate::evidence::transactions::{Asked, Told, Transacted, TransactionTicket, Transactions};
 
 /// A marker reached more often than this in one run is no longer listed as an event.
 const OFTEN: u64 = 4;
@@ -44,6 +45,7 @@ struct State {
     nodes: BTreeSet<String>,
     statuses: BTreeMap<String, What>,
     history: History,
+    transactions: Transactions,
     applied_log: AppliedLog,
     logs: Logs,
     stops: Vec<Stop>,
@@ -303,6 +305,22 @@ impl Run {
         }
     }
 
+    /// A client sends a transaction.
+    pub fn transaction_invoked(&self, client: u32, asked: Asked) -> TransactionTicket {
+        let now = self.now();
+        self.state().transactions.begin(client, asked, now)
+    }
+
+    /// A client's transaction ended.
+    pub fn transaction_returned(&self, ticket: TransactionTicket, told: Told) {
+        let now = self.now();
+        let shown = crate::checkers::transactions::shown(self.state().transactions.end(ticket, told, now));
+        trace::record("client", shown.as_bytes());
+        if self.verbose && std::env::var_os("MOKV_OPERATIONS").is_some() {
+            eprintln!("{}  {shown}", Seconds(now));
+        }
+    }
+
     /// How many operations have been answered.
     pub fn answered(&self) -> usize {
         let answered = |operation: &&Operation| matches!(operation.outcome, Outcome::Ok(_));
@@ -324,10 +342,10 @@ impl Run {
         seen
     }
 
-    /// Reads the history and the applied log.
-    pub fn with_evidence<T>(&self, look: impl FnOnce(&[Operation], &AppliedLog) -> T) -> T {
+    /// Reads the history, the transactions and the applied log.
+    pub fn with_evidence<T>(&self, look: impl FnOnce(&[Operation], &[Transacted], &AppliedLog) -> T) -> T {
         let state = self.state();
-        look(state.history.operations(), &state.applied_log)
+        look(state.history.operations(), state.transactions.all(), &state.applied_log)
     }
 
     /// Reads the nodes' logs, or adds to them.

@@ -155,6 +155,8 @@ impl admin_server::Admin for Admin {
                 history_max_age: request.history_max_age_seconds.map(age),
                 history_max_bytes: request.history_max_bytes.map(NonZeroU64::new),
                 history_min_revisions: request.history_min_revisions,
+                max_transaction_changes: request.max_transaction_changes,
+                max_transaction_bytes: request.max_transaction_bytes,
             }),
         };
         let settings = call(&self.service, request, configure).await?;
@@ -165,6 +167,8 @@ impl admin_server::Admin for Admin {
             history_max_age_seconds: settings.history_max_age.map_or(0, |age| age.as_secs()),
             history_max_bytes: settings.history_max_bytes.map_or(0, NonZeroU64::get),
             history_min_revisions: settings.history_min_revisions,
+            max_transaction_changes: settings.max_transaction_changes,
+            max_transaction_bytes: settings.max_transaction_bytes,
         }))
     }
 

@@ -8,11 +8,11 @@ use futures_util::{Stream, StreamExt};
 use mokv_proto::api::{self, Consistency, kv_server};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{call, status};
+use super::{call, status, transaction};
 use crate::map::Entry;
 use crate::service::{
     CloseSession, Delete, Freshness, Get, List, ListedKey, Members, OpenSession, ReadAt, Service, Set,
-    WriteName,
+    Transact, WriteName,
 };
 
 /// The service for clients.
@@ -50,7 +50,7 @@ fn write_name(session: Option<api::SessionWrite>) -> Option<WriteName> {
     })
 }
 
-fn to_response(key: Bytes, entry: Entry, revision: u64) -> api::GetResponse {
+pub(super) fn to_response(key: Bytes, entry: Entry, revision: u64) -> api::GetResponse {
     let Entry { value, create_revision, mod_revision, version } = entry;
     api::GetResponse { key, value, revision, create_revision, mod_revision, version }
 }
@@ -132,6 +132,22 @@ impl kv_server::Kv for Kv {
             .collect();
         let wanted_size = list.wanted_size.map_or(0, NonZeroU32::get);
         Ok(Response::new(api::GetServersResponse { servers, wanted_size }))
+    }
+
+    async fn transact(
+        &self,
+        mut request: Request<api::TransactRequest>,
+    ) -> Result<Response<api::TransactResponse>, Status> {
+        let message = request.get_mut();
+        let [then, otherwise] = [&mut message.then, &mut message.otherwise].map(std::mem::take);
+        let transaction = transaction::transaction(std::mem::take(&mut message.conditions), then, otherwise)?;
+        let transacted = call(&self.service, request, |request| Transact {
+            freshness: freshness(request.consistency(), request.min_revision),
+            name: write_name(request.session),
+            transaction,
+        })
+        .await?;
+        Ok(Response::new(transaction::response(transacted)))
     }
 
     async fn open_session(

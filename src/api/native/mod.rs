@@ -3,6 +3,7 @@
 pub(super) mod admin;
 pub(super) mod kv;
 mod outcome;
+mod transaction;
 
 use tonic::{Request, Status};
 

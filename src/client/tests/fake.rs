@@ -38,6 +38,7 @@ pub(super) enum Heard {
     Set(api::SetRequest),
     Delete(api::DeleteRequest),
     List(api::ListRequest),
+    Transact(api::TransactRequest),
     OpenSession,
     CloseSession(u64),
     /// An operator's command.
@@ -269,6 +270,39 @@ impl Kv for Service {
         let mut response = Response::new(Box::pin(stream) as Self::ListStream);
         status::set_revision(response.metadata_mut(), revision);
         Ok(response)
+    }
+
+    async fn transact(
+        &self,
+        request: Request<api::TransactRequest>,
+    ) -> Result<Response<api::TransactResponse>, Status> {
+        let then = request.get_ref().then.clone();
+        self.hear("transact", request, |request| Some(Heard::Transact(request))).await?;
+        let mut state = self.state();
+        let mut result = |operation: api::Operation| {
+            use api::operation::Operation as Do;
+            use api::operation_result::Result as Done;
+            match operation.operation.unwrap() {
+                Do::Set(_) => Done::Set(api::SetResult {}),
+                Do::Delete(_) => Done::Delete(api::DeleteResult { deleted: 1 }),
+                // Every range has all keys.
+                Do::DeleteRange(delete) => {
+                    let deleted = state.entries.len().min(delete.limit as usize);
+                    state.entries.drain(..deleted);
+                    Done::Delete(api::DeleteResult { deleted: deleted as u64 })
+                }
+                Do::Get(get) => {
+                    let entry = state.entries.iter().find(|entry| entry.key == get.key).cloned();
+                    Done::Get(api::GetResult { entry })
+                }
+                Do::List(_) => Done::List(api::ListResult { entries: state.entries.clone(), more: false }),
+                Do::Nested(_) => Done::Nested(api::NestedResult::default()),
+            }
+        };
+        let results =
+            then.into_iter().map(|one| api::OperationResult { result: Some(result(one)) }).collect();
+        let revision = state.revision;
+        Ok(Response::new(api::TransactResponse { revision, succeeded: true, results, missing: None }))
     }
 
     async fn get_servers(

@@ -642,3 +642,87 @@ async fn a_backup_is_a_stream_of_its_bytes() {
     let pieces: Vec<Bytes> = client.backup().await.unwrap().try_collect().await.unwrap();
     assert_eq!(pieces, ["one", "two"]);
 }
+
+// ---- transactions ----
+
+fn transactions(node: &Node) -> Vec<api::TransactRequest> {
+    let transactions = node.heard().into_iter().filter_map(|heard| match heard {
+        Heard::Transact(request) => Some(request),
+        _ => None,
+    });
+    transactions.collect()
+}
+
+#[tokio::test]
+async fn a_transaction_that_may_write_has_a_name_and_is_sent_again_under_it() {
+    let nodes = cluster().await;
+    nodes[0].play("transact", Play::Cut);
+    let client = informed(builder(&[&nodes[0]])).await;
+    let transaction = Transaction::new()
+        .when(Condition::mod_revision("a", Comparison::Greater, 3))
+        .then(Operation::set("a", "1"))
+        .then(Operation::get("b"));
+    let done = client.transact(transaction).await.unwrap();
+    assert_eq!((done.revision, done.succeeded), (100, true));
+    assert_eq!(done.results, Ok(vec![OperationResult::Set, OperationResult::Got(None)]));
+    let sent = nodes.each_ref().map(transactions).concat();
+    assert_eq!(sent.len(), 2, "the first one broke off");
+    assert!(sent[0].session.is_some() && sent[0] == sent[1]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_only_reads_goes_to_a_follower_and_has_no_name() {
+    let nodes = cluster().await;
+    let client = informed(builder(&[&nodes[0]])).await;
+    nodes.iter().for_each(|node| node.set_entries(9, &["a"]));
+    let read = client.get_many(["a", "b"]).await.unwrap();
+    assert_eq!(read.revision, 9);
+    let keys: Vec<_> = read.entries.iter().map(|entry| entry.as_ref().map(|entry| &entry.key[..])).collect();
+    assert_eq!(keys, [Some(&b"a"[..]), None]);
+    assert!(transactions(&nodes[0]).is_empty(), "the leader is spared");
+    let sent = [transactions(&nodes[1]), transactions(&nodes[2])].concat();
+    assert!(sent.len() == 1 && sent[0].session.is_none());
+}
+
+#[tokio::test]
+async fn many_keys_are_read_at_the_revision_of_the_first() {
+    let node = single().await;
+    let client = builder(&[&node]).build().unwrap();
+    let read = client.get_many((0..300).map(|number| number.to_string())).await.unwrap();
+    assert_eq!((read.revision, read.entries.len()), (100, 300));
+    let asked: Vec<(usize, BTreeSet<u64>)> = transactions(&node)
+        .iter()
+        .map(|sent| {
+            let revisions = sent.then.iter().map(|operation| match operation.operation.as_ref().unwrap() {
+                api::operation::Operation::Get(get) => get.at_revision,
+                other => panic!("{other:?}"),
+            });
+            (sent.then.len(), revisions.collect())
+        })
+        .collect();
+    assert_eq!(asked, [(128, [0].into()), (128, [100].into()), (44, [100].into())]);
+    assert_eq!(client.get_many(Vec::<String>::new()).await.unwrap().revision, 100, "the present one");
+}
+
+#[tokio::test]
+async fn a_prefix_is_deleted_in_parts() {
+    let node = single().await;
+    let names: Vec<String> = (0..2_300).map(|number| number.to_string()).collect();
+    node.set_entries(9, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let client = builder(&[&node]).build().unwrap();
+    let deleted = client.delete_prefix("a/").await.unwrap();
+    assert_eq!((deleted.deleted, deleted.revision), (2_300, 9));
+    let sent = transactions(&node);
+    assert!(sent.len() == 3 && sent.iter().all(|sent| sent.session.is_some()));
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_none_is_not_sent() {
+    let node = single().await;
+    let client = builder(&[&node]).build().unwrap();
+    let twice = Transaction::new().then(Operation::set("a", "1")).then(Operation::delete("a"));
+    assert!(matches!(client.transact(twice).await, Err(Error::Invalid(_))));
+    let at_zero = Operation::Get { key: "a".into(), at_revision: Some(0) };
+    assert!(matches!(client.transact(Transaction::new().then(at_zero)).await, Err(Error::Invalid(_))));
+    assert!(transactions(&node).is_empty());
+}

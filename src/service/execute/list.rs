@@ -9,6 +9,7 @@ use crate::map::{Entry, Map};
 use crate::rt::Instant;
 use crate::service::timed::Timed;
 use crate::service::{List, Refused};
+use crate::transaction::KeyRange;
 
 /// Most keys read from the map at a time.
 const STEP: usize = 128;
@@ -29,7 +30,8 @@ pub type Keys = Pin<Box<dyn Stream<Item = Result<ListedKey, Refused>> + Send>>;
 pub(super) struct Listing {
     map: Map,
     revision: u64,
-    request: List,
+    range: KeyRange,
+    keys_only: bool,
     start_after: Bytes,
     keys_left: u64,
     bytes_left: u64,
@@ -38,9 +40,9 @@ pub(super) struct Listing {
 impl Listing {
     /// Lists a map at a revision that can be read in it.
     pub(super) fn new(map: Map, revision: u64, request: List, max_bytes: u64) -> Listing {
-        let start_after = request.start_after.clone();
-        let keys_left = request.limit.unwrap_or(u64::MAX);
-        Listing { map, revision, request, start_after, keys_left, bytes_left: max_bytes }
+        let List { prefix, start_after, limit, keys_only, .. } = request;
+        let (range, keys_left) = (KeyRange::prefix(prefix), limit.unwrap_or(u64::MAX));
+        Listing { map, revision, range, keys_only, start_after, keys_left, bytes_left: max_bytes }
     }
 
     /// Returns the stream of keys, which ends with an error at `until`.
@@ -65,9 +67,9 @@ impl Listing {
     fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);
-        for record in self.map.range_at(&self.request.prefix, &self.start_after, self.revision).take(count) {
+        for record in self.map.range_at(&self.range, &self.start_after, self.revision).take(count) {
             let key = Bytes::copy_from_slice(record.key());
-            let entry = if self.request.keys_only { record.entry_without_value() } else { record.entry() };
+            let entry = if self.keys_only { record.entry_without_value() } else { record.entry() };
             let entry = entry.expect("no deletion is listed");
             let bytes = (key.len() + entry.value.len()) as u64;
             if bytes > self.bytes_left {

@@ -5,6 +5,7 @@ mod cluster;
 mod list;
 mod read;
 mod sessions;
+mod transact;
 mod write;
 
 pub use backup::{BackupChunks, BackupStart, MAX_BACKUP_TIME};
@@ -33,6 +34,11 @@ fn check_key(key: &[u8]) -> Result<(), Refused> {
     }
 }
 
+/// The error for a client that has given one name to two writes.
+fn sequence_of_another_write() -> Refused {
+    Refused::Invalid("the session has used this sequence for another write".into())
+}
+
 /// Maps an answer of the store other than success to the error for the client.
 fn refused(answer: Answer) -> Refused {
     match answer {
@@ -40,6 +46,9 @@ fn refused(answer: Answer) -> Refused {
         Answer::SessionExpired => Refused::SessionExpired,
         Answer::OutOfWindow { lowest } => Refused::OutOfWindow { lowest },
         Answer::StoreFull { max_store_bytes } => Refused::StoreFull { max_store_bytes },
+        Answer::Written { .. } | Answer::Deleted { .. } | Answer::Transaction(_) => {
+            sequence_of_another_write()
+        }
         other => Refused::Bug(format!("the store gave an answer to another command: {other:?}")),
     }
 }

@@ -7,7 +7,7 @@ use crate::map::{Answer, Command};
 use crate::rt::Instant;
 use crate::service::{Class, Delete, Deleted, Operation, Refused, Service, Set, WriteName};
 
-fn session_write(name: WriteName) -> log::SessionWrite {
+pub(super) fn session_write(name: WriteName) -> log::SessionWrite {
     let WriteName { session, sequence, lowest_unanswered } = name;
     log::SessionWrite { session, sequence, lowest_unanswered }
 }
