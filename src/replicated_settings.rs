@@ -10,6 +10,12 @@ use std::time::Duration;
 /// The values that [`Settings::max_sessions`] may be set to. A log entry with another value is older than this bound.
 pub const MAX_SESSIONS: RangeInclusive<u64> = 1..=1_000_000;
 
+/// The values that [`Settings::max_transaction_changes`] may be set to. The store stands still for a few seconds at most.
+pub const MAX_TRANSACTION_CHANGES: RangeInclusive<u64> = 1..=1_000_000;
+
+/// The values that [`Settings::max_transaction_bytes`] may be set to.
+pub const MAX_TRANSACTION_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 30;
+
 /// The settings of a cluster; only log entries change them. The default is what a new cluster starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use common::cluster::SMALL_FILES;
 use common::node::Node;
 use common::ports::PortBlock;
 use common::{LIMIT, assert_no_panic, http1, run, wait_for};
-use mokv::client::{Client, Error};
+use mokv::client::{Client, Error, Operation, Transaction};
 use mokv::config::settings::{Kind, SETTINGS};
 
 /// What a node does at a bound.
@@ -130,4 +130,33 @@ fn a_node_serves_at_the_least_value_of_every_setting() {
 #[test]
 fn a_node_serves_at_the_largest_value_of_every_setting() {
     start_at_each(false);
+}
+
+/// A frame between peers has a bound of its own. A transaction of many long values once could exceed it.
+#[test]
+fn a_transaction_that_no_peer_could_take_is_refused() {
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ports = PortBlock::take();
+        let mut node = Node::new(directory.path(), "only", &mut ports);
+        node.configure(&["bootstrap: true", "max-request-bytes: 64MiB", "log-segment-bytes: 128MiB"]);
+        node.start();
+        let client = Client::builder().endpoints([&node.rpc]).timeout(LIMIT).build().unwrap();
+        client.set("before", "1").await.unwrap();
+        let value = Bytes::from(vec![7; 1 << 20]);
+        let sets = |count: usize| {
+            (0..count).fold(Transaction::new(), |all, number| {
+                all.then(Operation::set(number.to_string(), value.clone()))
+            })
+        };
+        let refused = client.transact(sets(60)).await;
+        assert!(
+            matches!(&refused, Err(Error::Invalid(why)) if why.as_str().contains("in the log")),
+            "{refused:?}"
+        );
+        assert_eq!(client.get("0").await.unwrap().entry, None, "nothing was done");
+        assert!(client.transact(sets(40)).await.unwrap().succeeded);
+        assert_eq!(client.get("39").await.unwrap().entry.unwrap().value, value);
+        assert_no_panic(&node.log());
+    });
 }

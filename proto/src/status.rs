@@ -73,16 +73,19 @@ pub enum Reason {
     /// `compacted`: a revision is below the earliest one that can be read. A transaction that reads it is not applied; a read
     /// has this reason, too.
     Compacted,
+    /// `future-revision`: a revision is not there yet, as with `compacted`.
+    FutureRevision,
 }
 
 impl Reason {
-    const ALL: [Reason; 6] = [
+    const ALL: [Reason; 7] = [
         Reason::ConditionFailed,
         Reason::SessionExpired,
         Reason::OutOfWindow,
         Reason::StoreFull,
         Reason::TransactionTooLarge,
         Reason::Compacted,
+        Reason::FutureRevision,
     ];
 
     /// Returns its text in the metadata.
@@ -94,6 +97,7 @@ impl Reason {
             Reason::StoreFull => "store-full",
             Reason::TransactionTooLarge => "transaction-too-large",
             Reason::Compacted => "compacted",
+            Reason::FutureRevision => "future-revision",
         }
     }
 
@@ -152,6 +156,12 @@ pub fn key_not_found(revision: u64) -> Status {
 pub fn compacted(revision: u64, floor: u64) -> Status {
     let message = format!("revision {revision} is compacted; the earliest that can be read is {floor}");
     with_reason(Status::aborted(message), Reason::Compacted)
+}
+
+/// `INVALID_ARGUMENT`: the revision is not there yet; the store is at `present`.
+pub fn future_revision(revision: u64, present: u64) -> Status {
+    let message = format!("revision {revision} is not there yet; the store is at revision {present}");
+    with_reason(Status::invalid_argument(message), Reason::FutureRevision)
 }
 
 /// `RESOURCE_EXHAUSTED`: a transaction would change or look at more than the replicated settings allow.
@@ -245,7 +255,15 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_journey() {
-        let all = [condition_failed(1), session_expired(), out_of_window(3), store_full(9)];
+        let all = [
+            condition_failed(1),
+            session_expired(),
+            out_of_window(3),
+            store_full(9),
+            transaction_too_large("of too many keys"),
+            compacted(3, 5),
+            future_revision(9, 3),
+        ];
         let read: Vec<_> = all.into_iter().map(|status| Reason::of(&travelled(status)).unwrap()).collect();
         assert_eq!(read, Reason::ALL);
         assert_eq!(Reason::of(&Status::failed_precondition("of another kind")), None);

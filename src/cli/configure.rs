@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::output::Row;
 use crate::client::SettingsChange;
 use crate::config::{parse_bytes, parse_time};
-use crate::replicated_settings::MAX_SESSIONS;
+use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_CHANGES};
 
 /// Change the settings that all nodes share, or show them
 ///
@@ -41,7 +41,7 @@ pub struct Configure {
     #[arg(long, value_name = "N")]
     history_min_revisions: Option<u64>,
     /// Most keys that one transaction changes; nothing else is done meanwhile
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MAX_TRANSACTION_CHANGES))]
     max_transaction_changes: Option<u64>,
     /// Most bytes that one transaction looks at to test its conditions and to find what it deletes
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]

@@ -233,13 +233,14 @@ fn prompt() -> Result<Transaction, Failure> {
     loop {
         let mut stderr = io::stderr();
         write!(stderr, "txn> ").and_then(|()| stderr.flush()).map_err(failed)?;
-        let line = read_line(&mut lines).map_err(failed)?;
-        let is_last = line.as_ref().is_none_or(|line| line.trim_ascii() == b"send");
-        if is_last {
+        let Some(line) = read_line(&mut lines).map_err(failed)? else {
+            return Err(Failure::error("nothing was sent", "type 'send' at the end"));
+        };
+        if line.trim_ascii() == b"send" {
             let next = "'mokv txn --help' shows what a line can be";
             return script.finish().map_err(|wrong| Failure::usage(wrong, next));
         }
-        if let Err(wrong) = script.add(&line.unwrap_or_default()) {
+        if let Err(wrong) = script.add(&line) {
             complain(format_args!("{wrong}; type the line again"));
         }
     }

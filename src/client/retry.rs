@@ -50,8 +50,15 @@ impl Verdict {
             Some(Reason::Compacted) => {
                 return Verdict::Answered(Error::RevisionGone(Why::of(status.message(), status)));
             }
+            Some(Reason::FutureRevision) => {
+                return Verdict::Answered(Error::Invalid(Why::of(status.message(), status)));
+            }
             Some(Reason::SessionExpired | Reason::OutOfWindow) => return Verdict::SessionLost,
             None => {}
+        }
+        // No node sends it: this side found the answer too large, and a write was executed by then.
+        if status.code() == Code::OutOfRange {
+            return Verdict::Unknown;
         }
         Error::refusal(status).map_or(Verdict::Unknown, Verdict::Refused)
     }
@@ -219,6 +226,7 @@ mod tests {
             Status::internal("oops"),
             Status::cancelled("reset"),
             Status::aborted("?"),
+            Status::out_of_range("the answer is larger than this client takes"),
             status::unknown("the forward broke"),
         ] {
             assert_eq!(Verdict::of(&doubtful), Verdict::Unknown, "{doubtful:?}");
@@ -239,6 +247,7 @@ mod tests {
         };
         assert!(matches!(answered(&status::transaction_too_large("!")), Error::ResourceExhausted(_)));
         assert!(matches!(answered(&status::compacted(3, 20)), Error::RevisionGone(_)));
+        assert!(matches!(answered(&status::future_revision(9, 3)), Error::Invalid(_)));
         assert!(matches!(Verdict::of(&Status::invalid_argument("key")), Verdict::Refused(Error::Invalid(_))));
     }
 

@@ -234,7 +234,7 @@ impl Client {
     }
 
     /// Deletes all keys that begin with `prefix`, in transactions of at most 1,000 keys: not all at one revision, so that the
-    /// store does not stand still for it. A key that is written meanwhile may stay. For few keys, a transaction with
+    /// store does not stand still for it; while others write such keys it goes on. For few keys, a transaction with
     /// [`Operation::delete_range`] deletes all of them at one revision.
     ///
     /// # Errors
@@ -250,17 +250,25 @@ impl Client {
     pub async fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<DeletedPrefix, Error> {
         let range = KeyRange::prefix(prefix);
         let mut all = DeletedPrefix { revision: 0, deleted: 0 };
+        let mut at_once = DELETED_AT_ONCE;
         loop {
-            let page = self.delete_first(range.clone(), DELETED_AT_ONCE).await?;
+            let page = match self.delete_first(range.clone(), at_once).await {
+                // The values are large, or the cluster changes fewer keys at a time.
+                Err(Error::ResourceExhausted(_)) if at_once > 1 => {
+                    at_once /= 2;
+                    continue;
+                }
+                page => page?,
+            };
             all = DeletedPrefix { revision: page.revision, deleted: all.deleted + page.deleted };
-            if page.deleted < DELETED_AT_ONCE {
+            if page.deleted < at_once {
                 return Ok(all);
             }
         }
     }
 
     /// Deletes the first `keys` keys of a range, all at one revision.
-    pub(crate) async fn delete_first(&self, range: KeyRange, keys: u64) -> Result<DeletedPrefix, Error> {
+    async fn delete_first(&self, range: KeyRange, keys: u64) -> Result<DeletedPrefix, Error> {
         let delete = Operation::DeleteRange { range, limit: NonZeroU64::new(keys) };
         let done = self.transact(Transaction::new().then(delete)).await?;
         match done.results.as_deref() {

@@ -7,6 +7,7 @@ use mokv_proto::log::{self, answer::Outcome as Wire};
 use std::sync::Arc;
 
 use super::Outcome;
+use super::sizes::OUTCOME_BYTES;
 
 /// The answer to one applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,16 @@ impl Answer {
             _ => 1,
         };
         FRAME + NUMBER * (2 + numbers as u64)
+    }
+
+    /// What the outcome of a transaction takes in memory besides an answer, in bytes.
+    pub(super) fn outcome_bytes(&self) -> u64 {
+        match self {
+            Answer::Transaction(outcome) => {
+                OUTCOME_BYTES + outcome.branches.len() as u64 + 8 * outcome.deleted.len() as u64
+            }
+            _ => 0,
+        }
     }
 }
 

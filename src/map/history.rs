@@ -311,13 +311,14 @@ impl History {
         range.into_iter().flatten().map(|present| &present.0)
     }
 
-    /// The same just before a change, of which all that it replaced is kept.
+    /// The keys from `start` on and before `end`, in byte order, that exist or once existed, each with its version just before
+    /// a change, of which all that it replaced is kept; `None`: it did not exist then.
     pub(super) fn range_before<'a>(
         &'a self,
         start: Bound<&'a [u8]>,
         end: Option<&'a [u8]>,
         before: ChangeAt,
-    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a Record>)> + use<'a> {
         let mut present = self.range(start, end).peekable();
         let is_within = move |record: &&Record| end.is_none_or(|end| record.key() < end);
         let first = match start {
@@ -331,26 +332,22 @@ impl History {
             .flatten()
             .filter(is_within);
         std::iter::from_fn(move || {
-            loop {
-                let key = match (present.peek().copied(), past) {
-                    (Some(present), Some(past)) => present.key().min(past.key()),
-                    (Some(one), None) | (None, Some(one)) => one.key(),
-                    (None, None) => return None,
-                };
-                let newest = present.next_if(|present| present.key() == key);
-                let has_past = past.is_some_and(|past| past.key() == key);
-                if has_past {
-                    past = self.next_past(Gap::after_all(key)).filter(is_within);
-                }
-                let found = match newest {
-                    Some(newest) if newest.at() < before => Some(newest),
-                    _ if has_past => self.past_before(key, before),
-                    _ => None,
-                };
-                if found.is_some() {
-                    return found;
-                }
+            let key = match (present.peek().copied(), past) {
+                (Some(present), Some(past)) => present.key().min(past.key()),
+                (Some(one), None) | (None, Some(one)) => one.key(),
+                (None, None) => return None,
+            };
+            let newest = present.next_if(|present| present.key() == key);
+            let has_past = past.is_some_and(|past| past.key() == key);
+            if has_past {
+                past = self.next_past(Gap::after_all(key)).filter(is_within);
             }
+            let found = match newest {
+                Some(newest) if newest.at() < before => Some(newest),
+                _ if has_past => self.past_before(key, before),
+                _ => None,
+            };
+            Some((key, found))
         })
     }
 

@@ -307,14 +307,14 @@ impl Map {
         self.history.get_before(key, ChangeAt::after(revision))
     }
 
-    /// The keys of a range at a revision, from the floor to the present one, that come after `start_after` (empty: all), in
-    /// byte order.
+    /// The keys of a range that come after `start_after` (empty: all), in byte order, each with its version at a revision from
+    /// the floor to the present one; `None`: it did not exist then, and exists or existed at another revision.
     pub fn range_at<'a>(
         &'a self,
         range: &'a KeyRange,
         start_after: &'a [u8],
         revision: u64,
-    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a Record>)> + use<'a> {
         let start = match start_after {
             [] => Bound::Included(&range.start[..]),
             _ if *start_after < *range.start => Bound::Included(&range.start[..]),
@@ -338,10 +338,12 @@ impl Map {
         self.history.present_bytes()
     }
 
-    /// Size of what must be kept, in bytes: the keys that exist, their values and the sessions, each with a fixed amount for
-    /// what it takes besides its content. The bound of the store is compared with it.
+    /// Size of what must be kept, in bytes: the keys that exist, their values, the sessions and the outcomes of their
+    /// transactions, each with a fixed amount for what it takes besides its content. The bound of the store is compared with
+    /// it.
     pub fn size(&self) -> u64 {
-        self.bytes() + self.keys() * sizes::VERSION_BYTES + self.sessions() * sizes::SESSION_BYTES
+        let sessions = self.sessions() * sizes::SESSION_BYTES + self.sessions.outcome_bytes();
+        self.bytes() + self.keys() * sizes::VERSION_BYTES + sessions
     }
 
     /// Size of keys and values of earlier versions, and of deleted keys, in bytes.

@@ -125,12 +125,21 @@ impl Model {
 
     /// What must be kept.
     pub(super) fn size(&self) -> u64 {
-        self.present_bytes() + 80 * self.entries().len() as u64 + 512 * self.sessions.len() as u64
+        self.present_bytes() + 80 * self.entries().len() as u64 + self.session_size()
+    }
+
+    fn session_size(&self) -> u64 {
+        let answers = self.sessions.values().flat_map(|session| session.answers.values());
+        let outcomes = answers.filter_map(|answer| match answer {
+            Answer::Transaction(outcome) => Some(120 + outcome.branches.len() + 8 * outcome.deleted.len()),
+            _ => None,
+        });
+        512 * self.sessions.len() as u64 + outcomes.sum::<usize>() as u64
     }
 
     /// What is kept besides.
     pub(super) fn history_size(&self) -> u64 {
-        self.bytes() + 80 * self.records().len() as u64 + 512 * self.sessions.len() as u64 - self.size()
+        self.bytes() + 80 * self.records().len() as u64 + self.session_size() - self.size()
     }
 
     /// While the store is above its bound, its history gives way: the revisions that are not kept by all means, then all.

@@ -195,6 +195,7 @@ fn reads_the_past(transaction: &Transaction) -> bool {
 fn listed(map: &Map, prefix: &[u8], start_after: &[u8], revision: u64) -> Vec<(Vec<u8>, Entry)> {
     let range = KeyRange::prefix(Bytes::copy_from_slice(prefix));
     map.range_at(&range, start_after, revision)
+        .filter_map(|(_, record)| record)
         .map(|record| (record.key().to_vec(), record.entry().unwrap()))
         .collect()
 }
@@ -334,7 +335,10 @@ fn rebuilt(history: &History) -> History {
 fn readable(history: &History) -> Vec<Vec<(Vec<u8>, Entry)>> {
     let range_at = |revision| history.range_before(Bound::Unbounded, None, ChangeAt::after(revision));
     let at = |revision| {
-        range_at(revision).map(|record| (record.key().to_vec(), record.entry().unwrap())).collect()
+        range_at(revision)
+            .filter_map(|(_, record)| record)
+            .map(|record| (record.key().to_vec(), record.entry().unwrap()))
+            .collect()
     };
     (history.floor()..=history.revision()).map(at).collect()
 }
@@ -406,6 +410,7 @@ proptest! {
             let expected: Vec<_> = entries.iter().filter(|(key, _)| is_within(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect();
             let listed: Vec<_> = history
                 .range_before(Bound::Included(&start), end.as_deref(), ChangeAt::after(revision))
+                .filter_map(|(_, record)| record)
                 .map(|record| (record.key().to_vec(), record.entry().unwrap()))
                 .collect();
             prop_assert_eq!(listed, expected);

@@ -14,7 +14,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Maximum number of unanswered writes of one session. It affects what `apply` answers and is therefore a constant, not
-/// a setting: it bounds a session's answers to 32 KiB of memory.
+/// a setting: it bounds a session's answers to 32 KiB of memory, and outcomes of transactions to 1.3 MiB more, which count
+/// against the bound of the store.
 pub(super) const WINDOW: u64 = 1024;
 
 /// All sessions, by id and by last use. Cloning is O(1).
@@ -26,6 +27,8 @@ pub(super) struct Sessions {
     by_last_applied: OrdMap<u64, u64>,
     /// What the answers take in a snapshot, at most, in bytes.
     answer_bytes: u64,
+    /// What the outcomes of transactions take besides.
+    outcome_bytes: u64,
     digest: Digest,
 }
 
@@ -123,11 +126,18 @@ impl Sessions {
     fn add_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
         self.digest.add(Item::answer(id, sequence, answer));
         self.answer_bytes += answer.max_encoded_bytes();
+        self.outcome_bytes += answer.outcome_bytes();
     }
 
     fn remove_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
         self.digest.remove(Item::answer(id, sequence, answer));
         self.answer_bytes -= answer.max_encoded_bytes();
+        self.outcome_bytes -= answer.outcome_bytes();
+    }
+
+    /// What the outcomes of transactions take in memory, in bytes.
+    pub(super) fn outcome_bytes(&self) -> u64 {
+        self.outcome_bytes
     }
 
     /// What the answers take in a snapshot, at most, in bytes.

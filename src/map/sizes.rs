@@ -8,3 +8,6 @@ pub(super) const VERSION_BYTES: u64 = 80;
 
 /// Of a session with a few remembered answers.
 pub(super) const SESSION_BYTES: u64 = 512;
+
+/// Of the outcome of a transaction that a session remembers, besides its branches and numbers.
+pub(super) const OUTCOME_BYTES: u64 = 120;

@@ -435,7 +435,7 @@ fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
     let keys = |prefix: &str, start_after: &str| -> Vec<String> {
         let range = KeyRange::prefix(Bytes::copy_from_slice(prefix.as_bytes()));
         let range = store.map.range_at(&range, start_after.as_bytes(), store.map.revision());
-        range.map(|record| String::from_utf8(record.key().to_vec()).unwrap()).collect()
+        range.map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
     };
     assert_eq!(keys("", ""), ["a", "aa", "ab", "a\u{ff}", "b", "c"]);
     assert_eq!(keys("a", ""), ["a", "aa", "ab", "a\u{ff}"]);

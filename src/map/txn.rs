@@ -24,6 +24,9 @@ use super::record::{ChangeAt, Record};
 use super::{Answer, Entry, Map};
 use crate::transaction::{Condition, Keys, Operation, Test, Transaction};
 
+/// What a result takes besides keys and values, in bytes, in memory and in an answer.
+const RESULT_BYTES: u64 = 128;
+
 /// What a transaction did. Together with its operations and the history, it gives the results.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -256,7 +259,8 @@ impl Map {
         Ok(Outcome { revision: self.revision(), branches, deleted })
     }
 
-    /// The results of a transaction that had this outcome, with at most `max_bytes` of keys and values.
+    /// The results of a transaction that had this outcome, with at most `max_bytes` of keys and values, of keys that are passed
+    /// over, and of what each of them takes besides.
     ///
     /// # Errors
     /// [`ResultsMissing`].
@@ -361,23 +365,29 @@ impl Reader<'_, '_> {
             Operation::Get { key, at_revision } => {
                 let before = self.readable(*at_revision)?;
                 let entry = self.map.history.get_before(key, before).and_then(Record::entry);
-                self.count(entry.as_ref().map_or(0, |entry| key.len() + entry.value.len()))?;
+                self.count(entry.as_ref().map_or(0, |entry| entry.value.len()) + key.len())?;
                 OperationResult::Got(entry)
             }
             Operation::List { range, limit, keys_only, at_revision } => {
                 let before = self.readable(*at_revision)?;
-                let map = self.map;
-                let mut records =
-                    map.history.range_before(Bound::Included(&range.start), range.end.as_deref(), before);
                 let limit = limit.map_or(usize::MAX, |limit| limit.get().try_into().unwrap_or(usize::MAX));
-                let mut entries = Vec::new();
-                for record in records.by_ref().take(limit) {
+                let (mut entries, mut more) = (Vec::new(), false);
+                let map = self.map;
+                let (start, end) = (Bound::Included(&range.start[..]), range.end.as_deref());
+                for (key, record) in map.history.range_before(start, end, before) {
+                    // What is passed over takes time.
+                    self.count(key.len())?;
+                    let Some(record) = record else { continue };
+                    more = entries.len() == limit;
+                    if more {
+                        break;
+                    }
                     let entry = if *keys_only { record.entry_without_value() } else { record.entry() };
                     let entry = entry.expect("no deletion is listed");
-                    self.count(record.key().len() + entry.value.len())?;
-                    entries.push((Bytes::copy_from_slice(record.key()), entry));
+                    self.count(entry.value.len())?;
+                    entries.push((Bytes::copy_from_slice(key), entry));
                 }
-                OperationResult::Listed { entries, more: records.next().is_some() }
+                OperationResult::Listed { entries, more }
             }
             Operation::Nested(nested) => OperationResult::Nested(self.transaction(nested)?),
         })
@@ -401,8 +411,9 @@ impl Reader<'_, '_> {
         if is_there { Ok(before) } else { Err(ResultsMissing::Compacted { floor: self.map.floor() }) }
     }
 
+    /// Counts what is found or passed over.
     fn count(&mut self, bytes: usize) -> Result<(), ResultsMissing> {
-        self.bytes += bytes as u64;
+        self.bytes += bytes as u64 + RESULT_BYTES;
         let max_bytes = self.max_bytes;
         if self.bytes <= max_bytes { Ok(()) } else { Err(ResultsMissing::TooLarge { max_bytes }) }
     }

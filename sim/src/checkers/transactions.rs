@@ -5,7 +5,7 @@
 //! order, and find what the client was told. No search. A transaction that failed changed nothing; one of unknown outcome
 //! may have been executed, but then once, and whole. Real time is checked together with all other answers (`revisions`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, Findings};
 use crate::evidence::applied_log::{AppliedLog, KeyChange};
@@ -42,16 +42,12 @@ pub fn check(transactions: &[Transacted], applied_log: &AppliedLog) -> Findings 
             findings.push(Finding::violation(NAME, format!("{complaint}\n    {}", shown(transacted))));
         }
     }
-    for (revision, changes) in &made {
-        // One of unknown outcome leaves no value behind if it only deletes.
-        let may_have_made_it = |transacted: &Transacted| {
-            let run = Run::of(&transacted.asked, &past, revision - 1, *revision);
-            !matches!(transacted.told, Told::Failed) && run.is(changes)
-        };
-        if !makers.contains_key(revision) && !transactions.iter().any(may_have_made_it) {
-            let words = format!("no transaction made revision {revision}, and it changes {changes:?}");
-            findings.push(Finding::violation(NAME, words));
-        }
+    let unexplained = made.iter().filter(|(revision, _)| !makers.contains_key(revision));
+    let unexplained: Vec<(u64, &Vec<&KeyChange>)> =
+        unexplained.map(|(revision, changes)| (*revision, changes)).collect();
+    for (revision, changes) in without_a_maker(&unexplained, transactions, &past) {
+        let words = format!("no transaction made revision {revision}, and it changes {changes:?}");
+        findings.push(Finding::violation(NAME, words));
     }
     for (value, revisions) in written {
         let words = format!("v{value}, which is of no transaction, was applied at revision {revisions:?}");
@@ -108,6 +104,59 @@ fn judge<'a>(
         let expected = &changing.changes;
         format!("executed before revision {revision} it makes {expected:?}, and the log has {changes:?}")
     }))
+}
+
+/// The revisions that no transaction can have made. One of unknown outcome that only deletes leaves no value behind, and made
+/// one of them at most; so did one whose answer told a revision and nothing else.
+fn without_a_maker<'c, 'a>(
+    unexplained: &[(u64, &'c Vec<&'a KeyChange>)],
+    transactions: &[Transacted],
+    past: &Past,
+) -> Vec<(u64, &'c Vec<&'a KeyChange>)> {
+    let may_make = |transacted: &Transacted, revision: u64, changes: &[&KeyChange]| {
+        let is_left = match &transacted.told {
+            Told::Unknown => true,
+            Told::Executed { revision: told, results: None, .. } => *told == revision,
+            Told::Executed { .. } | Told::Failed => false,
+        };
+        is_left && Run::of(&transacted.asked, past, revision - 1, revision).is(changes)
+    };
+    let candidates: Vec<Vec<usize>> = unexplained
+        .iter()
+        .map(|(revision, changes)| {
+            let fits = |index: &usize| may_make(&transactions[*index], *revision, changes);
+            (0..transactions.len()).filter(fits).collect()
+        })
+        .collect();
+    // Each transaction makes one revision at most: a matching, by augmenting paths.
+    let mut maker_of: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut left = Vec::new();
+    for (place, revision) in unexplained.iter().enumerate() {
+        let mut tried = BTreeSet::new();
+        if !find_maker(place, &candidates, &mut maker_of, &mut tried) {
+            left.push(*revision);
+        }
+    }
+    left
+}
+
+fn find_maker(
+    place: usize,
+    candidates: &[Vec<usize>],
+    maker_of: &mut BTreeMap<usize, usize>,
+    tried: &mut BTreeSet<usize>,
+) -> bool {
+    for transaction in &candidates[place] {
+        if !tried.insert(*transaction) {
+            continue;
+        }
+        let taken_by = maker_of.get(transaction).copied();
+        if taken_by.is_none_or(|other| find_maker(other, candidates, maker_of, tried)) {
+            maker_of.insert(*transaction, place);
+            return true;
+        }
+    }
+    false
 }
 
 /// A transaction that is executed again.
@@ -424,6 +473,14 @@ mod tests {
         );
         let unknown = Transacted { told: Told::Unknown, ..third };
         assert_eq!(complaint([first, second, unknown]), "", "it may have");
+        let both = [vec![0, 1], vec![0]];
+        let mut makers = BTreeMap::new();
+        let found = |place, makers: &mut _| find_maker(place, &both, makers, &mut BTreeSet::new());
+        assert!(found(0, &mut makers) && found(1, &mut makers), "the first one gives way");
+        let one = [vec![0], vec![0]];
+        let mut makers = BTreeMap::new();
+        let found = |place, makers: &mut _| find_maker(place, &one, makers, &mut BTreeSet::new());
+        assert!(found(0, &mut makers) && !found(1, &mut makers), "one transaction makes one revision");
         // The log has less than the transaction does.
         let mut more = again();
         more.then.push(Step::Delete { key: "txn/b".into() });

@@ -20,9 +20,7 @@ pub fn status(refused: Refused) -> Status {
         Refused::Invalid(reason) => Status::invalid_argument(reason),
         Refused::NoSuchKey { revision } => status::key_not_found(revision),
         Refused::Compacted { revision, floor } => status::compacted(revision, floor),
-        Refused::FutureRevision { revision, present } => Status::invalid_argument(format!(
-            "revision {revision} is not there yet; the store is at revision {present}"
-        )),
+        Refused::FutureRevision { revision, present } => status::future_revision(revision, present),
         Refused::ConditionFailed { present_revision } => status::condition_failed(present_revision),
         Refused::SessionExpired => status::session_expired(),
         Refused::OutOfWindow { lowest } => status::out_of_window(lowest),

@@ -9,7 +9,10 @@ use tonic::Status;
 use super::kv::to_response;
 use crate::map::{OperationResult, Results, ResultsMissing};
 use crate::service::Transacted;
-use crate::transaction::{Comparison, Condition, KeyRange, Keys, MAX_NESTING, Operation, Test, Transaction};
+use crate::transaction::{
+    Comparison, Condition, KeyRange, Keys, MAX_CONDITIONS, MAX_NESTING, MAX_OPERATIONS, Operation, Test,
+    Transaction,
+};
 
 /// Decodes a transaction.
 ///
@@ -31,6 +34,10 @@ fn level(
 ) -> Result<Transaction, Status> {
     let levels_left = levels_left.checked_sub(1);
     let levels_left = levels_left.ok_or_else(|| invalid("transactions are nested too deeply"))?;
+    // All of it is counted later; here it would take memory.
+    if conditions.len() > MAX_CONDITIONS || then.len().max(otherwise.len()) > MAX_OPERATIONS {
+        return Err(invalid("a transaction has at most 128 conditions, and 128 operations in a branch"));
+    }
     let branch = |operations: Vec<api::Operation>| {
         operations.into_iter().map(|one| operation(one, levels_left)).collect::<Result<_, _>>()
     };

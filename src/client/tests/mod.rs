@@ -710,10 +710,12 @@ async fn a_prefix_is_deleted_in_parts() {
     let names: Vec<String> = (0..2_300).map(|number| number.to_string()).collect();
     node.set_entries(9, &names.iter().map(String::as_str).collect::<Vec<_>>());
     let client = builder(&[&node]).build().unwrap();
+    node.play("transact", Play::Fail(status::transaction_too_large("so many")));
     let deleted = client.delete_prefix("a/").await.unwrap();
     assert_eq!((deleted.deleted, deleted.revision), (2_300, 9));
     let sent = transactions(&node);
-    assert!(sent.len() == 3 && sent.iter().all(|sent| sent.session.is_some()));
+    assert_eq!(sent.len(), 1 + 5, "half as many at a time after a refusal");
+    assert!(sent.iter().all(|sent| sent.session.is_some()));
 }
 
 #[tokio::test]

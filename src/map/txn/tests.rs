@@ -212,20 +212,42 @@ fn results_are_made_again_until_they_are_compacted() {
     );
 }
 
+/// Keys that did not exist at the revision take time, too.
+#[test]
+fn what_is_passed_over_counts() {
+    let mut store = Replica::default();
+    store.execute(&then([set("z", "1")]));
+    for number in 0..100 {
+        let key: Bytes = format!("a{number}").into();
+        store.execute(&then([Operation::Set { key, value: "1".into() }]));
+    }
+    let everything = KeyRange { start: Bytes::new(), end: None };
+    let list = |at_revision| {
+        then([Operation::List { range: everything.clone(), limit: None, keys_only: true, at_revision }])
+    };
+    let outcome = store.map.read_only(&list(Some(2))).unwrap();
+    let results = |max_bytes| store.map.results_of(&list(Some(2)), &outcome, max_bytes);
+    assert_eq!(results(10_000), Err(ResultsMissing::TooLarge { max_bytes: 10_000 }));
+    assert_eq!(listed(&results(20_000).unwrap().operations[0]), ["z"]);
+}
+
 #[test]
 fn results_are_bounded_and_those_of_another_transaction_are_none() {
     let mut store = Replica::default();
     let change = then([set("a", "12345"), get("a"), delete("b")]);
     let (outcome, _) = store.execute(&change);
-    assert_eq!(store.map.results_of(&change, &outcome, 5), Err(ResultsMissing::TooLarge { max_bytes: 5 }));
-    assert!(store.map.results_of(&change, &outcome, 6).is_ok());
+    assert_eq!(
+        store.map.results_of(&change, &outcome, 133),
+        Err(ResultsMissing::TooLarge { max_bytes: 133 })
+    );
+    assert!(store.map.results_of(&change, &outcome, 134).is_ok());
     let others = [
         then([set("a", "12345"), get("a")]),
         then([delete("a"), delete("b")]),
         then([set("a", "1"), delete("b"), nested(vec![], vec![], vec![])]),
     ];
     for other in others {
-        assert_eq!(store.map.results_of(&other, &outcome, 100), Err(ResultsMissing::Foreign), "{other:?}");
+        assert_eq!(store.map.results_of(&other, &outcome, 10_000), Err(ResultsMissing::Foreign), "{other:?}");
     }
 }
 

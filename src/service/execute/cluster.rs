@@ -9,7 +9,7 @@ use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Consensus, Contradiction, SnapshotError};
-use crate::replicated_settings::{MAX_SESSIONS, Settings};
+use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Settings};
 use crate::rt::{self, Instant};
 use crate::service::{
     Class, Compact, Compacted, Configure, Context, Contradicted, Freshness, Leave, NodeStatus, Operation,
@@ -208,9 +208,16 @@ impl Operation for Configure {
                 Ok(Settings { wanted_size, ..settings() })
             }
             Configure::Bounds(change) => {
-                if change.max_sessions.is_some_and(|sessions| !MAX_SESSIONS.contains(&sessions)) {
-                    let (least, most) = MAX_SESSIONS.into_inner();
-                    return Err(Refused::Invalid(format!("max-sessions is a number from {least} to {most}")));
+                let bounded = [
+                    ("max-sessions", change.max_sessions, MAX_SESSIONS),
+                    ("max-transaction-changes", change.max_transaction_changes, MAX_TRANSACTION_CHANGES),
+                    ("max-transaction-bytes", change.max_transaction_bytes, MAX_TRANSACTION_BYTES),
+                ];
+                for (name, value, bounds) in bounded {
+                    if value.is_some_and(|value| !bounds.contains(&value)) {
+                        let (least, most) = bounds.into_inner();
+                        return Err(Refused::Invalid(format!("{name} is a number from {least} to {most}")));
+                    }
                 }
                 match service.propose(Command::Configure(change), deadline).await?.answer {
                     Answer::Done => Ok(change.applied_to(settings())),

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
 use crate::map::{Entry, Map};
-use crate::rt::Instant;
+use crate::rt::{self, Instant};
 use crate::service::timed::Timed;
 use crate::service::{List, Refused};
 use crate::transaction::KeyRange;
 
 /// Most keys read from the map at a time.
 const STEP: usize = 128;
+/// Most keys passed over at a time, because they did not exist at the revision.
+const PASSED_OVER: usize = 1_024;
 
 /// A key of a listing.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub(super) struct Listing {
     start_after: Bytes,
     keys_left: u64,
     bytes_left: u64,
+    is_over: bool,
 }
 
 impl Listing {
@@ -42,7 +45,16 @@ impl Listing {
     pub(super) fn new(map: Map, revision: u64, request: List, max_bytes: u64) -> Listing {
         let List { prefix, start_after, limit, keys_only, .. } = request;
         let (range, keys_left) = (KeyRange::prefix(prefix), limit.unwrap_or(u64::MAX));
-        Listing { map, revision, range, keys_only, start_after, keys_left, bytes_left: max_bytes }
+        Listing {
+            map,
+            revision,
+            range,
+            keys_only,
+            start_after,
+            keys_left,
+            bytes_left: max_bytes,
+            is_over: false,
+        }
     }
 
     /// Returns the stream of keys, which ends with an error at `until`.
@@ -53,22 +65,38 @@ impl Listing {
         );
         let keys = stream::unfold(Some(self), |listing| async move {
             let mut listing = listing?;
-            match listing.step() {
-                Ok(keys) if keys.is_empty() => None,
-                Ok(keys) => Some((stream::iter(keys.into_iter().map(Ok).collect::<Vec<_>>()), Some(listing))),
-                Err(refused) => Some((stream::iter(vec![Err(refused)]), None)),
-            }
+            Some(match listing.step() {
+                Ok(keys) => {
+                    if keys.is_empty() {
+                        // Others run while many keys are passed over.
+                        rt::task::yield_now().await;
+                    }
+                    let keys: Vec<_> = keys.into_iter().map(Ok).collect();
+                    (stream::iter(keys), (!listing.is_over).then_some(listing))
+                }
+                Err(refused) => (stream::iter(vec![Err(refused)]), None),
+            })
         })
         .flatten();
         Box::pin(Timed::new(Box::pin(keys), until, late))
     }
 
-    /// Returns the next keys, at most [`STEP`]; none at the end.
+    /// Returns the next keys, at most [`STEP`], and notes whether they are the last ones.
     fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
         let count = self.keys_left.min(STEP as u64) as usize;
         let mut keys = Vec::with_capacity(count);
-        for record in self.map.range_at(&self.range, &self.start_after, self.revision).take(count) {
-            let key = Bytes::copy_from_slice(record.key());
+        let (mut passed_over, mut last) = (0, None);
+        let mut range = self.map.range_at(&self.range, &self.start_after, self.revision);
+        while keys.len() < count && passed_over < PASSED_OVER {
+            let Some((key, record)) = range.next() else {
+                self.is_over = true;
+                break;
+            };
+            last = Some(key);
+            let Some(record) = record else {
+                passed_over += 1;
+                continue;
+            };
             let entry = if self.keys_only { record.entry_without_value() } else { record.entry() };
             let entry = entry.expect("no deletion is listed");
             let bytes = (key.len() + entry.value.len()) as u64;
@@ -79,12 +107,13 @@ impl Listing {
                 ));
             }
             self.bytes_left -= bytes;
-            keys.push(ListedKey { key, entry });
+            keys.push(ListedKey { key: Bytes::copy_from_slice(key), entry });
         }
-        if let Some(last) = keys.last() {
-            self.start_after.clone_from(&last.key);
-        }
+        let last = last.map(Bytes::copy_from_slice);
+        drop(range);
+        self.start_after = last.unwrap_or_default();
         self.keys_left -= keys.len() as u64;
+        self.is_over |= self.keys_left == 0;
         Ok(keys)
     }
 }

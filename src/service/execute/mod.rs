@@ -15,13 +15,21 @@ use super::{Refused, Service};
 use crate::config::MAX_KEY_BYTES;
 use crate::map::{Answer, Command};
 use crate::raft::Committed;
+use crate::raft::peers::frame::MAX_COMMAND_BYTES;
 use crate::rt::{self, Instant};
 
 impl Service {
     /// Proposes a command through the leader, and returns its answer when it is committed and applied here.
     async fn propose(&self, command: Command, deadline: Instant) -> Result<Committed, Refused> {
         let serving = self.context.serving()?;
-        let committed = serving.consensus.propose(command.encode(), deadline).await;
+        let payload = command.encode();
+        let bytes = payload.len();
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(Refused::Invalid(format!(
+                "the request takes {bytes} bytes in the log; at most {MAX_COMMAND_BYTES} are allowed"
+            )));
+        }
+        let committed = serving.consensus.propose(payload, deadline).await;
         committed.map_err(|error| self.context.propose_failed(error, rt::now() >= deadline))
     }
 }

@@ -9,7 +9,8 @@ use crate::transaction::{self, Keys, Transaction};
 use super::write::session_write;
 use super::{check_key, refused};
 
-/// Most bytes of keys and values in the results: they are one message.
+/// Most bytes of keys and values in the results, and of keys that are passed over to find them, each with a fixed amount for
+/// what it takes besides: they are one message.
 const MAX_RESULT_BYTES: u64 = 16 << 20;
 
 impl Operation for Transact {
@@ -21,7 +22,7 @@ impl Operation for Transact {
         transaction.check().map_err(|malformed| Refused::Invalid(malformed.to_string()))?;
         check(&transaction, &service.context.limits)?;
         if !transaction.may_write() {
-            let serving = service.ready_to_read(freshness, deadline).await?;
+            let serving = service.ready_for(&transaction, freshness, deadline).await?;
             // The clone, which is O(1), keeps the revision readable.
             let map = serving.consensus.store().read().map.clone();
             let outcome = map.read_only(&transaction);
@@ -35,12 +36,46 @@ impl Operation for Transact {
         let command = Command::Transaction { transaction: transaction.clone(), session };
         match service.propose(command, deadline).await?.answer {
             Answer::Transaction(outcome) => {
-                let results = results(service.context.serving()?, &transaction, &outcome);
-                transacted(&outcome, results)
+                // It was executed, whatever became of this node since.
+                let serving = service.context.serving();
+                let serving =
+                    serving.map_err(|_| Refused::unknown("executed, but this node answers no more"))?;
+                transacted(&outcome, results(serving, &transaction, &outcome))
             }
             other => Err(not_executed(&transaction, other)),
         }
     }
+}
+
+impl Service {
+    /// Waits until this node may answer a transaction that only reads. As with one key, any node answers what it was at a
+    /// revision that is there, and only the leader knows whether a later one is.
+    async fn ready_for(
+        &self,
+        transaction: &Transaction,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<&Serving, Refused> {
+        let asked = asked_revisions(transaction);
+        let serving = self.context.serving()?;
+        let present = serving.consensus.store().read().map.revision();
+        match asked.iter().max() {
+            Some(latest) if *latest > present => self.ready_to_read(Freshness::Linearizable, deadline).await,
+            Some(_) if reads_the_past_only(transaction) => Ok(serving),
+            _ => self.ready_to_read(freshness, deadline).await,
+        }
+    }
+}
+
+/// Whether a transaction depends on nothing but revisions that it names.
+fn reads_the_past_only(transaction: &Transaction) -> bool {
+    use transaction::Operation;
+    let of = |operation: &Operation| match operation {
+        Operation::Get { at_revision, .. } | Operation::List { at_revision, .. } => at_revision.is_some(),
+        Operation::Nested(nested) => reads_the_past_only(nested),
+        Operation::Set { .. } | Operation::Delete { .. } | Operation::DeleteRange { .. } => false,
+    };
+    transaction.conditions.is_empty() && transaction.operations().all(of)
 }
 
 fn results(
