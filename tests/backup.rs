@@ -11,7 +11,7 @@ use common::cluster::{ALL, Cluster, PATIENCE, voters_are};
 use common::load::Load;
 use common::node::Node;
 use common::run;
-use mokv::client::Role;
+use mokv::client::{Error, ReadOptions, Role};
 use serde_json::Value;
 
 fn mokv(args: &[&str]) -> Output {
@@ -82,7 +82,10 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         put_away(&cluster.nodes[1]);
         let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
         let restored = json(&["restore", &file, "--config-file", &config]);
-        assert_eq!(restored["digest"], saved["digest"]);
+        assert_eq!(restored["old_revision"], saved["revision"]);
+        let begun = saved["revision"].as_u64().unwrap() + 1_000_000_000_000;
+        assert_eq!((&restored["revision"], &restored["keys"]), (&begun.into(), &saved["keys"]));
+        assert_ne!(restored["digest"], saved["digest"], "the revision is another");
         assert_eq!(saved["digest"].as_str().map(str::len), Some(32));
         assert_ne!(restored["cluster_id"].as_str(), old.cluster_id.as_deref());
         assert!(fails(&["restore", &file, "--config-file", &config]).contains("is not empty"));
@@ -91,8 +94,8 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == Role::Leader).await;
         assert_eq!(alone.cluster_id.as_deref(), restored["cluster_id"].as_str());
         assert_eq!(
-            (alone.digest.as_deref(), alone.keys),
-            (saved["digest"].as_str(), saved["keys"].as_u64().unwrap())
+            (alone.digest.as_deref(), alone.keys, alone.revision),
+            (restored["digest"].as_str(), saved["keys"].as_u64().unwrap(), begun)
         );
         // The second starts empty and joins; the third has the old cluster's data and does not join. It starts last: a
         // new node that finds both clusters must not guess which of them to join.
@@ -116,7 +119,12 @@ fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_joi
         assert_eq!(get("after").await, None, "the backup is older");
         assert_eq!(get("before/7").await.unwrap().value, format!("{:01000}", 7));
         let written = client.set("new", "again").await.unwrap();
-        assert!(written.revision > saved["revision"].as_u64().unwrap());
+        assert_eq!(written.revision, begun + 1);
+        let read = ReadOptions::linearizable().at_revision(begun - 1);
+        assert!(
+            matches!(client.get_with("new", read).await, Err(Error::RevisionGone(_))),
+            "of the old cluster"
+        );
         cluster.equal_state().await;
     });
 }
@@ -187,7 +195,8 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         let unasked = mokv(&["recover", "--config-file", &config]);
         assert_eq!(unasked.status.code(), Some(2), "there was no terminal to ask on");
         let recovered = json(&recover("--yes"));
-        assert_eq!(recovered["digest"], left["digest"]);
+        assert_eq!((&recovered["old_revision"], &recovered["keys"]), (&left["revision"], &left["keys"]));
+        assert!(recovered["revision"].as_u64() > left["revision"].as_u64(), "{recovered}");
         assert_ne!(recovered["cluster_id"], left["cluster_id"]);
         let files = cluster.nodes[0].files();
         assert!(files.iter().any(|file| file.starts_with("left-") && file.ends_with(".wal")), "{files:?}");
@@ -195,7 +204,7 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
 
         cluster.nodes[0].start();
         let alone = cluster.nodes[0].wait_status("it leads", |status| status.role == Role::Leader).await;
-        assert_eq!((alone.digest, alone.keys), (before.digest, 250));
+        assert_eq!((alone.digest.as_deref(), alone.keys), (recovered["digest"].as_str(), 250));
         // The set-aside files are counted, and removed on request while no process uses the directory.
         let counted = common::http1::get(&cluster.nodes[0].metrics, "/metrics").1;
         let counted = counted.lines().find_map(|line| line.strip_prefix("mokv_left_bytes ")).unwrap();

@@ -17,7 +17,8 @@ use crate::raft::Member;
 /// Make a new cluster of a backup
 ///
 /// Fills the empty data directory of one node, which is then the only member of a new cluster: a new cluster id, a new
-/// node id, the same keys, revisions, sessions and settings. Start it with 'mokv serve' and the same settings, and then
+/// node id, the same keys, sessions and settings, and a revision that the old cluster has never reached, so that nobody
+/// takes what it writes for what the old one wrote; earlier revisions cannot be read. Start it with 'mokv serve' and the same settings, and then
 /// the others with empty data directories (or 'mokv serve --wipe') and this node among their start-join-addrs. Nodes
 /// that still have the data of the old cluster are refused until they are wiped.
 #[derive(Debug, Args)]
@@ -79,11 +80,12 @@ pub fn report(
     config: &NodeConfig,
 ) -> Result<(), Failure> {
     let [verb, preposition] = done;
-    let Restored { cluster_id, node_id, keys, revision, digest } = restored;
+    let Restored { cluster_id, node_id, keys, old_revision, revision, digest } = restored;
     output.answer(
         format!(
-            "{verb} {} at revision {revision} {preposition} {}, digest {}\n'{}' is the only \
-             member of the new cluster {cluster_id}: start it, then the others with empty data directories",
+            "{verb} {} at revision {old_revision} {preposition} {}\nthey begin a new cluster at revision {revision}, \
+             digest {}\n'{}' is the only member of the new cluster {cluster_id}: start it, then the others with empty data \
+             directories",
             output::keys(*keys),
             config.data_dir.display(),
             output::digest(*digest),
@@ -93,6 +95,7 @@ pub fn report(
             "cluster_id": cluster_id.to_string(),
             "node_id": node_id.to_string(),
             "keys": keys,
+            "old_revision": old_revision,
             "revision": revision,
             "digest": digest.map(|digest| digest.to_string()),
         }),

@@ -184,6 +184,13 @@ impl History {
         self.payload_bytes += 1;
     }
 
+    /// Raises the revision by a gap in which nothing can be read, and gives up what was before.
+    pub(super) fn leap(&mut self, gap: u64) {
+        self.revision += gap;
+        self.floor = self.revision;
+        while self.remove_step() {}
+    }
+
     // ---- compaction ----
 
     /// Raises the floor to a revision.

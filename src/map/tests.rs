@@ -306,6 +306,27 @@ fn a_compaction_raises_the_floor_once_and_never_beyond_the_present() {
 }
 
 #[test]
+fn a_new_cluster_makes_no_revision_of_the_old_one_again() {
+    let mut store = Replica::default();
+    store.set("a", "1");
+    store.set("a", "2");
+    store.set("b", "1");
+    store.delete("b");
+    let session = store.open();
+    store.send(session, 1, 1, "v");
+    store.map.begin_anew();
+    let begun = 6 + Map::RENEWAL_GAP;
+    assert_eq!((store.map.revision(), store.map.floor(), store.map.versions()), (begun, begun, 2));
+    assert_eq!(store.map.get(b"a").map(Record::revision), Some(3), "a key keeps its own revisions");
+    assert_eq!(store.send(session, 1, 1, "v"), Answer::Written { revision: 6 }, "what is sent again");
+    assert_eq!(store.set("a", "3"), Answer::Written { revision: begun + 1 });
+    assert_eq!(store.revisions("a"), (2, begun + 1, 3));
+    let mut restore = Restore::new();
+    store.map.blocks().for_each(|block| restore.add_block(&block).unwrap());
+    assert_eq!(restore.finish(store.map.digest()).unwrap(), store.map);
+}
+
+#[test]
 fn removal_is_paced_by_the_log() {
     let mut store = Replica::default();
     for _ in 0..5_000 {

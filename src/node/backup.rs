@@ -2,7 +2,8 @@
 //!
 //! A backup is a snapshot file in any place. Restoring draws a new cluster id and a new node id, and writes a
 //! membership of that one node; other nodes join it. The old cluster's directories belong to another cluster from then
-//! on. The log and the snapshot are durable before the identity is written: an interrupted restore leaves a directory
+//! on. Revisions and log indexes, and so the ids of sessions, rise by a gap ([`Map::RENEWAL_GAP`]): no client or cache of
+//! the old cluster, which may have gone on after the backup, takes what the new one makes for what it knows. The log and the snapshot are durable before the identity is written: an interrupted restore leaves a directory
 //! that no node starts on, and a failed one leaves nothing.
 //!
 //! A cluster that has lost its quorum is recovered the same way, from the data directory of one of its nodes
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::log_config;
 use crate::config::StorageConfig;
-use crate::map::ShownDigest;
+use crate::map::{Map, ShownDigest};
 use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
 use crate::node_id::NodeId;
@@ -71,9 +72,11 @@ pub struct Restored {
     pub node_id: NodeId,
     /// The number of keys.
     pub keys: u64,
-    /// The store's revision.
+    /// The revision of the old cluster's store.
+    pub old_revision: u64,
+    /// The revision with which the new cluster begins, the earliest that can be read.
     pub revision: u64,
-    /// The digest of the whole state; `None` if the old cluster had no key for it.
+    /// The digest of the whole state with which it begins; `None` if the old cluster had no key for it.
     pub digest: Option<ShownDigest>,
 }
 
@@ -185,14 +188,7 @@ pub async fn recover(
     let (state, offline_state) = read_offline_state(disk.clone(), sizes).await?;
     Identity::read(disk.clone()).await?.set_aside().await?;
     let member = Member { name: offline_state.name, rpc_addr };
-    let (cluster_id, node_id) = found(&state, offline_state.last, disk, member).await?;
-    Ok(Restored {
-        cluster_id,
-        node_id,
-        keys: offline_state.keys,
-        revision: offline_state.revision,
-        digest: offline_state.digest,
-    })
+    found(state, offline_state.last, disk, member).await
 }
 
 /// Creates a new cluster from a backup, on an empty `disk`, with one member of this name and address.
@@ -211,30 +207,32 @@ pub async fn restore(
         return Err(BackupError::NotEmpty(present));
     }
     let (state, contents) = read(file, name).await?;
-    let (cluster_id, node_id) = found(&state, contents.position, disk, member).await?;
-    let Contents { keys, revision, digest, .. } = contents;
-    Ok(Restored { cluster_id, node_id, keys, revision, digest })
+    found(state, contents.position, disk, member).await
 }
 
-/// Writes the data directory of a new cluster's first member, which begins with this state; returns the cluster id and
-/// the member's node id.
+/// Writes the data directory of a new cluster's first member, which begins with this state.
 async fn found(
-    state: &State,
+    mut state: State,
     at: Position,
     disk: DiskRef,
     member: Member,
-) -> Result<(ClusterId, NodeId), BackupError> {
+) -> Result<Restored, BackupError> {
+    let old_revision = state.map.revision();
+    state.map.begin_anew();
+    let at = Position { index: at.index + Map::RENEWAL_GAP, ..at };
     let cluster_id = ClusterId::random();
     let identity = Identity::of_member(disk.clone(), &member.name, cluster_id)?;
     let node_id = identity.node_id();
     let owner = Owner { node_id, cluster_id: cluster_id.0 };
-    if let Err(error) = write_data(state, at, disk.clone(), owner, member).await {
+    if let Err(error) = write_data(&state, at, disk.clone(), owner, member).await {
         // Partial data would only block the next attempt and occupy space.
         let _ = remove_data(&disk).await;
         return Err(error.into());
     }
     identity.establish().await?;
-    Ok((cluster_id, node_id))
+    let (keys, revision) = (state.map.keys(), state.map.revision());
+    let digest = state.map.shown_digest();
+    Ok(Restored { cluster_id, node_id, keys, old_revision, revision, digest })
 }
 
 async fn write_data(
@@ -299,15 +297,15 @@ mod tests {
     #[tokio::test]
     async fn what_fails_to_become_a_cluster_leaves_nothing() {
         let at = Position { term: 1, index: 5 };
-        let state = State { applied: Some(log_id(1, 5)), ..State::default() };
         for nth in 1.. {
+            let state = State { applied: Some(log_id(1, 5)), ..State::default() };
             let disk = SimDisk::new(nth);
             disk.on_call(Some(Box::new(move |call| match call.number == nth {
                 true => Fault::Error,
                 false => Fault::None,
             })));
             let member = Member { name: "a".into(), rpc_addr: "a:1".into() };
-            match found(&state, at, disk.mount(), member).await {
+            match found(state, at, disk.mount(), member).await {
                 Err(BackupError::Storage(_)) => assert_eq!(disk.files(), [], "call {nth} failed"),
                 Err(BackupError::Identity(_)) | Ok(_) => {
                     assert!(nth > 10, "every call has failed once");

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mokv::client::{BackupInfo, Client, Error, NodeStatus, Role};
+use mokv::client::{BackupInfo, Client, Error, NodeStatus, ReadOptions, Role};
+use mokv::map::Map;
 use mokv::node::backup::{self, BackupError, Restored};
 use mokv::raft::Member;
 use mokv::rt;
@@ -37,6 +38,11 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
     rt::timeout(ELECTION_BOUND, shows).await.map_err(|_| format!("{leader} never shows a digest"))?;
     let old = cluster.status(&leader).await.ok_or_else(|| format!("{leader} does not answer"))?;
     let (info, bytes) = writer.with_library(save).await.map_err(|error| format!("no backup: {error}"))?;
+    // What the old cluster does after the backup is lost with it; the writer knows later revisions.
+    for number in 0..20 {
+        writer.set_in_vain(&format!("many/{number:02}"), 32).await.map_err(|error| error.to_string())?;
+    }
+    let known = writer.seen_revision();
     for name in cluster.names() {
         cluster.kill(&name);
         cluster.may_go(&name);
@@ -73,7 +79,18 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
         members.len() == 3 && members.iter().all(|(_, _, learner)| !learner)
     })
     .await?;
-    set_many(&client(&cluster), 20).await?;
+    let newcomer = client(&cluster);
+    set_many(&newcomer, 20).await?;
+    // Nobody takes what the new cluster writes for what the old one wrote, and a session goes on.
+    for reader in [&writer, &newcomer] {
+        let options = ReadOptions::linearizable().at_revision(known);
+        let read =
+            reader.with_library(|library| async move { library.get_with("many/00", options).await }).await;
+        ensure(matches!(read, Err(Error::RevisionGone(_))), || {
+            format!("revision {known} is of the old cluster, and was read as {read:?}")
+        })?;
+        set_many(reader, 20).await?;
+    }
     Ok(cluster)
 }
 
@@ -154,5 +171,6 @@ async fn half_restored(cluster: &Cluster, info: &BackupInfo) -> Result<bool, Str
 }
 
 fn is_whole(status: &NodeStatus, info: &BackupInfo) -> bool {
-    status.digest == info.digest && status.keys == info.keys
+    let begun = info.revision + Map::RENEWAL_GAP;
+    status.keys == info.keys && status.revision == begun && status.floor_revision == begun
 }
