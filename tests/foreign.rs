@@ -121,7 +121,7 @@ fn services_are_described(grpcurl: &Grpcurl) {
     assert_eq!(grpcurl.ask(&["list"]), services);
     ok("list names the services");
 
-    let methods = ["CloseSession", "Delete", "Get", "GetServers", "List", "OpenSession", "Set"];
+    let methods = ["CloseSession", "Delete", "Get", "GetServers", "List", "OpenSession", "Set", "Transact"];
     let listed = grpcurl.ask(&["list", "api.KV"]);
     assert_eq!(listed.lines().collect::<Vec<_>>(), methods.map(|method| format!("api.KV.{method}")));
     let described = grpcurl.ask(&["describe", "api.KV"]);
@@ -172,8 +172,19 @@ fn keys_and_values(all: &[Grpcurl]) {
     assert_eq!((refusal.exit_code, refusal.status), (Some(64 + 9), expected));
     ok("a failed condition has its detail");
 
-    let delete = last.answer("api.KV/Delete", json!({"key": greeting, "if_revision": 3}));
-    assert_eq!(delete, json!({"ok": true, "revision": "4", "existed": true}));
+    let transaction = json!({
+        "conditions": [{"key": greeting, "comparison": "EQUAL", "modRevision": "3"}],
+        "then": [{"get": {"key": bytes_key}}, {"delete": {"key": greeting}}],
+    });
+    let done = last.answer("api.KV/Transact", transaction);
+    assert_eq!((&done["revision"], &done["succeeded"]), (&json!("4"), &json!(true)));
+    assert_eq!(done["results"][0]["get"]["entry"]["value"], bytes);
+    assert_eq!(done["results"][1], json!({"delete": {"deleted": "1"}}));
+    ok("Transact tests, reads and writes");
+
+    first.answer("api.KV/Set", json!({"key": greeting, "value": BASE64_STANDARD.encode("hello")}));
+    let delete = last.answer("api.KV/Delete", json!({"key": greeting, "if_revision": 5}));
+    assert_eq!(delete, json!({"ok": true, "revision": "6", "existed": true}));
     let refusal = first.call("api.KV/Get", json!({"key": greeting})).unwrap_err();
     assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 5), &json!(5)));
     ok("Delete deletes, and the key is NOT_FOUND");
@@ -203,7 +214,7 @@ async fn members_and_status(cluster: &Cluster, leader: usize, grpcurl: &Grpcurl)
             ("role", known.role.to_string()),
             ("term", known.term.to_string()),
             ("leaderName", cluster.nodes[leader].name.clone()),
-            ("revision", "4".to_owned()),
+            ("revision", "6".to_owned()),
             ("keys", "1".to_owned()),
             ("rpcAddr", node.rpc.clone()),
         ];
