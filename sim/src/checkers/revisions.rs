@@ -76,6 +76,7 @@ fn real_time_order(operations: &[Operation], transactions: &[Transacted], findin
         Some((operation.invoked, returned, revision, made, What::Operation(operation)))
     });
     let transactions = transactions.iter().filter_map(|transacted| match &transacted.told {
+        Told::Executed { .. } if transacted.asked.is_of_the_past() => None,
         Told::Executed { revision, results, .. } => {
             let returned = transacted.returned.unwrap_or(Nanos::MAX);
             // One without a write may share its revision with others.

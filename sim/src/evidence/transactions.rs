@@ -129,6 +129,16 @@ pub enum Step {
 }
 
 impl Asked {
+    /// Whether it depends on nothing but revisions that it names: its answer tells nothing about the present.
+    pub fn is_of_the_past(&self) -> bool {
+        let of = |step: &Step| match step {
+            Step::Get { at_revision, .. } | Step::List { at_revision, .. } => at_revision.is_some(),
+            Step::Nested(nested) => nested.is_of_the_past(),
+            Step::Set { .. } | Step::Delete { .. } | Step::DeleteRange { .. } => false,
+        };
+        self.conditions.is_empty() && self.then.iter().chain(&self.otherwise).all(of)
+    }
+
     /// The numbers of all values that it may write.
     pub fn values(&self) -> Vec<u64> {
         let of = |step: &Step| match step {

@@ -26,7 +26,12 @@ impl Operation for Transact {
             // The clone, which is O(1), keeps the revision readable.
             let map = serving.consensus.store().read().map.clone();
             let outcome = map.read_only(&transaction);
-            let outcome = outcome.map_err(|answer| not_executed(&transaction, answer))?;
+            let mut outcome = outcome.map_err(|answer| not_executed(&transaction, answer))?;
+            if reads_the_past_only(&transaction) {
+                // It says nothing of the present, which this node may not know.
+                outcome.revision =
+                    asked_revisions(&transaction).into_iter().max().unwrap_or(outcome.revision);
+            }
             return transacted(&outcome, map.results_of(&transaction, &outcome, MAX_RESULT_BYTES));
         }
         if let Freshness::Stale { .. } = freshness {
