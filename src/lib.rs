@@ -18,7 +18,7 @@
 //! - [`raft`]: openraft's adapters, peers, reads.
 //! - [`positions`]: detects a member whose disk has lost what it acknowledged, pure.
 //! - [`incarnations`]: detects a data directory that was rolled back or copied, pure.
-//! - [`leader`]: the duties of the leader that nobody asks for: compaction.
+//! - [`leader`]: the duties of the leader that no request asks for: compaction.
 //! - [`map`]: the replicated state, pure.
 //! - [`replicated_settings`]: the settings on which all nodes agree.
 //! - [`transaction`]: a transaction as plain values.

@@ -88,6 +88,16 @@ pub struct SettingsChange {
     pub max_transaction_bytes: Option<u64>,
 }
 
+/// Returns the age for which a wire or stored format has this number of seconds. 0: no bound.
+pub(crate) fn age_of_seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero())
+}
+
+/// Returns the number of seconds for an age, at least 1; 0: no bound.
+pub(crate) fn seconds_of_age(age: Option<Duration>) -> u64 {
+    age.map_or(0, |age| age.as_secs().max(1))
+}
+
 impl SettingsChange {
     /// Changes nothing.
     pub fn none() -> SettingsChange {

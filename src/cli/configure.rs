@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::output::Row;
 use crate::client::SettingsChange;
 use crate::config::{parse_bytes, parse_time};
-use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_CHANGES};
+use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_CHANGES, seconds_of_age};
 
 /// Change the settings that all nodes share, or show them
 ///
@@ -73,7 +73,7 @@ impl Configure {
         let settings = [
             ("max-sessions", settings.max_sessions, ""),
             ("max-store-bytes", bytes(settings.max_store_bytes), ""),
-            ("history-max-age", settings.history_max_age.map_or(0, |age| age.as_secs()), "s"),
+            ("history-max-age", seconds_of_age(settings.history_max_age), "s"),
             ("history-max-bytes", bytes(settings.history_max_bytes), ""),
             ("history-min-revisions", settings.history_min_revisions, ""),
             ("max-transaction-changes", settings.max_transaction_changes, ""),

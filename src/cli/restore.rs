@@ -17,10 +17,10 @@ use crate::raft::Member;
 /// Make a new cluster of a backup
 ///
 /// Fills the empty data directory of one node, which is then the only member of a new cluster: a new cluster id, a new
-/// node id, the same keys, sessions and settings, and a revision that the old cluster has never reached, so that nobody
-/// takes what it writes for what the old one wrote; earlier revisions cannot be read. Start it with 'mokv serve' and the same settings, and then
-/// the others with empty data directories (or 'mokv serve --wipe') and this node among their start-join-addrs. Nodes
-/// that still have the data of the old cluster are refused until they are wiped.
+/// node id, the same keys, sessions and settings, and a revision that the old cluster has never reached: no client takes
+/// the new cluster's writes for the old one's. Earlier revisions cannot be read. Start it with 'mokv serve' and the same
+/// settings, and then the others with empty data directories (or 'mokv serve --wipe') and this node among their
+/// start-join-addrs. Nodes that still have the data of the old cluster are refused until they are wiped.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example, after the old nodes are stopped and their directories put away:

@@ -133,19 +133,16 @@ impl Txn {
             (_, false) => format!("a condition does not hold, revision {revision}"),
         };
         output.answer(&held, &json!({ "succeeded": succeeded, "revision": revision }))?;
-        match succeeded {
-            true => Ok(()),
-            false if transaction.otherwise.is_empty() => {
-                let next = "read the keys of the conditions, and adapt them";
-                Err(Failure::error("a condition does not hold, and nothing was done", next)
-                    .with_exit(Exit::ConditionFailed))
-            }
-            false => {
-                let next = "read the keys of the conditions, and adapt them";
-                Err(Failure::error("a condition does not hold, and what follows 'else' was done", next)
-                    .with_exit(Exit::ConditionFailed))
-            }
+        if succeeded {
+            return Ok(());
         }
+        let done = match transaction.otherwise.is_empty() {
+            true => "nothing was done",
+            false => "what follows 'else' was done",
+        };
+        let next = "read the keys of the conditions, and adapt them";
+        Err(Failure::error(format!("a condition does not hold, and {done}"), next)
+            .with_exit(Exit::ConditionFailed))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What operators ask of a node or of the cluster.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::time::Duration;
 
 use mokv_proto::api;
 
@@ -9,6 +8,7 @@ use super::call::Call;
 use super::retry::Resend;
 use super::{Backup, Client, Error, Members, NodeStatus, ReadOptions, Settings, SettingsChange};
 use crate::node_id::NodeId;
+use crate::replicated_settings::{age_of_seconds, seconds_of_age};
 
 impl Client {
     /// Returns the members of the cluster and its wanted size, as the leader has confirmed them.
@@ -201,7 +201,7 @@ impl Client {
             max_sessions,
             max_store_bytes: bytes(max_store_bytes),
             wanted_size: None,
-            history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
+            history_max_age_seconds: history_max_age.map(seconds_of_age),
             history_max_bytes: bytes(history_max_bytes),
             history_min_revisions,
             max_transaction_changes,
@@ -236,8 +236,7 @@ impl Client {
         Ok(Settings {
             max_sessions: settings.max_sessions,
             max_store_bytes: NonZeroU64::new(settings.max_store_bytes),
-            history_max_age: Some(Duration::from_secs(settings.history_max_age_seconds))
-                .filter(|age| !age.is_zero()),
+            history_max_age: age_of_seconds(settings.history_max_age_seconds),
             history_max_bytes: NonZeroU64::new(settings.history_max_bytes),
             history_min_revisions: settings.history_min_revisions,
             max_transaction_changes: settings.max_transaction_changes,

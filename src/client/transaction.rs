@@ -115,7 +115,7 @@ impl Client {
     ///     .then(Operation::set("account/b", "110"))
     ///     .otherwise(Operation::get("account/a"));
     /// if !client.transact(transfer).await?.succeeded {
-    ///     println!("somebody else was quicker");
+    ///     println!("another client has changed it");
     /// }
     /// # Ok(())
     /// # }

@@ -12,9 +12,8 @@ use mokv_proto::log;
 use prost::Message;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::time::Duration;
 
-use crate::replicated_settings::SettingsChange;
+use crate::replicated_settings::{SettingsChange, age_of_seconds, seconds_of_age};
 use crate::transaction::Transaction;
 
 /// One decoded log entry.
@@ -240,7 +239,7 @@ fn configure(change: &SettingsChange) -> log::Configure {
     log::Configure {
         max_sessions,
         max_store_bytes: bytes(max_store_bytes),
-        history_max_age_seconds: history_max_age.map(|age| age.map_or(0, |age| age.as_secs().max(1))),
+        history_max_age_seconds: history_max_age.map(seconds_of_age),
         history_max_bytes: bytes(history_max_bytes),
         history_min_revisions,
         max_transaction_changes,
@@ -258,11 +257,10 @@ fn settings_change(configure: &log::Configure) -> SettingsChange {
         max_transaction_changes,
         max_transaction_bytes,
     } = *configure;
-    let age = |seconds| Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero());
     SettingsChange {
         max_sessions,
         max_store_bytes: max_store_bytes.map(NonZeroU64::new),
-        history_max_age: history_max_age_seconds.map(age),
+        history_max_age: history_max_age_seconds.map(age_of_seconds),
         history_max_bytes: history_max_bytes.map(NonZeroU64::new),
         history_min_revisions,
         max_transaction_changes,
@@ -358,11 +356,10 @@ mod tests {
             any::<u64>().prop_map(|session| Command::CloseSession { session }),
             any::<[Option<u64>; 7]>().prop_map(|numbers| {
                 let [max_sessions, max_store_bytes, age, history, revisions, changes, bytes] = numbers;
-                let seconds = |age| Some(Duration::from_secs(age)).filter(|age| !age.is_zero());
                 Command::Configure(SettingsChange {
                     max_sessions,
                     max_store_bytes: max_store_bytes.map(NonZeroU64::new),
-                    history_max_age: age.map(seconds),
+                    history_max_age: age.map(age_of_seconds),
                     history_max_bytes: history.map(NonZeroU64::new),
                     history_min_revisions: revisions,
                     max_transaction_changes: changes,

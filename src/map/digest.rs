@@ -27,7 +27,7 @@ use super::Answer;
 use super::history::Progress;
 use super::record::Record;
 use crate::node_id::NodeId;
-use crate::replicated_settings::Settings;
+use crate::replicated_settings::{Settings, seconds_of_age};
 use hmac::{Hmac, KeyInit, Mac};
 use mokv_proto::log;
 use prost::Message as _;
@@ -164,7 +164,7 @@ impl Item {
             revision.into(),
             max_sessions.into(),
             max_store_bytes.map_or(0, NonZeroU64::get).into(),
-            u128::from(history_max_age.map_or(0, |age| age.as_secs())),
+            seconds_of_age(history_max_age).into(),
             history_max_bytes.map_or(0, NonZeroU64::get).into(),
             history_min_revisions.into(),
             max_transaction_changes.into(),

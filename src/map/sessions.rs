@@ -25,11 +25,31 @@ pub(super) struct Sessions {
     by_id: OrdMap<u64, Arc<Session>>,
     // `last_applied` to id: the first one is evicted next.
     by_last_applied: OrdMap<u64, u64>,
+    sums: Sums,
+}
+
+/// What is counted of all sessions as they change.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Sums {
     /// What the answers take in a snapshot, at most, in bytes.
     answer_bytes: u64,
     /// What the outcomes of transactions take besides.
     outcome_bytes: u64,
     digest: Digest,
+}
+
+impl Sums {
+    fn add(&mut self, id: u64, sequence: u64, answer: &Answer) {
+        self.digest.add(Item::answer(id, sequence, answer));
+        self.answer_bytes += answer.max_encoded_bytes();
+        self.outcome_bytes += answer.outcome_bytes();
+    }
+
+    fn remove(&mut self, id: u64, sequence: u64, answer: &Answer) {
+        self.digest.remove(Item::answer(id, sequence, answer));
+        self.answer_bytes -= answer.max_encoded_bytes();
+        self.outcome_bytes -= answer.outcome_bytes();
+    }
 }
 
 /// The state of one session.
@@ -93,7 +113,7 @@ impl Sessions {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        self.digest
+        self.sums.digest
     }
 
     /// Opens a session whose id is the log index of the entry that requests it.
@@ -114,35 +134,21 @@ impl Sessions {
     pub(super) fn close(&mut self, id: u64) -> bool {
         let Some(session) = self.by_id.remove(&id) else { return false };
         self.by_last_applied.remove(&session.last_applied);
-        self.digest.remove(session.item(id));
+        self.sums.digest.remove(session.item(id));
         for (sequence, answer) in &session.answers {
-            self.remove_answer(id, *sequence, answer);
+            self.sums.remove(id, *sequence, answer);
         }
         true
     }
 
-    // All additions and removals of answers are counted by these two functions.
-
-    fn add_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
-        self.digest.add(Item::answer(id, sequence, answer));
-        self.answer_bytes += answer.max_encoded_bytes();
-        self.outcome_bytes += answer.outcome_bytes();
-    }
-
-    fn remove_answer(&mut self, id: u64, sequence: u64, answer: &Answer) {
-        self.digest.remove(Item::answer(id, sequence, answer));
-        self.answer_bytes -= answer.max_encoded_bytes();
-        self.outcome_bytes -= answer.outcome_bytes();
-    }
-
     /// What the outcomes of transactions take in memory, in bytes.
     pub(super) fn outcome_bytes(&self) -> u64 {
-        self.outcome_bytes
+        self.sums.outcome_bytes
     }
 
     /// What the answers take in a snapshot, at most, in bytes.
     pub(super) fn answer_bytes(&self) -> u64 {
-        self.answer_bytes
+        self.sums.answer_bytes
     }
 
     /// Closes the least recently used sessions until at most `max_sessions` are left.
@@ -165,21 +171,19 @@ impl Sessions {
         let session = Arc::make_mut(session);
         assert!(index > session.last_applied, "log index {index} was applied before");
 
-        self.digest.remove(session.item(id));
+        self.sums.digest.remove(session.item(id));
         self.by_last_applied.remove(&session.last_applied);
         session.last_applied = index;
         self.by_last_applied.insert(index, id);
-        let mut forgotten = Vec::new();
-        session.forget_below(write.lowest_unanswered, |sequence, answer| forgotten.push((sequence, answer)));
-        self.digest.add(session.item(id));
-        let settled = match session.window_contains(write.sequence) {
-            false => Some(Answer::OutOfWindow { lowest: session.lowest_unanswered }),
-            true => session.position(write.sequence).ok().map(|at| session.answers[at].1.clone()),
-        };
-        for (sequence, answer) in forgotten {
-            self.remove_answer(id, sequence, &answer);
+        session.forget_below(write.lowest_unanswered, |sequence, answer| {
+            self.sums.remove(id, sequence, &answer);
+        });
+        self.sums.digest.add(session.item(id));
+
+        if !session.window_contains(write.sequence) {
+            return Some(Answer::OutOfWindow { lowest: session.lowest_unanswered });
         }
-        settled
+        session.position(write.sequence).ok().map(|at| session.answers[at].1.clone())
     }
 
     /// Stores the first answer to a write for which [`settled`](Sessions::settled) just returned `None`.
@@ -187,8 +191,8 @@ impl Sessions {
         let session = self.by_id.get_mut(&write.session).expect("the session was just looked up");
         let session = Arc::make_mut(session);
         let at = session.position(write.sequence).expect_err("the sequence was just found unanswered");
-        session.answers.insert(at, (write.sequence, answer.clone()));
-        self.add_answer(write.session, write.sequence, &answer);
+        self.sums.add(write.session, write.sequence, &answer);
+        session.answers.insert(at, (write.sequence, answer));
     }
 
     /// Adds a session in the given state. Returns `false` and adds nothing if another session has its id or its last
@@ -197,9 +201,9 @@ impl Sessions {
         if self.by_id.contains_key(&id) || self.by_last_applied.contains_key(&session.last_applied) {
             return false;
         }
-        self.digest.add(session.item(id));
+        self.sums.digest.add(session.item(id));
         for (sequence, answer) in &session.answers {
-            self.add_answer(id, *sequence, answer);
+            self.sums.add(id, *sequence, answer);
         }
         self.by_last_applied.insert(session.last_applied, id);
         self.by_id.insert(id, Arc::new(session));

@@ -9,13 +9,12 @@ use super::history::{History, Progress, Rebuild};
 use super::sessions::Session;
 use super::{Answer, ChangeAt, DigestKey, Map, Record};
 use crate::node_id::NodeId;
-use crate::replicated_settings::Settings;
+use crate::replicated_settings::{Settings, age_of_seconds, seconds_of_age};
 use bytes::Bytes;
 use mokv_proto::log;
 use prost::Message;
 use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::time::Duration;
 
 /// Maximum size of a block, in bytes; a block may exceed it only with a single item.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -58,7 +57,7 @@ fn state(map: &Map) -> log::SnapshotState {
         settled_until: change_at(settled_until),
         max_sessions: map.settings.max_sessions,
         max_store_bytes: map.settings.max_store_bytes.map_or(0, NonZeroU64::get),
-        history_max_age_seconds: map.settings.history_max_age.map_or(0, |age| age.as_secs()),
+        history_max_age_seconds: seconds_of_age(map.settings.history_max_age),
         history_max_bytes: map.settings.history_max_bytes.map_or(0, NonZeroU64::get),
         history_min_revisions: map.settings.history_min_revisions,
         max_transaction_changes: map.settings.max_transaction_changes,
@@ -145,8 +144,7 @@ pub(super) fn settings(state: &log::SnapshotState) -> Settings {
     Settings {
         max_sessions: state.max_sessions,
         max_store_bytes: NonZeroU64::new(state.max_store_bytes),
-        history_max_age: Some(Duration::from_secs(state.history_max_age_seconds))
-            .filter(|age| !age.is_zero()),
+        history_max_age: age_of_seconds(state.history_max_age_seconds),
         history_max_bytes: NonZeroU64::new(state.history_max_bytes),
         history_min_revisions: state.history_min_revisions,
         max_transaction_changes: state.max_transaction_changes,

@@ -2,7 +2,6 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::Pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -11,7 +10,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{call, status};
 use crate::map::ShownDigest;
-use crate::replicated_settings::SettingsChange;
+use crate::replicated_settings::{SettingsChange, age_of_seconds, seconds_of_age};
 use crate::service::{
     self, Backup, Compact, Compacted, Configure, Contradicted, Leave, Place, RemoveMember, Service,
     TakeSnapshot, TransferLeader, WentBack,
@@ -152,7 +151,7 @@ impl admin_server::Admin for Admin {
             None => Configure::Bounds(SettingsChange {
                 max_sessions: request.max_sessions,
                 max_store_bytes: request.max_store_bytes.map(NonZeroU64::new),
-                history_max_age: request.history_max_age_seconds.map(age),
+                history_max_age: request.history_max_age_seconds.map(age_of_seconds),
                 history_max_bytes: request.history_max_bytes.map(NonZeroU64::new),
                 history_min_revisions: request.history_min_revisions,
                 max_transaction_changes: request.max_transaction_changes,
@@ -164,7 +163,7 @@ impl admin_server::Admin for Admin {
             max_sessions: settings.max_sessions,
             max_store_bytes: settings.max_store_bytes.map_or(0, NonZeroU64::get),
             wanted_size: settings.wanted_size.map_or(0, NonZeroU32::get),
-            history_max_age_seconds: settings.history_max_age.map_or(0, |age| age.as_secs()),
+            history_max_age_seconds: seconds_of_age(settings.history_max_age),
             history_max_bytes: settings.history_max_bytes.map_or(0, NonZeroU64::get),
             history_min_revisions: settings.history_min_revisions,
             max_transaction_changes: settings.max_transaction_changes,
@@ -180,11 +179,6 @@ impl admin_server::Admin for Admin {
         let Compacted { floor, raised } = call(&self.service, request, compact).await?;
         Ok(Response::new(api::CompactResponse { floor_revision: floor, raised }))
     }
-}
-
-/// Decodes an age in seconds. 0: no bound.
-fn age(seconds: u64) -> Option<Duration> {
-    Some(Duration::from_secs(seconds)).filter(|age| !age.is_zero())
 }
 
 fn contradiction(found: Contradicted) -> api::Contradiction {

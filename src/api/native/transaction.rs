@@ -10,8 +10,8 @@ use super::kv::to_response;
 use crate::map::{OperationResult, Results, ResultsMissing};
 use crate::service::Transacted;
 use crate::transaction::{
-    Comparison, Condition, KeyRange, Keys, MAX_CONDITIONS, MAX_NESTING, MAX_OPERATIONS, Operation, Test,
-    Transaction,
+    Comparison, Condition, KeyRange, Keys, MAX_CONDITIONS, MAX_NESTING, MAX_OPERATIONS, Malformed, Operation,
+    Test, Transaction,
 };
 
 /// Decodes a transaction.
@@ -32,11 +32,15 @@ fn level(
     otherwise: Vec<api::Operation>,
     levels_left: usize,
 ) -> Result<Transaction, Status> {
-    let levels_left = levels_left.checked_sub(1);
-    let levels_left = levels_left.ok_or_else(|| invalid("transactions are nested too deeply"))?;
-    // All of it is counted later; here it would take memory.
-    if conditions.len() > MAX_CONDITIONS || then.len().max(otherwise.len()) > MAX_OPERATIONS {
-        return Err(invalid("a transaction has at most 128 conditions, and 128 operations in a branch"));
+    let malformed = |malformed: Malformed| Status::invalid_argument(malformed.to_string());
+    let levels_left = levels_left.checked_sub(1).ok_or_else(|| malformed(Malformed::Nesting))?;
+    // Nested ones are counted later; what is too much by itself would take memory here.
+    let operations = then.len().max(otherwise.len());
+    if conditions.len() > MAX_CONDITIONS {
+        return Err(malformed(Malformed::Conditions(conditions.len())));
+    }
+    if operations > MAX_OPERATIONS {
+        return Err(malformed(Malformed::Operations(operations)));
     }
     let branch = |operations: Vec<api::Operation>| {
         operations.into_iter().map(|one| operation(one, levels_left)).collect::<Result<_, _>>()
