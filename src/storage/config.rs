@@ -37,6 +37,12 @@ impl LogConfig {
     pub(super) fn batch_bytes(&self) -> u64 {
         self.max_batch_bytes.min(self.segment_bytes / 2)
     }
+
+    /// The bytes of a segment for which the index knows one place: as much is read in vain where an entry is looked for.
+    pub(super) fn run_bytes(&self) -> u64 {
+        const RUN_BYTES: u64 = 8 << 10;
+        RUN_BYTES.min(self.segment_bytes / 8)
+    }
 }
 
 impl Default for LogConfig {

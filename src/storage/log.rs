@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::{LogConfig, SEGMENT_BYTES};
 use super::error::StorageError;
-use super::index::{Found, Location};
+use super::index::{Found, OnDisk};
 use super::metrics::LogMetrics;
-use super::record::{self, Body, Seed};
+use super::pieces::Pieces;
+use super::record::{self, Body};
 use super::shared::{Callback, Inner, LogChange, Request, Shared, Space};
 use super::{LogEntry, Owner, Position, recovery, segment, spares, writer};
-use crate::rt::disk::DiskRef;
+use crate::rt::disk::{DiskRef, FileRef};
 use crate::rt::watch;
 
 /// The state of the log besides its entries.
@@ -242,67 +243,61 @@ impl Log {
     /// # Errors
     /// If the disk cannot be read; [`StorageError::Corrupt`] if it does not return what was written.
     pub async fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<LogEntry>, StorageError> {
-        let plan = self.shared.state().index.plan(range.start, range.end, max_bytes);
-        let mut entries = Vec::with_capacity(plan.len());
-        let mut plan = plan.into_iter().peekable();
-        while let Some(found) = plan.next() {
-            let (position, location) = match found {
-                Found::Cached(entry) => {
-                    entries.push(entry);
-                    continue;
-                }
-                Found::OnDisk(position, location) => (position, location),
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let (mut next, mut left) = (range.start, max_bytes);
+        let truncations = self.shared.state().index.truncations();
+        loop {
+            let found = {
+                let index = &self.shared.state().index;
+                // What was truncated or purged meanwhile does not fit the entries read before, which are still a valid
+                // result.
+                let goes_on = entries.is_empty()
+                    || (index.truncations() == truncations && index.position_at(next).is_some());
+                if goes_on { index.find(next..range.end, left) } else { None }
             };
-            // Neighbouring entries are read from disk in one call.
-            let mut run = vec![(position, location)];
-            while let Some(Found::OnDisk(position, location)) = plan.peek() {
-                let (_, before) = run[run.len() - 1];
-                if location.segment != before.segment || !is_close(before, *location) {
-                    break;
+            let more = match found {
+                None => return Ok(entries),
+                Some(Found::Cached(more)) => more,
+                Some(Found::OnDisk(found)) => self.read_run(&found, left).await?.unwrap_or_default(),
+            };
+            let Some(last) = more.last() else { return Ok(entries) };
+            next = last.index + 1;
+            for entry in more {
+                let bytes = entry.payload.len() as u64;
+                if bytes > left && !entries.is_empty() {
+                    return Ok(entries);
                 }
-                run.push((*position, *location));
-                plan.next();
+                left = left.saturating_sub(bytes);
+                entries.push(entry);
             }
-            match self.read_run(&run).await? {
-                Some(mut read) => entries.append(&mut read),
-                // Purged or truncated meanwhile: the entries read so far are still a valid result.
-                None => break,
+            if left == 0 {
+                return Ok(entries);
             }
         }
-        Ok(entries)
     }
 
-    /// Reads entries that lie close together in one segment; `None` if one was removed meanwhile.
-    async fn read_run(&self, run: &[(Position, Location)]) -> Result<Option<Vec<LogEntry>>, StorageError> {
-        let (first, last) = (run[0].1, run[run.len() - 1].1);
-        let name = segment::live_name(first.segment);
-        let Some((file, salt)) = self.shared.state().segments.get(&first.segment).cloned() else {
+    /// Reads entries of one run from its segment until their payloads reach `max_bytes`, at least one; `None` if they were
+    /// removed meanwhile.
+    async fn read_run(&self, found: &OnDisk, max_bytes: u64) -> Result<Option<Vec<LogEntry>>, StorageError> {
+        let Some((file, salt)) = self.shared.state().segments.get(&found.segment).cloned() else {
             return Ok(None);
         };
-        let length = u64::from(last.offset - first.offset) + record::entry_bytes(last.length as usize);
-        let read = file.read_at(first.offset.into(), length as usize).await;
+        let read = read_run(file, salt, found, max_bytes).await;
+        let state = self.shared.state();
         // The file of a purged segment may have been reused by now.
-        if !self.shared.state().index.lies_at(run[0].0, first) {
+        if !state.index.still_has(found) {
             return Ok(None);
         }
-        let bytes = read.map_err(StorageError::io("read", &name))?;
-        let seed = Seed { segment: first.segment, salt };
-        let mut entries = Vec::with_capacity(run.len());
-        for (position, location) in run {
-            let found = record::decode(&bytes, (location.offset - first.offset) as usize, seed);
-            match found.map(|record| record.parse()) {
-                Some(Ok(Body::LogEntry { term, index, payload }))
-                    if *position == (Position { term, index }) =>
-                {
-                    entries.push(LogEntry { term, index, payload });
-                }
-                _ => {
-                    let reason = "an entry is not what was written";
-                    return Err(StorageError::Corrupt { file: name, offset: location.offset.into(), reason });
-                }
-            }
+        let read = read?;
+        let is_of_log = |entry: &LogEntry| state.index.position_at(entry.index) == Some(entry.position());
+        match read.iter().all(is_of_log) {
+            true => Ok(Some(read)),
+            false => Err(StorageError::Corrupt {
+                file: segment::live_name(found.segment),
+                offset: found.offset.into(),
+                reason: "an entry is not of the term in which it was written",
+            }),
         }
-        Ok(Some(entries))
     }
 
     /// Set once, when a write or a sync failed: nothing becomes durable any more and the node must stop.
@@ -351,6 +346,7 @@ impl Log {
         LogMetrics {
             queued_bytes: state.queued_bytes,
             cached_bytes: state.index.cached_bytes(),
+            index_bytes: state.index.index_bytes(),
             segments: state.segments.len() as u64,
             spares: state.spares.len() as u64,
             ..state.metrics
@@ -403,8 +399,36 @@ impl Log {
     }
 }
 
-fn is_close(before: Location, next: Location) -> bool {
-    const GAP_BYTES: u64 = 64 << 10;
-    let end = u64::from(before.offset) + record::entry_bytes(before.length as usize);
-    (end..end + GAP_BYTES).contains(&u64::from(next.offset))
+/// Reads on from the beginning of a run until the wanted entries are found.
+async fn read_run(
+    file: FileRef,
+    salt: u64,
+    found: &OnDisk,
+    max_bytes: u64,
+) -> Result<Vec<LogEntry>, StorageError> {
+    const PIECE_BYTES: usize = 64 << 10;
+    let mut pieces = Pieces::new(file, found.segment, PIECE_BYTES, None).await?;
+    let (mut offset, mut next, mut bytes) = (u64::from(found.offset), found.first, 0);
+    let mut entries = Vec::new();
+    while next < found.wanted.end && (bytes < max_bytes || entries.is_empty()) {
+        let not_what_was_written =
+            |pieces: &Pieces| pieces.corrupt(offset, "an entry is not what was written");
+        let Some(record) = pieces.record(offset, salt).await? else {
+            return Err(not_what_was_written(&pieces));
+        };
+        match record.parse() {
+            Ok(Body::LogEntry { term, index, payload }) if index == next => {
+                if found.wanted.contains(&index) {
+                    bytes += payload.len() as u64;
+                    entries.push(LogEntry { term, index, payload });
+                }
+                next += 1;
+            }
+            // Other records lie in between.
+            Ok(body) if !matches!(body, Body::LogEntry { .. }) => {}
+            _ => return Err(not_what_was_written(&pieces)),
+        }
+        offset += record.size as u64;
+    }
+    Ok(entries)
 }

@@ -63,8 +63,10 @@ pub struct LogMetrics {
     pub spares: u64,
     /// Payload bytes that wait to be written.
     pub queued_bytes: u64,
-    /// Payload bytes in memory.
+    /// What recent entries take in memory, in bytes.
     pub cached_bytes: u64,
+    /// What the places of all entries take in memory, in bytes.
+    pub index_bytes: u64,
     /// Free space in the file system, in bytes, at the last check.
     pub free_bytes: u64,
 }

@@ -21,6 +21,7 @@ mod error;
 mod index;
 mod log;
 mod metrics;
+mod pieces;
 mod record;
 mod recovery;
 mod scrub;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::config::LogConfig;
 use super::error::StorageError;
-use super::index::{EntryIndex, Location};
+use super::index::EntryIndex;
 use super::record::{Body, Checkpoint, State};
 use super::segment::{self, Contents};
 use super::writer::{Sealed, Tail};
@@ -129,6 +129,7 @@ async fn fill(file: &FileRef, name: &str, content: Bytes, capacity: u64) -> Resu
 /// Applies the records of all segments in order.
 struct Replay {
     owner: Owner,
+    run_bytes: u64,
     cache_bytes: u64,
     state: State,
     index: EntryIndex,
@@ -140,9 +141,10 @@ impl Replay {
     fn new(config: &LogConfig, owner: Owner) -> Replay {
         Replay {
             owner,
+            run_bytes: config.run_bytes(),
             cache_bytes: config.cache_bytes,
             state: State::default(),
-            index: EntryIndex::new(None, None, config.cache_bytes),
+            index: EntryIndex::new(None, None, config.run_bytes(), config.cache_bytes),
             segments: BTreeMap::new(),
             tail: Tail::default(),
         }
@@ -155,7 +157,8 @@ impl Replay {
         self.check_owner(number, &contents.checkpoint)?;
         if self.segments.is_empty() {
             self.state = contents.checkpoint.state.clone();
-            self.index = EntryIndex::new(self.state.purged, self.state.last, self.cache_bytes);
+            self.index =
+                EntryIndex::new(self.state.purged, self.state.last, self.run_bytes, self.cache_bytes);
         } else {
             // Batches before a rotation were durable before it, so none of their records may be missing.
             if contents.first_sequence != self.tail.next_sequence {
@@ -204,7 +207,7 @@ impl Replay {
                 }
                 let entry = LogEntry { term: *term, index: *index, payload: payload.clone() };
                 let offset = u32::try_from(offset).map_err(|_| "a segment is too long")?;
-                self.index.recovered(&entry, Location { segment, offset, length: payload.len() as u32 });
+                self.index.recovered(&entry, segment, offset);
                 self.tail.highest = self.tail.highest.max(Some(*index));
             }
             Body::Truncate(last) => self.index.truncate_after(*last),
@@ -220,6 +223,7 @@ impl Replay {
 
     fn finish(mut self) -> Recovered {
         self.tail.state = self.state;
+        self.index.detach();
         Recovered { index: self.index, segments: self.segments, tail: self.tail }
     }
 }

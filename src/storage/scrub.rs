@@ -7,14 +7,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::error::StorageError;
 use super::log::Log;
-use super::record::{self, Record, Seed};
-use super::segment;
+use super::pieces::Pieces;
 use crate::rt;
-use crate::rt::disk::FileRef;
 
 /// Bytes read at a time, unless a record is longer.
 const PIECE_BYTES: usize = 256 << 10;
@@ -71,8 +67,9 @@ impl Log {
         let (Some((file, salt)), Some((next, _))) = (here, next) else { return Ok(()) };
         // Batches before a rotation were durable before it, so the next segment's first sequence number is where this
         // one ends.
-        let end = Pieces::new(next, number + 1, pace).await?.first_sequence().await?;
-        let mut pieces = Pieces::new(file, number, pace).await?;
+        let paced = |file, number| Pieces::new(file, number, PIECE_BYTES, Some(pace));
+        let end = paced(next, number + 1).await?.first_sequence().await?;
+        let mut pieces = paced(file, number).await?;
         let mut sequence = pieces.first_sequence().await?;
         let mut offset = 0;
         while sequence < end {
@@ -85,71 +82,5 @@ impl Log {
             }
         }
         Ok(())
-    }
-}
-
-/// A segment that is read piece by piece.
-struct Pieces {
-    file: FileRef,
-    number: u64,
-    length: u64,
-    pace: Pace,
-    piece: Bytes,
-    /// Offset of the piece in the file.
-    begin: u64,
-}
-
-impl Pieces {
-    async fn new(file: FileRef, number: u64, pace: Pace) -> Result<Pieces, StorageError> {
-        let length = file.len().await.map_err(StorageError::io("look at", segment::live_name(number)))?;
-        Ok(Pieces { file, number, length, pace, piece: Bytes::new(), begin: 0 })
-    }
-
-    /// The sequence number of the checkpoint with which it begins.
-    async fn first_sequence(&mut self) -> Result<u64, StorageError> {
-        match self.record(0, 0).await? {
-            Some(checkpoint) => Ok(checkpoint.place.sequence),
-            None => Err(self.corrupt(0, "its checkpoint is damaged")),
-        }
-    }
-
-    /// The record at `offset`, if there is one with a valid checksum.
-    async fn record(&mut self, offset: u64, salt: u64) -> Result<Option<Record>, StorageError> {
-        if !self.holds(offset, record::HEADER_BYTES) {
-            self.read(offset, record::HEADER_BYTES).await?;
-        }
-        let Some(size) = record::size_at(&self.piece, self.within(offset)) else { return Ok(None) };
-        if offset + size as u64 > self.length {
-            return Ok(None);
-        }
-        if !self.holds(offset, size) {
-            self.read(offset, size).await?;
-        }
-        let seed = Seed { segment: self.number, salt };
-        Ok(record::decode(&self.piece, self.within(offset), seed))
-    }
-
-    fn within(&self, offset: u64) -> usize {
-        (offset - self.begin) as usize
-    }
-
-    fn holds(&self, offset: u64, bytes: usize) -> bool {
-        offset >= self.begin && offset + bytes as u64 <= self.begin + self.piece.len() as u64
-    }
-
-    async fn read(&mut self, offset: u64, at_least: usize) -> Result<(), StorageError> {
-        // `decode` accepts a checkpoint at offset 0 of its bytes. A segment has one only at its beginning, so every
-        // other piece begins before the requested record.
-        let begin = offset.saturating_sub(record::ALIGNMENT as u64);
-        let bytes = PIECE_BYTES.max(at_least + record::ALIGNMENT);
-        let read = self.file.read_at(begin, bytes).await;
-        self.piece = read.map_err(StorageError::io("read", segment::live_name(self.number)))?;
-        self.begin = begin;
-        self.pace.give_way(self.piece.len() as u64).await;
-        Ok(())
-    }
-
-    fn corrupt(&self, offset: u64, reason: &'static str) -> StorageError {
-        StorageError::Corrupt { file: segment::live_name(self.number), offset, reason }
     }
 }
