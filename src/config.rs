@@ -12,6 +12,7 @@ mod yaml;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,8 +111,9 @@ pub struct Limits {
 /// Sizes of the log and the snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageConfig {
-    /// A snapshot is taken after this many applied entries.
-    pub snapshot_log_entries: u64,
+    /// A snapshot is taken when the log since the last one has so many bytes; where between the bounds follows from the last
+    /// one's size.
+    pub snapshot_log_bytes: RangeInclusive<u64>,
     /// Size of one log file, in bytes; at least twice `max_request_bytes`.
     pub log_segment_bytes: u64,
     /// Memory for recent log entries, in bytes.
@@ -286,7 +288,8 @@ impl Reader<'_> {
                 drain_timeout: self.required("drain-timeout", duration)?,
             },
             storage: StorageConfig {
-                snapshot_log_entries: self.required("snapshot-log-entries", number)?,
+                snapshot_log_bytes: self.required("snapshot-log-bytes", number)?
+                    ..=self.required("snapshot-log-max-bytes", number)?,
                 log_segment_bytes: self.required("log-segment-bytes", number)?,
                 log_cache_bytes: self.required("log-cache-bytes", number)?,
                 min_free_bytes: self.required("min-free-bytes", number)?,
@@ -429,6 +432,13 @@ impl Reader<'_> {
             let problem = "a request of max-request-bytes fills more than half of a log file";
             let remedy = format!("give at least {}", check::show_bytes(2 * request));
             return Err(self.refuse("log-segment-bytes", problem, remedy));
+        }
+        if config.storage.snapshot_log_bytes.is_empty() {
+            let (least, most) = config.storage.snapshot_log_bytes.clone().into_inner();
+            let problem = format!("less than snapshot-log-bytes, {}", check::show_bytes(least));
+            let remedy =
+                format!("give at least that, or a snapshot-log-bytes of at most {}", check::show_bytes(most));
+            return Err(self.refuse("snapshot-log-max-bytes", problem, remedy));
         }
         if config.election_timeout < 3 * config.heartbeat_interval {
             let problem = "one lost heartbeat would start an election";

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::cluster::{ALL, Cluster, PATIENCE, voters_are};
+use common::cluster::{ALL, Cluster, MANY_SNAPSHOTS, PATIENCE, voters_are};
 use common::load::Load;
 use common::node::Node;
 use common::run;
@@ -54,7 +54,7 @@ fn away(node: &Node) -> std::path::PathBuf {
 #[test]
 fn a_backup_under_load_becomes_a_new_cluster_that_the_old_directories_cannot_join() {
     run(async {
-        let mut cluster = Cluster::start(&["snapshot-log-entries: 100"]).await;
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
         let client = cluster.client();
         for number in 0..200 {
             let value = format!("{number:01000}");
@@ -173,7 +173,7 @@ fn data_and_backups_are_for_their_user_alone_and_a_node_reports_what_is_not() {
 #[test]
 fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
     run(async {
-        let mut cluster = Cluster::start(&["snapshot-log-entries: 100"]).await;
+        let mut cluster = Cluster::start(&[MANY_SNAPSHOTS]).await;
         let client = cluster.client();
         for number in 0..250 {
             client.set(format!("key/{number}"), format!("{number}")).await.unwrap();

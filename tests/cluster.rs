@@ -7,7 +7,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::cluster::{ALL, Cluster, set, voters_are};
+use common::cluster::{ALL, Cluster, MANY_SNAPSHOTS, set, voters_are};
 use common::load::Load;
 use common::{run, wait_for};
 use mokv::client::{
@@ -21,8 +21,6 @@ use rustix::process::Signal;
 
 /// An old id of a name is replaced by a new one as soon as the configuration allows.
 const QUICK_REPLACEMENT: &str = "replace-silence: 2s";
-/// Snapshots, and the purges that follow them, come as often as the configuration allows.
-const MANY_SNAPSHOTS: &str = "snapshot-log-entries: 100";
 
 /// A client with this node as its only address; it discovers the others.
 fn client_of(endpoint: &str) -> Client {

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Lines, PipeReader};
 use std::process::Command;
 use std::time::Duration;
 
-use common::cluster::Cluster;
+use common::cluster::{Cluster, MANY_SNAPSHOTS};
 use common::node::Node;
 use common::ports::PortBlock;
 use common::{LIMIT, http1, run, wait_for};
@@ -79,6 +79,14 @@ fn metrics_name_the_state_of_raft_log_snapshots_requests_sessions_and_gossip() {
             "mokv_raft_committed_index",
             "mokv_raft_applied_index",
             "mokv_raft_snapshot_index",
+            "mokv_snapshot_log_bytes",
+            "mokv_snapshot_due_bytes",
+            "mokv_memory_key_bytes",
+            "mokv_memory_value_bytes",
+            "mokv_memory_history_bytes",
+            "mokv_memory_session_bytes",
+            "mokv_memory_log_cache_bytes",
+            "mokv_memory_log_index_bytes",
             "mokv_raft_purged_index",
             "mokv_raft_voters",
             "mokv_raft_members",
@@ -288,7 +296,7 @@ fn unlike_the_original_values_never_end_up_in_logs() {
     const MARK: &str = "t0p-s3cret-v4lue";
     run(async {
         // The most detailed log level.
-        let mut cluster = Cluster::start(&["log-level: trace", "snapshot-log-entries: 100"]).await;
+        let mut cluster = Cluster::start(&["log-level: trace", MANY_SNAPSHOTS]).await;
         let client = cluster.client();
         for number in 0..150 {
             let value = format!("{MARK}-{number}");

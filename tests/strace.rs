@@ -15,7 +15,7 @@ mod wire;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::cluster::Cluster;
+use common::cluster::{Cluster, MANY_SNAPSHOTS};
 use common::{run, wait_for};
 use judge::{MARK, MARK_DIGITS, Place, Rule, Seen, Violation, judge};
 use mokv_proto::api;
@@ -26,7 +26,7 @@ const SETTINGS: [&str; 5] = [
     "max-value-bytes: 8KiB",
     "max-request-bytes: 32KiB",
     "log-segment-bytes: 64KiB",
-    "snapshot-log-entries: 100",
+    MANY_SNAPSHOTS,
     "log-level: warn",
 ];
 const WRITES: usize = 360;

@@ -69,7 +69,7 @@ struct Inspect {
 
 /// Let every node write a snapshot of its state now, on its own disk
 ///
-/// Nodes do so by themselves (snapshot-log-entries); a snapshot before a planned restart makes the restart quick.
+/// Nodes do so by themselves (snapshot-log-bytes); a snapshot before a planned restart makes the restart quick.
 #[derive(Debug, Args)]
 struct Take {
     /// Only the node at this address

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::Args;
+use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use super::connect::Connect;
@@ -29,6 +30,7 @@ Examples:
   mokv status
   mokv status --watch                  again every second, until Ctrl-C
   mokv status --watch=200ms
+  mokv status --memory                 keys, values, history, log: what takes how much
   mokv status --output json | jq -c '{name, role, applied_index}'")]
 pub struct Status {
     /// Show it again and again, every second or as often as is said
@@ -41,6 +43,9 @@ pub struct Status {
         value_parser = parse_time
     )]
     watch: Option<Duration>,
+    /// Show what takes the memory of each node instead
+    #[arg(long)]
+    memory: bool,
     #[command(flatten)]
     connect: Connect,
 }
@@ -66,7 +71,7 @@ impl Status {
             if let Some(error) = all_failed(&answers) {
                 return Err(self.connect.failure("ask any node for its status", error));
             }
-            show(&mut output, &answers)?;
+            self.show(&mut output, &answers)?;
             return unhealthy(&answers).map_or(Ok(()), Err);
         };
         loop {
@@ -74,9 +79,13 @@ impl Status {
             if output.format() == Format::Table {
                 output.bytes(if output.is_terminal() { CLEAR } else { b"\n" })?;
             }
-            show(&mut output, &answers)?;
+            self.show(&mut output, &answers)?;
             rt::sleep(pause).await;
         }
+    }
+
+    fn show(&self, output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
+        if self.memory { show_memory(output, answers) } else { show(output, answers) }
     }
 
     async fn ask(&self, client: &Client) -> Vec<Answer> {
@@ -95,6 +104,41 @@ impl Status {
     }
 }
 
+/// One row a node, of what it has in memory.
+fn show_memory(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
+    output.rows(
+        &["NAME", "RESIDENT", "KEYS", "VALUES", "HISTORY", "SESSIONS", "LOG CACHE", "LOG INDEX", "REST"],
+        answers.iter().map(|(place, answer)| match answer {
+            Ok(status) => Row { cells: memory_cells(status), json: status_json(status) },
+            Err(error) => unreachable_row(place, error, vec![place.cell()]),
+        }),
+    )
+}
+
+fn memory_cells(status: &NodeStatus) -> Vec<String> {
+    let Some(memory) = &status.memory else { return vec![status.name.clone()] };
+    let parts = [
+        memory.resident_bytes,
+        Some(memory.key_bytes),
+        Some(memory.value_bytes),
+        Some(memory.history_bytes),
+        Some(memory.session_bytes),
+        Some(memory.log_cache_bytes + memory.log_queue_bytes),
+        Some(memory.log_index_bytes),
+        memory.rest_bytes(),
+    ];
+    let shown =
+        parts.map(|bytes| bytes.map_or_else(|| "-".to_owned(), |bytes| HumanBytes(bytes).to_string()));
+    std::iter::once(status.name.clone()).chain(shown).collect()
+}
+
+/// The row of a node that did not answer.
+fn unreachable_row(place: &Place, error: &Error, mut cells: Vec<String>) -> Row {
+    cells.push("unreachable".to_owned());
+    let json = json!({ "name": place.name, "rpc_addr": place.address, "error": error.to_string() });
+    Row { cells, json }
+}
+
 fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
     let known: Vec<&NodeStatus> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).collect();
     let committed = known.iter().map(|status| status.committed_index).max().unwrap_or(0);
@@ -105,10 +149,7 @@ fn show(output: &mut Output, answers: &[Answer]) -> Result<(), Failure> {
         ],
         answers.iter().map(|(place, answer)| match answer {
             Ok(status) => Row { cells: cells(status, committed), json: status_json(status) },
-            Err(error) => Row {
-                cells: vec![place.cell(), place.address.clone(), "unreachable".to_owned()],
-                json: json!({ "name": place.name, "rpc_addr": place.address, "error": error.to_string() }),
-            },
+            Err(error) => unreachable_row(place, error, vec![place.cell(), place.address.clone()]),
         }),
     )?;
     if output.format() != Format::Table {
@@ -330,6 +371,17 @@ fn status_json(status: &NodeStatus) -> Json {
         "history_bytes": status.history_bytes,
         "floor_revision": status.floor_revision,
         "sessions": status.sessions,
+        "memory": status.memory.as_ref().map(|memory| json!({
+            "resident_bytes": memory.resident_bytes,
+            "key_bytes": memory.key_bytes,
+            "value_bytes": memory.value_bytes,
+            "history_bytes": memory.history_bytes,
+            "session_bytes": memory.session_bytes,
+            "log_cache_bytes": memory.log_cache_bytes,
+            "log_index_bytes": memory.log_index_bytes,
+            "log_queue_bytes": memory.log_queue_bytes,
+            "rest_bytes": memory.rest_bytes(),
+        })),
         "digest": status.digest,
         "digest_alarm": status.digest_alarm,
         "reasons": status.reasons,

@@ -53,6 +53,8 @@ pub struct NodeStatus {
     pub floor_revision: u64,
     /// The number of open client sessions.
     pub sessions: u64,
+    /// What takes its memory; `None`: it has not recovered yet, or is of a version that does not say.
+    pub memory: Option<MemoryUse>,
     /// The digest of its whole state at `applied_index`, 32 hexadecimal digits; `None` until the cluster has agreed on
     /// a key for digests.
     pub digest: Option<String>,
@@ -199,6 +201,29 @@ pub struct GoneBack {
     pub found_boot: u64,
 }
 
+/// What a node has in memory, in bytes. The parts of the store are counted with a fixed amount for what each key, version and
+/// session takes besides its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryUse {
+    /// The process's memory that is in RAM; `None`: not known.
+    pub resident_bytes: Option<u64>,
+    /// The keys that exist.
+    pub key_bytes: u64,
+    /// Their values.
+    pub value_bytes: u64,
+    /// Earlier versions of keys, and deletions.
+    pub history_bytes: u64,
+    /// Sessions, and the outcomes of transactions that they remember.
+    pub session_bytes: u64,
+    /// Recent entries of the log.
+    pub log_cache_bytes: u64,
+    /// The places of the log's entries on disk.
+    pub log_index_bytes: u64,
+    /// Entries that wait to be written.
+    pub log_queue_bytes: u64,
+}
+
 impl NodeStatus {
     pub(crate) fn from_wire(status: api::StatusResponse) -> NodeStatus {
         NodeStatus {
@@ -221,6 +246,7 @@ impl NodeStatus {
             history_bytes: status.history_bytes,
             floor_revision: status.floor_revision,
             sessions: status.sessions,
+            memory: status.memory.map(MemoryUse::from_wire),
             digest: not_empty(status.digest),
             digests: status.digests.into_iter().map(DigestAt::from_wire).collect(),
             digest_alarm: status.digest_alarm,
@@ -230,6 +256,29 @@ impl NodeStatus {
             reasons: status.reasons,
             gone_back: status.gone_back.into_iter().map(GoneBack::from_wire).collect(),
             wanted_size: NonZeroU32::new(status.wanted_size),
+        }
+    }
+}
+
+impl MemoryUse {
+    /// What is none of the parts: buffers, connections, the program, and what the allocator holds. `None`: not known.
+    pub fn rest_bytes(&self) -> Option<u64> {
+        let store = self.key_bytes + self.value_bytes + self.history_bytes + self.session_bytes;
+        let log = self.log_cache_bytes + self.log_index_bytes + self.log_queue_bytes;
+        // The parts are counted with amounts that may be too high.
+        self.resident_bytes.map(|resident| resident.saturating_sub(store + log))
+    }
+
+    fn from_wire(memory: api::MemoryUse) -> MemoryUse {
+        MemoryUse {
+            resident_bytes: not_zero(memory.resident_bytes),
+            key_bytes: memory.key_bytes,
+            value_bytes: memory.value_bytes,
+            history_bytes: memory.history_bytes,
+            session_bytes: memory.session_bytes,
+            log_cache_bytes: memory.log_cache_bytes,
+            log_index_bytes: memory.log_index_bytes,
+            log_queue_bytes: memory.log_queue_bytes,
         }
     }
 }

@@ -347,10 +347,17 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Group::Storage,
-        "snapshot-log-entries",
-        count(100, 1_000_000_000),
-        "100000",
-        "Take a snapshot after this many applied log entries. Fewer: faster restarts; more: less writing",
+        "snapshot-log-bytes",
+        bytes(4 * KIB, 1 << 40),
+        "64MiB",
+        "Take no snapshot before the log since the last one has this size. From there on one is taken when the log has twice the last one's size",
+    ),
+    setting(
+        Group::Storage,
+        "snapshot-log-max-bytes",
+        bytes(4 * KIB, 1 << 50),
+        "4GiB",
+        "Take a snapshot when the log since the last one has this size, whatever the last one's. Less: faster restarts of large stores; more: less writing. At least snapshot-log-bytes",
     ),
     setting(
         Group::Storage,
@@ -363,7 +370,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Storage,
         "log-cache-bytes",
         bytes(64 * KIB, 64 * GIB),
-        "64MiB",
+        "32MiB",
         "Memory for recent log entries, from which followers are served without reading files",
     ),
     setting(

@@ -26,6 +26,7 @@ pub struct Audit<'a> {
     items: Box<dyn Iterator<Item = Part> + Send + 'a>,
     digest: Digest,
     present_bytes: u64,
+    key_bytes: u64,
     bytes: u64,
     misfit: Option<&'static str>,
 }
@@ -33,8 +34,8 @@ pub struct Audit<'a> {
 struct Part {
     item: Item,
     bytes: u64,
-    /// It is the present version of a key.
-    is_present: bool,
+    /// It is the present version of a key of so many bytes.
+    present_key: Option<u64>,
     misfit: Option<&'static str>,
 }
 
@@ -68,10 +69,10 @@ impl fmt::Display for Unsound {
 
 impl<'a> Audit<'a> {
     pub(super) fn of(map: &'a Map) -> Audit<'a> {
-        let version = move |record: &Record, is_present| Part {
+        let version = move |record: &Record, is_present: bool| Part {
             item: Item::record(record),
             bytes: record.payload_bytes(),
-            is_present,
+            present_key: is_present.then(|| record.key().len() as u64),
             misfit: (record.revision() > map.revision()).then_some("a key was written at a revision to come"),
         };
         let present = map.history.present().map(move |record| version(record, true));
@@ -79,7 +80,7 @@ impl<'a> Audit<'a> {
         let tombstones = map.tombstones().map(|(node_id, name)| Part {
             item: Item::tombstone(node_id, name),
             bytes: 0,
-            is_present: false,
+            present_key: None,
             misfit: None,
         });
         let sessions = map.sessions.iter().flat_map(move |(id, session)| {
@@ -87,13 +88,13 @@ impl<'a> Audit<'a> {
             let standing = Part {
                 item: Item::session(id, session.last_applied, session.lowest_unanswered),
                 bytes: 0,
-                is_present: false,
+                present_key: None,
                 misfit: misfit.then_some("a session is not where its last use puts it"),
             };
             let answers = session.answers.iter().map(move |(sequence, answer)| Part {
                 item: Item::answer(id, *sequence, answer),
                 bytes: 0,
-                is_present: false,
+                present_key: None,
                 misfit: None,
             });
             std::iter::once(standing).chain(answers)
@@ -103,6 +104,7 @@ impl<'a> Audit<'a> {
             items: Box::new(present.chain(past).chain(tombstones).chain(sessions)),
             digest: Digest::default(),
             present_bytes: 0,
+            key_bytes: 0,
             bytes: 0,
             misfit: None,
         }
@@ -115,7 +117,10 @@ impl<'a> Audit<'a> {
             let Some(part) = self.items.next() else { return false };
             self.digest.add(part.item);
             self.bytes += part.bytes;
-            self.present_bytes += if part.is_present { part.bytes } else { 0 };
+            if let Some(key_bytes) = part.present_key {
+                self.present_bytes += part.bytes;
+                self.key_bytes += key_bytes;
+            }
             self.misfit = self.misfit.or(part.misfit);
             left = left.saturating_sub(ITEM_COST + part.bytes);
         }
@@ -132,7 +137,12 @@ impl<'a> Audit<'a> {
             return Err(Unsound::Digest);
         }
         let all = self.map.bytes() + self.map.history_bytes();
-        for (carried, summed) in [(self.map.bytes(), self.present_bytes), (all, self.bytes)] {
+        let sums = [
+            (self.map.key_bytes(), self.key_bytes),
+            (self.map.bytes(), self.present_bytes),
+            (all, self.bytes),
+        ];
+        for (carried, summed) in sums {
             if carried != summed {
                 return Err(Unsound::Bytes { carried, summed });
             }

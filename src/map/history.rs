@@ -47,6 +47,8 @@ pub(super) struct History {
     payload_bytes: u64,
     /// The part of it that the present versions have.
     present_bytes: u64,
+    /// The part of that which keys have.
+    key_bytes: u64,
     /// Of all versions.
     digest: Digest,
 }
@@ -106,6 +108,7 @@ impl History {
             floor: revision,
             payload_bytes: 0,
             present_bytes: 0,
+            key_bytes: 0,
             digest: Digest::default(),
         }
     }
@@ -137,18 +140,24 @@ impl History {
         self.add(&new);
         if let Some(old) = &old {
             self.present_bytes -= old.payload_bytes();
+            self.key_bytes -= old.key().len() as u64;
             self.past.insert(ByVersion(old.clone()));
         }
         if new.is_deletion() {
             self.present.remove(&OfKey(new.key()));
             self.past.insert(ByVersion(new.clone()));
         } else {
-            self.present_bytes += new.payload_bytes();
-            self.present.insert(ByKey(new.clone()));
+            self.add_present(new.clone());
         }
         self.changes.push_back(new.clone());
         self.revision = new.revision();
         Change { old, new }
+    }
+
+    fn add_present(&mut self, record: Record) {
+        self.present_bytes += record.payload_bytes();
+        self.key_bytes += record.key().len() as u64;
+        self.present.insert(ByKey(record));
     }
 
     // All additions and removals of versions are counted by these two functions.
@@ -408,6 +417,11 @@ impl History {
         self.present_bytes
     }
 
+    /// The keys that exist, in bytes.
+    pub(super) fn key_bytes(&self) -> u64 {
+        self.key_bytes
+    }
+
     /// Keys and values of earlier versions, and the keys of deletions, in bytes.
     pub(super) fn past_bytes(&self) -> u64 {
         self.payload_bytes - self.present_bytes
@@ -487,8 +501,7 @@ impl Rebuild {
         if has_successor || record.is_deletion() {
             self.history.past.insert(ByVersion(record));
         } else {
-            self.history.present_bytes += record.payload_bytes();
-            self.history.present.insert(ByKey(record));
+            self.history.add_present(record);
         }
     }
 

@@ -348,12 +348,27 @@ impl Map {
         self.history.present_bytes()
     }
 
+    /// Size of the keys that exist, in bytes.
+    pub fn key_bytes(&self) -> u64 {
+        self.history.key_bytes()
+    }
+
     /// Size of what must be kept, in bytes: the keys that exist, their values, the sessions and the outcomes of their
     /// transactions, each with a fixed amount for what it takes besides its content. The bound of the store is compared with
     /// it.
     pub fn size(&self) -> u64 {
-        let sessions = self.sessions() * sizes::SESSION_BYTES + self.sessions.outcome_bytes();
-        self.bytes() + self.keys() * sizes::VERSION_BYTES + sessions
+        self.bytes() + self.keys() * sizes::VERSION_BYTES + self.sessions_size()
+    }
+
+    /// Size of the sessions and the outcomes of their transactions, in bytes, each with a fixed amount for what it takes
+    /// besides its content.
+    pub fn sessions_size(&self) -> u64 {
+        self.sessions() * sizes::SESSION_BYTES + self.sessions.outcome_bytes()
+    }
+
+    /// Size of the keys that exist, in bytes, each with a fixed amount for what it takes besides its content and its value.
+    pub fn keys_size(&self) -> u64 {
+        self.key_bytes() + self.keys() * sizes::VERSION_BYTES
     }
 
     /// Size of keys and values of earlier versions, and of deleted keys, in bytes.

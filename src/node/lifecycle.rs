@@ -25,6 +25,7 @@ use crate::node_id::NodeId;
 use crate::positions::{Positions, Reach, Start};
 use crate::raft::handler::PeerHandler;
 use crate::raft::peers::{LocalNode, PeerAdmission, Peers};
+use crate::raft::snapshotting::{SnapshotPolicy, take_snapshots_for_ever};
 use crate::raft::wire::{Malformed, decode_vote};
 use crate::raft::{self, Consensus, Contradiction, Member, Store, doubt, space};
 use crate::replicated_settings::SettingsChange;
@@ -271,7 +272,6 @@ impl Lifecycle {
         let timing = raft::Timing {
             heartbeat: self.config.heartbeat_interval,
             election: self.config.election_timeout,
-            snapshot_entries: self.config.storage.snapshot_log_entries,
             request_timeout: self.config.limits.request_timeout,
         };
         let consensus =
@@ -310,18 +310,20 @@ impl Lifecycle {
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
+        let snapshot_policy = SnapshotPolicy { log_bytes: self.config.storage.snapshot_log_bytes.clone() };
         self.context.start_serving(Serving {
             consensus: consensus.clone(),
             book,
             log: log.clone(),
             snapshots: snapshots.clone(),
+            snapshot_policy: snapshot_policy.clone(),
             operator: driver.clone(),
         });
         tracing::info!(
             applied = consensus.store().read().applied.map_or(0, |id| id.index),
             "recovered; this node serves"
         );
-        let _upkeep = self.start_upkeep(&consensus, log, snapshots);
+        let _upkeep = self.start_upkeep(&consensus, log, snapshots, snapshot_policy);
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),
@@ -345,9 +347,15 @@ impl Lifecycle {
         recovered.map(|_| ()).map_err(|error| NodeError::Failed(error.to_string()))
     }
 
-    /// Starts what keeps a serving node in order: the history, free space, sound files, and the first settings of a new
-    /// cluster.
-    fn start_upkeep(&self, consensus: &Consensus, log: Log, snapshots: Snapshots) -> [TaskGuard<()>; 5] {
+    /// Starts what keeps a serving node in order: the history, snapshots, free space, sound files, and the first settings of
+    /// a new cluster.
+    fn start_upkeep(
+        &self,
+        consensus: &Consensus,
+        log: Log,
+        snapshots: Snapshots,
+        snapshot_policy: SnapshotPolicy,
+    ) -> [TaskGuard<()>; 6] {
         let scrub = Scrub {
             consensus: consensus.clone(),
             log,
@@ -360,6 +368,7 @@ impl Lifecycle {
             .max_store_bytes(NonZeroU64::new(self.config.initial_max_store_bytes));
         [
             spawn_guarded(compaction::compact_for_ever(consensus.clone())),
+            spawn_guarded(take_snapshots_for_ever(consensus.clone(), snapshots.clone(), snapshot_policy)),
             spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots)),
             spawn_guarded(scrub.scrub_for_ever()),
             spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds)),

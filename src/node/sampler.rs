@@ -8,8 +8,9 @@ use crate::membership::{Liveness, View};
 use crate::metrics::http::Health;
 use crate::metrics::{Sample, Sampler};
 use crate::raft::LogId;
+use crate::raft::snapshotting::log_bytes_since;
 use crate::rt::{process, watch};
-use crate::service::Serving;
+use crate::service::{MemoryUse, Serving};
 
 /// Samples a node for its metrics.
 pub struct NodeSampler {
@@ -42,6 +43,7 @@ impl Sampler for NodeSampler {
             sample_raft(serving, &mut sample);
             sample_store(serving, &mut sample);
             sample_storage(serving, &mut sample);
+            sample_memory(serving, &mut sample);
         }
         sample
     }
@@ -131,15 +133,38 @@ fn sample_store(serving: &Serving, sample: &mut Sample) {
     ]);
 }
 
+/// The parts of `resident_memory_bytes`.
+fn sample_memory(serving: &Serving, sample: &mut Sample) {
+    let parts = MemoryUse::of(&serving.consensus.store().read().map, &serving.log.metrics());
+    sample.gauges.extend([
+        ("memory_key_bytes", "Memory for the keys, with what each takes besides", parts.keys as f64),
+        ("memory_value_bytes", "Memory for the values", parts.values as f64),
+        (
+            "memory_history_bytes",
+            "Memory for earlier versions, with what each takes besides",
+            parts.history as f64,
+        ),
+        ("memory_session_bytes", "Memory for sessions", parts.sessions as f64),
+        ("memory_log_cache_bytes", "Memory for recent entries of the log", parts.log_cache as f64),
+        ("memory_log_index_bytes", "Memory for the places of the log's entries", parts.log_index as f64),
+    ]);
+}
+
 fn sample_storage(serving: &Serving, sample: &mut Sample) {
-    if let Some(newest) = serving.snapshots.newest() {
+    let newest = serving.snapshots.newest();
+    let since = log_bytes_since(newest.as_ref(), &serving.log);
+    let due = serving.snapshot_policy.due_bytes(newest.as_ref());
+    sample.gauges.extend([
+        ("snapshot_log_bytes", "Bytes of the log since the newest snapshot", since as f64),
+        ("snapshot_due_bytes", "Its length at which the next snapshot is taken", due as f64),
+    ]);
+    if let Some(newest) = newest {
         sample.gauges.push(("snapshot_bytes", "Length of the newest snapshot", newest.bytes as f64));
     }
     let log = serving.log.metrics();
     sample.gauges.extend([
         ("log_segments", "Segments of the log", log.segments as f64),
         ("log_queued_bytes", "Bytes that wait to be written", log.queued_bytes as f64),
-        ("log_cached_bytes", "Bytes of recent entries in memory", log.cached_bytes as f64),
         ("disk_free_bytes", "Free space in the data directory's file system", log.free_bytes as f64),
     ]);
     sample.counters.extend([

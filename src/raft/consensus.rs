@@ -33,6 +33,8 @@ const READ_RETRY: Duration = Duration::from_millis(50);
 
 /// The interval at which a caller that waits for a snapshot checks for it.
 const SNAPSHOT_POLL: Duration = Duration::from_millis(10);
+/// After so many checks it asks for one again.
+const SNAPSHOT_POLLS: usize = 100;
 
 /// Why a requested snapshot was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -634,19 +636,22 @@ impl Consensus {
         let wanted = self.store.read().applied.map_or(0, |id| id.index);
         let mut declined = self.store.snapshot_declined();
         drop(declined.borrow_and_update());
-        let trigger = self.raft.trigger();
-        trigger.snapshot().await.map_err(|error| SnapshotError::Stopped(error.to_string()))?;
         let taken = async {
             loop {
-                match self.metrics().snapshot {
-                    Some(snapshot) if snapshot.index >= wanted => return snapshot.index,
-                    _ => rt::sleep(SNAPSHOT_POLL).await,
+                // Ignored while an earlier snapshot is being written.
+                let triggered = self.raft.trigger().snapshot().await;
+                triggered.map_err(|error| SnapshotError::Stopped(error.to_string()))?;
+                for _ in 0..SNAPSHOT_POLLS {
+                    match self.metrics().snapshot {
+                        Some(snapshot) if snapshot.index >= wanted => return Ok(snapshot.index),
+                        _ => rt::sleep(SNAPSHOT_POLL).await,
+                    }
                 }
             }
         };
         tokio::select! {
             biased;
-            index = taken => Ok(index),
+            taken = taken => taken,
             Ok(()) = declined.changed() => Err(SnapshotError::Declined(declined.borrow().clone())),
         }
     }

@@ -19,6 +19,7 @@ pub mod replacing;
 pub mod runtime;
 pub mod snapshot;
 mod snapshot_upload;
+pub mod snapshotting;
 pub mod space;
 pub mod state_machine;
 pub mod store;
@@ -57,8 +58,6 @@ pub struct Timing {
     pub heartbeat: Duration,
     /// A follower that receives nothing from a leader for this long (up to twice this long) starts an election.
     pub election: Duration,
-    /// A snapshot is taken after this many entries.
-    pub snapshot_entries: u64,
     /// The time limit of a request whose client sets none.
     pub request_timeout: Duration,
 }
@@ -106,10 +105,9 @@ fn config(timing: &Timing) -> Arc<openraft::Config> {
         // CheckQuorum: a leader that has lost its quorum suspends its heartbeats, and resumes them, in phases of this
         // length.
         quorum_loss_probe_interval: Some(election * 2 * 2 + election * 2),
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
-        max_in_snapshot_log_to_keep: timing.snapshot_entries,
-        purge_batch_size: 64,
-        replication_lag_threshold: timing.snapshot_entries * 2,
+        // `snapshotting` takes snapshots and purges the log.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         install_snapshot_timeout: 60_000,
         max_payload_entries: 4096,
         // For statistics that this build of openraft does not collect.

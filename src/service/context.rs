@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::peers::AddressBook;
+use crate::raft::snapshotting::SnapshotPolicy;
 use crate::raft::{Consensus, Contradiction, Member, ProposeError, ReadIndexError};
 use crate::rt::lock::Mutex;
 use crate::storage::{Log, Snapshots};
@@ -58,6 +59,8 @@ pub struct Serving {
     pub log: Log,
     /// Its snapshots, for their sizes.
     pub snapshots: Snapshots,
+    /// When it takes snapshots.
+    pub snapshot_policy: SnapshotPolicy,
     /// The requests of operators.
     pub operator: Arc<dyn Operator>,
 }

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 
 use super::Place;
-use crate::map::{Entry, OperationResult, ResultsMissing, ShownDigest};
+use crate::map::{Entry, Map, OperationResult, ResultsMissing, ShownDigest};
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
+use crate::rt::process;
+use crate::storage::LogMetrics;
 use crate::transaction::Transaction;
 
 /// The consistency that a read requires.
@@ -304,12 +306,52 @@ pub struct StateStatus {
     pub floor: u64,
     /// The number of open sessions.
     pub sessions: u64,
+    /// What takes its memory.
+    pub memory: MemoryUse,
     /// The wanted number of voters; `None`: no bound.
     pub wanted_size: Option<NonZeroU32>,
     /// The digest of the whole state; `None`: the cluster has no key for digests yet.
     pub digest: Option<ShownDigest>,
     /// Digests by log index, at fixed positions, so that nodes can be compared.
     pub digests: Vec<(u64, ShownDigest)>,
+}
+
+/// What a node has in memory, in bytes. The parts of the store are counted with a fixed amount for what each key, version and
+/// session takes besides its content.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct MemoryUse {
+    /// The process's memory that is in RAM, if that is known.
+    pub resident: Option<u64>,
+    /// The keys that exist.
+    pub keys: u64,
+    /// Their values.
+    pub values: u64,
+    /// Earlier versions and deletions.
+    pub history: u64,
+    /// Sessions, and the outcomes that they remember.
+    pub sessions: u64,
+    /// Recent entries of the log.
+    pub log_cache: u64,
+    /// The places of the log's entries on disk.
+    pub log_index: u64,
+    /// Entries that wait to be written.
+    pub log_queue: u64,
+}
+
+impl MemoryUse {
+    /// Of a node with this state and this log.
+    pub fn of(map: &Map, log: &LogMetrics) -> MemoryUse {
+        MemoryUse {
+            resident: process::resident_bytes(),
+            keys: map.keys_size(),
+            values: map.bytes() - map.key_bytes(),
+            history: map.history_size(),
+            sessions: map.sessions_size(),
+            log_cache: log.cached_bytes,
+            log_index: log.index_bytes,
+            log_queue: log.queued_bytes,
+        }
+    }
 }
 
 /// Hands leadership over. Only the leader executes it.

@@ -23,7 +23,7 @@ pub struct LogConfig {
     pub idle_mark_delay: Duration,
     /// Segments prepared ahead, at least one. As long as there is one, Raft can write even if the disk is full.
     pub spare_segments: usize,
-    /// Purged segments kept for reuse, beyond those prepared ahead.
+    /// Purged segments kept for reuse, beyond those prepared ahead; more if the log has more segments.
     pub recycled_segments: usize,
     /// [`Log::has_room`](super::Log::has_room) returns `false` while the file system has less free space than this.
     pub reserve_bytes: u64,

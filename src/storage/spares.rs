@@ -100,7 +100,7 @@ impl Keeper {
             }
             let full = self.prepare_missing().await?;
             self.publish_space(full, self.free_bytes().await?);
-            if self.is_short() && self.give_up_superfluous().await? {
+            if self.is_short() && self.give_up_beyond(self.wanted()).await? {
                 // There may be enough space now.
                 continue;
             }
@@ -136,6 +136,15 @@ impl Keeper {
         self.shared.config.spare_segments.max(1)
     }
 
+    /// How many spares are kept for reuse: as many as there are segments, because the log grows to about twice its size
+    /// before the next snapshot cuts it again, and a new file is written twice, once with zeros.
+    fn kept_beyond(&self) -> usize {
+        match self.is_short() {
+            true => 0,
+            false => self.shared.config.recycled_segments.max(self.shared.state().segments.len()),
+        }
+    }
+
     fn spare_count(&self) -> usize {
         self.shared.state().spares.len()
     }
@@ -158,11 +167,11 @@ impl Keeper {
         self.shared.state().space != Space::Enough
     }
 
-    /// Removes spares beyond the number to be prepared ahead. Returns whether there were any.
-    async fn give_up_superfluous(&self) -> Result<bool, StorageError> {
+    /// Removes spares beyond a number. Returns whether there were any.
+    async fn give_up_beyond(&self, kept: usize) -> Result<bool, StorageError> {
         let superfluous: Vec<Spare> = {
             let mut state = self.shared.state();
-            let kept = state.spares.len().min(self.wanted());
+            let kept = state.spares.len().min(kept);
             state.spares.split_off(kept).into()
         };
         for Spare { name, .. } in &superfluous {
@@ -223,13 +232,12 @@ impl Keeper {
         }
     }
 
-    /// Removes a segment's live name. The directory is synced each time: if several removals were pending, a power
+    /// Makes a spare of a segment, or removes it if there are enough. The directory is synced each time: if several removals were pending, a power
     /// failure could keep a later one alone, and the log would seem to have a hole.
     async fn recycle(&mut self, Retired { number, file }: Retired) -> Result<(), StorageError> {
         let live = segment::live_name(number);
         let length = file.len().await.map_err(StorageError::io("look at", &live))?;
-        let kept_beyond = if self.is_short() { 0 } else { self.shared.config.recycled_segments };
-        let wanted = self.spare_count() < self.wanted() + kept_beyond;
+        let wanted = self.spare_count() < self.wanted() + self.kept_beyond();
         if wanted && length == self.shared.config.segment_bytes {
             let name = self.new_name();
             self.disk.rename(&live, &name).await.map_err(StorageError::io("rename", &live))?;
@@ -238,6 +246,7 @@ impl Keeper {
         } else {
             self.disk.remove(&live).await.map_err(StorageError::io("remove", &live))?;
             self.sync_dir().await?;
+            self.give_up_beyond(self.wanted() + self.kept_beyond()).await?;
         }
         Ok(())
     }

@@ -23,6 +23,9 @@ pub const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
 pub const SMALL_FILES: [&str; 3] =
     ["log-segment-bytes: 4MiB", "min-free-bytes: 1MiB", "log-cache-bytes: 1MiB"];
 
+/// The settings of a node whose snapshots, and the purges that follow them, come often.
+pub const MANY_SNAPSHOTS: &str = "snapshot-log-bytes: 8KiB\nsnapshot-log-max-bytes: 8KiB";
+
 /// Clusters of one test program run one after the other: several at a time would cause elections by their load.
 static TURN: Mutex<()> = Mutex::new(());
 

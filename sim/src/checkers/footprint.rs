@@ -13,12 +13,14 @@ const NAME: &str = "bounded memory and files";
 const SNAPSHOTS: usize = 3;
 /// Snapshots being written or received at a time: one of its own, one from a peer, one being installed.
 const UNFINISHED_SNAPSHOTS: usize = 3;
-/// Spare segments: prepared in advance, recycled, being prepared, and the copy that recovery makes.
-const SPARES: usize = 2 + 4 + 2;
+/// Spare segments: prepared in advance, being prepared, and the copy that recovery makes.
+const SPARES: u64 = 2 + 2;
+/// And recycled ones, or as many as the log has segments.
+const RECYCLED: u64 = 4;
 /// The identity file, and the new one that is about to replace it.
 const IDENTITIES: usize = 2;
-/// Entries that arrive while a snapshot is written to a slow disk, and those that openraft purges only in batches.
-const ENTRIES_UNDER_WAY: u64 = 4_000;
+/// Bytes of entries that arrive while a snapshot is written to a slow disk.
+const BYTES_UNDER_WAY: u64 = 1_000_000;
 /// Most bytes of a record besides its payload.
 const RECORD_BYTES: u64 = 96;
 /// The active segment, one that is being retired, and two that truncated entries and votes may fill.
@@ -31,8 +33,8 @@ const TASKS_OF_A_PEER: u64 = 20;
 /// The bounds that the configuration sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Number of entries after which a snapshot is taken.
-    pub snapshot_entries: u64,
+    /// Payload bytes of the log after which a snapshot is taken at the latest.
+    pub snapshot_log_bytes: u64,
     /// Size of a segment, in bytes.
     pub segment_bytes: u64,
     /// Most sessions, by the cluster's settings.
@@ -76,16 +78,17 @@ pub fn check(footprint: &Footprint, bounds: Bounds) -> Findings {
     let count = |class: Class| counts[class as usize] as u64;
     most("snapshots", count(Class::Snapshot), SNAPSHOTS as u64);
     most("unfinished snapshots", count(Class::Unfinished), UNFINISHED_SNAPSHOTS as u64);
-    most("spare segments", count(Class::Spare), SPARES as u64);
+    let segments = count(Class::Segment);
+    most("spare segments", count(Class::Spare), SPARES + RECYCLED.max(segments + EXTRA_SEGMENTS));
     most("identity files", count(Class::Identity), IDENTITIES as u64);
     most("sessions", footprint.sessions, bounds.sessions);
     most("tasks", footprint.tasks, OWN_TASKS + bounds.peers * TASKS_OF_A_PEER);
     if let Some((entries, bytes)) = footprint.log {
         // Two snapshots are kept with the log behind the older one, and a third is under way.
-        most("entries in the log", entries, 3 * bounds.snapshot_entries + ENTRIES_UNDER_WAY);
+        most("bytes in the log", bytes, 3 * bounds.snapshot_log_bytes + BYTES_UNDER_WAY);
         // Of two consecutive segments at least one is half full: one is closed only if the next batch does not fit.
         let records = bytes + entries * RECORD_BYTES;
-        most("segments", count(Class::Segment), 2 * records.div_ceil(bounds.segment_bytes) + EXTRA_SEGMENTS);
+        most("segments", segments, 2 * records.div_ceil(bounds.segment_bytes) + EXTRA_SEGMENTS);
     }
     if !unknown.is_empty() {
         excesses.push(format!("files that nobody knows: {}", unknown.join(", ")));
@@ -126,7 +129,7 @@ fn class(name: &str) -> Option<Class> {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { snapshot_entries: 100, segment_bytes: 1_000, sessions: 5, peers: 2 };
+    const BOUNDS: Bounds = Bounds { snapshot_log_bytes: 1_000, segment_bytes: 1_000, sessions: 5, peers: 2 };
 
     fn files(names: &[(&str, u32)]) -> Vec<(String, u64)> {
         let many = |(name, count): &(&str, u32)| {
@@ -161,7 +164,7 @@ mod tests {
             (with(("core.*", 1)), "files that nobody knows: core.0"),
             (Footprint { sessions: 6, ..fine.clone() }, "6 sessions, 5 at most"),
             (Footprint { tasks: 1_000, ..fine.clone() }, "1000 tasks, 140 at most"),
-            (Footprint { log: Some((99_999, 0)), ..fine.clone() }, "99999 entries in the log"),
+            (Footprint { log: Some((300, 1_003_001)), ..fine.clone() }, "1003001 bytes in the log"),
         ] {
             assert!(said(broken.clone()).contains(expected), "{}", said(broken));
         }

@@ -104,7 +104,7 @@ fn node_config(world: &World, name: &str, address: IpAddr) -> NodeConfig {
     config.heartbeat_interval = world.heartbeat;
     config.election_timeout = world.election;
     config.replace_silence = world.election * 6;
-    config.storage.snapshot_log_entries = world.snapshot_entries;
+    config.storage.snapshot_log_bytes = world.snapshot_log_bytes.clone();
     config.storage.scrub_interval = world.scrub.unwrap_or_default();
     config.limits.max_value_bytes = 64 << 10;
     config.limits.max_request_bytes = 128 << 10;

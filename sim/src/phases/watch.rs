@@ -58,7 +58,7 @@ fn excesses(cluster: &Cluster) -> BTreeMap<String, Finding> {
             tasks: tasks.get(name).map_or(0, |tasks| *tasks as u64),
         };
         let bounds = Bounds {
-            snapshot_entries: config.storage.snapshot_log_entries,
+            snapshot_log_bytes: *config.storage.snapshot_log_bytes.end(),
             segment_bytes: config.storage.log_segment_bytes,
             sessions: bound.unwrap_or(Settings::default().max_sessions),
             peers: nodes - 1,

@@ -78,7 +78,7 @@ fn world() -> World {
         sync_latency: micros(200)..micros(2_000),
         heartbeat: millis(100),
         election: millis(500),
-        snapshot_entries: 300,
+        snapshot_log_bytes: 30_000..=30_000,
         patience: Duration::from_secs(2),
         // Parameters that the cluster and the clients of this file never use.
         ..World::calm(NODES)

@@ -56,7 +56,7 @@ pub async fn flipped_bit_in_the_log(run: Arc<Run>) -> Result<Cluster, String> {
 
 /// The newest snapshot is damaged: the older one and the log suffice.
 pub async fn damaged_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
-    let world = World { snapshot_entries: 60, ..World::calm(3) };
+    let world = World { snapshot_log_bytes: 4_000..=4_000, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;
     let client = client(&cluster);
     let (value, _) = set(&client, "key").await?;
@@ -311,17 +311,22 @@ pub async fn full_voter(run: Arc<Run>) -> Result<Cluster, String> {
 /// All disks fill up, and every key is deleted, as the refusal asks: the nodes write snapshots and purge the log before
 /// them, and values are accepted again, without any other request.
 pub async fn full_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, _) = three_nodes(&run).await?;
+    let (cluster, _) = formed(&run, without_snapshots()).await?;
     fill_and_delete(&run, &cluster, &cluster.names()).await?;
     Ok(cluster)
 }
 
 /// The same with one follower's full disk: it makes room by itself, and the leader learns of it.
 pub async fn full_voter_and_deleted(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = three_nodes(&run).await?;
+    let (cluster, leader) = formed(&run, without_snapshots()).await?;
     let follower = others(&cluster.names(), &leader).remove(0);
     fill_and_delete(&run, &cluster, &[follower]).await?;
     Ok(cluster)
+}
+
+/// Three nodes that take snapshots only to make room.
+fn without_snapshots() -> World {
+    World { snapshot_log_bytes: 1 << 30..=1 << 30, ..World::calm(3) }
 }
 
 /// Writes until these nodes' disks are full, deletes all keys, and waits until values are accepted again.

@@ -13,7 +13,7 @@ use super::identity::wait_for_members;
 use super::setup::{ELECTION_BOUND, ensure, set};
 use crate::clients::SimClient;
 use crate::clients::direct::Direct;
-use crate::cluster::{Cluster, RPC_PORT};
+use crate::cluster::{Cluster, RPC_PORT, dns_name};
 use crate::evidence::history::Outcome;
 use crate::golden;
 use crate::golden::script::{self, Channel, Event, Routine};
@@ -30,6 +30,8 @@ const LEADER: &str = "n1";
 const TERM: u64 = 5;
 /// The last log index before every trace.
 const LAST_INDEX: u64 = 100;
+/// Where the leader takes snapshots; the log before the first one is purged.
+const SNAPSHOTS: [u64; 2] = [98, 99];
 /// Long enough for what a cluster does on its own once it has formed.
 const SETTLED: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,7 +45,7 @@ fn even_world() -> World {
         sync_latency: exactly(Duration::from_micros(200)),
         heartbeat: Duration::from_millis(500),
         election: Duration::from_millis(2_500),
-        snapshot_entries: 20,
+        snapshot_log_bytes: 1 << 30..=1 << 30,
         ..World::calm(3)
     }
 }
@@ -88,8 +90,15 @@ async fn settled(run: &Arc<Run>) -> Result<Cluster, String> {
         ensure(last <= LAST_INDEX, || {
             format!("the log ends at {last}; the traces begin after {LAST_INDEX}")
         })?;
-        for _ in last..LAST_INDEX {
+        for index in last + 1..=LAST_INDEX {
             set(&writer, "filler").await?;
+            if SNAPSHOTS.contains(&index) {
+                let address = format!("{}:{RPC_PORT}", dns_name(LEADER));
+                let taken = cluster
+                    .operate("snapshot", |client: Client| async move { client.snapshot(&address).await })
+                    .await;
+                ensure(taken, || format!("{LEADER} takes no snapshot"))?;
+            }
         }
     }
     rt::sleep(SETTLED).await;

@@ -29,14 +29,14 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// Every node has flags of its own, for sizes, bounds and times. Whatever decides an outcome is replicated, so that the
 /// same log gives the same state on all of them, whichever node leads and however often they start.
 pub async fn different_flags(run: Arc<Run>) -> Result<Cluster, String> {
-    let world = World { snapshot_entries: 150, ..World::calm(3) };
+    let world = World { snapshot_log_bytes: 10_000..=10_000, ..World::calm(3) };
     run.set_world(world.to_string());
     let cluster = set_up(&run, &world);
     for (number, name) in (1..).zip(cluster.names()) {
         cluster.configure(&name, |config| {
             config.initial_max_sessions = 2 * number;
             config.initial_max_store_bytes = 20_000 * number;
-            config.storage.snapshot_log_entries = 90 * number;
+            config.storage.snapshot_log_bytes = 6_000 * number..=9_000 * number;
             config.storage.log_cache_bytes = 4 << (10 + number);
             config.limits.max_value_bytes = 1_000 * number as usize;
             config.limits.max_list_bytes = 5_000_000 * number;

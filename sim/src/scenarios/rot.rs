@@ -36,8 +36,8 @@ const LARGE_BYTES: usize = 20_000;
 /// Written once, never read, and damaged in memory.
 const WITNESS: &str = "witness";
 
-fn scrubbed(nodes: usize, snapshot_entries: u64) -> World {
-    World { snapshot_entries, scrub: Some(SCRUB), ..World::calm(nodes) }
+fn scrubbed(nodes: usize, snapshot_log_bytes: u64) -> World {
+    World { snapshot_log_bytes: snapshot_log_bytes..=snapshot_log_bytes, scrub: Some(SCRUB), ..World::calm(nodes) }
 }
 
 /// A cluster whose damaged nodes ask whether they may start over. Returns the leader's name as well.
@@ -111,7 +111,7 @@ async fn starts_by_itself(cluster: &Cluster, node: &str) -> Result<(), String> {
 /// A bit flips in the middle of a sealed segment. Its node reports it, takes snapshots, and drops the segment; a
 /// restart then finds no damage.
 pub async fn in_a_cold_segment(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = formed(&run, scrubbed(3, 1_000)).await?;
+    let (cluster, leader) = formed(&run, scrubbed(3, 10_000_000)).await?;
     let client = client(&cluster);
     let (value, _) = set(&client, "key").await?;
     fill_segments(&client).await?;
@@ -133,7 +133,7 @@ pub async fn in_a_cold_segment(run: Arc<Run>) -> Result<Cluster, String> {
 /// A bit flips in the newer or the older of the kept snapshots. Its node reports it and takes new ones, although no
 /// client writes.
 pub async fn in_a_snapshot(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = formed(&run, scrubbed(3, 60)).await?;
+    let (cluster, leader) = formed(&run, scrubbed(3, 4_000)).await?;
     let client = client(&cluster);
     let (value, _) = set(&client, "key").await?;
     set_many(&client, 200).await?;
@@ -161,7 +161,7 @@ async fn flip_in_memory(run: &Run, cluster: &Cluster, name: &str) -> Result<(), 
 /// quarantined, leads no more, and writes no snapshot of its state; a wipe heals it.
 pub async fn in_memory(run: Arc<Run>) -> Result<Cluster, String> {
     let by_sum = (run.seed / 2).is_multiple_of(2);
-    let world = World { scrub: by_sum.then_some(SCRUB), ..scrubbed(3, 60) };
+    let world = World { scrub: by_sum.then_some(SCRUB), ..scrubbed(3, 4_000) };
     let (cluster, leader) = formed(&run, world).await?;
     let writer = client(&cluster);
     set(&writer, WITNESS).await?;
@@ -253,7 +253,7 @@ pub async fn damaged_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> 
 /// A node is quarantined while it runs because a bit of its memory flips, and then replaced without an operator; a
 /// leader transfers leadership first.
 pub async fn rotten_node_starts_over(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = formed_to_replace(&run, scrubbed(3, 100)).await?;
+    let (cluster, leader) = formed_to_replace(&run, scrubbed(3, 6_000)).await?;
     let writer = client(&cluster);
     set(&writer, WITNESS).await?;
     let name = victim(&run, &cluster, &leader);
@@ -305,7 +305,7 @@ pub async fn two_damaged_at_once(run: Arc<Run>) -> Result<Cluster, String> {
 /// serves. Neither is replaced, because the other one is a quarantined voter. Once an operator has wiped one, the other
 /// is replaced without an operator.
 pub async fn two_rotten_at_once(run: Arc<Run>) -> Result<Cluster, String> {
-    let (cluster, leader) = formed(&run, scrubbed(3, 100)).await?;
+    let (cluster, leader) = formed(&run, scrubbed(3, 6_000)).await?;
     let writer = client(&cluster);
     set(&writer, WITNESS).await?;
     let rotten = others(&cluster.names(), &leader);

@@ -36,7 +36,7 @@ async fn write_until_purged(
 /// A node lacks entries that the leader has purged, so it needs a snapshot. It is killed just before each change that
 /// its disk makes while it installs one, and must come back every time.
 pub async fn laggard(run: Arc<Run>) -> Result<Cluster, String> {
-    let world = World { snapshot_entries: 60, ..World::calm(3) };
+    let world = World { snapshot_log_bytes: 4_000..=4_000, ..World::calm(3) };
     let (cluster, leader) = formed(&run, world).await?;
     let client = client(&cluster);
     let name = others(&cluster.names(), &leader).remove(0);
@@ -103,7 +103,7 @@ pub async fn interrupted_transfers(run: Arc<Run>) -> Result<Cluster, String> {
     /// Delay of a link that carries 1 MiB in this time.
     const DELAY: Duration = Duration::from_millis(100);
     const BOUND: Duration = Duration::from_secs(240);
-    let world = World { snapshot_entries: 20, ..World::calm(1) };
+    let world = World { snapshot_log_bytes: 2_000..=2_000, ..World::calm(1) };
     let (cluster, leader) = formed(&run, world).await?;
     let client = client(&cluster);
     for number in 0..40 {

@@ -10,7 +10,7 @@ mod kinds;
 mod mix;
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use dice::Dice;
@@ -75,8 +75,8 @@ pub struct World {
     pub heartbeat: Duration,
     /// The shortest election timeout.
     pub election: Duration,
-    /// A snapshot is taken after this many entries.
-    pub snapshot_entries: u64,
+    /// Bytes of the log after which a snapshot is taken; where between the bounds follows from the last one's size.
+    pub snapshot_log_bytes: RangeInclusive<u64>,
     /// Interval at which nodes scrub data that is otherwise not read; `None`: never.
     pub scrub: Option<Duration>,
     /// The nodes' bounds.
@@ -111,6 +111,12 @@ const fn micros(range: Range<u64>) -> Range<Duration> {
     Duration::from_micros(range.start)..Duration::from_micros(range.end)
 }
 
+/// Draws bounds, each of which decides in some worlds: the lower one, the size of the last snapshot, the upper one.
+fn draw_snapshot_log_bytes(dice: &mut Dice) -> RangeInclusive<u64> {
+    let least = *dice.one_of(&[2_000, 7_000, 20_000, 70_000, 350_000]);
+    least..=least * *dice.one_of(&[1, 1, 4, 1_000])
+}
+
 impl World {
     /// A world without faults, in which scenarios run.
     pub fn calm(nodes: usize) -> World {
@@ -125,7 +131,7 @@ impl World {
             sync_latency: micros(200..1_500),
             heartbeat: Duration::from_millis(100),
             election: Duration::from_millis(500),
-            snapshot_entries: 1_000,
+            snapshot_log_bytes: 100_000..=100_000,
             scrub: None,
             limits: Limits {
                 sessions: 10_000,
@@ -167,7 +173,7 @@ impl World {
             sync_latency: if slow_disk { millis(2..25) } else { micros(200..2_000) },
             heartbeat,
             election: heartbeat * dice.within(4..8) as u32,
-            snapshot_entries: *dice.one_of(&[30, 100, 300, 1_000, 5_000]),
+            snapshot_log_bytes: draw_snapshot_log_bytes(&mut dice),
             scrub: None,
             limits: Limits::draw(seed),
             history: HistoryBounds::draw(seed),
@@ -275,7 +281,7 @@ impl fmt::Display for World {
         writeln!(
             f,
             "{} nodes; packets take {:?}, {:.0}% lost; writes {:?}, syncs {:?}; heartbeat {:?}, election from {:?}; \
-             snapshot every {} entries",
+             snapshot every {} to {} bytes of log",
             self.nodes,
             self.network_latency,
             self.packet_loss * 100.0,
@@ -283,7 +289,8 @@ impl fmt::Display for World {
             self.sync_latency,
             self.heartbeat,
             self.election,
-            self.snapshot_entries
+            self.snapshot_log_bytes.start(),
+            self.snapshot_log_bytes.end()
         )?;
         writeln!(
             f,

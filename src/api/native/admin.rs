@@ -12,8 +12,8 @@ use super::{call, status};
 use crate::map::ShownDigest;
 use crate::replicated_settings::{SettingsChange, age_of_seconds, seconds_of_age};
 use crate::service::{
-    self, Backup, Compact, Compacted, Configure, Contradicted, Leave, Place, RemoveMember, Service,
-    TakeSnapshot, TransferLeader, WentBack,
+    self, Backup, Compact, Compacted, Configure, Contradicted, Leave, MemoryUse, Place, RemoveMember,
+    Service, TakeSnapshot, TransferLeader, WentBack,
 };
 
 /// The service for operators.
@@ -66,6 +66,7 @@ impl admin_server::Admin for Admin {
         response.history_bytes = state.history_bytes;
         response.floor_revision = state.floor;
         response.sessions = state.sessions;
+        response.memory = Some(memory(state.memory));
         response.wanted_size = state.wanted_size.map_or(0, NonZeroU32::get);
         response.digest = shown(state.digest);
         response.digests = (state.digests.into_iter())
@@ -199,6 +200,19 @@ fn contradiction(found: Contradicted) -> api::Contradiction {
         leader_id: leader_id.0,
         leader_name,
         leader_term,
+    }
+}
+
+fn memory(memory: MemoryUse) -> api::MemoryUse {
+    api::MemoryUse {
+        resident_bytes: memory.resident.unwrap_or(0),
+        key_bytes: memory.keys,
+        value_bytes: memory.values,
+        history_bytes: memory.history,
+        session_bytes: memory.sessions,
+        log_cache_bytes: memory.log_cache,
+        log_index_bytes: memory.log_index,
+        log_queue_bytes: memory.log_queue,
     }
 }
 

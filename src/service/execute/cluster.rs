@@ -8,12 +8,13 @@ use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::positions::GoneBack;
 use crate::raft::wire::position;
-use crate::raft::{Consensus, Contradiction, SnapshotError};
+use crate::raft::{Contradiction, SnapshotError};
 use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Settings};
 use crate::rt::{self, Instant};
 use crate::service::{
-    Class, Compact, Compacted, Configure, Context, Contradicted, Freshness, Leave, NodeStatus, Operation,
-    RaftStatus, Refused, RemoveMember, Service, StateStatus, Status, TakeSnapshot, TransferLeader, WentBack,
+    Class, Compact, Compacted, Configure, Context, Contradicted, Freshness, Leave, MemoryUse, NodeStatus,
+    Operation, RaftStatus, Refused, RemoveMember, Service, Serving, StateStatus, Status, TakeSnapshot,
+    TransferLeader, WentBack,
 };
 
 impl Operation for Status {
@@ -35,7 +36,7 @@ impl Operation for Status {
             raft: context.consensus().map(|consensus| RaftStatus {
                 cluster_id: ClusterId(consensus.peers().local().cluster_id),
                 term: consensus.metrics().current_term,
-                recovered: context.recovered().is_some().then(|| state_status(context, consensus)),
+                recovered: context.recovered().map(|serving| state_status(context, serving)),
             }),
         })
     }
@@ -68,7 +69,8 @@ fn went_back(context: &Context, node_id: NodeId, found: &GoneBack) -> WentBack {
     }
 }
 
-fn state_status(context: &Context, consensus: &Consensus) -> StateStatus {
+fn state_status(context: &Context, serving: &Serving) -> StateStatus {
+    let consensus = &serving.consensus;
     let (metrics, leader_id) = (consensus.metrics(), consensus.leader());
     let digest_key;
     let mut status = {
@@ -89,6 +91,7 @@ fn state_status(context: &Context, consensus: &Consensus) -> StateStatus {
             history_bytes: state.map.history_size(),
             floor: state.map.floor(),
             sessions: state.map.sessions(),
+            memory: MemoryUse::of(&state.map, &serving.log.metrics()),
             wanted_size: state.map.settings().wanted_size,
             digest: state.map.shown_digest(),
             digests: Vec::new(),

@@ -10,6 +10,9 @@ use super::{SnapshotEncoder, SnapshotInfo, SnapshotReader, Snapshots};
 use crate::rt::disk::FileRef;
 use crate::storage::{Position, StorageError};
 
+/// So many bytes are written without a sync: if the whole file were synced at its end, the log's syncs would wait for it.
+const SYNC_BYTES: u64 = 4 << 20;
+
 /// A file that is being written under a temporary name.
 #[derive(Debug)]
 struct Draft {
@@ -17,6 +20,8 @@ struct Draft {
     position: Position,
     name: TemporaryName,
     file: FileRef,
+    /// Bytes written since the last sync.
+    unsynced: u64,
 }
 
 /// The name of an unfinished file. Dropping it cannot wait for the disk, so the name is passed to the task that removes
@@ -54,7 +59,7 @@ impl Draft {
         };
         let created = snapshots.disk.create(&name.name).await;
         let file = created.map_err(StorageError::io("create", &name.name))?;
-        let mut draft = Draft { snapshots, position, name, file };
+        let mut draft = Draft { snapshots, position, name, file, unsynced: 0 };
         let reserved = draft.file.reserve(bytes).await;
         draft.or_discard(reserved, "reserve space for").await?;
         Ok(draft)
@@ -88,8 +93,15 @@ impl Draft {
     }
 
     async fn write(&mut self, offset: u64, bytes: Bytes) -> Result<(), StorageError> {
+        self.unsynced += bytes.len() as u64;
         let written = self.file.write_at(offset, bytes).await;
-        self.or_discard(written, "write").await
+        self.or_discard(written, "write").await?;
+        if self.unsynced >= SYNC_BYTES {
+            self.unsynced = 0;
+            let synced = self.file.sync().await;
+            self.or_discard(synced, "sync").await?;
+        }
+        Ok(())
     }
 
     /// Truncates unused reserved space and makes the content durable.
