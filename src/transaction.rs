@@ -362,6 +362,11 @@ impl KeyRange {
         KeyRange { start: copied(start), end: Some(copied(end)) }
     }
 
+    /// Whether a key lies in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= &self.start[..] && self.end.as_ref().is_none_or(|end| key < &end[..])
+    }
+
     /// The keys from `start` on.
     pub fn from_key(start: impl AsRef<[u8]>) -> KeyRange {
         KeyRange { start: copied(start), end: None }

@@ -367,6 +367,36 @@ impl History {
         })
     }
 
+    /// The versions of a key that revisions from `from` on show, and its deletions from there on, in ascending order. What
+    /// lies below the floor is left out as if it were removed.
+    pub(super) fn versions_of<'a>(
+        &'a self,
+        key: &'a [u8],
+        from: u64,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let start = self.not_below_floor(ChangeAt { revision: from, place: 0 });
+        let shown_first = self.get_before(key, start);
+        // Nothing replaced it at `from` itself.
+        let is_replaced = |next: Option<&Record>| next.is_some_and(|next| next.revision() == start.revision);
+        let next_past = move |after| self.next_past(after).filter(|past| past.key() == key);
+        let past = next_past(Gap::before(key, start));
+        let present = self.get(key).filter(|present| present.at() >= start);
+        let shown_first = shown_first.filter(|_| !is_replaced(past.or(present)));
+        let past = std::iter::successors(past, move |past| next_past(Gap::before(key, past.at().next())));
+        shown_first.into_iter().chain(past).chain(present)
+    }
+
+    /// All changes from a place on, in order. What lies below the floor is left out as if it were removed.
+    pub(super) fn changes_from(&self, start: ChangeAt) -> impl Iterator<Item = &Record> {
+        let start = self.not_below_floor(start);
+        let (Ok(first) | Err(first)) = self.changes.binary_search_by_key(&start, Record::at);
+        self.changes.focus().narrow(first..).into_iter()
+    }
+
+    fn not_below_floor(&self, start: ChangeAt) -> ChangeAt {
+        start.max(ChangeAt { revision: self.floor, place: 0 })
+    }
+
     fn next_past(&self, after: Gap<'_>) -> Option<&Record> {
         self.past.get_next(&after).map(|past| &past.0)
     }

@@ -333,6 +333,18 @@ impl Map {
         self.history.range_before(start, range.end.as_deref(), ChangeAt::after(revision))
     }
 
+    /// The versions of a key that revisions from `from` on show, and its deletions from there on, in ascending order. Below
+    /// the floor nothing is shown: what lies there is gone, whether it is removed yet or not.
+    pub fn versions_of<'a>(&'a self, key: &'a [u8], from: u64) -> impl Iterator<Item = &'a Record> + use<'a> {
+        self.history.versions_of(key, from)
+    }
+
+    /// All changes of all keys from a place on, in the order in which they were made; none below the floor. The first is
+    /// found in O(log n).
+    pub fn changes_from(&self, start: ChangeAt) -> impl Iterator<Item = &Record> {
+        self.history.changes_from(start)
+    }
+
     /// The store's revision: [`Map::FIRST_REVISION`], and one more for each write that has changed it.
     pub fn revision(&self) -> u64 {
         self.history.revision()

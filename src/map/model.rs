@@ -85,6 +85,25 @@ impl Model {
         self.entries_at(self.revision)
     }
 
+    /// The versions of a key that a revision from `from` to `to` shows, and its deletions among these, in order.
+    pub(super) fn versions_of(&self, key: &[u8], from: u64, to: u64) -> Vec<Record> {
+        let shown_first = self.get_at(key, from);
+        let is_shown = |change: &&ModelChange| {
+            let is_made_within = (from..=to).contains(&change.at.revision);
+            change.key == key
+                && (is_made_within || change.entry.is_some() && change.entry.as_ref() == shown_first)
+        };
+        self.changes.iter().filter(is_shown).map(ModelChange::record).collect()
+    }
+
+    /// The changes that revisions from `from` to `to` made, in order.
+    pub(super) fn changes_of(&self, range: &KeyRange, from: u64, to: u64) -> Vec<Record> {
+        let is_of = |change: &&ModelChange| {
+            (from..=to).contains(&change.at.revision) && is_within(range, &change.key)
+        };
+        self.changes.iter().filter(is_of).map(ModelChange::record).collect()
+    }
+
     /// Whether the version that a change made is kept: a deletion until it is dropped, another one until a change that
     /// replaced it is settled.
     fn is_kept(&self, index: usize) -> bool {

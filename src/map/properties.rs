@@ -14,7 +14,7 @@ use mokv_proto::log::{self, SessionWrite};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::time::Duration;
@@ -200,12 +200,23 @@ fn listed(map: &Map, prefix: &[u8], start_after: &[u8], revision: u64) -> Vec<(V
         .collect()
 }
 
+fn versions(map: &Map, key: &[u8], from: u64, to: u64) -> Vec<Record> {
+    map.versions_of(key, from).take_while(|record| record.revision() <= to).cloned().collect()
+}
+
+fn changes(map: &Map, range: &KeyRange, from: u64, to: u64) -> Vec<Record> {
+    let changes = map.changes_from(ChangeAt { revision: from, place: 0 });
+    let changes = changes.take_while(|record| record.revision() <= to);
+    changes.filter(|record| range.contains(record.key())).cloned().collect()
+}
+
 proptest! {
     #[test]
     fn the_map_behaves_as_the_model_does(
         steps in vec(step(), 1..150),
         prefix in vec(b'a'..=b'c', 0..3),
         start_after in vec(b'a'..=b'c', 0..3),
+        part in 0..=16u64,
     ) {
         let (mut map, mut model) = (Map::new(), Model::new());
         let mut opened = Vec::new();
@@ -273,6 +284,12 @@ proptest! {
             prop_assert_eq!(map.settings(), model.settings);
             prop_assert_eq!(map.cluster_version(), model.cluster_version);
             prop_assert_eq!(map.digest_key(), model.digest_key);
+
+            // What is still to be removed does not show.
+            let to = model.floor + (model.revision - model.floor) * part / 16;
+            prop_assert_eq!(versions(&map, &prefix, map.floor(), to), model.versions_of(&prefix, model.floor, to));
+            let range = KeyRange::prefix(prefix.clone());
+            prop_assert_eq!(changes(&map, &range, map.floor(), to), model.changes_of(&range, model.floor, to));
         }
 
         prop_assert_eq!(listed(&map, b"", b"", map.revision()), model.entries().into_iter().collect::<Vec<_>>());
@@ -287,6 +304,14 @@ proptest! {
                 .filter(|(key, _)| key.starts_with(&prefix) && (start_after.is_empty() || *key > start_after))
                 .collect();
             prop_assert_eq!(listed(&map, &prefix, &start_after, revision), page);
+            for key in model.changes.iter().map(|change| &change.key) {
+                let expected = model.versions_of(key, revision, model.revision);
+                prop_assert_eq!(versions(&map, key, revision, model.revision), expected);
+            }
+            for range in [KeyRange::from_key(&start_after), KeyRange::new(&prefix, &start_after)] {
+                let expected = model.changes_of(&range, revision, model.revision);
+                prop_assert_eq!(changes(&map, &range, revision, model.revision), expected);
+            }
         }
         for (key, entry) in &model.entries() {
             prop_assert_eq!(map.get(key).and_then(Record::entry), Some(entry.clone()));
@@ -402,6 +427,24 @@ proptest! {
             let mut digest = Digest::default();
             records.iter().for_each(|record| digest.add(Item::record(record)));
             prop_assert_eq!(history.digest(), digest);
+
+            // However far removal has come, the history shows all from the floor on and nothing below.
+            let all = KeyRange::prefix("");
+            let made = model.changes_of(&all, model.floor, model.revision);
+            for (number, change) in made.iter().enumerate() {
+                prop_assert!(history.changes_from(change.at()).eq(&made[number..]));
+                prop_assert!(history.changes_from(change.at().next()).eq(&made[number + 1..]));
+            }
+            prop_assert!(history.changes_from(ChangeAt::default()).eq(&made), "as from the floor");
+            prop_assert_eq!(history.changes_from(ChangeAt::after(model.revision)).next(), None);
+            let keys: BTreeSet<&[u8]> = model.changes.iter().map(|change| &change.key[..]).collect();
+            for key in keys {
+                for from in [model.floor, (model.floor + model.revision) / 2, model.revision] {
+                    let expected = model.versions_of(key, from, model.revision);
+                    prop_assert_eq!(history.versions_of(key, from).cloned().collect::<Vec<_>>(), expected);
+                }
+                prop_assert!(history.versions_of(key, 0).eq(history.versions_of(key, model.floor)), "as from the floor");
+            }
         }
 
         for revision in model.floor..=model.revision {

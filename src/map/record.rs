@@ -27,6 +27,12 @@ impl ChangeAt {
     pub fn after(revision: u64) -> ChangeAt {
         ChangeAt { revision: revision.saturating_add(1), place: 0 }
     }
+
+    /// The place right after this one.
+    pub fn next(self) -> ChangeAt {
+        let after = ChangeAt::after(self.revision);
+        self.place.checked_add(1).map_or(after, |place| ChangeAt { place, ..self })
+    }
 }
 
 /// A version of a key; cloning it copies a pointer.

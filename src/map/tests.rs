@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::replicated_settings::SettingsChange;
+use crate::transaction::Operation;
 
 /// A map with a log: entries get the next index, and tests use keys and values.
 #[derive(Default)]
@@ -463,6 +464,125 @@ fn a_range_is_in_byte_order_within_its_prefix_and_after_its_start() {
     assert_eq!(keys("a", "aa"), ["ab", "a\u{ff}"]);
     assert_eq!(keys("b", "a"), ["b"], "a start before the prefix adds nothing");
     assert_eq!(keys("a", "b"), [""; 0]);
+}
+
+/// Versions of a key that are shown from a revision on, as revision and value; `None`: the key was deleted.
+fn versions(map: &Map, key: &str, from: u64) -> Vec<(u64, Option<String>)> {
+    let shown = map.versions_of(key.as_bytes(), from).map(|record| {
+        let value = String::from_utf8(record.value().to_vec()).unwrap();
+        (record.revision(), (!record.is_deletion()).then_some(value))
+    });
+    shown.collect()
+}
+
+/// Revision, place and key of the changes from a place on.
+fn changes(map: &Map, revision: u64, place: u32) -> Vec<(u64, u32, String)> {
+    let changes = map.changes_from(ChangeAt { revision, place }).map(|record| {
+        let ChangeAt { revision, place } = record.at();
+        (revision, place, String::from_utf8(record.key().to_vec()).unwrap())
+    });
+    changes.collect()
+}
+
+#[test]
+fn versions_of_a_key_begin_with_the_one_that_the_first_revision_shows() {
+    let mut store = Replica::default();
+    store.set("k", "1");
+    store.set("k/other", "x");
+    store.set("k", "2");
+    store.delete("k");
+    store.set("k", "3");
+    let written = |revision, value: &str| (revision, Some(value.to_owned()));
+    let all = [written(2, "1"), written(4, "2"), (5, None), written(6, "3")];
+    assert_eq!(versions(&store.map, "k", 1), all);
+    assert_eq!(versions(&store.map, "k", 3), all, "revision 3 shows what 2 has written");
+    assert_eq!(versions(&store.map, "k", 4), all[1..], "at 4 it was replaced");
+    assert_eq!(versions(&store.map, "k", 5), all[2..], "a deletion shows where it was made");
+    assert_eq!(versions(&store.map, "k", 6), all[3..]);
+    assert_eq!(versions(&store.map, "k", 7), all[3..], "it is there still");
+    assert_eq!(versions(&store.map, "k/", 1), []);
+    assert_eq!(versions(&store.map, "k/other", 7), [written(3, "x")]);
+}
+
+#[test]
+fn what_removal_has_not_reached_does_not_show() {
+    let mut store = Replica::default();
+    for number in 0..1_000 {
+        store.set("k", &number.to_string());
+    }
+    store.delete("k");
+    store.set("other", "x");
+    let (present, kept) = (store.map.revision(), store.map.versions());
+    store.apply(Command::Compact { revision: present });
+    assert!(store.map.versions() > kept / 2, "most are still to be removed");
+    assert_eq!(versions(&store.map, "k", 1), [], "a deletion below the floor, as if it had never been");
+    assert_eq!(changes(&store.map, 1, 0), [(present, 0, "other".to_owned())], "the floor's own");
+
+    let mut store = Replica::default();
+    store.set("k", "1");
+    store.delete("k");
+    store.apply(Command::Compact { revision: 3 });
+    assert_eq!(versions(&store.map, "k", 3), [(3, None)], "a deletion exactly at the floor");
+    assert_eq!(changes(&store.map, 3, 0), [(3, 0, "k".to_owned())]);
+    store.set("other", "x");
+    store.apply(Command::Compact { revision: 4 });
+    assert_eq!(versions(&store.map, "k", 4), []);
+}
+
+#[test]
+fn changes_are_found_by_revision_and_place() {
+    let mut store = Replica::default();
+    assert_eq!(changes(&store.map, 1, 0), []);
+    store.set("a", "1");
+    let transaction = Transaction::new()
+        .then(Operation::delete("a"))
+        .then(Operation::set("c", "1"))
+        .then(Operation::set("b", "1"));
+    store.apply(Command::Transaction { transaction, session: None });
+    store.set("a", "2");
+    let all = [(2, 0, "a"), (3, 0, "a"), (3, 1, "c"), (3, 2, "b"), (4, 0, "a")];
+    let all = all.map(|(revision, place, key)| (revision, place, key.to_owned()));
+    assert_eq!(changes(&store.map, 0, 7), all);
+    assert_eq!(changes(&store.map, 3, 0), all[1..]);
+    assert_eq!(changes(&store.map, 3, 2), all[3..]);
+    assert_eq!(changes(&store.map, 3, 3), all[4..]);
+    assert_eq!(changes(&store.map, 4, u32::MAX), []);
+    assert_eq!(changes(&store.map, u64::MAX, u32::MAX), []);
+}
+
+#[test]
+fn a_change_far_back_is_found_in_a_long_history() {
+    let mut store = Replica::default();
+    for number in 0..10_000 {
+        store.set(&number.to_string(), "");
+    }
+    store.apply(Command::Compact { revision: 3_000 });
+    for first in [3_000, 3_001, 4_097, 9_999, 10_001] {
+        let found: Vec<u64> =
+            (store.map.changes_from(ChangeAt { revision: first, place: 0 })).map(Record::revision).collect();
+        assert!(found.iter().copied().eq(first..=10_001), "from {first}: {:?}", &found[..found.len().min(3)]);
+    }
+}
+
+#[test]
+fn the_place_after_the_last_of_a_revision_is_in_the_next() {
+    let at = |revision, place| ChangeAt { revision, place };
+    assert_eq!(at(3, 0).next(), at(3, 1));
+    assert_eq!(at(3, u32::MAX).next(), at(4, 0));
+}
+
+#[test]
+fn a_range_contains_what_lies_between_its_ends() {
+    let prefix = KeyRange::prefix(b"a\xff");
+    let within = |range: &KeyRange| -> Vec<&[u8]> {
+        let keys: [&[u8]; 6] = [b"a", b"a\xff", b"a\xff\xff\xff", b"b", b"\xff", b"\xff\xff"];
+        keys.into_iter().filter(|key| range.contains(key)).collect()
+    };
+    assert_eq!(within(&prefix), [&b"a\xff"[..], b"a\xff\xff\xff"]);
+    assert_eq!(within(&KeyRange::prefix(b"\xff")), [&b"\xff"[..], b"\xff\xff"], "nothing comes after it");
+    assert_eq!(within(&KeyRange::prefix("")).len(), 6);
+    assert_eq!(within(&KeyRange::new("b", "a")).len(), 0);
+    assert_eq!(within(&KeyRange::new("a", "b")).len(), 3, "the end is not within");
 }
 
 #[test]
