@@ -622,6 +622,20 @@ mod tests {
     }
 
     #[test]
+    fn a_range_contains_what_lies_between_its_ends() {
+        let prefix = KeyRange::prefix(b"a\xff");
+        let within = |range: &KeyRange| -> Vec<&[u8]> {
+            let keys: [&[u8]; 6] = [b"a", b"a\xff", b"a\xff\xff\xff", b"b", b"\xff", b"\xff\xff"];
+            keys.into_iter().filter(|key| range.contains(key)).collect()
+        };
+        assert_eq!(within(&prefix), [&b"a\xff"[..], b"a\xff\xff\xff"]);
+        assert_eq!(within(&KeyRange::prefix(b"\xff")), [&b"\xff"[..], b"\xff\xff"], "nothing comes after it");
+        assert_eq!(within(&KeyRange::prefix("")).len(), 6);
+        assert_eq!(within(&KeyRange::new("b", "a")).len(), 0);
+        assert_eq!(within(&KeyRange::new("a", "b")).len(), 3, "the end is not within");
+    }
+
+    #[test]
     fn the_end_of_a_prefix_is_the_first_key_behind_it() {
         let end = |prefix: &[u8]| prefix_end(prefix).map(|end| end.to_vec());
         assert_eq!(end(b"a"), Some(b"b".to_vec()));

@@ -188,6 +188,108 @@ fn a_key_that_is_no_text_is_typed_and_shown_with_escapes() {
 }
 
 #[test]
+fn the_history_of_a_key_is_a_table_and_a_deletion_is_no_value() {
+    with_store(|shell| {
+        shell.ok(&["set", "k", "one"]);
+        shell.ok(&["set", "other", "x"]);
+        shell.ok(&["set", "k", "two\nlines"]);
+        shell.ok(&["delete", "k"]);
+        shell.ok(&["set", "k", "deleted"]);
+        let all = "REVISION  VERSION  CREATED  VALUE\n2         1        2        one\n\
+                   4         2        2        two\\nlines\n5         -        -        deleted\n\
+                   6         1        6        deleted\n";
+        assert_eq!(shell.ok(&["history", "k"]), all);
+        let plain = |args: &[&str]| shell.ok(&[&["history", "k", "--output=plain"], args].concat());
+        assert_eq!(plain(&["--from=3", "--limit=2"]), "2\t1\t2\tone\n4\t2\t2\ttwo\\nlines\n");
+        assert_eq!(plain(&["--from=5", "--to=5"]), "5\t-\t-\tdeleted\n");
+        assert_eq!(plain(&["--from=6", "--stale"]), "6\t1\t6\tdeleted\n");
+        let lines = shell.ok(&["history", "k", "-ojson"]);
+        let lines: Vec<_> = lines.lines().map(json).collect();
+        let first = serde_json::json!({
+            "key": "k", "key_base64": "aw==", "revision": 2, "place": 0, "deleted": false, "create_revision": 2,
+            "version": 1, "value": { "text": "one", "base64": "b25l" },
+        });
+        assert_eq!(lines[0], first);
+        let deletion = serde_json::json!({
+            "key": "k", "key_base64": "aw==", "revision": 5, "place": 0, "deleted": true,
+        });
+        assert_eq!(lines[2], deletion);
+
+        let long = "x".repeat(5_000);
+        shell.ok(&["set", "--escaped-keys", r"\xff", &long]);
+        let table = shell.ok(&["history", "--escaped-keys", r"\xff"]);
+        assert!(table.ends_with("x... (5000 bytes)\n"), "{table}");
+        let plain = shell.ok(&["history", "--escaped-keys", r"\xff", "--output=plain"]);
+        assert_eq!(plain, format!("7\t1\t7\t{long}\n"), "only a table is cut");
+        let (code, said) = shell.fails(&["history", "--escaped-keys", r"\xfe"]);
+        assert_eq!(code, Some(3));
+        assert!(said.contains(r"no version of '\xfe' is kept up to revision 7"), "{said}");
+        assert_eq!(shell.fails(&["history", "k", "--to=1"]).0, Some(3), "there was none yet");
+    });
+}
+
+#[test]
+fn changes_are_lines_in_the_order_in_which_they_were_made() {
+    with_store(|shell| {
+        assert_eq!(shell.ok(&["changes"]), "");
+        assert_eq!(shell.ok(&["changes", "--output=table"]), "(0 changes up to revision 1)\n");
+        shell.ok(&["set", "b", "tab\there"]);
+        shell.run_with_stdin(&["txn", "-", "--yes"], b"then\nset a/2 x\ndelete b\nset a/1 y\n");
+        shell.ok(&["set", "--escaped-keys", r"a/\xff", ""]);
+        let all = "2\tb\t1\ttab\\there\n3\ta/2\t1\tx\n3\tb\t-\tdeleted\n3\ta/1\t1\ty\n4\ta/\\xff\t1\t\n";
+        assert_eq!(shell.ok(&["changes"]), all);
+        let of_a = "REVISION  KEY      VERSION  VALUE\n3         a/2      1        x\n\
+                    3         a/1      1        y\n4         a/\\xff  1\n(3 changes up to revision 4)\n";
+        assert_eq!(shell.ok(&["changes", "--prefix", "a/", "--output=table"]), of_a);
+        let keys = |args: &[&str]| shell.ok(&[&["changes", "--keys-only"], args].concat());
+        assert_eq!(
+            keys(&["--from=3", "--limit=1"]),
+            "3\ta/2\t1\n3\tb\t-\n3\ta/1\t1\n",
+            "a transaction is whole"
+        );
+        assert_eq!(keys(&["--to=2"]), "2\tb\t1\n");
+        assert_eq!(keys(&["--escaped-keys", "--prefix", r"a/\xff", "--stale"]), "4\ta/\\xff\t1\n");
+        let lines = shell.ok(&["changes", "-ojson", "--keys-only"]);
+        let lines: Vec<_> = lines.lines().map(json).collect();
+        let places: Vec<_> = lines.iter().map(|line| (&line["revision"], &line["place"])).collect();
+        assert_eq!(
+            places,
+            [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)]
+                .map(|(revision, place)| { (serde_json::json!(revision), serde_json::json!(place)) })
+                .iter()
+                .map(|(revision, place)| (revision, place))
+                .collect::<Vec<_>>()
+        );
+        assert_eq!((&lines[4]["key"], &lines[4]["key_base64"]), (&serde_json::Value::Null, &"YS//".into()));
+        assert!(lines[0].get("value").is_none() && lines[2]["deleted"] == true);
+    });
+}
+
+#[test]
+fn a_revision_that_the_history_does_not_have_is_named_with_what_it_has() {
+    with_store(|shell| {
+        for value in ["1", "2", "3"] {
+            shell.ok(&["set", "k", value]);
+        }
+        shell.ok(&["compact", "3"]);
+        for command in [&["history", "k"][..], &["changes"]] {
+            let with = |args: &[&str]| [command, args].concat();
+            let (code, said) = shell.fails(&with(&["--from=2"]));
+            assert_eq!(code, Some(1), "{said}");
+            let floor = "revision 2 is compacted; the earliest that can be read is 3";
+            assert!(said.contains(floor) && said.contains("leave out --from"), "{said}");
+            let (code, said) = shell.fails(&with(&["--from=9"]));
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains("revision 9 is not there yet; the store is at revision 4"), "{said}");
+            assert_eq!(shell.fails(&with(&["--from=4", "--to=3"])).0, Some(2));
+            assert_eq!(shell.fails(&with(&["--from=0"])).0, Some(1));
+            assert_eq!(shell.fails(&with(&["--from=now"])).0, Some(2));
+            assert_eq!(shell.ok(&with(&["--output=plain"])).lines().count(), 2);
+        }
+    });
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     with_store(|shell| {
         shell.ok(&["set", "key", "value"]);

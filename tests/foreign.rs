@@ -121,15 +121,23 @@ fn services_are_described(grpcurl: &Grpcurl) {
     assert_eq!(grpcurl.ask(&["list"]), services);
     ok("list names the services");
 
-    let methods = ["CloseSession", "Delete", "Get", "GetServers", "List", "OpenSession", "Set", "Transact"];
+    let methods = [
+        ("Changes", "stream .api.Change"),
+        ("CloseSession", ".api.CloseSessionResponse"),
+        ("Delete", ".api.DeleteResponse"),
+        ("Get", ".api.GetResponse"),
+        ("GetServers", ".api.GetServersResponse"),
+        ("List", "stream .api.GetResponse"),
+        ("OpenSession", ".api.OpenSessionResponse"),
+        ("Set", ".api.SetResponse"),
+        ("Transact", ".api.TransactResponse"),
+        ("Versions", "stream .api.Change"),
+    ];
     let listed = grpcurl.ask(&["list", "api.KV"]);
-    assert_eq!(listed.lines().collect::<Vec<_>>(), methods.map(|method| format!("api.KV.{method}")));
+    assert_eq!(listed.lines().collect::<Vec<_>>(), methods.map(|(method, _)| format!("api.KV.{method}")));
     let described = grpcurl.ask(&["describe", "api.KV"]);
-    for method in methods {
-        let stream = if method == "List" { "stream " } else { "" };
-        let response = if method == "List" { "Get" } else { method };
-        let rpc =
-            format!("rpc {method} ( .api.{method}Request ) returns ( {stream}.api.{response}Response );");
+    for (method, response) in methods {
+        let rpc = format!("rpc {method} ( .api.{method}Request ) returns ( {response} );");
         assert!(described.contains(&rpc), "'{rpc}' is missing from\n{described}");
     }
     let request = grpcurl.ask(&["describe", "api.SetRequest"]);
@@ -181,6 +189,19 @@ fn keys_and_values(all: &[Grpcurl]) {
     assert_eq!(done["results"][0]["get"]["entry"]["value"], bytes);
     assert_eq!(done["results"][1], json!({"delete": {"deleted": "1"}}));
     ok("Transact tests, reads and writes");
+
+    let changes = first.call("api.KV/Changes", json!({"fromRevision": "3"})).unwrap();
+    let hello = BASE64_STANDARD.encode("hello");
+    let written = json!({
+        "key": greeting, "value": hello, "position": {"revision": "3"}, "createRevision": "3", "version": "1",
+    });
+    let deleted = json!({"key": greeting, "position": {"revision": "4"}, "deleted": true});
+    assert_eq!(changes, [written.clone(), deleted.clone()]);
+    let versions = last.call("api.KV/Versions", json!({"key": greeting})).unwrap();
+    assert_eq!(versions, [written, deleted]);
+    let refusal = first.call("api.KV/Changes", json!({"fromRevision": "9"})).unwrap_err();
+    assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 3), &json!(3)));
+    ok("Changes and Versions stream the history");
 
     first.answer("api.KV/Set", json!({"key": greeting, "value": BASE64_STANDARD.encode("hello")}));
     let delete = last.answer("api.KV/Delete", json!({"key": greeting, "if_revision": 5}));

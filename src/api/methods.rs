@@ -8,8 +8,9 @@ use tonic::Status;
 
 use crate::metrics::MethodName;
 use crate::service::{
-    Backup, Class, CloseSession, Compact, Configure, Delete, Get, Leave, List, MAX_BACKUP_TIME, Members,
-    OpenSession, Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, Transact, TransferLeader,
+    Backup, Changes, Class, CloseSession, Compact, Configure, Delete, Get, Leave, List, MAX_BACKUP_TIME,
+    Members, OpenSession, Operation, RemoveMember, Set, Status as NodeStatus, TakeSnapshot, Transact,
+    TransferLeader, Versions,
 };
 
 /// Longest time of streams of health and reflection: practically unbounded.
@@ -44,11 +45,13 @@ const fn streams(service: &'static str, method: &'static str, class: Class, long
     Method { stream: Some(longest), ..unary(service, method, class) }
 }
 
-static METHODS: [Method; 19] = [
+static METHODS: [Method; 21] = [
     unary("api.KV", "Get", Get::CLASS),
     unary("api.KV", "Set", Set::CLASS),
     unary("api.KV", "Delete", Delete::CLASS),
     streams("api.KV", "List", List::CLASS, Longest::ListTime),
+    streams("api.KV", "Versions", Versions::CLASS, Longest::ListTime),
+    streams("api.KV", "Changes", Changes::CLASS, Longest::ListTime),
     unary("api.KV", "GetServers", Members::CLASS),
     unary("api.KV", "Transact", Transact::CLASS),
     unary("api.KV", "OpenSession", OpenSession::CLASS),

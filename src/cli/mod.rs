@@ -4,6 +4,7 @@
 //! Exit codes: see `failure.rs`.
 
 mod bench;
+mod changes;
 mod check;
 mod compact;
 mod completion;
@@ -18,6 +19,7 @@ mod dev;
 mod failure;
 mod format;
 mod get;
+mod history;
 mod key;
 mod leave;
 mod left;
@@ -80,6 +82,8 @@ enum Command {
     Delete(delete::Delete),
     #[command(visible_alias = "ls")]
     List(list::List),
+    History(history::History),
+    Changes(changes::ListChanges),
     Txn(txn::Txn),
     Members(Box<members::Members>),
     Leave(leave::Leave),
@@ -110,6 +114,8 @@ impl Command {
             Command::Set(set) => set.run().await,
             Command::Delete(delete) => delete.run().await,
             Command::List(list) => list.run().await,
+            Command::History(history) => history.run().await,
+            Command::Changes(changes) => changes.run().await,
             Command::Txn(txn) => txn.run().await,
             Command::Members(members) => members.run().await,
             Command::Leave(leave) => leave.run().await,
@@ -270,6 +276,9 @@ mod tests {
             "mokv serve --yes",
             "mokv dev --nodes 0",
             "mokv get key --timeout 5",
+            "mokv history",
+            "mokv history key --to 5 --stale",
+            "mokv changes key",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -174,6 +174,11 @@ pub fn keys(count: u64) -> String {
     if count == 1 { "1 key".into() } else { format!("{count} keys") }
 }
 
+/// Returns the number of changes in words.
+pub fn changes(count: u64) -> String {
+    if count == 1 { "1 change".into() } else { format!("{count} changes") }
+}
+
 /// Returns the digest as text; `-` if the cluster has no key for it.
 pub fn digest(digest: Option<ShownDigest>) -> String {
     digest.map_or_else(|| "-".into(), |digest| digest.to_string())

@@ -58,3 +58,39 @@ pub struct Deleted {
     /// Whether the key existed.
     pub existed: bool,
 }
+
+/// A change's place among all changes of the store, in the order in which they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The revision that made the change.
+    pub revision: u64,
+    /// The number of changes, of any keys, that the same revision made before: 0 unless it is a transaction.
+    pub place: u32,
+}
+
+impl Position {
+    pub(super) fn wire(self) -> api::Position {
+        api::Position { revision: self.revision, place: self.place }
+    }
+}
+
+/// What a write or a deletion did to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// Where it stands among all changes.
+    pub position: Position,
+    /// What was written; `None`: the key was deleted.
+    pub entry: Option<KeyValue>,
+}
+
+impl Change {
+    pub(super) fn from_wire(change: api::Change) -> Change {
+        let api::Change { key, value, position, deleted, create_revision, version } = change;
+        let api::Position { revision, place } = position.unwrap_or_default();
+        let written = KeyValue { key: key.clone(), value, create_revision, mod_revision: revision, version };
+        Change { key, position: Position { revision, place }, entry: (!deleted).then_some(written) }
+    }
+}

@@ -74,6 +74,8 @@ calls! {
     KvClient::set(api::SetRequest) -> api::SetResponse;
     KvClient::delete(api::DeleteRequest) -> api::DeleteResponse;
     KvClient::list(api::ListRequest) -> Streaming<api::GetResponse>;
+    KvClient::versions(api::VersionsRequest) -> Streaming<api::Change>;
+    KvClient::changes(api::ChangesRequest) -> Streaming<api::Change>;
     KvClient::transact(api::TransactRequest) -> api::TransactResponse;
     KvClient::get_servers(api::GetServersRequest) -> api::GetServersResponse;
     KvClient::open_session(api::OpenSessionRequest) -> api::OpenSessionResponse;

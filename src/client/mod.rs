@@ -25,8 +25,9 @@
 //! for operators, `members` and `node_status` what they return. `call` is the loop of one call; `retry` and `picker` make
 //! its decisions, as pure functions; `topology` holds the known members and the leader; `connection` is a node's address
 //! and the connection to it; `transaction` sends transactions; `tls` makes the TLS handshake; `opening` opens and closes sessions; `session` names writes;
-//! `refresh` asks for the members again; `arriving` is a stream from a node, from which `list` makes a listing and
-//! `backup` a backup of the whole store.
+//! `refresh` asks for the members again; `arriving` is a stream from a node, from which `backup` makes a backup of the
+//! whole store; `resuming` is one that goes on elsewhere when it breaks off, from which `list` makes a listing and
+//! `history` a reading of versions and changes.
 //!
 //! Depends only on `rt`, `node_id`, `replicated_settings`, `transaction` and the wire contract, not on nodes, logs or maps. Types of the
 //! wire contract, and its 0 and "" for what is absent, do not leave this module.
@@ -38,6 +39,7 @@ mod builder;
 mod call;
 mod connection;
 mod error;
+mod history;
 mod list;
 mod members;
 mod node_status;
@@ -46,6 +48,7 @@ mod operators;
 mod options;
 mod picker;
 mod refresh;
+mod resuming;
 mod retry;
 mod session;
 #[cfg(all(test, feature = "server"))]
@@ -59,13 +62,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use answers::{Deleted, KeyValue, Read, Written};
+pub use answers::{Change, Deleted, KeyValue, Position, Read, Written};
 pub use backup::{Backup, BackupInfo};
 pub use builder::Builder;
 #[cfg(feature = "server")]
 pub(crate) use builder::endpoint;
 use bytes::Bytes;
 pub use error::{Error, Why};
+pub use history::Changes;
 pub use list::Listing;
 pub use members::{Member, MemberRole, Members};
 use mokv_proto::api;
@@ -73,7 +77,7 @@ use mokv_proto::status;
 use mokv_proto::tonic::Code;
 use mokv_proto::tonic::metadata::AsciiMetadataValue;
 pub use node_status::{Contradiction, DigestAt, GoneBack, NodeRef, NodeStatus, Role};
-pub use options::{Consistency, ListOptions, ReadOptions, WriteOptions};
+pub use options::{ChangesOptions, Consistency, ListOptions, ReadOptions, VersionsOptions, WriteOptions};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 
@@ -339,6 +343,91 @@ impl Client {
     pub async fn list_with(&self, options: ListOptions) -> Result<Listing, Error> {
         self.inner.keep_informed();
         Listing::open(self.clone(), options).await
+    }
+
+    /// Reads the versions of one key that the history has, deletions included, in the order in which they were made;
+    /// linearizable. The first is the one that the earliest revision that can be read shows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that cannot exist, [`Error::Unavailable`] if no node could serve it in time.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// let mut versions = client.versions("greeting").await?;
+    /// while let Some(version) = versions.next().await? {
+    ///     match version.entry {
+    ///         Some(entry) => println!("revision {}: {:?}", entry.mod_revision, entry.value),
+    ///         None => println!("revision {}: deleted", version.position.revision),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn versions(&self, key: impl AsRef<[u8]>) -> Result<Changes, Error> {
+        self.versions_with(key, VersionsOptions::all()).await
+    }
+
+    /// Like [`Client::versions`], with options.
+    ///
+    /// # Errors
+    /// As [`Client::versions`]; [`Error::RevisionGone`] if a revision of the options is compacted, [`Error::Invalid`] if
+    /// one is not there yet.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// use mokv::client::VersionsOptions;
+    ///
+    /// let since = VersionsOptions::all().from_revision(8);
+    /// let mut versions = client.versions_with("greeting", since).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn versions_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        options: VersionsOptions,
+    ) -> Result<Changes, Error> {
+        self.inner.keep_informed();
+        Changes::of_key(self.clone(), key.as_ref(), options).await
+    }
+
+    /// Reads the changes of the keys that begin with `prefix` (`""`: all) that the history has, in the order in which they
+    /// were made; linearizable.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no node could serve it in time.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// let mut changes = client.changes("user/").await?;
+    /// while let Some(change) = changes.next().await? {
+    ///     println!("revision {}: {:?}", change.position.revision, change.key);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn changes(&self, prefix: impl AsRef<[u8]>) -> Result<Changes, Error> {
+        self.changes_with(ChangesOptions::prefix(prefix)).await
+    }
+
+    /// Like [`Client::changes`], with options.
+    ///
+    /// # Errors
+    /// As [`Client::changes`]; [`Error::RevisionGone`] if a revision of the options is compacted, [`Error::Invalid`] if
+    /// one is not there yet.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// use mokv::client::ChangesOptions;
+    ///
+    /// let since = ChangesOptions::prefix("user/").from_revision(8).keys_only();
+    /// let mut changes = client.changes_with(since).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn changes_with(&self, options: ChangesOptions) -> Result<Changes, Error> {
+        self.inner.keep_informed();
+        Changes::of_keys(self.clone(), options).await
     }
 
     /// Closes the session, so that the cluster can drop the answers it keeps for it. Call this when all writes have

@@ -4,8 +4,10 @@
 use bytes::Bytes;
 use mokv_proto::api;
 
+use super::answers::Position;
 use super::error::Error;
 use super::picker::Purpose;
+use crate::transaction::KeyRange;
 
 /// How recent the result of a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -368,6 +370,313 @@ impl ListOptions {
     }
 }
 
+/// Which versions of a key to read; all that the history has, linearizable, by default.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use mokv::client::VersionsOptions;
+///
+/// let since = VersionsOptions::all().from_revision(8);
+/// let mut versions = client.versions_with("greeting", since).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VersionsOptions {
+    from_revision: Option<u64>,
+    to_revision: Option<u64>,
+    pub(super) limit: Option<u64>,
+    pub(super) consistency: Consistency,
+}
+
+impl VersionsOptions {
+    /// All versions that the history has; the default.
+    ///
+    /// ```
+    /// # use mokv::client::VersionsOptions;
+    /// assert_eq!(VersionsOptions::all(), VersionsOptions::default());
+    /// ```
+    pub fn all() -> VersionsOptions {
+        VersionsOptions::default()
+    }
+
+    /// Only what this revision and later ones show: the version that this one shows comes first, also if it was written
+    /// before. By default from the earliest revision on that can be read.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::VersionsOptions;
+    /// let options = VersionsOptions::all().from_revision(8);
+    /// let as_of_8 = client.versions_with("greeting", options).await?.next().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_revision(mut self, revision: u64) -> VersionsOptions {
+        self.from_revision = Some(revision);
+        self
+    }
+
+    /// Only versions of this revision and earlier ones; the present one by default. Any node that has reached it answers,
+    /// and how fresh does not matter then.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::VersionsOptions;
+    /// let options = VersionsOptions::all().to_revision(12);
+    /// let mut versions = client.versions_with("greeting", options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn to_revision(mut self, revision: u64) -> VersionsOptions {
+        self.to_revision = Some(revision);
+        self
+    }
+
+    /// At most this many versions, the first ones; as many as there are by default.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::VersionsOptions;
+    /// let options = VersionsOptions::all().limit(1);
+    /// let earliest = client.versions_with("greeting", options).await?.next().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit(mut self, versions: u64) -> VersionsOptions {
+        self.limit = Some(versions);
+        self
+    }
+
+    /// Is answered at once by one node, also without a leader, and may lack the newest: see [`Consistency::Stale`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::VersionsOptions;
+    /// let mut versions = client.versions_with("greeting", VersionsOptions::all().stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stale(self) -> VersionsOptions {
+        self.consistency(Consistency::Stale)
+    }
+
+    /// Sets how recent the answer must be; linearizable by default.
+    ///
+    /// ```
+    /// # use mokv::client::{Consistency, VersionsOptions};
+    /// let options = VersionsOptions::all().consistency(Consistency::Stale);
+    /// assert_eq!(options, VersionsOptions::all().stale());
+    /// ```
+    pub fn consistency(mut self, consistency: Consistency) -> VersionsOptions {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Returns the request; `min_revision` is what a stale answer must cover.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for revision 0, at which no store ever is.
+    pub(super) fn wire(&self, key: &[u8], min_revision: u64) -> Result<api::VersionsRequest, Error> {
+        Ok(api::VersionsRequest {
+            key: Bytes::copy_from_slice(key),
+            from_revision: wire_revision(self.from_revision)?,
+            to_revision: wire_revision(self.to_revision)?,
+            start_after: 0,
+            limit: wire_limit(self.limit),
+            consistency: self.consistency.wire(),
+            min_revision,
+        })
+    }
+}
+
+/// Which changes to read; all that the history has, linearizable, by default.
+///
+/// ```no_run
+/// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+/// use mokv::client::ChangesOptions;
+///
+/// let since = ChangesOptions::prefix("user/").from_revision(8).keys_only();
+/// let mut changes = client.changes_with(since).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChangesOptions {
+    /// `None`: all keys.
+    range: Option<KeyRange>,
+    from_revision: Option<u64>,
+    to_revision: Option<u64>,
+    start_after: Option<Position>,
+    pub(super) limit: Option<u64>,
+    keys_only: bool,
+    pub(super) consistency: Consistency,
+}
+
+impl ChangesOptions {
+    /// Changes of all keys; the default.
+    ///
+    /// ```
+    /// # use mokv::client::ChangesOptions;
+    /// assert_eq!(ChangesOptions::all(), ChangesOptions::default());
+    /// ```
+    pub fn all() -> ChangesOptions {
+        ChangesOptions::default()
+    }
+
+    /// Only changes of keys that begin with this.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let mut changes = client.changes_with(ChangesOptions::prefix("user/").stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> ChangesOptions {
+        ChangesOptions::range(KeyRange::prefix(prefix))
+    }
+
+    /// Only changes of keys in this range.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::{ChangesOptions, KeyRange};
+    /// let options = ChangesOptions::range(KeyRange::new("user/a", "user/n"));
+    /// let mut changes = client.changes_with(options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn range(range: KeyRange) -> ChangesOptions {
+        ChangesOptions { range: Some(range), ..ChangesOptions::default() }
+    }
+
+    /// Only changes of this revision and later ones. By default from the earliest revision on that can be read.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let mut changes = client.changes_with(ChangesOptions::all().from_revision(8)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_revision(mut self, revision: u64) -> ChangesOptions {
+        self.from_revision = Some(revision);
+        self
+    }
+
+    /// Only changes of this revision and earlier ones; the present one by default. Any node that has reached it answers,
+    /// and how fresh does not matter then.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let of_revision_8 = ChangesOptions::all().from_revision(8).to_revision(8);
+    /// let mut changes = client.changes_with(of_revision_8).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn to_revision(mut self, revision: u64) -> ChangesOptions {
+        self.to_revision = Some(revision);
+        self
+    }
+
+    /// Only changes after this one: the last of the page before, or the last that is known. Nothing comes if it is the
+    /// newest.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let options = ChangesOptions::prefix("user/").limit(100);
+    /// let mut page = client.changes_with(options.clone()).await?;
+    /// let mut last = None;
+    /// while let Some(change) = page.next().await? {
+    ///     last = Some(change.position);
+    /// }
+    /// if let Some(last) = last {
+    ///     let next = options.start_after(last).to_revision(page.revision());
+    ///     page = client.changes_with(next).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start_after(mut self, position: Position) -> ChangesOptions {
+        self.start_after = Some(position);
+        self
+    }
+
+    /// Ends after this many changes; as many as there are by default. A transaction is never cut apart: the changes of the
+    /// last one's revision come whole, so there may be more.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let mut first = client.changes_with(ChangesOptions::all().limit(100)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit(mut self, changes: u64) -> ChangesOptions {
+        self.limit = Some(changes);
+        self
+    }
+
+    /// Leaves the values out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let mut changes = client.changes_with(ChangesOptions::all().keys_only()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys_only(mut self) -> ChangesOptions {
+        self.keys_only = true;
+        self
+    }
+
+    /// Is answered at once by one node, also without a leader, and may lack the newest: see [`Consistency::Stale`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: mokv::client::Client) -> Result<(), mokv::client::Error> {
+    /// # use mokv::client::ChangesOptions;
+    /// let mut changes = client.changes_with(ChangesOptions::all().stale()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stale(self) -> ChangesOptions {
+        self.consistency(Consistency::Stale)
+    }
+
+    /// Sets how recent the answer must be; linearizable by default.
+    ///
+    /// ```
+    /// # use mokv::client::{ChangesOptions, Consistency};
+    /// let options = ChangesOptions::all().consistency(Consistency::Stale);
+    /// assert_eq!(options, ChangesOptions::all().stale());
+    /// ```
+    pub fn consistency(mut self, consistency: Consistency) -> ChangesOptions {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Returns the request; `min_revision` is what a stale answer must cover.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for revision 0, at which no store ever is.
+    pub(super) fn wire(&self, min_revision: u64) -> Result<api::ChangesRequest, Error> {
+        let range = self.range.clone().map(|KeyRange { start, end }| api::KeyRange { start, end });
+        Ok(api::ChangesRequest {
+            keys: range.map(api::changes_request::Keys::Range),
+            from_revision: wire_revision(self.from_revision)?,
+            to_revision: wire_revision(self.to_revision)?,
+            start_after: self.start_after.map(Position::wire),
+            limit: wire_limit(self.limit),
+            keys_only: self.keys_only,
+            consistency: self.consistency.wire(),
+            min_revision,
+        })
+    }
+}
+
 /// Returns the limit in a request, where 0 means none. A listing of no keys asks for one: it still has a revision.
 pub(super) fn wire_limit(limit: Option<u64>) -> u64 {
     limit.map_or(0, |keys| keys.max(1))
@@ -406,5 +715,32 @@ mod tests {
         assert_eq!(page.consistency(), api::Consistency::Stale);
         assert_eq!(ListOptions::all().limit(0).wire(0).unwrap().limit, 1, "none would be all");
         assert!(matches!(ListOptions::all().at_revision(0).wire(0), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn what_a_reading_of_the_history_leaves_open_is_absent_from_its_request() {
+        let all = ChangesOptions::all().wire(0).unwrap();
+        assert_eq!(all, api::ChangesRequest::default());
+        let last = Position { revision: 7, place: 2 };
+        let page = ChangesOptions::prefix("a/").from_revision(3).to_revision(9).start_after(last).limit(4);
+        let page = page.keys_only().stale().wire(5).unwrap();
+        let range = api::KeyRange { start: "a/".into(), end: Some("a0".into()) };
+        assert_eq!(page.keys, Some(api::changes_request::Keys::Range(range)));
+        assert_eq!(page.start_after, Some(api::Position { revision: 7, place: 2 }));
+        assert_eq!((page.from_revision, page.to_revision, page.limit, page.keys_only), (3, 9, 4, true));
+        assert_eq!((page.consistency(), page.min_revision), (api::Consistency::Stale, 5));
+
+        let key = || api::VersionsRequest { key: "k".into(), ..Default::default() };
+        assert_eq!(VersionsOptions::all().wire(b"k", 0).unwrap(), key());
+        let some = VersionsOptions::all().from_revision(3).to_revision(9).limit(4).stale().wire(b"k", 5);
+        let consistency = api::Consistency::Stale as i32;
+        let expected = api::VersionsRequest { from_revision: 3, to_revision: 9, limit: 4, ..key() };
+        assert_eq!(some.unwrap(), api::VersionsRequest { consistency, min_revision: 5, ..expected });
+        for wrong in [VersionsOptions::all().from_revision(0), VersionsOptions::all().to_revision(0)] {
+            assert!(matches!(wrong.wire(b"k", 0), Err(Error::Invalid(_))));
+        }
+        for wrong in [ChangesOptions::all().from_revision(0), ChangesOptions::all().to_revision(0)] {
+            assert!(matches!(wrong.wire(0), Err(Error::Invalid(_))));
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use admission::{Admission, Class, ConnectionKind, Phase};
 pub use context::{AskedToLeave, Context, Diagnosis, Operator, Place, Serving};
-pub use execute::{BackupChunks, BackupStart, Keys, ListedKey, MAX_BACKUP_TIME};
+pub use execute::{BackupChunks, BackupStart, KeyChange, KeyChanges, Keys, ListedKey, MAX_BACKUP_TIME};
 pub use outcome::{Certainty, Refused};
 pub use request::*;
 

@@ -1,17 +1,17 @@
 //! Requests and replies as plain types, the same for every API.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use bytes::Bytes;
 
 use super::Place;
-use crate::map::{Entry, Map, OperationResult, ResultsMissing, ShownDigest};
+use crate::map::{ChangeAt, Entry, Map, OperationResult, ResultsMissing, ShownDigest};
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
 use crate::rt::process;
 use crate::storage::LogMetrics;
-use crate::transaction::Transaction;
+use crate::transaction::{KeyRange, Transaction};
 
 /// The consistency that a read requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +124,47 @@ pub struct List {
     pub at: ReadAt,
     /// Whether values are left out.
     pub keys_only: bool,
+}
+
+/// Reads the versions of one key, in the order in which they were made.
+#[derive(Debug)]
+pub struct Versions {
+    /// 1 to [`crate::config::MAX_KEY_BYTES`] bytes.
+    pub key: Bytes,
+    /// Those that revisions from this one on show, and deletions from there on; `None`: from the earliest one on that can
+    /// be read.
+    pub from: Option<u64>,
+    /// Only those behind the one that this revision made.
+    pub start_after: Option<u64>,
+    /// None that was made after this revision, or the present one.
+    pub to: ReadAt,
+    /// At most this many; `None`: all.
+    pub limit: Option<NonZeroU64>,
+}
+
+/// Reads changes in the order in which they were made.
+#[derive(Debug)]
+pub struct Changes {
+    /// Only changes of keys in this range.
+    pub range: KeyRange,
+    /// Only those of this revision and later ones; `None`: from the earliest one on that can be read.
+    pub from: Option<u64>,
+    /// Only those behind this place.
+    pub start_after: Option<ChangeAt>,
+    /// Only those of this revision, or the present one, and earlier ones.
+    pub to: ReadAt,
+    /// This many, and the rest of the last one's revision; `None`: all.
+    pub limit: Option<NonZeroU64>,
+    /// Whether values are left out.
+    pub keys_only: bool,
+}
+
+/// The beginning of a reading of versions or changes.
+pub struct Changed {
+    /// The last revision that it covers.
+    pub revision: u64,
+    /// What was changed.
+    pub changes: super::KeyChanges,
 }
 
 /// The revision at which to read.

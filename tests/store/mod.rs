@@ -48,8 +48,14 @@ impl Store {
     pub async fn start_behind(gate: Gate) -> Store {
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state =
-            Arc::new(Mutex::new(State { address: address.clone(), entries: BTreeMap::new(), revision: 1 }));
+        let state = State {
+            address: address.clone(),
+            entries: BTreeMap::new(),
+            changes: Vec::new(),
+            revision: 1,
+            floor: 1,
+        };
+        let state = Arc::new(Mutex::new(state));
         Store { address, _serving: spawn_guarded(accept(listener, gate, Service(state))) }
     }
 }
@@ -100,7 +106,11 @@ where
 struct State {
     address: String,
     entries: BTreeMap<Bytes, GetResponse>,
+    /// All that ever were.
+    changes: Vec<Change>,
     revision: u64,
+    /// The earliest revision that can be read.
+    floor: u64,
 }
 
 impl State {
@@ -111,6 +121,62 @@ impl State {
             _ => Ok(()),
         }
     }
+
+    fn write(&mut self, key: Bytes, value: Bytes, revision: u64) {
+        let before = self.entries.get(&key);
+        let (create_revision, version) =
+            before.map_or((revision, 1), |entry| (entry.create_revision, entry.version + 1));
+        let mod_revision = revision;
+        let change =
+            Change { create_revision, version, value: value.clone(), ..self.next_change(&key, revision) };
+        let entry = GetResponse { key: key.clone(), value, revision, create_revision, mod_revision, version };
+        self.entries.insert(key, entry);
+        self.changes.push(change);
+        self.revision = revision;
+    }
+
+    /// Returns whether the key existed.
+    fn remove(&mut self, key: &[u8], revision: u64) -> bool {
+        if self.entries.remove(key).is_none() {
+            return false;
+        }
+        let change = Change { deleted: true, ..self.next_change(key, revision) };
+        self.changes.push(change);
+        self.revision = revision;
+        true
+    }
+
+    fn next_change(&self, key: &[u8], revision: u64) -> Change {
+        let of_revision = self.changes.iter().filter(|change| made_at(change) == revision);
+        let position = Position { revision, place: of_revision.count() as u32 };
+        Change { key: Bytes::copy_from_slice(key), position: Some(position), ..Change::default() }
+    }
+
+    /// Returns the first and the last revision of a request, in which 0 stands for the floor and for the present one.
+    fn revisions(&self, from: u64, to: u64) -> Result<(u64, u64), Status> {
+        for revision in [from, to].into_iter().filter(|revision| *revision > 0) {
+            if revision < self.floor {
+                return Err(status::compacted(revision, self.floor));
+            }
+            if revision > self.revision {
+                return Err(status::future_revision(revision, self.revision));
+            }
+        }
+        Ok((if from == 0 { self.floor } else { from }, if to == 0 { self.revision } else { to }))
+    }
+}
+
+fn made_at(change: &Change) -> u64 {
+    change.position.unwrap().revision
+}
+
+type ChangeStream = Pin<Box<dyn Stream<Item = Result<Change, Status>> + Send>>;
+
+fn streamed(changes: Vec<Change>, revision: u64) -> Response<ChangeStream> {
+    let changes = futures_util::stream::iter(changes.into_iter().map(Ok));
+    let mut response = Response::new(Box::pin(changes) as ChangeStream);
+    status::set_revision(response.metadata_mut(), revision);
+    response
 }
 
 /// Transactions that are not nested, do not read the past, and compare mod revisions, versions and existence only.
@@ -147,27 +213,18 @@ impl State {
         use operation_result::Result as Done;
         let done = match operation.operation.unwrap() {
             Do::Set(SetOperation { key, value }) => {
-                let before = self.entries.get(&key);
-                let (create_revision, version) =
-                    before.map_or((revision, 1), |entry| (entry.create_revision, entry.version + 1));
-                let mod_revision = revision;
-                let entry =
-                    GetResponse { key: key.clone(), value, revision, create_revision, mod_revision, version };
-                self.entries.insert(key, entry);
-                self.revision = revision;
+                self.write(key, value, revision);
                 Done::Set(SetResult {})
             }
             Do::Delete(DeleteOperation { key }) => {
-                let deleted = self.entries.remove(&key).is_some();
-                self.revision = if deleted { revision } else { self.revision };
+                let deleted = self.remove(&key, revision);
                 Done::Delete(DeleteResult { deleted: deleted.into() })
             }
             Do::DeleteRange(DeleteRangeOperation { range, limit }) => {
                 let limit = if limit == 0 { usize::MAX } else { limit as usize };
                 let gone = self.within(&range.unwrap());
                 let gone: Vec<_> = gone.into_iter().take(limit).collect();
-                gone.iter().for_each(|entry| drop(self.entries.remove(&entry.key)));
-                self.revision = if gone.is_empty() { self.revision } else { revision };
+                gone.iter().for_each(|entry| assert!(self.remove(&entry.key, revision)));
                 Done::Delete(DeleteResult { deleted: gone.len() as u64 })
             }
             Do::Get(GetOperation { key, .. }) => {
@@ -212,20 +269,8 @@ impl Kv for Service {
         }
         let mut state = self.state();
         state.check(&key, if_revision)?;
-        state.revision += 1;
-        let revision = state.revision;
-        let before = state.entries.get(&key);
-        let (create_revision, version) =
-            before.map_or((revision, 1), |entry| (entry.create_revision, entry.version + 1));
-        let entry = GetResponse {
-            key: key.clone(),
-            value,
-            revision,
-            create_revision,
-            mod_revision: revision,
-            version,
-        };
-        state.entries.insert(key, entry);
+        let revision = state.revision + 1;
+        state.write(key, value, revision);
         Ok(Response::new(SetResponse { ok: true, revision }))
     }
 
@@ -233,8 +278,8 @@ impl Kv for Service {
         let DeleteRequest { key, if_revision, .. } = request.into_inner();
         let mut state = self.state();
         state.check(&key, if_revision)?;
-        let existed = state.entries.remove(&key).is_some();
-        state.revision += u64::from(existed);
+        let next = state.revision + 1;
+        let existed = state.remove(&key, next);
         Ok(Response::new(DeleteResponse { ok: true, revision: state.revision, existed }))
     }
 
@@ -267,6 +312,48 @@ impl Kv for Service {
         let mut response = Response::new(Box::pin(futures_util::stream::iter(entries)) as Self::ListStream);
         status::set_revision(response.metadata_mut(), state.revision);
         Ok(response)
+    }
+
+    type VersionsStream = ChangeStream;
+
+    async fn versions(&self, request: Request<VersionsRequest>) -> Answer<ChangeStream> {
+        let VersionsRequest { key, from_revision, to_revision, limit, .. } = request.into_inner();
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let state = self.state();
+        let (from, to) = state.revisions(from_revision, to_revision)?;
+        let of_key: Vec<&Change> = state.changes.iter().filter(|change| change.key == key).collect();
+        let shown_first =
+            of_key.iter().rfind(|change| made_at(change) <= from).filter(|change| !change.deleted);
+        let versions =
+            of_key.iter().filter(|change| made_at(change) >= from || Some(change) == shown_first.as_ref());
+        let versions =
+            versions.filter(|change| made_at(change) <= to).take(limit).copied().cloned().collect();
+        Ok(streamed(versions, to))
+    }
+
+    type ChangesStream = ChangeStream;
+
+    async fn changes(&self, request: Request<ChangesRequest>) -> Answer<ChangeStream> {
+        let ChangesRequest { keys, from_revision, to_revision, limit, keys_only, .. } = request.into_inner();
+        let range = match keys {
+            Some(changes_request::Keys::Range(range)) => range,
+            other => panic!("{other:?}"),
+        };
+        let state = self.state();
+        let (from, to) = state.revisions(from_revision, to_revision)?;
+        let mut changes: Vec<Change> = (state.changes.iter())
+            .filter(|change| (from..=to).contains(&made_at(change)))
+            .filter(|change| {
+                change.key >= range.start && range.end.as_ref().is_none_or(|end| change.key < *end)
+            })
+            .cloned()
+            .collect();
+        // The last one's revision is whole.
+        if let Some(last) = limit.checked_sub(1).and_then(|last| changes.get(last as usize)).map(made_at) {
+            changes.retain(|change| made_at(change) <= last);
+        }
+        changes.iter_mut().filter(|_| keys_only).for_each(|change| change.value.clear());
+        Ok(streamed(changes, to))
     }
 
     async fn get_servers(&self, _: Request<GetServersRequest>) -> Answer<GetServersResponse> {
@@ -356,6 +443,7 @@ impl Admin for Service {
 
     async fn compact(&self, request: Request<CompactRequest>) -> Answer<CompactResponse> {
         let floor_revision = request.into_inner().revision.unwrap_or(1);
+        self.state().floor = floor_revision;
         Ok(Response::new(CompactResponse { floor_revision, raised: true }))
     }
 }

@@ -1,19 +1,21 @@
 //! The service `api.KV`: translates its messages to requests of the core, and replies back.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use mokv_proto::api::changes_request::Keys;
 use mokv_proto::api::{self, Consistency, kv_server};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{call, status, transaction};
-use crate::map::Entry;
+use crate::map::{ChangeAt, Entry};
 use crate::service::{
-    CloseSession, Delete, Freshness, Get, List, ListedKey, Members, OpenSession, ReadAt, Service, Set,
-    Transact, WriteName,
+    Changed, Changes, CloseSession, Delete, Freshness, Get, KeyChange, List, ListedKey, Members, OpenSession,
+    ReadAt, Service, Set, Transact, Versions, WriteName,
 };
+use crate::transaction::KeyRange;
 
 /// The service for clients.
 pub struct Kv {
@@ -53,6 +55,30 @@ fn write_name(session: Option<api::SessionWrite>) -> Option<WriteName> {
 pub(super) fn to_response(key: Bytes, entry: Entry, revision: u64) -> api::GetResponse {
     let Entry { value, create_revision, mod_revision, version } = entry;
     api::GetResponse { key, value, revision, create_revision, mod_revision, version }
+}
+
+/// 0 stands for none.
+fn revision(revision: u64) -> Option<u64> {
+    (revision > 0).then_some(revision)
+}
+
+type ChangeStream = Pin<Box<dyn Stream<Item = Result<api::Change, Status>> + Send>>;
+
+fn changed(Changed { revision, changes }: Changed) -> Response<ChangeStream> {
+    let changes = changes.map(|change| change.map(to_change).map_err(status));
+    let mut response = Response::new(Box::pin(changes) as ChangeStream);
+    mokv_proto::status::set_revision(response.metadata_mut(), revision);
+    response
+}
+
+fn to_change(KeyChange { key, at: ChangeAt { revision, place }, entry }: KeyChange) -> api::Change {
+    let position = Some(api::Position { revision, place });
+    match entry {
+        Some(Entry { value, create_revision, version, .. }) => {
+            api::Change { key, value, position, deleted: false, create_revision, version }
+        }
+        None => api::Change { key, position, deleted: true, ..Default::default() },
+    }
 }
 
 #[async_trait]
@@ -113,6 +139,42 @@ impl kv_server::Kv for Kv {
         let mut response = Response::new(Box::pin(keys) as Self::ListStream);
         mokv_proto::status::set_revision(response.metadata_mut(), revision);
         Ok(response)
+    }
+
+    type VersionsStream = ChangeStream;
+
+    async fn versions(
+        &self,
+        request: Request<api::VersionsRequest>,
+    ) -> Result<Response<ChangeStream>, Status> {
+        let versions = |request: api::VersionsRequest| Versions {
+            to: read_at(request.to_revision, request.consistency(), request.min_revision),
+            from: revision(request.from_revision),
+            start_after: revision(request.start_after),
+            limit: NonZeroU64::new(request.limit),
+            key: request.key,
+        };
+        call(&self.service, request, versions).await.map(changed)
+    }
+
+    type ChangesStream = ChangeStream;
+
+    async fn changes(&self, request: Request<api::ChangesRequest>) -> Result<Response<ChangeStream>, Status> {
+        let changes = |request: api::ChangesRequest| Changes {
+            to: read_at(request.to_revision, request.consistency(), request.min_revision),
+            from: revision(request.from_revision),
+            start_after: request
+                .start_after
+                .map(|api::Position { revision, place }| ChangeAt { revision, place }),
+            limit: NonZeroU64::new(request.limit),
+            keys_only: request.keys_only,
+            range: match request.keys {
+                None => KeyRange::prefix(""),
+                Some(Keys::Prefix(prefix)) => KeyRange::prefix(prefix),
+                Some(Keys::Range(range)) => transaction::key_range(range),
+            },
+        };
+        call(&self.service, request, changes).await.map(changed)
     }
 
     async fn get_servers(

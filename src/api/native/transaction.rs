@@ -80,7 +80,8 @@ fn condition(condition: api::Condition) -> Result<Condition, Status> {
     Ok(Condition { keys, test })
 }
 
-fn key_range(api::KeyRange { start, end }: api::KeyRange) -> KeyRange {
+/// Decodes a range.
+pub fn key_range(api::KeyRange { start, end }: api::KeyRange) -> KeyRange {
     KeyRange { start, end }
 }
 

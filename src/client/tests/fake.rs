@@ -25,9 +25,9 @@ pub(super) enum Play {
     Silence,
     /// All connections are cut.
     Cut,
-    /// (List) The connections are cut after this many entries.
+    /// (Streams) The connections are cut after this many messages.
     CutAfter(usize),
-    /// (List) Nothing more comes after this many entries.
+    /// (Streams) Nothing more comes after this many messages.
     StallAfter(usize),
 }
 
@@ -38,6 +38,8 @@ pub(super) enum Heard {
     Set(api::SetRequest),
     Delete(api::DeleteRequest),
     List(api::ListRequest),
+    Versions(api::VersionsRequest),
+    Changes(api::ChangesRequest),
     Transact(api::TransactRequest),
     OpenSession,
     CloseSession(u64),
@@ -56,6 +58,7 @@ struct State {
     accepted: usize,
     connections: Vec<TaskGuard<()>>,
     entries: Vec<GetResponse>,
+    changes: Vec<api::Change>,
     revision: u64,
     sessions: u64,
     window: u64,
@@ -108,6 +111,23 @@ impl Node {
                 revision,
                 create_revision: 1,
                 mod_revision: 2,
+                version: 3,
+            })
+            .collect();
+    }
+
+    /// Sets the changes of the history, as revision, place and key.
+    pub(super) fn set_changes(&self, revision: u64, changes: &[(u64, u32, &str)]) {
+        let mut state = self.state();
+        state.revision = revision;
+        state.changes = changes
+            .iter()
+            .map(|(revision, place, key)| api::Change {
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                value: Bytes::from_static(b"v"),
+                position: Some(api::Position { revision: *revision, place: *place }),
+                deleted: false,
+                create_revision: 1,
                 version: 3,
             })
             .collect();
@@ -200,10 +220,62 @@ impl Service {
         }
     }
 
+    /// The changes after a place and up to a revision (0: all), and the revision in the response. A limit cuts no revision
+    /// apart.
+    fn rest_of_changes(&self, after: api::Position, to: u64, limit: u64) -> (Vec<api::Change>, u64) {
+        let state = self.state();
+        let place = |change: &api::Change| change.position.map(|at| (at.revision, at.place));
+        let of = |change: &api::Change| change.position.unwrap().revision;
+        let rest: Vec<_> = (state.changes.iter())
+            .filter(|change| place(change) > Some((after.revision, after.place)))
+            .filter(|change| to == 0 || of(change) <= to)
+            .cloned()
+            .collect();
+        let last = limit.checked_sub(1).and_then(|last| rest.get(last as usize)).map(of);
+        let is_asked_for = |change: &api::Change| last.is_none_or(|last| of(change) <= last);
+        let revision = if to == 0 { state.revision } else { to };
+        (rest.into_iter().take_while(is_asked_for).collect(), revision)
+    }
+
+    /// Streams messages, and breaks off as the test scripted.
+    fn streamed<T: Clone + Send + 'static>(
+        &self,
+        messages: Vec<T>,
+        revision: u64,
+        play: Option<Play>,
+    ) -> Response<Streamed<T>> {
+        let (cut_after, stall_after) = match play {
+            Some(Play::CutAfter(messages)) => (Some(messages), None),
+            Some(Play::StallAfter(messages)) => (None, Some(messages)),
+            _ => (None, None),
+        };
+        let state = self.0.clone();
+        let stream = futures_util::stream::unfold(0, move |at| {
+            let (message, state) = (messages.get(at).cloned(), state.clone());
+            async move {
+                if stall_after == Some(at) {
+                    std::future::pending::<()>().await;
+                }
+                if cut_after == Some(at) {
+                    // Lets the messages streamed so far arrive first.
+                    crate::rt::sleep(std::time::Duration::from_millis(50)).await;
+                    cut(&state);
+                    std::future::pending::<()>().await;
+                }
+                message.map(|message| (Ok(message), at + 1))
+            }
+        });
+        let mut response = Response::new(Box::pin(stream) as Streamed<T>);
+        status::set_revision(response.metadata_mut(), revision);
+        response
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 }
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn cut(state: &Mutex<State>) {
     let connections = std::mem::take(&mut state.lock().unwrap().connections);
@@ -236,40 +308,44 @@ impl Kv for Service {
         Ok(Response::new(api::DeleteResponse { ok: true, revision, existed: false }))
     }
 
-    type ListStream = Pin<Box<dyn Stream<Item = Result<GetResponse, Status>> + Send>>;
+    type ListStream = Streamed<GetResponse>;
 
     async fn list(&self, request: Request<api::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
         let after = request.get_ref().start_after.clone();
         let play = self.hear("list", request, |request| Some(Heard::List(request))).await?;
-        let (cut_after, stall_after) = match play {
-            Some(Play::CutAfter(entries)) => (Some(entries), None),
-            Some(Play::StallAfter(entries)) => (None, Some(entries)),
-            _ => (None, None),
-        };
         let (entries, revision) = {
             let state = self.state();
             let rest = state.entries.iter().filter(|entry| entry.key > after);
             (rest.cloned().collect::<Vec<_>>(), state.revision)
         };
-        let state = self.0.clone();
-        let stream = futures_util::stream::unfold(0, move |at| {
-            let (entry, state) = (entries.get(at).cloned(), state.clone());
-            async move {
-                if stall_after == Some(at) {
-                    std::future::pending::<()>().await;
-                }
-                if cut_after == Some(at) {
-                    // Lets the entries streamed so far arrive first.
-                    crate::rt::sleep(std::time::Duration::from_millis(50)).await;
-                    cut(&state);
-                    std::future::pending::<()>().await;
-                }
-                entry.map(|entry| (Ok(entry), at + 1))
-            }
-        });
-        let mut response = Response::new(Box::pin(stream) as Self::ListStream);
-        status::set_revision(response.metadata_mut(), revision);
-        Ok(response)
+        Ok(self.streamed(entries, revision, play))
+    }
+
+    type VersionsStream = Streamed<api::Change>;
+
+    async fn versions(
+        &self,
+        request: Request<api::VersionsRequest>,
+    ) -> Result<Response<Self::VersionsStream>, Status> {
+        let asked = request.get_ref().clone();
+        let play = self.hear("versions", request, |request| Some(Heard::Versions(request))).await?;
+        let after = api::Position { revision: asked.start_after, place: u32::MAX };
+        let (changes, revision) = self.rest_of_changes(after, asked.to_revision, asked.limit);
+        let changes = changes.into_iter().filter(|change| change.key == asked.key).collect();
+        Ok(self.streamed(changes, revision, play))
+    }
+
+    type ChangesStream = Streamed<api::Change>;
+
+    async fn changes(
+        &self,
+        request: Request<api::ChangesRequest>,
+    ) -> Result<Response<Self::ChangesStream>, Status> {
+        let asked = request.get_ref().clone();
+        let play = self.hear("changes", request, |request| Some(Heard::Changes(request))).await?;
+        let after = asked.start_after.unwrap_or_default();
+        let (changes, revision) = self.rest_of_changes(after, asked.to_revision, asked.limit);
+        Ok(self.streamed(changes, revision, play))
     }
 
     async fn transact(

@@ -569,6 +569,133 @@ async fn a_listing_whose_revision_is_gone_fails_rather_than_mix_two() {
     assert!(matches!(listing.next().await, Err(Error::RevisionGone(_))));
 }
 
+// ---- the history ----
+
+/// Revisions and places of what comes.
+async fn places(changes: &mut Changes) -> Result<Vec<(u64, u32)>, Error> {
+    let mut places = Vec::new();
+    while let Some(change) = changes.next().await? {
+        places.push((change.position.revision, change.position.place));
+    }
+    Ok(places)
+}
+
+/// The requests for changes, at any node.
+fn asked_for_changes(nodes: &[Node]) -> Vec<api::ChangesRequest> {
+    let heard = nodes.iter().flat_map(Node::heard).filter_map(|heard| match heard {
+        Heard::Changes(request) => Some(request),
+        _ => None,
+    });
+    heard.collect()
+}
+
+#[tokio::test]
+async fn changes_that_break_off_within_a_transaction_go_on_elsewhere_behind_the_last_one() {
+    let nodes = cluster().await;
+    for node in &nodes {
+        node.set_changes(9, &[(3, 0, "a"), (4, 0, "b"), (4, 1, "a"), (4, 2, "c"), (6, 0, "b")]);
+        node.play("changes", Play::CutAfter(2));
+    }
+    let client = informed(builder(&[&nodes[0]])).await;
+    let options = ChangesOptions::prefix("").from_revision(2);
+    let mut changes = client.changes_with(options).await.unwrap();
+    assert_eq!(changes.revision(), 9);
+    assert_eq!(places(&mut changes).await.unwrap(), [(3, 0), (4, 0), (4, 1), (4, 2), (6, 0)]);
+    assert_eq!(changes.next().await, Ok(None));
+    assert!(StreamExt::next(&mut changes).await.is_none());
+    let asked = asked_for_changes(&nodes);
+    let first = asked.iter().find(|request| request.start_after.is_none()).unwrap();
+    assert_eq!((first.from_revision, first.to_revision, first.min_revision), (2, 0, 0));
+    let again = asked.iter().find(|request| request.start_after.is_some()).unwrap();
+    assert_eq!(again.start_after, Some(api::Position { revision: 4, place: 0 }));
+    assert_eq!(
+        (again.from_revision, again.to_revision, again.min_revision),
+        (0, 9, 9),
+        "what is behind may be gone"
+    );
+}
+
+#[tokio::test]
+async fn a_limit_of_changes_is_kept_over_interruptions_and_ends_with_a_whole_revision() {
+    let node = single().await;
+    node.set_changes(9, &[(3, 0, "a"), (4, 0, "b"), (4, 1, "a"), (4, 2, "c"), (6, 0, "b")]);
+    let client = informed(builder(&[&node])).await;
+    let limited = async |limit: u64| {
+        let mut changes = client.changes_with(ChangesOptions::all().limit(limit)).await?;
+        places(&mut changes).await
+    };
+    let first = [(3, 0), (4, 0), (4, 1), (4, 2)];
+    assert_eq!(limited(0).await.unwrap(), [], "none, not all");
+    assert_eq!(limited(2).await.unwrap(), first);
+    for cut_after in 0..=4 {
+        node.play("changes", Play::CutAfter(cut_after));
+        assert_eq!(limited(2).await.unwrap(), first, "cut after {cut_after}");
+        node.play("changes", Play::CutAfter(cut_after.min(1)));
+        assert_eq!(limited(1).await.unwrap(), first[..1], "cut after {cut_after}");
+    }
+    // The rest of a page begins behind what is known.
+    let known = ChangesOptions::all().start_after(Position { revision: 4, place: 1 });
+    node.play("changes", Play::CutAfter(0));
+    let mut rest = client.changes_with(known).await.unwrap();
+    assert_eq!(places(&mut rest).await.unwrap(), [(4, 2), (6, 0)]);
+}
+
+#[tokio::test]
+async fn versions_go_on_behind_the_last_one_and_a_limit_is_kept() {
+    let nodes = cluster().await;
+    for node in &nodes {
+        node.set_changes(9, &[(3, 0, "a"), (4, 0, "b"), (4, 1, "a"), (6, 0, "a"), (7, 0, "a")]);
+        node.play("versions", Play::CutAfter(1));
+    }
+    let client = informed(builder(&[&nodes[0]])).await;
+    let options = VersionsOptions::all().from_revision(3).limit(3);
+    let mut versions = client.versions_with("a", options).await.unwrap();
+    assert_eq!(versions.revision(), 9);
+    assert_eq!(places(&mut versions).await.unwrap(), [(3, 0), (4, 1), (6, 0)]);
+    let asked: Vec<_> = nodes
+        .iter()
+        .flat_map(Node::heard)
+        .filter_map(|heard| match heard {
+            Heard::Versions(request) => {
+                Some((request.from_revision, request.to_revision, request.start_after, request.limit))
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(asked.contains(&(3, 0, 0, 3)), "{asked:?}");
+    assert!(asked.contains(&(0, 9, 3, 2)), "{asked:?}");
+    assert_eq!(client.versions("none").await.unwrap().next().await, Ok(None));
+}
+
+#[tokio::test]
+async fn changes_whose_rest_is_compacted_fail_rather_than_leave_a_gap() {
+    let node = single().await;
+    let client = informed(builder(&[&node])).await;
+    node.set_changes(9, &[(3, 0, "a"), (4, 0, "b")]);
+    node.play("changes", Play::CutAfter(1));
+    node.play("changes", Play::Fail(status::compacted(3, 20)));
+    let mut changes = client.changes("").await.unwrap();
+    let change = changes.next().await.unwrap().unwrap();
+    assert_eq!((&change.key[..], change.position), (&b"a"[..], Position { revision: 3, place: 0 }));
+    let entry = change.entry.unwrap();
+    assert_eq!((entry.mod_revision, entry.create_revision, entry.version), (3, 1, 3));
+    assert!(matches!(changes.next().await, Err(Error::RevisionGone(_))));
+    assert_eq!(changes.next().await, Ok(None));
+    node.play("changes", Play::Fail(status::future_revision(30, 9)));
+    let future = client.changes_with(ChangesOptions::all().from_revision(30)).await;
+    assert!(matches!(future, Err(Error::Invalid(_))), "{future:?}");
+}
+
+#[tokio::test]
+async fn changes_that_fall_silent_are_asked_for_again() {
+    let node = single().await;
+    let client = informed(builder(&[&node]).timeout(Duration::from_millis(300))).await;
+    node.set_changes(9, &[(3, 0, "a"), (4, 0, "b")]);
+    node.play("changes", Play::StallAfter(1));
+    let mut changes = client.changes("").await.unwrap();
+    assert_eq!(places(&mut changes).await.unwrap(), [(3, 0), (4, 0)]);
+}
+
 // ---- listings and backups as streams ----
 
 #[tokio::test]

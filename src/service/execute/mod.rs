@@ -2,6 +2,7 @@
 
 mod backup;
 mod cluster;
+mod history;
 mod list;
 mod read;
 mod sessions;
@@ -9,6 +10,7 @@ mod transact;
 mod write;
 
 pub use backup::{BackupChunks, BackupStart, MAX_BACKUP_TIME};
+pub use history::{KeyChange, KeyChanges};
 pub use list::{Keys, ListedKey};
 
 use super::{Refused, Service};

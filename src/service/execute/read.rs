@@ -50,7 +50,7 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::ready_to_read`], or the revision is not there yet.
-    async fn ready_at(&self, at: ReadAt, deadline: Instant) -> Result<&Serving, Refused> {
+    pub(super) async fn ready_at(&self, at: ReadAt, deadline: Instant) -> Result<&Serving, Refused> {
         let revision = match at {
             ReadAt::Present(freshness) => return self.ready_to_read(freshness, deadline).await,
             ReadAt::Revision(revision) => revision,
@@ -73,7 +73,7 @@ impl Service {
 ///
 /// # Errors
 /// If it is below the earliest one that can be read.
-fn revision_at(map: &Map, at: ReadAt) -> Result<u64, Refused> {
+pub(super) fn revision_at(map: &Map, at: ReadAt) -> Result<u64, Refused> {
     match at {
         ReadAt::Present(_) => Ok(map.revision()),
         ReadAt::Revision(revision) if revision < map.floor() => {
