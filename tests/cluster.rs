@@ -11,8 +11,9 @@ use common::cluster::{ALL, Cluster, MANY_SNAPSHOTS, set, voters_are};
 use common::load::Load;
 use common::{run, wait_for};
 use mokv::client::{
-    Client, Comparison, Condition, Consistency, Error, KeyValue, ListOptions, Member, MemberRole, NodeStatus,
-    Operation, ReadOptions, Role, Transaction,
+    Changes, ChangesOptions, Client, Comparison, Condition, Consistency, Error, KeyRange, KeyValue,
+    ListOptions, Member, MemberRole, NodeStatus, Operation, Position, ReadOptions, Role, Transaction,
+    VersionsOptions,
 };
 use mokv::rt;
 use mokv_proto::api;
@@ -616,6 +617,125 @@ fn transactions_are_whole_and_happen_once_while_leaders_are_killed() {
             assert_eq!(sum(&client_of(&node), Some(floor)).await, ACCOUNTS * EACH);
         }
     });
+}
+
+/// The history, by the library, the contract and the commands: of a transaction, on a node that was killed, and when some of
+/// it is compacted.
+#[test]
+fn the_history_is_the_same_on_every_node_and_begins_at_the_floor() {
+    run(async {
+        let mut cluster = Cluster::start(&[]).await;
+        let client = cluster.client();
+        let first = client.set("k", "1").await.unwrap().revision;
+        let both = Transaction::new()
+            .then(Operation::set("k", "2"))
+            .then(Operation::set("other", "x"))
+            .then(Operation::set("k/below", "y"));
+        let both = client.transact(both).await.unwrap().revision;
+        let deleted = client.delete("k").await.unwrap().revision;
+        let last = client.set("k", "3").await.unwrap().revision;
+        assert_eq!([both, deleted, last], [first + 1, first + 2, first + 3]);
+        cluster.nodes[0].kill();
+        cluster.nodes[0].start();
+        cluster.leader().await;
+
+        let versions = [(first, 0, "k=1"), (both, 0, "k=2"), (deleted, 0, "k"), (last, 0, "k=3")];
+        let below = (both, 2, "k/below=y");
+        let changes = [versions[0], versions[1], below, versions[2], versions[3]];
+        let of_key = async |options| shown(client.versions_with("k", options).await.unwrap()).await;
+        assert_eq!(of_key(VersionsOptions::all()).await, expected(&versions));
+        assert_eq!(of_key(VersionsOptions::all().to_revision(both)).await, expected(&versions[..2]));
+        let page = VersionsOptions::all().from_revision(both).limit(2);
+        assert_eq!(of_key(page).await, expected(&versions[1..3]));
+
+        let of_keys = async |options| shown(client.changes_with(options).await.unwrap()).await;
+        assert_eq!(of_keys(ChangesOptions::prefix("k")).await, expected(&changes));
+        let page = ChangesOptions::prefix("k").from_revision(both).limit(1);
+        assert_eq!(of_keys(page.clone()).await, expected(&changes[1..3]), "a whole transaction");
+        let within = Position { revision: both, place: 0 };
+        assert_eq!(of_keys(page.start_after(within)).await, expected(&changes[2..3]));
+        let newest = Position { revision: last, place: 0 };
+        assert_eq!(of_keys(ChangesOptions::all().start_after(newest)).await, []);
+        let stale = ChangesOptions::range(KeyRange::new("a", "l")).stale();
+        assert_eq!(of_keys(stale).await, expected(&changes));
+        for future in [last + 1, u64::MAX] {
+            let options = ChangesOptions::all().from_revision(future);
+            assert!(matches!(client.changes_with(options).await, Err(Error::Invalid(_))));
+            let position = Position { revision: future, place: u32::MAX };
+            let options = ChangesOptions::all().stale().start_after(position);
+            assert!(matches!(client.changes_with(options).await, Err(Error::Invalid(_))));
+        }
+        let reversed = ChangesOptions::all().from_revision(last).to_revision(first);
+        assert!(matches!(client.changes_with(reversed).await, Err(Error::Invalid(_))));
+        assert!(matches!(client.versions("").await, Err(Error::Invalid(_))));
+        let all = of_one_node(&cluster, 0, api::ChangesRequest::default()).await.unwrap();
+        assert_eq!(all.len(), 6);
+        for node in 1..3 {
+            assert_eq!(of_one_node(&cluster, node, api::ChangesRequest::default()).await.as_ref(), Ok(&all));
+        }
+
+        assert_eq!(client.compact(deleted).await, Ok(deleted));
+        // A stale read might be one from before the compaction.
+        assert_eq!(shown(client.versions("k").await.unwrap()).await, expected(&versions[2..]));
+        assert_eq!(shown(client.versions("other").await.unwrap()).await, expected(&[(both, 1, "other=x")]));
+        assert_eq!(shown(client.changes("").await.unwrap()).await, expected(&versions[2..]));
+        let gone = client.versions_with("k", VersionsOptions::all().from_revision(both)).await;
+        let floor = format!("the earliest that can be read is {deleted}");
+        assert!(matches!(&gone, Err(Error::RevisionGone(why)) if why.as_str().contains(&floor)), "{gone:?}");
+        let behind = Position { revision: both, place: 2 };
+        let gone = client.changes_with(ChangesOptions::all().start_after(behind)).await;
+        assert!(matches!(gone, Err(Error::RevisionGone(_))), "{gone:?}");
+        for node in 0..3 {
+            let request = api::ChangesRequest::default();
+            assert_eq!(of_one_node(&cluster, node, request).await.unwrap(), all[4..]);
+            let request = api::ChangesRequest { from_revision: both, ..Default::default() };
+            assert_eq!(of_one_node(&cluster, node, request).await, Err(Code::Aborted));
+
+            let shell = |args: &[&str]| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
+                let output =
+                    command.args(args).args(["--endpoints", &cluster.nodes[node].rpc]).output().unwrap();
+                assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8(output.stdout).unwrap()
+            };
+            let history = format!("{deleted}\t-\t-\tdeleted\n{last}\t1\t{last}\t3\n");
+            assert_eq!(shell(&["history", "k", "--output=plain"]), history);
+            let changes = format!("{deleted}\tk\t-\tdeleted\n{last}\tk\t1\t3\n");
+            assert_eq!(shell(&["changes", "--prefix=k"]), changes);
+        }
+        cluster.equal_state().await;
+    });
+}
+
+/// Revision, place, and key with value, or the key alone if it was deleted.
+async fn shown(mut changes: Changes) -> Vec<(u64, u32, String)> {
+    let mut all = Vec::new();
+    while let Some(change) = changes.next().await.unwrap() {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let value = change.entry.map(|entry| format!("={}", text(&entry.value)));
+        let Position { revision, place } = change.position;
+        all.push((revision, place, text(&change.key) + &value.unwrap_or_default()));
+    }
+    all
+}
+
+fn expected(changes: &[(u64, u32, &str)]) -> Vec<(u64, u32, String)> {
+    changes.iter().map(|(revision, place, change)| (*revision, *place, (*change).to_owned())).collect()
+}
+
+/// The changes as this node and no other returns them, or the code of its refusal.
+async fn of_one_node(
+    cluster: &Cluster,
+    node: usize,
+    request: api::ChangesRequest,
+) -> Result<Vec<api::Change>, Code> {
+    let mut kv = cluster.nodes[node].connect().await.kv();
+    let mut stream = kv.changes(request).await.map_err(|status| status.code())?.into_inner();
+    let mut changes = Vec::new();
+    while let Some(change) = stream.message().await.map_err(|status| status.code())? {
+        changes.push(change);
+    }
+    Ok(changes)
 }
 
 /// Moves 1 from one account to another, if neither has changed since it was read. Returns whether it did.

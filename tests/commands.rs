@@ -238,8 +238,8 @@ fn changes_are_lines_in_the_order_in_which_they_were_made() {
         shell.ok(&["set", "--escaped-keys", r"a/\xff", ""]);
         let all = "2\tb\t1\ttab\\there\n3\ta/2\t1\tx\n3\tb\t-\tdeleted\n3\ta/1\t1\ty\n4\ta/\\xff\t1\t\n";
         assert_eq!(shell.ok(&["changes"]), all);
-        let of_a = "REVISION  KEY      VERSION  VALUE\n3         a/2      1        x\n\
-                    3         a/1      1        y\n4         a/\\xff  1\n(3 changes up to revision 4)\n";
+        let of_a = "REVISION  KEY     VERSION  VALUE\n3         a/2     1        x\n\
+                    3         a/1     1        y\n4         a/\\xff  1\n(3 changes up to revision 4)\n";
         assert_eq!(shell.ok(&["changes", "--prefix", "a/", "--output=table"]), of_a);
         let keys = |args: &[&str]| shell.ok(&[&["changes", "--keys-only"], args].concat());
         assert_eq!(
@@ -251,15 +251,10 @@ fn changes_are_lines_in_the_order_in_which_they_were_made() {
         assert_eq!(keys(&["--escaped-keys", "--prefix", r"a/\xff", "--stale"]), "4\ta/\\xff\t1\n");
         let lines = shell.ok(&["changes", "-ojson", "--keys-only"]);
         let lines: Vec<_> = lines.lines().map(json).collect();
-        let places: Vec<_> = lines.iter().map(|line| (&line["revision"], &line["place"])).collect();
-        assert_eq!(
-            places,
-            [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)]
-                .map(|(revision, place)| { (serde_json::json!(revision), serde_json::json!(place)) })
-                .iter()
-                .map(|(revision, place)| (revision, place))
-                .collect::<Vec<_>>()
-        );
+        let number = |line: &serde_json::Value, field: &str| line[field].as_u64().unwrap();
+        let places: Vec<_> =
+            lines.iter().map(|line| (number(line, "revision"), number(line, "place"))).collect();
+        assert_eq!(places, [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)]);
         assert_eq!((&lines[4]["key"], &lines[4]["key_base64"]), (&serde_json::Value::Null, &"YS//".into()));
         assert!(lines[0].get("value").is_none() && lines[2]["deleted"] == true);
     });
@@ -272,8 +267,8 @@ fn a_revision_that_the_history_does_not_have_is_named_with_what_it_has() {
             shell.ok(&["set", "k", value]);
         }
         shell.ok(&["compact", "3"]);
-        for command in [&["history", "k"][..], &["changes"]] {
-            let with = |args: &[&str]| [command, args].concat();
+        for command in [&["history", "k"][..], &["changes"]] as [&[&'static str]; 2] {
+            let with = |args: &[&'static str]| [command, args].concat();
             let (code, said) = shell.fails(&with(&["--from=2"]));
             assert_eq!(code, Some(1), "{said}");
             let floor = "revision 2 is compacted; the earliest that can be read is 3";

@@ -24,8 +24,8 @@ use crate::client::{Change, ChangesOptions};
 Examples:
   mokv changes
   mokv changes --prefix user/ --from 8
-  mokv changes --from 8 --to 8                  what revision 8 has changed
-  mokv changes --from 8 --limit 100             the next page begins after the last revision of this one
+  mokv changes --from 8 --to 8      what revision 8 has changed
+  mokv changes --from 8 --limit 100 the next page begins with the revision after the last one
   mokv changes --output json | jq -r 'select(.deleted) | .key'")]
 pub struct ListChanges {
     /// Only changes of keys that begin with this

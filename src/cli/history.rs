@@ -119,7 +119,9 @@ pub fn history_failure(connect: &Connect, action: &str, error: Error) -> Failure
     let is_gone = matches!(error, Error::RevisionGone(_));
     let failure = connect.failure(action, error);
     match is_gone {
-        true => failure.with_next("read from the earliest revision that can be read on: leave out --from"),
+        true => failure.with_next(
+            "read from the earliest revision that can be read on: leave out --from, or both bounds",
+        ),
         false => failure,
     }
 }

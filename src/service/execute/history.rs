@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn set(key: &str, value: &str) -> Operation {
-        Operation::set(key.to_owned(), value.to_owned())
+        Operation::set(key, value.to_owned())
     }
 
     async fn all(reading: Reading) -> Result<Vec<KeyChange>, Refused> {
