@@ -17,7 +17,7 @@ use mokv::client::{
 };
 use mokv::rt;
 use mokv_proto::api;
-use mokv_proto::tonic::{Code, Request};
+use mokv_proto::tonic::{Code, Request, Streaming};
 use rustix::process::Signal;
 
 /// An old id of a name is replaced by a new one as soon as the configuration allows.
@@ -690,6 +690,23 @@ fn the_history_is_the_same_on_every_node_and_begins_at_the_floor() {
             assert_eq!(of_one_node(&cluster, node, request).await.unwrap(), all[4..]);
             let request = api::ChangesRequest { from_revision: both, ..Default::default() };
             assert_eq!(of_one_node(&cluster, node, request).await, Err(Code::Aborted));
+            // A page of versions goes on where none can be missing, also behind one from below the floor.
+            let mut kv = cluster.nodes[node].connect().await.kv();
+            for (key, start_after, expected) in [
+                ("k", last, Ok(0)),
+                ("k", deleted, Ok(1)),
+                ("k", both, Err(Code::Aborted)),
+                ("other", both, Ok(0)),
+                ("other", first, Err(Code::Aborted)),
+                ("other", last + 1, Err(Code::InvalidArgument)),
+            ] {
+                let request = api::VersionsRequest { key: key.into(), start_after, ..Default::default() };
+                let found = match kv.versions(request).await {
+                    Ok(stream) => all_of(stream.into_inner()).await.map(|versions| versions.len()),
+                    Err(status) => Err(status.code()),
+                };
+                assert_eq!(found, expected, "of {key} after {start_after}");
+            }
 
             let shell = |args: &[&str]| {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_mokv"));
@@ -730,7 +747,10 @@ async fn of_one_node(
     request: api::ChangesRequest,
 ) -> Result<Vec<api::Change>, Code> {
     let mut kv = cluster.nodes[node].connect().await.kv();
-    let mut stream = kv.changes(request).await.map_err(|status| status.code())?.into_inner();
+    all_of(kv.changes(request).await.map_err(|status| status.code())?.into_inner()).await
+}
+
+async fn all_of(mut stream: Streaming<api::Change>) -> Result<Vec<api::Change>, Code> {
     let mut changes = Vec::new();
     while let Some(change) = stream.message().await.map_err(|status| status.code())? {
         changes.push(change);

@@ -222,19 +222,25 @@ impl Service {
 
     /// The changes after a place and up to a revision (0: all), and the revision in the response. A limit cuts no revision
     /// apart.
-    fn rest_of_changes(&self, after: api::Position, to: u64, limit: u64) -> (Vec<api::Change>, u64) {
+    fn rest_of_changes(
+        &self,
+        is_asked_for: impl Fn(&api::Change) -> bool,
+        after: api::Position,
+        to: u64,
+        limit: u64,
+    ) -> (Vec<api::Change>, u64) {
         let state = self.state();
         let place = |change: &api::Change| change.position.map(|at| (at.revision, at.place));
         let of = |change: &api::Change| change.position.unwrap().revision;
         let rest: Vec<_> = (state.changes.iter())
-            .filter(|change| place(change) > Some((after.revision, after.place)))
+            .filter(|change| is_asked_for(change) && place(change) > Some((after.revision, after.place)))
             .filter(|change| to == 0 || of(change) <= to)
             .cloned()
             .collect();
         let last = limit.checked_sub(1).and_then(|last| rest.get(last as usize)).map(of);
-        let is_asked_for = |change: &api::Change| last.is_none_or(|last| of(change) <= last);
+        let is_within = |change: &api::Change| last.is_none_or(|last| of(change) <= last);
         let revision = if to == 0 { state.revision } else { to };
-        (rest.into_iter().take_while(is_asked_for).collect(), revision)
+        (rest.into_iter().take_while(is_within).collect(), revision)
     }
 
     /// Streams messages, and breaks off as the test scripted.
@@ -330,8 +336,8 @@ impl Kv for Service {
         let asked = request.get_ref().clone();
         let play = self.hear("versions", request, |request| Some(Heard::Versions(request))).await?;
         let after = api::Position { revision: asked.start_after, place: u32::MAX };
-        let (changes, revision) = self.rest_of_changes(after, asked.to_revision, asked.limit);
-        let changes = changes.into_iter().filter(|change| change.key == asked.key).collect();
+        let is_version = |change: &api::Change| change.key == asked.key;
+        let (changes, revision) = self.rest_of_changes(is_version, after, asked.to_revision, asked.limit);
         Ok(self.streamed(changes, revision, play))
     }
 
@@ -344,7 +350,7 @@ impl Kv for Service {
         let asked = request.get_ref().clone();
         let play = self.hear("changes", request, |request| Some(Heard::Changes(request))).await?;
         let after = asked.start_after.unwrap_or_default();
-        let (changes, revision) = self.rest_of_changes(after, asked.to_revision, asked.limit);
+        let (changes, revision) = self.rest_of_changes(|_| true, after, asked.to_revision, asked.limit);
         Ok(self.streamed(changes, revision, play))
     }
 
