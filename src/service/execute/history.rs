@@ -76,7 +76,7 @@ impl Reading {
     /// Returns the stream of changes, which ends with an error at `until`.
     fn stream(self, until: Instant) -> KeyChanges {
         let late = Refused::Late(
-            "reading the history took longer than this node allows (max-list-time); page through it with a limit"
+            "reading the history took longer than this node allows (max-list-time); go on with start_after"
                 .into(),
         );
         let changes = stream::unfold(Some(self), |reading| async move {
@@ -109,20 +109,23 @@ impl Reading {
                 is_over = true;
                 break;
             };
-            after = Some(record.at());
             if !self.asks_for(record) {
+                after = Some(record.at());
                 passed_over += 1;
                 continue;
             }
             let entry = if self.keys_only { record.entry_without_value() } else { record.entry() };
-            let bytes = record.key().len() + entry.as_ref().map_or(0, |entry| entry.value.len());
-            bytes_left = bytes_left.checked_sub(bytes as u64).ok_or_else(|| {
-                Refused::NoRoom(
-                    "the history is larger than this node allows (max-list-bytes); page through it with a limit"
-                        .into(),
-                )
-            })?;
-            left = left.saturating_sub(1);
+            let bytes = (record.key().len() + entry.as_ref().map_or(0, |entry| entry.value.len())) as u64;
+            if bytes > bytes_left {
+                // What fits is sent first, so that a client can go on behind it, also within a transaction.
+                if found.is_empty() {
+                    return Err(Refused::NoRoom(
+                        "the history is larger than this node allows (max-list-bytes); go on with start_after".into(),
+                    ));
+                }
+                break;
+            }
+            (after, left, bytes_left) = (Some(record.at()), left.saturating_sub(1), bytes_left - bytes);
             found.push(KeyChange { key: Bytes::copy_from_slice(record.key()), at: record.at(), entry });
         }
         drop(records);
@@ -379,6 +382,10 @@ mod tests {
         let bounded = |bytes_left, keys_only| Reading { bytes_left, keys_only, ..store.changes("", 1) };
         assert_eq!(all(bounded(22, false)).await.unwrap().len(), 2);
         assert!(matches!(all(bounded(21, false)).await, Err(Refused::NoRoom(_))));
+        let mut fits = bounded(21, false).stream(rt::now() + Duration::from_secs(600));
+        assert_eq!(fits.next().await.unwrap().unwrap().key, "a", "what fits comes first");
+        assert!(matches!(fits.next().await, Some(Err(Refused::NoRoom(_)))));
+        assert!(fits.next().await.is_none());
         let keys = all(bounded(2, true)).await.unwrap();
         assert!(keys.iter().all(|change| change.entry.as_ref().unwrap().value.is_empty()));
         assert!(matches!(all(bounded(1, true)).await, Err(Refused::NoRoom(_))));
