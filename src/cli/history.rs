@@ -9,11 +9,8 @@ use super::connect::Connect;
 use super::failure::Failure;
 use super::format::Format;
 use super::key::{KeySyntax, add_key};
-use super::output::{Output, Row, escaped, json_value, shortened, table};
+use super::output::{Output, Row, TABLE_ROWS, escaped, json_value, shortened, table};
 use crate::client::{Change, Changes, Error, VersionsOptions};
-
-/// Rows of a table that are formatted together: columns align within them, and memory stays bounded.
-const TABLE_ROWS: usize = 500;
 
 /// Show the versions of a key, deletions included
 ///

@@ -11,11 +11,8 @@ use super::failure::Failure;
 use super::format::Format;
 use super::get::entry_json;
 use super::key::KeySyntax;
-use super::output::{Output, escaped, keys, shortened, table};
+use super::output::{Output, TABLE_ROWS, escaped, keys, shortened, table};
 use crate::client::{KeyValue, ListOptions, Listing};
-
-/// Rows of a table that are formatted together: columns align within them, and memory stays bounded.
-const TABLE_ROWS: usize = 500;
 
 /// List keys and values, in byte order of the keys
 ///

@@ -11,6 +11,8 @@ use super::failure::Failure;
 use super::format::Format;
 use crate::map::ShownDigest;
 
+/// Rows of a table that are formatted together: columns align within them, and memory stays bounded.
+pub const TABLE_ROWS: usize = 500;
 /// Most characters of a value in a table.
 const SHOWN_CHARACTERS: usize = 60;
 
