@@ -23,7 +23,8 @@ const LARGE: usize = 30_000;
 /// loses power some step later. It must come back with its vote, or it could vote twice in that term.
 pub async fn votes_across_segments(run: Arc<Run>) -> Result<Cluster, String> {
     // No snapshot is taken meanwhile: only the roll changes the disk.
-    let (cluster, _) = formed(&run, World { snapshot_log_bytes: 1 << 30..=1 << 30, ..World::calm(3) }).await?;
+    let (cluster, _) =
+        formed(&run, World { snapshot_log_bytes: 1 << 30..=1 << 30, ..World::calm(3) }).await?;
     let client = client(&cluster);
     let names = cluster.names();
     for step in 1..=STEPS {

@@ -37,7 +37,11 @@ const LARGE_BYTES: usize = 20_000;
 const WITNESS: &str = "witness";
 
 fn scrubbed(nodes: usize, snapshot_log_bytes: u64) -> World {
-    World { snapshot_log_bytes: snapshot_log_bytes..=snapshot_log_bytes, scrub: Some(SCRUB), ..World::calm(nodes) }
+    World {
+        snapshot_log_bytes: snapshot_log_bytes..=snapshot_log_bytes,
+        scrub: Some(SCRUB),
+        ..World::calm(nodes)
+    }
 }
 
 /// A cluster whose damaged nodes ask whether they may start over. Returns the leader's name as well.
