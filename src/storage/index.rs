@@ -38,8 +38,10 @@ pub(super) struct OnDisk {
     pub offset: u32,
     /// The index of the entry there.
     pub first: u64,
-    /// The entries that are wanted.
+    /// The entries that are wanted of this run.
     pub wanted: Range<u64>,
+    /// Bytes of the segment from there on in which all entries that are wanted lie, later runs included.
+    pub bytes: u64,
     /// How often the log had been truncated.
     truncations: u64,
 }
@@ -375,8 +377,16 @@ impl EntryIndex {
             return Some(Found::Cached(fitting.map(entry).collect()));
         }
         let run = self.run_of(start);
+        let after = self.runs.partition_point(|other| other.segment <= run.segment && other.first < end);
+        let behind = self.runs.get(after).filter(|behind| behind.segment == run.segment);
+        let reaches = behind.map_or_else(
+            || u64::from(self.runs[after - 1].offset) + self.run_bytes,
+            |behind| u64::from(behind.offset),
+        );
+        let bytes = reaches - u64::from(run.offset);
         let end = end.min(self.first_cached()).min(self.end_of(run));
         Some(Found::OnDisk(OnDisk {
+            bytes,
             segment: run.segment,
             offset: run.offset,
             first: run.first,

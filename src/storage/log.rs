@@ -17,7 +17,7 @@ use super::pieces::Pieces;
 use super::record::{self, Body};
 use super::shared::{Callback, Inner, LogChange, Request, Shared, Space};
 use super::{LogEntry, Owner, Position, recovery, segment, spares, writer};
-use crate::rt::disk::{DiskRef, FileRef};
+use crate::rt::disk::DiskRef;
 use crate::rt::watch;
 
 /// The state of the log besides its entries.
@@ -246,6 +246,7 @@ impl Log {
         let mut entries: Vec<LogEntry> = Vec::new();
         let (mut next, mut left) = (range.start, max_bytes);
         let truncations = self.shared.state().index.truncations();
+        let mut open: Option<Open> = None;
         loop {
             let found = {
                 let index = &self.shared.state().index;
@@ -258,7 +259,14 @@ impl Log {
             let more = match found {
                 None => return Ok(entries),
                 Some(Found::Cached(more)) => more,
-                Some(Found::OnDisk(found)) => self.read_run(&found, left).await?.unwrap_or_default(),
+                Some(Found::OnDisk(found)) => {
+                    let here = open.take_if(|open| open.segment == found.segment);
+                    let Some(here) = here.or_else(|| self.open_segment(&found, left)) else {
+                        return Ok(entries);
+                    };
+                    let open = open.insert(here);
+                    self.read_run(open, &found, left).await?.unwrap_or_default()
+                }
             };
             let Some(last) = more.last() else { return Ok(entries) };
             next = last.index + 1;
@@ -276,13 +284,26 @@ impl Log {
         }
     }
 
+    /// Opens a segment, of which about `max_bytes` are to be read; `None` if it was removed meanwhile.
+    fn open_segment(&self, found: &OnDisk, max_bytes: u64) -> Option<Open> {
+        const MOST_BYTES: u64 = 256 << 10;
+        let (file, salt) = self.shared.state().segments.get(&found.segment).cloned()?;
+        // What is wanted lies a little further than its payload is long.
+        let payloads = max_bytes.saturating_mul(2).saturating_add(self.shared.config.run_bytes());
+        let piece_bytes = found.bytes.min(payloads).min(MOST_BYTES);
+        let pieces = Pieces::new(file, found.segment, piece_bytes as usize, None);
+        Some(Open { segment: found.segment, salt, pieces })
+    }
+
     /// Reads entries of one run from its segment until their payloads reach `max_bytes`, at least one; `None` if they were
     /// removed meanwhile.
-    async fn read_run(&self, found: &OnDisk, max_bytes: u64) -> Result<Option<Vec<LogEntry>>, StorageError> {
-        let Some((file, salt)) = self.shared.state().segments.get(&found.segment).cloned() else {
-            return Ok(None);
-        };
-        let read = read_run(file, salt, found, max_bytes).await;
+    async fn read_run(
+        &self,
+        open: &mut Open,
+        found: &OnDisk,
+        max_bytes: u64,
+    ) -> Result<Option<Vec<LogEntry>>, StorageError> {
+        let read = open.read_run(found, max_bytes).await;
         let state = self.shared.state();
         // The file of a purged segment may have been reused by now.
         if !state.index.still_has(found) {
@@ -399,36 +420,38 @@ impl Log {
     }
 }
 
-/// Reads on from the beginning of a run until the wanted entries are found.
-async fn read_run(
-    file: FileRef,
+const NOT_WHAT_WAS_WRITTEN: &str = "an entry is not what was written";
+
+/// A segment that entries are read from.
+struct Open {
+    segment: u64,
     salt: u64,
-    found: &OnDisk,
-    max_bytes: u64,
-) -> Result<Vec<LogEntry>, StorageError> {
-    const PIECE_BYTES: usize = 64 << 10;
-    let mut pieces = Pieces::new(file, found.segment, PIECE_BYTES, None).await?;
-    let (mut offset, mut next, mut bytes) = (u64::from(found.offset), found.first, 0);
-    let mut entries = Vec::new();
-    while next < found.wanted.end && (bytes < max_bytes || entries.is_empty()) {
-        let not_what_was_written =
-            |pieces: &Pieces| pieces.corrupt(offset, "an entry is not what was written");
-        let Some(record) = pieces.record(offset, salt).await? else {
-            return Err(not_what_was_written(&pieces));
-        };
-        match record.parse() {
-            Ok(Body::LogEntry { term, index, payload }) if index == next => {
-                if found.wanted.contains(&index) {
-                    bytes += payload.len() as u64;
-                    entries.push(LogEntry { term, index, payload });
+    pieces: Pieces,
+}
+
+impl Open {
+    /// Reads on from the beginning of a run until the wanted entries are found.
+    async fn read_run(&mut self, found: &OnDisk, max_bytes: u64) -> Result<Vec<LogEntry>, StorageError> {
+        let (mut offset, mut next, mut bytes) = (u64::from(found.offset), found.first, 0);
+        let mut entries = Vec::new();
+        while next < found.wanted.end && (bytes < max_bytes || entries.is_empty()) {
+            let Some(record) = self.pieces.record(offset, self.salt).await? else {
+                return Err(self.pieces.corrupt(offset, NOT_WHAT_WAS_WRITTEN));
+            };
+            match record.parse() {
+                Ok(Body::LogEntry { term, index, payload }) if index == next => {
+                    if found.wanted.contains(&index) {
+                        bytes += payload.len() as u64;
+                        entries.push(LogEntry { term, index, payload });
+                    }
+                    next += 1;
                 }
-                next += 1;
+                // Other records lie in between.
+                Ok(body) if !matches!(body, Body::LogEntry { .. }) => {}
+                _ => return Err(self.pieces.corrupt(offset, NOT_WHAT_WAS_WRITTEN)),
             }
-            // Other records lie in between.
-            Ok(body) if !matches!(body, Body::LogEntry { .. }) => {}
-            _ => return Err(not_what_was_written(&pieces)),
+            offset += record.size as u64;
         }
-        offset += record.size as u64;
+        Ok(entries)
     }
-    Ok(entries)
 }

@@ -12,7 +12,6 @@ use crate::rt::disk::FileRef;
 pub(super) struct Pieces {
     file: FileRef,
     number: u64,
-    length: u64,
     /// Bytes read at a time, unless a record is longer.
     piece_bytes: usize,
     pace: Option<Pace>,
@@ -23,17 +22,8 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// The segment of this number, of which nothing is read yet.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub async fn new(
-        file: FileRef,
-        number: u64,
-        piece_bytes: usize,
-        pace: Option<Pace>,
-    ) -> Result<Pieces, StorageError> {
-        let length = file.len().await.map_err(StorageError::io("look at", segment::live_name(number)))?;
-        Ok(Pieces { file, number, length, piece_bytes, pace, piece: Bytes::new(), begin: 0 })
+    pub fn new(file: FileRef, number: u64, piece_bytes: usize, pace: Option<Pace>) -> Pieces {
+        Pieces { file, number, piece_bytes, pace, piece: Bytes::new(), begin: 0 }
     }
 
     /// The sequence number of the checkpoint with which it begins.
@@ -56,10 +46,13 @@ impl Pieces {
             self.read(offset, record::HEADER_BYTES).await?;
         }
         let Some(size) = record::size_at(&self.piece, self.within(offset)) else { return Ok(None) };
-        if offset + size as u64 > self.length {
-            return Ok(None);
-        }
         if !self.holds(offset, size) {
+            // The length of a damaged record may be anything.
+            let length = self.file.len().await;
+            let length = length.map_err(StorageError::io("look at", segment::live_name(self.number)))?;
+            if offset + size as u64 > length {
+                return Ok(None);
+            }
             self.read(offset, size).await?;
         }
         let seed = Seed { segment: self.number, salt };

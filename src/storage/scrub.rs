@@ -68,8 +68,8 @@ impl Log {
         // Batches before a rotation were durable before it, so the next segment's first sequence number is where this
         // one ends.
         let paced = |file, number| Pieces::new(file, number, PIECE_BYTES, Some(pace));
-        let end = paced(next, number + 1).await?.first_sequence().await?;
-        let mut pieces = paced(file, number).await?;
+        let end = paced(next, number + 1).first_sequence().await?;
+        let mut pieces = paced(file, number);
         let mut sequence = pieces.first_sequence().await?;
         let mut offset = 0;
         while sequence < end {
