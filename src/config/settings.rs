@@ -329,7 +329,7 @@ pub const SETTINGS: &[Setting] = &[
         "max-list-time",
         millis(100, 86_400_000),
         "60s",
-        "Longest time one List stream may take. It keeps an old revision of the store in memory for as long",
+        "Longest time one stream of List, Versions or Changes may take. It keeps an old revision of the store in memory for as long",
     ),
     setting(
         Group::Limits,

@@ -191,6 +191,11 @@ fn values_that_do_not_fit_together_are_refused() {
     assert!(refusal(&[("metrics-port", "8400")]).starts_with("--metrics-port: 8400 is rpc-port too"));
     assert!(refusal(&[("max-value-bytes", "2MiB")]).starts_with("max-request-bytes: "));
     assert!(refusal(&[("log-segment-bytes", "1MiB")]).contains("at least 4MiB"));
+    let refused = refusal(&[("snapshot-log-bytes", "5GiB")]);
+    assert!(
+        refused.contains("less than snapshot-log-bytes, 5GiB") && refused.contains("at most 4GiB"),
+        "{refused}"
+    );
     assert!(refusal(&[("election-timeout", "200ms")]).contains("300ms, three heartbeats"));
     assert!(refusal(&[("replace-silence", "1s"), ("election-timeout", "1s")]).contains("2s, two election"));
 }
