@@ -26,6 +26,8 @@ pub(super) struct Method {
     pub stream: Option<Longest>,
     /// Whether its request is a stream, too.
     pub takes_stream: bool,
+    /// The longest deadline that a client may set, where it is not `request-timeout`.
+    pub within: Option<Duration>,
 }
 
 /// The longest time of a stream.
@@ -38,7 +40,7 @@ pub(super) enum Longest {
 }
 
 const fn unary(service: &'static str, method: &'static str, class: Class) -> Method {
-    Method { name: MethodName { service, method }, class, stream: None, takes_stream: false }
+    Method { name: MethodName { service, method }, class, stream: None, takes_stream: false, within: None }
 }
 
 const fn streams(service: &'static str, method: &'static str, class: Class, longest: Longest) -> Method {
@@ -60,7 +62,8 @@ static METHODS: [Method; 21] = [
     unary("api.Admin", "TransferLeader", TransferLeader::CLASS),
     unary("api.Admin", "RemoveMember", RemoveMember::CLASS),
     unary("api.Admin", "Leave", Leave::CLASS),
-    unary("api.Admin", "Snapshot", TakeSnapshot::CLASS),
+    // As long as it takes to write all that there is.
+    Method { within: Some(MAX_BACKUP_TIME), ..unary("api.Admin", "Snapshot", TakeSnapshot::CLASS) },
     streams("api.Admin", "Backup", Backup::CLASS, Longest::Constant(MAX_BACKUP_TIME)),
     unary("api.Admin", "Configure", Configure::CLASS),
     unary("api.Admin", "Compact", Compact::CLASS),

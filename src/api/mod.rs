@@ -69,8 +69,9 @@ impl Services {
         let context = self.context.clone();
         let (parts, incoming) = request.into_parts();
         let found = Method::of(parts.uri.path());
-        let longest = context.limits.request_timeout;
-        let within = grpc_timeout(&parts.headers).map_or(longest, |asked| asked.min(longest));
+        let usual = context.limits.request_timeout;
+        let longest = found.as_ref().ok().and_then(|(_, method)| method.within).unwrap_or(usual);
+        let within = grpc_timeout(&parts.headers).map_or(usual, |asked| asked.min(longest));
         let deadline = started + within;
         let place = found.as_ref().ok().map(|(place, _)| *place);
         let stream = found.as_ref().ok().and_then(|(_, method)| method.stream);

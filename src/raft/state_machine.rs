@@ -21,9 +21,9 @@ use crate::rt;
 use crate::storage::{Pace, ReceivedSnapshot, SnapshotReader, SnapshotWriter, Snapshots, StorageError};
 
 /// The rate at which a snapshot is written: requests go first, on the processor as on the disk.
-const PACE: Pace = Pace { bytes_per_second: 64 << 20 };
+const PACE: Pace = Pace { bytes_per_second: 32 << 20 };
 /// The pause between two slices of the state that is checked before it is written, each well below a millisecond.
-const AUDIT_PAUSE: Duration = Duration::from_millis(1);
+const AUDIT_PAUSE: Duration = Duration::from_millis(2);
 
 /// A snapshot, as openraft passes it around.
 pub enum SnapshotData {
