@@ -689,6 +689,10 @@ fn every_number_that_a_setting_takes_a_node_can_run_with() {
                     ("log-segment-bytes", "65536") => {
                         vec!["max-request-bytes: 16KiB".to_owned(), "max-value-bytes: 4KiB".to_owned()]
                     }
+                    ("snapshot-log-bytes", "1099511627776") => {
+                        vec!["snapshot-log-max-bytes: 1TiB".to_owned()]
+                    }
+                    ("snapshot-log-max-bytes", "4096") => vec!["snapshot-log-bytes: 4KiB".to_owned()],
                     ("heartbeat-interval", "60000ms") => {
                         vec!["election-timeout: 180s".to_owned(), "replace-silence: 360s".to_owned()]
                     }
