@@ -33,6 +33,8 @@ pub trait Observer: Send + Sync + 'static {
     fn purged(&self, _upto: LogId) {}
     /// An entry was applied and made these changes; `digest` is that of the state after it.
     fn applied(&self, _at: LogId, _payload: &Bytes, _changes: &[Change], _digest: u128) {}
+    /// The earliest revision that can be read in the state after an entry.
+    fn readable_from(&self, _at: LogId, _floor: u64) {}
     /// A snapshot replaced the state, which has this digest now.
     fn installed(&self, _at: LogId, _digest: u128) {}
     /// The digest of the membership and its log id in the state at this position, applied or installed.

@@ -198,6 +198,7 @@ impl Store {
             let payload = entry_to_storage(entry).payload;
             observer.applied(entry.log_id, &payload, &applied.changes, state.map.digest());
             observer.members(entry.log_id, state.members_digest());
+            observer.readable_from(entry.log_id, state.map.floor());
         }
         let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
         drop(state);
