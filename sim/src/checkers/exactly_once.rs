@@ -122,7 +122,8 @@ mod tests {
     fn applied(written: &[(u64, u64)]) -> AppliedLog {
         let mut applied_log = AppliedLog::default();
         for (index, (value, revision)) in (1..).zip(written) {
-            let changes = vec![KeyChange { revision: *revision, key: "k".into(), new: Some(entry(*value)) }];
+            let new = Some(entry(*value));
+            let changes = vec![KeyChange { revision: *revision, place: 0, key: "k".into(), new }];
             applied_log.applied("n1", index, Applied { term: 1, payload: index, digest: 0, changes });
         }
         applied_log

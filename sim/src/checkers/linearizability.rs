@@ -35,7 +35,7 @@ pub fn check(operations: &[Operation]) -> Findings {
                 steps.entry(key).or_default();
             }
         }
-        if matches!(operation.call, Call::List { .. } | Call::ListAt { .. }) {
+        if matches!(operation.call, Call::List { .. } | Call::ListAt { .. } | Call::Changes(_)) {
             continue;
         }
         let steps = steps.entry(&operation.key).or_default();

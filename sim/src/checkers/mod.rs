@@ -3,6 +3,7 @@
 //! A checker that cannot decide returns [`Class::Undecided`], which fails the run as an error of the harness: it is
 //! never a pass. Checkers are pure; they check what was recorded.
 
+pub mod changes;
 pub mod direct;
 pub mod durability;
 pub mod election;

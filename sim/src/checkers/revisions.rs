@@ -42,9 +42,11 @@ fn revision_of(operation: &Operation) -> Option<(u64, bool)> {
         _ if operation.call.at_revision().is_some() => None,
         Outcome::Ok(Answer::Written { revision }) => Some((*revision, true)),
         Outcome::Ok(Answer::Deleted { revision, existed }) => Some((*revision, *existed)),
-        Outcome::Ok(Answer::Read { revision, .. } | Answer::Listed { revision, .. }) => {
-            Some((*revision, false))
-        }
+        Outcome::Ok(
+            Answer::Read { revision, .. }
+            | Answer::Listed { revision, .. }
+            | Answer::Changed { revision, .. },
+        ) => Some((*revision, false)),
         _ => None,
     }
 }
@@ -53,8 +55,11 @@ fn revision_of(operation: &Operation) -> Option<(u64, bool)> {
 fn asked_for(operations: &[Operation], findings: &mut Findings) {
     for operation in operations {
         if let Some(asked) = operation.call.at_revision()
-            && let Outcome::Ok(Answer::Read { revision, .. } | Answer::Listed { revision, .. }) =
-                &operation.outcome
+            && let Outcome::Ok(
+                Answer::Read { revision, .. }
+                | Answer::Listed { revision, .. }
+                | Answer::Changed { revision, .. },
+            ) = &operation.outcome
             && *revision != asked
         {
             findings.push(Finding::violation(
@@ -65,16 +70,13 @@ fn asked_for(operations: &[Operation], findings: &mut Findings) {
     }
 }
 
-fn is_stale(operation: &Operation) -> bool {
-    matches!(operation.call, Call::Get { stale: true } | Call::List { stale: true })
-}
-
 fn real_time_order(operations: &[Operation], transactions: &[Transacted], findings: &mut Findings) {
-    let operations = operations.iter().filter(|operation| !is_stale(operation)).filter_map(|operation| {
-        let (revision, made) = revision_of(operation)?;
-        let returned = operation.returned.unwrap_or(Nanos::MAX);
-        Some((operation.invoked, returned, revision, made, What::Operation(operation)))
-    });
+    let operations =
+        operations.iter().filter(|operation| !operation.call.is_stale()).filter_map(|operation| {
+            let (revision, made) = revision_of(operation)?;
+            let returned = operation.returned.unwrap_or(Nanos::MAX);
+            Some((operation.invoked, returned, revision, made, What::Operation(operation)))
+        });
     let transactions = transactions.iter().filter_map(|transacted| match &transacted.told {
         Told::Executed { .. } if transacted.asked.is_of_the_past() => None,
         Told::Executed { revision, results, .. } => {
@@ -271,7 +273,7 @@ mod tests {
     fn applied_log(revisions: u64) -> AppliedLog {
         let mut applied_log = AppliedLog::default();
         for revision in 1..=revisions {
-            let changes = vec![KeyChange { revision, key: "k".into(), new: Some(entry(revision)) }];
+            let changes = vec![KeyChange { revision, place: 0, key: "k".into(), new: Some(entry(revision)) }];
             applied_log.applied("n1", revision, Applied { term: 1, payload: revision, digest: 0, changes });
         }
         applied_log

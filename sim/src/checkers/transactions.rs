@@ -334,8 +334,13 @@ mod tests {
         ];
         let mut log = AppliedLog::default();
         for (revision, changes) in revisions {
-            let changes =
-                changes.into_iter().map(|(key, new)| KeyChange { revision, key: key.into(), new }).collect();
+            let change = |(place, (key, new)): (u32, (&str, _))| KeyChange {
+                revision,
+                place,
+                key: key.to_owned(),
+                new,
+            };
+            let changes = (0..).zip(changes).map(change).collect();
             log.applied("n1", revision, Applied { term: 1, payload: revision, digest: 0, changes });
         }
         log

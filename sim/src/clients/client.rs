@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mokv::client::{
-    Client, Consistency, Error, KeyValue, ListOptions, Listing, OperationResult, ReadOptions, WriteOptions,
+    Changes, ChangesOptions, Client, Consistency, Error, KeyValue, ListOptions, Listing, OperationResult,
+    Position, ReadOptions, VersionsOptions, WriteOptions,
 };
 use mokv::rt;
 
 use crate::checkers::Finding;
 use crate::cluster::network::dns_name;
 use crate::cluster::{Cluster, RPC_PORT};
-use crate::evidence::history::{Answer, Call, KeyState, Outcome};
+use crate::evidence::applied_log::KeyChange;
+use crate::evidence::history::{Answer, Call, KeyState, Outcome, Span};
 use crate::evidence::transactions::{Asked, Found, Told, is_transacted};
 use crate::evidence::values;
 use crate::record::Run;
@@ -23,6 +25,8 @@ use super::transactor::transaction;
 
 /// How much longer than its own time limit a call may take.
 const GRACE: Duration = Duration::from_secs(5);
+/// Most pages of a list or of changes.
+const MOST_PAGES: u32 = 8;
 
 /// A client and its record. Clones are the same client.
 #[derive(Clone)]
@@ -123,6 +127,63 @@ impl SimClient {
         .await
     }
 
+    /// Reads the versions of a key.
+    pub async fn versions(&self, key: &str, span: Span) -> Outcome {
+        let (client, name) = (self.client.clone(), key.to_owned());
+        self.record(key, Call::Versions(span), 1, async move {
+            let mut options = VersionsOptions::all().consistency(consistency(span.stale));
+            if let Some(from) = span.from {
+                options = options.from_revision(from);
+            }
+            if let Some(to) = span.to {
+                options = options.to_revision(to);
+            }
+            if let Some(limit) = span.limit {
+                options = options.limit(limit);
+            }
+            let mut versions = client.versions_with(name, options).await?;
+            let page = rest_of_changes(&mut versions).await?;
+            Ok(Answer::Changed { revision: versions.revision(), pages: vec![page] })
+        })
+        .await
+    }
+
+    /// Reads the changes of all keys with a prefix, the first ones only if there are too many pages.
+    pub async fn changes(&self, prefix: &str, span: Span) -> Outcome {
+        let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
+        let calls = if span.limit.is_some() { MOST_PAGES } else { 1 };
+        self.record(prefix, Call::Changes(span), calls, async move {
+            let mut options = ChangesOptions::prefix(name).consistency(consistency(span.stale));
+            if let Some(from) = span.from {
+                options = options.from_revision(from);
+            }
+            if let Some(to) = span.to {
+                options = options.to_revision(to);
+            }
+            if let Some(limit) = span.limit {
+                options = options.limit(limit);
+            }
+            let mut pages: Vec<Vec<KeyChange>> = Vec::new();
+            loop {
+                let mut changes = client.changes_with(options.clone()).await?;
+                let (page, revision) = (rest_of_changes(&mut changes).await?, changes.revision());
+                let (size, limit) = (page.len() as u64, span.limit.unwrap_or(u64::MAX));
+                if size > limit {
+                    run.marker("transaction kept whole at the end of a page");
+                }
+                let last = page.last().map(|last| Position { revision: last.revision, place: last.place });
+                pages.push(page);
+                match last {
+                    Some(last) if size >= limit && pages.len() < calls as usize => {
+                        options = options.start_after(last).to_revision(revision);
+                    }
+                    _ => return Ok(Answer::Changed { revision, pages }),
+                }
+            }
+        })
+        .await
+    }
+
     /// Executes a transaction, whose keys are [those of transactions](is_transacted). Returns what the client was told.
     pub async fn transact(&self, asked: Asked) -> Told {
         let transaction = transaction(&asked);
@@ -180,8 +241,6 @@ impl SimClient {
 
     /// Reads all keys with a prefix at one revision, with `page` keys per request (0: all) and a pause in between.
     pub async fn list_in_pages(&self, prefix: &str, stale: bool, page: u64, pause: Duration) -> Outcome {
-        /// Longer lists are read in fewer, larger pages.
-        const MOST_PAGES: u32 = 8;
         let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
         let calls = if page > 0 { MOST_PAGES } else { 1 };
         self.record(prefix, Call::List { stale }, calls, async move {
@@ -189,7 +248,7 @@ impl SimClient {
             let mut at_revision = 0;
             for number in 1..=calls {
                 let mut options = ListOptions::prefix(&name).consistency(consistency(stale));
-                // The last page has no limit, so that it returns all the rest.
+                // The last page has no limit, so that it returns all the rest: longer lists have larger pages.
                 let limit = (number < calls).then_some(page);
                 if let Some(keys) = limit {
                     options = options.limit(keys);
@@ -284,6 +343,17 @@ async fn rest_of(listing: &mut Listing) -> Result<Vec<(String, KeyState)>, Error
     Ok(entries)
 }
 
+/// Reads versions or changes to their end.
+async fn rest_of_changes(changes: &mut Changes) -> Result<Vec<KeyChange>, Error> {
+    let mut found = Vec::new();
+    while let Some(change) = changes.next().await? {
+        let Position { revision, place } = change.position;
+        let key = String::from_utf8_lossy(&change.key).into_owned();
+        found.push(KeyChange { revision, place, key, new: change.entry.as_ref().map(entry) });
+    }
+    Ok(found)
+}
+
 fn entry(found: &KeyValue) -> KeyState {
     KeyState {
         // No checker can explain a value that no client wrote.
@@ -300,6 +370,7 @@ fn outcome(result: Result<Answer, Error>, writes: bool) -> Outcome {
         Err(Error::ConditionFailed { present_revision }) => {
             Outcome::Ok(Answer::ConditionFailed { present_revision: present_revision.unwrap_or(0) })
         }
+        Err(Error::RevisionGone(_)) => Outcome::Ok(Answer::Compacted),
         Err(error) if was_refused(&error) => Outcome::Failed,
         Err(_) if writes => Outcome::Unknown,
         // A failed read gives no information.

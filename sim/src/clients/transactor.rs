@@ -15,7 +15,7 @@ use crate::record::Run;
 use crate::world::dice::Dice;
 
 /// Number of keys.
-const NUMBER_OF_KEYS: u64 = 8;
+pub const NUMBER_OF_KEYS: u64 = 8;
 /// Bytes of a value.
 const VALUE_BYTES: usize = 40;
 

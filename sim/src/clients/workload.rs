@@ -1,6 +1,6 @@
 //! The clients' workload: sets of unique values, deletes, conditional writes, reads of both kinds and of the past, lists,
-//! and transactions; on a few contended keys and on many rarely used ones; one at a time or many at once. Some clients crash at it,
-//! and others take their place.
+//! reads of versions and changes, and transactions; on a few contended keys and on many rarely used ones; one at a time or
+//! many at once. Some clients crash at it, and others take their place.
 //!
 //! The doubt on a key is bounded: writes under way and writes of unknown outcome together never exceed a few, and then
 //! the key is retired and a new one takes its place, so that the checker never has to give up.
@@ -14,9 +14,10 @@ use mokv::rt::task::JoinHandle;
 
 use super::client::SimClient;
 use super::direct::Direct;
-use super::transactor::Transactor;
+use super::transactor::{NUMBER_OF_KEYS, Transactor};
 use crate::cluster::Cluster;
-use crate::evidence::history::{Answer, Outcome};
+use crate::evidence::history::{Answer, Outcome, Span};
+use crate::evidence::transactions::KEYS;
 use crate::world::Doing;
 use crate::world::dice::Dice;
 
@@ -38,6 +39,8 @@ const LONGEST: f64 = 0.004;
 const PAST: f64 = 0.1;
 /// Share of these rounds in which it gives up the past before the revision that it would read.
 const COMPACTS: f64 = 0.1;
+/// Share of the rounds of a client in which it reads versions or changes.
+const CHANGES: f64 = 0.04;
 /// Share of the rounds of a client in which it executes a transaction.
 const TRANSACTS: f64 = 0.15;
 /// Pause of a reader between two pages of a long list.
@@ -88,10 +91,11 @@ impl Workload {
                 let client = shared.new_client(&mut dice);
                 let crashes = Dice::new(cluster.run().seed, &format!("crashes of client {number}"));
                 let past = Dice::new(cluster.run().seed, &format!("past of client {number}"));
+                let changes = Dice::new(cluster.run().seed, &format!("changes for client {number}"));
                 let transactor = Transactor::new(cluster.run(), number);
                 let seen = Arc::default();
                 let shared = shared.clone();
-                rt::spawn(Worker { client, dice, crashes, past, transactor, shared, seen }.work())
+                rt::spawn(Worker { client, dice, crashes, past, changes, transactor, shared, seen }.work())
             })
             .chain([rt::spawn(witness(shared.clone()))])
             .collect();
@@ -177,6 +181,8 @@ struct Worker {
     crashes: Dice,
     /// The same for reads of the past.
     past: Dice,
+    /// The same for reads of versions and changes.
+    changes: Dice,
     /// The same for transactions.
     transactor: Transactor,
     shared: Arc<Shared>,
@@ -212,6 +218,9 @@ impl Worker {
             if self.past.chance(PAST) {
                 self.read_the_past().await;
             }
+            if self.changes.chance(CHANGES) {
+                self.read_changes().await;
+            }
             if self.past.chance(TRANSACTS) {
                 let asked = self.transactor.draw();
                 self.transactor.learn(&self.client.transact(asked).await);
@@ -222,11 +231,9 @@ impl Worker {
         }
     }
 
-    /// Reads a key, or several, at a revision that the client has seen: often a recent one.
+    /// Reads a key, or several, at a revision that the client has seen.
     async fn read_the_past(&mut self) {
-        let seen = self.client.seen_revision();
-        let back = if self.past.chance(0.7) { 1..30 } else { 1..2_000 };
-        let revision = seen.saturating_sub(self.past.within(back)).max(1);
+        let revision = past_revision(&self.client, &mut self.past);
         if self.past.chance(COMPACTS) {
             self.client.compact(revision).await;
         }
@@ -240,6 +247,30 @@ impl Worker {
         } else {
             self.client.get_at(&self.shared.key(slot), revision).await;
         }
+    }
+
+    /// Reads the versions of a key, or the changes of several, from a revision that the client has seen, or from the
+    /// earliest one.
+    async fn read_changes(&mut self) {
+        let (client, dice) = (&self.client, &mut self.changes);
+        let from = past_revision(client, dice);
+        let to = dice.chance(0.3).then(|| (from + dice.within(0..30)).min(client.seen_revision().max(from)));
+        let is_named = dice.chance(0.7);
+        // All that there is would often be long.
+        let limit = (!is_named || dice.chance(0.5)).then(|| dice.within(1..20));
+        let (from, to) = (is_named.then_some(from), to.filter(|_| is_named));
+        let span = Span { from, to, limit, stale: dice.chance(0.3) };
+        if dice.chance(0.5) {
+            let prefix = *dice.one_of(&[WANTED, SELDOM, KEYS, ""]);
+            client.changes(prefix, span).await;
+            return;
+        }
+        let key = match dice.within(0..4) {
+            0 => format!("{SELDOM}{:03}", dice.within(0..SELDOM_KEYS)),
+            1 => format!("{KEYS}{}", dice.within(0..NUMBER_OF_KEYS)),
+            _ => self.shared.key(dice.within(0..self.shared.cluster.world().keys) as usize),
+        };
+        client.versions(&key, span).await;
     }
 
     fn decide(&mut self) -> Task {
@@ -271,6 +302,12 @@ impl Worker {
         let pause = if is_list && page > 0 { self.dice.time(READING) } else { Duration::ZERO };
         Task { doing, key, writes, condition, size, page, pause }
     }
+}
+
+/// A revision that a client has seen: often a recent one.
+fn past_revision(client: &SimClient, dice: &mut Dice) -> u64 {
+    let back = if dice.chance(0.7) { 1..30 } else { 1..2_000 };
+    client.seen_revision().saturating_sub(dice.within(back)).max(1)
 }
 
 /// At random times, a client without the library sends a write to one node, and a new one, which has seen no revision,
@@ -326,7 +363,9 @@ async fn carry_out(
         Outcome::Ok(Answer::Deleted { .. } | Answer::Read { entry: None, .. }) => 0,
         Outcome::Ok(Answer::ConditionFailed { present_revision }) => present_revision,
         Outcome::Ok(Answer::Read { entry: Some(entry), .. }) => entry.mod_revision,
-        Outcome::Ok(Answer::Listed { .. }) | Outcome::Failed | Outcome::Unknown => return,
+        Outcome::Ok(Answer::Listed { .. } | Answer::Changed { .. } | Answer::Compacted)
+        | Outcome::Failed
+        | Outcome::Unknown => return,
     };
     seen.lock().expect("no code panics while it holds this lock").insert(key, revision);
 }

@@ -129,7 +129,7 @@ impl Observer for NodeObserver {
                 _ => {}
             }
         });
-        let changes = changes.iter().map(plain).collect();
+        let changes = (0..).zip(changes).map(|(place, change)| plain(place, change)).collect();
         let applied = Applied { term: at.leader_id.term, payload: hash, digest, changes };
         self.run.with_applied_log(|applied_log| applied_log.applied(&self.host, at.index, applied));
     }
@@ -156,6 +156,11 @@ impl Observer for NodeObserver {
     fn members(&self, at: LogId, digest: u128) {
         self.run.with_applied_log(|applied_log| applied_log.members(&self.host, at.index, digest));
     }
+
+    fn readable_from(&self, at: LogId, floor: u64) {
+        let now = self.run.now();
+        self.run.with_applied_log(|applied_log| applied_log.readable_from(at.index, floor, now));
+    }
 }
 
 fn place(at: LogId) -> Place {
@@ -170,7 +175,7 @@ fn vote(vote: &raft::Vote) -> Vote {
     Vote { term: vote.leader_id.term, candidate: vote.leader_id.voted_for.0, committed: vote.committed }
 }
 
-fn plain(change: &MapChange) -> KeyChange {
+fn plain(place: u32, change: &MapChange) -> KeyChange {
     let new = &change.new;
     let state = || KeyState {
         value: values::decode(new.value()).unwrap_or(u64::MAX),
@@ -180,6 +185,7 @@ fn plain(change: &MapChange) -> KeyChange {
     };
     KeyChange {
         revision: new.revision(),
+        place,
         key: String::from_utf8_lossy(new.key()).into_owned(),
         new: (!new.is_deletion()).then(state),
     }
@@ -244,5 +250,9 @@ impl Observer for UntilOver {
 
     fn members(&self, at: LogId, digest: u128) {
         self.tell(|observer| observer.members(at, digest));
+    }
+
+    fn readable_from(&self, at: LogId, floor: u64) {
+        self.tell(|observer| observer.readable_from(at, floor));
     }
 }

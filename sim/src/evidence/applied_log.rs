@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::KeyState;
+use super::history::{KeyState, Nanos};
 
 /// An entry as a node applied it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Applied {
 pub struct KeyChange {
     /// The store's revision that it created.
     pub revision: u64,
+    /// How many changes this revision made before it.
+    pub place: u32,
     /// The key.
     pub key: String,
     /// The key's new state; `None`: it was deleted.
@@ -77,6 +79,8 @@ pub struct AppliedLog {
     installed: BTreeMap<u64, (String, u64, u128)>,
     /// By log index: a digest of the members at that entry, and the first node that reported it.
     members: BTreeMap<u64, (String, u128)>,
+    /// By earliest readable revision: the log index that raised it, and when the first node had applied that.
+    floors: BTreeMap<u64, (u64, Nanos)>,
     /// The last index of every node, since its log was last opened.
     positions: BTreeMap<String, u64>,
     snapshots_installed: u64,
@@ -140,6 +144,24 @@ impl AppliedLog {
         if *known != digest {
             self.conflicts.push(Conflict::Members { nodes: (other.clone(), node.to_owned()), index });
         }
+    }
+
+    /// The earliest revision that can be read in a node's state at this index, which it has just applied.
+    pub fn readable_from(&mut self, index: u64, floor: u64, now: Nanos) {
+        let (raised, _) = self.floors.entry(floor).or_insert((index, now));
+        // The first to report it may have begun behind the entry that raised it.
+        *raised = index.min(*raised);
+    }
+
+    /// The earliest revision that can be read in the state at this index.
+    pub fn floor_at(&self, index: u64) -> u64 {
+        let raised = self.floors.iter().rev().find(|(_, (raised, _))| *raised <= index);
+        raised.map_or(1, |(floor, _)| *floor)
+    }
+
+    /// The earliest revisions that could be read in states that some node had by this time, in ascending order.
+    pub fn floors_by(&self, time: Nanos) -> impl Iterator<Item = u64> {
+        self.floors.iter().filter(move |(_, (_, since))| *since <= time).map(|(floor, _)| *floor)
     }
 
     /// All nodes are gone, and a new cluster begins with their state: it has its own members.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::applied_log::KeyChange;
+
 /// Simulated nanoseconds since the run began.
 pub type Nanos = u64;
 
@@ -60,6 +62,23 @@ pub enum Call {
         /// At this revision.
         revision: u64,
     },
+    /// Reads the versions of the key.
+    Versions(Span),
+    /// Reads the changes of all keys of a prefix.
+    Changes(Span),
+}
+
+/// Of which revisions versions or changes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first one; `None`: the earliest that can be read.
+    pub from: Option<u64>,
+    /// The last one; `None`: the present one.
+    pub to: Option<u64>,
+    /// Most changes of a page, but for those that belong to the last one's revision.
+    pub limit: Option<u64>,
+    /// From any node's memory, without a read index.
+    pub stale: bool,
 }
 
 impl Call {
@@ -67,7 +86,25 @@ impl Call {
     pub fn at_revision(self) -> Option<u64> {
         match self {
             Call::GetAt { revision } | Call::ListAt { revision } => Some(revision),
+            Call::Versions(span) | Call::Changes(span) => span.to,
             Call::Set { .. } | Call::Delete { .. } | Call::Get { .. } | Call::List { .. } => None,
+        }
+    }
+
+    /// The earliest revision that it asks for, if it names one.
+    pub fn from_revision(self) -> Option<u64> {
+        match self {
+            Call::Versions(span) | Call::Changes(span) => span.from,
+            _ => self.at_revision(),
+        }
+    }
+
+    /// Whether any node answers a read from its memory, which may be old.
+    pub fn is_stale(self) -> bool {
+        match self {
+            Call::Get { stale } | Call::List { stale } => stale,
+            Call::Versions(span) | Call::Changes(span) => span.stale,
+            Call::Set { .. } | Call::Delete { .. } | Call::GetAt { .. } | Call::ListAt { .. } => false,
         }
     }
 }
@@ -117,6 +154,15 @@ pub enum Answer {
         /// Keys and their states.
         entries: Vec<(String, KeyState)>,
     },
+    /// Versions or changes, in the order in which they were made.
+    Changed {
+        /// The last revision that is covered.
+        revision: u64,
+        /// Page by page; the last one ends where the client stopped, if it has as many as a page has.
+        pages: Vec<Vec<KeyChange>>,
+    },
+    /// A revision that is needed for the answer is compacted; nothing was read.
+    Compacted,
 }
 
 /// The state of a key.
@@ -212,6 +258,8 @@ impl fmt::Display for Operation {
             Call::List { stale } => write!(f, "lists {}*{}", self.key, if stale { " (stale)" } else { "" })?,
             Call::GetAt { revision } => write!(f, "reads {} as at revision {revision}", self.key)?,
             Call::ListAt { revision } => write!(f, "lists {}* as at revision {revision}", self.key)?,
+            Call::Versions(span) => write!(f, "reads versions of {}{span}", self.key)?,
+            Call::Changes(span) => write!(f, "reads changes of {}*{span}", self.key)?,
         }
         write!(f, ": ")?;
         match &self.outcome {
@@ -232,7 +280,24 @@ impl fmt::Display for Operation {
             Outcome::Ok(Answer::Listed { revision, entries }) => {
                 write!(f, "{} keys at revision {revision}", entries.len())
             }
+            Outcome::Ok(Answer::Changed { revision, pages }) => {
+                let sizes: Vec<usize> = pages.iter().map(Vec::len).collect();
+                write!(f, "pages of {sizes:?} up to revision {revision}")
+            }
+            Outcome::Ok(Answer::Compacted) => write!(f, "compacted"),
         }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Span { from, to, limit, stale } = self;
+        for (word, number) in [("from", from), ("to", to), ("in pages of", limit)] {
+            if let Some(number) = number {
+                write!(f, " {word} {number}")?;
+            }
+        }
+        f.write_str(if *stale { " (stale)" } else { "" })
     }
 }
 

@@ -1,6 +1,7 @@
 //! A history as a file: one operation per line, in JSON, for people and for other checkers.
 //!
-//! `sim/README.md` describes the format. Reading a written file gives the same history.
+//! `sim/README.md` describes the format. Reading a written file gives the same history, without reads of versions and
+//! changes: those say nothing about one state of the store.
 
 use std::path::PathBuf;
 
@@ -92,8 +93,8 @@ impl Item {
 
 /// Returns the operations as lines.
 pub fn write(operations: &[Operation]) -> String {
-    let line = |operation| serde_json::to_string(&line(operation)).expect("a line is plain data") + "\n";
-    operations.iter().map(line).collect()
+    let text = |line: Line| serde_json::to_string(&line).expect("a line is plain data") + "\n";
+    operations.iter().filter_map(line).map(text).collect()
 }
 
 /// Parses the operations of a file.
@@ -108,7 +109,8 @@ pub fn read(text: &str) -> Result<Vec<Operation>, String> {
     (1..).zip(text.lines()).map(one).collect()
 }
 
-fn line(operation: &Operation) -> Line {
+/// `None`: the file has no such operations.
+fn line(operation: &Operation) -> Option<Line> {
     let (kind, value, if_revision, stale) = match operation.call {
         Call::Set { value, if_revision } => (Kind::Set, Some(value), if_revision, false),
         Call::Delete { if_revision } => (Kind::Delete, None, if_revision, false),
@@ -116,6 +118,7 @@ fn line(operation: &Operation) -> Line {
         Call::List { stale } => (Kind::List, None, None, stale),
         Call::GetAt { .. } => (Kind::Get, None, None, false),
         Call::ListAt { .. } => (Kind::List, None, None, false),
+        Call::Versions(_) | Call::Changes(_) => return None,
     };
     let mut line = Line {
         client: operation.client,
@@ -134,7 +137,7 @@ fn line(operation: &Operation) -> Line {
         read: None,
     };
     match &operation.outcome {
-        Outcome::Failed => line.outcome = Status::Failed,
+        Outcome::Failed | Outcome::Ok(Answer::Compacted) => line.outcome = Status::Failed,
         Outcome::Unknown => line.outcome = Status::Unknown,
         Outcome::Ok(Answer::ConditionFailed { present_revision }) => {
             line.outcome = Status::Failed;
@@ -152,8 +155,9 @@ fn line(operation: &Operation) -> Line {
             line.revision = Some(*revision);
             line.read = Some(entries.iter().map(|(key, entry)| Item::new(key, entry)).collect());
         }
+        Outcome::Ok(Answer::Changed { .. }) => return None,
     }
-    line
+    Some(line)
 }
 
 fn operation(line: &Line) -> Option<Operation> {

@@ -8,7 +8,7 @@ use mokv::rt;
 use super::watch;
 use crate::checkers::replicas::{self, Replica};
 use crate::checkers::{
-    Finding, direct, durability, exactly_once, linearizability, revisions, stops, transactions,
+    Finding, changes, direct, durability, exactly_once, linearizability, revisions, stops, transactions,
 };
 use crate::clients::SimClient;
 use crate::cluster::{Cluster, votes};
@@ -46,6 +46,7 @@ pub fn check(run: &Run) {
         findings.extend(revisions::check(operations, transacted, applied_log));
         findings.extend(exactly_once::check(operations, applied_log));
         findings.extend(transactions::check(transacted, applied_log));
+        findings.extend(changes::check(operations, applied_log));
         findings
     });
     findings.extend(direct::check(&run.spoken()));

@@ -10,7 +10,7 @@ use mokv::replicated_settings::Settings;
 use mokv::rt;
 
 use crate::checkers::footprint::{self, Bounds, Footprint};
-use crate::checkers::{Class, Finding, exactly_once, linearizability, revisions, transactions};
+use crate::checkers::{Class, Finding, changes, exactly_once, linearizability, revisions, transactions};
 use crate::cluster::{Cluster, Power};
 
 /// Time between two checks.
@@ -75,6 +75,7 @@ fn look_at_answers(cluster: &Cluster) {
         let mut findings = revisions::check(operations, transacted, applied_log);
         findings.extend(exactly_once::check(operations, applied_log));
         findings.extend(transactions::check(transacted, applied_log));
+        findings.extend(changes::check(operations, applied_log));
         findings.extend(linearizability::check(operations));
         // What is undecided now is checked again at the end of the run.
         findings.retain(|finding| finding.class != Class::Undecided);

@@ -140,6 +140,10 @@ pub const ALL: &[Marker] = &[
     chaos("history compacted by its age", "the leader gave up revisions that were there for long enough"),
     chaos("history compacted by its size", "the leader gave up revisions whose versions took too much"),
     chaos("history given up for a full disk", "the leader gave up all revisions but the present one"),
+    chaos(
+        "transaction kept whole at the end of a page",
+        "a client's limit of changes was reached within a transaction, and the rest of it came, too",
+    ),
     chaos("client repeats a write in doubt", "a client sent a write again without knowing its fate"),
     chaos("session deduplicated a retry", "a repeated write got its first answer again"),
     scenario("session evicted", "a session had to go, for there were too many"),

@@ -184,6 +184,7 @@ fn outcome_word(outcome: &crate::evidence::history::Outcome) -> &'static str {
     use crate::evidence::history::{Answer, Outcome};
     match outcome {
         Outcome::Ok(Answer::ConditionFailed { .. }) => "ok, condition refused",
+        Outcome::Ok(Answer::Compacted) => "refused, compacted",
         Outcome::Ok(_) => "ok",
         Outcome::Failed => "failed",
         Outcome::Unknown => "unknown",

@@ -52,7 +52,9 @@ pub async fn history(run: Arc<Run>) -> Result<Cluster, String> {
                 })?;
             }
             let outcome = reader.list_at("", revision).await;
-            ensure(matches!(outcome, Outcome::Ok(_)), || format!("{node} did not list revision {revision}"))?;
+            ensure(matches!(outcome, Outcome::Ok(Answer::Listed { .. })), || {
+                format!("{node} did not list revision {revision}")
+            })?;
         }
         for (revision, is_expected) in
             [(first, "compacted"), (floor - 1, "compacted"), (last + 1_000, "of the future")]
