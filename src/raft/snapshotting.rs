@@ -1,8 +1,8 @@
 //! When a node takes a snapshot: by the bytes of its log, each node by itself.
 //!
 //! A snapshot costs as many bytes as the state has, and saves as many as the log since the last one has. So one is taken
-//! when the log has grown to [`RATIO`] times the last snapshot: whatever the state's size, snapshots then add at most
-//! `1 / RATIO` of what the log writes, and a start reads at most `RATIO` times the state. The policy's bounds hold before
+//! when the log has grown to twice the last snapshot: whatever the state's size, snapshots then add at most
+//! half of what the log writes, and a start replays at most twice the state. The policy's bounds hold before
 //! that: a small state is not written over and over, and a start never replays more than the upper bound. Once there is no
 //! room for that much log and another snapshot, one is taken while there still is.
 //!
