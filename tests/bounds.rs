@@ -55,6 +55,8 @@ fn case(key: &'static str, value: String, is_least: bool) -> Case {
         ("log-segment-bytes", true) => {
             (&["max-request-bytes: 32KiB", "max-value-bytes: 24KiB"], Serves, 24 << 10)
         }
+        ("snapshot-log-bytes", false) => (&["snapshot-log-max-bytes: 1TiB"], Serves, 1 << 10),
+        ("snapshot-log-max-bytes", true) => (&["snapshot-log-bytes: 4KiB"], Serves, 1 << 10),
         ("min-free-bytes", false) => (&[], RefusesWrites, 1),
         // The others never come.
         ("bootstrap-expect", false) => (&[NOBODY], Runs, 1),
