@@ -75,7 +75,12 @@ class Prometheus:
             with urllib.request.urlopen(f"{self.url}{path}?{body}", timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            raise Failed(json.load(error).get("error", str(error))) from None
+            text = error.read().decode(errors="replace")
+            try:
+                raise Failed(json.loads(text).get("error", str(error))) from None
+            except json.JSONDecodeError:
+                # It is still starting.
+                raise Failed(text or str(error)) from None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         return list(self.ask("query", query=expression)["result"])
