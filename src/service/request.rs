@@ -9,7 +9,6 @@ use crate::map::{ChangeAt, Entry, Map, OperationResult, ResultsMissing, ShownDig
 use crate::membership::ClusterId;
 use crate::node_id::NodeId;
 use crate::replicated_settings::SettingsChange;
-use crate::rt::process;
 use crate::storage::LogMetrics;
 use crate::transaction::{KeyRange, Transaction};
 
@@ -380,10 +379,10 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// Of a node with this state and this log.
+    /// The parts, of a node with this state and this log; what is resident is not looked up.
     pub fn of(map: &Map, log: &LogMetrics) -> MemoryUse {
         MemoryUse {
-            resident: process::resident_bytes(),
+            resident: None,
             keys: map.keys_size(),
             values: map.bytes() - map.key_bytes(),
             history: map.history_size(),

@@ -10,7 +10,7 @@ use crate::positions::GoneBack;
 use crate::raft::wire::position;
 use crate::raft::{Contradiction, SnapshotError};
 use crate::replicated_settings::{MAX_SESSIONS, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Settings};
-use crate::rt::{self, Instant};
+use crate::rt::{self, Instant, process};
 use crate::service::{
     Class, Compact, Compacted, Configure, Context, Contradicted, Freshness, Leave, MemoryUse, NodeStatus,
     Operation, RaftStatus, Refused, RemoveMember, Service, Serving, StateStatus, Status, TakeSnapshot,
@@ -97,6 +97,8 @@ fn state_status(context: &Context, serving: &Serving) -> StateStatus {
             digests: Vec::new(),
         }
     };
+    // The kernel is asked without the lock that applying waits for.
+    status.memory.resident = process::resident_bytes();
     if let Some(key) = digest_key {
         let digests = consensus.store().digests().into_iter();
         status.digests = digests.map(|(index, digest)| (index, key.show(digest))).collect();
