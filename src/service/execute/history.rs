@@ -5,13 +5,13 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::Stream;
 
 use super::check_key;
 use super::read::revision_at;
+use super::steps::{self, Steps};
 use crate::map::{ChangeAt, Entry, Map, Record};
 use crate::rt::{self, Instant};
-use crate::service::timed::Timed;
 use crate::service::{Changed, Changes, Class, Operation, ReadAt, Refused, Service, Versions};
 use crate::transaction::KeyRange;
 
@@ -75,27 +75,43 @@ impl Reading {
 
     /// Returns the stream of changes, which ends with an error at `until`.
     fn stream(self, until: Instant) -> KeyChanges {
-        let late = Refused::Late(
-            "reading the history took longer than this node allows (max-list-time); go on with start_after"
-                .into(),
-        );
-        let changes = stream::unfold(Some(self), |reading| async move {
-            let mut reading = reading?;
-            Some(match reading.step() {
-                Ok(changes) => {
-                    if changes.is_empty() {
-                        // Others run while many changes are passed over.
-                        rt::task::yield_now().await;
-                    }
-                    let changes: Vec<_> = changes.into_iter().map(Ok).collect();
-                    (stream::iter(changes), (!reading.is_over).then_some(reading))
-                }
-                Err(refused) => (stream::iter(vec![Err(refused)]), None),
-            })
-        })
-        .flatten();
-        Box::pin(Timed::new(Box::pin(changes), until, late))
+        const LATE: &str =
+            "reading the history took longer than this node allows (max-list-time); go on with start_after";
+        steps::stream(self, until, LATE)
     }
+
+    /// What comes after the last change that was read.
+    fn rest(&self) -> Box<dyn Iterator<Item = &Record> + '_> {
+        let after = self.after;
+        match &self.what {
+            What::Versions(key) => {
+                // From the last one's revision on that one is shown again, and no other before it.
+                let from = after.map_or(self.from, |after| after.revision.max(self.from));
+                let versions = self.map.versions_of(key, from);
+                Box::new(versions.skip_while(move |record| after.is_some_and(|after| record.at() <= after)))
+            }
+            What::Changes(_) => {
+                let first = ChangeAt { revision: self.from, place: 0 };
+                Box::new(self.map.changes_from(after.map_or(first, |after| after.next().max(first))))
+            }
+        }
+    }
+
+    fn asks_for(&self, record: &Record) -> bool {
+        match &self.what {
+            What::Versions(_) => true,
+            What::Changes(range) => range.contains(record.key()),
+        }
+    }
+
+    /// Whether a change is of the revision that the limit was reached in.
+    fn belongs_to(&self, record: &Record, last: Option<ChangeAt>) -> bool {
+        matches!(self.what, What::Changes(_)) && last.is_some_and(|last| last.revision == record.revision())
+    }
+}
+
+impl Steps for Reading {
+    type Item = KeyChange;
 
     /// Returns the next changes, at most [`STEP`], and notes whether they are the last ones.
     fn step(&mut self) -> Result<Vec<KeyChange>, Refused> {
@@ -133,33 +149,8 @@ impl Reading {
         Ok(found)
     }
 
-    /// What comes after the last change that was read.
-    fn rest(&self) -> Box<dyn Iterator<Item = &Record> + '_> {
-        let after = self.after;
-        match &self.what {
-            What::Versions(key) => {
-                // From the last one's revision on that one is shown again, and no other before it.
-                let from = after.map_or(self.from, |after| after.revision.max(self.from));
-                let versions = self.map.versions_of(key, from);
-                Box::new(versions.skip_while(move |record| after.is_some_and(|after| record.at() <= after)))
-            }
-            What::Changes(_) => {
-                let first = ChangeAt { revision: self.from, place: 0 };
-                Box::new(self.map.changes_from(after.map_or(first, |after| after.next().max(first))))
-            }
-        }
-    }
-
-    fn asks_for(&self, record: &Record) -> bool {
-        match &self.what {
-            What::Versions(_) => true,
-            What::Changes(range) => range.contains(record.key()),
-        }
-    }
-
-    /// Whether a change is of the revision that the limit was reached in.
-    fn belongs_to(&self, record: &Record, last: Option<ChangeAt>) -> bool {
-        matches!(self.what, What::Changes(_)) && last.is_some_and(|last| last.revision == record.revision())
+    fn is_over(&self) -> bool {
+        self.is_over
     }
 }
 
@@ -239,6 +230,8 @@ impl Operation for Changes {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use futures_util::StreamExt;
 
     use super::*;
     use crate::map::Command;

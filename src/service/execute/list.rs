@@ -3,11 +3,11 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::Stream;
 
+use super::steps::{self, Steps};
 use crate::map::{Entry, Map};
-use crate::rt::{self, Instant};
-use crate::service::timed::Timed;
+use crate::rt::Instant;
 use crate::service::{List, Refused};
 use crate::transaction::KeyRange;
 
@@ -59,27 +59,14 @@ impl Listing {
 
     /// Returns the stream of keys, which ends with an error at `until`.
     pub(super) fn stream(self, until: Instant) -> Keys {
-        let late = Refused::Late(
-            "the listing took longer than this node allows (max-list-time); page through it with a limit"
-                .into(),
-        );
-        let keys = stream::unfold(Some(self), |listing| async move {
-            let mut listing = listing?;
-            Some(match listing.step() {
-                Ok(keys) => {
-                    if keys.is_empty() {
-                        // Others run while many keys are passed over.
-                        rt::task::yield_now().await;
-                    }
-                    let keys: Vec<_> = keys.into_iter().map(Ok).collect();
-                    (stream::iter(keys), (!listing.is_over).then_some(listing))
-                }
-                Err(refused) => (stream::iter(vec![Err(refused)]), None),
-            })
-        })
-        .flatten();
-        Box::pin(Timed::new(Box::pin(keys), until, late))
+        const LATE: &str =
+            "the listing took longer than this node allows (max-list-time); page through it with a limit";
+        steps::stream(self, until, LATE)
     }
+}
+
+impl Steps for Listing {
+    type Item = ListedKey;
 
     /// Returns the next keys, at most [`STEP`], and notes whether they are the last ones.
     fn step(&mut self) -> Result<Vec<ListedKey>, Refused> {
@@ -115,5 +102,9 @@ impl Listing {
         self.keys_left -= keys.len() as u64;
         self.is_over |= self.keys_left == 0;
         Ok(keys)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over
     }
 }

@@ -6,6 +6,7 @@ mod history;
 mod list;
 mod read;
 mod sessions;
+mod steps;
 mod transact;
 mod write;
 
