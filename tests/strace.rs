@@ -318,6 +318,22 @@ fn the_check_requires_the_name_of_a_new_segment_to_be_durable() {
 }
 
 #[test]
+fn the_check_lets_a_node_that_stops_end_before_a_sync_on_which_nothing_relies() {
+    let stop = || Script::default().call("--- SIGTERM {si_signo=SIGTERM, si_code=SI_USER} ---".to_owned());
+    let publish = |script: Script, n: u8| {
+        script.rename(&format!("/n1/snapshot-{n}.tmp"), &format!("/n1/snapshot-{n}.snap"))
+    };
+    assert_eq!(publish(stop(), 1).broken().1, []);
+    assert_eq!(
+        publish(publish(stop(), 1), 2).broken().1,
+        [Rule::Directory],
+        "the second relies on the first"
+    );
+    let before = publish(Script::default(), 1).call("--- SIGTERM {si_signo=SIGTERM} ---".to_owned());
+    assert_eq!(before.broken().1, [Rule::Directory]);
+}
+
+#[test]
 fn the_check_requires_votes_to_be_durable_before_they_are_granted() {
     use mokv_proto::raft::{Request, Response, Vote, VoteAnswer, VoteState, request, response};
     use prost::Message;

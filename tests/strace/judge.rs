@@ -4,7 +4,8 @@
 //!   and the file's name durable.
 //! - A node grants no vote before the vote is durable.
 //! - Every rename and unlink of a file that holds state is followed by a sync of the directory before the next one of
-//!   its kind, and a segment that got its name is not written again before that sync.
+//!   its kind, and a segment that got its name is not written again before that sync. A process that is told to stop may
+//!   end before the sync, as long as nothing relies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -60,7 +61,8 @@ pub struct Seen {
 /// Checks a recording of all nodes of a cluster.
 pub fn judge(text: &str, nodes: &[Place]) -> (Seen, Vec<Violation>) {
     let calls = trace::parse(text);
-    let mut judge = Judge { calls: &calls, nodes, seen: Seen::default(), violations: Vec::new() };
+    let stop = trace::first_stop(text).unwrap_or(usize::MAX);
+    let mut judge = Judge { calls: &calls, stop, nodes, seen: Seen::default(), violations: Vec::new() };
     judge.answers();
     judge.votes();
     nodes.iter().for_each(|node| judge.directory(&node.directory));
@@ -69,6 +71,8 @@ pub fn judge(text: &str, nodes: &[Place]) -> (Seen, Vec<Violation>) {
 
 struct Judge<'a> {
     calls: &'a [Call],
+    /// The line from which on processes may end.
+    stop: usize,
     nodes: &'a [Place],
     seen: Seen,
     violations: Vec<Violation>,
@@ -221,7 +225,8 @@ impl<'a> Judge<'a> {
                 _ => None,
             };
             let relies = next.map(|next| next.call).into_iter().chain(written).map(|call| call.begin).min();
-            if synced.is_none_or(|synced| relies.is_some_and(|line| line < synced)) {
+            let is_cut_off = synced.is_none() && relies.is_none() && change.call.begin > self.stop;
+            if !is_cut_off && synced.is_none_or(|synced| relies.is_some_and(|line| line < synced)) {
                 self.violation(
                     Rule::Directory,
                     format!(

@@ -84,6 +84,11 @@ pub fn parse(text: &str) -> Vec<Call> {
     calls
 }
 
+/// The line on which a process is first told to stop.
+pub fn first_stop(text: &str) -> Option<usize> {
+    text.lines().position(|line| line.contains(" --- SIGTERM "))
+}
+
 fn call(text: &str, begin: usize, end: usize) -> Option<Call> {
     let (name, arguments) = text.split_once('(')?;
     let (arguments, result) = arguments.rsplit_once(" = ")?;
