@@ -73,10 +73,9 @@ impl Log {
         let Some(number) = segment::live_number(segment) else { return Ok(()) };
         let file = disk.open(name).await.map_err(StorageError::io("open", name))?;
         let length = file.len().await.map_err(StorageError::io("look at", name))?;
-        let bytes = file.read_at(0, length as usize).await.map_err(StorageError::io("read", name))?;
-        let Ok(contents) = segment::Contents::parse(number, &bytes) else { return Ok(()) };
-        if contents.end < length && contents.refuse_damage_before_valid_records(number, &bytes).is_ok() {
-            file.set_len(contents.end).await.map_err(StorageError::io("cut", name))?;
+        let Ok(end) = segment::sound_end(file.clone(), number).await else { return Ok(()) };
+        if end < length {
+            file.set_len(end).await.map_err(StorageError::io("cut", name))?;
             file.sync().await.map_err(StorageError::io("sync", name))?;
         }
         Ok(())
@@ -91,11 +90,11 @@ impl Log {
         assert!(config.segment_bytes <= *SEGMENT_BYTES.end(), "offsets in a segment are 32 bits");
         let log_disk = disk.on_own_thread().map_err(StorageError::io("start the thread of", "the log"))?;
         let recovered = recovery::recover(&disk, &config, owner).await?;
-        let shared =
-            Arc::new(Shared::new(config, &recovered.tail.state, recovered.index, recovered.segments));
+        let recovery::Recovered { index, segments, spares, tail } = recovered;
+        let shared = Arc::new(Shared::new(config, &tail.state, index, segments, spares));
         let (doorbell, rings) = mpsc::channel(1);
         let spares = spares::start(shared.clone(), disk);
-        writer::start(shared.clone(), log_disk, rings, spares, recovered.tail, owner).await?;
+        writer::start(shared.clone(), log_disk, rings, spares, tail, owner).await?;
         Ok(Log { shared, doorbell })
     }
 
@@ -438,6 +437,7 @@ impl Open {
             let Some(record) = self.pieces.record(offset, self.salt).await? else {
                 return Err(self.pieces.corrupt(offset, NOT_WHAT_WAS_WRITTEN));
             };
+            let end = offset + record.size as u64;
             match record.parse() {
                 Ok(Body::LogEntry { term, index, payload }) if index == next => {
                     if found.wanted.contains(&index) {
@@ -450,7 +450,7 @@ impl Open {
                 Ok(body) if !matches!(body, Body::LogEntry { .. }) => {}
                 _ => return Err(self.pieces.corrupt(offset, NOT_WHAT_WAS_WRITTEN)),
             }
-            offset += record.size as u64;
+            offset = end;
         }
         Ok(entries)
     }

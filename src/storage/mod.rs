@@ -8,7 +8,7 @@
 //! - no segment is unlinked before a later segment's durable checkpoint makes it superfluous: `Writer::retire`;
 //! - no byte of a batch is written before the previous batch is durable: `Writer::write_batch`. So a valid record
 //!   proves that all batches before its own were durable (the "durable mark" of a batch is its successor):
-//!   `Contents::refuse_damage_before_valid_records`;
+//!   `Batches::refuse_damage_before_valid_records`;
 //! - a vote is acknowledged only when its mark is durable too: `Writer::settle`.
 //!
 //! **One batch of doubt**: damage to the very last batch looks like a torn write and is dropped, though the batch may

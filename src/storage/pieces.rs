@@ -8,6 +8,9 @@ use super::scrub::Pace;
 use super::segment;
 use crate::rt::disk::FileRef;
 
+/// Bytes read at a time where a whole segment is read: the memory for them is used again and again.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+
 /// A segment that is read piece by piece.
 pub(super) struct Pieces {
     file: FileRef,
@@ -26,6 +29,28 @@ impl Pieces {
         Pieces { file, number, piece_bytes, pace, piece: Bytes::new(), begin: 0 }
     }
 
+    /// The segment of this number, all of which is read at once.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn whole(file: FileRef, number: u64) -> Result<Pieces, StorageError> {
+        let length = file.len().await.map_err(StorageError::io("look at", segment::live_name(number)))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(u32::MAX as usize);
+        let mut pieces = Pieces::new(file, number, length, None);
+        pieces.read(0, 0).await?;
+        Ok(pieces)
+    }
+
+    /// The number of the segment.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The piece that was read last: of a segment that is read at once, all of it.
+    pub fn last_read(&self) -> &Bytes {
+        &self.piece
+    }
+
     /// The sequence number of the checkpoint with which it begins.
     ///
     /// # Errors
@@ -42,8 +67,8 @@ impl Pieces {
     /// # Errors
     /// If the disk fails.
     pub async fn record(&mut self, offset: u64, salt: u64) -> Result<Option<Record>, StorageError> {
-        if !self.holds(offset, record::HEADER_BYTES) {
-            self.read(offset, record::HEADER_BYTES).await?;
+        if !self.holds(offset, record::HEADER_BYTES) && !self.read(offset, record::HEADER_BYTES).await? {
+            return Ok(None);
         }
         let Some(size) = record::size_at(&self.piece, self.within(offset)) else { return Ok(None) };
         if !self.holds(offset, size) {
@@ -53,7 +78,9 @@ impl Pieces {
             if offset + size as u64 > length {
                 return Ok(None);
             }
-            self.read(offset, size).await?;
+            if !self.read(offset, size).await? {
+                return Ok(None);
+            }
         }
         let seed = Seed { segment: self.number, salt };
         Ok(record::decode(&self.piece, self.within(offset), seed))
@@ -67,18 +94,22 @@ impl Pieces {
         offset >= self.begin && offset + bytes as u64 <= self.begin + self.piece.len() as u64
     }
 
-    async fn read(&mut self, offset: u64, at_least: usize) -> Result<(), StorageError> {
+    /// Reads the next piece; `false` if the file ends before that, and the last piece is kept.
+    async fn read(&mut self, offset: u64, at_least: usize) -> Result<bool, StorageError> {
         // `decode` accepts a checkpoint at offset 0 of its bytes. A segment has one only at its beginning, so every
         // other piece begins before the requested record.
         let begin = offset.saturating_sub(record::ALIGNMENT as u64);
         let bytes = self.piece_bytes.max(at_least + record::ALIGNMENT);
         let read = self.file.read_at(begin, bytes).await;
-        self.piece = read.map_err(StorageError::io("read", segment::live_name(self.number)))?;
-        self.begin = begin;
+        let read = read.map_err(StorageError::io("read", segment::live_name(self.number)))?;
+        if begin + (read.len() as u64) < offset + at_least as u64 {
+            return Ok(false);
+        }
+        (self.piece, self.begin) = (read, begin);
         if let Some(pace) = self.pace {
             pace.give_way(self.piece.len() as u64).await;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The error for a record at `offset`.

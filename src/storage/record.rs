@@ -11,7 +11,7 @@
 //! ever verify. `sequence` numbers all records of the log and is never reused after it was durable; a batch is
 //! identified by the sequence number of its first record, and its last record has a flag. No IO here.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{Owner, Position};
 use crate::node_id::NodeId;
@@ -294,8 +294,8 @@ pub(super) enum Nonsense {
 
 impl Record {
     /// The record's content.
-    pub fn parse(&self) -> Result<Body, Nonsense> {
-        let mut rest = self.body.clone();
+    pub fn parse(self) -> Result<Body, Nonsense> {
+        let mut rest = self.body;
         let body = match self.kind {
             CHECKPOINT => return parse_checkpoint(rest),
             ENTRY => {
@@ -348,7 +348,7 @@ fn take(rest: &mut Bytes, length: usize) -> Option<Bytes> {
 }
 
 fn take_u64(rest: &mut Bytes) -> Option<u64> {
-    take(rest, 8).map(|bytes| u64_at(&bytes, 0))
+    rest.try_get_u64_le().ok()
 }
 
 /// Returns a copy: a slice would keep the whole segment in memory.

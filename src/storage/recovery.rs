@@ -3,15 +3,17 @@
 //! Reading tolerates nothing but the torn end of the last segment. Afterwards nothing is left that exists only in the
 //! page cache: Raft would count a record that is readable but not durable, and it could still be lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::config::LogConfig;
 use super::error::StorageError;
 use super::index::EntryIndex;
+use super::pieces::{PIECE_BYTES, Pieces};
 use super::record::{Body, Checkpoint, State};
-use super::segment::{self, Contents};
+use super::segment::{self, Batches};
+use super::shared::Spare;
 use super::writer::{Sealed, Tail};
 use super::{LogEntry, Owner};
 use crate::rt;
@@ -25,6 +27,8 @@ pub(super) struct Recovered {
     pub index: EntryIndex,
     /// Segments open for reading, each with the salt of its checksums.
     pub segments: BTreeMap<u64, (FileRef, u64)>,
+    /// Segments that an earlier process prepared.
+    pub spares: VecDeque<Spare>,
     pub tail: Tail,
 }
 
@@ -38,47 +42,69 @@ pub(super) async fn recover(
     owner: Owner,
 ) -> Result<Recovered, StorageError> {
     let names = disk.list().await.map_err(StorageError::io("list", "."))?;
-    for name in names.iter().filter(|name| segment::is_stateless(name)) {
-        disk.remove(name).await.map_err(StorageError::io("remove", name))?;
-    }
     let numbers: Vec<u64> = names.iter().filter_map(|name| segment::live_number(name)).collect();
     if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
         let file = segment::live_name(gap[0] + 1);
         return Err(StorageError::Missing { file, reason: "earlier and later segments are there" });
     }
 
+    let mut spares = keep_spares(disk, config, &names).await?;
     let mut replay = Replay::new(config, owner);
     let mut last = None;
     for &number in &numbers {
         let name = segment::live_name(number);
         let file = disk.open(&name).await.map_err(StorageError::io("open", &name))?;
-        let bytes = read_all(&file, &name).await?;
-        let contents = replay.segment(number, &bytes)?;
-        if Some(&number) == numbers.last() {
-            contents.refuse_damage_before_valid_records(number, &bytes)?;
-            let dropped = bytes[contents.end as usize..].iter().filter(|byte| **byte != 0).count();
-            if dropped > 0 {
+        // What is written again is what was checked, so the last segment stays in memory.
+        let is_last = Some(&number) == numbers.last();
+        let pieces = match is_last {
+            true => Pieces::whole(file.clone(), number).await?,
+            false => Pieces::new(file.clone(), number, PIECE_BYTES, None),
+        };
+        let batches = replay.segment(pieces).await?;
+        if is_last {
+            batches.refuse_damage_before_valid_records()?;
+            let (content, end) = (batches.bytes(), batches.end as usize);
+            if content[end..].iter().any(|byte| *byte != 0) {
                 rt::sometimes("torn tail recovered");
-                tracing::info!(file = name, offset = contents.end, "dropped the torn end of the log");
+                tracing::info!(file = name, offset = end, "dropped the torn end of the log");
             }
-            last = Some((number, bytes.slice(..contents.end as usize)));
+            last = Some((number, content.slice(..end)));
         }
-        replay.segments.insert(number, (file, contents.checkpoint.salt));
+        replay.segments.insert(number, (file, batches.checkpoint.salt));
     }
     if !replay.index.is_whole() {
         let file = segment::live_name(numbers[0] - 1);
         return Err(StorageError::Missing { file, reason: "it holds entries that were not purged" });
     }
     if let Some((number, content)) = last {
-        make_durable(disk, config, &mut replay, number, content).await?;
+        make_durable(disk, config, &mut replay, &mut spares, number, content).await?;
     }
-    Ok(replay.finish())
+    Ok(replay.finish(spares))
 }
 
-async fn read_all(file: &FileRef, name: &str) -> Result<Bytes, StorageError> {
-    let length = file.len().await.map_err(StorageError::io("look at", name))?;
-    let length = usize::try_from(length).unwrap_or(usize::MAX).min(u32::MAX as usize);
-    file.read_at(0, length).await.map_err(StorageError::io("read", name))
+/// Keeps the spares that an earlier process prepared: their blocks are allocated, and what they contain does not matter.
+/// Other files without state are removed, and where space is short, all of them.
+async fn keep_spares(
+    disk: &DiskRef,
+    config: &LogConfig,
+    names: &[String],
+) -> Result<VecDeque<Spare>, StorageError> {
+    let free = disk.free_bytes().await.map_err(StorageError::io("look for free space in", "."))?;
+    let has_room = free >= config.segment_bytes + config.reserve_bytes;
+    let mut spares = VecDeque::new();
+    for name in names.iter().filter(|name| segment::is_stateless(name)) {
+        if has_room && segment::spare_number(name).is_some() {
+            let file = disk.open(name).await.map_err(StorageError::io("open", name))?;
+            let capacity = file.len().await.map_err(StorageError::io("look at", name))?;
+            // One that is shorter was not finished.
+            if capacity == config.segment_bytes {
+                spares.push_back(Spare { name: name.clone(), file, capacity });
+                continue;
+            }
+        }
+        disk.remove(name).await.map_err(StorageError::io("remove", name))?;
+    }
+    Ok(spares)
 }
 
 /// Makes everything durable, so that recovery relies on nothing that was not synced.
@@ -91,6 +117,7 @@ async fn make_durable(
     disk: &DiskRef,
     config: &LogConfig,
     replay: &mut Replay,
+    spares: &mut VecDeque<Spare>,
     last: u64,
     content: Bytes,
 ) -> Result<(), StorageError> {
@@ -99,8 +126,19 @@ async fn make_durable(
     }
     let (copy, live) = (segment::copy_name(last), segment::live_name(last));
     let capacity = config.segment_bytes.max(content.len() as u64);
-    let file = disk.create(&copy).await.map_err(StorageError::io("create", &copy))?;
-    if let Err(error) = fill(&file, &copy, content, capacity).await {
+    let spare = if capacity == config.segment_bytes { spares.pop_front() } else { None };
+    let file = match &spare {
+        Some(spare) => {
+            // Another start must never take the copy for a spare: beyond what that start writes, batches of the same segment
+            // would follow that its log has lost.
+            disk.rename(&spare.name, &copy).await.map_err(StorageError::io("rename", &spare.name))?;
+            disk.sync_dir().await.map_err(StorageError::io("sync", "."))?;
+            spare.file.clone()
+        }
+        None => disk.create(&copy).await.map_err(StorageError::io("create", &copy))?,
+    };
+    let to_prepare = spare.is_none().then_some(capacity);
+    if let Err(error) = fill(&file, &copy, content, to_prepare).await {
         // On a disk too full for the copy, its beginning would take the last space; otherwise it would stay until the
         // next start.
         let _ = disk.remove(&copy).await;
@@ -115,9 +153,16 @@ async fn make_durable(
     Ok(())
 }
 
-/// Durably writes a segment of this capacity.
-async fn fill(file: &FileRef, name: &str, content: Bytes, capacity: u64) -> Result<(), StorageError> {
-    file.preallocate(capacity).await.map_err(StorageError::io("preallocate", name))?;
+/// Durably writes a segment, of which so many bytes are prepared first.
+async fn fill(
+    file: &FileRef,
+    name: &str,
+    content: Bytes,
+    to_prepare: Option<u64>,
+) -> Result<(), StorageError> {
+    if let Some(capacity) = to_prepare {
+        file.preallocate(capacity).await.map_err(StorageError::io("preallocate", name))?;
+    }
     for (step, chunk) in content.chunks(STEP_BYTES).enumerate() {
         let offset = (step * STEP_BYTES) as u64;
         let chunk = content.slice_ref(chunk);
@@ -150,38 +195,45 @@ impl Replay {
         }
     }
 
-    fn segment(&mut self, number: u64, bytes: &Bytes) -> Result<Contents, StorageError> {
+    /// Applies the records of the next segment.
+    async fn segment(&mut self, pieces: Pieces) -> Result<Batches, StorageError> {
+        let number = pieces.number();
         let corrupt =
             |offset, reason| StorageError::Corrupt { file: segment::live_name(number), offset, reason };
-        let contents = Contents::parse(number, bytes)?;
-        self.check_owner(number, &contents.checkpoint)?;
+        let mut batches = Batches::open(pieces).await?;
+        self.check_owner(number, &batches.checkpoint)?;
         if self.segments.is_empty() {
-            self.state = contents.checkpoint.state.clone();
+            self.state = batches.checkpoint.state.clone();
             self.index =
                 EntryIndex::new(self.state.purged, self.state.last, self.run_bytes, self.cache_bytes);
         } else {
             // Batches before a rotation were durable before it, so none of their records may be missing.
-            if contents.first_sequence != self.tail.next_sequence {
+            if batches.first_sequence != self.tail.next_sequence {
                 let file = segment::live_name(number - 1);
                 let reason = "batches are missing that were durable before the next segment began";
                 return Err(StorageError::Corrupt { file, offset: self.tail.end, reason });
             }
-            if contents.checkpoint.state != self.state {
+            if batches.checkpoint.state != self.state {
                 return Err(corrupt(0, "its checkpoint contradicts the segments before it"));
             }
             let highest = self.tail.highest;
             self.tail.sealed.push(Sealed { number: number - 1, highest });
         }
-        self.tail.number = number;
-        self.tail.salt = contents.checkpoint.salt;
-        self.tail.end = contents.end;
-        self.tail.next_sequence = contents.next_sequence;
         self.tail.highest = None;
-        for placed in &contents.records {
-            self.record(number, placed.offset, &placed.body)
-                .map_err(|reason| corrupt(placed.offset, reason))?;
+        loop {
+            for placed in batches.batch() {
+                let applied = self.record(number, placed.offset, &placed.body);
+                applied.map_err(|reason| corrupt(placed.offset, reason))?;
+            }
+            if !batches.advance().await? {
+                break;
+            }
         }
-        Ok(contents)
+        self.tail.number = number;
+        self.tail.salt = batches.checkpoint.salt;
+        self.tail.end = batches.end;
+        self.tail.next_sequence = batches.next_sequence;
+        Ok(batches)
     }
 
     fn check_owner(&self, number: u64, checkpoint: &Checkpoint) -> Result<(), StorageError> {
@@ -221,9 +273,9 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(mut self) -> Recovered {
+    fn finish(mut self, spares: VecDeque<Spare>) -> Recovered {
         self.tail.state = self.state;
         self.index.detach();
-        Recovered { index: self.index, segments: self.segments, tail: self.tail }
+        Recovered { index: self.index, segments: self.segments, spares, tail: self.tail }
     }
 }

@@ -9,11 +9,8 @@ use std::time::Duration;
 
 use super::error::StorageError;
 use super::log::Log;
-use super::pieces::Pieces;
+use super::pieces::{PIECE_BYTES, Pieces};
 use crate::rt;
-
-/// Bytes read at a time, unless a record is longer.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// The rate at which files are read in the background.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,9 @@
 use bytes::Bytes;
 
 use super::error::StorageError;
-use super::record::{self, Body, Checkpoint, Nonsense, Record, Seed};
+use super::pieces::Pieces;
+use super::record::{self, Body, Checkpoint, Nonsense, Place, Record, Seed};
+use crate::rt::disk::FileRef;
 
 /// Name of segment `number` when it holds state.
 pub(super) fn live_name(number: u64) -> String {
@@ -29,6 +31,12 @@ pub(super) fn live_number(name: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|number| live_name(*number) == name)
 }
 
+/// The number in the name of a spare; `None` for any other name.
+pub(super) fn spare_number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("log-spare-")?.strip_suffix(".tmp")?;
+    u64::from_str_radix(digits, 16).ok().filter(|number| spare_name(*number) == name)
+}
+
 /// Whether a file of this name was being prepared and holds no state.
 pub(super) fn is_stateless(name: &str) -> bool {
     (name.starts_with("log-spare-") || name.starts_with("log-copy-")) && name.ends_with(".tmp")
@@ -41,85 +49,102 @@ pub(super) struct Placed {
     pub body: Body,
 }
 
-/// The contents of a segment.
-#[derive(Debug)]
-pub(super) struct Contents {
+/// A segment that is read from its beginning, batch by batch, up to the first incomplete one.
+pub(super) struct Batches {
+    pieces: Pieces,
     /// Its first record.
     pub checkpoint: Box<Checkpoint>,
     /// Sequence number of the checkpoint.
     pub first_sequence: u64,
-    /// Sequence number of the record after the last complete batch.
+    /// Sequence number of the record after the last batch that was read.
     pub next_sequence: u64,
-    /// Offset of the end of the last complete batch.
+    /// Offset of the end of that batch.
     pub end: u64,
-    /// All records of complete batches except the checkpoint.
-    pub records: Vec<Placed>,
+    batch: Vec<Placed>,
 }
 
-impl Contents {
-    /// Reads all complete batches of segment `number` from its bytes, up to the first incomplete one.
+impl Batches {
+    /// Reads the first batch.
     ///
     /// # Errors
-    /// If it does not begin with a checkpoint and a complete batch, or holds what no version ever wrote.
-    pub fn parse(number: u64, bytes: &Bytes) -> Result<Contents, StorageError> {
-        let corrupt = |offset: usize, reason| StorageError::Corrupt {
-            file: live_name(number),
-            offset: offset as u64,
-            reason,
+    /// If the segment does not begin with a checkpoint and a complete batch, or holds what no version ever wrote.
+    pub async fn open(mut pieces: Pieces) -> Result<Batches, StorageError> {
+        let first = pieces.record(0, 0).await?;
+        let first = first.ok_or_else(|| pieces.corrupt(0, "its checkpoint is damaged"))?;
+        let sequence = first.place.sequence;
+        let Body::Checkpoint(checkpoint) = parse_body(pieces.number(), 0, first)? else {
+            return Err(pieces.corrupt(0, "it does not begin with a checkpoint"));
         };
-        let first = record::decode(bytes, 0, Seed { segment: number, salt: 0 })
-            .ok_or_else(|| corrupt(0, "its checkpoint is damaged"))?;
-        let Body::Checkpoint(checkpoint) = parse_body(number, 0, &first)? else {
-            return Err(corrupt(0, "it does not begin with a checkpoint"));
-        };
-        if checkpoint.segment != number {
-            return Err(corrupt(0, "it is another segment under this name"));
+        if checkpoint.segment != pieces.number() {
+            return Err(pieces.corrupt(0, "it is another segment under this name"));
         }
-        let seed = Seed { segment: number, salt: checkpoint.salt };
+        let mut batches = Batches {
+            pieces,
+            checkpoint,
+            first_sequence: sequence,
+            next_sequence: sequence,
+            end: 0,
+            batch: Vec::new(),
+        };
+        if !batches.advance().await? {
+            return Err(batches.pieces.corrupt(0, "its first batch is damaged"));
+        }
+        batches.batch.remove(0);
+        Ok(batches)
+    }
 
-        let mut records: Vec<Placed> = Vec::new();
-        let mut batch: Vec<Placed> = Vec::new();
-        let (mut offset, mut end) = (0, 0);
-        let (mut sequence, mut next_sequence) = (first.place.sequence, first.place.sequence);
-        let mut in_batch = 0;
-        while let Some(record) = record::decode(bytes, offset, seed) {
-            if record.place.sequence != sequence || record.place.in_batch != in_batch {
+    /// The records of the batch that was read last, except the checkpoint.
+    pub fn batch(&self) -> &[Placed] {
+        &self.batch
+    }
+
+    /// Reads the next batch; `false` if there is no complete one.
+    ///
+    /// # Errors
+    /// If it holds what no version ever wrote, or the disk fails.
+    pub async fn advance(&mut self) -> Result<bool, StorageError> {
+        self.batch.clear();
+        let (mut offset, mut sequence) = (self.end, self.next_sequence);
+        while let Some(record) = self.pieces.record(offset, self.checkpoint.salt).await? {
+            let Place { sequence: found, in_batch, last_of_batch } = record.place;
+            if found != sequence || in_batch as usize != self.batch.len() {
                 break;
             }
-            batch.push(Placed { offset: offset as u64, body: parse_body(number, offset, &record)? });
-            offset += record.size;
+            let next = offset + record.size as u64;
+            self.batch.push(Placed { offset, body: parse_body(self.pieces.number(), offset, record)? });
+            offset = next;
             sequence += 1;
-            in_batch += 1;
-            if record.place.last_of_batch {
-                records.append(&mut batch);
-                (end, next_sequence, in_batch) = (offset, sequence, 0);
+            if last_of_batch {
+                (self.end, self.next_sequence) = (offset, sequence);
+                return Ok(true);
             }
         }
-        if records.is_empty() {
-            return Err(corrupt(0, "its first batch is damaged"));
-        }
-        records.remove(0);
-        let first_sequence = first.place.sequence;
-        Ok(Contents { checkpoint, first_sequence, next_sequence, end: end as u64, records })
+        self.batch.clear();
+        Ok(false)
+    }
+
+    /// All bytes of a segment that is read at once.
+    pub fn bytes(&self) -> &Bytes {
+        self.pieces.last_read()
     }
 
     /// No byte of a batch is written before the previous batch is durable. So a record of a *later* batch after the
-    /// first damaged one proves that the damaged one had been durable: it is corrupt, not torn.
+    /// first damaged one proves that the damaged one had been durable: it is corrupt, not torn. To be called after the
+    /// last batch of a segment that is read at once.
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] in that case.
-    pub fn refuse_damage_before_valid_records(&self, number: u64, bytes: &Bytes) -> Result<(), StorageError> {
+    pub fn refuse_damage_before_valid_records(&self) -> Result<(), StorageError> {
+        let (bytes, number) = (self.bytes(), self.pieces.number());
         let seed = Seed { segment: number, salt: self.checkpoint.salt };
         let mut offset = self.end as usize;
         while offset + record::HEADER_BYTES <= bytes.len() {
             if let Some(record) = record::decode_from(bytes, offset, seed, self.next_sequence)
                 && record.place.batch() > self.next_sequence
             {
-                return Err(StorageError::Corrupt {
-                    file: live_name(number),
-                    offset: self.end,
-                    reason: "a damaged batch lies before a later one, so it had been durable",
-                });
+                return Err(self
+                    .pieces
+                    .corrupt(self.end, "a damaged batch lies before a later one, so it had been durable"));
             }
             offset += record::ALIGNMENT;
         }
@@ -127,11 +152,22 @@ impl Contents {
     }
 }
 
-fn parse_body(number: u64, offset: usize, record: &Record) -> Result<Body, StorageError> {
+/// Where the last complete batch of a segment ends.
+///
+/// # Errors
+/// If the segment is damaged, or the disk fails.
+pub(super) async fn sound_end(file: FileRef, number: u64) -> Result<u64, StorageError> {
+    let mut batches = Batches::open(Pieces::whole(file, number).await?).await?;
+    while batches.advance().await? {}
+    batches.refuse_damage_before_valid_records()?;
+    Ok(batches.end)
+}
+
+fn parse_body(number: u64, offset: u64, record: Record) -> Result<Body, StorageError> {
     record.parse().map_err(|nonsense| match nonsense {
         Nonsense::Malformed => StorageError::Corrupt {
             file: live_name(number),
-            offset: offset as u64,
+            offset,
             reason: "a record cannot be decoded although its checksum matches",
         },
         Nonsense::Version(found) => {
@@ -144,7 +180,8 @@ fn parse_body(number: u64, offset: usize, record: &Record) -> Result<Body, Stora
 mod tests {
     use super::*;
     use crate::node_id::NodeId;
-    use crate::storage::record::{Place, State, encode};
+    use crate::rt::disk::SimDisk;
+    use crate::storage::record::{State, encode};
     use crate::storage::{Owner, Position};
     use bytes::BytesMut;
 
@@ -186,43 +223,65 @@ mod tests {
     #[test]
     fn names_are_read_back() {
         assert_eq!(live_number(&live_name(0x1234)), Some(0x1234));
+        assert_eq!(spare_number(&spare_name(0x1234)), Some(0x1234));
         assert!(is_stateless(&spare_name(1)) && is_stateless(&copy_name(1)));
         for name in ["log-1.wal", "log-spare-0000000000000001.tmp", "snapshot", "log-000000000000000g.wal"] {
             assert_eq!(live_number(name), None, "{name}");
         }
     }
 
-    #[test]
-    fn a_torn_last_batch_is_dropped_whole() {
+    /// Reads all batches of a segment at once, and how many records they have.
+    async fn read(bytes: BytesMut) -> Result<(Batches, usize), StorageError> {
+        let disk = SimDisk::new(1).mount();
+        let file = disk.create(&live_name(NUMBER)).await.unwrap();
+        file.write_at(0, bytes.freeze()).await.unwrap();
+        let mut batches = Batches::open(Pieces::whole(file, NUMBER).await?).await?;
+        let mut records = batches.batch().len();
+        while batches.advance().await? {
+            records += batches.batch().len();
+        }
+        Ok((batches, records))
+    }
+
+    #[tokio::test]
+    async fn a_torn_last_batch_is_dropped_whole() {
         let (mut bytes, ends) = segment(&[2, 3]);
         let torn = ends[2] - 10;
         bytes[torn] ^= 1;
-        let bytes = bytes.freeze();
-        let contents = Contents::parse(NUMBER, &bytes).unwrap();
-        assert_eq!((contents.end as usize, contents.records.len()), (ends[1], 3));
-        assert_eq!((contents.first_sequence, contents.next_sequence), (40, 44));
-        contents.refuse_damage_before_valid_records(NUMBER, &bytes).unwrap();
+        let (batches, records) = read(bytes).await.unwrap();
+        assert_eq!((batches.end as usize, records), (ends[1], 3));
+        assert_eq!((batches.first_sequence, batches.next_sequence), (40, 44));
+        batches.refuse_damage_before_valid_records().unwrap();
     }
 
-    #[test]
-    fn a_torn_middle_refuses_and_names_the_place() {
+    #[tokio::test]
+    async fn a_torn_middle_refuses_and_names_the_place() {
         let (mut bytes, ends) = segment(&[2, 3, 1]);
         bytes[ends[1] + 30] ^= 1;
-        let bytes = bytes.freeze();
-        let contents = Contents::parse(NUMBER, &bytes).unwrap();
-        let error = contents.refuse_damage_before_valid_records(NUMBER, &bytes).unwrap_err();
+        let (batches, _) = read(bytes).await.unwrap();
+        let error = batches.refuse_damage_before_valid_records().unwrap_err();
         assert!(matches!(&error, StorageError::Corrupt { offset, .. } if *offset == ends[1] as u64));
         let text = error.to_string();
         assert!(text.contains("log-0000000000000003.wal") && text.contains("mokv serve --wipe"), "{text}");
     }
 
-    #[test]
-    fn a_damaged_first_batch_is_never_taken_for_a_torn_one() {
+    #[tokio::test]
+    async fn a_segment_that_is_full_to_its_last_byte_ends_there() {
+        let (mut bytes, ends) = segment(&[2, 3]);
+        bytes.truncate(ends[2]);
+        let (batches, records) = read(bytes.clone()).await.unwrap();
+        assert_eq!((batches.end as usize, records), (ends[2], 6));
+        assert_eq!(batches.bytes(), &bytes);
+        batches.refuse_damage_before_valid_records().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_first_batch_is_never_taken_for_a_torn_one() {
         let (bytes, ends) = segment(&[1]);
         for at in 0..ends[0] {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            Contents::parse(NUMBER, &damaged.freeze()).unwrap_err();
+            assert!(read(damaged).await.is_err(), "at {at}");
         }
     }
 }

@@ -111,6 +111,7 @@ impl Shared {
         recovered: &State,
         index: EntryIndex,
         segments: BTreeMap<u64, (FileRef, u64)>,
+        spares: VecDeque<Spare>,
     ) -> Shared {
         let state = Mutex::new(Inner {
             vote: recovered.vote.clone(),
@@ -122,7 +123,7 @@ impl Shared {
             queued_bytes: 0,
             ended: None,
             segments,
-            spares: VecDeque::new(),
+            spares,
             space: Space::Enough,
             metrics: LogMetrics::default(),
         });

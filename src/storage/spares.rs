@@ -34,7 +34,8 @@ pub(super) struct Spares {
 pub(super) fn start(shared: Arc<Shared>, disk: DiskRef) -> Spares {
     // Holds at most as many as there are segments on disk.
     let (retired, receiver) = mpsc::unbounded_channel();
-    let keeper = Keeper { shared: shared.clone(), disk, next_name: 1 };
+    let taken = shared.state().spares.iter().filter_map(|spare| segment::spare_number(&spare.name)).max();
+    let keeper = Keeper { shared: shared.clone(), disk, next_name: taken.unwrap_or(0) + 1 };
     Spares { shared, retired, task: spawn_guarded(keeper.run(receiver)) }
 }
 
@@ -94,6 +95,8 @@ impl Keeper {
 
     /// Runs until the writer is dropped.
     async fn keep(&mut self, mut retired: mpsc::UnboundedReceiver<Retired>) -> Result<(), StorageError> {
+        // An earlier process may have kept more.
+        self.give_up_beyond(self.wanted() + self.kept_beyond()).await?;
         loop {
             while let Ok(segment) = retired.try_recv() {
                 self.recycle(segment).await?;

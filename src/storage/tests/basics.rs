@@ -256,6 +256,47 @@ async fn as_many_files_are_kept_for_reuse_as_the_log_has() {
 }
 
 #[tokio::test]
+async fn the_files_of_earlier_segments_are_kept_over_a_start_unless_space_is_short() {
+    let disk = SimDisk::new(1);
+    let spares = || {
+        let files = disk.files();
+        let names = files.iter().filter(|(name, length)| name.starts_with("log-spare-") && *length == 4096);
+        names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
+    for index in 1..=40 {
+        append(&log, vec![entry(1, index, 900)]).await;
+    }
+    log.purge(at(1, 20)).await.unwrap();
+    idle().await;
+    log.close().await.unwrap();
+    let (before, entries) = (spares(), read_all(&log).await);
+    drop(log);
+    assert!(before.len() > 2, "{before:?}");
+    // One that was not finished, and one of another size.
+    let unfinished = disk.mount().create("log-spare-00000000000000ff.tmp").await.unwrap();
+    unfinished.write_at(0, Bytes::from_static(&[0; 100])).await.unwrap();
+
+    let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
+    assert_eq!(read_all(&log).await, entries);
+    idle().await;
+    let now = spares();
+    assert_eq!(now, before[1..], "the first one became the last segment, and the others are as they were");
+    assert!(disk.files().iter().all(|(name, _)| name != "log-spare-00000000000000ff.tmp"));
+    for index in 41..=80 {
+        append(&log, vec![entry(2, index, 900)]).await;
+    }
+    let entries = read_all(&log).await;
+    log.close().await.unwrap();
+    drop(log);
+
+    let used: u64 = disk.files().iter().map(|(_, length)| length).sum();
+    disk.set_capacity(Some(used + 4095));
+    let log = Log::open(disk.mount(), small(), OWNER).await.unwrap();
+    assert_eq!(read_all(&log).await, entries, "there is space for the last segment again");
+}
+
+#[tokio::test]
 async fn a_disk_that_is_nearly_full_gets_back_what_is_kept_beyond_the_segments_prepared_ahead() {
     let disk = SimDisk::new(1);
     let config =
