@@ -17,7 +17,7 @@ use crate::map::{Map, ShownDigest};
 use crate::membership::identity::{self, IdentityError};
 use crate::membership::{ClusterId, Identity};
 use crate::node_id::NodeId;
-use crate::raft::offline_state;
+use crate::raft::replay;
 use crate::raft::snapshot::{self, estimated_bytes};
 use crate::raft::store::State;
 use crate::raft::types::{Member, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
@@ -151,7 +151,7 @@ async fn read_offline_state(
     let owner = Owner { node_id: identity.node_id(), cluster_id: cluster_id.0 };
     let log = Log::open(disk, log_config(sizes), owner).await?;
     let committed = log.state().committed;
-    let state = offline_state::state(&log, &snapshots).await;
+    let state = replay::everything(&log, &snapshots).await;
     log.close().await?;
     let state = state.map_err(|error| BackupError::Unsound(error.to_string()))?;
     let last = position(state.applied.ok_or_else(empty)?);

@@ -12,10 +12,10 @@ pub mod handler;
 pub mod log_store;
 pub mod network;
 pub mod observer;
-pub mod offline_state;
 pub mod peers;
 pub mod reads;
 pub mod replacing;
+pub mod replay;
 pub mod runtime;
 pub mod snapshot;
 mod snapshot_upload;
@@ -81,6 +81,7 @@ pub async fn start(
         observer.opened(node_id, &log_store.found().map_err(|error| error.to_string())?);
         observer.holds(&store);
     }
+    replay::committed(&store, &log, &snapshots).await.map_err(|error| error.to_string())?;
     let state_machine = StateMachine::new(store.clone(), snapshots);
     let doubt = Doubt::default();
     let network = Network { peers: peers.clone(), log: log.clone(), doubt: doubt.clone() };

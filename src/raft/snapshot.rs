@@ -11,7 +11,7 @@ use super::types::SnapshotMeta;
 use super::wire::{snapshot_meta_from_wire, snapshot_meta_to_wire};
 use crate::map::{Map, Restore};
 use crate::rt;
-use crate::storage::{Position, ReceivedSnapshot, SnapshotReader, Snapshots, StorageError};
+use crate::storage::SnapshotReader;
 
 /// A snapshot's header.
 pub fn header(meta: &SnapshotMeta, digest: u128) -> Bytes {
@@ -46,22 +46,4 @@ pub async fn load(mut reader: SnapshotReader) -> io::Result<State> {
     }
     let map = restore.finish(digest).map_err(io::Error::other)?;
     Ok(State { map, applied: meta.last_log_id, membership: meta.last_membership })
-}
-
-/// Copies a snapshot that lies on another disk of this process.
-pub(super) async fn copy(
-    snapshots: &Snapshots,
-    position: Position,
-    from: &SnapshotReader,
-) -> Result<ReceivedSnapshot, StorageError> {
-    const CHUNK_BYTES: usize = 1 << 20;
-    let mut receiver = snapshots.receive(position, from.total_bytes()).await?;
-    let mut offset = 0;
-    while offset < from.total_bytes() {
-        let chunk = from.read_chunk(offset, CHUNK_BYTES).await?;
-        let length = chunk.len() as u64;
-        receiver.write_chunk(offset, chunk).await?;
-        offset += length;
-    }
-    receiver.verify().await
 }

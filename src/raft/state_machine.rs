@@ -12,7 +12,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
 use super::audit;
-use super::snapshot::{copy, estimated_bytes, header, load, read_meta};
+use super::snapshot::{estimated_bytes, header, load, read_meta};
 use super::store::Store;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::wire::position;
@@ -40,7 +40,7 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// A state machine over a store that is empty: openraft installs the newest snapshot and replays the log.
+    /// A state machine over a store that holds what [`replay`](super::replay) has found.
     pub fn new(store: Arc<Store>, snapshots: Snapshots) -> StateMachine {
         StateMachine { store, snapshots }
     }
@@ -121,18 +121,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        let received = match data {
-            SnapshotData::Received(received) => received,
-            SnapshotData::Kept(reader) => {
-                let position = meta.last_log_id.map(position).unwrap_or_default();
-                if self.snapshots.list().iter().any(|kept| kept.position == position) {
-                    // This node's own snapshot, installed at a start: the file is already in its place.
-                    let state = load(reader).await?;
-                    self.store.install(state);
-                    return Ok(());
-                }
-                copy(&self.snapshots, position, &reader).await.map_err(io::Error::other)?
-            }
+        let SnapshotData::Received(received) = data else {
+            unreachable!("this node's own snapshot is loaded before Raft starts")
         };
         // The new state is built separately first: a damaged file then changes nothing.
         let state = load(received.reader().await.map_err(io::Error::other)?).await?;

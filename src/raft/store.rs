@@ -189,29 +189,48 @@ impl Store {
     /// If this node does not know the command: it must stop before it applies anything else.
     pub(super) fn apply(&self, entry: &RaftEntry) -> Result<Reply, UnknownCommand> {
         let started = rt::now();
+        let (answer, revision) = {
+            let mut state = self.write();
+            (self.apply_to(&mut state, entry)?, state.map.revision())
+        };
+        self.advance(entry.log_id.index, revision);
+        self.metrics.observe_apply(rt::now() - started);
+        Ok(Reply { answer, revision })
+    }
+
+    /// Applies entries that were committed before this node started; no caller waits for them.
+    ///
+    /// # Errors
+    /// As [`Store::apply`], with the entry.
+    pub(super) fn replay<'a>(&self, entries: &'a [RaftEntry]) -> Result<(), (&'a RaftEntry, UnknownCommand)> {
         let mut state = self.write();
+        for entry in entries {
+            self.apply_to(&mut state, entry).map_err(|error| (entry, error))?;
+        }
+        let (applied, revision) = (state.applied, state.map.revision());
+        drop(state);
+        self.advance(applied.map_or(0, |applied| applied.index), revision);
+        Ok(())
+    }
+
+    fn apply_to(&self, state: &mut State, entry: &RaftEntry) -> Result<Answer, UnknownCommand> {
         let sessions_before = state.map.sessions();
         let applied = state.apply(entry)?;
         mark(&applied, state.map.sessions() <= sessions_before);
-        let revision = state.map.revision();
         if let Some(observer) = &self.observer {
             let payload = entry_to_storage(entry).payload;
             observer.applied(entry.log_id, &payload, &applied.changes, state.map.digest());
             observer.members(entry.log_id, state.members_digest());
             observer.readable_from(entry.log_id, state.map.floor());
         }
-        let digest = entry.log_id.index.is_multiple_of(DIGEST_INTERVAL).then(|| state.map.digest());
-        drop(state);
-        if let Some(digest) = digest {
+        if entry.log_id.index.is_multiple_of(DIGEST_INTERVAL) {
             let mut digests = self.digests.lock();
-            digests.push_back((entry.log_id.index, digest));
+            digests.push_back((entry.log_id.index, state.map.digest()));
             if digests.len() > DIGESTS_KEPT {
                 digests.pop_front();
             }
         }
-        self.advance(entry.log_id.index, revision);
-        self.metrics.observe_apply(rt::now() - started);
-        Ok(Reply { answer: applied.answer, revision })
+        Ok(applied.answer)
     }
 
     /// Replaces the state by a snapshot's.

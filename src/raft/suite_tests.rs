@@ -11,13 +11,17 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, OptionalSend, StorageError};
 
 use super::log_store::LogStore;
+use super::snapshot::load;
 use super::state_machine::{SnapshotBuilder, SnapshotData, StateMachine};
 use super::store::Store;
 use super::types::{LogId, RaftEntry, SnapshotMeta, StoredMembership, TypeConfig};
+use super::wire::position;
 use crate::metrics::{Metrics, Sample, Sampler};
 use crate::node_id::NodeId;
 use crate::rt::disk::{DiskRef, RealDisk, SimDisk};
-use crate::storage::{Log, LogConfig, Owner, Snapshots};
+use crate::storage::{
+    Log, LogConfig, Owner, Position, ReceivedSnapshot, SnapshotReader, Snapshots, StorageError as LogError,
+};
 
 struct Nothing;
 
@@ -35,22 +39,27 @@ impl From<u64> for NodeId {
 }
 
 /// The suite applies entries with holes between them, which Raft never does and the state machine refuses: here the
-/// holes are filled with blank entries.
-struct Filled(StateMachine);
+/// holes are filled with blank entries. It installs snapshots of this node or of another disk, where a node loads its own
+/// before Raft starts, and receives others.
+struct Filled {
+    state_machine: StateMachine,
+    store: Arc<Store>,
+    snapshots: Snapshots,
+}
 
 impl RaftStateMachine<TypeConfig> for Filled {
     type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        self.0.applied_state().await
+        self.state_machine.applied_state().await
     }
 
     async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut next = self.0.applied_state().await?.0.map(|applied| applied.index + 1);
+        let mut next = self.state_machine.applied_state().await?.0.map(|applied| applied.index + 1);
         let mut filled = Vec::new();
         for (entry, responder) in entries.try_collect::<Vec<_>>().await? {
             let index = entry.log_id.index;
@@ -61,26 +70,54 @@ impl RaftStateMachine<TypeConfig> for Filled {
             filled.push(Ok((entry, responder)));
             next = Some(index + 1);
         }
-        self.0.apply(stream::iter(filled)).await
+        self.state_machine.apply(stream::iter(filled)).await
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        self.0.try_create_snapshot_builder(force).await
+        self.state_machine.try_create_snapshot_builder(force).await
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.0.get_snapshot_builder().await
+        self.state_machine.get_snapshot_builder().await
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        self.0.install_snapshot(meta, data).await
+        let SnapshotData::Kept(reader) = data else {
+            return self.state_machine.install_snapshot(meta, data).await;
+        };
+        let at = meta.last_log_id.map(position).unwrap_or_default();
+        if self.snapshots.list().iter().any(|kept| kept.position == at) {
+            self.store.install(load(reader).await?);
+            return Ok(());
+        }
+        let copy =
+            SnapshotData::Received(copy(&self.snapshots, at, &reader).await.map_err(io::Error::other)?);
+        self.state_machine.install_snapshot(meta, copy).await
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
-        self.0.get_current_snapshot().await
+        self.state_machine.get_current_snapshot().await
     }
+}
+
+/// Copies a snapshot that lies on another disk of this process.
+async fn copy(
+    snapshots: &Snapshots,
+    position: Position,
+    from: &SnapshotReader,
+) -> Result<ReceivedSnapshot, LogError> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let mut receiver = snapshots.receive(position, from.total_bytes()).await?;
+    let mut offset = 0;
+    while offset < from.total_bytes() {
+        let chunk = from.read_chunk(offset, CHUNK_BYTES).await?;
+        let length = chunk.len() as u64;
+        receiver.write_chunk(offset, chunk).await?;
+        offset += length;
+    }
+    receiver.verify().await
 }
 
 async fn open(disk: DiskRef) -> (LogStore, Filled) {
@@ -90,7 +127,8 @@ async fn open(disk: DiskRef) -> (LogStore, Filled) {
     let log = Log::open(disk.clone(), config, owner).await.unwrap();
     let (snapshots, _) = Snapshots::open(disk).await.unwrap();
     let store = Store::new(None, Metrics::new(Arc::new(Nothing), []));
-    (LogStore::new(log, snapshots.clone(), None, None), Filled(StateMachine::new(store, snapshots)))
+    let state_machine = StateMachine::new(store.clone(), snapshots.clone());
+    (LogStore::new(log, snapshots.clone(), None, None), Filled { state_machine, store, snapshots })
 }
 
 struct OnRealFiles;
