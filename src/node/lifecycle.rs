@@ -343,6 +343,8 @@ impl Lifecycle {
     async fn recover(&self, consensus: &Consensus) -> Result<(), NodeError> {
         let patience = self.config.replace_silence;
         let _namesakes = spawn_guarded(warn_of_namesakes(self.gossip.view(), consensus.node_id(), patience));
+        let standing = consensus.clone();
+        let _standing = spawn_guarded(async move { standing.stand_after_start().await });
         let recovered = consensus.raft().wait_for_recovery(None).await;
         recovered.map(|_| ()).map_err(|error| NodeError::Failed(error.to_string()))
     }

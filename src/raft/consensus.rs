@@ -102,6 +102,8 @@ pub struct Consensus {
     leader_contact: Arc<Mutex<Option<(Instant, u64)>>>,
     /// A leader that sends nothing for longer counts as absent.
     leader_patience: Duration,
+    /// The interval between a leader's heartbeats.
+    heartbeat: Duration,
     /// The shortest time for which a follower waits for its leader.
     election: Duration,
     /// Set once a leader has contradicted this node's committed log.
@@ -133,6 +135,7 @@ impl Consensus {
             leader_contact: Arc::default(),
             // The longest election timeout: by then this node starts an election itself.
             leader_patience: timing.election * 2,
+            heartbeat: timing.heartbeat,
             election: timing.election,
             doubt,
             contradiction: watch::channel(None).0,
@@ -218,6 +221,23 @@ impl Consensus {
     pub(super) fn leader_spoke(&self, committed: u64) {
         let contact = Some((rt::now(), committed));
         *self.leader_contact.lock() = contact;
+    }
+
+    /// Asks the other voters whether they would elect this node, again and again until it knows a leader, instead of
+    /// waiting for an election timeout: when all nodes of a cluster start, there is no leader to wait for. A live leader is
+    /// not disturbed, since a pre-vote changes nothing and is refused by those that hear from one. Pauses are random, so that
+    /// nodes that start together do not split the votes for ever; after an election timeout, openraft's own timers go on.
+    pub async fn stand_after_start(&self) {
+        let until = rt::now() + self.election;
+        while self.leader().is_none() && rt::now() < until {
+            let may_lead = !self.is_doubted() && self.uncontradicted().is_ok();
+            if may_lead && self.raft.trigger().elect(true).await.is_err() {
+                // Raft has stopped, which ends the node.
+                return;
+            }
+            let heartbeat = (self.heartbeat.as_micros() as u64).max(1);
+            rt::sleep(Duration::from_micros(heartbeat / 4 + rt::random::below(heartbeat))).await;
+        }
     }
 
     /// Records how far members have acknowledged, as the leader of this node's term reports it.

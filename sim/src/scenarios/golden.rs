@@ -28,7 +28,7 @@ const PACKET: Duration = Duration::from_millis(10);
 const STEP: Duration = Duration::from_millis(6);
 /// The leader of every trace, and its term.
 const LEADER: &str = "n1";
-const TERM: u64 = 5;
+const TERM: u64 = 8;
 /// The last log index before every trace.
 const LAST_INDEX: u64 = 100;
 /// Where the leader takes snapshots; the log before the first one is purged.
@@ -56,7 +56,7 @@ fn meet(cluster: &Cluster, host: &str, name: &str) {
     golden::meet(cluster.host_id(host), cluster.address(host), name);
 }
 
-/// Three nodes, led by n1 in term 5, whose logs end at index 100. The recorder listens.
+/// Three nodes, led by n1 in term 8, whose logs end at index 100. The recorder listens.
 async fn settled(run: &Arc<Run>) -> Result<Cluster, String> {
     let world = even_world();
     run.set_world(world.to_string());

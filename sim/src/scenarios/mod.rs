@@ -85,6 +85,12 @@ pub const ALL: &[Scenario] = &[
         "a condition holds when a write is applied, or takes no revision"
     ),
     scenario!("kill-each", 2, restarts::kill_each_in_turn, "every node is killed in turn and comes back"),
+    scenario!(
+        "all-start-at-once",
+        3,
+        restarts::all_start_at_once,
+        "all nodes start again, and one leads long before an election timeout"
+    ),
     scenario!("power-loss-of-all", 3, restarts::power_loss_of_all, "all machines lose power at once, twice"),
     scenario!(
         "failed-sync",

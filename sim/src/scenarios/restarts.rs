@@ -6,10 +6,11 @@ use std::time::Duration;
 use mokv::rt;
 use mokv::rt::disk::Operation;
 
-use super::setup::{ELECTION_BOUND, client, ensure, expect, others, set, set_many, three_nodes};
+use super::setup::{ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes};
 use crate::clients::Workload;
 use crate::cluster::{Cluster, Power};
 use crate::record::Run;
+use crate::world::World;
 
 /// Every node is killed in turn, the others go on, and it comes back.
 pub async fn kill_each_in_turn(run: Arc<Run>) -> Result<Cluster, String> {
@@ -46,6 +47,26 @@ pub async fn power_loss_of_all(run: Arc<Run>) -> Result<Cluster, String> {
     cluster.wait_for_leader(&cluster.names(), ELECTION_BOUND).await?;
     workload.stop().await;
     expect(&client, "kept", value).await?;
+    Ok(cluster)
+}
+
+/// All nodes start again: as soon as two of them are back, one leads, long before a node would have missed a leader.
+pub async fn all_start_at_once(run: Arc<Run>) -> Result<Cluster, String> {
+    const ELECTION: Duration = Duration::from_secs(20);
+    let world = World { election: ELECTION, ..World::calm(3) };
+    let (cluster, _) = formed(&run, world).await?;
+    let client = client(&cluster);
+    let (value, _) = set(&client, "kept").await?;
+    for _ in 0..3 {
+        let names = cluster.names();
+        names.iter().for_each(|name| cluster.power_loss(name));
+        rt::sleep(Duration::from_millis(200)).await;
+        names.iter().for_each(|name| {
+            cluster.start(name);
+        });
+        cluster.wait_for_leader(&names, ELECTION / 4).await?;
+        expect(&client, "kept", value).await?;
+    }
     Ok(cluster)
 }
 
