@@ -34,7 +34,7 @@ const READ_RETRY: Duration = Duration::from_millis(50);
 /// The interval at which a caller that waits for a snapshot checks for it.
 const SNAPSHOT_POLL: Duration = Duration::from_millis(10);
 /// After so many checks it asks for one again.
-const SNAPSHOT_POLLS: usize = 100;
+const SNAPSHOT_POLLS: u32 = 100;
 
 /// Why a requested snapshot was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -656,17 +656,21 @@ impl Consensus {
         let wanted = self.store.read().applied.map_or(0, |id| id.index);
         let mut declined = self.store.snapshot_declined();
         drop(declined.borrow_and_update());
+        let newest = || self.metrics().snapshot.map(|snapshot| snapshot.index);
         let taken = async {
+            let mut polls: u32 = 0;
             loop {
-                // Ignored while an earlier snapshot is being written.
-                let triggered = self.raft.trigger().snapshot().await;
-                triggered.map_err(|error| SnapshotError::Stopped(error.to_string()))?;
-                for _ in 0..SNAPSHOT_POLLS {
-                    match self.metrics().snapshot {
-                        Some(snapshot) if snapshot.index >= wanted => return Ok(snapshot.index),
-                        _ => rt::sleep(SNAPSHOT_POLL).await,
-                    }
+                // Looked at before each trigger: once it is there, another one would begin the next.
+                if let Some(index) = newest().filter(|index| *index >= wanted) {
+                    return Ok(index);
                 }
+                if polls.is_multiple_of(SNAPSHOT_POLLS) {
+                    // Ignored while an earlier snapshot is being written.
+                    let triggered = self.raft.trigger().snapshot().await;
+                    triggered.map_err(|error| SnapshotError::Stopped(error.to_string()))?;
+                }
+                polls += 1;
+                rt::sleep(SNAPSHOT_POLL).await;
             }
         };
         tokio::select! {
