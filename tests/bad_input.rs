@@ -15,7 +15,6 @@ use common::cluster::{ALL, Cluster, set, voters_are};
 use common::node::Node;
 use common::{assert_no_panic, http1, http2, run, wait_for};
 use mokv::client::{Client, Role};
-use mokv::config::settings::{Kind, SETTINGS};
 use mokv_proto::api;
 use mokv_proto::tonic::{Code, Request, Status};
 
@@ -657,60 +656,6 @@ fn commands_against_a_node_that_waits_for_its_cluster_report_that() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(6), "not found would be 3: {said}");
         assert!(said.contains("error: ") && said.contains(" next: "), "{said}");
-    });
-}
-
-#[test]
-fn every_number_that_a_setting_takes_a_node_can_run_with() {
-    run(async {
-        for setting in SETTINGS {
-            let (least, most) = match setting.kind {
-                Kind::Count { least, most } | Kind::Bytes { least, most } => {
-                    (least.to_string(), most.to_string())
-                }
-                Kind::Time { least, most } => {
-                    (format!("{}ms", least.as_millis()), format!("{}ms", most.as_millis()))
-                }
-                _ => continue,
-            };
-            // This setting makes the node wait for others.
-            if setting.key == "bootstrap-expect" {
-                continue;
-            }
-            for value in [least, most] {
-                // The settings that must be consistent with this one.
-                let mut settings = vec![format!("{}: {value}", setting.key)];
-                settings.extend(match (setting.key, value.as_str()) {
-                    ("max-value-bytes", "50331648") => {
-                        vec!["max-request-bytes: 64MiB".to_owned(), "log-segment-bytes: 128MiB".to_owned()]
-                    }
-                    ("max-request-bytes", "16384") => vec!["max-value-bytes: 4KiB".to_owned()],
-                    ("max-request-bytes", _) => vec!["log-segment-bytes: 128MiB".to_owned()],
-                    ("log-segment-bytes", "65536") => {
-                        vec!["max-request-bytes: 16KiB".to_owned(), "max-value-bytes: 4KiB".to_owned()]
-                    }
-                    ("snapshot-log-bytes", "1099511627776") => {
-                        vec!["snapshot-log-max-bytes: 1TiB".to_owned()]
-                    }
-                    ("snapshot-log-max-bytes", "4096") => vec!["snapshot-log-bytes: 4KiB".to_owned()],
-                    ("heartbeat-interval", "60000ms") => {
-                        vec!["election-timeout: 180s".to_owned(), "replace-silence: 360s".to_owned()]
-                    }
-                    ("election-timeout", "50ms") => vec!["heartbeat-interval: 10ms".to_owned()],
-                    ("election-timeout", _) => vec!["replace-silence: 600s".to_owned()],
-                    ("replace-silence", "1000ms") => vec!["election-timeout: 500ms".to_owned()],
-                    _ => Vec::new(),
-                });
-                let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-                let mut cluster = Cluster::prepare(1, &settings);
-                cluster.start_all();
-                let node = &mut cluster.nodes[0];
-                let status = node.wait_status("the node answers", |_| true).await;
-                assert_ne!(status.node_id.0, 0, "{settings:?}");
-                node.terminate().await;
-                assert_no_panic(&node.log());
-            }
-        }
     });
 }
 
