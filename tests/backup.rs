@@ -11,7 +11,8 @@ use common::cluster::{ALL, Cluster, MANY_SNAPSHOTS, PATIENCE, voters_are};
 use common::load::Load;
 use common::node::Node;
 use common::run;
-use mokv::client::{Error, ReadOptions, Role};
+use futures_util::TryStreamExt;
+use mokv::client::{ChangesOptions, Error, Position, ReadOptions, Role};
 use serde_json::Value;
 
 fn mokv(args: &[&str]) -> Output {
@@ -179,6 +180,8 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
             client.set(format!("key/{number}"), format!("{number}")).await.unwrap();
         }
         let before = cluster.equal_state().await;
+        let kept: Vec<_> = client.changes("key/24").await.unwrap().try_collect().await.unwrap();
+        let kept = kept.last().unwrap().position;
         let config = cluster.nodes[0].config_file.to_str().unwrap().to_owned();
         let recover = |more: &'static str| ["recover", "--config-file", &config, more];
         assert!(fails(&recover("--inspect")).contains("cannot use the data directory"), "it runs");
@@ -234,6 +237,21 @@ fn what_one_node_has_left_becomes_a_new_cluster_when_the_quorum_is_lost() {
         }
         let written = client.set("new", "again").await.unwrap();
         assert!(written.revision > before.revision);
+        // What a client kept of the old cluster is not taken for the new one's.
+        let behind = async |position| {
+            let changes = client.changes_with(ChangesOptions::all().start_after(position)).await?;
+            changes.try_collect::<Vec<_>>().await
+        };
+        let refused = behind(kept).await.unwrap_err();
+        assert!(matches!(&refused, Error::RevisionGone(why) if why.as_str().contains("another cluster")));
+        let unnamed = behind(Position { cluster: None, ..kept }).await.unwrap_err();
+        assert!(matches!(&unnamed, Error::RevisionGone(why) if why.as_str().contains("compacted")));
+        let new = client.changes("new").await.unwrap().next().await.unwrap().unwrap().position;
+        assert_eq!(new.revision, written.revision);
+        client.set("newer", "1").await.unwrap();
+        assert_eq!(behind(new).await.unwrap().len(), 1);
+        let other = Position { cluster: kept.cluster, ..new };
+        assert!(matches!(behind(other).await, Err(Error::RevisionGone(_))), "its revision alone would do");
         cluster.equal_state().await;
     });
 }

@@ -652,16 +652,16 @@ fn the_history_is_the_same_on_every_node_and_begins_at_the_floor() {
         assert_eq!(of_keys(ChangesOptions::prefix("k")).await, expected(&changes));
         let page = ChangesOptions::prefix("k").from_revision(both).limit(1);
         assert_eq!(of_keys(page.clone()).await, expected(&changes[1..3]), "a whole transaction");
-        let within = Position { revision: both, place: 0 };
+        let within = Position { revision: both, place: 0, cluster: None };
         assert_eq!(of_keys(page.start_after(within)).await, expected(&changes[2..3]));
-        let newest = Position { revision: last, place: 0 };
+        let newest = Position { revision: last, place: 0, cluster: None };
         assert_eq!(of_keys(ChangesOptions::all().start_after(newest)).await, []);
         let stale = ChangesOptions::range(KeyRange::new("a", "l")).stale();
         assert_eq!(of_keys(stale).await, expected(&changes));
         for future in [last + 1, u64::MAX] {
             let options = ChangesOptions::all().from_revision(future);
             assert!(matches!(client.changes_with(options).await, Err(Error::Invalid(_))));
-            let position = Position { revision: future, place: u32::MAX };
+            let position = Position { revision: future, place: u32::MAX, cluster: None };
             let options = ChangesOptions::all().stale().start_after(position);
             assert!(matches!(client.changes_with(options).await, Err(Error::Invalid(_))));
         }
@@ -682,7 +682,7 @@ fn the_history_is_the_same_on_every_node_and_begins_at_the_floor() {
         let gone = client.versions_with("k", VersionsOptions::all().from_revision(both)).await;
         let floor = format!("the earliest that can be read is {deleted}");
         assert!(matches!(&gone, Err(Error::RevisionGone(why)) if why.as_str().contains(&floor)), "{gone:?}");
-        let behind = Position { revision: both, place: 2 };
+        let behind = Position { revision: both, place: 2, cluster: None };
         let gone = client.changes_with(ChangesOptions::all().start_after(behind)).await;
         assert!(matches!(gone, Err(Error::RevisionGone(_))), "{gone:?}");
         for node in 0..3 {
@@ -700,7 +700,9 @@ fn the_history_is_the_same_on_every_node_and_begins_at_the_floor() {
                 ("other", first, Err(Code::Aborted)),
                 ("other", last + 1, Err(Code::InvalidArgument)),
             ] {
-                let request = api::VersionsRequest { key: key.into(), start_after, ..Default::default() };
+                let last = Some(api::Position { revision: start_after, ..Default::default() });
+                let request =
+                    api::VersionsRequest { key: key.into(), start_after: last, ..Default::default() };
                 let found = match kv.versions(request).await {
                     Ok(stream) => all_of(stream.into_inner()).await.map(|versions| versions.len()),
                     Err(status) => Err(status.code()),
@@ -730,7 +732,7 @@ async fn shown(mut changes: Changes) -> Vec<(u64, u32, String)> {
     while let Some(change) = changes.next().await.unwrap() {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let value = change.entry.map(|entry| format!("={}", text(&entry.value)));
-        let Position { revision, place } = change.position;
+        let Position { revision, place, .. } = change.position;
         all.push((revision, place, text(&change.key) + &value.unwrap_or_default()));
     }
     all

@@ -75,10 +75,12 @@ pub enum Reason {
     Compacted,
     /// `future-revision`: a revision is not there yet, as with `compacted`.
     FutureRevision,
+    /// `another-cluster`: another cluster made the change behind which to read on.
+    AnotherCluster,
 }
 
 impl Reason {
-    const ALL: [Reason; 7] = [
+    const ALL: [Reason; 8] = [
         Reason::ConditionFailed,
         Reason::SessionExpired,
         Reason::OutOfWindow,
@@ -86,6 +88,7 @@ impl Reason {
         Reason::TransactionTooLarge,
         Reason::Compacted,
         Reason::FutureRevision,
+        Reason::AnotherCluster,
     ];
 
     /// Returns its text in the metadata.
@@ -98,6 +101,7 @@ impl Reason {
             Reason::TransactionTooLarge => "transaction-too-large",
             Reason::Compacted => "compacted",
             Reason::FutureRevision => "future-revision",
+            Reason::AnotherCluster => "another-cluster",
         }
     }
 
@@ -162,6 +166,13 @@ pub fn compacted(revision: u64, floor: u64) -> Status {
 pub fn future_revision(revision: u64, present: u64) -> Status {
     let message = format!("revision {revision} is not there yet; the store is at revision {present}");
     with_reason(Status::invalid_argument(message), Reason::FutureRevision)
+}
+
+/// `ABORTED`: another cluster made the change behind which to read on.
+pub fn another_cluster() -> Status {
+    let message =
+        "the position is another cluster's (a restored backup is another cluster too); read from the start";
+    with_reason(Status::aborted(message), Reason::AnotherCluster)
 }
 
 /// `RESOURCE_EXHAUSTED`: a transaction would change or look at more than the replicated settings allow.
@@ -263,6 +274,7 @@ mod tests {
             transaction_too_large("of too many keys"),
             compacted(3, 5),
             future_revision(9, 3),
+            another_cluster(),
         ];
         let read: Vec<_> = all.into_iter().map(|status| Reason::of(&travelled(status)).unwrap()).collect();
         assert_eq!(read, Reason::ALL);

@@ -68,23 +68,12 @@ impl ListChanges {
     }
 
     fn options(&self) -> Result<ChangesOptions, Failure> {
-        let mut options = ChangesOptions::prefix(self.syntax.key(self.prefix.clone())?);
-        if let Some(from) = self.revisions.from {
-            options = options.from_revision(from);
-        }
-        if let Some(to) = self.revisions.to {
-            options = options.to_revision(to);
-        }
-        if self.limit > 0 {
-            options = options.limit(self.limit);
-        }
-        if self.keys_only {
-            options = options.keys_only();
-        }
-        if self.revisions.stale {
-            options = options.stale();
-        }
-        Ok(options)
+        let options = ChangesOptions::prefix(self.syntax.key(self.prefix.clone())?)
+            .from_revision(self.revisions.from)
+            .to_revision(self.revisions.to)
+            .limit((self.limit > 0).then_some(self.limit))
+            .consistency(self.revisions.consistency());
+        Ok(if self.keys_only { options.keys_only() } else { options })
     }
 
     fn row(&self, change: &Change, format: Format) -> Row {

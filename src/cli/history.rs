@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::format::Format;
 use super::key::{KeySyntax, add_key};
 use super::output::{Output, Row, TABLE_ROWS, escaped, json_value, shortened, table};
-use crate::client::{Change, Changes, Error, VersionsOptions};
+use crate::client::{Change, Changes, Consistency, Error, VersionsOptions};
 
 /// Show the versions of a key, deletions included
 ///
@@ -54,6 +54,11 @@ pub struct Revisions {
 }
 
 impl Revisions {
+    /// How fresh the last revision must be.
+    pub fn consistency(&self) -> Consistency {
+        if self.stale { Consistency::Stale } else { Consistency::Linearizable }
+    }
+
     /// Checks that they are in order.
     ///
     /// # Errors
@@ -94,20 +99,11 @@ impl History {
     }
 
     fn options(&self) -> VersionsOptions {
-        let mut options = VersionsOptions::all();
-        if let Some(from) = self.revisions.from {
-            options = options.from_revision(from);
-        }
-        if let Some(to) = self.revisions.to {
-            options = options.to_revision(to);
-        }
-        if self.limit > 0 {
-            options = options.limit(self.limit);
-        }
-        if self.revisions.stale {
-            options = options.stale();
-        }
-        options
+        VersionsOptions::all()
+            .from_revision(self.revisions.from)
+            .to_revision(self.revisions.to)
+            .limit((self.limit > 0).then_some(self.limit))
+            .consistency(self.revisions.consistency())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What reads and writes of keys return.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
 use mokv_proto::api;
 
@@ -66,11 +68,15 @@ pub struct Position {
     pub revision: u64,
     /// The number of changes, of any keys, that the same revision made before: 0 unless it is a transaction.
     pub place: u32,
+    /// The cluster that made it, which alone has it: a restored backup is another cluster. `None`: not known, and any
+    /// cluster takes it for its own.
+    pub cluster: Option<NonZeroU64>,
 }
 
 impl Position {
     pub(super) fn wire(self) -> api::Position {
-        api::Position { revision: self.revision, place: self.place }
+        let Position { revision, place, cluster } = self;
+        api::Position { revision, place, cluster: cluster.map_or(0, NonZeroU64::get) }
     }
 }
 
@@ -89,8 +95,9 @@ pub struct Change {
 impl Change {
     pub(super) fn from_wire(change: api::Change) -> Change {
         let api::Change { key, value, position, deleted, create_revision, version } = change;
-        let api::Position { revision, place } = position.unwrap_or_default();
+        let api::Position { revision, place, cluster } = position.unwrap_or_default();
+        let position = Position { revision, place, cluster: NonZeroU64::new(cluster) };
         let written = KeyValue { key: key.clone(), value, create_revision, mod_revision: revision, version };
-        Change { key, position: Position { revision, place }, entry: (!deleted).then_some(written) }
+        Change { key, position, entry: (!deleted).then_some(written) }
     }
 }

@@ -88,7 +88,8 @@ pub enum Error {
     Invalid(Why),
     /// The store or the node is full; nothing was done.
     ResourceExhausted(Why),
-    /// The revision at which to read is compacted: read the present one, and list again from the start.
+    /// The revision at which to read is compacted, or a position is another cluster's: read the present revision, and list
+    /// again from the start.
     RevisionGone(Why),
     /// No node served the read in time; it is safe to read again.
     Unavailable(Why),

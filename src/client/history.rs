@@ -66,7 +66,7 @@ impl Rest for ToCome {
                 (request.to_revision, request.min_revision, request.limit) = (revision, revision, limit);
                 if let Some(last) = last {
                     // Where it begins is behind: it may be compacted.
-                    (request.from_revision, request.start_after) = (0, last.revision);
+                    (request.from_revision, request.start_after) = (0, Some(last.wire()));
                 }
             }
             Asked::Changes(request) => {

@@ -411,8 +411,8 @@ impl VersionsOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn from_revision(mut self, revision: u64) -> VersionsOptions {
-        self.from_revision = Some(revision);
+    pub fn from_revision(mut self, revision: impl Into<Option<u64>>) -> VersionsOptions {
+        self.from_revision = revision.into();
         self
     }
 
@@ -427,8 +427,8 @@ impl VersionsOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn to_revision(mut self, revision: u64) -> VersionsOptions {
-        self.to_revision = Some(revision);
+    pub fn to_revision(mut self, revision: impl Into<Option<u64>>) -> VersionsOptions {
+        self.to_revision = revision.into();
         self
     }
 
@@ -442,8 +442,8 @@ impl VersionsOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn limit(mut self, versions: u64) -> VersionsOptions {
-        self.limit = Some(versions);
+    pub fn limit(mut self, versions: impl Into<Option<u64>>) -> VersionsOptions {
+        self.limit = versions.into();
         self
     }
 
@@ -481,7 +481,7 @@ impl VersionsOptions {
             key: Bytes::copy_from_slice(key),
             from_revision: wire_revision(self.from_revision)?,
             to_revision: wire_revision(self.to_revision)?,
-            start_after: 0,
+            start_after: None,
             limit: wire_limit(self.limit),
             consistency: self.consistency.wire(),
             min_revision,
@@ -559,8 +559,8 @@ impl ChangesOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn from_revision(mut self, revision: u64) -> ChangesOptions {
-        self.from_revision = Some(revision);
+    pub fn from_revision(mut self, revision: impl Into<Option<u64>>) -> ChangesOptions {
+        self.from_revision = revision.into();
         self
     }
 
@@ -575,8 +575,8 @@ impl ChangesOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn to_revision(mut self, revision: u64) -> ChangesOptions {
-        self.to_revision = Some(revision);
+    pub fn to_revision(mut self, revision: impl Into<Option<u64>>) -> ChangesOptions {
+        self.to_revision = revision.into();
         self
     }
 
@@ -614,8 +614,8 @@ impl ChangesOptions {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn limit(mut self, changes: u64) -> ChangesOptions {
-        self.limit = Some(changes);
+    pub fn limit(mut self, changes: impl Into<Option<u64>>) -> ChangesOptions {
+        self.limit = changes.into();
         self
     }
 
@@ -684,6 +684,8 @@ pub(super) fn wire_limit(limit: Option<u64>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::super::{KeyValue, Read};
     use super::*;
 
@@ -721,12 +723,12 @@ mod tests {
     fn what_a_reading_of_the_history_leaves_open_is_absent_from_its_request() {
         let all = ChangesOptions::all().wire(0).unwrap();
         assert_eq!(all, api::ChangesRequest::default());
-        let last = Position { revision: 7, place: 2 };
+        let last = Position { revision: 7, place: 2, cluster: NonZeroU64::new(5) };
         let page = ChangesOptions::prefix("a/").from_revision(3).to_revision(9).start_after(last).limit(4);
         let page = page.keys_only().stale().wire(5).unwrap();
         let range = api::KeyRange { start: "a/".into(), end: Some("a0".into()) };
         assert_eq!(page.keys, Some(api::changes_request::Keys::Range(range)));
-        assert_eq!(page.start_after, Some(api::Position { revision: 7, place: 2 }));
+        assert_eq!(page.start_after, Some(api::Position { revision: 7, place: 2, cluster: 5 }));
         assert_eq!((page.from_revision, page.to_revision, page.limit, page.keys_only), (3, 9, 4, true));
         assert_eq!((page.consistency(), page.min_revision), (api::Consistency::Stale, 5));
 

@@ -47,7 +47,7 @@ impl Verdict {
             Some(Reason::StoreFull | Reason::TransactionTooLarge) => {
                 return Verdict::Answered(Error::ResourceExhausted(Why::of(status.message(), status)));
             }
-            Some(Reason::Compacted) => {
+            Some(Reason::Compacted | Reason::AnotherCluster) => {
                 return Verdict::Answered(Error::RevisionGone(Why::of(status.message(), status)));
             }
             Some(Reason::FutureRevision) => {

@@ -4,6 +4,7 @@
 //! on every length and rejects a claim that exceeds one. Nothing here decides what a claim means.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use crate::node_id::NodeId;
 use bytes::Bytes;
@@ -27,6 +28,12 @@ impl ClusterId {
     /// Draws a new cluster id.
     pub fn random() -> ClusterId {
         ClusterId(random_16())
+    }
+
+    /// A number that tells it from other clusters where an id would be too long: its first half.
+    pub fn number(self) -> NonZeroU64 {
+        let half = self.0.first_chunk().expect("an id has sixteen bytes");
+        NonZeroU64::new(u64::from_le_bytes(*half)).unwrap_or(NonZeroU64::MAX)
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Refused {
         /// The store's revision.
         present: u64,
     },
+    /// Another cluster made the change behind which to read on.
+    AnotherCluster,
     /// `if_revision` did not match.
     ConditionFailed {
         /// The key's mod revision; 0: it does not exist.
@@ -122,6 +124,7 @@ impl Refused {
             | Refused::NoSuchKey { .. }
             | Refused::Compacted { .. }
             | Refused::FutureRevision { .. }
+            | Refused::AnotherCluster
             | Refused::ConditionFailed { .. }
             | Refused::SessionExpired
             | Refused::OutOfWindow { .. }

@@ -134,7 +134,7 @@ pub struct Versions {
     /// be read.
     pub from: Option<u64>,
     /// Only those behind the one that this revision made.
-    pub start_after: Option<u64>,
+    pub start_after: Option<KeptPosition>,
     /// None that was made after this revision, or the present one.
     pub to: ReadAt,
     /// At most this many; `None`: all.
@@ -149,7 +149,7 @@ pub struct Changes {
     /// Only those of this revision and later ones; `None`: from the earliest one on that can be read.
     pub from: Option<u64>,
     /// Only those behind this place.
-    pub start_after: Option<ChangeAt>,
+    pub start_after: Option<KeptPosition>,
     /// Only those of this revision, or the present one, and earlier ones.
     pub to: ReadAt,
     /// This many, and the rest of the last one's revision; `None`: all.
@@ -158,10 +158,21 @@ pub struct Changes {
     pub keys_only: bool,
 }
 
+/// The place of a change, as a client keeps it to read on behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptPosition {
+    /// The place.
+    pub at: ChangeAt,
+    /// The [number](ClusterId::number) of the cluster that made the change; `None`: the client does not say.
+    pub cluster: Option<NonZeroU64>,
+}
+
 /// The beginning of a reading of versions or changes.
 pub struct Changed {
     /// The last revision that it covers.
     pub revision: u64,
+    /// The number of the cluster that made them.
+    pub cluster: NonZeroU64,
     /// What was changed.
     pub changes: super::KeyChanges,
 }

@@ -148,7 +148,7 @@ impl State {
 
     fn next_change(&self, key: &[u8], revision: u64) -> Change {
         let of_revision = self.changes.iter().filter(|change| made_at(change) == revision);
-        let position = Position { revision, place: of_revision.count() as u32 };
+        let position = Position { revision, place: of_revision.count() as u32, cluster: 1 };
         Change { key: Bytes::copy_from_slice(key), position: Some(position), ..Change::default() }
     }
 

@@ -131,18 +131,10 @@ impl SimClient {
     pub async fn versions(&self, key: &str, span: Span) -> Outcome {
         let (client, name) = (self.client.clone(), key.to_owned());
         self.record(key, Call::Versions(span), 1, async move {
-            let mut options = VersionsOptions::all().consistency(consistency(span.stale));
-            if let Some(from) = span.from {
-                options = options.from_revision(from);
-            }
-            if let Some(to) = span.to {
-                options = options.to_revision(to);
-            }
-            if let Some(limit) = span.limit {
-                options = options.limit(limit);
-            }
+            let options = VersionsOptions::all().from_revision(span.from).to_revision(span.to);
+            let options = options.limit(span.limit).consistency(consistency(span.stale));
             let mut versions = client.versions_with(name, options).await?;
-            let page = rest_of_changes(&mut versions).await?;
+            let (page, _) = rest_of_changes(&mut versions).await?;
             Ok(Answer::Changed { revision: versions.revision(), pages: vec![page] })
         })
         .await
@@ -153,25 +145,16 @@ impl SimClient {
         let (client, run, name) = (self.client.clone(), self.run.clone(), prefix.to_owned());
         let calls = if span.limit.is_some() { MOST_PAGES } else { 1 };
         self.record(prefix, Call::Changes(span), calls, async move {
-            let mut options = ChangesOptions::prefix(name).consistency(consistency(span.stale));
-            if let Some(from) = span.from {
-                options = options.from_revision(from);
-            }
-            if let Some(to) = span.to {
-                options = options.to_revision(to);
-            }
-            if let Some(limit) = span.limit {
-                options = options.limit(limit);
-            }
+            let options = ChangesOptions::prefix(name).from_revision(span.from).to_revision(span.to);
+            let mut options = options.limit(span.limit).consistency(consistency(span.stale));
             let mut pages: Vec<Vec<KeyChange>> = Vec::new();
             loop {
                 let mut changes = client.changes_with(options.clone()).await?;
-                let (page, revision) = (rest_of_changes(&mut changes).await?, changes.revision());
+                let ((page, last), revision) = (rest_of_changes(&mut changes).await?, changes.revision());
                 let (size, limit) = (page.len() as u64, span.limit.unwrap_or(u64::MAX));
                 if size > limit {
                     run.marker("transaction kept whole at the end of a page");
                 }
-                let last = page.last().map(|last| Position { revision: last.revision, place: last.place });
                 pages.push(page);
                 match last {
                     Some(last) if size >= limit && pages.len() < calls as usize => {
@@ -343,15 +326,16 @@ async fn rest_of(listing: &mut Listing) -> Result<Vec<(String, KeyState)>, Error
     Ok(entries)
 }
 
-/// Reads versions or changes to their end.
-async fn rest_of_changes(changes: &mut Changes) -> Result<Vec<KeyChange>, Error> {
-    let mut found = Vec::new();
+/// Reads versions or changes to their end. Returns them and the position of the last one.
+async fn rest_of_changes(changes: &mut Changes) -> Result<(Vec<KeyChange>, Option<Position>), Error> {
+    let (mut found, mut last) = (Vec::new(), None);
     while let Some(change) = changes.next().await? {
-        let Position { revision, place } = change.position;
+        let Position { revision, place, .. } = change.position;
+        last = Some(change.position);
         let key = String::from_utf8_lossy(&change.key).into_owned();
         found.push(KeyChange { revision, place, key, new: change.entry.as_ref().map(entry) });
     }
-    Ok(found)
+    Ok((found, last))
 }
 
 fn entry(found: &KeyValue) -> KeyState {

@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{call, status, transaction};
 use crate::map::{ChangeAt, Entry};
 use crate::service::{
-    Changed, Changes, CloseSession, Delete, Freshness, Get, KeyChange, List, ListedKey, Members, OpenSession,
-    ReadAt, Service, Set, Transact, Versions, WriteName,
+    Changed, Changes, CloseSession, Delete, Freshness, Get, KeptPosition, KeyChange, List, ListedKey,
+    Members, OpenSession, ReadAt, Service, Set, Transact, Versions, WriteName,
 };
 use crate::transaction::KeyRange;
 
@@ -62,17 +62,22 @@ fn revision(revision: u64) -> Option<u64> {
     (revision > 0).then_some(revision)
 }
 
+fn kept(api::Position { revision, place, cluster }: api::Position) -> KeptPosition {
+    KeptPosition { at: ChangeAt { revision, place }, cluster: NonZeroU64::new(cluster) }
+}
+
 type ChangeStream = Pin<Box<dyn Stream<Item = Result<api::Change, Status>> + Send>>;
 
-fn changed(Changed { revision, changes }: Changed) -> Response<ChangeStream> {
-    let changes = changes.map(|change| change.map(to_change).map_err(status));
+fn changed(Changed { revision, cluster, changes }: Changed) -> Response<ChangeStream> {
+    let changes = changes.map(move |change| change.map(|change| to_change(change, cluster)).map_err(status));
     let mut response = Response::new(Box::pin(changes) as ChangeStream);
     mokv_proto::status::set_revision(response.metadata_mut(), revision);
     response
 }
 
-fn to_change(KeyChange { key, at: ChangeAt { revision, place }, entry }: KeyChange) -> api::Change {
-    let position = Some(api::Position { revision, place });
+fn to_change(KeyChange { key, at, entry }: KeyChange, cluster: NonZeroU64) -> api::Change {
+    let ChangeAt { revision, place } = at;
+    let position = Some(api::Position { revision, place, cluster: cluster.get() });
     match entry {
         Some(Entry { value, create_revision, version, .. }) => {
             api::Change { key, value, position, deleted: false, create_revision, version }
@@ -150,7 +155,7 @@ impl kv_server::Kv for Kv {
         let versions = |request: api::VersionsRequest| Versions {
             to: read_at(request.to_revision, request.consistency(), request.min_revision),
             from: revision(request.from_revision),
-            start_after: revision(request.start_after),
+            start_after: request.start_after.map(kept),
             limit: NonZeroU64::new(request.limit),
             key: request.key,
         };
@@ -163,9 +168,7 @@ impl kv_server::Kv for Kv {
         let changes = |request: api::ChangesRequest| Changes {
             to: read_at(request.to_revision, request.consistency(), request.min_revision),
             from: revision(request.from_revision),
-            start_after: request
-                .start_after
-                .map(|api::Position { revision, place }| ChangeAt { revision, place }),
+            start_after: request.start_after.map(kept),
             limit: NonZeroU64::new(request.limit),
             keys_only: request.keys_only,
             range: match request.keys {

@@ -17,6 +17,9 @@ use crate::rt::net::TcpListener;
 use crate::rt::task::{HyperExecutor, TaskGuard, spawn_guarded};
 use crate::rt::time::HyperTimer;
 
+/// The number of the cluster that made the changes.
+pub(super) const CLUSTER: u64 = 77;
+
 /// How the next request of a method is answered instead of successfully.
 pub(super) enum Play {
     /// With this error.
@@ -125,7 +128,7 @@ impl Node {
             .map(|(revision, place, key)| api::Change {
                 key: Bytes::copy_from_slice(key.as_bytes()),
                 value: Bytes::from_static(b"v"),
-                position: Some(api::Position { revision: *revision, place: *place }),
+                position: Some(api::Position { revision: *revision, place: *place, cluster: CLUSTER }),
                 deleted: false,
                 create_revision: 1,
                 version: 3,
@@ -335,7 +338,7 @@ impl Kv for Service {
     ) -> Result<Response<Self::VersionsStream>, Status> {
         let asked = request.get_ref().clone();
         let play = self.hear("versions", request, |request| Some(Heard::Versions(request))).await?;
-        let after = api::Position { revision: asked.start_after, place: u32::MAX };
+        let after = api::Position { place: u32::MAX, ..asked.start_after.unwrap_or_default() };
         let is_version = |change: &api::Change| change.key == asked.key;
         let (changes, revision) = self.rest_of_changes(is_version, after, asked.to_revision, asked.limit);
         Ok(self.streamed(changes, revision, play))

@@ -3,9 +3,10 @@
 mod fake;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
-use fake::{Heard, Node, Play};
+use fake::{CLUSTER, Heard, Node, Play};
 use futures_util::{StreamExt, TryStreamExt};
 use mokv_proto::api::{Server, SessionWrite};
 use mokv_proto::status;
@@ -606,7 +607,7 @@ async fn changes_that_break_off_within_a_transaction_go_on_elsewhere_behind_the_
     let asked = asked_for_changes(&nodes);
     let first = asked.iter().find(|request| request.start_after.is_none()).unwrap();
     assert_eq!((first.from_revision, first.to_revision, first.min_revision), (2, 0, 0));
-    let last = Some(api::Position { revision: 4, place: 0 });
+    let last = Some(api::Position { revision: 4, place: 0, cluster: CLUSTER });
     let again = asked.iter().find(|request| request.start_after == last).unwrap();
     assert_eq!(
         (again.from_revision, again.to_revision, again.min_revision),
@@ -634,7 +635,7 @@ async fn a_limit_of_changes_is_kept_over_interruptions_and_ends_with_a_whole_rev
         assert_eq!(limited(1).await.unwrap(), first[..1], "cut after {cut_after}");
     }
     // The rest of a page begins behind what is known.
-    let known = ChangesOptions::all().start_after(Position { revision: 4, place: 1 });
+    let known = ChangesOptions::all().start_after(Position { revision: 4, place: 1, cluster: None });
     node.play("changes", Play::CutAfter(0));
     let mut rest = client.changes_with(known).await.unwrap();
     assert_eq!(places(&mut rest).await.unwrap(), [(4, 2), (6, 0)]);
@@ -657,13 +658,14 @@ async fn versions_go_on_behind_the_last_one_and_a_limit_is_kept() {
         .flat_map(Node::heard)
         .filter_map(|heard| match heard {
             Heard::Versions(request) => {
-                Some((request.from_revision, request.to_revision, request.start_after, request.limit))
+                let after = request.start_after.map(|last| (last.revision, last.cluster));
+                Some((request.from_revision, request.to_revision, after, request.limit))
             }
             _ => None,
         })
         .collect();
-    assert!(asked.contains(&(3, 0, 0, 3)), "{asked:?}");
-    assert!(asked.contains(&(0, 9, 3, 2)), "{asked:?}");
+    assert!(asked.contains(&(3, 0, None, 3)), "{asked:?}");
+    assert!(asked.contains(&(0, 9, Some((3, CLUSTER)), 2)), "{asked:?}");
     assert_eq!(client.versions("none").await.unwrap().next().await, Ok(None));
 }
 
@@ -676,7 +678,8 @@ async fn changes_whose_rest_is_compacted_fail_rather_than_leave_a_gap() {
     node.play("changes", Play::Fail(status::compacted(3, 20)));
     let mut changes = client.changes("").await.unwrap();
     let change = changes.next().await.unwrap().unwrap();
-    assert_eq!((&change.key[..], change.position), (&b"a"[..], Position { revision: 3, place: 0 }));
+    let first = Position { revision: 3, place: 0, cluster: NonZeroU64::new(CLUSTER) };
+    assert_eq!((&change.key[..], change.position), (&b"a"[..], first));
     let entry = change.entry.unwrap();
     assert_eq!((entry.mod_revision, entry.create_revision, entry.version), (3, 1, 3));
     assert!(matches!(changes.next().await, Err(Error::RevisionGone(_))));

@@ -11,8 +11,9 @@ use super::check_key;
 use super::read::revision_at;
 use super::steps::{self, Steps};
 use crate::map::{ChangeAt, Entry, Map, Record};
+use crate::membership::ClusterId;
 use crate::rt::{self, Instant};
-use crate::service::{Changed, Changes, Class, Operation, ReadAt, Refused, Service, Versions};
+use crate::service::{Changed, Changes, Class, KeptPosition, Operation, ReadAt, Refused, Service, Versions};
 use crate::transaction::KeyRange;
 
 /// Most changes read from the map at a time.
@@ -154,19 +155,28 @@ impl Steps for Reading {
     }
 }
 
+/// Where to read: a map, the first and the last revision, and the cluster's number.
+struct Found {
+    map: Map,
+    from: u64,
+    to: u64,
+    cluster: NonZeroU64,
+}
+
 impl Service {
-    /// Returns a clone of the map in which revisions can be read, with the first and the last of them. `last_read`: a
-    /// revision that it must have reached, too.
+    /// Returns a clone of the map in which revisions can be read, with the first and the last of them. It has reached the
+    /// revision of `start_after`, too, whose cluster this one is.
     ///
     /// # Errors
-    /// As [`Service::ready_at`], the first or the last revision is compacted, or they are in the wrong order.
+    /// As [`Service::ready_at`], the first or the last revision is compacted, they are in the wrong order, or another cluster
+    /// made `start_after`.
     async fn map_from(
         &self,
         from: Option<u64>,
-        last_read: Option<u64>,
+        start_after: Option<KeptPosition>,
         to: ReadAt,
         deadline: Instant,
-    ) -> Result<(Map, u64, u64), Refused> {
+    ) -> Result<Found, Refused> {
         if let (Some(from), ReadAt::Revision(to)) = (from, to)
             && from > to
         {
@@ -175,6 +185,12 @@ impl Service {
             )));
         }
         let mut serving = self.ready_at(to, deadline).await?;
+        let cluster = ClusterId(serving.consensus.peers().local().cluster_id).number();
+        if start_after.and_then(|kept| kept.cluster).is_some_and(|of| of != cluster) {
+            rt::sometimes("position of another cluster refused");
+            return Err(Refused::AnotherCluster);
+        }
+        let last_read = start_after.map(|kept| kept.at.revision);
         for revision in [from, last_read].into_iter().flatten() {
             serving = self.ready_at(ReadAt::Revision(revision), deadline).await?;
         }
@@ -182,7 +198,7 @@ impl Service {
         let map = serving.consensus.store().read().map.clone();
         let to = revision_at(&map, to)?;
         let from = from.map_or(Ok(map.floor()), |from| revision_at(&map, ReadAt::Revision(from)))?;
-        Ok((map, from, to))
+        Ok(Found { map, from, to, cluster })
     }
 }
 
@@ -193,8 +209,10 @@ impl Operation for Versions {
     async fn execute(self, service: &Service, deadline: Instant) -> Result<Changed, Refused> {
         check_key(&self.key)?;
         let limits = &service.context.limits;
-        let (map, from, revision) = service.map_from(self.from, self.start_after, self.to, deadline).await?;
-        if let Some(last) = self.start_after {
+        let found = service.map_from(self.from, self.start_after, self.to, deadline).await?;
+        let Found { map, from, to: revision, cluster } = found;
+        let start_after = self.start_after.map(|kept| kept.at.revision);
+        if let Some(last) = start_after {
             // If the floor shows this version, none has replaced it below.
             let shown = map.get_at(&self.key, map.floor()).map(Record::revision);
             if shown != Some(last) {
@@ -203,8 +221,8 @@ impl Operation for Versions {
         }
         let what = What::Versions(self.key);
         let mut reading = Reading::new(map, what, from, revision, self.limit, limits.max_list_bytes);
-        reading.after = self.start_after.map(|revision| ChangeAt { revision, place: u32::MAX });
-        Ok(Changed { revision, changes: reading.stream(rt::now() + limits.max_list_time) })
+        reading.after = start_after.map(|revision| ChangeAt { revision, place: u32::MAX });
+        Ok(Changed { revision, cluster, changes: reading.stream(rt::now() + limits.max_list_time) })
     }
 }
 
@@ -214,16 +232,16 @@ impl Operation for Changes {
 
     async fn execute(self, service: &Service, deadline: Instant) -> Result<Changed, Refused> {
         let limits = &service.context.limits;
-        let (map, from, revision) = service
-            .map_from(self.from, self.start_after.map(|last| last.revision), self.to, deadline)
-            .await?;
-        if let Some(last) = self.start_after {
+        let found = service.map_from(self.from, self.start_after, self.to, deadline).await?;
+        let Found { map, from, to: revision, cluster } = found;
+        let start_after = self.start_after.map(|kept| kept.at);
+        if let Some(last) = start_after {
             revision_at(&map, ReadAt::Revision(last.revision))?;
         }
         let what = What::Changes(self.range);
         let mut reading = Reading::new(map, what, from, revision, self.limit, limits.max_list_bytes);
-        (reading.after, reading.keys_only) = (self.start_after, self.keys_only);
-        Ok(Changed { revision, changes: reading.stream(rt::now() + limits.max_list_time) })
+        (reading.after, reading.keys_only) = (start_after, self.keys_only);
+        Ok(Changed { revision, cluster, changes: reading.stream(rt::now() + limits.max_list_time) })
     }
 }
 
