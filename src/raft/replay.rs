@@ -34,7 +34,7 @@ pub(super) async fn committed(store: &Store, log: &Log, snapshots: &Snapshots) -
 /// be lost.
 ///
 /// # Errors
-/// As [`committed`].
+/// If a file cannot be read, entries are missing, or one was written by a newer build.
 pub async fn everything(log: &Log, snapshots: &Snapshots) -> io::Result<State> {
     let mut state = newest(snapshots).await?.unwrap_or_default();
     let applied = state.applied.map(|applied| applied.index);

@@ -137,6 +137,7 @@ pub const ALL: &[Marker] = &[
     chaos("stale read waited for its revision", "a node was behind what a client had seen already"),
     chaos("stale read declined for its revision", "a node stayed behind it until the deadline"),
     chaos("read refused because its revision is compacted", "a read asked for more past than is kept"),
+    scenario("position of another cluster refused", "a client read on where only another cluster was"),
     chaos("history compacted by its age", "the leader gave up revisions that were there for long enough"),
     chaos("history compacted by its size", "the leader gave up revisions whose versions took too much"),
     chaos("history given up for a full disk", "the leader gave up all revisions but the present one"),

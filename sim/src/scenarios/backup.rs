@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mokv::client::{BackupInfo, Client, Error, NodeStatus, ReadOptions, Role};
+use mokv::client::{BackupInfo, ChangesOptions, Client, Error, NodeStatus, Position, ReadOptions, Role};
 use mokv::map::Map;
 use mokv::node::backup::{self, BackupError, Restored};
 use mokv::raft::Member;
@@ -13,6 +13,7 @@ use mokv::rt::disk::{DiskRef, Fault, FileRef, SimDisk};
 
 use super::identity::wait_for_members;
 use super::setup::{ELECTION_BOUND, client, ensure, set_many, three_nodes};
+use crate::clients::SimClient;
 use crate::cluster::{Cluster, Power, RPC_PORT};
 use crate::evidence::applied_log::AppliedLog;
 use crate::record::Run;
@@ -43,6 +44,7 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
         writer.set_in_vain(&format!("many/{number:02}"), 32).await.map_err(|error| error.to_string())?;
     }
     let known = writer.seen_revision();
+    let kept = newest_change(&writer).await?;
     for name in cluster.names() {
         cluster.kill(&name);
         cluster.may_go(&name);
@@ -90,8 +92,43 @@ pub async fn restored(run: Arc<Run>) -> Result<Cluster, String> {
             format!("revision {known} is of the old cluster, and was read as {read:?}")
         })?;
         set_many(reader, 20).await?;
+        let new = newest_change(reader).await?;
+        ensure(new.cluster != kept.cluster, || format!("{new:?} seems to be of the old cluster"))?;
+        let mistaken = Position { cluster: kept.cluster, ..new };
+        let (right, wrong) = (changes_behind(reader, new).await, changes_behind(reader, mistaken).await);
+        ensure(right == Ok(0) && matches!(wrong, Err(Error::RevisionGone(_))), || {
+            format!("behind {new:?} of the new cluster are {right:?}, and as the old one's {wrong:?}")
+        })?;
     }
     Ok(cluster)
+}
+
+/// The position of the newest change.
+async fn newest_change(reader: &SimClient) -> Result<Position, String> {
+    let read = reader.with_library(|library| async move {
+        let mut changes = library.changes("").await?;
+        let mut newest = None;
+        while let Some(change) = changes.next().await? {
+            newest = Some(change.position);
+        }
+        Ok::<_, Error>(newest)
+    });
+    let newest = read.await.map_err(|error| error.to_string())?;
+    newest.ok_or_else(|| "nothing was changed".to_owned())
+}
+
+/// How many changes there are behind a position.
+async fn changes_behind(reader: &SimClient, position: Position) -> Result<u64, Error> {
+    let options = ChangesOptions::all().start_after(position);
+    let read = reader.with_library(|library| async move {
+        let mut changes = library.changes_with(options).await?;
+        let mut count = 0;
+        while changes.next().await?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    });
+    read.await
 }
 
 async fn save(library: Client) -> Result<(BackupInfo, Vec<Bytes>), Error> {
