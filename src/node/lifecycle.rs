@@ -306,24 +306,33 @@ impl Lifecycle {
         }
         // Started before recovery, which waits for a leader: this node may be the only one that can be elected.
         let _not_leading = consensus.is_doubted().then(|| keep_from_leading(&consensus));
+        // Before recovery, too: a node that starts again and again before it serves receives entries each time.
+        let snapshot_policy = SnapshotPolicy { log_bytes: self.config.storage.snapshot_log_bytes.clone() };
+        let _bounded = [
+            spawn_guarded(take_snapshots_for_ever(
+                consensus.clone(),
+                snapshots.clone(),
+                snapshot_policy.clone(),
+            )),
+            spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots.clone())),
+        ];
         self.recover(&consensus).await?;
         self.gossip.set_claim(Some(cluster_id), State::Member);
         let driver =
             Arc::new(Driver::new(consensus.clone(), self.gossip.clone(), driver::Policy::from(&self.config)));
-        let snapshot_policy = SnapshotPolicy { log_bytes: self.config.storage.snapshot_log_bytes.clone() };
         self.context.start_serving(Serving {
             consensus: consensus.clone(),
             book,
             log: log.clone(),
             snapshots: snapshots.clone(),
-            snapshot_policy: snapshot_policy.clone(),
+            snapshot_policy,
             operator: driver.clone(),
         });
         tracing::info!(
             applied = consensus.store().read().applied.map_or(0, |id| id.index),
             "recovered; this node serves"
         );
-        let _upkeep = self.start_upkeep(&consensus, log, snapshots, snapshot_policy);
+        let _upkeep = self.start_upkeep(&consensus, log, snapshots);
         tokio::select! {
             biased;
             () = driver.run() => Ok(End::Removed),
@@ -349,19 +358,12 @@ impl Lifecycle {
         recovered.map(|_| ()).map_err(|error| NodeError::Failed(error.to_string()))
     }
 
-    /// Starts what keeps a serving node in order: the history, snapshots, free space, sound files, and the first settings of
-    /// a new cluster.
-    fn start_upkeep(
-        &self,
-        consensus: &Consensus,
-        log: Log,
-        snapshots: Snapshots,
-        snapshot_policy: SnapshotPolicy,
-    ) -> [TaskGuard<()>; 6] {
+    /// Starts what keeps a serving node in order: the history, sound files, and the first settings of a new cluster.
+    fn start_upkeep(&self, consensus: &Consensus, log: Log, snapshots: Snapshots) -> [TaskGuard<()>; 4] {
         let scrub = Scrub {
             consensus: consensus.clone(),
             log,
-            snapshots: snapshots.clone(),
+            snapshots,
             context: self.context.clone(),
             interval: self.config.storage.scrub_interval,
         };
@@ -370,8 +372,6 @@ impl Lifecycle {
             .max_store_bytes(NonZeroU64::new(self.config.initial_max_store_bytes));
         [
             spawn_guarded(compaction::compact_for_ever(consensus.clone())),
-            spawn_guarded(take_snapshots_for_ever(consensus.clone(), snapshots.clone(), snapshot_policy)),
-            spawn_guarded(space::make_room_for_ever(consensus.clone(), snapshots)),
             spawn_guarded(scrub.scrub_for_ever()),
             spawn_guarded(initial::configure_a_new_cluster(consensus.clone(), bounds)),
             spawn_guarded(initial::draw_a_digest_key(consensus.clone())),

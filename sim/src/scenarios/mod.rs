@@ -91,6 +91,12 @@ pub const ALL: &[Scenario] = &[
         restarts::all_start_at_once,
         "all nodes start again, and one leads long before an election timeout"
     ),
+    scenario!(
+        "purges-before-it-serves",
+        3,
+        restarts::purges_before_it_serves,
+        "a node that starts and reaches no other one purges the log that its snapshots replace"
+    ),
     scenario!("power-loss-of-all", 3, restarts::power_loss_of_all, "all machines lose power at once, twice"),
     scenario!(
         "failed-sync",
@@ -187,6 +193,12 @@ pub const ALL: &[Scenario] = &[
         "more clients than the cluster keeps sessions for"
     ),
     scenario!("pages", 1, raft::pages_of_one_revision, "the pages of a list belong to one revision"),
+    scenario!(
+        "past-on-an-old-node",
+        2,
+        past::past_on_an_old_node,
+        "a node that is cut off shows the past in a transaction and says nothing of the present"
+    ),
     scenario!("history", 1, past::history, "every node shows the same past, and only as far back as it goes"),
     scenario!(
         "compaction",

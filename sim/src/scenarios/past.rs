@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mokv::client::{Client, Error, ReadOptions, SettingsChange};
+use mokv::client::{Client, Error, Operation, ReadOptions, SettingsChange, Transaction};
 use mokv::rt;
 
-use super::setup::{client, client_of, ensure, others, set, three_nodes, write_by_many};
+use super::setup::{client, client_of, ensure, others, set, set_many, three_nodes, write_by_many};
 use crate::cluster::Cluster;
 use crate::evidence::history::{Answer, Outcome};
 use crate::record::Run;
@@ -70,6 +70,29 @@ pub async fn history(run: Arc<Run>) -> Result<Cluster, String> {
         }
     }
     ensure(cluster.installed(&behind) > had, || format!("{behind} was to learn the past from a snapshot"))?;
+    Ok(cluster)
+}
+
+/// A node that is cut off shows the past in a transaction, and says nothing of the present, which it does not know: it once
+/// named the revision that it had come to, as if that were the present one (chaos seed 297).
+pub async fn past_on_an_old_node(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let writer = client(&cluster);
+    let (_, past) = set(&writer, "key").await?;
+    set_many(&writer, 20).await?;
+    let old = others(&cluster.names(), &leader).remove(0);
+    cluster.isolate(&old);
+    set_many(&writer, 20).await?;
+    let alone = client_of(&cluster, &old);
+    for name in others(&cluster.names(), &old) {
+        cluster.cut(&name, alone.host());
+        cluster.cut(alone.host(), &name);
+    }
+    let get = Operation::Get { key: "key".into(), at_revision: Some(past) };
+    let transaction = Transaction::new().then(get);
+    let answer = alone.with_library(|library| async move { library.transact(transaction).await }).await;
+    let named = answer.as_ref().map(|done| done.revision);
+    ensure(named == Ok(past), || format!("{old} was asked for revision {past} and answered {answer:?}"))?;
     Ok(cluster)
 }
 

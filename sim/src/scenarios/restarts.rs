@@ -9,6 +9,7 @@ use mokv::rt::disk::Operation;
 use super::setup::{ELECTION_BOUND, client, ensure, expect, formed, others, set, set_many, three_nodes};
 use crate::clients::Workload;
 use crate::cluster::{Cluster, Power};
+use crate::evidence::history::Outcome;
 use crate::record::Run;
 use crate::world::World;
 
@@ -67,6 +68,34 @@ pub async fn all_start_at_once(run: Arc<Run>) -> Result<Cluster, String> {
         cluster.wait_for_leader(&names, ELECTION / 4).await?;
         expect(&client, "kept", value).await?;
     }
+    Ok(cluster)
+}
+
+/// A leader keeps its log for a node that is cut off, until that one has failed to answer, and loses power before that. It
+/// purges the log when it is back, also if it reaches no other node (chaos seed 69: only a node that served did).
+pub async fn purges_before_it_serves(run: Arc<Run>) -> Result<Cluster, String> {
+    let (cluster, leader) = three_nodes(&run).await?;
+    let client = client(&cluster);
+    let bytes = |when: &str| {
+        let measured = run.with_logs(|logs| logs.measure(&leader));
+        measured.map(|(_, bytes)| bytes).ok_or_else(|| format!("{leader}'s log is not known {when}"))
+    };
+    cluster.isolate(&others(&cluster.names(), &leader)[0]);
+    for number in 0..60 {
+        let (_, written) = client.set(&format!("large/{number}"), None, 50_000).await;
+        ensure(matches!(written, Outcome::Ok(_)), || {
+            format!("large value {number} should have been written: {written:?}")
+        })?;
+    }
+    let before = bytes("before")?;
+    ensure(before > 2_500_000, || format!("{leader} has purged its log already: {before} bytes"))?;
+    cluster.power_loss(&leader);
+    cluster.isolate(&leader);
+    cluster.start(&leader);
+    rt::sleep(Duration::from_secs(3)).await;
+    // It keeps what is not covered by the older snapshot, and what it does not know to be committed.
+    let kept = bytes("after")?;
+    ensure(kept < before / 2, || format!("{leader} keeps {kept} of {before} bytes of its log"))?;
     Ok(cluster)
 }
 
