@@ -192,15 +192,21 @@ fn keys_and_values(all: &[Grpcurl]) {
 
     let changes = first.call("api.KV/Changes", json!({"fromRevision": "3"})).unwrap();
     let hello = BASE64_STANDARD.encode("hello");
+    let cluster = &changes[0]["position"]["cluster"];
+    assert!(cluster.as_str().is_some_and(|number| number != "0"), "{changes:?}");
+    let at = |revision: &str| json!({"revision": revision, "cluster": cluster});
     let written = json!({
-        "key": greeting, "value": hello, "position": {"revision": "3"}, "createRevision": "3", "version": "1",
+        "key": greeting, "value": hello, "position": at("3"), "createRevision": "3", "version": "1",
     });
-    let deleted = json!({"key": greeting, "position": {"revision": "4"}, "deleted": true});
+    let deleted = json!({"key": greeting, "position": at("4"), "deleted": true});
     assert_eq!(changes, [written.clone(), deleted.clone()]);
     let versions = last.call("api.KV/Versions", json!({"key": greeting})).unwrap();
     assert_eq!(versions, [written, deleted]);
     let refusal = first.call("api.KV/Changes", json!({"fromRevision": "9"})).unwrap_err();
     assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 3), &json!(3)));
+    let elsewhere = json!({"startAfter": {"revision": "3", "cluster": "1"}});
+    let refusal = first.call("api.KV/Changes", elsewhere).unwrap_err();
+    assert_eq!((refusal.exit_code, &refusal.status["code"]), (Some(64 + 10), &json!(10)));
     ok("Changes and Versions stream the history");
 
     first.answer("api.KV/Set", json!({"key": greeting, "value": BASE64_STANDARD.encode("hello")}));
